@@ -1,0 +1,110 @@
+"""What the data room hands on: examples (token ids with a loss weight each) and micro-batches of them.
+
+Shapes: T tokens of one example, N trained positions of a micro-batch, S examples in a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenized row.
+
+    Attributes:
+        input_ids: int32 (T,), the ids the model will see when served.
+        loss_weights: float32 (T,), the weight with which *predicting* token t enters the loss;
+            0 means not trained. `loss_weights[0]` is always 0: nothing predicts the first token.
+    """
+
+    input_ids: np.ndarray
+    loss_weights: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_trained_tokens(self) -> int:
+        return int(np.count_nonzero(self.loss_weights))
+
+
+class ExampleSet(Protocol):
+    """A random-access, immutable set of examples: a list in memory or a memory-mapped store."""
+
+    lengths: np.ndarray  # int64 (number of examples,), tokens per example
+    trained_lengths: np.ndarray  # int64 (number of examples,), trained tokens per example
+    fingerprint: str  # hex SHA-256 over what made the examples (rows, tokenizer, template, rules)
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Examples laid out for one forward pass: packed into one row, or padded into several.
+
+    Attributes:
+        input_ids: int64 (1, T) packed, or (S, longest) padded on the right.
+        position_ids: int64, same shape; restarts at 0 with each example.
+        attention_mask: None when packed; int64 (S, longest) of 0/1 when padded.
+        cu_seqlens: int32 (S + 1,) start of each example in the packed row and its end; None when padded.
+        max_seqlen: tokens of the longest example.
+        predictor_rows: int64 (N,), rows of `hidden.reshape(-1, D)` whose next token is trained.
+        targets: int64 (N,), the token each of those rows has to predict.
+        target_weights: float32 (N,), its loss weight.
+        target_examples: int64 (N,), which of the S examples it belongs to (0 .. S-1).
+        example_ids: int64 (S,), index of each example in its ExampleSet.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
+    cu_seqlens: torch.Tensor | None
+    max_seqlen: int
+    predictor_rows: torch.Tensor
+    targets: torch.Tensor
+    target_weights: torch.Tensor
+    target_examples: torch.Tensor
+    example_ids: torch.Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the examples, padding not counted."""
+        if self.attention_mask is None:
+            return self.input_ids.numel()
+        return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same micro-batch on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return MicroBatch(**moved)
+
+
+def examples_in_memory(examples: Sequence[Example], fingerprint: str) -> ExampleSet:
+    """An ExampleSet over a plain list."""
+    return _InMemory(list(examples), fingerprint)
+
+
+class _InMemory:
+    def __init__(self, examples: list[Example], fingerprint: str) -> None:
+        self._examples = examples
+        self.fingerprint = fingerprint
+        self.lengths = np.array([e.num_tokens for e in examples], dtype=np.int64)
+        self.trained_lengths = np.array([e.num_trained_tokens for e in examples], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]

@@ -1,0 +1,21 @@
+"""Every numeric tolerance of the tests, stated once, with its reason."""
+
+import torch
+
+# Largest allowed ||a - b|| / ||b|| of one op against its float64 reference.
+OP = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+# Logits of two float32 paths through a whole tiny model: the issue's contract for parity and merge.
+LOGITS_FLOAT32 = 1e-5
+
+# Packed against padded, accumulated against whole: only the order of float32 sums differs.
+LOSS_FLOAT32 = 1e-6
+GRADIENT_FLOAT32 = 1e-5
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """||actual - expected|| / ||expected|| in float64; the plain norm when `expected` is zero."""
+    actual, expected = actual.double(), expected.double()
+    norm = expected.norm().item()
+    error = (actual - expected).norm().item()
+    return error / norm if norm > 0 else error
