@@ -1,0 +1,72 @@
+"""Progress bars on stderr: shown on a terminal for work over two seconds, silent everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+SHOW_AFTER_SECONDS = 2.0
+
+Item = TypeVar("Item")
+
+
+class Bar:
+    """One running piece of work. `advance` is cheap enough to call for every row."""
+
+    def __init__(self, description: str, total: int | None, *, console: Console) -> None:
+        self._columns = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._columns.add_task(description, total=total, facts="")
+        self._started = time.monotonic()
+        self._shown = False
+
+    def advance(self, amount: int = 1, *, facts: str = "") -> None:
+        """Count `amount` more units done; `facts` is a short text such as `loss 1.23 410 tokens/s`."""
+        self._columns.update(self._task, advance=amount, facts=facts)
+        if not self._shown and time.monotonic() - self._started > SHOW_AFTER_SECONDS:
+            self._columns.start()
+            self._shown = True
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._columns.stop()
+
+
+@contextmanager
+def bar(description: str, total: int | None = None) -> Iterator[Bar]:
+    """A progress bar for the time of the `with` block; `total` None when the end is not known."""
+    running = Bar(description, total, console=Console(file=sys.stderr))
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Yield `items`, showing how far they are."""
+    with bar(description, total) as running:
+        for item in items:
+            yield item
+            running.advance()
