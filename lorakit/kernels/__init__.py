@@ -1,0 +1,23 @@
+"""The ops lorakit computes with. Which implementation runs is decided here and nowhere else.
+
+`reference/` holds the definition of every op in plain PyTorch; a faster backend is chosen below,
+by device, once it equals the reference (tests/kernels).
+"""
+
+from __future__ import annotations
+
+from lorakit.kernels.reference.frozen_linear import frozen_linear
+from lorakit.kernels.reference.nf4 import (
+    dequantize_scales,
+    nf4_dequantize,
+    nf4_quantize,
+    quantize_scales,
+)
+
+__all__ = [
+    "dequantize_scales",
+    "frozen_linear",
+    "nf4_dequantize",
+    "nf4_quantize",
+    "quantize_scales",
+]

@@ -1,0 +1,76 @@
+"""`x @ W.T + bias` for a weight that never trains and may be stored packed.
+
+O out_features, I in_features.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+class Dequantizable(Protocol):
+    """The one thing this op asks of a stored weight."""
+
+    def dequantize(
+        self, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor: ...
+
+
+def frozen_linear(
+    x: torch.Tensor, weight: Dequantizable, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """The product with a frozen weight, computed in the dtype of `x` (under autocast: in autocast's).
+
+    Nothing but a reference to the stored weight is kept for the backward pass: neither the dense
+    weight, which is dequantized again, nor `x`, which only the weight's gradient would need.
+
+    Args:
+        x: (..., I), floating point.
+        weight: a stored (O, I) weight; it receives no gradient.
+        bias: (O,) or None; it may train.
+
+    Returns:
+        (..., O) in the compute dtype.
+    """
+    return _FrozenLinear.apply(x, bias, weight)
+
+
+def _compute_dtype(x: torch.Tensor) -> torch.dtype:
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        weight: Dequantizable,
+    ) -> torch.Tensor:
+        dtype = _compute_dtype(x)
+        ctx.weight = weight  # type: ignore[attr-defined]
+        ctx.x_dtype = x.dtype  # type: ignore[attr-defined]
+        ctx.bias_dtype = None if bias is None else bias.dtype  # type: ignore[attr-defined]
+        dense_OI = weight.dequantize(dtype, x.device)
+        return nn.functional.linear(x.to(dtype), dense_OI, None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        needs_x, needs_bias, _ = ctx.needs_input_grad
+        grad_x = grad_bias = None
+        if needs_x:
+            dense_OI = ctx.weight.dequantize(grad.dtype, grad.device)  # type: ignore[attr-defined]
+            grad_x = (grad @ dense_OI).to(ctx.x_dtype)  # type: ignore[attr-defined]
+        if needs_bias:
+            # Half-precision sums over tokens lose the small terms: accumulate in float32.
+            wide = torch.promote_types(grad.dtype, torch.float32)
+            summed = grad.reshape(-1, grad.shape[-1]).sum(0, dtype=wide)
+            grad_bias = summed.to(ctx.bias_dtype)  # type: ignore[attr-defined]
+        return grad_x, grad_bias, None

@@ -1,0 +1,193 @@
+"""NF4: four-bit codes at normal quantiles with one scale per block (arXiv 2305.14314), in plain PyTorch.
+
+The bytes are bitsandbytes': codes of neighbouring weights share a byte, the first in the high nibble;
+double quantization stores the scales as 8-bit codes of a dynamic map (arXiv 1511.04561) around their mean.
+All arithmetic is float32, whatever the dtype of the weight; the formulas follow the order of
+operations of bitsandbytes' CPU backend, because equal bytes need equal roundings.
+
+N weights, B = ceil(N / block_size) blocks.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+# Quantiles of a standard normal, scaled to [-1, 1], with an exact zero (QLoRA, appendix E).
+CODE_BOOK = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+NESTED_BLOCK_SIZE = 256  # block scales that share one scale of their own
+SMALLEST_SCALE = 1e-38  # keeps 1 / absmax finite for blocks of zeros
+CHUNK_WEIGHTS = 1 << 22  # weights per step: bounds temporaries to some 70 MB; a multiple of any block
+
+
+def nf4_quantize(weight: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize in blocks of the row-major flattened weight; the last block may be shorter.
+
+    Args:
+        weight: any shape, floating point, N elements.
+        block_size: weights per scale.
+
+    Returns:
+        codes uint8 (ceil(N / 2),) and absmax float32 (B,).
+    """
+    flat = weight.reshape(-1)
+    num_weights = flat.numel()
+    num_blocks = -(-num_weights // block_size)
+    codes = torch.empty((num_weights + 1) // 2, dtype=torch.uint8, device=weight.device)
+    absmax = torch.empty(num_blocks, dtype=torch.float32, device=weight.device)
+    for start in range(0, num_weights, CHUNK_WEIGHTS):
+        chunk = flat[start : start + CHUNK_WEIGHTS].float()
+        chunk_codes, chunk_absmax = _quantize_chunk(chunk, block_size)
+        codes[start // 2 : start // 2 + chunk_codes.numel()] = chunk_codes
+        first = start // block_size
+        absmax[first : first + chunk_absmax.numel()] = chunk_absmax
+    return codes, absmax
+
+
+def nf4_dequantize(
+    codes: torch.Tensor,
+    absmax: torch.Tensor,
+    shape: torch.Size,
+    block_size: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The dense weight: float32 code times float32 scale, then rounded once to `dtype`.
+
+    Args:
+        codes: uint8 (ceil(N / 2),).
+        absmax: float32 (B,).
+        shape: of the result, N elements.
+        block_size: weights per scale.
+        dtype: of the result.
+
+    Returns:
+        `shape`, on the device of `codes`.
+    """
+    num_weights = shape.numel()
+    out = torch.empty(num_weights, dtype=dtype, device=codes.device)
+    if out.is_meta:
+        return out.view(shape)
+    pairs = _pair_table(codes.device)
+    for start in range(0, num_weights, CHUNK_WEIGHTS):
+        stop = min(start + CHUNK_WEIGHTS, num_weights)
+        packed = codes[start // 2 : (stop + 1) // 2].int()
+        values = pairs.index_select(0, packed).view(-1)[: stop - start]
+        scales = absmax[start // block_size : -(-stop // block_size)]
+        _write_scaled(out[start:stop], values, scales, block_size)
+    return out.view(shape)
+
+
+def quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Double quantization: block scales as 8-bit codes around their mean.
+
+    Args:
+        absmax: float32 (B,).
+
+    Returns:
+        codes uint8 (B,), nested_absmax float32 (ceil(B / 256),), nested_offset float32 ().
+    """
+    offset = absmax.mean()
+    centred = absmax - offset
+    num_blocks = centred.numel()
+    num_nested = -(-num_blocks // NESTED_BLOCK_SIZE)
+    padded = centred.new_zeros(num_nested * NESTED_BLOCK_SIZE)
+    padded[:num_blocks] = centred
+    rows = padded.view(num_nested, NESTED_BLOCK_SIZE)
+    nested_absmax = rows.abs().amax(dim=1)
+    normed = rows * (1.0 / nested_absmax.clamp(min=SMALLEST_SCALE))[:, None]
+    codes = _nearest_dynamic(normed.reshape(-1)[:num_blocks])
+    return codes, nested_absmax, offset
+
+
+def dequantize_scales(
+    codes: torch.Tensor, nested_absmax: torch.Tensor, nested_offset: torch.Tensor
+) -> torch.Tensor:
+    """Block scales from their 8-bit codes: `map[code] * nested_absmax + nested_offset`, float32 (B,)."""
+    if codes.is_meta:
+        return torch.empty(codes.shape, dtype=torch.float32, device="meta")
+    values = dynamic_map(codes.device).index_select(0, codes.int())
+    scaled = torch.empty_like(values)
+    _write_scaled(scaled, values, nested_absmax, NESTED_BLOCK_SIZE)
+    return scaled.add_(nested_offset)
+
+
+@lru_cache(maxsize=8)
+def dynamic_map(device: torch.device) -> torch.Tensor:
+    """The signed 8-bit dynamic map: float32 (256,), ascending; 7 decades, finer towards 1."""
+    values: list[float] = [0.0, 1.0]
+    for exponent in range(7):
+        edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
+        middles = 10.0 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2.0)
+        values += middles.tolist() + (-middles).tolist()
+    return torch.tensor(sorted(values), dtype=torch.float32, device=device)
+
+
+def _quantize_chunk(chunk: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    num_full = chunk.numel() // block_size * block_size
+    blocks = chunk[:num_full].view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    inverse = 1.0 / absmax.clamp(min=SMALLEST_SCALE)
+    scaled = (blocks * inverse[:, None]).clamp_(-1, 1).view(-1)
+    if num_full < chunk.numel():
+        # bitsandbytes divides in the last, shorter block where it multiplies elsewhere, and stores
+        # the clamped scale.
+        tail = chunk[num_full:]
+        tail_absmax = tail.abs().max().clamp(min=SMALLEST_SCALE)
+        absmax = torch.cat([absmax, tail_absmax[None]])
+        scaled = torch.cat([scaled, (tail / tail_absmax).clamp_(-1, 1)])
+    if scaled.numel() % 2:
+        scaled = torch.nn.functional.pad(scaled, (0, 1))
+    codes = torch.bucketize(scaled, _midpoints(chunk.device), out_int32=True).to(torch.uint8)
+    return (codes[::2] << 4) | codes[1::2], absmax
+
+
+def _write_scaled(
+    out: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, block_size: int
+) -> None:
+    num_full = values.numel() // block_size * block_size
+    if num_full:
+        blocks = values[:num_full].view(-1, block_size)
+        product = blocks.mul_(scales[: blocks.shape[0], None])
+        out[:num_full].view(-1, block_size).copy_(product)
+    if num_full < values.numel():
+        out[num_full:].copy_(values[num_full:] * scales[-1])
+
+
+def _nearest_dynamic(normed: torch.Tensor) -> torch.Tensor:
+    table = dynamic_map(normed.device)
+    left = (torch.searchsorted(table, normed, right=True) - 1).clamp_(0, 255)
+    right = (left + 1).clamp_(max=255)
+    closer_right = (normed - table[right]).abs() < (normed - table[left]).abs()
+    return torch.where(closer_right, right, left).to(torch.uint8)
+
+
+@lru_cache(maxsize=8)
+def _midpoints(device: torch.device) -> torch.Tensor:
+    book = torch.tensor(CODE_BOOK, dtype=torch.float32, device=device)
+    return (book[:-1] + book[1:]) / 2
+
+
+@lru_cache(maxsize=8)
+def _pair_table(device: torch.device) -> torch.Tensor:
+    """float32 (256, 2): the two code values a byte stands for."""
+    book = torch.tensor(CODE_BOOK, dtype=torch.float32, device=device)
+    byte = torch.arange(256, device=device)
+    return torch.stack([book[byte >> 4], book[byte & 15]], dim=1)
