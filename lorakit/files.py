@@ -1,0 +1,65 @@
+"""Writing files so that a crash leaves the old or the new version, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STAGING_PREFIX = ".tmp-"
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file's or folder's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` beside `path`, force it to disk and rename it into place."""
+    staging = path.with_name(f"{STAGING_PREFIX}{path.name}-{uuid.uuid4().hex}")
+    try:
+        with staging.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """`write_atomically` for JSON with sorted keys and a final newline; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+@contextmanager
+def staged_folder(final: Path) -> Iterator[Path]:
+    """A folder that becomes `final` by one rename when the `with` block succeeds, and vanishes otherwise.
+
+    Raises:
+        OSError: `final` exists and is not an empty folder, or the disk refuses.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = final.with_name(f"{STAGING_PREFIX}{final.name}-{uuid.uuid4().hex}")
+    staging.mkdir()
+    try:
+        yield staging
+        for path in sorted(staging.rglob("*")):
+            fsync_path(path)
+        fsync_path(staging)
+        os.rename(staging, final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    fsync_path(final.parent)
