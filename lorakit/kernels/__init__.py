@@ -6,6 +6,8 @@ by device, once it equals the reference (tests/kernels).
 
 from __future__ import annotations
 
+from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
+from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.frozen_linear import frozen_linear
 from lorakit.kernels.reference.nf4 import (
     dequantize_scales,
@@ -16,7 +18,11 @@ from lorakit.kernels.reference.nf4 import (
 
 __all__ = [
     "dequantize_scales",
+    "dropout_mask",
     "frozen_linear",
+    "linear_cross_entropy",
+    "mix_keys",
+    "module_key",
     "nf4_dequantize",
     "nf4_quantize",
     "quantize_scales",

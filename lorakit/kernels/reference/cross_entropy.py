@@ -4,17 +4,18 @@ N trained positions, D hidden size, V vocabulary, C rows of one chunk.
 
     nll_i = logsumexp(z_i) - z_i[target_i],  z_i = logits_fn(hidden_i),  loss = sum_i w_i * nll_i
 
-The gradient with respect to the logits is known in closed form, w_i * (softmax(z_i) - onehot_i), so each
-chunk's gradients are made right after its logits, in the forward, and only those of the hidden states and
-of the head's own trainable parameters are kept.
+The gradient with respect to the logits is known in closed form, w_i * (softmax(z_i) - onehot_i), so
+each chunk's gradients are made right after its logits, in the forward, and only those of the hidden
+states and of the head's own trainable parameters are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 LogitsFn = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,9 +31,9 @@ def linear_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted sum of the targets' negative log-likelihoods, and each of them.
 
-    The log-sum-exp and all sums over rows are float32 (float64 for float64 logits). The result does not
-    depend on `chunk_rows` but for the order of float sums in the parameters' gradients and for what the
-    matrix product makes of another number of rows.
+    The log-sum-exp and all sums over rows are float32 (float64 for float64 logits). The result does
+    not depend on `chunk_rows` but for the order of float sums in the parameters' gradients and for
+    what the matrix product makes of another number of rows.
 
     Args:
         hidden: (N, D), what the head reads at the trained positions; N may be 0.
@@ -63,7 +64,7 @@ def linear_cross_entropy(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: torch.Tensor,
         logits_fn: LogitsFn,
         targets: torch.Tensor,
@@ -74,7 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         nll = _empty_nll(hidden)
         hidden_grad = torch.zeros_like(hidden)
         trained = [p for p in parameters if p.requires_grad]
-        parameter_grads = [torch.zeros_like(p) for p in trained]
+        parameter_grads = [_accumulation_dtype(torch.zeros_like(p)) for p in trained]
         for rows in _chunks(len(hidden), chunk_rows):
             with torch.enable_grad():
                 chunk = hidden[rows].detach().requires_grad_()
@@ -90,16 +91,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_grad[rows] = grads[0]
             for total, grad in zip(parameter_grads, grads[1:], strict=True):
                 total += grad
-        remaining = iter(parameter_grads)
-        ctx.grads = (hidden_grad, [next(remaining) if p.requires_grad else None for p in parameters])
+        summed = iter(g.to(p.dtype) for g, p in zip(parameter_grads, trained, strict=True))
+        ctx.grads = (hidden_grad, [next(summed) if p.requires_grad else None for p in parameters])
         ctx.mark_non_differentiable(nll)
         return _weighted_sum(nll, target_weights), nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, loss_grad: torch.Tensor, _: torch.Tensor):
+    def backward(ctx: Any, loss_grad: torch.Tensor, _: torch.Tensor):
         hidden_grad, parameter_grads = ctx.grads
-        ctx.grads = None
         scaled = [None if g is None else g * loss_grad.to(g.dtype) for g in parameter_grads]
         return hidden_grad * loss_grad.to(hidden_grad.dtype), None, None, None, None, *scaled
 

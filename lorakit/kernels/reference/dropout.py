@@ -1,10 +1,10 @@
-"""Dropout whose mask is a pure function of keys: no generator, so nothing to save, replay or keep in order.
+"""Dropout whose mask is a pure function of keys: no generator to save, to replay or to keep in order.
 
-A row (one token of one example at one step) has a 64-bit key; feature pair k of that row draws the 64 bits
-`finalize(row_key + (k + 1) * GOLDEN)`, the splitmix64 generator seeded by the row key (Steele et al., OOPSLA
-2014; finalizer: Stafford's variant 13). Feature 2k reads the low and feature 2k + 1 the high 32 bits as an
-unsigned number u and is kept when `u >= p * 2**32`. Integer arithmetic wraps modulo 2**64, so every device
-and dtype gives the same mask.
+A row (one token of one example at one step) has a 64-bit key; feature pair k of that row draws the 64
+bits `finalize(row_key + (k + 1) * GOLDEN)`, the splitmix64 generator seeded by the row key (Steele et
+al., OOPSLA 2014; finalizer: Stafford's variant 13). Feature 2k reads the low and feature 2k + 1 the
+high 32 bits as an unsigned number u and is kept when `u >= p * 2**32`. Integer arithmetic wraps modulo
+2**64, so every device and dtype gives the same mask.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def dropout_mask(
     num_pairs = (num_features + 1) // 2
     counters = torch.arange(1, num_pairs + 1, dtype=torch.int64, device=row_keys.device)
     bits = _finalize(row_keys[:, None] + (counters * _signed(GOLDEN))[None, :])
-    # int64 -> two int32, low half first (little-endian, as on every device torch runs on); comparing
-    # u >= p * 2**32 unsigned equals comparing u - 2**31 >= p * 2**32 - 2**31 signed, and flipping
-    # the sign bit subtracts 2**31.
+    # int64 -> two int32, low half first (little-endian, as on every device torch runs on). Flipping
+    # the sign bit subtracts 2**31, which turns an unsigned comparison into a signed one.
     uniform = (bits.view(torch.int32) ^ -(2**31))[:, :num_features]
     kept = uniform >= min(round(p * 2**32), 2**32 - 1) - 2**31
     return kept.to(dtype).mul_(1 / (1 - p))
@@ -49,8 +48,8 @@ def mix_keys(*parts: int | torch.Tensor) -> torch.Tensor:
     """One 64-bit key from several numbers; their order matters.
 
     Args:
-        parts: integers (taken modulo 2**64) and int64 tensors that broadcast against each other, such
-            as seed, step, example index and position.
+        parts: integers (taken modulo 2**64) and int64 tensors that broadcast against each other,
+            such as seed, step, example index and position.
 
     Returns:
         int64 tensor of the broadcast shape.
@@ -58,7 +57,7 @@ def mix_keys(*parts: int | torch.Tensor) -> torch.Tensor:
     key = torch.zeros((), dtype=torch.int64)
     for part in parts:
         number = part if isinstance(part, torch.Tensor) else torch.tensor(_signed(part))
-        key = _finalize((key.to(number.device) if key.dim() == 0 else key) + _signed(GOLDEN) ^ number)
+        key = _finalize((key + _signed(GOLDEN)) ^ number)
     return key
 
 
