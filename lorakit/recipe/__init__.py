@@ -1,0 +1,40 @@
+"""Recipes: every knob, read from YAML or from Python. Imports no torch."""
+
+from lorakit.recipe.read import dump_recipe, load_recipe, parse_recipe, recipe_schema
+from lorakit.recipe.sections import (
+    BaseSection,
+    DataSection,
+    DataSource,
+    DtypeName,
+    EvaluateSection,
+    LoraConfig,
+    OneSource,
+    OutputSection,
+    Recipe,
+    Section,
+    SFTConfig,
+    SourceList,
+    SourceListOrFraction,
+    TrainSection,
+)
+
+__all__ = [
+    "BaseSection",
+    "DataSection",
+    "DataSource",
+    "DtypeName",
+    "EvaluateSection",
+    "LoraConfig",
+    "OneSource",
+    "OutputSection",
+    "Recipe",
+    "SFTConfig",
+    "Section",
+    "SourceList",
+    "SourceListOrFraction",
+    "TrainSection",
+    "dump_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_schema",
+]

@@ -1,0 +1,142 @@
+"""From what pydantic found to what a person reads: one line per fault, and a way out."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lorakit.recipe.rules import Fault, RuleError
+from lorakit.recipe.text import KeyPath
+
+# What other tools call it -> where it is here.
+NAMES_ELSEWHERE = {
+    "adapter_name_or_path": "adapter.path",
+    "batch_size_per_device": "train.batch_size (examples per optimizer step, all devices together)",
+    "bf16": "base.dtype: bfloat16",
+    "bnb_4bit_use_double_quant": "base.double_quantization",
+    "cutoff_len": "data.max_length",
+    "datasets": "data.train",
+    "eval_dataset": "data.validation",
+    "fp16": "base.dtype: float16",
+    "gradient_accumulation_steps": "train.batch_size (examples per optimizer step)",
+    "learning_rate_scheduler": "train.lr_scheduler_type",
+    "load_in_4bit": "base.quantization: nf4",
+    "load_in_8bit": "base.quantization: int8",
+    "lora_r": "adapter.r",
+    "lr": "train.learning_rate",
+    "lr_scheduler": "train.lr_scheduler_type",
+    "max_seq_length": "data.max_length",
+    "micro_batch_size": "train.batch_size (examples per optimizer step), train.micro_batch_tokens",
+    "model_name": "base.model",
+    "model_name_or_path": "base.model",
+    "num_epochs": "train.num_train_epochs",
+    "output_dir": "output.dir",
+    "per_device_train_batch_size": "train.batch_size (examples per optimizer step)",
+    "rank": "adapter.r",
+    "sample_packing": "data.packing",
+    "sequence_len": "data.max_length",
+    "train_dataset": "data.train",
+    "val_size": "data.validation",
+    "val_set_size": "data.validation",
+}
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+
+
+def faults_of(
+    error: ValidationError, values: Mapping[str, Any], model: type[BaseModel]
+) -> list[Fault]:
+    """Every fault in `error`, one for each place, in the order of the model's fields."""
+    grouped: dict[KeyPath, list[dict[str, Any]]] = {}
+    faults: list[Fault] = []
+    for found in error.errors(include_url=False):
+        cause = found.get("ctx", {}).get("error")
+        if isinstance(cause, RuleError):
+            faults += cause.faults
+        else:
+            path = _existing_path(found["loc"], values, missing=found["type"] == "missing")
+            grouped.setdefault(path, []).append(dict(found))
+    keys = known_keys(model)
+    return faults + [Fault(path, _describe(path, found, keys)) for path, found in grouped.items()]
+
+
+def known_keys(model: type[BaseModel]) -> dict[str, list[str]]:
+    """{section: its keys} of a recipe model; the sections themselves under the name ''."""
+    keys = {"": list(model.model_fields)}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys[name] = list(field.annotation.model_fields)
+    return keys
+
+
+def _existing_path(loc: tuple[str | int, ...], values: Any, *, missing: bool) -> KeyPath:
+    """`loc` without the names pydantic adds for the alternatives of a union."""
+    path: KeyPath = ()
+    here = values
+    for depth, part in enumerate(loc):
+        if _holds(here, part):
+            here, path = here[part], (*path, part)
+        elif missing and depth == len(loc) - 1:
+            path = (*path, part)
+    return path
+
+
+def _holds(value: Any, part: str | int) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _describe(path: KeyPath, found: list[dict[str, Any]], keys: dict[str, list[str]]) -> str:
+    first = found[0]
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(path, keys)
+    if first["type"] == "missing":
+        return "is missing; it has no default"
+    if first["type"] == "value_error" and len(found) == 1:
+        return str(first["ctx"]["error"])
+    if first["type"] in {"model_type", "model_attributes_type"}:
+        section = str(path[-1]) if path else ""
+        possible = ", ".join(keys.get(section, keys[""]))
+        return f"is {_short.repr(first['input'])}, not keys with values. Its keys: {possible}"
+    wanted = " or ".join(dict.fromkeys(_clause(one["msg"]) for one in found))
+    return f"{wanted}, not {_short.repr(first['input'])}"
+
+
+def _clause(message: str) -> str:
+    """pydantic's sentence as one that follows the key's name."""
+    message = message.removeprefix("Input ")
+    return message[:1].lower() + message[1:]
+
+
+def _unknown_key(path: KeyPath, keys: dict[str, list[str]]) -> str:
+    key = str(path[-1])
+    section = str(path[0]) if len(path) > 1 else ""
+    if len(path) > 2:  # inside a data set: {path: ..., weight: ...}
+        from lorakit.recipe.sections import DataSource
+
+        siblings = list(DataSource.model_fields)
+    else:
+        siblings = keys[section]
+    owner = f"of {section!r}" if section else "of a recipe"
+    remedy = _nearest(key, siblings, keys) or f"possible: {', '.join(siblings)}"
+    return f"is not a key {owner}; {remedy}"
+
+
+def _nearest(key: str, siblings: list[str], keys: dict[str, list[str]]) -> str | None:
+    """The key that was meant: by its name in other tools, in another section, or by spelling."""
+    if key in NAMES_ELSEWHERE:
+        return f"here it is {NAMES_ELSEWHERE[key]}"
+    sections = {name: section for section, names in keys.items() if section for name in names}
+    if key in sections:
+        return f"did you mean {sections[key]}.{key}?"
+    near = difflib.get_close_matches(key.lower(), siblings, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    near = difflib.get_close_matches(key.lower(), sections, n=1)
+    return f"did you mean {sections[near[0]]}.{near[0]}?" if near else None

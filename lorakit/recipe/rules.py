@@ -1,0 +1,192 @@
+"""What a recipe may not say although every single value is allowed.
+
+That is: options that cannot take effect, and options whose engine is not built yet.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorakit.recipe.sections import LoraConfig, Recipe
+
+PACKAGE = Path(__file__).parents[1]
+
+QUANTIZATIONS = ("none", "nf4")
+METHODS = ("sft",)
+METRICS = ("loss", "perplexity")
+# PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
+INITS_NOT_BUILT = (
+    "corda",
+    "eva",
+    "loftq",
+    "lora_ga",
+    "olora",
+    "orthogonal",
+    "pissa",
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a recipe: where (`("base", "block_size")`) and what."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+
+class RuleError(ValueError):
+    """Carries faults through pydantic, which keeps the exception that a validator raises."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, f.path))}: {f.message}" for f in faults))
+        self.faults = faults
+
+
+def broken_rules(recipe: Recipe) -> list[Fault]:
+    """Every option of `recipe` that is not built yet or cannot take effect."""
+    return [
+        *_base(recipe),
+        *adapter_rules(recipe.adapter),
+        *_data(recipe),
+        *_train(recipe),
+        *_evaluate(recipe),
+        *_output(recipe),
+    ]
+
+
+def _base(recipe: Recipe) -> Iterator[Fault]:
+    base = recipe.base
+    if base.model == "builtin":
+        yield Fault(
+            ("base", "model"),
+            "'builtin' is not built yet; possible: a folder or a hub id, such as "
+            "meta-llama/Llama-3.1-8B",
+        )
+    if not base.model.strip():
+        yield Fault(("base", "model"), "is empty; give a folder or a hub id")
+    if base.quantization not in QUANTIZATIONS:
+        yield _not_built(("base", "quantization"), base.quantization, QUANTIZATIONS)
+    elif base.quantization == "none":
+        for name in ("double_quantization", "block_size"):
+            if name in base.model_fields_set:
+                yield _no_effect(("base", name), "base.quantization is none", "set it to nf4")
+    if base.offload == "none" and base.max_device_memory is not None:
+        yield _no_effect(
+            ("base", "max_device_memory"),
+            "base.offload is none",
+            "set offload to auto, cpu or disk",
+        )
+    if base.revision is not None and Path(base.model).is_dir():
+        yield _no_effect(("base", "revision"), "base.model is a folder", "name a hub id")
+
+
+def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
+    """The rules of the adapter section alone."""
+    kinds = _names_in("adapters/kinds")
+    if adapter.kind is not None and adapter.kind not in kinds:
+        yield _unknown(("adapter", "kind"), adapter.kind, kinds)
+    init = adapter.init_lora_weights
+    if isinstance(init, str) and init.split("_niter")[0].lower() in INITS_NOT_BUILT:
+        yield _not_built(
+            ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
+        )
+    if adapter.path is not None:
+        for name in sorted(adapter.model_fields_set - {"path"}):
+            yield _no_effect(
+                ("adapter", name),
+                "adapter.path continues from a saved adapter, whose own config says it",
+                "leave path out to start a new adapter",
+            )
+
+
+def _data(recipe: Recipe) -> Iterator[Fault]:
+    data = recipe.data
+    formats = ("auto", *_names_in("data/formats"))
+    if data.format not in formats:
+        yield _unknown(("data", "format"), data.format, formats)
+    if data.group is not None and not isinstance(data.validation, float):
+        yield _no_effect(
+            ("data", "group"), "data.validation is no fraction of train", "set validation: 0.1"
+        )
+
+
+def _train(recipe: Recipe) -> Iterator[Fault]:
+    train = recipe.train
+    if train.method not in METHODS:
+        yield _not_built(("train", "method"), train.method, METHODS)
+    if recipe.data.validation is None:
+        for name in ("eval_steps", "early_stopping_patience"):
+            if getattr(train, name) is not None:
+                yield _no_effect(
+                    ("train", name), "data.validation is not set", "set it to a set or a fraction"
+                )
+    if train.early_stopping_patience is None and _given(train, "early_stopping_threshold"):
+        yield _no_effect(
+            ("train", "early_stopping_threshold"),
+            "train.early_stopping_patience is not set",
+            "set it",
+        )
+
+
+def _evaluate(recipe: Recipe) -> Iterator[Fault]:
+    evaluate = recipe.evaluate
+    for index, metric in enumerate(evaluate.metrics):
+        if metric not in METRICS:
+            yield _unknown(("evaluate", "metrics", index), metric, METRICS)
+    if evaluate.primary not in {"loss", *evaluate.metrics}:
+        yield _unknown(
+            ("evaluate", "primary"), evaluate.primary, tuple({"loss": 0} | dict.fromkeys(METRICS))
+        )
+    sets = (evaluate.in_domain, evaluate.out_of_domain, evaluate.retention)
+    if all(one is None for one in sets):
+        for name in ("metrics", "primary", "max_examples"):
+            if _given(evaluate, name):
+                yield _no_effect(
+                    ("evaluate", name), "no set to evaluate on is named", "set evaluate.in_domain"
+                )
+    if evaluate.retention is None and _given(evaluate, "margin"):
+        yield _no_effect(("evaluate", "margin"), "evaluate.retention is not set", "set it")
+
+
+def _output(recipe: Recipe) -> Iterator[Fault]:
+    place = ("output", "dir")
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(recipe.output.dir)} - {None}
+    except ValueError as error:
+        yield Fault(place, f"{recipe.output.dir!r}: {error}; only {{name}} may stand in braces")
+        return
+    for field in sorted(field for field in fields if field is not None and field != "name"):
+        yield _unknown(place, f"{{{field}}}", ("{name}",))
+    if not recipe.output.dir.strip():
+        yield Fault(place, "is empty; give the folder the run goes to")
+
+
+def _given(section: Any, name: str) -> bool:
+    return name in section.model_fields_set
+
+
+def _names_in(folder: str) -> tuple[str, ...]:
+    """The variants in a folder of the package, one file each, without importing them."""
+    return tuple(
+        sorted(path.stem for path in (PACKAGE / folder).glob("*.py") if path.stem[0] != "_")
+    )
+
+
+def _not_built(path: tuple[str | int, ...], value: object, possible: tuple[str, ...]) -> Fault:
+    return Fault(path, f"{value!r} is not built yet; possible: {', '.join(possible)}")
+
+
+def _unknown(path: tuple[str | int, ...], value: object, possible: tuple[str, ...]) -> Fault:
+    near = difflib.get_close_matches(str(value), possible, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return Fault(path, f"{value!r} is not known{hint} Possible: {', '.join(possible)}")
+
+
+def _no_effect(path: tuple[str | int, ...], because: str, remedy: str) -> Fault:
+    return Fault(path, f"cannot take effect because {because}; remove it, or {remedy}")

@@ -1,0 +1,332 @@
+"""Every knob of lorakit: the pydantic models that a YAML recipe is read into.
+
+The sections' names and fields are a contract (docs/architecture.md). Names are the ecosystem's:
+PEFT's in `adapter`, transformers' in `train`, with one deliberate change: `batch_size` is the
+number of examples per optimizer step, and the engine chooses the micro-batches that fit.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from lorakit.recipe.rules import RuleError, broken_rules
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are errors, values are checked when assigned."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_from_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts True as 1: `r: true` must not become rank 1.
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and _is_number(field.annotation):
+            raise ValueError("should be a number, not true or false")
+        return value
+
+
+def _is_number(annotation: Any) -> bool:
+    leaves = _leaves(annotation)
+    return bool(leaves & {int, float}) and bool not in leaves
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    parts = [part for part in get_args(annotation) if not isinstance(part, FieldInfo)]
+    return set().union(*map(_leaves, parts)) if parts else {annotation}
+
+
+class BaseSection(Section):
+    """The frozen base model."""
+
+    model: str = Field(description="A folder, a hub id, or `builtin`.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    quantization: Literal["none", "nf4", "fp4", "int8", "checkpoint"] = Field(
+        "none",
+        description="Storage of the frozen linear weights; `checkpoint`: as they are on disk.",
+    )
+    double_quantization: bool = Field(
+        True, description="Quantize the block scales of nf4 and fp4 as well."
+    )
+    block_size: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = Field(
+        64, description="Weights that share one scale in nf4 and fp4."
+    )
+    dtype: DtypeName = Field(
+        "auto", description="Compute dtype; auto: bfloat16 on GPUs that have it, float32 on CPU."
+    )
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:0`.")
+    offload: Literal["auto", "none", "cpu", "disk"] = Field(
+        "auto",
+        description="Where frozen layers live that do not fit the device (auto: if needed).",
+    )
+    max_device_memory: str | None = Field(
+        None,
+        description="Bytes of frozen weights on the device, such as `6GB`; the rest is offloaded.",
+    )
+
+
+class LoraConfig(Section):
+    """The adapter: names, meanings and defaults of PEFT's LoraConfig unless said otherwise.
+
+    The default rank is 16 (PEFT: 8), the default alpha twice the rank, targets all linear layers.
+    """
+
+    kind: str | None = Field(
+        None, description="Adapter kind by its file name in adapters/kinds; null: by use_dora."
+    )
+    r: Annotated[int, Field(ge=1, le=4096)] = Field(16, description="Rank.")
+    lora_alpha: PositiveFloat | None = Field(
+        None, description="Scaling numerator; null: 2r, with rsLoRA r."
+    )
+    lora_dropout: Probability = Field(
+        0.0, description="Dropout on the input of the low-rank branch only."
+    )
+    target_modules: str | list[str] = Field(
+        "all-linear",
+        description='"all-linear" (without the output head), a list of name endings, or a regex.',
+    )
+    exclude_modules: str | list[str] | None = Field(
+        None, description="Names or a regex to leave out."
+    )
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (arXiv 2312.03732).")
+    use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
+    init_lora_weights: bool | str = Field(
+        True, description="Init by name: true, false, gaussian, ..."
+    )
+    rank_pattern: dict[str, PositiveInt] = Field(
+        default_factory=dict, description="{name or regex: rank}"
+    )
+    alpha_pattern: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="{name or regex: alpha}"
+    )
+    bias: Literal["none", "all", "lora_only"] = Field(
+        "none", description="Which base biases train too."
+    )
+    modules_to_save: list[str] | None = Field(
+        None, description="Modules trained in full and saved with the adapter."
+    )
+    path: str | None = Field(None, description="Continue from the adapter in this folder.")
+
+    @property
+    def kind_name(self) -> str:
+        """The file in adapters/kinds that implements this adapter."""
+        return self.kind or ("dora" if self.use_dora else "lora")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LoraConfig:
+        if self.kind is not None and self.use_dora and self.kind != "dora":
+            raise ValueError(f"use_dora is true but kind is {self.kind!r}; remove one of them")
+        return self
+
+
+class DataSource(Section):
+    """One set of rows."""
+
+    path: str = Field(
+        description="A file (jsonl, json, csv, parquet), a folder of them, or a hub id."
+    )
+    split: str | None = Field(None, description="Split of a hub data set.")
+    name: str | None = Field(None, description="Configuration of a hub data set.")
+    weight: PositiveFloat = Field(
+        1.0,
+        description="How often a row is seen per epoch; 0.5: another seeded half each epoch.",
+    )
+    format: str | None = Field(
+        None, description="Row format of this set; null: that of the data section."
+    )
+    columns: dict[str, str] | None = Field(
+        None, description="{name the format expects: column in the file}"
+    )
+    system: str | None = Field(None, description="System message for rows without one.")
+
+
+def _shape(value: Any) -> str:
+    """Which alternative of a data set's value is meant: errors then speak of that one only."""
+    if isinstance(value, list):
+        return "list"
+    if isinstance(value, dict | DataSource):
+        return "set"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "fraction"
+    return "path"
+
+
+# A path or hub id, a set with its own options, or a list of both.
+OneSource = Annotated[
+    Annotated[str, Tag("path")] | Annotated[DataSource, Tag("set")], Discriminator(_shape)
+]
+SourceList = Annotated[
+    Annotated[str, Tag("path")]
+    | Annotated[DataSource, Tag("set")]
+    | Annotated[list[OneSource], Field(min_length=1), Tag("list")],
+    Discriminator(_shape),
+]
+SourceListOrFraction = Annotated[
+    Annotated[str, Tag("path")]
+    | Annotated[DataSource, Tag("set")]
+    | Annotated[list[OneSource], Field(min_length=1), Tag("list")]
+    | Annotated[float, Field(gt=0, lt=1), Tag("fraction")],
+    Discriminator(_shape),
+]
+
+
+class DataSection(Section):
+    """What is trained on, and which part of each row."""
+
+    train: SourceList = Field(
+        description="A path, a hub id, or a list of them (or of {path, weight, ...})."
+    )
+    validation: SourceListOrFraction | None = Field(
+        None,
+        description="Sets like `train`, or a fraction of train held out (by `group` if named).",
+    )
+    group: str | None = Field(
+        None, description="Column whose equal values never end up on both sides of a split."
+    )
+    format: str = Field("auto", description="Row format by its file name in data/formats, or auto.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="{name the format expects: column in the file}"
+    )
+    system: str | None = Field(None, description="System message for rows without one.")
+    max_length: PositiveInt | None = Field(
+        None, description="Tokens per example; null: the model's context."
+    )
+    too_long: Literal["drop", "error"] = Field(
+        "drop", description="What happens to rows over max_length."
+    )
+    max_dropped: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="Stop when a larger share of the rows than this would be dropped."
+    )
+    packing: bool = Field(
+        True, description="Several examples per row, each attending only to itself."
+    )
+    trained: Literal["assistant", "completion", "all"] = Field(
+        "assistant", description="Every assistant turn, the last one only, or every token."
+    )
+    chat_template: str | None = Field(
+        None, description="A .jinja file to use instead of the tokenizer's template."
+    )
+
+
+class TrainSection(Section):
+    """The training loop."""
+
+    method: Literal["sft", "grpo"] = "sft"
+    num_train_epochs: PositiveFloat = 3.0
+    max_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps; overrides the epochs."
+    )
+    batch_size: PositiveInt = Field(8, description="Examples per optimizer step.")
+    micro_batch_tokens: PositiveInt | None = Field(
+        None, description="Token budget of one forward pass; null: chosen, recorded in the run."
+    )
+    learning_rate: PositiveFloat = 2e-4
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: NonNegativeInt | None = None
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Share of steps; default 0.05."
+    )
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta1: Probability = 0.9
+    adam_beta2: Probability = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat | None = Field(
+        1.0, description="Clip the gradient norm; null: do not."
+    )
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    seed: NonNegativeInt = 42
+    logging_steps: PositiveInt = 1
+    eval_steps: PositiveInt | None = Field(
+        None, description="Validation every N steps; null: each epoch."
+    )
+    save_steps: PositiveInt | None = Field(
+        None, description="Checkpoint every N steps; null: each epoch."
+    )
+    save_total_limit: Annotated[int, Field(ge=2)] = Field(
+        3, description="Checkpoints kept, at least 2."
+    )
+    early_stopping_patience: PositiveInt | None = Field(
+        None, description="Stop after N validations without improvement; the best weights are kept."
+    )
+    early_stopping_threshold: NonNegativeFloat = 0.0
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> TrainSection:
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError("warmup_steps and warmup_ratio are both given; give one of them")
+        return self
+
+
+class EvaluateSection(Section):
+    """What the run is proven on."""
+
+    in_domain: SourceList | None = None
+    out_of_domain: SourceList | None = None
+    retention: SourceList | None = None
+    metrics: list[str] = Field(default_factory=lambda: ["loss", "perplexity"])
+    primary: str = Field("loss", description="The metric the verdict rests on.")
+    margin: NonNegativeFloat = Field(
+        0.05, description="How much of the primary metric retention may lose."
+    )
+    max_examples: PositiveInt | None = Field(None, description="Examples per set; null: all.")
+
+
+class OutputSection(Section):
+    """Where the run goes."""
+
+    dir: str = Field("runs/{name}", description="The run folder; {name} is the recipe's file name.")
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    base: BaseSection
+    adapter: LoraConfig = Field(default_factory=LoraConfig)
+    data: DataSection
+    train: TrainSection = Field(default_factory=TrainSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    output: OutputSection = Field(default_factory=OutputSection)
+
+    @model_validator(mode="after")
+    def _every_option_takes_effect(self) -> Recipe:
+        faults = broken_rules(self)
+        if faults:
+            raise RuleError(faults)
+        return self
+
+
+class SFTConfig(TrainSection):
+    """For `lorakit.train_sft`: the loop, how rows become examples, where the run goes."""
+
+    max_length: PositiveInt | None = None
+    too_long: Literal["drop", "error"] = "drop"
+    max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.2
+    packing: bool = True
+    trained: Literal["assistant", "completion", "all"] = "assistant"
+    format: str = "auto"
+    columns: dict[str, str] = Field(default_factory=dict)
+    system: str | None = None
+    output_dir: str | None = Field(
+        None, description="Run folder with checkpoints and metrics; null: none is written."
+    )
