@@ -1,0 +1,35 @@
+"""Learning rates equal transformers' schedulers at every step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from lorakit.train.schedule import Schedule, count_warmup_steps
+
+NAMES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(
+    ("num_steps", "num_warmup_steps"), [(1, 0), (20, 1), (37, 5), (8, 8), (5, 9)]
+)
+def test_equals_transformers(kind: str, num_steps: int, num_warmup_steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    peer = get_scheduler(
+        NAMES[kind], optimizer, num_warmup_steps=num_warmup_steps, num_training_steps=num_steps
+    )
+    ours = Schedule(kind, 3e-4, num_steps, num_warmup_steps)
+    for step in range(num_steps):
+        assert ours.learning_rate(step) == pytest.approx(peer.get_last_lr()[0], rel=1e-12, abs=0)
+        optimizer.step()
+        peer.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, 5), ({"warmup_ratio": 0.1}, 10), ({"warmup_steps": 7}, 7), ({"warmup_ratio": 0.0}, 0)],
+)
+def test_warmup_steps(given: dict[str, float], expected: int) -> None:
+    assert count_warmup_steps(99, **given) == expected
