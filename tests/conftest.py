@@ -10,7 +10,11 @@ import torch
 
 from tests import tiny
 
-SHARED_DATA = Path(os.environ.get("LORAKIT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+pytest_plugins = ["tests.skips"]
+
+SHARED_DATA = Path(
+    os.environ.get("LORAKIT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
+)
 
 
 @pytest.fixture(autouse=True)

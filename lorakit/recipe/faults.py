@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lorakit.recipe.rules import Fault, RuleError
+from lorakit.recipe.sections import DataSource
 from lorakit.recipe.text import KeyPath
 
 # What other tools call it -> where it is here.
@@ -115,17 +116,15 @@ def _clause(message: str) -> str:
 
 
 def _unknown_key(path: KeyPath, keys: dict[str, list[str]]) -> str:
-    key = str(path[-1])
-    section = str(path[0]) if len(path) > 1 else ""
-    if len(path) > 2:  # inside a data set: {path: ..., weight: ...}
-        from lorakit.recipe.sections import DataSource
-
-        siblings = list(DataSource.model_fields)
+    key, section = str(path[-1]), str(path[0])
+    if len(path) == 1:
+        owner, siblings = "a recipe", keys[""]
+    elif len(path) == 2:
+        owner, siblings = repr(section), keys[section]
     else:
-        siblings = keys[section]
-    owner = f"of {section!r}" if section else "of a recipe"
+        owner, siblings = "a data set", list(DataSource.model_fields)
     remedy = _nearest(key, siblings, keys) or f"possible: {', '.join(siblings)}"
-    return f"is not a key {owner}; {remedy}"
+    return f"is not a key of {owner}; {remedy}"
 
 
 def _nearest(key: str, siblings: list[str], keys: dict[str, list[str]]) -> str | None:

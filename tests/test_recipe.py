@@ -1,0 +1,243 @@
+"""Recipes: what is read, what is refused and how the refusal reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from lorakit.errors import RecipeError
+from lorakit.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, recipe_schema
+from lorakit.recipe.faults import NAMES_ELSEWHERE, known_keys
+from lorakit.recipe.rules import INITS_NOT_BUILT, PACKAGE, broken_rules
+from lorakit.recipe.text import RecipeLoader, dump_text, parse_text
+
+MINIMAL = "base: {model: some/model}\ndata: {train: rows.jsonl}\n"
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_recipe(path, overrides)
+
+
+def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, text, *overrides)
+    return str(caught.value).replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("-.inf", float("-inf")),
+        ("+12", 12),
+        ("012", 12),
+        ("0o14", 12),
+        ("0x0C", 12),
+        ("1_000", "1_000"),
+        ("12:30:00", "12:30:00"),
+        ("2026-11-24", "2026-11-24"),
+        ("on", "on"),
+        ("Yes", "Yes"),
+        ("no", "no"),
+        ("true", True),
+        ("FALSE", False),
+        ("~", None),
+        ("", None),
+        ("null", None),
+        ("none", "none"),
+    ],
+)
+def test_yaml_is_read_by_the_core_schema_of_1_2(text: str, value: object) -> None:
+    read, _ = parse_text(f"key: {text}", "t.yaml")
+    assert read == {"key": value}
+    assert type(read["key"]) is type(value)
+
+
+def test_pyyaml_itself_is_left_alone() -> None:
+    assert yaml.safe_load("a: on\nb: 1e-4") == {"a": True, "b": "1e-4"}
+    assert RecipeLoader.yaml_implicit_resolvers is not yaml.SafeLoader.yaml_implicit_resolvers
+
+
+@pytest.mark.parametrize("value", ["on", "1e-4", "012", "0x0C", "null", "2026-11-24", "a: b", ""])
+def test_dumped_text_reads_back(value: str) -> None:
+    assert parse_text(dump_text({"key": value}), "t.yaml")[0] == {"key": value}
+
+
+def test_a_file_of_the_least_that_must_be_said(tmp_path: Path) -> None:
+    recipe = load(tmp_path, MINIMAL)
+    assert recipe.adapter.r == 16
+    assert recipe.train.learning_rate == 2e-4
+    assert recipe.output.dir == "runs/recipe"
+
+
+def test_overrides(tmp_path: Path) -> None:
+    recipe = load(
+        tmp_path,
+        MINIMAL + "evaluate: {in_domain: [a.jsonl, b.jsonl]}\n",
+        "adapter.r=32",
+        "train.learning_rate=1e-4",
+        "adapter.target_modules=[q_proj, v_proj]",
+        "evaluate.in_domain.1=c.jsonl",
+        "data.system=a=b",
+    )
+    assert recipe.adapter.r == 32
+    assert recipe.train.learning_rate == 1e-4
+    assert recipe.adapter.target_modules == ["q_proj", "v_proj"]
+    assert recipe.evaluate.in_domain == ["a.jsonl", "c.jsonl"]
+    assert recipe.data.system == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("override", "phrase"),
+    [
+        ("adapter.r", "not of the form section.key=value"),
+        ("adapter..r=1", "not of the form section.key=value"),
+        (
+            "adapter.rr=1",
+            "--set adapter.rr=1: adapter.rr is not a key of 'adapter'; did you mean r?",
+        ),
+        ("adaptor.r=1", "did you mean adapter?"),
+        ("adapter.r=[1", "not valid YAML"),
+        ("adapter.r=x", "--set adapter.r=x: adapter.r should be a valid integer"),
+        ("data.train.path=x", "data.train is 'rows.jsonl', which has no keys"),
+        ("evaluate.metrics=[bleu]", "'bleu' is not known"),
+    ],
+)
+def test_wrong_overrides(tmp_path: Path, override: str, phrase: str) -> None:
+    assert phrase in refusal(tmp_path, MINIMAL, override)
+
+
+def test_a_place_in_a_list_that_is_not_there(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL + "evaluate: {in_domain: [a]}\n", "evaluate.in_domain.3=b")
+    assert "is a list of 1, '3' is not in it. Possible: 0 to 0" in message
+
+
+def test_all_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
+    text = (
+        "base:\n"
+        "  model: m\n"
+        "  quantisation: nf4\n"
+        "adapter:\n"
+        "  r: true\n"
+        "  learning_rate: 1e-4\n"
+        "data:\n"
+        "  train: [a.jsonl, {path: b.jsonl, wieght: 2}]\n"
+        "train:\n"
+        "  lr_scheduler_type: cosin\n"
+        "  per_device_train_batch_size: 2\n"
+    )
+    message = refusal(tmp_path, text, "train.warmup_ratio=2")
+    assert message.startswith("/recipe.yaml has 7 faults:")
+    for line in (
+        ":3: base.quantisation is not a key of 'base'; did you mean quantization?",
+        ":5: adapter.r should be a number, not true or false",
+        ":6: adapter.learning_rate is not a key of 'adapter'; did you mean train.learning_rate?",
+        ":8: data.train.1.wieght is not a key of a data set; did you mean weight?",
+        ":10: train.lr_scheduler_type should be 'cosine', 'linear' or 'constant', not 'cosin'",
+        ":11: train.per_device_train_batch_size is not a key of 'train'; here it is train.batch_size",
+        "--set train.warmup_ratio=2: train.warmup_ratio should be less than or equal to 1, not 2",
+    ):
+        assert line in message
+
+
+def test_names_of_other_tools_lead_to_keys_that_exist() -> None:
+    keys = known_keys(Recipe)
+    for name, home in NAMES_ELSEWHERE.items():
+        section, key = home.split(" ")[0].rstrip(":").split(".")
+        assert key in keys[section], name
+        assert all(name not in names for names in keys.values()), f"{name} is a key here too"
+
+
+EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
+    ("base.double_quantization", {"base": {"double_quantization": True}}),
+    ("base.block_size", {"base": {"block_size": 128}}),
+    ("base.max_device_memory", {"base": {"offload": "none", "max_device_memory": "1GB"}}),
+    ("data.group", {"data": {"group": "topic"}}),
+    ("data.group", {"data": {"group": "topic", "validation": "v.jsonl"}}),
+    ("train.eval_steps", {"train": {"eval_steps": 5}}),
+    ("train.early_stopping_patience", {"train": {"early_stopping_patience": 2}}),
+    ("train.early_stopping_threshold", {"train": {"early_stopping_threshold": 0.1}}),
+    ("evaluate.margin", {"evaluate": {"in_domain": "a", "margin": 0.1}}),
+    ("evaluate.max_examples", {"evaluate": {"max_examples": 3}}),
+    ("evaluate.primary", {"evaluate": {"primary": "loss"}}),
+    ("adapter.r", {"adapter": {"path": "adapter", "r": 8}}),
+    ("base.model", {"base": {"model": "builtin"}}),
+    ("base.quantization", {"base": {"quantization": "fp4"}}),
+    ("base.quantization", {"base": {"quantization": "int8"}}),
+    ("base.quantization", {"base": {"quantization": "checkpoint"}}),
+    ("train.method", {"train": {"method": "grpo"}}),
+    ("adapter.kind", {"adapter": {"kind": "vera"}}),
+    ("data.format", {"data": {"format": "alpacca"}}),
+    ("evaluate.primary", {"evaluate": {"in_domain": "a", "primary": "rouge"}}),
+    ("output.dir", {"output": {"dir": "runs/{nmae}"}}),
+    ("output.dir", {"output": {"dir": "runs/{"}}),
+    *[
+        ("adapter.init_lora_weights", {"adapter": {"init_lora_weights": name}})
+        for name in (*INITS_NOT_BUILT, "pissa_niter_4")
+    ],
+]
+
+
+@pytest.mark.parametrize(("key", "changes"), EFFECTLESS)
+def test_options_that_cannot_take_effect_are_refused(key: str, changes: dict[str, Any]) -> None:
+    values: dict[str, Any] = {"base": {"model": "some/model"}, "data": {"train": "rows.jsonl"}}
+    parse_recipe(values)
+    for section, options in changes.items():
+        values[section] = values.get(section, {}) | options
+    with pytest.raises(RecipeError, match=rf"recipe: {key} .*(effect|possible|Possible|only)"):
+        parse_recipe(values)
+
+
+def test_what_is_said_to_be_missing_is_missing() -> None:
+    built = {path.stem for path in (PACKAGE / "adapters" / "inits").glob("*.py")}
+    assert not built & set(INITS_NOT_BUILT)
+
+
+def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
+    for changes in (
+        {},
+        {"base": {"model": "m", "quantization": "nf4", "block_size": 128}},
+        {"base": {"model": "m", "offload": "none"}},
+        {"adapter": {"path": "somewhere"}},
+        {"data": {"train": [{"path": "a", "weight": 0.5}], "validation": 0.1, "group": "topic"}},
+        {"evaluate": {"in_domain": "a", "retention": ["b"], "margin": 0.1}},
+    ):
+        recipe = parse_recipe({"base": {"model": "m"}, "data": {"train": "a"}} | changes)
+        again = load(tmp_path, dump_recipe(recipe))
+        assert again == recipe
+        assert dump_recipe(again) == dump_recipe(recipe)
+        assert broken_rules(again) == []
+
+
+def test_the_schema_accepts_recipes_and_refuses_typos(tmp_path: Path) -> None:
+    schema = recipe_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    values, _ = parse_text(dump_recipe(load(tmp_path, MINIMAL)), "t.yaml")
+    jsonschema.validate(values, schema)
+    for validation in (0.1, "v.jsonl", {"path": "v.jsonl"}, ["v.jsonl", {"path": "w.jsonl"}]):
+        values["data"]["validation"] = validation
+        jsonschema.validate(values, schema)
+    values["adapter"]["lora_apha"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="lora_apha"):
+        jsonschema.validate(values, schema)
+
+
+def test_an_alias_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    assert "aliases" in refusal(tmp_path, "\n".join(levels))
+    assert "more than 100 aliases" in refusal(tmp_path, "a: &a x\nb: [" + "*a, " * 101 + "]")
+    assert "refers to the value it stands in" in refusal(tmp_path, "a: &a [*a]")
+
+
+def test_merge_keys_work(tmp_path: Path) -> None:
+    text = "base: &b {model: m}\ndata: {train: [{<<: &s {path: a.jsonl}, weight: 2}]}\n"
+    assert load(tmp_path, text).data.train[0].path == "a.jsonl"
