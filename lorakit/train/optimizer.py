@@ -6,16 +6,18 @@ Loshchilov and Hutter, arXiv 1711.05101, in the form of `torch.optim.AdamW`:
     m <- m + (1 - beta1) * (g - m);  v <- beta2 * v + (1 - beta2) * g**2
     p <- p - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + epsilon)
 
-Parameters, gradients and both moments are four flat tensors of one dtype (float32: adapters are
-few, and rounding them to bfloat16 loses small updates); the parameters become views of the first.
+Parameters, gradients and both moments are four flat float32 tensors (adapters are few, and rounding
+them to bfloat16 loses small updates); float32 parameters and their gradients become views of them.
+A parameter of a smaller dtype (a trained bias of a bfloat16 base) has its master copy there.
 Because a single non-finite gradient gates everything, the weights always are those of the last good
 step.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,19 +58,19 @@ class AdamW:
         weight_decay: float = 0.0,
         decayed: frozenset[str] = frozenset(),
     ) -> None:
-        """Move the parameters into a flat buffer.
+        """Move the parameters into a flat buffer: float32, or float64 when one of them is.
 
         Args:
-            parameters: {name: trainable parameter}, all of one dtype on one device.
+            parameters: {name: trainable parameter}, all on one device.
             betas: decay of the two moments.
             epsilon: added to the root of the second moment.
             weight_decay: decoupled decay, times the learning rate.
             decayed: the names that `weight_decay` applies to, see `decayed_names`.
 
         Raises:
-            InputError: no parameter, or parameters of several dtypes or devices.
+            InputError: no parameter, or parameters on several devices.
         """
-        _check_uniform(parameters)
+        _check_parameters(parameters)
         names = sorted(
             parameters, key=lambda name: name not in decayed
         )  # stable: decayed ones first
@@ -78,27 +80,37 @@ class AdamW:
         self._weight_decay = weight_decay
         self._num_decayed = sum(parameters[name].numel() for name in names if name in decayed)
         self._places = _places({name: parameters[name].shape for name in names})
-        self._flat = torch.cat([parameters[name].detach().flatten() for name in names])
+        dtype = functools.reduce(
+            torch.promote_types, (p.dtype for p in parameters.values()), torch.float32
+        )
+        self._flat = torch.cat([parameters[name].detach().flatten().to(dtype) for name in names])
         self._grad = torch.zeros_like(self._flat)
         self._mean = torch.zeros_like(self._flat)
         self._square = torch.zeros_like(self._flat)
         self._finite = torch.ones((), dtype=torch.bool, device=self._flat.device)
         self._owned = dict(parameters)
+        self._rounded = {name: p for name, p in parameters.items() if p.dtype != dtype}
         for name, parameter in self._owned.items():
-            parameter.data = self._view(self._flat, name)
-            parameter.grad = self._view(self._grad, name)
-
-    @property
-    def gradient(self) -> torch.Tensor:
-        """The flat gradient, summed by backward passes until `zero_grad`."""
-        return self._grad
+            if name in self._rounded:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.data = self._view(self._flat, name)
+                parameter.grad = self._view(self._grad, name)
 
     def zero_grad(self) -> None:
-        """Gradients back to 0; `.grad` of every parameter stays a view of the flat gradient."""
+        """Gradients back to 0, in place."""
         self._grad.zero_()
+        for parameter in self._rounded.values():
+            assert parameter.grad is not None
+            parameter.grad.zero_()
 
     def step(
-        self, learning_rate: float, loss: torch.Tensor, *, max_grad_norm: float | None = None
+        self,
+        learning_rate: float,
+        loss: torch.Tensor,
+        *,
+        max_grad_norm: float | None = None,
+        reduce_gradient: Callable[[torch.Tensor], object] | None = None,
     ) -> StepFlags:
         """Clip and update, unless the loss or a gradient is not finite or once was not.
 
@@ -109,8 +121,13 @@ class AdamW:
             learning_rate: of this step.
             loss: 0-d, what was differentiated.
             max_grad_norm: the gradient is scaled down to this norm; None: it is not.
+            reduce_gradient: called with the flat gradient first, to sum it over ranks in place.
         """
         self.num_steps += 1
+        for name, parameter in self._rounded.items():
+            self._view(self._grad, name).copy_(parameter.grad)
+        if reduce_gradient is not None:
+            reduce_gradient(self._grad)
         norm = torch.linalg.vector_norm(self._grad)
         self._finite = self._finite & torch.isfinite(norm) & torch.isfinite(loss.detach())
         if max_grad_norm is not None:
@@ -118,6 +135,7 @@ class AdamW:
             self._grad.mul_((max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         for start in range(0, self._flat.numel(), CHUNK):
             self._update(slice(start, start + CHUNK), learning_rate)
+        self._round()
         return StepFlags(norm, self._finite)
 
     def _update(self, chunk: slice, learning_rate: float) -> None:
@@ -163,12 +181,17 @@ class AdamW:
         for current, stored in ((self.parameters(), parameters), (self.moments(), moments)):
             for name, view in current.items():
                 view.copy_(stored[name])
+        self._round()
 
     def release(self) -> None:
         """Give every parameter its own tensor again, and no gradient; the optimizer is spent."""
         for parameter in self._owned.values():
             parameter.data = parameter.data.clone()
             parameter.grad = None
+
+    def _round(self) -> None:
+        for name, parameter in self._rounded.items():
+            parameter.data.copy_(self._view(self._flat, name))
 
     def _view(self, buffer: torch.Tensor, name: str) -> torch.Tensor:
         start, shape = self._places[name]
@@ -199,15 +222,14 @@ def _places(shapes: Mapping[str, torch.Size]) -> dict[str, tuple[int, torch.Size
     return places
 
 
-def _check_uniform(parameters: Mapping[str, nn.Parameter]) -> None:
+def _check_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
     if not parameters:
         raise InputError(
             "the model has no trainable parameter; attach an adapter first: lorakit.attach_adapter."
         )
-    kinds = {(str(p.dtype), str(p.device)) for p in parameters.values()}
-    if len(kinds) > 1:
-        listed = ", ".join(f"{dtype} on {device}" for dtype, device in sorted(kinds))
+    devices = sorted({str(p.device) for p in parameters.values()})
+    if len(devices) > 1:
         raise InputError(
-            f"trainable parameters are of several dtypes or devices: {listed}; they must share one "
-            "of each. Convert them before training."
+            f"trainable parameters are on several devices: {', '.join(devices)}; they must be on "
+            "one. Move the adapter with model.to(device)."
         )
