@@ -9,30 +9,38 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lorakit import kernels
+from lorakit.base.storages.dense import DenseWeight
 
 
 class FrozenWeight(Protocol):
     """What a storage (one file in `base/storages/`) promises: an (O, I) weight that never changes.
 
     A storage may keep its bytes on the compute device, in host memory or on disk; `dequantize` brings
-    the dense weight to where it is needed.
+    the dense weight to where it is needed. The storages here are `nn.Module`s, so that
+    `model.to(device)` reaches them.
     """
 
-    shape: torch.Size  # (O, I)
-    dtype: torch.dtype  # dtype of the dense weight
+    @property
+    def shape(self) -> torch.Size:
+        """(O, I)"""
+        ...
 
-    def dequantize(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> torch.Tensor:
-        """The dense weight (O, I); the very same tensor object when nothing has to be converted."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the dense weight"""
+        ...
+
+    def dequantize(
+        self, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """The dense weight (O, I), not copied when nothing has to be converted."""
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The stored tensors by name; their bytes are the storage's memory."""
-        ...
-
-    def to(self, device: torch.device | str) -> FrozenWeight:
-        """The same weight with its stored tensors on `device`."""
         ...
 
 
@@ -41,13 +49,23 @@ class FrozenLinear(nn.Module):
 
     Stands in for `nn.Linear` and for GPT-2's `Conv1D` (whose weight is stored transposed).
     The bias stays a parameter, frozen unless somebody trains biases.
+
+    Attributes:
+        fan_in_fan_out: the layer was a `Conv1D`; PEFT's adapter config names it so.
     """
 
-    def __init__(self, stored: FrozenWeight, bias: nn.Parameter | None = None) -> None:
+    def __init__(
+        self,
+        stored: FrozenWeight,
+        bias: nn.Parameter | None = None,
+        *,
+        fan_in_fan_out: bool = False,
+    ) -> None:
         super().__init__()
         self.stored = stored
         self.out_features, self.in_features = stored.shape
-        self.bias = bias
+        self.register_parameter("bias", bias)
+        self.fan_in_fan_out = fan_in_fan_out
 
     @property
     def weight(self) -> torch.Tensor:
@@ -60,3 +78,23 @@ class FrozenLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return kernels.frozen_linear(x, self.stored, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether `module` is a linear layer that can be frozen or adapted."""
+    # Exact types: a subclass may compute something else with the same weight.
+    return type(module) in (nn.Linear, Conv1D, FrozenLinear)
+
+
+def frozen(module: nn.Module) -> FrozenLinear:
+    """`module` (a linear layer) as a `FrozenLinear` over the very same parameters."""
+    if isinstance(module, FrozenLinear):
+        return module
+    conv1d = isinstance(module, Conv1D)
+    if module.bias is not None:
+        module.bias.requires_grad_(False)
+    stored = DenseWeight(module.weight, transposed=conv1d)
+    return FrozenLinear(stored, module.bias, fan_in_fan_out=conv1d)

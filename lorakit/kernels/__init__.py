@@ -6,6 +6,7 @@ by device, once it equals the reference (tests/kernels).
 
 from __future__ import annotations
 
+from lorakit.kernels.reference.attention import masked_attention, packed_attention
 from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.frozen_linear import frozen_linear
@@ -21,9 +22,11 @@ __all__ = [
     "dropout_mask",
     "frozen_linear",
     "linear_cross_entropy",
+    "masked_attention",
     "mix_keys",
     "module_key",
     "nf4_dequantize",
     "nf4_quantize",
+    "packed_attention",
     "quantize_scales",
 ]

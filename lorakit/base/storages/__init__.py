@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from lorakit.base.frozen_linear import FrozenWeight
 from lorakit.errors import ModelError
+
+if TYPE_CHECKING:
+    from lorakit.base.frozen_linear import FrozenWeight
 
 
 class Storage(Protocol):

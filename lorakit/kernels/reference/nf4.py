@@ -35,7 +35,10 @@ CODE_BOOK = (
 )
 NESTED_BLOCK_SIZE = 256  # block scales that share one scale of their own
 SMALLEST_SCALE = 1e-38  # keeps 1 / absmax finite for blocks of zeros
-CHUNK_WEIGHTS = 1 << 22  # weights per step: bounds temporaries to some 70 MB; a multiple of any block
+DYNAMIC_GRID = 65535.0  # steps from -1 to 1 in bitsandbytes' table of nearest dynamic codes
+CHUNK_WEIGHTS = (
+    1 << 22
+)  # weights per step: bounds temporaries to some 70 MB; a multiple of any block
 
 
 def nf4_quantize(weight: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,9 +115,11 @@ def quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     padded[:num_blocks] = centred
     rows = padded.view(num_nested, NESTED_BLOCK_SIZE)
     nested_absmax = rows.abs().amax(dim=1)
-    normed = rows * (1.0 / nested_absmax.clamp(min=SMALLEST_SCALE))[:, None]
-    codes = _nearest_dynamic(normed.reshape(-1)[:num_blocks])
-    return codes, nested_absmax, offset
+    inverse = 1.0 / nested_absmax.clamp(min=SMALLEST_SCALE)
+    codes = _nearest_dynamic(rows * inverse[:, None])
+    # All scales equal: nothing is left to code, and bitsandbytes writes zeros.
+    codes.masked_fill_((nested_absmax == 0)[:, None], 0)
+    return codes.view(-1)[:num_blocks], nested_absmax, offset
 
 
 def dequantize_scales(
@@ -172,11 +177,12 @@ def _write_scaled(
 
 
 def _nearest_dynamic(normed: torch.Tensor) -> torch.Tensor:
+    # bitsandbytes looks the code up in a table over 65,536 grid points of [-1, 1], so a value goes to
+    # the code nearest to its grid point; equal bytes need the same detour.
+    grid = ((normed + 1.0) * 0.5 * DYNAMIC_GRID + 0.5).to(torch.int32)
     table = dynamic_map(normed.device)
-    left = (torch.searchsorted(table, normed, right=True) - 1).clamp_(0, 255)
-    right = (left + 1).clamp_(max=255)
-    closer_right = (normed - table[right]).abs() < (normed - table[left]).abs()
-    return torch.where(closer_right, right, left).to(torch.uint8)
+    midpoints = (table[:-1] + table[1:]) / 2
+    return torch.bucketize(grid / DYNAMIC_GRID * 2.0 - 1.0, midpoints).to(torch.uint8)
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,213 @@
+"""`config.json`, checked and filtered by our own code before any library class sees it.
+
+A config is untrusted input: in transformers it has been enough to run code (CVE-2026-4372,
+CVE-2026-5241, CVE-2026-93348). What could name code is refused or removed, in nested configs too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from lorakit.base.families import family
+from lorakit.errors import ModelError
+
+MAX_CONFIG_BYTES = 4 << 20
+MAX_DEPTH = 16
+MODEL_TYPE = re.compile(r"[a-z0-9_.\-]+")
+
+# Keys by which a config chooses code, kernels or files instead of an architecture: removed.
+REMOVED_KEYS = frozenset(
+    {
+        "attn_implementation",
+        "custom_pipelines",
+        "distributed_config",
+        "experts_implementation",
+        "fusion_config",
+        "kernel_config",
+        "transformers_weights",
+        "trust_remote_code",
+        "use_kernels",
+    }
+)
+
+# Sizes: {name ending: largest value accepted}. Larger than any released model by a wide margin.
+SIZE_LIMITS = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_hidden_layers": 4096,
+    "num_layers": 4096,
+    "n_layer": 4096,
+    "n_layers": 4096,
+    "n_embd": 1 << 20,
+    "d_model": 1 << 20,
+    "head_dim": 1 << 16,
+    "num_attention_heads": 1 << 14,
+    "num_key_value_heads": 1 << 14,
+    "n_head": 1 << 14,
+    "num_experts": 1 << 16,
+    "num_local_experts": 1 << 16,
+    "n_routed_experts": 1 << 16,
+    "max_position_embeddings": 1 << 30,
+}
+MAX_INTEGER = 1 << 48
+
+# Random noise of full training. A frozen base runs without it: adapters have their own dropout.
+NOISE_FIELD = re.compile(r"(dropout|pdrop|layerdrop|drop_path_rate|dropout_rate|jitter_noise)$")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read and filter a `config.json`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The values without keys that start with an underscore or choose code.
+
+    Raises:
+        ModelError: unreadable or broken file, remote code, unknown model_type, quantized checkpoint, or
+            a size outside its bounds.
+    """
+    if not path.is_file():
+        raise ModelError(
+            f"no config.json in {str(path.parent)!r}; possible: a folder as `save_pretrained` writes it. "
+            "Check base.model."
+        )
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ModelError(
+            f"{str(path)!r} has {path.stat().st_size} bytes; possible: at most {MAX_CONFIG_BYTES}. "
+            "A model config is a few kilobytes: check the download."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{str(path)!r} is not valid JSON ({error}); possible: a JSON object. Download it again."
+        ) from error
+    if not isinstance(values, dict):
+        raise ModelError(
+            f"{str(path)!r} holds a JSON {type(values).__name__}; possible: an object. Download it again."
+        )
+    return filtered(values)
+
+
+def filtered(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a config without what could choose code; errors as in `read_config`."""
+    _check_model_type(values)
+    if values.get("quantization_config"):
+        quantization = values["quantization_config"]
+        method = (
+            quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        )
+        raise ModelError(
+            f"the checkpoint is stored quantized ({method!r}); possible: checkpoints in float32, bfloat16 "
+            "or float16, quantized while loading by base.quantization: nf4. Use the original model."
+        )
+    return _filtered_object(values, "config.json", 0)
+
+
+def model_config(values: dict[str, Any]) -> PreTrainedConfig:
+    """transformers' config object from filtered values, with all dropout and noise set to zero.
+
+    Raises:
+        ModelError: values that the architecture refuses.
+    """
+    values = dict(values)
+    model_type = values.pop("model_type")
+    facts = family(model_type)
+    try:
+        config = AutoConfig.for_model(model_type, **values)
+    # Config classes validate with exceptions of many libraries; all of them mean a bad value.
+    except Exception as error:
+        raise ModelError(
+            f"config.json does not describe a {model_type!r} model: {error}. Compare it with the "
+            "config.json of a released model of this type."
+        ) from error
+    for part in (config, *_sub_configs(config)):
+        for name, value in vars(part).items():
+            if NOISE_FIELD.search(name) and type(value) in (int, float):
+                setattr(part, name, 0.0)
+    config._attn_implementation = facts.attention
+    return config
+
+
+def config_fingerprint(values: dict[str, Any]) -> str:
+    """SHA-256 (hex) of the filtered values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_model_type(values: dict[str, Any]) -> None:
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or not MODEL_TYPE.fullmatch(model_type):
+        raise ModelError(
+            f"config.json names the model_type {model_type!r}; possible: small letters, digits, '_', '-' "
+            f"and '.', one of the {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} causal language models of the "
+            "installed transformers. Check base.model."
+        )
+    family(model_type)
+
+
+def _filtered_object(values: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
+    if depth > MAX_DEPTH:
+        raise ModelError(
+            f"{where} is nested deeper than {MAX_DEPTH} levels; possible: a config as released. Check base.model."
+        )
+    if "auto_map" in values:
+        raise ModelError(
+            f"{where} has `auto_map`, which asks to run code from the model's folder; possible: models that "
+            "the installed transformers knows by itself. If it knows this model_type, remove the "
+            "`auto_map` entry from config.json; otherwise choose another base.model."
+        )
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if key.startswith("_") or key in REMOVED_KEYS:
+            continue
+        _check_number(key, value, where)
+        kept[key] = _filtered_value(value, f"{where}: {key}", depth)
+    return kept
+
+
+def _filtered_value(value: Any, where: str, depth: int) -> Any:
+    if isinstance(value, dict):
+        nested_type = value.get("model_type")
+        if nested_type is not None and (
+            not isinstance(nested_type, str) or not MODEL_TYPE.fullmatch(nested_type)
+        ):
+            raise ModelError(
+                f"{where} names the model_type {nested_type!r}; possible: small letters, digits, '_', "
+                "'-' and '.'. Check base.model."
+            )
+        return _filtered_object(value, where, depth + 1)
+    if isinstance(value, list):
+        return [_filtered_value(item, where, depth + 1) for item in value]
+    return value
+
+
+def _check_number(key: str, value: Any, where: str) -> None:
+    if key in SIZE_LIMITS and value is not None and not isinstance(value, (dict, list)):
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not 0 < value <= SIZE_LIMITS[key]
+        ):
+            raise ModelError(
+                f"{where} has {key} = {value!r}; possible: an integer from 1 to {SIZE_LIMITS[key]}. "
+                "Check base.model."
+            )
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise ModelError(
+            f"{where} has {key} = {value!r}; possible: integers up to {MAX_INTEGER}. Check base.model."
+        )
+
+
+def _sub_configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
+    direct = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
+    return direct + [deeper for part in direct for deeper in _sub_configs(part)]

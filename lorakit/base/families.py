@@ -1,0 +1,77 @@
+"""Facts about transformers' model families that their configs do not tell.
+
+A family that is not named here gets the default row. A row is added where a test shows that the
+default is wrong; `tests/base/test_families.py` runs the laws over every family it can build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from lorakit.errors import ModelError
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """One row.
+
+    Attributes:
+        attention: the attention implementation to load with.
+        no_packing: why examples may not share a row; None when they may.
+        logits_divisor: config field by which the head's output is divided.
+        logits_multiplier: config field by which the head's output is multiplied.
+        softcap: config field of the cap c in `c * tanh(logits / c)`.
+        refused: why the family is not supported at all; None when it is.
+    """
+
+    attention: str = "lorakit"
+    no_packing: str | None = None
+    logits_divisor: str | None = None
+    logits_multiplier: str | None = None
+    softcap: str | None = None
+    refused: str | None = None
+
+
+RECURRENT = "its recurrent layers carry state from one example into the next"
+
+FAMILIES: dict[str, FamilyFacts] = {
+    "cohere": FamilyFacts(logits_multiplier="logit_scale"),
+    "cohere2": FamilyFacts(logits_multiplier="logit_scale"),
+    "falcon_h1": FamilyFacts(no_packing=RECURRENT, logits_multiplier="lm_head_multiplier"),
+    "gemma2": FamilyFacts(softcap="final_logit_softcapping"),
+    "gemma3_text": FamilyFacts(softcap="final_logit_softcapping"),
+    "granite": FamilyFacts(logits_divisor="logits_scaling"),
+    "granitemoe": FamilyFacts(logits_divisor="logits_scaling"),
+    "mamba": FamilyFacts(no_packing=RECURRENT),
+    "mamba2": FamilyFacts(no_packing=RECURRENT),
+}
+
+DEFAULT = FamilyFacts()
+
+
+def family(model_type: str) -> FamilyFacts:
+    """The row of `model_type`.
+
+    Raises:
+        ModelError: not a causal language model of the installed transformers, or refused by its row.
+    """
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"model_type {model_type!r} is not a causal language model of the installed transformers; "
+            f"possible: {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} types such as llama, qwen3, gemma3_text. "
+            "Choose another base.model, or upgrade transformers if the model is newer."
+        )
+    facts = FAMILIES.get(model_type, DEFAULT)
+    if facts.refused is not None:
+        raise ModelError(
+            f"model_type {model_type!r} is not supported: {facts.refused}. Choose another base.model."
+        )
+    return facts
+
+
+def family_of(config: PreTrainedConfig) -> FamilyFacts:
+    """The row for a loaded config."""
+    return family(config.model_type)

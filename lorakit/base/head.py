@@ -1,0 +1,94 @@
+"""The model in two halves: backbone and output head. The loss needs no `forward` of the head model.
+
+N rows, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorakit.base.families import family_of
+from lorakit.data.examples import MicroBatch
+from lorakit.errors import ModelError
+
+
+def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Tensor:
+    """Last hidden states of all tokens, as the output head sees them.
+
+    Args:
+        model: a causal language model loaded by `load_base`.
+        micro_batch: packed into one row, or padded on the right.
+
+    Returns:
+        (rows, D): `micro_batch.input_ids` flattened row by row.
+
+    Raises:
+        ModelError: packed examples for a family that cannot keep them apart.
+    """
+    if micro_batch.cu_seqlens is None:
+        outputs = model.base_model(
+            input_ids=micro_batch.input_ids,
+            attention_mask=micro_batch.attention_mask,
+            position_ids=micro_batch.position_ids,
+            use_cache=False,
+        )
+        return outputs.last_hidden_state.flatten(0, 1)
+    reason = family_of(model.config).no_packing
+    if reason is not None:
+        raise ModelError(
+            f"a {model.config.model_type!r} model was given packed examples, but {reason}; "
+            "possible: one example per row. Set data.packing: false."
+        )
+    outputs = model.base_model(
+        input_ids=micro_batch.input_ids,
+        # transformers passes a 4-D mask through untouched. This one fits no scores: a family that
+        # drops the keywords below fails, rather than letting examples see each other.
+        attention_mask=torch.empty(1, 1, 0, 0, device=micro_batch.input_ids.device),
+        position_ids=micro_batch.position_ids,
+        use_cache=False,
+        cu_seq_lens_q=micro_batch.cu_seqlens,
+        cu_seq_lens_k=micro_batch.cu_seqlens,
+        max_length_q=micro_batch.max_seqlen,
+        max_length_k=micro_batch.max_seqlen,
+    )
+    return outputs.last_hidden_state.flatten(0, 1)
+
+
+def logits_fn(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What turns hidden states into logits: (N, D) -> (N, V), equal to `model.forward`'s."""
+    head = _head(model)
+    config = model.config.get_text_config()
+    facts = family_of(model.config)
+    factor = 1.0
+    if facts.logits_multiplier is not None:
+        factor *= getattr(config, facts.logits_multiplier)
+    if facts.logits_divisor is not None:
+        factor /= getattr(config, facts.logits_divisor)
+    cap = getattr(config, facts.softcap) if facts.softcap is not None else None
+
+    def logits(hidden_ND: torch.Tensor) -> torch.Tensor:
+        out_NV = head(hidden_ND)
+        if factor != 1.0:
+            out_NV = out_NV * factor
+        return out_NV if cap is None else cap * torch.tanh(out_NV / cap)
+
+    return logits
+
+
+def head_parameters(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:
+    """Parameters of the output head that train (`modules_to_save`, a trained bias)."""
+    return tuple(p for p in _head(model).parameters() if p.requires_grad)
+
+
+def _head(model: PreTrainedModel) -> nn.Module:
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(
+            f"a {model.config.model_type!r} model has no output head that can be told apart; "
+            "possible: causal language models with one. Choose another base.model."
+        )
+    return head

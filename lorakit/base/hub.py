@@ -1,0 +1,61 @@
+"""A model's files: a folder as it is, or a hub id downloaded without anything that could run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from lorakit.base.config import read_config
+from lorakit.errors import ModelError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def resolve(model: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a model, downloaded if need be.
+
+    Args:
+        model: a folder, or a hub id such as `org/name`.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ModelError: neither a folder nor a hub id that can be downloaded, or its config is refused
+            (checked before the weights are downloaded).
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"revision {revision!r} was given with the folder {str(model)!r}; possible: revisions of hub ids. "
+                "Remove base.revision."
+            )
+        return folder
+    if folder.exists() or not HUB_ID.fullmatch(str(model)):
+        raise ModelError(
+            f"model {str(model)!r} is neither a folder nor a hub id; possible: a folder with config.json, or "
+            "`org/name`. Fix base.model."
+        )
+    config_folder = _download(str(model), revision, ["config.json"])
+    read_config(config_folder / "config.json")
+    return _download(str(model), revision, [*SMALL_FILES, "model*.safetensors"])
+
+
+def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
+    try:
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*.safetensors", "*/*.json"],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model {model!r} is no folder here, and the hub gave: {error}. Possible: a folder, or a public or "
+            "accessible hub id while online. Fix base.model, log in with `hf auth login`, or download it first."
+        ) from error
