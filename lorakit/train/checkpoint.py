@@ -211,7 +211,8 @@ class CheckpointStore:
         return RunError(
             f"the checkpoint of step {step} could not be written to {self._folder}: "
             f"{error.strerror}; it takes {num_bytes} bytes and room for {2 * num_bytes} must be "
-            f"free, {free} are. Earlier checkpoints are untouched (steps: {kept}). Make room, then resume."
+            f"free, {free} are. Earlier checkpoints are untouched (steps: {kept}). Make room, then "
+            "resume."
         )
 
     def _check_identity(self, found: Checkpoint) -> None:

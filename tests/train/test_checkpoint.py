@@ -106,17 +106,36 @@ MUTATIONS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "checkpoints"
+    _save(folder, 3, 7)
+    return folder
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, mutation: str
+    tmp_path: Path,
+    two_checkpoints: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    mutation: str,
 ) -> None:
-    store = _save(tmp_path, 3, 7)
+    shutil.copytree(two_checkpoints, tmp_path / "copy")
+    store = CheckpointStore(tmp_path / "copy", IDENTITY, keep=10)
     MUTATIONS[mutation](store.path(7) / name)
     with caplog.at_level(logging.WARNING):
         assert store.newest().step == 3
     assert name in caplog.text and "step-7" in caplog.text
-    # The damaged one is set aside, so its step can be saved again.
+    # Set aside, so that its step can be saved again.
+    assert store.steps() == [3]
+
+
+def test_a_damaged_step_is_saved_again(tmp_path: Path) -> None:
+    store = _save(tmp_path, 3, 7)
+    _truncate(store.path(7) / "state.json")
+    assert store.newest().step == 3
     store.save(7, _tensors(7), {})
     assert store.newest().step == 7
 
@@ -266,10 +285,8 @@ with run_lock(Path({str(tmp_path)!r})):
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    with (
-        pytest.raises(RunError, match=rf"in use by another process \(pid {holder.pid}\)"),
-        run_lock(tmp_path),
-    ):
+    owner = rf"in use by another process \(pid {holder.pid}\)"
+    with pytest.raises(RunError, match=owner), run_lock(tmp_path):
         pass
     holder.kill()
     holder.communicate()
