@@ -1,0 +1,208 @@
+"""Put an adapter into a model: module instances are replaced, classes and parameter names are not.
+
+model.layers.0.self_attn.q_proj                        AdaptedLinear
+model.layers.0.self_attn.q_proj.base_layer             FrozenLinear, the weight as it was
+model.layers.0.self_attn.q_proj.adapter.lora_A         float32 (R, I), trained
+lm_head.trained.weight, lm_head.original.weight        a module of `modules_to_save`
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorakit.adapters import inits, kinds
+from lorakit.adapters.attached import (
+    AdaptedFacts,
+    Attached,
+    adapter_disabled,
+    attached,
+    has_adapter,
+    remember,
+)
+from lorakit.adapters.contract import InitRequest, Kind, NormCache
+from lorakit.adapters.modules import AdaptedLinear, Dropout, Switch, TrainedCopy
+from lorakit.adapters.plain import dense_copy
+from lorakit.adapters.save import PretrainedSaver
+from lorakit.adapters.targets import Targets, find_targets, module_rank_and_alpha, scaling_of
+from lorakit.base.frozen_linear import FrozenLinear, frozen
+from lorakit.base.storages.dense import DenseWeight
+from lorakit.errors import AdapterError
+from lorakit.recipe import LoraConfig
+
+__all__ = ["Attached", "adapter_disabled", "attach_adapter", "attached"]
+
+Initialize = Callable[[InitRequest], tuple[torch.Tensor, torch.Tensor]]
+
+
+def attach_adapter(
+    model: PreTrainedModel, config: LoraConfig, *, calibration: Any = None, seed: int = 0
+) -> Attached:
+    """Attach a trainable adapter to `model`, in place; everything else is frozen.
+
+    Args:
+        model: a transformers model, dense or quantized by `load_base`; on the meta device only
+            shapes are made.
+        config: what to adapt and how.
+        calibration: for inits that need data.
+        seed: of the init; each module draws from a generator of its own, seeded by this and its
+            name.
+
+    Returns:
+        What was adapted and what was not, and why.
+
+    Raises:
+        AdapterError: the model has an adapter already, or the config does not fit the model. The
+            model is unchanged then.
+    """
+    refuse_second_adapter(model)
+    if config.path is not None:
+        raise AdapterError(
+            f"adapter.path {config.path!r} continues from a saved adapter, attach_adapter makes a "
+            "new one; call lorakit.load_adapter(model, path), or remove path."
+        )
+    initialize = inits.init(config.init_lora_weights).initialize
+    targets = find_targets(model, config)
+    return attach_targets(model, config, targets, initialize, calibration=calibration, seed=seed)
+
+
+def attach_targets(
+    model: PreTrainedModel,
+    config: LoraConfig,
+    targets: Targets,
+    initialize: Initialize,
+    *,
+    calibration: Any = None,
+    seed: int = 0,
+) -> Attached:
+    """`attach_adapter` with the modules already found, and any init.
+
+    Raises:
+        AdapterError: the config does not fit the modules; the model is unchanged then.
+    """
+    make = kinds.kind(config.kind_name)
+    ranks = module_rank_and_alpha(targets.adapted, config)
+    biases = trained_biases(model, targets, config.bias)
+    dropout, switch, norm_cache = Dropout(config.lora_dropout), Switch(), NormCache()
+
+    model.requires_grad_(False)
+    modules: dict[str, AdaptedLinear] = {}
+    for name, module in targets.adapted.items():
+        base = frozen(module)
+        r, alpha = ranks[name]
+        scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
+        shape = base.in_features, base.out_features
+        adapter = make(*shape, r, scaling, device=_device(base), norm_cache=norm_cache)
+        generator = _generator(seed, name)
+        request = InitRequest(name, *shape, r, scaling, base, generator, calibration)
+        _start(adapter, initialize, request)
+        modules[name] = AdaptedLinear(name, base, adapter, dropout=dropout, switch=switch)
+        modules[name].train(module.training)
+    copies = {
+        name: TrainedCopy(module, dense_copy(module), switch=switch)
+        for name, module in targets.trained.items()
+    }
+    _replace(model, {id(targets.adapted[name]): module for name, module in modules.items()})
+    _replace(model, {id(targets.trained[name]): module for name, module in copies.items()})
+    value = Attached(
+        config=config,
+        adapted={name: _facts(module) for name, module in modules.items()},
+        not_adapted=targets.left_out,
+        modules=modules,
+        trained_copies=copies,
+        biases={name: (bias, bias.detach().clone()) for name, bias in biases.items()},
+        total=count_parameters(model),
+        dropout=dropout,
+        norm_cache=norm_cache,
+        switch=switch,
+    )
+    for bias in biases.values():
+        bias.requires_grad_(True)
+    remember(model, value)
+    vars(model)["save_pretrained"] = PretrainedSaver(model)
+    return value
+
+
+def refuse_second_adapter(model: PreTrainedModel) -> None:
+    """Raise AdapterError when `model` has an adapter."""
+    if has_adapter(model):
+        raise AdapterError(
+            f"this {type(model).__name__} has an adapter already; possible is one at a time. "
+            "Merge it with lorakit.merge(model), or load the base again."
+        )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters of `model`, tied ones once; packed weights count as what they stand for."""
+    packed = sum(
+        module.stored.shape.numel()
+        for module in model.modules()
+        if isinstance(module, FrozenLinear) and not isinstance(module.stored, DenseWeight)
+    )
+    return packed + sum(parameter.numel() for parameter in model.parameters())
+
+
+def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, nn.Parameter]:
+    """{name once attached: base bias that trains}: all of the model, or those of the adapted
+    layers.
+
+    They keep the base's dtype, as in PEFT.
+
+    Raises:
+        AdapterError: biases were asked for and there are none.
+    """
+    if which == "none":
+        return {}
+    biases = {}
+    for name, parameter in model.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        if leaf != "bias":
+            continue
+        if owner in targets.adapted:
+            biases[f"{owner}.base_layer.bias"] = parameter
+        elif which == "all" and not targets.is_trained(owner):
+            biases[name] = parameter
+    if not biases:
+        raise AdapterError(
+            f"bias {which!r} trains nothing: there is no bias in this model's "
+            f"{'modules' if which == 'all' else 'adapted layers'}. Set adapter.bias to none."
+        )
+    return biases
+
+
+def _device(base: FrozenLinear) -> torch.device:
+    return next(iter(base.stored.tensors().values())).device
+
+
+def _facts(module: AdaptedLinear) -> AdaptedFacts:
+    shape = module.out_features, module.in_features
+    return AdaptedFacts(shape, module.adapter.r, module.adapter.scaling)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@torch.no_grad()
+def _start(adapter: Kind, initialize: Initialize, request: InitRequest) -> None:
+    if not adapter.lora_A.is_meta:
+        lora_A, lora_B = initialize(request)
+        adapter.lora_A.copy_(lora_A)
+        adapter.lora_B.copy_(lora_B)
+    adapter.begin(request.base)
+
+
+def _replace(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
+    """Put the new modules at every place of the old ones (a module may stand at several)."""
+    for parent in list(model.modules()):
+        if isinstance(parent, AdaptedLinear | TrainedCopy):
+            continue
+        for child_name, child in list(parent._modules.items()):
+            if id(child) in replaced:
+                setattr(parent, child_name, replaced[id(child)])

@@ -1,0 +1,151 @@
+"""What `attach_adapter` did to a model, and the state its modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorakit.adapters.contract import NormCache
+from lorakit.adapters.modules import AdaptedLinear, Dropout, Switch, TrainedCopy
+from lorakit.errors import AdapterError
+from lorakit.recipe import LoraConfig
+
+_ATTRIBUTE = "_lorakit_attached"
+
+
+@dataclass(frozen=True)
+class AdaptedFacts:
+    """One adapted layer: shape (O, I) of its frozen weight, rank and scaling."""
+
+    shape: tuple[int, int]
+    r: int
+    scaling: float
+
+
+@dataclass
+class Attached:
+    """An adapter in a model.
+
+    Attributes:
+        config: what was asked for.
+        adapted: {module name: its facts}.
+        not_adapted: {module or parameter name: reason} for every other weight of two or more
+            dimensions.
+        modules: {module name: the adapted layer}.
+        trained_copies: {module name: the copy that trains} of `modules_to_save`.
+        biases: {parameter name: (the bias that trains, its frozen value)} of `bias`.
+        total: number of all parameters, packed weights counted unpacked.
+        dropout: set `dropout.rows` to key the masks by token.
+        norm_cache: of kinds that need a norm per forward pass; see `cached_norms`.
+        switch: see `adapter_disabled`.
+    """
+
+    config: LoraConfig
+    adapted: dict[str, AdaptedFacts]
+    not_adapted: dict[str, str]
+    modules: dict[str, AdaptedLinear]
+    trained_copies: dict[str, TrainedCopy]
+    biases: dict[str, tuple[nn.Parameter, torch.Tensor]]
+    total: int
+    dropout: Dropout
+    norm_cache: NormCache
+    switch: Switch
+
+    @property
+    def trainable(self) -> int:
+        """Number of trained parameters."""
+        return sum(parameter.numel() for parameter in self.parameters().values())
+
+    @contextmanager
+    def cached_norms(self) -> Iterator[None]:
+        """Reuse norms between forward passes until `parameters_changed` is called.
+
+        For a loop that calls `parameters_changed` after every optimizer step; nothing else may
+        change the adapter's parameters inside.
+        """
+        before = self.norm_cache.allowed
+        self.parameters_changed()
+        self.norm_cache.allowed = True
+        try:
+            yield
+        finally:
+            self.norm_cache.allowed = before
+
+    def parameters_changed(self) -> None:
+        """Drop what was cached from the parameters."""
+        self.norm_cache.version += 1
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """{name under the model: trained parameter}, in module order: adapters, copies, biases."""
+        named = {
+            f"{name}.adapter.{suffix}": parameter
+            for name, module in self.modules.items()
+            for suffix, parameter in module.adapter.named_parameters()
+        }
+        named |= {
+            f"{name}.trained.{suffix}": parameter
+            for name, copy in self.trained_copies.items()
+            for suffix, parameter in copy.trained.named_parameters()
+        }
+        return named | {name: bias for name, (bias, _) in self.biases.items()}
+
+
+def attached(model: PreTrainedModel) -> Attached:
+    """The adapter in `model`.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    if not has_adapter(model):
+        raise AdapterError(
+            f"this {type(model).__name__} has no adapter; attach one with "
+            "lorakit.attach_adapter(model, config), or load one with lorakit.load_adapter(model, "
+            "folder)."
+        )
+    return vars(model)[_ATTRIBUTE]
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    """Whether `attach_adapter` was called on `model`."""
+    return _ATTRIBUTE in vars(model)
+
+
+def remember(model: PreTrainedModel, value: Attached) -> None:
+    """Let `attached(model)` find `value`."""
+    vars(model)[_ATTRIBUTE] = value
+
+
+def forget(model: PreTrainedModel) -> None:
+    """Undo `remember`."""
+    del vars(model)[_ATTRIBUTE]
+
+
+@contextmanager
+def adapter_disabled(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, `model` computes what its base computes: biases and `modules_to_save` switch back
+    too.
+
+    May be nested; an exception inside switches the adapter on again.
+
+    Raises:
+        AdapterError: the model has no adapter.
+    """
+    adapter = attached(model)
+    before = adapter.switch.on
+    adapter.switch.on = False
+    trained = {name: bias.data for name, (bias, _) in adapter.biases.items()}
+    if before:
+        for bias, frozen in adapter.biases.values():
+            bias.data = frozen.to(bias.device, bias.dtype)
+    try:
+        yield
+    finally:
+        adapter.switch.on = before
+        if before:
+            for name, (bias, _) in adapter.biases.items():
+                bias.data = trained[name]

@@ -1,0 +1,123 @@
+"""DoRA (arXiv 2402.09353): a trained magnitude per output row, times a direction that LoRA trains.
+
+    y = m / n * (W x + scaling * B A x) + b,    n = ||W + scaling * B A|| per row
+
+No gradient flows through the norm n (section 4.3 of the paper). The norm is factored, so neither
+`B A` nor an identity of size I is ever made:
+
+    n^2 = ||W||^2 + 2 scaling * rowsum((W A^T) * B) + scaling^2 * rowsum((B A A^T) * B)
+
+Dropout acts on the low-rank branch only. PEFT 0.21 recomputes the base product on dropped inputs
+instead; the two are equal at dropout 0.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from lorakit.adapters.contract import Kind, NormCache
+from lorakit.base.frozen_linear import FrozenLinear
+
+# Rows of W whose squares are summed at a time: only so many are held in float32.
+NORM_CHUNK_ROWS = 1024
+
+
+class Dora(Kind):
+    """Scales the rows of the low-rank update's sum with the frozen weight.
+
+    `weight_norm_squared` (O,) is ||W||^2 of each row, computed once.
+    """
+
+    weight_norm_squared: torch.Tensor
+
+    NAME = "dora"
+    PEFT_FIELDS: ClassVar[dict[str, object]] = {"use_dora": True}
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        r: int,
+        scaling: float,
+        *,
+        device: torch.device,
+        norm_cache: NormCache,
+    ) -> None:
+        super().__init__(
+            in_features, out_features, r, scaling, device=device, norm_cache=norm_cache
+        )
+        self.lora_magnitude_vector = nn.Parameter(
+            torch.ones(out_features, dtype=torch.float32, device=device)
+        )
+        self.register_buffer(
+            "weight_norm_squared",
+            torch.ones(out_features, dtype=torch.float32, device=device),
+            persistent=False,
+        )
+        self._cached_norm: tuple[int, torch.Tensor] | None = None
+
+    @torch.no_grad()
+    def begin(self, base: FrozenLinear) -> None:
+        """Take the norms of the frozen rows, and start from magnitudes that change nothing."""
+        if self.lora_A.is_meta:
+            return
+        self.weight_norm_squared.copy_(_row_norms_squared(base.weight))
+        self.lora_magnitude_vector.copy_(self.row_norms(base))
+
+    def forward(
+        self, x: torch.Tensor, base: FrozenLinear, low_rank_x: torch.Tensor
+    ) -> torch.Tensor:
+        down = low_rank_x @ self.lora_A.to(x.dtype).T  # (..., R)
+        y = base.product(x) + (down @ self.lora_B.to(x.dtype).T) * self.scaling
+        y = y * (self.lora_magnitude_vector / self._norms(base)).to(x.dtype)
+        return y + base.bias.to(x.dtype) if isinstance(base.bias, torch.Tensor) else y
+
+    def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        direction = weight.to(wide) + (self.lora_B.to(wide) @ self.lora_A.to(wide)) * self.scaling
+        norms = _positive(direction.detach().square().sum(dim=1)).sqrt()
+        merged = direction * (self.lora_magnitude_vector.to(wide) / norms).unsqueeze(1)
+        return merged.to(weight.dtype)
+
+    def peft_tensors(self) -> dict[str, nn.Parameter]:
+        return {
+            "lora_A.weight": self.lora_A,
+            "lora_B.weight": self.lora_B,
+            "lora_magnitude_vector": self.lora_magnitude_vector,
+        }
+
+    @torch.no_grad()
+    def row_norms(self, base: FrozenLinear) -> torch.Tensor:
+        """`||W + scaling * B A||` of each row (O,), float32 (float64 for float64 parameters)."""
+        a_RI, b_OR = self.lora_A, self.lora_B
+        # Half-precision norms are off by 2e-3 (PEFT's are); an autocast of the caller must not
+        # reach here.
+        with torch.autocast(a_RI.device.type, enabled=False):
+            cross_OR = base.product(a_RI).T
+            square = (
+                self.weight_norm_squared
+                + 2 * self.scaling * (cross_OR * b_OR).sum(dim=1)
+                + self.scaling**2 * ((b_OR @ (a_RI @ a_RI.T)) * b_OR).sum(dim=1)
+            )
+        return _positive(square).sqrt()
+
+    def _norms(self, base: FrozenLinear) -> torch.Tensor:
+        if not self.norm_cache.allowed:
+            return self.row_norms(base)
+        if self._cached_norm is None or self._cached_norm[0] != self.norm_cache.version:
+            self._cached_norm = (self.norm_cache.version, self.row_norms(base))
+        return self._cached_norm[1]
+
+
+def _row_norms_squared(weight: torch.Tensor) -> torch.Tensor:
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    chunks = weight.detach().split(NORM_CHUNK_ROWS)
+    return torch.cat([chunk.to(wide).square().sum(dim=1) for chunk in chunks])
+
+
+def _positive(square: torch.Tensor) -> torch.Tensor:
+    """Rows of zeros (padding in some checkpoints) stay rows of zeros instead of becoming 0 / 0."""
+    return square.clamp_min(torch.finfo(square.dtype).tiny)

@@ -1,0 +1,163 @@
+"""The modules that `attach_adapter` puts into a model, and the state they share.
+
+AdaptedLinear   a frozen linear layer with a trainable kind beside it
+TrainedCopy     a module of `modules_to_save`: the frozen original and a float32 copy that trains
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorakit import kernels
+from lorakit.adapters.contract import Kind
+from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.errors import AdapterError
+
+
+class Dropout:
+    """Dropout on the inputs of all low-rank branches of a model.
+
+    A loop of ours sets `rows` to one int64 key per token, made from (seed, step, example,
+    position),
+    before the forward pass and leaves it there until the backward pass is done: masks then are a
+    pure function of the keys, so packing, micro-batching, recompute and resume do not change them.
+    While `rows` is None (third-party trainers), torch's generator draws the masks.
+
+    Attributes:
+        p: probability to drop a feature, in [0, 1).
+        rows: int64 (tokens of the forward pass,) or None.
+    """
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+        self.rows: torch.Tensor | None = None
+
+    def apply(self, x: torch.Tensor, module: str) -> torch.Tensor:
+        """`x` (..., I) with features dropped, by the mask of the module named `module`."""
+        if self.rows is None:
+            return nn.functional.dropout(x, self.p)
+        num_rows = x.numel() // x.shape[-1]
+        if num_rows != len(self.rows):
+            raise AdapterError(
+                f"lora_dropout {self.p} cannot be keyed in {module!r}: it sees {num_rows} rows, "
+                f"the micro-batch has {len(self.rows)} tokens. Modules that see other rows than "
+                "the tokens (experts, for one) train with lora_dropout 0, or leave them out with "
+                "exclude_modules."
+            )
+        keys = kernels.mix_keys(self.rows, kernels.module_key(module))
+        return x * kernels.dropout_mask(keys, x.shape[-1], self.p, x.dtype).view(x.shape)
+
+
+class Switch:
+    """Whether the adapter of a model takes part in its forward pass."""
+
+    def __init__(self) -> None:
+        self.on = True
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer and the kind that changes it; stands where the linear layer stood.
+
+    Parameter names below the layer's own name are `adapter.*` (float32, trained) and
+    `base_layer.*`.
+
+    Args:
+        name: module name in the model.
+        base_layer: the frozen layer.
+        adapter: the trainable change.
+        dropout, switch: shared by all adapted layers of the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_layer: FrozenLinear,
+        adapter: Kind,
+        *,
+        dropout: Dropout,
+        switch: Switch,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.base_layer = base_layer
+        self.adapter = adapter
+        self.dropout = dropout
+        self.switch = switch
+        self.in_features = base_layer.in_features
+        self.out_features = base_layer.out_features
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dense weight (O, I) the layer multiplies with: merged, or the frozen one while
+        disabled.
+
+        Some models read it instead of calling the layer (Mamba's `dt_proj`): they get the adapted
+        one, with its gradient.
+        """
+        weight = self.base_layer.weight
+        return self.adapter.merged_weight(weight) if self.switch.on else weight
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The frozen layer's bias."""
+        bias = self.base_layer.bias
+        assert bias is None or isinstance(bias, nn.Parameter)
+        return bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.switch.on:
+            return self.base_layer(x)
+        dropped = self.training and self.dropout.p > 0
+        low_rank_x = self.dropout.apply(x, self.name) if dropped else x
+        return self.adapter(x, self.base_layer, low_rank_x)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class TrainedCopy(nn.Module):
+    """A module trained in full: the original stays frozen, a float32 copy trains in its place.
+
+    The copy is cast to the original's dtype for the forward pass, so gradients arrive in float32.
+    Parameter names below the module's own name are `trained.*` and `original.*`.
+
+    Args:
+        original: the frozen module.
+        copied: a dense copy of it in its dtype; becomes the trained module.
+        switch: shared by all adapted modules of the model.
+    """
+
+    def __init__(self, original: nn.Module, copied: nn.Module, *, switch: Switch) -> None:
+        super().__init__()
+        self._dtypes = {name: tensor.dtype for name, tensor in copied.named_parameters()}
+        for parameter in copied.parameters():
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+        self.original = original.requires_grad_(False)
+        self.trained = copied.requires_grad_(True)
+        self.switch = switch
+        self.train(original.training)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight in use, in the original's dtype."""
+        return self._cast()["weight"] if self.switch.on else self.original.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias in use, in the original's dtype; None when the module has none."""
+        tensors = self._cast() if self.switch.on else dict(self.original.named_parameters())
+        return tensors.get("bias")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.switch.on:
+            return self.original(*args, **kwargs)
+        return torch.func.functional_call(self.trained, self._cast(), args, kwargs)
+
+    def _cast(self) -> dict[str, torch.Tensor]:
+        return {
+            name: parameter.to(self._dtypes[name])
+            for name, parameter in self.trained.named_parameters()
+        }

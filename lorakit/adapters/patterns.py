@@ -1,0 +1,71 @@
+"""Name patterns with a time limit: an adapter_config.json is untrusted, and a regex can run for
+years.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import regex
+
+from lorakit.errors import AdapterError
+
+MAX_PATTERN_CHARACTERS = 10_000
+SECONDS_PER_PATTERN = 2.0
+
+
+class NamePattern:
+    """A regular expression over module names, as PEFT reads it.
+
+    Args:
+        pattern: in Python's syntax.
+        field: the option it came from, for messages.
+
+    Raises:
+        AdapterError: it is no regular expression, or longer than 10,000 characters.
+    """
+
+    def __init__(self, pattern: str, field: str) -> None:
+        self.text = pattern
+        self.field = field
+        self._seconds_left = SECONDS_PER_PATTERN
+        if len(pattern) > MAX_PATTERN_CHARACTERS:
+            raise AdapterError(
+                f"{field} is a pattern of {len(pattern)} characters; at most "
+                f"{MAX_PATTERN_CHARACTERS} are possible. Give a list of module names instead."
+            )
+        try:
+            self._whole = regex.compile(pattern)
+            self._ending = regex.compile(rf"(.*\.)?({pattern})$")
+        except regex.error as error:
+            raise AdapterError(
+                f"{field} {pattern!r} is no regular expression ({error}). Fix it, or give a list "
+                "of module names."
+            ) from error
+
+    def matches_whole(self, name: str) -> bool:
+        """As `target_modules` matches: `re.fullmatch(pattern, name)`."""
+        return self._timed(self._whole.fullmatch, name)
+
+    def matches_ending(self, name: str) -> bool:
+        """As `rank_pattern` matches: `re.match(rf"(.*\\.)?({pattern})$", name)`."""
+        return self._timed(self._ending.match, name)
+
+    def _timed(self, match: Callable[..., object], name: str) -> bool:
+        started = time.monotonic()
+        try:
+            found = match(name, timeout=max(self._seconds_left, 0.001))
+        except TimeoutError as error:
+            raise AdapterError(
+                f"{self.field} {self.text!r} takes longer than {SECONDS_PER_PATTERN:g} s to "
+                "match; nested repetitions such as (a+)+ do that. Simplify it, or give a list of "
+                "module names."
+            ) from error
+        self._seconds_left -= time.monotonic() - started
+        return found is not None
+
+
+def matches_list(name: str, items: Iterable[str]) -> bool:
+    """As PEFT matches a list: the name equals an item or ends with `"." + item`."""
+    return any(name == item or name.endswith(f".{item}") for item in items)

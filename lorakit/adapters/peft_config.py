@@ -1,0 +1,264 @@
+"""`adapter_config.json` as PEFT 0.21 writes it, read strictly: nothing that changes the maths is
+ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from lorakit.errors import AdapterError
+from lorakit.recipe import LoraConfig
+
+FILE_NAME = "adapter_config.json"
+MAX_CONFIG_BYTES = 1 << 20
+MAX_ALPHA = 1e6
+
+# PEFT version whose fields and defaults are written, and that the tests compare with.
+PEFT_VERSION = "0.21.2"
+
+# Fields that mean here what they mean in PEFT; the names are LoraConfig's.
+SHARED = (
+    "alpha_pattern",
+    "bias",
+    "exclude_modules",
+    "init_lora_weights",
+    "lora_alpha",
+    "lora_dropout",
+    "modules_to_save",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+)
+# PEFT's own defaults where they differ from LoraConfig's.
+PEFT_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 8}
+# Fields read here in their own way.
+TRANSLATED = ("layers_pattern", "layers_to_transform", "peft_type", "task_type")
+# Fields that do not change what a loaded adapter computes: where it came from, how its init was
+# made, and settings of options that are refused below.
+WITHOUT_EFFECT = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "eva_config",
+    "fan_in_fan_out",  # PEFT and lorakit look at the module's type
+    "inference_mode",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+)
+# {field: its value in a plain LoRA}. Any other value is a method that lorakit does not have.
+DEFAULTS: dict[str, object] = {
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "ensure_weight_tying": False,
+    "kasa_config": None,
+    "layer_replication": None,
+    "lora_bias": False,
+    "megatron_config": None,
+    "monteclora_config": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "use_bdlora": None,
+    "use_qalora": False,
+    "velora_config": None,
+}
+# Inits that leave the base weights alone: the saved factors are all there is to load.
+INITS_ON_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
+
+
+@dataclass(frozen=True)
+class PeftConfig:
+    """A parsed adapter_config.json.
+
+    Attributes:
+        path: of the file, for messages.
+        config: the same as a LoraConfig; its `target_modules` mean nothing when `targets_unnamed`.
+        targets_unnamed: the file names no targets (PEFT's table for the architecture was in
+            effect).
+        layers: layer indices the targets are limited to, or None.
+        layers_pattern: names of the module lists that hold the layers; empty for any.
+    """
+
+    path: Path
+    config: LoraConfig
+    targets_unnamed: bool
+    layers: list[int] | None
+    layers_pattern: list[str]
+
+
+def read_config(path: Path) -> PeftConfig:
+    """Read an adapter_config.json.
+
+    Raises:
+        AdapterError: no such file, no JSON object, another method than LoRA or DoRA, or a value
+            out of range.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_CONFIG_BYTES:
+            raise AdapterError(
+                f"{path} has {size} bytes; a LoRA config has at most {MAX_CONFIG_BYTES}."
+            )
+        values = json.loads(path.read_text("utf-8"), parse_constant=_no_constant)
+    except FileNotFoundError as error:
+        raise AdapterError(
+            f"{path.parent} holds no {path.name}; an adapter folder has {path.name} and "
+            "adapter_model.safetensors. Check the path."
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise AdapterError(f"{path} cannot be read as JSON: {error}. Restore the file.") from error
+    except _ConstantError as error:
+        raise AdapterError(
+            f"{path} contains {error}, which is no JSON number. Fix the file."
+        ) from error
+    if not isinstance(values, dict):
+        raise AdapterError(
+            f"{path} holds a {type(values).__name__}, not a JSON object. Restore the file."
+        )
+    return parse_config(path, values)
+
+
+def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
+    """Check and translate the fields of an adapter_config.json; `path` is for messages.
+
+    Raises:
+        AdapterError: as in `read_config`.
+    """
+    _refuse_other_methods(path, values)
+    fields = PEFT_DEFAULTS | {name: values[name] for name in SHARED if values.get(name) is not None}
+    pattern = values.get("layers_pattern") or []
+    try:
+        config = LoraConfig(**(fields | {"init_lora_weights": True}))
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise AdapterError(f"{path} is no usable LoRA config: {faults}. Fix the file.") from error
+    alphas = [config.lora_alpha or 0.0, *config.alpha_pattern.values()]
+    if max(alphas) > MAX_ALPHA:
+        raise AdapterError(
+            f"{path}: lora_alpha {max(alphas):g} is out of range; at most {MAX_ALPHA:g} is "
+            "possible. Fix the file."
+        )
+    return PeftConfig(
+        path,
+        config,
+        targets_unnamed=values.get("target_modules") is None,
+        layers=_layers(path, values.get("layers_to_transform")),
+        layers_pattern=[pattern] if isinstance(pattern, str) else [str(one) for one in pattern],
+    )
+
+
+def peft_values(
+    config: LoraConfig,
+    *,
+    r: int,
+    alpha: float,
+    target_modules: list[str],
+    rank_pattern: Mapping[str, int],
+    alpha_pattern: Mapping[str, float],
+    kind_fields: Mapping[str, object],
+    base_model: str | None,
+    fan_in_fan_out: bool,
+) -> dict[str, object]:
+    """All fields that PEFT 0.21 writes for a LoRA, with this adapter's values."""
+    init = config.init_lora_weights if config.init_lora_weights in INITS_ON_THE_BASE else True
+    values: dict[str, object] = {
+        **DEFAULTS,
+        "alpha_pattern": {name: _number(value) for name, value in alpha_pattern.items()},
+        "auto_mapping": None,
+        "base_model_name_or_path": base_model,
+        "bias": config.bias,
+        "corda_config": None,
+        "eva_config": None,
+        "exclude_modules": None,  # target_modules names exactly the adapted modules
+        "fan_in_fan_out": fan_in_fan_out,
+        "inference_mode": True,
+        "init_lora_weights": init,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "loftq_config": {},
+        "lora_alpha": _number(alpha),
+        "lora_dropout": config.lora_dropout,
+        "lora_ga_config": None,
+        "megatron_core": "megatron.core",
+        "modules_to_save": config.modules_to_save or None,
+        "peft_type": "LORA",
+        "peft_version": PEFT_VERSION,
+        "qalora_group_size": 16,
+        "r": r,
+        "rank_pattern": dict(rank_pattern),
+        "revision": None,
+        "target_modules": target_modules,
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": config.use_rslora,
+    }
+    return values | dict(kind_fields)
+
+
+def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
+    method = values.get("peft_type")
+    if method != "LORA":
+        raise AdapterError(
+            f"{path} has peft_type {method!r}; possible is 'LORA' (LoRA, rsLoRA, DoRA). Load it "
+            "with PEFT, or train a LoRA."
+        )
+    task = values.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise AdapterError(
+            f"{path} has task_type {task!r}; possible is 'CAUSAL_LM'. Load it with PEFT."
+        )
+    known = {*SHARED, *TRANSLATED, *WITHOUT_EFFECT}
+    for field, value in values.items():
+        harmless = value in (None, False) or (isinstance(value, list | dict) and not value)
+        if field not in known and not harmless and value != DEFAULTS.get(field):
+            raise AdapterError(
+                f"{path} sets {field} to {str(value)[:80]!r}, which lorakit does not have; "
+                "possible are LoRA, rsLoRA and DoRA without it. Load it with PEFT."
+            )
+    init = values.get("init_lora_weights", True)
+    if not isinstance(init, bool | str) or init not in INITS_ON_THE_BASE:
+        raise AdapterError(
+            f"{path} has init_lora_weights {init!r}, which changes the base weights when it is "
+            f"loaded; possible are {', '.join(str(name).lower() for name in INITS_ON_THE_BASE)}. "
+            "Convert it to a plain LoRA with PEFT's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)."
+        )
+
+
+def _layers(path: Path, value: Any) -> list[int] | None:
+    if value is None or value == []:
+        return None
+    layers = [value] if isinstance(value, int) else value
+    if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
+        raise AdapterError(
+            f"{path}: layers_to_transform {value!r} is no list of layer numbers. Fix the file."
+        )
+    return layers
+
+
+def _number(value: float) -> float:
+    """Whole numbers as integers, as PEFT's type says."""
+    return int(value) if math.isfinite(value) and value == int(value) else value
+
+
+class _ConstantError(ValueError):
+    pass
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise _ConstantError(text)

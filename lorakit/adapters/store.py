@@ -1,0 +1,229 @@
+"""Adapters on disk, in PEFT's format, strictly: every tensor consumed, every expected one
+present.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from lorakit.adapters import kinds
+from lorakit.adapters.attach import (
+    Attached,
+    attach_targets,
+    refuse_second_adapter,
+    trained_biases,
+)
+from lorakit.adapters.contract import InitRequest, NormCache
+from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config
+from lorakit.adapters.plain import dense_shapes
+from lorakit.adapters.save import PREFIX, TENSORS_FILE_NAME, peft_names, save_adapter
+from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
+from lorakit.errors import AdapterError
+from lorakit.recipe import LoraConfig
+
+__all__ = ["load_adapter", "read_tensors", "save_adapter"]
+
+MAX_FAULTS_IN_MESSAGE = 20
+DTYPES = {"F64", "F32", "F16", "BF16"}
+MAGNITUDE = "lora_magnitude_vector"
+
+
+def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Attached:
+    """Attach the adapter saved in `folder`, by lorakit or by PEFT, to `model`; it can train on.
+
+    Args:
+        model: the base the adapter was trained on, without an adapter.
+        folder: with adapter_config.json and adapter_model.safetensors; or one level above, when it
+            holds a single adapter (PEFT saves adapters not called "default" in a subfolder).
+
+    Returns:
+        As `attach_adapter`.
+
+    Raises:
+        AdapterError: not a LoRA of PEFT's, pickled, an option that lorakit does not have, or
+            tensors that do not fit the model: all missing, surplus and misshapen ones are listed.
+            The model is unchanged then.
+    """
+    refuse_second_adapter(model)
+    path = _adapter_folder(Path(folder))
+    parsed = read_config(path / FILE_NAME)
+    header = _read_header(_tensors_path(path))
+    config = _with_targets(model, parsed, header)
+    targets = find_targets(model, config)
+    _compare(path, expected_shapes(model, targets, config), header)
+    tensors = read_tensors(path, header)
+    adapter = attach_targets(model, config, targets, _zeros)
+    own = adapter.parameters()
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for file_name, name in peft_names(adapter).items():
+            target = own.get(name, buffers.get(name))
+            assert target is not None
+            target.copy_(tensors[file_name])
+    adapter.parameters_changed()
+    return adapter
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of the file: its key, shape and safetensors dtype."""
+
+    key: str
+    shape: torch.Size
+    dtype: str
+
+
+def expected_shapes(
+    model: PreTrainedModel, targets: Targets, config: LoraConfig
+) -> dict[str, torch.Size]:
+    """{tensor name in PEFT's file: shape} of the adapter that `config` makes of `model`."""
+    make = kinds.kind(config.kind_name)
+    shapes = {}
+    for name, (r, _) in module_rank_and_alpha(targets.adapted, config).items():
+        shape = features(targets.adapted[name])
+        on_meta = make(*shape, r, 1.0, device=torch.device("meta"), norm_cache=NormCache())
+        for suffix, parameter in on_meta.peft_tensors().items():
+            shapes[f"{PREFIX}{name}.{suffix}"] = parameter.shape
+    for name, module in targets.trained.items():
+        for suffix, size in dense_shapes(module).items():
+            shapes[f"{PREFIX}{name}.{suffix}"] = size
+    for name, bias in trained_biases(model, targets, config.bias).items():
+        shapes[f"{PREFIX}{name}"] = bias.shape
+    return shapes
+
+
+def read_tensors(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
+    """{name in PEFT's current format: tensor} of the adapter in the folder `path`.
+
+    Raises:
+        AdapterError: the file cannot be read, or holds NaN or infinite values.
+    """
+    tensors = {}
+    try:
+        with safe_open(_tensors_path(path), "pt") as file:
+            for name, stored in header.items():
+                tensors[name] = file.get_tensor(stored.key)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"{path / TENSORS_FILE_NAME} cannot be read: {error}. Restore it."
+        ) from error
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise AdapterError(
+            f"{path / TENSORS_FILE_NAME} holds NaN or infinite values in {len(broken)} tensors, "
+            f"such as {broken[0]!r}. Take an earlier checkpoint."
+        )
+    return tensors
+
+
+def _adapter_folder(folder: Path) -> Path:
+    if (folder / FILE_NAME).exists() or not folder.is_dir():
+        return folder
+    below = sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}"))
+    if len(below) > 1:
+        raise AdapterError(
+            f"{folder} holds {len(below)} adapters: {', '.join(path.name for path in below[:10])}. "
+            "Name the folder of one."
+        )
+    return below[0] if below else folder
+
+
+def _tensors_path(folder: Path) -> Path:
+    path = folder / TENSORS_FILE_NAME
+    if not path.exists():
+        pickled = folder / "adapter_model.bin"
+        found = (
+            f"{pickled.name}, a pickle, which can run code" if pickled.exists() else "no tensors"
+        )
+        raise AdapterError(
+            f"{folder} has {found}; possible is {TENSORS_FILE_NAME}. Save it again with PEFT's "
+            "save_pretrained(safe_serialization=True)."
+        )
+    return path
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    """{name in PEFT's current format: what the file says of it}."""
+    stored: dict[str, StoredTensor] = {}
+    try:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                piece = file.get_slice(key)
+                name = _current_name(key)
+                if name in stored:
+                    raise AdapterError(f"{path} holds {key!r} twice, under an old and a new name.")
+                stored[name] = StoredTensor(key, torch.Size(piece.get_shape()), piece.get_dtype())
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path} is no whole safetensors file: {error}. Restore it.") from error
+    return stored
+
+
+def _current_name(key: str) -> str:
+    """PEFT's name of today for one that an older version wrote: magnitudes once ended in
+    `.weight`.
+    """
+    return key.removesuffix(".weight") if key.endswith(f".{MAGNITUDE}.weight") else key
+
+
+def _with_targets(
+    model: PreTrainedModel, parsed: PeftConfig, header: Mapping[str, StoredTensor]
+) -> LoraConfig:
+    """The config with the targets that only the model or the file can name."""
+    if parsed.targets_unnamed:
+        names = {name.removeprefix(PREFIX).removesuffix(".lora_A.weight") for name in header}
+        known = sorted(name for name, _ in model.named_modules() if name in names)
+        return parsed.config.model_copy(update={"target_modules": known})
+    if parsed.layers is None:
+        return parsed.config
+    targets = find_targets(model, parsed.config.model_copy(update=NO_PATTERNS))
+    kept = [name for name in targets.adapted if _layer(name, parsed) in parsed.layers]
+    return parsed.config.model_copy(update={"target_modules": kept})
+
+
+NO_PATTERNS: dict[str, object] = {"rank_pattern": {}, "alpha_pattern": {}}
+
+
+def _layer(name: str, parsed: PeftConfig) -> int | None:
+    """The layer index in a module name, as PEFT finds it."""
+    lists = "|".join(re.escape(one) for one in parsed.layers_pattern) or r"[^.]*"
+    found = re.match(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.", name)
+    return int(found.group(1)) if found else None
+
+
+def _compare(
+    path: Path, expected: Mapping[str, torch.Size], header: Mapping[str, StoredTensor]
+) -> None:
+    faults = [f"missing {name} {tuple(expected[name])}" for name in expected.keys() - header.keys()]
+    faults += [
+        f"surplus {name} {tuple(header[name].shape)}" for name in header.keys() - expected.keys()
+    ]
+    for name in expected.keys() & header.keys():
+        stored = header[name]
+        if stored.shape != expected[name]:
+            faults.append(
+                f"misshapen {name}: {tuple(stored.shape)} in the file, {tuple(expected[name])} in "
+                "the model"
+            )
+        if stored.dtype not in DTYPES:
+            faults.append(
+                f"{name} has dtype {stored.dtype}; possible are {', '.join(sorted(DTYPES))}"
+            )
+    if faults:
+        shown = sorted(faults)[:MAX_FAULTS_IN_MESSAGE]
+        more = len(faults) - len(shown)
+        raise AdapterError(
+            f"{path} does not fit this model, {len(faults)} faults: {'; '.join(shown)}"
+            f"{f'; and {more} more' if more else ''}. Load the base model it was trained on."
+        )
+
+
+def _zeros(request: InitRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(request.r, request.in_features), torch.zeros(request.out_features, request.r)

@@ -1,0 +1,280 @@
+"""Which modules of a model an adapter config names, with which rank and scaling."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.adapters.patterns import NamePattern, matches_list
+from lorakit.base.frozen_linear import FrozenLinear, is_linear
+from lorakit.errors import AdapterError
+from lorakit.recipe import LoraConfig
+
+ALL_LINEAR = "all-linear"
+MAX_NAMES_IN_MESSAGE = 20
+
+# {model_type: module names left out of "all-linear"}. Their Mamba mixers hand the weights of these
+# layers to a fused kernel or multiply with them directly: PEFT 0.21 refuses out_proj there and
+# silently ignores an adapter of dt_proj, so an adapter with them would not load, or not compute
+# the same, in PEFT.
+READ_DIRECTLY = {
+    "mamba": ("out_proj", "dt_proj"),
+    "falcon_mamba": ("out_proj", "dt_proj"),
+    "mamba2": ("out_proj",),
+    "falcon_h1": ("out_proj",),
+    "nemotron_h": ("out_proj",),
+}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Modules by name: those to adapt, those to train in full, and why others are left alone."""
+
+    adapted: dict[str, nn.Module]
+    trained: dict[str, nn.Module]
+    left_out: dict[str, str]
+
+    def is_trained(self, name: str) -> bool:
+        """Whether the module or parameter is part of a module trained in full."""
+        return is_below(name, self.trained)
+
+
+def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
+    """The modules `config` names.
+
+    Returns:
+        `left_out` holds the reason for every linear layer (by module name) and every other
+        parameter of two or more dimensions (by parameter name) that is not adapted.
+
+    Raises:
+        AdapterError: an option matches nothing, or names something that cannot be adapted.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    trained = _modules_to_save(model, config.modules_to_save or [])
+    left_out = {name: "modules_to_save" for name in modules if is_below(name, trained)}
+    left_out |= dict.fromkeys(_excluded(modules, config.exclude_modules), "exclude_modules")
+    free = {name: module for name, module in modules.items() if name not in left_out}
+    if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
+        adapted, reasons = _all_linear(model, free)
+        left_out |= reasons
+    else:
+        adapted = _named(modules, free, config.target_modules)
+    if not adapted:
+        raise AdapterError(
+            f"target_modules {config.target_modules!r} leave nothing to adapt once exclude_modules "
+            f"{config.exclude_modules!r} and modules_to_save {config.modules_to_save!r} are taken "
+            f"out. This model has: {_linear_names(modules)}. Fix adapter.target_modules."
+        )
+    return Targets(adapted, trained, _reasons(model, adapted, trained, left_out))
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """(in_features, out_features) of a linear layer."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    assert isinstance(module, nn.Linear | FrozenLinear)
+    return module.in_features, module.out_features
+
+
+def module_rank_and_alpha(names: Iterable[str], config: LoraConfig) -> dict[str, tuple[int, float]]:
+    """{module name: (rank, alpha)}: the first matching key of rank_pattern and alpha_pattern wins.
+
+    Raises:
+        AdapterError: a key matches none of the modules.
+    """
+    names = list(names)
+    ranks = match_patterns(names, config.rank_pattern, "rank_pattern")
+    alphas = match_patterns(names, config.alpha_pattern, "alpha_pattern")
+    alpha = global_alpha(config)
+    return {name: (int(ranks.get(name, config.r)), alphas.get(name, alpha)) for name in names}
+
+
+def match_patterns(
+    names: Iterable[str], patterns: Mapping[str, float], field: str
+) -> dict[str, float]:
+    """{module name: value of the first pattern that matches its ending}, as PEFT reads patterns.
+
+    Raises:
+        AdapterError: a pattern matches none of the modules.
+    """
+    names = list(names)
+    values: dict[str, float] = {}
+    for text, value in patterns.items():
+        pattern = NamePattern(text, field)
+        matched = [name for name in names if pattern.matches_ending(name)]
+        if not matched:
+            raise AdapterError(
+                f"{field} {text!r} matches none of the adapted modules, such as "
+                f"{', '.join(names[:3])}. Fix or remove it in adapter.{field}."
+            )
+        for name in matched:
+            values.setdefault(name, value)
+    return values
+
+
+def global_alpha(config: LoraConfig) -> float:
+    """`lora_alpha`; where it is not given 2r (scaling 2), with rsLoRA r (its paper's
+    convention).
+    """
+    if config.lora_alpha is not None:
+        return config.lora_alpha
+    return float(config.r if config.use_rslora else 2 * config.r)
+
+
+def scaling_of(r: int, alpha: float, *, use_rslora: bool) -> float:
+    """alpha / r, with rsLoRA alpha / sqrt(r) (arXiv 2312.03732)."""
+    return alpha / math.sqrt(r) if use_rslora else alpha / r
+
+
+def _all_linear(
+    model: PreTrainedModel, free: Mapping[str, nn.Module]
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    head = model.get_output_embeddings()
+    direct = READ_DIRECTLY.get(model.config.model_type, ())
+    adapted: dict[str, nn.Module] = {}
+    reasons: dict[str, str] = {}
+    for name, module in free.items():
+        if module is head:
+            reasons[name] = "output head"
+        elif is_linear(module) and _leaf(name) in direct:
+            reasons[name] = f"{model.config.model_type} multiplies with its weight directly"
+        elif is_linear(module):
+            adapted[name] = module
+    return adapted, reasons
+
+
+def _named(
+    modules: Mapping[str, nn.Module], free: Mapping[str, nn.Module], wanted: str | list[str]
+) -> dict[str, nn.Module]:
+    if isinstance(wanted, str):
+        pattern = NamePattern(wanted, "target_modules")
+        adapted = {name: module for name, module in free.items() if pattern.matches_whole(name)}
+        unmatched = [] if any(pattern.matches_whole(name) for name in modules) else [wanted]
+    else:
+        adapted = {name: module for name, module in free.items() if matches_list(name, wanted)}
+        unmatched = [w for w in wanted if not any(matches_list(name, [w]) for name in modules)]
+        unmatched = unmatched or ([] if wanted else ["[]"])
+    if unmatched:
+        raise AdapterError(
+            f"target_modules {unmatched!r} match no module; this model has: "
+            f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.target_modules."
+        )
+    unfit = {name: module for name, module in adapted.items() if not is_linear(module)}
+    if unfit:
+        listed = ", ".join(f"{name} ({type(m).__name__})" for name, m in list(unfit.items())[:5])
+        raise AdapterError(
+            f"target_modules {wanted!r} name {len(unfit)} modules that are no plain linear layers: "
+            f"{listed}. Linear layers here: {_linear_names(modules)}. Name those, or leave the "
+            "others out with adapter.exclude_modules."
+        )
+    return adapted
+
+
+def _excluded(modules: Mapping[str, nn.Module], excluded: str | list[str] | None) -> set[str]:
+    if not excluded:
+        return set()
+    if isinstance(excluded, str):
+        pattern = NamePattern(excluded, "exclude_modules")
+        names = {name for name in modules if pattern.matches_whole(name)}
+        unmatched = [] if names else [excluded]
+    else:
+        names = {name for name in modules if matches_list(name, excluded)}
+        unmatched = [e for e in excluded if not any(matches_list(name, [e]) for name in modules)]
+    if unmatched:
+        raise AdapterError(
+            f"exclude_modules {unmatched!r} match no module; this model has: "
+            f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.exclude_modules."
+        )
+    return names
+
+
+def _modules_to_save(model: PreTrainedModel, wanted: list[str]) -> dict[str, nn.Module]:
+    """Modules that equal an item or end with `"." + item`.
+
+    PEFT takes every name that ends with the bare text ("norm" also takes "input_layernorm"). An
+    item for which the two differ would train one thing here and load as another there, so it is
+    refused.
+    """
+    modules = {name: m for name, m in model.named_modules(remove_duplicate=False) if name}
+    found: dict[str, nn.Module] = {}
+    for item in wanted:
+        meant = {name: m for name, m in modules.items() if matches_list(name, [item])}
+        by_peft = [name for name in modules if name.endswith(item) and name not in meant]
+        if not meant:
+            raise AdapterError(
+                f"modules_to_save {item!r} matches no module.{_nearest([item], modules)} "
+                "Fix adapter.modules_to_save."
+            )
+        if by_peft:
+            raise AdapterError(
+                f"modules_to_save {item!r} is ambiguous: it names {next(iter(meant))}, but PEFT "
+                f"would also take {', '.join(by_peft[:3])}. Write the full module name."
+            )
+        found |= meant
+    nested = [name for name in found if is_below(name, found.keys() - {name})]
+    if nested:
+        raise AdapterError(
+            f"modules_to_save names {nested[0]!r} and a module around it. Keep one of the two."
+        )
+    return found
+
+
+def _reasons(
+    model: PreTrainedModel,
+    adapted: Mapping[str, nn.Module],
+    trained: Mapping[str, nn.Module],
+    left_out: Mapping[str, str],
+) -> dict[str, str]:
+    """Why each linear layer and each other large parameter is not adapted."""
+    reasons = {}
+    for name, module in model.named_modules():
+        linear = isinstance(module, nn.Linear | Conv1D | FrozenLinear)
+        if linear and name not in adapted:
+            unfit = "" if is_linear(module) else f"a {type(module).__name__}, no plain linear layer"
+            reasons[name] = left_out.get(name) or unfit or "not in target_modules"
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            full_name = f"{name}.{parameter_name}".removeprefix(".")
+            if not linear and parameter.dim() >= 2 and not is_below(name, adapted):
+                saved = is_below(name, trained)
+                reasons[full_name] = (
+                    "modules_to_save" if saved else _parameter_reason(parameter, module)
+                )
+    return reasons
+
+
+def _parameter_reason(parameter: nn.Parameter, module: nn.Module) -> str:
+    expert = parameter.dim() == 3 and not isinstance(module, nn.Conv1d)
+    what = f"{'an expert' if expert else 'a'} parameter {tuple(parameter.shape)}"
+    return f"{what} of {type(module).__name__}, no linear layer"
+
+
+def is_below(name: str, parents: Collection[str]) -> bool:
+    """Whether a module or parameter is one of `parents`, or part of one."""
+    while name:
+        if name in parents:
+            return True
+        name = name.rpartition(".")[0]
+    return False
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _linear_names(modules: Mapping[str, nn.Module]) -> str:
+    counted = Counter(_leaf(name) for name, module in modules.items() if is_linear(module))
+    names = [f"{name} ({count})" for name, count in counted.items()][:MAX_NAMES_IN_MESSAGE]
+    return ", ".join(names) or "no linear layer"
+
+
+def _nearest(given: Iterable[str], modules: Mapping[str, nn.Module]) -> str:
+    known = {_leaf(name) for name in modules} | set(modules)
+    near = [match for text in given for match in difflib.get_close_matches(text, known, n=1)]
+    return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
