@@ -1,0 +1,151 @@
+"""The data contract: what is checked on every row, and how a breach is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+
+EXAMPLES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing a reader of the data should know.
+
+    Attributes:
+        id: stable name, such as `rows-too-long`; the keys of `FINDINGS`.
+        severity: `error` stops a run, `warning` should be read, `note` is for the record.
+        message: what was found, in how many rows, and what to do.
+        where: the first places, such as `train.jsonl:17`.
+    """
+
+    id: str
+    severity: Severity
+    message: str
+    where: str
+
+
+# id -> (severity, what it means and what to do)
+FINDINGS: dict[str, tuple[Severity, str]] = {
+    "rows-too-long": (
+        "warning",
+        "rows are longer than max_length and were left out whole; raise max_length or split them",
+    ),
+    "no-trained-token": (
+        "warning",
+        "rows have no trained token and were left out; check `trained` and the weights of their messages",
+    ),
+    "template-refused": (
+        "warning",
+        "rows do not fit the chat template and were left out; fix them or give another chat_template",
+    ),
+    "prefix-mismatch": (
+        "warning",
+        "rows whose text before a trained turn differs from what the model is given when it is asked to "
+        "answer; the model is trained on another prompt than it will see",
+    ),
+    "content-dropped": (
+        "warning",
+        "rows with text that the chat template leaves out; the model never sees it",
+    ),
+    "tools-dropped": (
+        "warning",
+        "rows with tools that the chat template does not show to the model",
+    ),
+    "thinking-dropped": (
+        "warning",
+        "rows whose thinking the chat template leaves out (most templates keep it in the last turn only); "
+        "train those turns as rows of their own to keep it",
+    ),
+    "whitespace-trimmed": (
+        "note",
+        "rows whose leading or trailing white space the chat template trims",
+    ),
+    "stop-in-next-message": (
+        "note",
+        "rows where a turn ends only with the header token of the next message; that token is trained as "
+        "the stop token and must be in the generation config's eos_token_id",
+    ),
+    "stop-differs": (
+        "warning",
+        "rows where earlier turns end with another token than the last one; with trained: completion only "
+        "the last turn's is learned",
+    ),
+    "stop-added": (
+        "note",
+        "rows whose {% generation %} markers leave out the stop token; it is trained all the same",
+    ),
+    "turn-not-marked": (
+        "note",
+        "rows with assistant turns that the template's {% generation %} markers leave out; not trained",
+    ),
+    "special-token-in-text": (
+        "note",
+        "rows whose text spells a special token; it was encoded as text, so these rows' ids differ from "
+        "apply_chat_template's on purpose",
+    ),
+    "template-uses-date": (
+        "note",
+        "the chat template writes today's date; the tokens were made today and stay as they are",
+    ),
+    "duplicate-rows": (
+        "note",
+        "rows occur more than once in the same set; each copy is kept",
+    ),
+    "rows-shared-with-train": (
+        "warning",
+        "rows also occur in the training data and were left out of the held-out set",
+    ),
+}
+
+
+class Findings:
+    """Counts breaches by id while rows go by, and tells them once at the end."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[str]] = {}
+        self._details: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, finding_id: str, where: str, detail: str = "") -> None:
+        """Count one row; the detail of the first is shown as the example."""
+        if finding_id not in FINDINGS:
+            raise KeyError(finding_id)
+        self._counts[finding_id] = self._counts.get(finding_id, 0) + 1
+        places = self._places.setdefault(finding_id, [])
+        if len(places) < EXAMPLES_SHOWN:
+            places.append(where)
+        if detail:
+            self._details.setdefault(finding_id, detail)
+
+    def count(self, finding_id: str) -> int:
+        """Rows counted under this id."""
+        return self._counts.get(finding_id, 0)
+
+    def detail(self, finding_id: str) -> str:
+        """The detail of the first row counted under this id."""
+        return self._details.get(finding_id, "")
+
+    def collected(self) -> list[Finding]:
+        """One finding per id, errors first, in a fixed order."""
+        return sorted(
+            (self._finding(finding_id) for finding_id in self._counts),
+            key=lambda finding: (("error", "warning", "note").index(finding.severity), finding.id),
+        )
+
+    def _finding(self, finding_id: str) -> Finding:
+        severity, meaning = FINDINGS[finding_id]
+        count, detail = self._counts[finding_id], self._details.get(finding_id, "")
+        message = f"{count} {meaning}" if meaning.startswith("rows") else meaning
+        if detail:
+            message = f"{message}. First: {detail}"
+        return Finding(finding_id, severity, message, _places(self._places[finding_id], count))
+
+
+def _places(first: Iterable[str], count: int) -> str:
+    shown = [place for place in first if place]
+    more = count - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if shown and more > 0 else "")

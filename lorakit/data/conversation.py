@@ -1,0 +1,38 @@
+"""What a row means, before any chat template: a conversation, or plain text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in the order they were said.
+
+    Attributes:
+        messages: dicts with `role` and the keys of transformers' chat templates: `content` (a string,
+            or a list of `{"type": "text", "text": ...}` parts), `reasoning_content`, `tool_calls`
+            (arguments as a mapping), `name`, `tool_call_id`. Absent keys are absent, never None.
+        weights: one loss weight per message; only those of assistant messages matter.
+        tools: JSON schemas of the tools the model may call.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    weights: tuple[float, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, *turns: tuple[str, str]) -> Conversation:
+        """A conversation of (role, content) pairs, every weight 1."""
+        messages = tuple({"role": role, "content": content} for role, content in turns)
+        return cls(messages, (1.0,) * len(messages))
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Text that is trained as it stands, without a chat template."""
+
+    text: str

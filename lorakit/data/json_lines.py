@@ -1,0 +1,155 @@
+"""Strict JSON from files: every fault is a DataError that names the file and the line.
+
+Limits are for files nobody vetted: lines of 16 MiB, 64 levels of nesting; UTF-8 only, no NaN, no
+duplicate keys, no lone surrogates (half a character, which no tokenizer can encode).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lorakit.errors import DataError
+
+MAX_LINE_BYTES = 16 << 20
+MAX_FILE_BYTES = 2 << 30
+MAX_DEPTH = 64
+_BOM = b"\xef\xbb\xbf"
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (1-based line, row) of a JSONL file; blank lines are skipped.
+
+    Raises:
+        DataError: naming file and line of the first fault.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(_lines(file, path), start=1):
+            text = decode(line.removeprefix(_BOM) if number == 1 else line, f"{path}:{number}")
+            if text.strip():
+                row = parse(text, f"{path}:{number}")
+                if not isinstance(row, dict):
+                    raise DataError(
+                        f"{path}:{number}: the line holds a {_kind(row)}; each line of a .jsonl file "
+                        "must be one JSON object. Write one row per line."
+                    )
+                yield number, row
+
+
+def read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (1-based row, row) of a JSON file: a list of objects, or an object with one such list.
+
+    Raises:
+        DataError: naming file and place of the first fault.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(
+            f"{path}: {path.stat().st_size} bytes; a .json file is read whole and may have "
+            f"{MAX_FILE_BYTES}. Write it as .jsonl, one row per line."
+        )
+    document = parse(decode(path.read_bytes().removeprefix(_BOM), str(path)), str(path))
+    rows = document if isinstance(document, list) else _only_list(document, path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}:{number}: row {number} is a {_kind(row)}; every row must be a JSON object."
+            )
+        yield number, row
+
+
+def decode(data: bytes, where: str) -> str:
+    """UTF-8 text, or a DataError that names the offending byte."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8. Data files are "
+            "UTF-8; convert the file, for example with `iconv -f latin1 -t utf-8`."
+        ) from None
+
+
+def parse(text: str, where: str) -> Any:
+    """Strict JSON, or a DataError."""
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise DataError(f"{where}: JSON nested more than {MAX_DEPTH} levels deep. Flatten the row.")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        column = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise DataError(
+            f"{where}: broken JSON at {column}character {error.colno}: {error.msg}. Fix that line."
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    if "\\ud" in text or "\\uD" in text:
+        _check_surrogates(value, where)
+    return value
+
+
+def _lines(file: Any, path: Path) -> Iterator[bytes]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise DataError(
+                f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes; a row may have that "
+                "much. Split the row, or check that the file is JSON lines."
+            )
+        yield line
+
+
+def _only_list(document: Any, path: Path) -> list[Any]:
+    lists = (
+        {key: value for key, value in document.items() if isinstance(value, list)}
+        if isinstance(document, dict)
+        else {}
+    )
+    if len(lists) != 1:
+        raise DataError(
+            f"{path}: holds a {_kind(document)} with {len(lists)} lists ({sorted(lists)}); a .json file "
+            "is a list of rows, or an object with exactly one list. Use .jsonl for one row per line."
+        )
+    return next(iter(lists.values()))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; write a number or null.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"the key {twice[0]!r} occurs twice in one object; keep one of them.")
+    return row
+
+
+def _check_surrogates(value: Any, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: a string holds half a surrogate pair (\\ud800 to \\udfff alone), which is no "
+            "character. Write the whole pair, or the character itself."
+        ) from None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in _STRING.sub("", text):
+        if character in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]}":
+            depth -= 1
+    return deepest
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

@@ -1,0 +1,153 @@
+"""Order, batch, pack: which examples an optimizer step sees, and how they lie in its forward passes.
+
+Everything here is a pure function of its arguments: a resumed run needs no generator state, and the
+packing cannot change which examples a step is made of.
+
+S examples of a micro-batch, T tokens, N trained positions.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lorakit.data.examples import Example, MicroBatch
+
+
+def epoch_order(num_examples: int, repeats: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
+    """The order of one epoch.
+
+    Args:
+        num_examples: examples in the set.
+        repeats: float64 (num_examples,), how often each is seen per epoch; the fractional part decides
+            by chance, anew each epoch, with exactly the rounded share of each distinct fraction taken.
+            None: once each.
+        seed: of the run.
+        epoch: 0-based.
+
+    Returns:
+        int64 (examples this epoch,), indices in the order they are seen.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    order = np.arange(num_examples, dtype=np.int64)
+    if repeats is not None:
+        whole = np.floor(repeats).astype(np.int64)
+        fraction = np.round(repeats - whole, 9)
+        for share in np.unique(fraction[fraction > 0]):
+            members = np.flatnonzero(fraction == share)
+            whole[generator.permutation(members)[: round(share * len(members))]] += 1
+        order = np.repeat(order, whole)
+    return generator.permutation(order)
+
+
+def batches_of_epoch(
+    order: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[np.ndarray]:
+    """The examples of each optimizer step of one epoch, for one rank.
+
+    Step k sees `order[k * batch_size : (k + 1) * batch_size]` over all ranks together; the last step may
+    be short. Rank r takes every world_size-th of them from r on, possibly none.
+
+    Returns:
+        one int64 array per step.
+    """
+    return [
+        order[start : start + batch_size][rank::world_size]
+        for start in range(0, len(order), batch_size)
+    ]
+
+
+def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Share one optimizer step's examples among micro-batches of at most `token_budget` tokens.
+
+    Best fit decreasing: the longest first, each into the fullest micro-batch that still has room; ties
+    by position. An example over the budget gets a micro-batch of its own.
+
+    Returns:
+        positions in `lengths`, ascending inside each micro-batch; every position exactly once.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    bins: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (room left, bin), sorted
+    for i in longest_first:
+        place = bisect.bisect_left(rooms, (lengths[i], -1))
+        if place < len(rooms):
+            room, chosen = rooms.pop(place)
+        else:
+            room, chosen = max(token_budget, lengths[i]), len(bins)
+            bins.append([])
+        bins[chosen].append(i)
+        bisect.insort(rooms, (room - lengths[i], chosen))
+    return [sorted(members) for members in bins]
+
+
+def pack_padded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """As `pack`, for padded micro-batches: rows times the longest row stay within the budget.
+
+    Examples of similar length share a micro-batch, longest first.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    bins: list[list[int]] = []
+    width = 0
+    for i in longest_first:
+        if bins and (len(bins[-1]) + 1) * width <= token_budget:
+            bins[-1].append(i)
+        else:
+            bins.append([i])
+            width = lengths[i]
+    return [sorted(members) for members in bins]
+
+
+def collate(
+    examples: Sequence[Example], example_ids: Sequence[int], *, packed: bool, pad_id: int
+) -> MicroBatch:
+    """Lay examples out for one forward pass.
+
+    Args:
+        examples: S examples with at least one token each.
+        example_ids: S indices in their ExampleSet.
+        packed: one row with `cu_seqlens`, or S rows padded on the right with an attention mask.
+        pad_id: id written where nothing is; never trained, never attended to.
+
+    Returns:
+        the micro-batch; `predictor_rows` index `hidden.reshape(-1, D)`.
+    """
+    lengths = np.array([example.num_tokens for example in examples], dtype=np.int64)
+    longest = int(lengths.max())
+    width = int(lengths.sum()) if packed else longest
+    starts = (
+        np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        if packed
+        else np.arange(len(examples), dtype=np.int64) * longest
+    )
+    shape = (1, width) if packed else (len(examples), width)
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    for example, start, length in zip(examples, starts, lengths, strict=True):
+        ids.reshape(-1)[start : start + length] = example.input_ids
+        positions.reshape(-1)[start : start + length] = np.arange(length)
+        mask.reshape(-1)[start : start + length] = 1
+    trained = [np.flatnonzero(example.loss_weights) for example in examples]
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return MicroBatch(
+        input_ids=torch.from_numpy(ids),
+        position_ids=torch.from_numpy(positions),
+        attention_mask=None if packed else torch.from_numpy(mask),
+        cu_seqlens=torch.from_numpy(cu_seqlens) if packed else None,
+        max_seqlen=longest,
+        predictor_rows=_joined([s + t - 1 for s, t in zip(starts, trained, strict=True)], np.int64),
+        targets=_joined([e.input_ids[t] for e, t in zip(examples, trained, strict=True)], np.int64),
+        target_weights=_joined(
+            [e.loss_weights[t] for e, t in zip(examples, trained, strict=True)], np.float32
+        ),
+        target_examples=_joined([np.full(len(t), i) for i, t in enumerate(trained)], np.int64),
+        example_ids=torch.tensor(list(example_ids), dtype=torch.int64),
+    )
+
+
+def _joined(parts: Sequence[np.ndarray], dtype: type) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(dtype))

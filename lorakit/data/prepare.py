@@ -1,0 +1,282 @@
+"""Rows in, examples out: read, convert, render, and hold every row to the data contract."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lorakit.data.contract import Finding, Findings
+from lorakit.data.conversation import Conversation, PlainText
+from lorakit.data.detect import converter_for
+from lorakit.data.examples import Example, ExampleSet, examples_in_memory
+from lorakit.data.render import Renderer, Trained
+from lorakit.data.sources import Row, read_rows
+from lorakit.errors import DataError
+from lorakit.progress import track
+
+
+@dataclass(frozen=True)
+class DataRules:
+    """How rows become examples.
+
+    Attributes:
+        format: row format by name, or `auto`.
+        columns: {name the format expects: column in the file}.
+        system: system message for rows without one.
+        max_length: tokens per example; None: no limit.
+        too_long: rows over max_length are dropped whole and counted, or an error.
+        max_dropped: stop when a larger share of the rows than this would be dropped.
+        trained: every assistant turn, the last one only, or every token.
+        chat_template: Jinja source to use instead of the tokenizer's.
+    """
+
+    format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    system: str | None = None
+    max_length: int | None = None
+    too_long: Literal["drop", "error"] = "drop"
+    max_dropped: float = 0.2
+    trained: Trained = "assistant"
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One set of rows to read, with what differs from the rules.
+
+    Attributes:
+        source: path, hub id, list of dicts or datasets.Dataset (see `sources.read_rows`).
+        weight: how often each row is seen per epoch.
+        split, name: split and configuration of a hub data set.
+        format, columns, system: instead of the rules'; None: as in the rules.
+    """
+
+    source: Any
+    weight: float = 1.0
+    split: str | None = None
+    name: str | None = None
+    format: str | None = None
+    columns: Mapping[str, str] | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of the rows.
+
+    Attributes:
+        examples: the examples, in reading order.
+        repeats: float64 (number of examples,), how often each is seen per epoch.
+        read, kept, dropped: rows.
+        findings: of the data contract.
+        rows: rows behind the examples, one each, in the same order.
+        chat_template: the template that was used, to be saved with the model.
+    """
+
+    examples: ExampleSet
+    repeats: np.ndarray
+    read: int
+    kept: int
+    dropped: int
+    findings: list[Finding]
+    rows: list[Row]
+    chat_template: str
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A row, what it means, and how often it is seen per epoch."""
+
+    row: Row
+    conversation: Conversation | PlainText
+    weight: float
+
+
+def prepare_examples(
+    sources: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rules: DataRules,
+    *,
+    cache_dir: str | Path | None = None,
+) -> Prepared:
+    """Read every source and turn its rows into examples.
+
+    Args:
+        sources: a source or a SourceSpec, or a list of them.
+        tokenizer: a fast tokenizer.
+        rules: how rows become examples.
+        cache_dir: where tokens are kept on disk, memory-mapped; None: in memory.
+
+    Raises:
+        DataError: a fault in a row (file and line named), nothing left to train, more than max_dropped
+            of the rows to be dropped, or a too long row under too_long: error.
+    """
+    return prepare_meanings(read_meanings(sources, rules), tokenizer, rules, cache_dir=cache_dir)
+
+
+def read_meanings(sources: Any, rules: DataRules) -> list[Meaning]:
+    """Read and convert every row of every source, in order."""
+    return [
+        meaning
+        for spec in source_specs(sources)
+        for meaning in track(_meanings(spec, rules), "reading rows")
+    ]
+
+
+def source_specs(sources: Any) -> list[SourceSpec]:
+    """The sets to read, from a source, a SourceSpec, or a list of either."""
+    if isinstance(sources, SourceSpec):
+        return [sources]
+    if isinstance(sources, str | Path) or not _is_list_of_sources(sources):
+        return [SourceSpec(sources)]
+    return [item if isinstance(item, SourceSpec) else SourceSpec(item) for item in sources]
+
+
+def _is_list_of_sources(sources: Any) -> bool:
+    if not isinstance(sources, list | tuple):
+        return False
+    return not sources or not isinstance(sources[0], Mapping)
+
+
+def _meanings(spec: SourceSpec, rules: DataRules) -> Iterator[Meaning]:
+    if not np.isfinite(spec.weight) or spec.weight <= 0:
+        raise DataError(
+            f"{spec.source}: weight {spec.weight} must be over 0. Leave the set out instead."
+        )
+    converter = None
+    for row in read_rows(spec.source, split=spec.split, name=spec.name):
+        if converter is None:
+            converter = converter_for(
+                row,
+                format=spec.format or rules.format,
+                columns=rules.columns if spec.columns is None else spec.columns,
+                system=rules.system if spec.system is None else spec.system,
+            )
+        yield Meaning(row, converter(row), spec.weight)
+
+
+def prepare_meanings(
+    meanings: Sequence[Meaning],
+    tokenizer: PreTrainedTokenizerBase,
+    rules: DataRules,
+    *,
+    cache_dir: str | Path | None = None,
+) -> Prepared:
+    """As `prepare_examples`, for rows that were read already."""
+    renderer = Renderer(tokenizer, trained=rules.trained, chat_template=rules.chat_template)
+    outcome = _render_all(meanings, renderer, rules)
+    _check_share(outcome, len(meanings), rules)
+    kept = outcome.kept
+    return Prepared(
+        examples=examples_in_memory(outcome.examples, fingerprint_of(meanings, renderer, rules)),
+        repeats=np.array([meanings[i].weight for i in kept], dtype=np.float64),
+        read=len(meanings),
+        kept=len(kept),
+        dropped=len(meanings) - len(kept),
+        findings=outcome.findings.collected(),
+        rows=[meanings[i].row for i in kept],
+        chat_template=renderer.chat_template,
+    )
+
+
+@dataclass
+class _Outcome:
+    examples: list[Example]
+    kept: list[int]
+    too_long: list[tuple[int, str]]  # (tokens, location)
+    findings: Findings
+
+
+def _render_all(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> _Outcome:
+    outcome = _Outcome([], [], [], Findings())
+    for i, meaning in enumerate(track(meanings, "tokenizing", len(meanings))):
+        where = meaning.row.location
+        try:
+            rendered = renderer.render_noted(meaning.conversation)
+        except DataError as error:
+            outcome.findings.add("template-refused", where, str(error))
+            continue
+        example = rendered.example
+        if rules.max_length is not None and example.num_tokens > rules.max_length:
+            outcome.too_long.append((example.num_tokens, where))
+            outcome.findings.add("rows-too-long", where, f"{example.num_tokens} tokens")
+        elif not example.num_trained_tokens:
+            outcome.findings.add("no-trained-token", where)
+        else:
+            for finding_id, detail in rendered.notes:
+                outcome.findings.add(finding_id, where, detail)
+            outcome.examples.append(example)
+            outcome.kept.append(i)
+    if renderer.template.uses_date:
+        outcome.findings.add("template-uses-date", "")
+    return outcome
+
+
+def _check_share(outcome: _Outcome, read: int, rules: DataRules) -> None:
+    """Stop when too few rows are left to be what the user meant."""
+    if outcome.too_long and rules.too_long == "error":
+        tokens, where = max(outcome.too_long)
+        raise DataError(
+            f"{len(outcome.too_long)} of {read} rows are longer than max_length {rules.max_length}; the "
+            f"longest, {where}, has {tokens} tokens. Raise max_length, shorten those rows, or set "
+            "too_long: drop."
+        )
+    dropped = read - len(outcome.kept)
+    if outcome.kept and dropped <= rules.max_dropped * read:
+        return
+    reasons = [
+        f"{count} {text}"
+        for count, text in (
+            (len(outcome.too_long), f"longer than max_length {rules.max_length}"),
+            (outcome.findings.count("template-refused"), "refused by the chat template"),
+            (outcome.findings.count("no-trained-token"), "without a trained token"),
+        )
+        if count
+    ]
+    raise DataError(
+        f"{dropped} of {read} rows would be dropped ({', '.join(reasons)}); max_dropped allows "
+        f"{rules.max_dropped:.0%}. {_advice(outcome, read, rules)}"
+    )
+
+
+def _advice(outcome: _Outcome, read: int, rules: DataRules) -> str:
+    advice = []
+    if outcome.too_long:
+        lengths = sorted(tokens for tokens, _ in outcome.too_long)
+        others = read - len(outcome.kept) - len(lengths)
+        may_lose = max(0, int(rules.max_dropped * read) - others)
+        if may_lose < len(lengths):
+            advice.append(
+                f"max_length {lengths[-1 - may_lose]} would keep enough of them, {lengths[-1]} all; set "
+                "it (up to the model's context), split the long rows, or raise max_dropped."
+            )
+    for finding_id in ("template-refused", "no-trained-token"):
+        if outcome.findings.count(finding_id):
+            detail = outcome.findings.detail(finding_id)
+            where = next(f.where for f in outcome.findings.collected() if f.id == finding_id)
+            hint = "Check `trained` and the messages' weights." if not detail else "Fix the rows."
+            advice.append(f"{where}: {detail or 'nothing in it is trained'}. {hint}")
+    return " ".join(advice)
+
+
+def fingerprint_of(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> str:
+    """Hex SHA-256 over the rows, the tokenizer and template, and the rules."""
+    digest = hashlib.sha256(renderer.fingerprint.encode())
+    digest.update(json.dumps([rules.max_length, rules.too_long]).encode())
+    for meaning in meanings:
+        meant = meaning.conversation
+        content = (
+            meant.text
+            if isinstance(meant, PlainText)
+            else [meant.messages, meant.weights, meant.tools]
+        )
+        digest.update(json.dumps([content, meaning.weight], sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,329 @@
+"""A conversation to token ids and loss weights: what the model sees, and which of it is trained.
+
+The ids equal `tokenizer.apply_chat_template(messages, tools=..., tokenize=True)`. Which tokens are
+trained follows from character positions (`skeleton.py`): everything the model itself has to produce
+after the generation prompt, up to and including the stop token. Only a row whose text spells a control
+token is encoded in pieces, so that the text stays text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lorakit.data.alignment import Alignment, align, fill
+from lorakit.data.conversation import Conversation, PlainText
+from lorakit.data.examples import Example
+from lorakit.data.masking import Masked, Masker, Piece
+from lorakit.data.skeleton import Skeleton, Turn, build_skeleton
+from lorakit.data.template import ChatTemplate
+from lorakit.data.tokens import Encoded, Encoder
+from lorakit.errors import DataError
+
+Trained = Literal["assistant", "completion", "all"]
+
+MAX_SKELETONS = 4096
+MAX_TAILS = 4096
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """An Example with the text it was made of and what is to be said about it.
+
+    Attributes:
+        example: ids and loss weights.
+        text: the rendered text.
+        notes: (finding id, detail) pairs.
+    """
+
+    example: Example
+    text: str
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+class Renderer:
+    """Renders conversations for one tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        trained: `assistant` (every assistant turn, times its message's weight), `completion` (the last
+            assistant turn only) or `all` (every token).
+        chat_template: Jinja source to use instead of the tokenizer's.
+
+    Raises:
+        DataError: no offsets, or no template and no end-of-sequence token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        trained: Trained = "assistant",
+        chat_template: str | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._trained = trained
+        self.template = ChatTemplate(tokenizer, chat_template)
+        tokens = self.template.control_tokens()
+        self._control = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        self._encoder = Encoder(tokenizer, self._control)
+        self._masker = Masker(self.template.source, self._control, "mq")
+        self._skeletons: dict[str, tuple[Skeleton, Masked]] = {}
+        self._tails: dict[str, list[int]] = {}
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja source in use: the tokenizer's, the given one, or the plain one."""
+        return self.template.source
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the template, the tokenizer's files and what is trained."""
+        backend = self._tokenizer.backend_tokenizer.to_str()
+        parts = (self.template.fingerprint, backend, self._trained)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def render(self, conversation: Conversation | PlainText) -> Example:
+        """Token ids and loss weights of a conversation.
+
+        Raises:
+            DataError: the template refuses it, drops a trained turn, or does not end it.
+        """
+        return self.render_noted(conversation).example
+
+    def render_noted(self, conversation: Conversation | PlainText) -> Rendered:
+        """As `render`, with the text and the findings."""
+        if isinstance(conversation, PlainText):
+            return self._plain(conversation)
+        messages = self.template.messages_for(conversation.messages)
+        text = self.template.render(messages, conversation.tools)
+        risky = self._spells_control(conversation)
+        skeleton, masked, alignment = self._located(conversation, messages, text, risky)
+        notes = _dropped(skeleton, masked, conversation, text)
+        encoded, spelled = self._encode(text, alignment, risky)
+        weights = np.zeros(len(encoded.ids), dtype=np.float32)
+        turns = [turn for turn in skeleton.turns if conversation.weights[turn.message] > 0]
+        for turn in turns:
+            _check_turn(turn, skeleton, masked)
+            notes += [(note, "") for note in turn.notes]
+            for start, end in turn.spans:
+                inside = self._inside(encoded, alignment.real(start), alignment.real(end), text)
+                weights[inside] = conversation.weights[turn.message]
+        if not spelled:
+            notes += self._prompt_notes(
+                conversation, messages, turns, alignment, masked, encoded, text
+            )
+        else:
+            notes.append(("special-token-in-text", repr(spelled)))
+        if self._trained == "all":
+            weights[:] = 1.0
+        weights[:1] = 0.0
+        return Rendered(Example(encoded.ids, weights), text, tuple(dict(reversed(notes)).items()))
+
+    def _plain(self, plain: PlainText) -> Rendered:
+        """Raw text between the tokens the tokenizer itself puts around it, then the end token."""
+        if self._tokenizer.eos_token_id is None:
+            raise DataError(
+                "the tokenizer has no end-of-sequence token, so plain text could not end; set eos_token "
+                "in tokenizer_config.json."
+            )
+        spelled = [match.span() for match in self._control.finditer(plain.text)]
+        inner = (
+            self._encoder.encode_around(plain.text, spelled).ids
+            if spelled
+            else self._encoder.ids(plain.text)
+        )
+        bos = self._tokenizer.bos_token_id
+        adds_bos = bos is not None and self._tokenizer("a").input_ids[:1] == [bos]
+        ids = np.concatenate(
+            [np.array([bos] if adds_bos else [], np.int32), inner, [self._tokenizer.eos_token_id]]
+        ).astype(np.int32)
+        weights = np.ones(len(ids), dtype=np.float32)
+        weights[0] = 0.0
+        notes = (
+            (("special-token-in-text", repr(plain.text[slice(*spelled[0])])),) if spelled else ()
+        )
+        return Rendered(Example(ids, weights), plain.text, notes)
+
+    def _located(
+        self, conversation: Conversation, messages: list[dict], text: str, risky: bool
+    ) -> tuple[Skeleton, Masked, Alignment]:
+        """The skeleton of this shape of conversation, and how the real text lies on it."""
+        masker = self._masker_for(text)
+        masked = masker.mask(messages, conversation.tools, mask_tools=risky)
+        turns = self._turns_of(conversation)
+        key = masker.nonce + json.dumps([masked.messages, masked.tools, turns], sort_keys=True)
+        known = self._skeletons.get(key)
+        if known is not None:
+            alignment = align(known[0].segments, masked.pieces, text)
+            if alignment is not None:
+                return known[0], masked, alignment
+        # Unknown, or the date in the template has changed since.
+        skeleton = build_skeleton(self.template, masker, masked, turns, self._control)
+        alignment = align(skeleton.segments, masked.pieces, text)
+        if alignment is None:
+            raise DataError(
+                "the chat template changes the text of a message, so what is trained cannot be told by "
+                "position; change that text or give another chat_template"
+            )
+        if len(self._skeletons) >= MAX_SKELETONS:
+            self._skeletons.pop(next(iter(self._skeletons)))
+        self._skeletons[key] = (skeleton, masked)
+        return skeleton, masked, alignment
+
+    def _masker_for(self, text: str) -> Masker:
+        """A masker whose markers do not occur in the text."""
+        masker = self._masker
+        while masker.nonce in text or masker.nonce in self.template.source:
+            masker = Masker(self.template.source, self._control, masker.nonce + "qx")
+        return masker
+
+    def _turns_of(self, conversation: Conversation) -> list[int]:
+        turns = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
+        if self._trained == "completion":
+            turns = turns[-1:]
+        return [i for i in turns if conversation.weights[i] > 0]
+
+    def _spells_control(self, conversation: Conversation) -> bool:
+        found = self._control.search
+        return any(found(text) for text in _strings([conversation.messages, conversation.tools]))
+
+    def _encode(self, text: str, alignment: Alignment, risky: bool) -> tuple[Encoded, str]:
+        """Encoded text, and the first control token that message text spells ("" without any)."""
+        if risky:
+            spelled = self._spelled(text, alignment)
+            if spelled:
+                return self._encoder.encode_around(text, spelled), text[slice(*spelled[0])]
+        return self._encoder.encode([text])[0], ""
+
+    def _spelled(self, text: str, alignment: Alignment) -> list[tuple[int, int]]:
+        """Control tokens that are not wholly the template's own."""
+        spelled = []
+        for match in self._control.finditer(text):
+            if any(start < match.end() and match.start() < end for start, end in alignment.texts):
+                spelled.append(match.span())
+        return spelled
+
+    def _inside(self, encoded: Encoded, start: int, end: int, text: str) -> np.ndarray:
+        """Tokens that cover characters of [start, end), bool (T,).
+
+        A header token that swallows white space after it (phi-3) is not trained for that; a token of
+        no width (SentencePiece's space before a word) belongs where it stands.
+        """
+        wide = encoded.ends > encoded.starts
+        inside = np.where(
+            wide,
+            (encoded.ends > start) & (encoded.starts < end),
+            (encoded.starts >= start) & (encoded.starts < end),
+        )
+        for i in np.flatnonzero(inside & (encoded.starts < start)):
+            if self._control.match(text, int(encoded.starts[i])):
+                inside[i] = False
+        return inside
+
+    def _prompt_notes(
+        self,
+        conversation: Conversation,
+        messages: list[dict],
+        turns: Sequence[Turn],
+        alignment: Alignment,
+        masked: Masked,
+        encoded: Encoded,
+        text: str,
+    ) -> list[tuple[str, str]]:
+        """Whether the ids before each trained turn are those the model is given when asked."""
+        for turn in turns:
+            if not turn.spans or not turn.prompt_agrees or turn.message == 0:
+                continue
+            prompt = (
+                self.template.render(messages[: turn.message], conversation.tools, prompt=True)
+                if turn is turns[-1]
+                else fill(turn.prompt, self._masker_for(text).pattern, masked.pieces)
+            )
+            fault = self._prompt_fault(prompt, encoded, text)
+            if fault:
+                return [("prefix-mismatch", fault)]
+        return []
+
+    def _prompt_fault(self, prompt: str, encoded: Encoded, text: str) -> str:
+        if not text.startswith(prompt):
+            return f"the prompt ends in {prompt[-40:]!r}"
+        tokens = list(self._control.finditer(prompt))
+        at = tokens[-1].start() if tokens else 0
+        tail = prompt[at:]
+        if tail not in self._tails:
+            if len(self._tails) >= MAX_TAILS:
+                self._tails.clear()
+            self._tails[tail] = self._encoder.ids(tail).tolist()
+        expected = self._tails[tail]
+        first = int(np.searchsorted(encoded.starts, at))
+        actual = encoded.ids[first : first + len(expected)].tolist()
+        follows = first + len(expected)
+        if actual != expected or (
+            follows < len(encoded.ids)
+            and encoded.starts[follows] < len(prompt) - _swallowed(prompt)
+        ):
+            return f"the prompt's last tokens {tail[-40:]!r} merge with the answer's first"
+        return ""
+
+
+def _swallowed(prompt: str) -> int:
+    return len(prompt) - len(prompt.rstrip())
+
+
+def _check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
+    if turn.fault:
+        raise DataError(f"assistant turn {turn.message}: {turn.fault}")
+    own = [i for i, piece in enumerate(masked.pieces) if piece.owner == turn.message]
+    if own and not any(i in skeleton.shown for i in own):
+        raise DataError(f"assistant turn {turn.message}: the chat template drops all of its text")
+    calls = masked.messages[turn.message].get("tool_calls", ())
+    written = "".join(skeleton.text[a:b] for a, b in turn.spans)
+    for call in calls:
+        if turn.spans and call["function"]["name"] not in written:
+            raise DataError(
+                f"assistant turn {turn.message}: the chat template drops its tool calls; give a "
+                "chat_template that writes them"
+            )
+
+
+def _dropped(
+    skeleton: Skeleton, masked: Masked, conversation: Conversation, text: str
+) -> list[tuple[str, str]]:
+    """Findings on text that the template leaves out."""
+    notes = []
+    for i, piece in enumerate(masked.pieces):
+        if i not in skeleton.shown:
+            thinking = piece.kind == "reasoning" or _is_thinking(piece, conversation)
+            finding = "thinking-dropped" if thinking else "content-dropped"
+            notes.append((finding, f"{piece.text[:60]!r} of message {piece.owner}"))
+    names = [tool.get("function", tool).get("name", "") for tool in conversation.tools]
+    if any(name and name not in text for name in names):
+        notes.append(("tools-dropped", f"tools {names}"))
+    return notes
+
+
+def _is_thinking(piece: Piece, conversation: Conversation) -> bool:
+    """A piece of an assistant's content that stands before its `</think>`."""
+    message = conversation.messages[piece.owner] if piece.owner >= 0 else {}
+    content = message.get("content", "")
+    if message.get("role") != "assistant" or not isinstance(content, str):
+        return False
+    return piece.text in content.partition("</think>")[0] and "</think>" in content
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for item in value.items() for text in _strings(list(item))]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _strings(item)]
+    return []

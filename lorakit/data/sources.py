@@ -1,0 +1,210 @@
+"""Rows from files, folders, the hub or memory, each with the place it came from.
+
+How a string is told apart: an existing file or folder is read. Otherwise a string that looks like a
+path (it ends in a data suffix, starts with `.`, `/` or `~`, or has more than one `/`) is a missing
+file, and the error names the nearest existing one; anything else (`name` or `owner/name`) is a hub id.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.data.json_lines import MAX_LINE_BYTES, decode, read_json, read_json_lines
+from lorakit.errors import DataError
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as read: its columns, and where it stands (`file:line`, 1-based; `memory:N`; `hub-id:N`)."""
+
+    values: Mapping[str, Any]
+    location: str
+
+
+Source = str | Path | Iterable[Mapping[str, Any]]
+
+
+def read_rows(
+    source: Source, *, split: str | None = None, name: str | None = None
+) -> Iterator[Row]:
+    """Yield the rows of one source.
+
+    Args:
+        source: a file (.jsonl, .ndjson, .json, .csv, .parquet; .txt is one row with a `text` column), a
+            folder of such files (read in sorted order), a hub id, a list of dicts, or a datasets.Dataset.
+        split: split of a hub data set (default `train`); an error for anything else.
+        name: configuration of a hub data set; an error for anything else.
+
+    Raises:
+        DataError: nothing there, nothing in it, or a fault at a named line.
+    """
+    if not isinstance(source, str | Path):
+        _refuse_hub_options(split, name, "rows in memory")
+        yield from _nonempty(_rows_in_memory(source), "the list of rows")
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _refuse_hub_options(split, name, str(source))
+        for file in data_files(path):
+            yield from _nonempty(_rows_of_file(file), str(file))
+    elif path.exists():
+        _refuse_hub_options(split, name, str(source))
+        yield from _nonempty(_rows_of_file(path), str(path))
+    elif _looks_like_path(str(source)):
+        raise DataError(_missing(path))
+    else:
+        yield from _nonempty(_rows_of_hub(str(source), split, name), str(source))
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The data files directly in `folder`, sorted; a DataError if there are none."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(
+            f"{folder}: no data files in this folder; {', '.join(SUFFIXES)} are read. "
+            "Name the folder that holds them."
+        )
+    return files
+
+
+def _rows_of_file(path: Path) -> Iterator[Row]:
+    readers = {
+        ".jsonl": read_json_lines,
+        ".ndjson": read_json_lines,
+        ".json": read_json,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+        ".txt": _read_text,
+    }
+    if path.suffix not in readers:
+        raise DataError(
+            f"{path}: {path.suffix or 'no suffix'!r} is not a data format; {', '.join(SUFFIXES)} are "
+            "read. Convert or rename the file."
+        )
+    try:
+        for number, values in readers[path.suffix](path):
+            yield Row(values, f"{path}:{number}")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a CSV file with a header line; the number is the line where a row ends."""
+    text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header) or "" in header:
+            raise DataError(
+                f"{path}:1: column names {header} must be given and differ. Fix the header."
+            )
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}:{reader.line_num}: {len(cells)} cells, but the header names {len(header)} "
+                    "columns. Quote cells that contain commas or line breaks."
+                )
+            yield reader.line_num, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: broken CSV: {error}. Fix that line.") from error
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield number, values
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: broken Parquet: {error}. Write the file again.") from error
+
+
+def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.stat().st_size > MAX_LINE_BYTES:
+        raise DataError(
+            f"{path}: a .txt file is one row and may have {MAX_LINE_BYTES} bytes. Cut it into rows of a "
+            ".jsonl file with a `text` column."
+        )
+    text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    if text.strip():
+        yield 1, {"text": text}
+
+
+def _rows_in_memory(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    for number, values in enumerate(rows, start=1):
+        if not isinstance(values, Mapping):
+            raise DataError(
+                f"memory:{number}: row {number} is a {type(values).__name__}; a data set is a path, a hub "
+                "id, a list of dicts, or a datasets.Dataset."
+            )
+        yield Row(values, f"memory:{number}")
+
+
+def _rows_of_hub(hub_id: str, split: str | None, name: str | None) -> Iterator[Row]:
+    """Rows of a hub data set. `datasets` 4 and later run no code of a data set's repository."""
+    if not _HUB_ID.fullmatch(hub_id):
+        raise DataError(f"{hub_id!r} is neither an existing path nor a hub id (`owner/name`).")
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(hub_id, name, split=split or "train")
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        nearest = _nearest(Path(hub_id))
+        raise DataError(
+            f"{hub_id!r} is no existing path, and as a hub id it could not be loaded: {error}. Check the "
+            f"name, the split and the network{f'; did you mean {nearest}?' if nearest else '.'}"
+        ) from error
+    for number, values in enumerate(rows, start=1):
+        yield Row(values, f"{hub_id}:{number}")
+
+
+def _nonempty(rows: Iterator[Row], what: str) -> Iterator[Row]:
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{what}: no rows in it. Give at least one row.")
+
+
+def _refuse_hub_options(split: str | None, name: str | None, what: str) -> None:
+    given = [key for key, value in (("split", split), ("name", name)) if value is not None]
+    if given:
+        raise DataError(f"{what}: {' and '.join(given)} only apply to a hub id. Remove them.")
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.endswith(SUFFIXES) or text.startswith((".", "/", "~")) or text.count("/") > 1
+
+
+def _missing(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{path}: no such file, nor is there a folder {folder}. Check the path."
+    nearest = _nearest(path)
+    hint = f" Did you mean {nearest}?" if nearest else f" {folder} holds no data file of that kind."
+    return f"{path}: no such file.{hint}"
+
+
+def _nearest(path: Path) -> Path | None:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    data = [name for name in names if name.endswith(SUFFIXES)]
+    close = difflib.get_close_matches(path.name, data or names, n=1, cutoff=0.3)
+    return path.parent / close[0] if close else None
