@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
-from lorakit.adapters import adapter_disabled
+from lorakit.adapters.attached import adapter_disabled
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import RecipeError
 from lorakit.evaluate.loss import ExampleLosses, example_losses
@@ -22,7 +22,10 @@ from lorakit.evaluate.statistics import (
 )
 
 # Each metric is a function of the mean loss per trained token, and lower is better for both.
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"loss": lambda loss: loss, "perplexity": np.exp}
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "loss": lambda loss: loss,
+    "perplexity": np.exp,
+}
 RETENTION = "retention"
 
 
@@ -107,7 +110,9 @@ def compare_sets(
         )
         names = list(dict.fromkeys(["loss", *metrics]))
         allowed = margin if name == RETENTION else None
-        results[name] = judge(base, tuned, metrics=names, primary=primary, margin=allowed, seed=seed)
+        results[name] = judge(
+            base, tuned, metrics=names, primary=primary, margin=allowed, seed=seed
+        )
     return results
 
 
@@ -150,9 +155,14 @@ def judge(
     comparisons = {}
     for name in metrics:
         of_loss = METRICS[name]
-        before, after = float(of_loss(np.float64(base.mean))), float(of_loss(np.float64(tuned.mean)))
+        before, after = (
+            float(of_loss(np.float64(base.mean))),
+            float(of_loss(np.float64(tuned.mean))),
+        )
         differences_R = of_loss(means_KR[1]) - of_loss(means_KR[0])
-        comparisons[name] = Comparison(before, after, after - before, percentile_interval(differences_R))
+        comparisons[name] = Comparison(
+            before, after, after - before, percentile_interval(differences_R)
+        )
     interval = comparisons[primary].interval
     if margin is None:
         verdict = verdict_of_change(interval, lower_is_better=True)

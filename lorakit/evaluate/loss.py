@@ -63,7 +63,9 @@ def example_losses(
     try:
         with torch.inference_mode(), bar(description, count) as running:
             for members in pack(examples.lengths[:count], token_budget):
-                batch = collate([examples[i] for i in members], members, packed=packed, pad_id=pad_id)
+                batch = collate(
+                    [examples[i] for i in members], members, packed=packed, pad_id=pad_id
+                )
                 batch_nll, batch_weight = _batch_losses(model, batch.to(device))
                 nll[members], weight[members] = batch_nll, batch_weight
                 running.advance(len(members))
@@ -76,7 +78,11 @@ def _batch_losses(model: PreTrainedModel, batch: MicroBatch) -> tuple[np.ndarray
     """Weighted NLL and weight of each of the S examples."""
     hidden = backbone_hidden(model, batch)[batch.predictor_rows]
     _, token_nll = kernels.linear_cross_entropy(
-        hidden, logits_fn(model), batch.targets, batch.target_weights, parameters=head_parameters(model)
+        hidden,
+        logits_fn(model),
+        batch.targets,
+        batch.target_weights,
+        parameters=head_parameters(model),
     )
     num_examples = len(batch.example_ids)
     weights = batch.target_weights.double()

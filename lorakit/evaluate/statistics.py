@@ -38,7 +38,11 @@ class Comparison:
 
 
 def resampled_means(
-    values_KE: np.ndarray, weights_E: np.ndarray, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    values_KE: np.ndarray,
+    weights_E: np.ndarray,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> np.ndarray:
     """Weighted means of K paired quantities over resamples of the same examples.
 
@@ -62,7 +66,9 @@ def resampled_means(
     return np.concatenate(means, axis=1)
 
 
-def percentile_interval(samples_R: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def percentile_interval(
+    samples_R: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """The central interval that holds `confidence` of the samples."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(samples_R, [tail, 1 - tail])

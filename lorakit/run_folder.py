@@ -1,0 +1,146 @@
+"""The run folder: what a run leaves behind, and how later commands find it again.
+
+RUN/recipe.yaml       resolved, with package versions, commit and seed in its header
+RUN/plan.json         what was predicted
+RUN/metrics.jsonl     a line per logged step
+RUN/checkpoints/      everything needed to go on
+RUN/adapter/          PEFT's format
+RUN/evaluation.json   before and after
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import InputError, RunError
+from lorakit.files import write_atomically
+from lorakit.recipe import DataSource, Recipe, dump_recipe, load_recipe
+
+PACKAGES = ("lorakit", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+
+def start_run(recipe: Recipe, *, resume: bool) -> RunFolder:
+    """Make the run folder, or find it again to resume.
+
+    Raises:
+        InputError: the folder holds a run already and `resume` is false.
+    """
+    run = RunFolder(Path(recipe.output.dir).expanduser())
+    if run.path.exists() and not run.path.is_dir():
+        raise InputError(f"output.dir {str(run.path)!r} is a file; name a folder that may be made.")
+    if not resume and run.path.is_dir() and any(run.path.iterdir()):
+        raise InputError(
+            f"output.dir {str(run.path)!r} is not empty; go on with --resume, choose another "
+            "folder with --output, or remove it."
+        )
+    run.path.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def write_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """Keep the recipe as resolved: absolute paths; versions, commit and seed in the header."""
+    header = [f"# {package} {version(package)}" for package in PACKAGES] + [
+        f"# python {platform.python_version()} on {platform.platform()}",
+        f"# commit {commit() or 'not in a git checkout'}",
+        f"# seed {recipe.train.seed} (data order, adapter init, dropout)",
+    ]
+    text = "\n".join(header) + "\n" + dump_recipe(_with_absolute_paths(recipe))
+    write_atomically(run.recipe, text.encode())
+
+
+def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
+    """A run whose adapter is written, and its recipe.
+
+    Raises:
+        InputError: no such folder, or not a run.
+        RunError: the run has not finished.
+    """
+    run = RunFolder(path)
+    if not run.recipe.is_file():
+        raise InputError(
+            f"{str(path)!r} is no run folder: it has no recipe.yaml. Name the folder that "
+            "`lorakit train` wrote."
+        )
+    if not (run.adapter / "adapter_config.json").is_file():
+        raise RunError(
+            f"the run {str(path)!r} has no adapter yet; finish it with "
+            f"`lorakit train {run.recipe} --output {path} --resume`."
+        )
+    return run, load_recipe(run.recipe)
+
+
+def commit() -> str | None:
+    """The commit of the checkout that lorakit runs from, `+` when it has local changes."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The same recipe, readable from any working directory."""
+    resolved = recipe.model_copy(deep=True)
+    resolved.base.model = _absolute(resolved.base.model)
+    if resolved.adapter.path is not None:
+        resolved.adapter.path = _absolute(resolved.adapter.path)
+    if resolved.data.chat_template is not None:
+        resolved.data.chat_template = _absolute(resolved.data.chat_template)
+    resolved.data.train = _absolute_sources(resolved.data.train)
+    resolved.data.validation = _absolute_sources(resolved.data.validation)
+    for name in ("in_domain", "out_of_domain", "retention"):
+        setattr(resolved.evaluate, name, _absolute_sources(getattr(resolved.evaluate, name)))
+    resolved.output.dir = str(Path(resolved.output.dir).expanduser().absolute())
+    return resolved
+
+
+def _absolute_sources(sources: Any) -> Any:
+    if isinstance(sources, list):
+        return [_absolute_sources(source) for source in sources]
+    if isinstance(sources, DataSource):
+        return sources.model_copy(update={"path": _absolute(sources.path)})
+    return _absolute(sources) if isinstance(sources, str) else sources
+
+
+def _absolute(path: str) -> str:
+    """An existing path made absolute; anything else is a hub id and stays."""
+    found = Path(path).expanduser()
+    return str(found.absolute()) if found.exists() else path
