@@ -1,4 +1,4 @@
-"""A skip that nobody expected fails the run: `allowed_skips.txt` lists the reasons that are fine."""
+"""A skip that nobody expected fails the run; `allowed_skips.txt` lists the reasons that may."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_all_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
         ":6: adapter.learning_rate is not a key of 'adapter'; did you mean train.learning_rate?",
         ":8: data.train.1.wieght is not a key of a data set; did you mean weight?",
         ":10: train.lr_scheduler_type should be 'cosine', 'linear' or 'constant', not 'cosin'",
-        ":11: train.per_device_train_batch_size is not a key of 'train'; here it is train.batch_size",
+        ":11: train.per_device_train_batch_size is not a key of 'train'; here it is train.batch",
         "--set train.warmup_ratio=2: train.warmup_ratio should be less than or equal to 1, not 2",
     ):
         assert line in message

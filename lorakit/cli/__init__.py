@@ -1,0 +1,111 @@
+"""The command line: one file per verb, which imports what is heavy only when it runs.
+
+Exit codes: 0 done, 1 the run or a check failed, 2 the input is wrong, 130 interrupted. Results go
+to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from lorakit.cli import check, evaluate, new, plan, train
+from lorakit.errors import LorakitError
+
+# What an operating system refuses for reasons outside lorakit; anything else is our bug.
+REFUSALS = {
+    errno.EACCES: "Check the permissions.",
+    errno.EPERM: "Check the permissions.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.ENOSPC: "Free some space, or choose another disk; what was complete before is kept.",
+    errno.EDQUOT: "Free some quota, or choose another disk; what was complete before is kept.",
+    errno.EFBIG: "Choose a disk that takes larger files.",
+    errno.EIO: "The disk reports a fault.",
+    errno.ENAMETOOLONG: "Choose a shorter path.",
+    errno.ENOTDIR: "A part of that path is a file, not a folder.",
+}
+
+app = typer.Typer(
+    name="lorakit",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Fine-tune language models with LoRA and QLoRA: a recipe in, a proven adapter out.",
+)
+for verb in (new, check, plan, train, evaluate):
+    app.command(verb.__name__.rpartition(".")[2])(verb.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lorakit {version('lorakit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, only errors.")] = False,
+) -> None:
+    logging.getLogger("lorakit").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what stands after `lorakit`; None: those of the process.
+
+    Returns:
+        The exit code. A traceback is shown only for a bug in lorakit.
+    """
+    notes = logging.StreamHandler(sys.stderr)
+    notes.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("lorakit")
+    logger.addHandler(notes)
+    try:
+        get_command(app)(args=arguments, prog_name="lorakit")
+    except SystemExit as done:  # how typer ends, also after --help and wrong options
+        return int(done.code or 0)
+    except LorakitError as error:
+        return _refuse(str(error), error.exit_code)
+    except MemoryError:
+        return _refuse("out of memory. `lorakit plan` says what a recipe needs.", 1)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            return _report_bug()
+        place = f"{error.filename!s}: " if error.filename else ""
+        return _refuse(f"{place}{error.strerror}. {REFUSALS[error.errno]}", 1)
+    # A bug must be seen whatever its type, with its traceback and an exit code that says failed.
+    except Exception:  # noqa: BLE001
+        return _report_bug()
+    finally:
+        logger.removeHandler(notes)
+    return 0
+
+
+def _refuse(message: str, exit_code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _report_bug() -> int:
+    traceback.print_exc()
+    print(
+        "error: this is a bug in lorakit, not in your input. "
+        "Please report it with the lines above and the command.",
+        file=sys.stderr,
+    )
+    return 1

@@ -1,0 +1,94 @@
+"""`lorakit check`: does the data train what it should, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from lorakit.cli.output import (
+    AsJson,
+    Overrides,
+    RecipePath,
+    console,
+    print_json,
+    stdout_for_results,
+)
+from lorakit.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lorakit.data.examples import Example
+    from lorakit.finetune import CheckReport
+
+SEVERITY_COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+# Brackets as well as colour: the difference must survive a pipe and colour blindness.
+TRAINED_MARKS = ("\u27e6", "\u27e7")  # white square brackets
+
+
+def command(
+    recipe: RecipePath,
+    overrides: Overrides = [],  # noqa: B006  (typer reads it, nothing changes it)
+    as_json: AsJson = False,
+    show: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Examples to show, trained tokens marked.")
+    ] = 1,
+) -> None:
+    """Read a recipe's data and say what would be trained. Trains nothing.
+
+    Exits 1 when a finding is an error.
+
+    \b
+    Example:
+      lorakit check recipe.yaml
+      lorakit check recipe.yaml --show 5
+      lorakit check recipe.yaml --json
+    """
+    settings = load_recipe(recipe, overrides)
+    with stdout_for_results():
+        from lorakit.finetune import check
+
+        report = check(settings)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _show(report, show)
+    if any(finding.severity == "error" for finding in report.findings):
+        raise typer.Exit(1)
+
+
+def _show(report: CheckReport, num_examples: int) -> None:
+    out = console()
+    for name, prepared in report.sets.items():
+        tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()
+        out.print(
+            f"{name}: {prepared.read} rows read, {prepared.kept} kept, {prepared.dropped} dropped; "
+            f"{tokens:,} tokens, {trained:,} trained"
+        )
+    for finding in report.findings:
+        line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
+        out.print(line.append(f"{finding.message} ({finding.where})", style="none"))
+    train = report.sets["train"].examples
+    for index in range(min(num_examples, len(train))):
+        out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks what is trained")
+        out.print(marked(report.tokenizer, train[index]))
+
+
+def marked(tokenizer: PreTrainedTokenizerBase, example: Example) -> Text:
+    """The example's text with its trained tokens bracketed and coloured, stop tokens included."""
+    text = Text()
+    start = 0
+    trained = example.loss_weights > 0
+    for end in range(1, example.num_tokens + 1):
+        if end < example.num_tokens and trained[end] == trained[start]:
+            continue
+        piece = tokenizer.decode(example.input_ids[start:end].tolist(), skip_special_tokens=False)
+        if trained[start]:
+            left, right = TRAINED_MARKS
+            text.append(f"{left}{piece}{right}", style="green")
+        else:
+            text.append(piece, style="dim")
+        start = end
+    return text

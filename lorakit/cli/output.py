@@ -1,0 +1,60 @@
+"""What verbs share: their options, one JSON object on stdout, and a console for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from lorakit.evaluate.compare import SetResult
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="a.b=c", help="Override one value of the recipe; repeatable."),
+]
+
+
+@contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """Inside, whatever libraries print goes to stderr: stdout belongs to the result."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """The one JSON object of `--json`. NaN and infinity are no JSON: they are a bug before this."""
+    typer.echo(json.dumps(values, indent=2, allow_nan=False))
+
+
+def console() -> Console:
+    """For results in words on stdout: coloured on a terminal, plain and wide elsewhere."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, no_color=True, width=120)
+
+
+def human_bytes(count: int) -> str:
+    """1536 -> `1.5 KiB`."""
+    if count < 1024:
+        return f"{count} B"
+    exponent = min((count.bit_length() - 1) // 10, 3)
+    return f"{count / 1024**exponent:.2f} {('KiB', 'MiB', 'GiB')[exponent - 1]}"
+
+
+def show_sets(results: Mapping[str, SetResult]) -> None:
+    """One sentence per set that was evaluated."""
+    out = console()
+    for name, result in results.items():
+        out.print(result.in_words(name), markup=False)
+    if not results:
+        out.print("nothing was evaluated: the recipe names no set in its section evaluate")

@@ -1,0 +1,52 @@
+"""`lorakit train`: the whole way from a recipe to an adapter that is proven or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorakit.cli.output import (
+    AsJson,
+    Overrides,
+    RecipePath,
+    print_json,
+    show_sets,
+    stdout_for_results,
+)
+from lorakit.recipe import load_recipe
+
+
+def command(
+    recipe: RecipePath,
+    overrides: Overrides = [],  # noqa: B006  (typer reads it, nothing changes it)
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run folder, instead of output.dir.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of the run.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter as a recipe says, and evaluate it before and after.
+
+    Ctrl-C and SIGTERM save a checkpoint and exit; --resume goes on bit for bit.
+
+    \b
+    Example:
+      lorakit train recipe.yaml
+      lorakit train recipe.yaml --set adapter.r=32 --output runs/r32
+      lorakit train recipe.yaml --output runs/r32 --set adapter.r=32 --resume
+    """
+    settings = load_recipe(recipe, overrides)
+    if output is not None:
+        settings.output.dir = str(output)
+    with stdout_for_results():
+        from lorakit.finetune import finetune
+
+        outcome = finetune(settings, resume=resume)
+    if as_json:
+        print_json(outcome.to_json())
+    else:
+        show_sets(outcome.evaluation)

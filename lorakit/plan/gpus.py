@@ -1,0 +1,41 @@
+"""Memory of common GPUs, to say whether a recipe can fit on one."""
+
+from __future__ import annotations
+
+import difflib
+
+from lorakit.errors import InputError
+
+GIB = 1 << 30
+
+# Name: GiB on the data sheet.
+GPUS = {
+    "t4": 16,
+    "rtx3060": 12,
+    "rtx3090": 24,
+    "rtx4060ti": 16,
+    "rtx4090": 24,
+    "rtx5090": 32,
+    "l4": 24,
+    "a10": 24,
+    "l40s": 48,
+    "a100-40": 40,
+    "a100-80": 80,
+    "h100": 80,
+    "h200": 141,
+    "b200": 192,
+}
+
+
+def gpu_memory(name: str) -> int:
+    """Bytes of memory of a GPU by name, upper or lower case, with or without spaces.
+
+    Raises:
+        InputError: unknown name.
+    """
+    key = name.lower().replace(" ", "")
+    if key not in GPUS:
+        near = difflib.get_close_matches(key, GPUS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(f"GPU {name!r} is not known; possible: {', '.join(GPUS)}.{hint}")
+    return GPUS[key] * GIB

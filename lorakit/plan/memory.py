@@ -1,0 +1,135 @@
+"""Bytes of a run by part, counted on the real modules: on the meta device they hold no data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.adapters.attach import Attached
+from lorakit.base.frozen_linear import FrozenLinear
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part; None where nothing in lorakit can tell yet.
+
+    Attributes:
+        weights: the frozen base as it is stored: packed codes and scales, dense weights, buffers.
+        adapter: the parameters that train.
+        gradients: the flat gradient, and the parameter's own where its dtype is smaller.
+        optimizer: two moments, and float32 master copies of parameters in a smaller dtype.
+        activations: what a forward pass keeps for its backward.
+        loading_peak: the whole base as stored, plus the largest tensor before it is packed.
+        peak: the largest sum at any moment of a step.
+        by_storage: `weights` split by what holds them.
+        by_device: `weights` split by where they live.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int | None
+    loading_peak: int
+    peak: int | None
+    by_storage: dict[str, int] = field(default_factory=dict)
+    by_device: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def known(self) -> int:
+        """Bytes that training certainly needs: every part but the activations."""
+        return self.weights + self.adapter + self.gradients + self.optimizer
+
+    def to_json(self) -> dict[str, int | None]:
+        """The parts under the names of `plan.json`."""
+        return {
+            "weights": self.weights,
+            "adapter": self.adapter,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "activations": self.activations,
+            "loading_peak": self.loading_peak,
+            "peak": self.peak,
+        }
+
+
+def count_memory(model: PreTrainedModel, adapter: Attached, device: str) -> Memory:
+    """Count the bytes of a model with an adapter attached.
+
+    Args:
+        model: on the meta device, or loaded.
+        adapter: what `attach_adapter` returned for it.
+        device: where the frozen weights will live.
+    """
+    trained = adapter.parameters()
+    trained_ids = {id(parameter) for parameter in trained.values()}
+    packed = _packed_tensors(model)
+    frozen = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    frozen |= packed
+    dense = [t for key, t in frozen.items() if key not in trained_ids and key not in packed]
+    by_storage = {"packed": num_bytes(packed.values()), "dense": num_bytes(dense)}
+    weights = sum(by_storage.values())
+    return Memory(
+        weights=weights,
+        adapter=num_bytes(trained.values()),
+        gradients=_gradient_bytes(trained),
+        optimizer=_optimizer_bytes(trained),
+        activations=None,
+        loading_peak=weights + _largest_before_packing(model, dense),
+        peak=None,
+        by_storage=by_storage,
+        by_device={device: weights},
+    )
+
+
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of tensors, each counted as often as it is given."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _packed_tensors(model: PreTrainedModel) -> dict[int, torch.Tensor]:
+    """{id: tensor} of the weights that are not stored in a dense dtype."""
+    return {
+        id(tensor): tensor
+        for module in model.modules()
+        if isinstance(module, FrozenLinear)
+        for tensor in module.stored.tensors().values()
+        if _is_packed(module)
+    }
+
+
+def _is_packed(module: FrozenLinear) -> bool:
+    tensors = module.stored.tensors().values()
+    return sum(tensor.numel() for tensor in tensors) != module.stored.shape.numel()
+
+
+def _largest_before_packing(model: PreTrainedModel, dense: Iterable[torch.Tensor]) -> int:
+    """Bytes of the largest single tensor in the dtype it is packed from."""
+    unpacked = (
+        module.stored.shape.numel() * module.stored.dtype.itemsize
+        for module in model.modules()
+        if isinstance(module, FrozenLinear)
+    )
+    return max(*unpacked, *(num_bytes([tensor]) for tensor in dense), 0)
+
+
+def _master_dtype(trained: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The dtype of the optimizer's flat buffers: float32, or float64 when a parameter is."""
+    return functools.reduce(torch.promote_types, (p.dtype for p in trained.values()), torch.float32)
+
+
+def _gradient_bytes(trained: Mapping[str, torch.Tensor]) -> int:
+    dtype = _master_dtype(trained)
+    flat = sum(parameter.numel() for parameter in trained.values()) * dtype.itemsize
+    return flat + num_bytes(p for p in trained.values() if p.dtype != dtype)
+
+
+def _optimizer_bytes(trained: Mapping[str, torch.Tensor]) -> int:
+    dtype = _master_dtype(trained)
+    count = sum(parameter.numel() for parameter in trained.values())
+    masters = sum(p.numel() for p in trained.values() if p.dtype != dtype)
+    return (2 * count + masters) * dtype.itemsize

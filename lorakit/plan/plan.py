@@ -1,0 +1,104 @@
+"""What a recipe will take: parameters, bytes by part, steps and tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lorakit.adapters.attach import attach_adapter
+from lorakit.base.load import compute_device, empty_base
+from lorakit.plan.gpus import gpu_memory
+from lorakit.plan.memory import Memory, count_memory
+from lorakit.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted; None where it is not known yet.
+
+    Attributes:
+        total_parameters: of base and adapter together, tied ones once, packed ones unpacked.
+        trainable_parameters: those that train.
+        num_adapted, num_not_adapted: layers with an adapter, and other weights of two dimensions.
+        memory: bytes by part.
+        steps: optimizer steps; tokens, trained_tokens: seen in the whole run.
+        gpu: {"name", "memory_bytes", "left_for_activations"} when one was named.
+        notes: what a reader should know about these numbers.
+    """
+
+    total_parameters: int
+    trainable_parameters: int
+    num_adapted: int
+    num_not_adapted: int
+    memory: Memory
+    steps: int | None
+    tokens: int | None
+    trained_tokens: int | None
+    gpu: dict[str, Any] | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of `plan.json` and `lorakit plan --json`."""
+        return {
+            "parameters": {"total": self.total_parameters, "trainable": self.trainable_parameters},
+            "memory_bytes": self.memory.to_json(),
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "seconds": None,
+            "cost": None,
+            "weights_by_storage": self.memory.by_storage,
+            "weights_by_device": self.memory.by_device,
+            "layers": {"adapted": self.num_adapted, "not_adapted": self.num_not_adapted},
+            "gpu": self.gpu,
+            "notes": list(self.notes),
+        }
+
+
+def plan(recipe: Recipe, *, gpu: str | None = None) -> Plan:
+    """Predict what `recipe` takes.
+
+    Args:
+        recipe: `base.model` may be a folder with nothing but a config.json.
+        gpu: name of a GPU to hold the known parts against.
+
+    Raises:
+        InputError: a recipe that cannot work: no such model, targets that match nothing.
+    """
+    capacity = gpu_memory(gpu) if gpu is not None else None
+    base = recipe.base
+    model = empty_base(
+        base.model,
+        quantization=base.quantization,
+        double_quantization=base.double_quantization,
+        block_size=base.block_size,
+        dtype=_dtype(base.dtype),
+        revision=base.revision,
+    )
+    adapter = attach_adapter(model, recipe.adapter)
+    memory = count_memory(model, adapter, str(compute_device(base.device)))
+    return Plan(
+        total_parameters=adapter.total,
+        trainable_parameters=adapter.trainable,
+        num_adapted=len(adapter.adapted),
+        num_not_adapted=len(adapter.not_adapted),
+        memory=memory,
+        steps=None,
+        tokens=None,
+        trained_tokens=None,
+        gpu=_against(gpu, capacity, memory),
+        notes=(),
+    )
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _against(gpu: str | None, capacity: int | None, memory: Memory) -> dict[str, Any] | None:
+    if gpu is None or capacity is None:
+        return None
+    left = capacity - memory.known
+    return {"name": gpu, "memory_bytes": capacity, "left_for_activations": left, "fits": left > 0}
