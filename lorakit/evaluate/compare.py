@@ -1,9 +1,10 @@
-"""Before and after on named sets: what changed, how sure that is, and the verdict in plain words."""
+"""Before and after on named sets: what changed, how sure that is, and the verdict in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -22,7 +23,7 @@ from lorakit.evaluate.statistics import (
 )
 
 # Each metric is a function of the mean loss per trained token, and lower is better for both.
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+METRICS: dict[str, Callable[[Any], Any]] = {
     "loss": lambda loss: loss,
     "perplexity": np.exp,
 }
@@ -65,7 +66,8 @@ def check_metrics(metrics: list[str], primary: str) -> None:
     unknown = [name for name in [*metrics, primary] if name not in METRICS]
     if unknown:
         raise RecipeError(
-            f"evaluate.metrics or evaluate.primary names {unknown[0]!r}; possible: {', '.join(METRICS)}."
+            f"evaluate.metrics or evaluate.primary names {unknown[0]!r}; possible: "
+            f"{', '.join(METRICS)}. Choose one of them."
         )
     if primary not in metrics and primary != "loss":
         raise RecipeError(
@@ -150,14 +152,14 @@ def judge(
     margin: float | None,
     seed: int = 0,
 ) -> SetResult:
-    """Compare two models' losses on the same examples; `margin` not None asks for non-inferiority."""
+    """Compare losses on the same examples; `margin` not None asks for non-inferiority."""
     means_KR = resampled_means(np.stack([base.nll, tuned.nll]), base.weight, seed=seed)
     comparisons = {}
     for name in metrics:
         of_loss = METRICS[name]
         before, after = (
-            float(of_loss(np.float64(base.mean))),
-            float(of_loss(np.float64(tuned.mean))),
+            float(of_loss(base.mean)),
+            float(of_loss(tuned.mean)),
         )
         differences_R = of_loss(means_KR[1]) - of_loss(means_KR[0])
         comparisons[name] = Comparison(

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from lorakit import kernels
 from lorakit.base.head import backbone_hidden, head_parameters, logits_fn
 from lorakit.data.examples import ExampleSet, MicroBatch
-from lorakit.data.pack import collate, pack
+from lorakit.data.pack import collate, pack, pack_padded
 from lorakit.progress import bar
 
 
@@ -20,7 +20,7 @@ class ExampleLosses:
     """Losses of E examples.
 
     Attributes:
-        nll: float64 (E,), weighted sum of the negative log-likelihood of the trained tokens, in nats.
+        nll: float64 (E,), weighted sum of the NLL of its trained tokens, in nats.
         weight: float64 (E,), sum of their loss weights: the number of trained tokens unless rows
             carry weights.
     """
@@ -57,12 +57,13 @@ def example_losses(
     """
     count = len(examples) if max_examples is None else min(max_examples, len(examples))
     nll, weight = np.zeros(count), np.zeros(count)
-    device = model.get_input_embeddings().weight.device
+    device = model.device
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), bar(description, count) as running:
-            for members in pack(examples.lengths[:count], token_budget):
+            share = pack if packed else pack_padded
+            for members in share(examples.lengths[:count].tolist(), token_budget):
                 batch = collate(
                     [examples[i] for i in members], members, packed=packed, pad_id=pad_id
                 )

@@ -1,7 +1,8 @@
 """Paired bootstrap intervals and the verdict that rests on them.
 
-Base and tuned answer the same examples, so examples are resampled once for both (Efron and Tibshirani,
-"An Introduction to the Bootstrap", 1993, chapter 13: percentile intervals). E examples, R resamples.
+Base and tuned answer the same examples, so examples are resampled once for both (Efron and
+Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13: percentile intervals).
+E examples, R resamples, K quantities.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def verdict_of_retention(
 
     A set too small to exclude it counts as worse: retention has to be shown, not assumed.
     """
-    low, high = interval if lower_is_better else (-interval[1], -interval[0])
+    _, high = interval if lower_is_better else (-interval[1], -interval[0])
     if high < 0:
         return "better"
     return "no difference" if high <= margin else "worse"

@@ -42,7 +42,7 @@ def test_same_seed_same_interval_and_chunks_do_not_matter(monkeypatch: pytest.Mo
 
 
 def test_no_effect_is_called_a_change_in_three_to_seven_percent() -> None:
-    """1,000 runs without effect at 95 %: 5 % expected, the binomial 3-sigma band is 2.9 to 7.1 %."""
+    """1,000 runs without effect: 5 % expected, the binomial 3-sigma band is 2.9 to 7.1 %."""
     false = 0
     for seed in range(1000):
         base, tuned = _paired(seed, effect=0.0)
