@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lorakit.base.families import family
+from lorakit.base.families import attention_of, family
 from lorakit.errors import ModelError
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -122,7 +122,6 @@ def model_config(values: dict[str, Any]) -> PreTrainedConfig:
     """
     values = dict(values)
     model_type = values.pop("model_type")
-    facts = family(model_type)
     try:
         config = AutoConfig.for_model(model_type, **values)
     # Config classes validate with exceptions of many libraries; all of them mean a bad value.
@@ -135,7 +134,7 @@ def model_config(values: dict[str, Any]) -> PreTrainedConfig:
         for name, value in vars(part).items():
             if NOISE_FIELD.search(name) and type(value) in (int, float):
                 setattr(part, name, 0.0)
-    config._attn_implementation = facts.attention
+    config._attn_implementation = attention_of(config)
     return config
 
 
