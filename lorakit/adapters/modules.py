@@ -6,6 +6,7 @@ TrainedCopy     a module of `modules_to_save`: the frozen original and a float32
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -155,6 +156,14 @@ class TrainedCopy(nn.Module):
         if not self.switch.on:
             return self.original(*args, **kwargs)
         return torch.func.functional_call(self.trained, self._cast(), args, kwargs)
+
+    @torch.no_grad()
+    def plain_copy(self) -> nn.Module:
+        """The trained module alone, in the original's dtype, with parameters of its own."""
+        plain = copy.deepcopy(self.trained)
+        for name, parameter in plain.named_parameters():
+            parameter.data = parameter.data.to(self._dtypes[name])
+        return plain
 
     def _cast(self) -> dict[str, torch.Tensor]:
         return {

@@ -1,0 +1,111 @@
+"""Merge in memory: a plain transformers model that computes what base and adapter computed.
+
+The faithful merge goes into the very weights the adapter was trained on: for a quantized base into
+the dequantized ones. It never goes into 4-bit codes, where a small change is rounded away.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from lorakit.adapters.attached import Attached, attached, forget
+from lorakit.adapters.modules import AdaptedLinear, TrainedCopy
+from lorakit.adapters.plain import plain_linear
+from lorakit.base import attention
+from lorakit.base.config import NOISE_FIELD, read_config
+from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.info import base_info
+from lorakit.base.storages.dense import DenseWeight
+from lorakit.errors import AdapterError, ModelError
+
+OURS = (AdaptedLinear, TrainedCopy, FrozenLinear)
+
+
+@torch.no_grad()
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """A plain transformers model in eval mode, with no lorakit module left inside.
+
+    Args:
+        model: with an attached adapter. It stays as it is and shares no memory with the result, so
+            both must fit: for large models use `merge_folder`, which streams.
+
+    Returns:
+        The model with dense weights in the base's dtype; each merged weight is computed in float32
+        and rounded once. Its config has the dropout values of the original config.json again.
+
+    Raises:
+        AdapterError: no adapter, or an adapted weight is shared with a layer that has another one.
+    """
+    adapter = attached(model)
+    refuse_shared_weights(adapter)
+    # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
+    memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapter): None}
+    for module in model.modules():
+        if id(module) not in memo and isinstance(module, OURS):
+            memo |= {id(part): None for part in module.modules()}
+            memo[id(module)] = plain_module(module)
+    merged = copy.deepcopy(model, memo)
+    forget(merged)
+    del vars(merged)["save_pretrained"]
+    restore_config(model, merged)
+    return merged.requires_grad_(True).eval()
+
+
+def plain_module(module: nn.Module) -> nn.Module:
+    """What stands in for one of lorakit's modules in a merged model."""
+    if isinstance(module, AdaptedLinear):
+        return plain_linear(module.base_layer, module.weight)
+    if isinstance(module, FrozenLinear):
+        return plain_linear(module, module.weight)
+    assert isinstance(module, TrainedCopy)
+    return module.plain_copy()
+
+
+def refuse_shared_weights(adapter: Attached) -> None:
+    """Raise AdapterError when two adapted layers share one frozen weight: a merge would need
+    two.
+    """
+    sharing: dict[int, list[str]] = defaultdict(list)
+    for name, module in adapter.modules.items():
+        if isinstance(module.base_layer.stored, DenseWeight):
+            sharing[id(module.base_layer.stored.weight)].append(name)
+    for names in sharing.values():
+        if len(names) > 1:
+            raise AdapterError(
+                f"{', '.join(names[:5])} share one weight in the base, but each has an adapter of "
+                "its own; a merged model has one weight for all. Use base and adapter unmerged, or "
+                "train with one of them excluded (adapter.exclude_modules)."
+            )
+
+
+def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
+    """Give `merged` a plain model's config: original noise values, attention, and its own ties."""
+    config = merged.config
+    if config._attn_implementation == attention.NAME:
+        # transformers has no public way to ask for the default of a class.
+        merged.set_attn_implementation("sdpa" if merged._supports_sdpa else "eager")
+    try:
+        values = read_config(base_info(model).folder / "config.json")
+    except ModelError:
+        pass  # not loaded by load_base, which alone changes noise values
+    else:
+        restore_noise(config, AutoConfig.for_model(values.pop("model_type"), **values))
+    inputs, outputs = merged.get_input_embeddings(), merged.get_output_embeddings()
+    if outputs is not None and inputs.weight is not outputs.weight:
+        config.tie_word_embeddings = False
+        config.get_text_config().tie_word_embeddings = False
+
+
+def restore_noise(config: PreTrainedConfig, original: PreTrainedConfig) -> None:
+    """Copy dropout and noise values, which `load_base` sets to zero, from the original config."""
+    for name, value in vars(original).items():
+        if NOISE_FIELD.search(name):
+            setattr(config, name, value)
+    for part in original.sub_configs:
+        restore_noise(getattr(config, part), getattr(original, part))
