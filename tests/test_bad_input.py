@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -230,7 +231,193 @@ COMMAND_CASES = [
     ),
 ]
 
-CASES = [*RECIPE_CASES, *COMMAND_CASES]
+DATA_CASES = [
+    recipe_value("data missing", "no.jsonl", data={"train": "folder/no.jsonl"}),
+    rows_text("data empty", "no rows", ""),
+    rows_text(
+        "broken JSON",
+        "rows.jsonl:2: broken JSON",
+        '{"prompt": "a", "completion": "b"}\n{"prompt"\n',
+    ),
+    rows_text("JSON line is a list", "rows.jsonl:1", "[1, 2]\n"),
+    rows_text("data not UTF-8", "rows.jsonl:1", b'{"prompt": "caf\xe9", "completion": "b"}\n'),
+    rows_text("half a surrogate", "rows.jsonl:1", b'{"prompt": "\\ud800", "completion": "b"}\n'),
+    rows_text("JSON NaN", "rows.jsonl:1", '{"prompt": NaN, "completion": "b"}\n'),
+    rows_text(
+        "JSON key twice", "rows.jsonl:1", '{"prompt": "a", "prompt": "b", "completion": "c"}\n'
+    ),
+    rows_text("unknown suffix", "is not a data format", "a,b\n", file="rows.xyz"),
+    rows_text("ragged CSV", "rows.csv:3", "prompt,completion\na,b\na,b,c\n", file="rows.csv"),
+    rows_text("broken Parquet", "rows.parquet", b"PAR1 not really", file="rows.parquet"),
+    rows_values("empty answers", "completion", [{"prompt": "a", "completion": " "}] * 4),
+    rows_values("answer not text", "completion", [{"prompt": "a", "completion": 3}] * 4),
+    rows_values("answer missing", "rows.jsonl:2", [*GOOD_ROWS[:1], {"prompt": "a"}]),
+    rows_values("unknown columns", "no row format reads the columns", [{"foo": "a", "bar": "b"}]),
+    rows_values(
+        "column not there", "no column 'question'", GOOD_ROWS, columns={"prompt": "question"}
+    ),
+    rows_values(
+        "mapping without effect",
+        "does not read",
+        GOOD_ROWS,
+        columns={"text": "prompt"},
+        format="alpaca",
+    ),
+    rows_values(
+        "no trained token",
+        "trained",
+        [{"messages": [{"role": "user", "content": "hello"}]}] * 4,
+    ),
+    rows_values(
+        "unknown role", "rows.jsonl:1", [{"messages": [{"role": "robot", "content": "a"}]}]
+    ),
+    rows_values("messages not a list", "rows.jsonl:1", [{"messages": "hello"}]),
+    rows_values("all rows too long", "max_length", GOOD_ROWS, max_length=4),
+    rows_values("too long is an error", "max_length", GOOD_ROWS, max_length=4, too_long="error"),
+    rows_values("longer than the context", "256", GOOD_ROWS, max_length=100_000),
+    rows_values("validation missing", "no.jsonl", GOOD_ROWS, validation="folder/no.jsonl"),
+    rows_values("validation takes no row", "validation", GOOD_ROWS[:2], validation=0.01),
+    rows_values("group column missing", "topic", GOOD_ROWS, validation=0.5, group="topic"),
+    rows_values("template file missing", "no.jinja", GOOD_ROWS, chat_template="no.jinja"),
+    Case(
+        "broken template",
+        "template",
+        lambda shop: [
+            "train",
+            shop.recipe(data={"chat_template": str(shop.file("t.jinja", "{% for message in %}"))}),
+        ],
+    ),
+    Case(
+        "test set missing",
+        "no.jsonl",
+        lambda shop: ["train", shop.recipe(evaluate={"in_domain": "folder/no.jsonl"})],
+    ),
+]
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def truncated(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+
+
+def header_too_large(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes((1 << 62).to_bytes(8, "little") + weights.read_bytes()[8:])
+
+
+def index_outside(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    outside = weights.rename(folder.parent / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": f"../{outside.name}"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def index_without_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {
+        "metadata": {},
+        "weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def overwritten(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+MODEL_CASES = [
+    recipe_value("model missing", "./no-such-model", base={"model": "./no-such-model"}),
+    recipe_value("unknown device", "quantum", base={"device": "quantum"}),
+    recipe_value("dtype typo", "'float32'", base={"dtype": "float23"}),
+    recipe_value(
+        "device memory not a size", "max_device_memory", base={"max_device_memory": "lots"}
+    ),
+    recipe_value("targets match nothing", "q_proj", adapter={"target_modules": ["q_prj"]}),
+    recipe_value("target regex broken", "target_modules", adapter={"target_modules": "("}),
+    recipe_value(
+        "rank pattern matches nothing", "rank_pattern", adapter={"rank_pattern": {"x_proj": 4}}
+    ),
+    recipe_value(
+        "module to save missing", "modules_to_save", adapter={"modules_to_save": ["head"]}
+    ),
+    recipe_value("bias of none", "bias", adapter={"bias": "all"}),
+    recipe_value("adapter missing", "no-adapter", adapter={"path": "no-adapter", "r": None}),
+    model_files("no config", "config.json", without("config.json")),
+    model_files("broken config", "config.json", overwritten("config.json", "{")),
+    model_files("config is a list", "config.json", overwritten("config.json", "[]")),
+    model_config("auto_map", "auto_map", auto_map={"AutoModelForCausalLM": "model.Evil"}),
+    model_config("model_type with newline", "model_type", model_type="llama\nimport os"),
+    model_config("model_type unknown", "model_type", model_type="lama"),
+    model_config("model_type of no language model", "model_type", model_type="vit"),
+    model_config("huge vocabulary", "vocab_size", vocab_size=1 << 40),
+    model_config("quantized checkpoint", "quantized", quantization_config={"quant_method": "gptq"}),
+    model_config("other hidden size", "shape", hidden_size=64),
+    model_files("no weights", "safetensors", without("model.safetensors")),
+    model_files("pickled weights", "pytorch_model.bin", pickled),
+    model_files("truncated weights", "model.safetensors", truncated),
+    model_files("header beyond the file", "model.safetensors", header_too_large),
+    model_files("shard outside the folder", "outside.safetensors", index_outside),
+    model_files("shard missing", "model-00001-of-00001", index_without_shard),
+    model_files("no tokenizer", "no tokenizer", without_tokenizer),
+    model_files("broken tokenizer", "tokenizer", overwritten("tokenizer.json", "{}")),
+]
+
+
+def filled_output(shop: Workshop) -> list[str]:
+    (shop.folder / "run").mkdir()
+    shop.file("run/thesis.txt", "precious")
+    return ["train", shop.recipe()]
+
+
+OUTPUT_CASES = [
+    Case("output not empty", "not empty", filled_output),
+    Case(
+        "output is a file",
+        "is a file",
+        lambda shop: ["train", shop.recipe(), "--output", str(shop.folder / "rows.jsonl")],
+    ),
+    Case(
+        "output below a file",
+        "not a folder",
+        lambda shop: ["train", shop.recipe(), "--output", str(shop.folder / "rows.jsonl" / "run")],
+        exit_code=1,
+    ),
+    # Root may write to read-only folders, but nobody may make a folder in /sys.
+    Case(
+        "output read-only",
+        "/sys/lorakit-run",
+        lambda shop: ["train", shop.recipe(), "--output", "/sys/lorakit-run"],
+        exit_code=1,
+    ),
+    Case(
+        "nothing to resume",
+        "resume",
+        lambda shop: ["train", shop.recipe(), "--resume"],
+        exit_code=1,
+    ),
+    Case("evaluate no run", "no run folder", lambda shop: ["evaluate", str(shop.folder / "no")]),
+    Case("evaluate another folder", "no run folder", lambda shop: ["evaluate", str(shop.folder)]),
+    Case(
+        "merge no run",
+        "no run folder",
+        lambda shop: ["merge", str(shop.folder), "--output", str(shop.folder / "merged")],
+    ),
+]
+
+CASES = [*RECIPE_CASES, *COMMAND_CASES, *DATA_CASES, *MODEL_CASES, *OUTPUT_CASES]
 
 
 @pytest.fixture

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 
 from lorakit.adapters.attach import attach_adapter
-from lorakit.base.load import compute_device, empty_base
+from lorakit.base.load import compute_device, empty_base, load_tokenizer_of
+from lorakit.data.named_sets import prepare_named_sets
+from lorakit.data.prepare import Prepared
+from lorakit.errors import InputError
 from lorakit.plan.gpus import gpu_memory
 from lorakit.plan.memory import Memory, count_memory
-from lorakit.recipe import Recipe
+from lorakit.plan.steps import RunLength, count_run_length
+from lorakit.recipe import Recipe, TrainSection
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,13 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, *, gpu: str | None = None) -> Plan:
+def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = None) -> Plan:
     """Predict what `recipe` takes.
 
     Args:
         recipe: `base.model` may be a folder with nothing but a config.json.
+        prepared: the training set; None: it is read if data and tokenizer are at hand, otherwise
+            steps and tokens stay unknown and a note says why.
         gpu: name of a GPU to hold the known parts against.
 
     Raises:
@@ -79,18 +85,46 @@ def plan(recipe: Recipe, *, gpu: str | None = None) -> Plan:
     )
     adapter = attach_adapter(model, recipe.adapter)
     memory = count_memory(model, adapter, str(compute_device(base.device)))
+    notes = []
+    if prepared is None:
+        prepared, problem = _training_set(recipe)
+        if problem is not None:
+            notes.append(f"steps and tokens are not known: {problem}")
+    if recipe.train.early_stopping_patience is not None:
+        notes.append("early stopping may end the run sooner")
+    length = None if prepared is None else _run_length(recipe.train, prepared)
     return Plan(
         total_parameters=adapter.total,
         trainable_parameters=adapter.trainable,
         num_adapted=len(adapter.adapted),
         num_not_adapted=len(adapter.not_adapted),
         memory=memory,
-        steps=None,
-        tokens=None,
-        trained_tokens=None,
+        steps=recipe.train.max_steps if length is None else length.steps,
+        tokens=None if length is None else length.tokens,
+        trained_tokens=None if length is None else length.trained_tokens,
         gpu=_against(gpu, capacity, memory),
-        notes=(),
+        notes=tuple(notes),
     )
+
+
+def _run_length(train: TrainSection, prepared: Prepared) -> RunLength:
+    return count_run_length(
+        prepared.examples,
+        prepared.repeats,
+        batch_size=train.batch_size,
+        num_epochs=train.num_train_epochs,
+        max_steps=train.max_steps,
+        seed=train.seed,
+    )
+
+
+def _training_set(recipe: Recipe) -> tuple[Prepared | None, str | None]:
+    """The training set, or why it cannot be read: memory can be planned without it."""
+    try:
+        tokenizer, config = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
+        return prepare_named_sets(recipe, tokenizer, config).train, None
+    except InputError as error:
+        return None, str(error)
 
 
 def _dtype(name: str) -> torch.dtype | None:

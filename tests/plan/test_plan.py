@@ -1,0 +1,225 @@
+"""The plan counts what is there: the loaded model, the optimizer's buffers, the batches."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lorakit.adapters.attach import attach_adapter
+from lorakit.base.load import load_base
+from lorakit.cli import main
+from lorakit.data.examples import Example, examples_in_memory
+from lorakit.errors import InputError
+from lorakit.plan.gpus import GPUS, gpu_memory
+from lorakit.plan.memory import count_memory, num_bytes
+from lorakit.plan.plan import plan
+from lorakit.plan.steps import count_run_length
+from lorakit.recipe import LoraConfig, parse_recipe
+from lorakit.train.batches import StepBatches
+from lorakit.train.optimizer import AdamW
+
+LLAMA_3_1_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500_000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+# config.json of meta-llama/Llama-3.1-8B: its model card says 8.03B.
+LLAMA_PARAMETERS = 8_030_261_248
+# Sum over q, k, v, o, gate, up, down of r (in + out), times 32 layers, r = 16.
+LORA_R16 = 41_943_040
+# One magnitude per output row of the same layers.
+DORA_R16 = 43_319_296
+
+
+def values(model: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    base = {"model": str(model), "device": "cpu"} | sections.pop("base", {})
+    return {"base": base, "data": {"train": "no/rows.jsonl"}} | sections
+
+
+@pytest.fixture(scope="session")
+def llama_8b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but a config.json."""
+    folder = tmp_path_factory.mktemp("llama-3.1-8b")
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+    return folder
+
+
+@pytest.mark.parametrize(("use_dora", "trainable"), [(False, LORA_R16), (True, DORA_R16)])
+def test_an_8b_model_from_its_config_alone(llama_8b: Path, use_dora: bool, trainable: int) -> None:
+    started = time.monotonic()
+    recipe = parse_recipe(
+        values(
+            llama_8b,
+            base={"quantization": "nf4", "dtype": "bfloat16"},
+            adapter={"r": 16, "use_dora": use_dora},
+        )
+    )
+    result = plan(recipe).to_json()
+    assert time.monotonic() - started < 30
+    assert result["parameters"] == {
+        "total": LLAMA_PARAMETERS + trainable,
+        "trainable": trainable,
+    }
+    assert result["layers"]["adapted"] == 7 * 32
+    memory = result["memory_bytes"]
+    assert memory["adapter"] == memory["gradients"] == 4 * trainable
+    assert memory["optimizer"] == 8 * trainable
+    assert memory["peak"] is None
+    assert result["steps"] is None
+    linear = LLAMA_PARAMETERS - 2 * 128_256 * 4096 - (2 * 32 + 1) * 4096
+    assert result["weights_by_storage"]["packed"] == nf4_bytes_8b()
+    dense = 2 * (LLAMA_PARAMETERS - linear)
+    buffers = result["weights_by_storage"]["dense"] - dense
+    assert 0 <= buffers < 4096  # rotary frequencies
+    assert memory["loading_peak"] == memory["weights"] + 2 * 128_256 * 4096
+
+
+def nf4_bytes_8b() -> int:
+    """Codes, 8-bit scales of blocks of 64, float32 scales of 256 of those and one offset each."""
+    layer = [
+        (4096, 4096),
+        (1024, 4096),
+        (1024, 4096),
+        (4096, 4096),
+        (14_336, 4096),
+        (14_336, 4096),
+        (4096, 14_336),
+    ]
+    blocks = [out * into // 64 for out, into in layer]
+    nested = [-(-count // 256) for count in blocks]
+    per_layer = sum(out * into // 2 for out, into in layer) + sum(blocks)
+    return 32 * (per_layer + 4 * sum(nested) + 4 * len(layer))
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj"]}],
+    ids=str,
+)
+def test_planned_bytes_are_those_of_the_loaded_model(
+    tiny_folder: Path, quantization: str, options: dict[str, Any]
+) -> None:
+    recipe = parse_recipe(
+        values(
+            tiny_folder,
+            base={"quantization": quantization, "dtype": "bfloat16"},
+            adapter={"r": 4} | options,
+        )
+    )
+    predicted = plan(recipe)
+    model, _ = load_base(tiny_folder, quantization=quantization, dtype=torch.bfloat16, device="cpu")
+    adapter = attach_adapter(model, LoraConfig(r=4, **options))
+    loaded = count_memory(model, adapter, "cpu")
+    assert predicted.memory == loaded
+    assert (predicted.total_parameters, predicted.trainable_parameters) == (
+        adapter.total,
+        adapter.trainable,
+    )
+    assert loaded.weights + loaded.adapter == num_bytes(
+        {
+            tensor.untyped_storage().data_ptr(): tensor
+            for tensor in (*model.parameters(), *model.buffers())
+        }.values()
+    )
+    optimizer = AdamW(adapter.parameters())
+    flat = [t for t in vars(optimizer).values() if isinstance(t, torch.Tensor) and t.dim() == 1]
+    own = [p for p in adapter.parameters().values() if p.dtype != torch.float32]
+    # The flat parameter buffer holds the float32 parameters themselves, and masters of the others.
+    held = num_bytes(flat) + 2 * num_bytes(own)
+    assert held == loaded.adapter + loaded.gradients + loaded.optimizer
+
+
+@pytest.mark.parametrize("max_steps", [None, 1, 5, 23])
+@pytest.mark.parametrize("num_epochs", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("share", [1.0, 2.0, 0.4])
+def test_counted_steps_and_tokens_are_those_of_the_batches(
+    max_steps: int | None, num_epochs: float, share: float
+) -> None:
+    generator = np.random.default_rng(0)
+    examples = examples_in_memory(
+        [
+            Example(
+                np.ones(length, dtype=np.int32),
+                (np.arange(length) > length // 2).astype(np.float32),
+            )
+            for length in generator.integers(3, 40, size=27)
+        ],
+        "fingerprint",
+    )
+    repeats = np.where(np.arange(27) % 3 == 0, share, 1.0)
+    counted = count_run_length(
+        examples, repeats, batch_size=4, num_epochs=num_epochs, max_steps=max_steps, seed=3
+    )
+    batches = StepBatches(examples, repeats, batch_size=4, seed=3, token_budget=64, packed=True)
+    steps = batches.count_steps(num_epochs, max_steps)
+    assert counted.steps == steps
+    assert counted.tokens == sum(batches[step].num_tokens for step in range(steps))
+    assert counted.trained_tokens == sum(batches[step].num_trained_tokens for step in range(steps))
+
+
+def test_steps_are_known_when_the_data_are_at_hand(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "What is asthma?", "completion": "A disease."}\n' * 10)
+    recipe = parse_recipe(
+        values(tiny_folder)
+        | {"data": {"train": str(rows)}, "train": {"batch_size": 4, "num_train_epochs": 2}}
+    )
+    result = plan(recipe)
+    assert result.steps == 6
+    assert result.trained_tokens is not None
+    assert 0 < result.trained_tokens < (result.tokens or 0)
+
+
+def test_the_command_prints_the_contract(
+    llama_8b: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(values(llama_8b, base={"quantization": "nf4"})))
+    assert main(["plan", str(recipe), "--gpu", "T4", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert set(shown) >= {
+        "parameters",
+        "memory_bytes",
+        "steps",
+        "tokens",
+        "trained_tokens",
+        "seconds",
+        "cost",
+    }
+    assert list(shown["memory_bytes"]) == [
+        "weights",
+        "adapter",
+        "gradients",
+        "optimizer",
+        "activations",
+        "loading_peak",
+        "peak",
+    ]
+    assert shown["gpu"]["left_for_activations"] > 0
+    assert main(["plan", str(recipe)]) == 0
+    assert "41,943,040" in capsys.readouterr().out
+
+
+def test_gpu_names() -> None:
+    assert gpu_memory("RTX 4090") == 24 << 30
+    for name in GPUS:
+        assert gpu_memory(name.upper()) > 0
+    with pytest.raises(InputError, match=r"h1000.*possible: .*Did you mean h100\?"):
+        gpu_memory("h1000")

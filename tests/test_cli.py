@@ -1,0 +1,247 @@
+"""The command line: help, exit codes, one JSON object on stdout, the whole way on a tiny model."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from lorakit import cli, errors
+from lorakit.cli import main, new
+from lorakit.cli.new import template_names
+from lorakit.cli.output import human_bytes
+from lorakit.recipe import load_recipe, recipe_schema
+from lorakit.recipe.text import parse_text
+
+VERBS = ("new", "check", "plan", "train", "evaluate", "merge")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Example:" in shown
+    assert f"  lorakit {verb} " in shown
+
+
+def test_the_verbs_are_those(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out.partition("Commands:")[2]
+    assert tuple(line.split()[0] for line in shown.strip().splitlines()) == VERBS
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_every_template_is_a_recipe_with_comments(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    assert main(["new", str(path), "--template", name]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert load_recipe(path).output.dir == f"runs/{name}"
+    jsonschema.validate(parse_text(text, str(path))[0], recipe_schema())
+
+
+def test_templates_are_the_recipes_of_the_repository() -> None:
+    recipes = Path(cli.__file__).parents[2] / "recipes"
+    assert sorted(path.stem for path in recipes.glob("*.yaml")) == template_names()
+    assert new.DEFAULT_TEMPLATE in template_names()
+
+
+def test_the_schema_goes_to_stdout_or_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == recipe_schema()
+    path = tmp_path / "schema.json"
+    assert main(["new", str(path), "--schema"]) == 0
+    assert json.loads(path.read_text()) == recipe_schema()
+
+
+def _raise(error: BaseException) -> Any:
+    def command(*_: object, **__: object) -> None:
+        raise error
+
+    return command
+
+
+LORAKIT_ERRORS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.LorakitError)
+]
+
+
+@pytest.mark.parametrize("kind", LORAKIT_ERRORS, ids=lambda kind: kind.__name__)
+def test_errors_raised_on_purpose_are_one_line_and_an_exit_code(
+    kind: type[errors.LorakitError],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(new, "_template", _raise(kind("what, possible, remedy")))
+    assert main(["new", "x.yaml"]) == (2 if issubclass(kind, errors.InputError) else 1)
+    assert capsys.readouterr().err == "error: what, possible, remedy\n"
+
+
+@pytest.mark.parametrize("number", sorted(cli.REFUSALS))
+def test_what_the_operating_system_refuses_is_no_bug(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "_template", _raise(OSError(number, os.strerror(number), "place")))
+    assert main(["new", "x.yaml"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: place: {os.strerror(number)}. ")
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("odd"), OSError(errno.ENOENT, "gone", "place"), AssertionError()],
+    ids=repr,
+)
+def test_a_bug_shows_its_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "_template", _raise(error))
+    assert main(["new", "x.yaml"]) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "this is a bug in lorakit" in shown
+
+
+def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new, "_template", _raise(KeyboardInterrupt()))
+    assert main(["new", "x.yaml"]) == 130
+
+
+def test_running_out_of_memory_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "_template", _raise(MemoryError()))
+    assert main(["new", "x.yaml"]) == 1
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_as_a_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lorakit", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("lorakit ")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.00 KiB"),
+        (3 << 29, "1.50 GiB"),
+        (1 << 50, "1048576.00 GiB"),
+    ],
+)
+def test_human_bytes(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A folder with a recipe and the run that `lorakit train` made of it."""
+    folder = tmp_path_factory.mktemp("cli")
+    rows = [
+        {"prompt": f"What helps against complaint {n}?", "completion": f"Rest, {n} days."}
+        for n in range(24)
+    ]
+    for name, part in (("train", rows[:16]), ("test", rows[16:])):
+        text = "".join(json.dumps(row) + "\n" for row in part)
+        (folder / f"{name}.jsonl").write_text(text)
+    recipe = {
+        "base": {"model": str(tiny_folder), "quantization": "nf4", "device": "cpu"},
+        "adapter": {"r": 4, "use_dora": True},
+        "data": {"train": str(folder / "train.jsonl"), "validation": 0.25},
+        "train": {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-2},
+        "evaluate": {"in_domain": str(folder / "test.jsonl")},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ["train", str(folder / "recipe.yaml"), "--output", str(folder / "run")]
+    assert main([*arguments, "--set", "train.max_steps=4"]) == 0
+    return folder
+
+
+def run_json(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Run a command with --json; its stdout, all of it, must be one JSON object."""
+    assert main([*arguments, "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert isinstance(shown, dict)
+    return shown
+
+
+def test_the_run_folder_is_as_promised(trained: Path) -> None:
+    run = trained / "run"
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "recipe.yaml",
+        "plan.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "adapter",
+        "evaluation.json",
+    }
+    assert load_recipe(run / "recipe.yaml").train.max_steps == 4
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    predicted = json.loads((run / "plan.json").read_text())
+    assert predicted["steps"] == 4
+    assert predicted["tokens"] == lines[-1]["tokens"]
+    assert predicted["trained_tokens"] == lines[-1]["trained_tokens"]
+
+
+def test_check_json(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = run_json(["check", str(trained / "recipe.yaml")], capfd)
+    assert shown["rows"] == {"read": 12, "kept": 12, "dropped": 0}
+    assert 0 < shown["trained_tokens"] < shown["tokens"]
+    for finding in shown["findings"]:
+        assert set(finding) >= {"id", "severity", "message", "where"}
+
+
+def test_check_shows_what_is_trained(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(trained / "recipe.yaml"), "--show", "2"]) == 0
+    shown = capfd.readouterr().out
+    assert shown.count("\u27e6Rest, ") == 2
+    assert "train: 12 rows read, 12 kept, 0 dropped" in shown
+    assert "\x1b" not in shown  # no colour codes outside a terminal
+
+
+def test_evaluate_repeats_what_training_found(
+    trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written = json.loads((trained / "run" / "evaluation.json").read_text())
+    shown = run_json(["evaluate", str(trained / "run")], capfd)
+    assert shown == written
+    loss = shown["in_domain"]["metrics"]["loss"]
+    assert set(loss) == {"base", "tuned", "difference", "interval"}
+    assert loss["tuned"] < loss["base"]
+
+
+def test_merge_writes_a_folder_that_transformers_loads(trained: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    merged = tmp_path / "merged"
+    assert main(["merge", str(trained / "run"), "--output", str(merged)]) == 0
+    AutoModelForCausalLM.from_pretrained(merged)
+    assert AutoTokenizer.from_pretrained(merged).chat_template
+    assert main(["merge", str(trained / "run"), "--output", str(merged)]) == 2
+
+
+def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
+    adapter = trained / "run" / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    arguments = ["train", str(trained / "recipe.yaml"), "--output", str(trained / "run")]
+    assert main([*arguments, "--set", "train.max_steps=4", "--resume"]) == 0
+    assert adapter.read_bytes() == before
