@@ -30,10 +30,17 @@ class Alignment:
         return self.real_starts[i] + position - self.masked_starts[i]
 
 
-def align(segments: Sequence[str | int], pieces: Sequence[Piece], real: str) -> Alignment | None:
+def align(
+    segments: Sequence[str | int],
+    pieces: Sequence[Piece],
+    real: str,
+    control: re.Pattern[str] | None = None,
+) -> Alignment | None:
     """Match the real rendering against the masked one, piece by piece; None if they differ.
 
-    A piece may stand as it is or escaped as JSON (tool results and arguments).
+    A piece may stand as it is or escaped as JSON (tool results and arguments). With `control` given (no
+    message text spells a control token), a piece that the template changes ends where the template's
+    next text stands that holds one.
     """
     masked_starts, real_starts, texts = [0], [0], []
     masked_at = real_at = 0
@@ -44,15 +51,12 @@ def align(segments: Sequence[str | int], pieces: Sequence[Piece], real: str) -> 
             masked_at += len(segment)
             real_at += len(segment)
         else:
-            literal = segments[i + 1]
-            assert isinstance(literal, str)
-            last = i + 2 == len(segments)
-            text = _matching(pieces[segment].text, real, real_at, literal, last)
-            if text is None:
+            end = _piece_end(pieces[segment].text, real, real_at, segments, i + 1, control)
+            if end is None:
                 return None
-            texts.append((real_at, real_at + len(text)))
+            texts.append((real_at, end))
             masked_at += len(pieces[segment].marker)
-            real_at += len(text)
+            real_at = end
         masked_starts.append(masked_at)
         real_starts.append(real_at)
     if real_at != len(real):
@@ -60,19 +64,24 @@ def align(segments: Sequence[str | int], pieces: Sequence[Piece], real: str) -> 
     return Alignment(tuple(masked_starts), tuple(real_starts), tuple(texts))
 
 
-def _matching(text: str, real: str, at: int, literal: str, last: bool) -> str | None:
-    for variant in (
-        text,
-        json.dumps(text, ensure_ascii=False)[1:-1],
-        json.dumps(text)[1:-1],
-    ):
+def _piece_end(
+    text: str,
+    real: str,
+    at: int,
+    segments: Sequence[str | int],
+    following: int,
+    control: re.Pattern[str] | None,
+) -> int | None:
+    """Where a piece that starts at `at` ends, so that the literal segment after it follows."""
+    literal = segments[following]
+    assert isinstance(literal, str)
+    last = following == len(segments) - 1
+    for variant in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]):
         end = at + len(variant)
-        if real.startswith(variant, at) and real.startswith(literal, end):
-            if not last or end + len(literal) == len(real):
-                return variant
+        ends_there = not last or end + len(literal) == len(real)
+        if ends_there and real.startswith(variant, at) and real.startswith(literal, end):
+            return end
+    if control is not None and control.search(literal):
+        found = real.find(literal, at)
+        return found if found >= 0 else None
     return None
-
-
-def fill(text: str, pattern: re.Pattern[str], pieces: Sequence[Piece]) -> str:
-    """Masked text with the pieces put back as they are."""
-    return pattern.sub(lambda match: pieces[int(match.group(1))].text, text)

@@ -60,6 +60,11 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
         "rows whose thinking the chat template leaves out (most templates keep it in the last turn only); "
         "train those turns as rows of their own to keep it",
     ),
+    "thinking-doubled": (
+        "warning",
+        "rows with <think> tags in the content of a turn to which the chat template adds its own; move "
+        "the thinking to reasoning_content",
+    ),
     "whitespace-trimmed": (
         "note",
         "rows whose leading or trailing white space the chat template trims",
@@ -77,6 +82,16 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "stop-added": (
         "note",
         "rows whose {% generation %} markers leave out the stop token; it is trained all the same",
+    ),
+    "marker-starts-elsewhere": (
+        "note",
+        "rows whose {% generation %} markers begin before or after the end of the generation prompt; the "
+        "markers were followed",
+    ),
+    "system-folded": (
+        "note",
+        "rows with a system message that the chat template refuses; it was put before the first user "
+        "message, and must be put there when the model is served",
     ),
     "turn-not-marked": (
         "note",

@@ -112,7 +112,7 @@ def _detected(values: Mapping[str, Any], where: str) -> ModuleType:
             "columns: {name the format expects: column in the file}."
         )
     best = max(module.PRIORITY for module in matching)
-    chosen = [module for module in matching if module.PRIORITY == best]
+    chosen = [module for module in matching if best <= module.PRIORITY]
     if len(chosen) > 1:
         names = " and ".join(module.NAME for module in chosen)
         raise DataError(

@@ -1,4 +1,4 @@
-"""What the data room hands on: examples (token ids with a loss weight each) and micro-batches of them.
+"""What the data room hands on: examples (token ids with a loss weight each) and micro-batches.
 
 Shapes: T tokens of one example, N trained positions of a micro-batch, S examples in a micro-batch.
 """
@@ -55,7 +55,8 @@ class MicroBatch:
         input_ids: int64 (1, T) packed, or (S, longest) padded on the right.
         position_ids: int64, same shape; restarts at 0 with each example.
         attention_mask: None when packed; int64 (S, longest) of 0/1 when padded.
-        cu_seqlens: int32 (S + 1,) start of each example in the packed row and its end; None when padded.
+        cu_seqlens: int32 (S + 1,) start of each example in the packed row, and its end; None when
+            padded.
         max_seqlen: tokens of the longest example.
         predictor_rows: int64 (N,), rows of `hidden.reshape(-1, D)` whose next token is trained.
         targets: int64 (N,), the token each of those rows has to predict.
@@ -84,11 +85,22 @@ class MicroBatch:
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same micro-batch on `device`."""
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return MicroBatch(**moved)
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return MicroBatch(
+            input_ids=moved(self.input_ids),
+            position_ids=moved(self.position_ids),
+            attention_mask=None if self.attention_mask is None else moved(self.attention_mask),
+            cu_seqlens=None if self.cu_seqlens is None else moved(self.cu_seqlens),
+            max_seqlen=self.max_seqlen,
+            predictor_rows=moved(self.predictor_rows),
+            targets=moved(self.targets),
+            target_weights=moved(self.target_weights),
+            target_examples=moved(self.target_examples),
+            example_ids=moved(self.example_ids),
+        )
 
 
 def examples_in_memory(examples: Sequence[Example], fingerprint: str) -> ExampleSet:

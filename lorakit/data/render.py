@@ -13,17 +13,18 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.alignment import Alignment, align, fill
+from lorakit.data.alignment import Alignment, align
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example
-from lorakit.data.masking import Masked, Masker, Piece
+from lorakit.data.lossless import doubled_notes, dropped_notes
+from lorakit.data.masking import Masked, Masker
 from lorakit.data.skeleton import Skeleton, Turn, build_skeleton
-from lorakit.data.template import ChatTemplate
+from lorakit.data.template import ChatTemplate, fold_system
 from lorakit.data.tokens import Encoded, Encoder
 from lorakit.errors import DataError
 
@@ -98,34 +99,54 @@ class Renderer:
         """
         return self.render_noted(conversation).example
 
+    def messages_for(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The messages as the template is given them: apply_chat_template on these gives the ids."""
+        return self.template.messages_for(self._folded(conversation)[0].messages)
+
     def render_noted(self, conversation: Conversation | PlainText) -> Rendered:
         """As `render`, with the text and the findings."""
         if isinstance(conversation, PlainText):
             return self._plain(conversation)
+        conversation, folded = self._folded(conversation)
         messages = self.template.messages_for(conversation.messages)
         text = self.template.render(messages, conversation.tools)
         risky = self._spells_control(conversation)
         skeleton, masked, alignment = self._located(conversation, messages, text, risky)
-        notes = _dropped(skeleton, masked, conversation, text)
-        encoded, spelled = self._encode(text, alignment, risky)
+        spelled = self._spelled(text, skeleton, alignment)
+        encoded = (
+            self._encoder.encode_around(text, spelled)
+            if spelled
+            else self._encoder.encode([text])[0]
+        )
+        notes = folded + dropped_notes(skeleton, masked, conversation, text)
         weights = np.zeros(len(encoded.ids), dtype=np.float32)
-        turns = [turn for turn in skeleton.turns if conversation.weights[turn.message] > 0]
-        for turn in turns:
+        for turn in skeleton.turns:
             _check_turn(turn, skeleton, masked)
-            notes += [(note, "") for note in turn.notes]
-            for start, end in turn.spans:
-                inside = self._inside(encoded, alignment.real(start), alignment.real(end), text)
+            spans = [(alignment.real(start), alignment.real(end)) for start, end in turn.spans]
+            for start, end in spans:
+                inside = self._inside(encoded, start, end, text)
                 weights[inside] = conversation.weights[turn.message]
-        if not spelled:
-            notes += self._prompt_notes(
-                conversation, messages, turns, alignment, masked, encoded, text
-            )
+            notes += [(note, "") for note in turn.notes]
+            notes += doubled_notes(conversation.messages[turn.message], text, spans)
+        if spelled:
+            notes.append(("special-token-in-text", repr(text[slice(*spelled[0])])))
         else:
-            notes.append(("special-token-in-text", repr(spelled)))
+            notes += self._prompt_notes(
+                conversation, messages, skeleton.turns, alignment, encoded, text
+            )
         if self._trained == "all":
             weights[:] = 1.0
         weights[:1] = 0.0
         return Rendered(Example(encoded.ids, weights), text, tuple(dict(reversed(notes)).items()))
+
+    def _folded(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
+        """The conversation without a system message of its own where the template refuses one."""
+        if not self.template.folds_system(conversation.messages):
+            return conversation, []
+        messages = tuple(fold_system(conversation.messages))
+        return Conversation(messages, conversation.weights[1:], conversation.tools), [
+            ("system-folded", "")
+        ]
 
     def _plain(self, plain: PlainText) -> Rendered:
         """Raw text between the tokens the tokenizer itself puts around it, then the end token."""
@@ -153,21 +174,26 @@ class Renderer:
         return Rendered(Example(ids, weights), plain.text, notes)
 
     def _located(
-        self, conversation: Conversation, messages: list[dict], text: str, risky: bool
+        self, conversation: Conversation, messages: list[dict[str, Any]], text: str, risky: bool
     ) -> tuple[Skeleton, Masked, Alignment]:
         """The skeleton of this shape of conversation, and how the real text lies on it."""
         masker = self._masker_for(text)
         masked = masker.mask(messages, conversation.tools, mask_tools=risky)
+        if any(self._control.search(text) for text in _strings([masked.messages, masked.tools])):
+            raise DataError(
+                "a tool's name, parameter or call id spells a control token of the tokenizer; rename it"
+            )
         turns = self._turns_of(conversation)
         key = masker.nonce + json.dumps([masked.messages, masked.tools, turns], sort_keys=True)
+        control = None if risky else self._control
         known = self._skeletons.get(key)
         if known is not None:
-            alignment = align(known[0].segments, masked.pieces, text)
+            alignment = align(known[0].segments, masked.pieces, text, control)
             if alignment is not None:
                 return known[0], masked, alignment
         # Unknown, or the date in the template has changed since.
         skeleton = build_skeleton(self.template, masker, masked, turns, self._control)
-        alignment = align(skeleton.segments, masked.pieces, text)
+        alignment = align(skeleton.segments, masked.pieces, text, control)
         if alignment is None:
             raise DataError(
                 "the chat template changes the text of a message, so what is trained cannot be told by "
@@ -195,21 +221,16 @@ class Renderer:
         found = self._control.search
         return any(found(text) for text in _strings([conversation.messages, conversation.tools]))
 
-    def _encode(self, text: str, alignment: Alignment, risky: bool) -> tuple[Encoded, str]:
-        """Encoded text, and the first control token that message text spells ("" without any)."""
-        if risky:
-            spelled = self._spelled(text, alignment)
-            if spelled:
-                return self._encoder.encode_around(text, spelled), text[slice(*spelled[0])]
-        return self._encoder.encode([text])[0], ""
-
-    def _spelled(self, text: str, alignment: Alignment) -> list[tuple[int, int]]:
-        """Control tokens that are not wholly the template's own."""
-        spelled = []
-        for match in self._control.finditer(text):
-            if any(start < match.end() and match.start() < end for start, end in alignment.texts):
-                spelled.append(match.span())
-        return spelled
+    def _spelled(
+        self, text: str, skeleton: Skeleton, alignment: Alignment
+    ) -> list[tuple[int, int]]:
+        """Control tokens that are not wholly the template's own: message text spells them, or part."""
+        found = [match.span() for match in self._control.finditer(text)]
+        if len(found) == skeleton.num_control:
+            return []
+        return [
+            (a, b) for a, b in found if any(start < b and a < end for start, end in alignment.texts)
+        ]
 
     def _inside(self, encoded: Encoded, start: int, end: int, text: str) -> np.ndarray:
         """Tokens that cover characters of [start, end), bool (T,).
@@ -231,10 +252,9 @@ class Renderer:
     def _prompt_notes(
         self,
         conversation: Conversation,
-        messages: list[dict],
+        messages: list[dict[str, Any]],
         turns: Sequence[Turn],
         alignment: Alignment,
-        masked: Masked,
         encoded: Encoded,
         text: str,
     ) -> list[tuple[str, str]]:
@@ -242,19 +262,19 @@ class Renderer:
         for turn in turns:
             if not turn.spans or not turn.prompt_agrees or turn.message == 0:
                 continue
-            prompt = (
-                self.template.render(messages[: turn.message], conversation.tools, prompt=True)
-                if turn is turns[-1]
-                else fill(turn.prompt, self._masker_for(text).pattern, masked.pieces)
-            )
-            fault = self._prompt_fault(prompt, encoded, text)
+            prompt = text[: alignment.real(len(turn.prompt))]
+            if turn is turns[-1]:
+                asked = self.template.render(
+                    messages[: turn.message], conversation.tools, prompt=True
+                )
+                if asked != prompt:
+                    return [("prefix-mismatch", f"the prompt ends in {asked[-40:]!r}")]
+            fault = self._prompt_fault(prompt, encoded)
             if fault:
                 return [("prefix-mismatch", fault)]
         return []
 
-    def _prompt_fault(self, prompt: str, encoded: Encoded, text: str) -> str:
-        if not text.startswith(prompt):
-            return f"the prompt ends in {prompt[-40:]!r}"
+    def _prompt_fault(self, prompt: str, encoded: Encoded) -> str:
         tokens = list(self._control.finditer(prompt))
         at = tokens[-1].start() if tokens else 0
         tail = prompt[at:]
@@ -265,17 +285,9 @@ class Renderer:
         expected = self._tails[tail]
         first = int(np.searchsorted(encoded.starts, at))
         actual = encoded.ids[first : first + len(expected)].tolist()
-        follows = first + len(expected)
-        if actual != expected or (
-            follows < len(encoded.ids)
-            and encoded.starts[follows] < len(prompt) - _swallowed(prompt)
-        ):
-            return f"the prompt's last tokens {tail[-40:]!r} merge with the answer's first"
+        if actual != expected:
+            return f"the prompt's last tokens, {tail[-40:]!r}, merge with the answer's first"
         return ""
-
-
-def _swallowed(prompt: str) -> int:
-    return len(prompt) - len(prompt.rstrip())
 
 
 def _check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
@@ -292,31 +304,6 @@ def _check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
                 f"assistant turn {turn.message}: the chat template drops its tool calls; give a "
                 "chat_template that writes them"
             )
-
-
-def _dropped(
-    skeleton: Skeleton, masked: Masked, conversation: Conversation, text: str
-) -> list[tuple[str, str]]:
-    """Findings on text that the template leaves out."""
-    notes = []
-    for i, piece in enumerate(masked.pieces):
-        if i not in skeleton.shown:
-            thinking = piece.kind == "reasoning" or _is_thinking(piece, conversation)
-            finding = "thinking-dropped" if thinking else "content-dropped"
-            notes.append((finding, f"{piece.text[:60]!r} of message {piece.owner}"))
-    names = [tool.get("function", tool).get("name", "") for tool in conversation.tools]
-    if any(name and name not in text for name in names):
-        notes.append(("tools-dropped", f"tools {names}"))
-    return notes
-
-
-def _is_thinking(piece: Piece, conversation: Conversation) -> bool:
-    """A piece of an assistant's content that stands before its `</think>`."""
-    message = conversation.messages[piece.owner] if piece.owner >= 0 else {}
-    content = message.get("content", "")
-    if message.get("role") != "assistant" or not isinstance(content, str):
-        return False
-    return piece.text in content.partition("</think>")[0] and "</think>" in content
 
 
 def _strings(value: object) -> list[str]:

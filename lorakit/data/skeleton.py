@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from os.path import commonprefix
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorakit.data.masking import Masked, Masker
@@ -60,12 +59,14 @@ class Skeleton:
 
     Attributes:
         text: R.
+        num_control: control tokens in R.
         segments: R cut at the markers: literal texts at even places, piece numbers at odd ones.
         shown: pieces that occur in R.
         turns: the assistant turns that were asked for.
     """
 
     text: str
+    num_control: int
     segments: tuple[str | int, ...]
     shown: frozenset[int]
     turns: tuple[Turn, ...]
@@ -95,7 +96,7 @@ def build_skeleton(
     found = [finder.turn(index) for index in turns]
     if template.has_markers:
         found = _follow_markers(found, marked, finder)
-    return Skeleton(text, segments, shown, tuple(found))
+    return Skeleton(text, len(finder.control), segments, shown, tuple(found))
 
 
 class _Finder:
@@ -148,7 +149,7 @@ class _Finder:
     def _start(self, index: int, prompt: str) -> int:
         """The start of a turn where R does not begin with G."""
         own = self.words_of(index)
-        before = [word for word in self.masker.pattern.finditer(prompt)]
+        before = list(self.masker.pattern.finditer(prompt))
         if not before:
             raise DataError("the text before the turn is not the generation prompt")
         last = before[-1]
@@ -160,11 +161,11 @@ class _Finder:
             raise DataError("the message before the turn is not shown before it")
         header = prompt[last.end() :]
         follows = self.text[anchors[-1] :]
-        agreed = len(commonprefix([header, follows]))
+        agreed = _agreement(header, follows)
         unprompted = self.template.render(self.masked.messages[:index], self.masked.tools)
         at = unprompted.rfind(last.group())
         closing = unprompted[at + len(last.group()) :] if at >= 0 else ""
-        if header and agreed <= len(commonprefix([header, closing])):
+        if header and agreed <= _agreement(header, closing):
             raise DataError(
                 "the text before the turn is not the generation prompt, "
                 f"{header[-60:]!r} against {follows[:60]!r}"
@@ -194,36 +195,35 @@ class _Finder:
         """The end of the stop token of the turn that starts at `start`."""
         own = self.words_of(index)
         at = own[-1][1] if own else start
-        shared, notes = self._closing(index, at, bool(own))
-        stops = [(a, b) for a, b in self.control if a >= at and b <= at + shared]
-        if stops and not self._goes_on(stops[-1][1], at + shared):
-            return stops[-1][1], notes
-        following = [(a, b) for a, b in self.control if a >= at + shared]
-        if following and not self.text[at + shared : following[0][0]].strip():
-            here = (
-                "stop-in-next-message" if shared == len(self._alone(index, own)) else "stop-differs"
-            )
-            return following[0][1], (*notes, here)
+        limit = at + self._closing(index, at, bool(own))
+        limit = next((a for a, b in self.control if a < limit < b), limit)
+        stops = [b for a, b in self.control if a >= at and b <= limit]
+        if stops and not self.text[stops[-1] : limit].strip():
+            return stops[-1], ()
+        following = [(a, b) for a, b in self.control if a >= limit]
+        if following and not self.text[limit : following[0][0]].strip():
+            whole = limit - at == len(self._alone(index, own))
+            return following[0][1], ("stop-in-next-message" if whole else "stop-differs",)
         raise DataError(
             "the template writes no stop token after the assistant turn, so the model would never learn "
             "to stop; give a chat_template that ends the turn with one"
         )
 
-    def _closing(self, index: int, at: int, has_words: bool) -> tuple[int, tuple[str, ...]]:
+    def _closing(self, index: int, at: int, has_words: bool) -> int:
         """How many characters after `at` belong to the turn's end."""
         rest = self.text[at:]
         if index + 1 < len(self.masked.messages):
-            return len(commonprefix([rest, self._alone(index, self.words_of(index))])), ()
+            return _agreement(rest, self._alone(index, self.words_of(index)))
         try:
             longer = self.template.render(
                 [*self.masked.messages, self._user_message()], self.masked.tools
             )
         except DataError:
-            return len(rest), ()
+            return len(rest)
         tail = self._tail(longer, index, has_words, self.text[:at])
-        shared = len(commonprefix([rest, tail]))
+        shared = _agreement(rest, tail)
         ends = [b for a, b in self.control if a >= at and b <= at + shared]
-        return (shared, ()) if ends else (len(rest), ())
+        return shared if ends else len(rest)
 
     def _alone(self, index: int, own: Sequence[tuple[int, int]]) -> str:
         """What follows the turn's last word when nothing comes after the turn."""
@@ -248,49 +248,45 @@ class _Finder:
         content: Any = [{"type": "text", "text": word}] if self.template.text_as_parts else word
         return {"role": "user", "content": content}
 
-    def _goes_on(self, end: int, limit: int) -> bool:
-        """Text other than white space, or than a cut-off control token, follows before `limit`."""
-        rest = self.text[end:limit]
-        cut = next((a for a, b in self.control if end <= a < limit < b), limit)
-        return bool(rest[: cut - end].strip())
-
 
 def _follow_markers(
     turns: Sequence[Turn], marked: Sequence[tuple[int, int]], finder: _Finder
 ) -> list[Turn]:
-    """Replace each turn's span by the template's own, which must reach the stop token."""
-    firsts = {
-        turn.message: words[0][0] for turn in turns if (words := finder.words_of(turn.message))
-    }
+    """Replace each turn's span by the spans that the template marks, up to the stop token at least."""
     followed = []
-    for turn in turns:
+    for i, turn in enumerate(turns):
         if turn.fault:
             followed.append(turn)
             continue
-        start, end = turn.spans[0][0], turn.spans[-1][1]
-        limit = min((s for s in firsts.values() if s >= end), default=len(finder.text))
-        lower = max(
-            (t.spans[-1][1] for t in turns if t.spans and t.message < turn.message), default=0
-        )
-        spans = [(a, b) for a, b in marked if a < limit and b > start and a >= lower]
-        notes = turn.notes
-        if not spans:
-            followed.append(
-                Turn(
-                    turn.message,
-                    (),
-                    turn.prompt,
-                    turn.prompt_agrees,
-                    turn.stop,
-                    (*notes, "turn-not-marked"),
-                )
-            )
-            continue
-        if not any(a < end <= b for a, b in spans):
-            a, b = spans[-1]
-            spans[-1] = (a, max(b, end))
-            notes = (*notes, "stop-added")
-        followed.append(
-            Turn(turn.message, tuple(spans), turn.prompt, turn.prompt_agrees, turn.stop, notes)
-        )
+        lower = max((t.spans[-1][1] for t in turns[:i] if t.spans), default=0)
+        upper = _next_words(turn, finder)
+        spans = [(a, b) for a, b in marked if lower <= a < upper and turn.spans[0][0] < b and a < b]
+        followed.append(_marked_turn(turn, spans))
     return followed
+
+
+def _marked_turn(turn: Turn, spans: list[tuple[int, int]]) -> Turn:
+    (start, end), notes = turn.spans[0], list(turn.notes)
+    if not spans:
+        return replace(turn, spans=(), notes=(*notes, "turn-not-marked"))
+    if spans[0][0] != start and "prefix-mismatch" not in notes:
+        notes.append("marker-starts-elsewhere")
+    if not any(a < end <= b for a, b in spans):
+        reaching = max(i for i, (a, _) in enumerate(spans) if a < end)
+        spans[reaching] = (spans[reaching][0], end)
+        notes.append("stop-added")
+    return replace(turn, spans=tuple(spans), notes=tuple(notes))
+
+
+def _next_words(turn: Turn, finder: _Finder) -> int:
+    """Where the first words of any message stand after the turn's end."""
+    end = turn.spans[0][1]
+    return min((a for a, _, _ in finder.words if a >= end), default=len(finder.text) + 1)
+
+
+def _agreement(first: str, second: str) -> int:
+    """How many characters two texts have in common from the start."""
+    shorter = min(len(first), len(second))
+    if first[:shorter] == second[:shorter]:
+        return shorter
+    return next(i for i in range(shorter) if first[i] != second[i])

@@ -1,7 +1,7 @@
-"""The chat template as a function from messages to text, in transformers' sandbox, with bounds.
+"""The chat template as a function from messages to text.
 
-transformers compiles templates in jinja2's ImmutableSandboxedEnvironment; what they raise becomes a
-DataError that says what the template said.
+It runs in transformers' sandbox (jinja2's ImmutableSandboxedEnvironment) in a child process with
+bounds; what it raises becomes a DataError that says what the template said.
 """
 
 from __future__ import annotations
@@ -12,27 +12,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from lorakit.data.plain_template import plain_template
+from lorakit.data.template_process import template_process
 from lorakit.errors import DataError
 
 MAX_TEMPLATE_BYTES = 1 << 20
-MAX_RENDERED_CHARACTERS = 64 << 20
 
-# What template code can raise: jinja2's own errors, and Python's for what an expression does.
-_TEMPLATE_FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _XML_TAG = re.compile(r"</?[a-z_]+>")
 
@@ -50,6 +37,8 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> None:
         self._tokenizer = tokenizer
+        self._process = template_process()
+        self._special = {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
         self._for_tools: str | None = None
         if source is None and isinstance(tokenizer.chat_template, dict):
             self._for_tools = tokenizer.chat_template.get("tool_use")
@@ -64,12 +53,14 @@ class ChatTemplate:
         self.uses_date = "strftime_now" in self.source
         self.text_as_parts = False
         self.arguments_as_text = False
+        self.content_always = False
+        self.refuses_system = False
         self._probe()
 
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of everything that decides what is rendered."""
-        special = json.dumps(self._tokenizer.special_tokens_map, sort_keys=True, default=str)
+        special = json.dumps(self._special, sort_keys=True)
         parts = (self.source, self._for_tools or "", special, str(self.text_as_parts))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -77,40 +68,40 @@ class ChatTemplate:
         """The messages in the shape that this template reads (see `_probe`)."""
         return [self._shaped(message) for message in messages]
 
+    def folds_system(self, messages: Messages) -> bool:
+        """Whether a system message is put before the first user message, because it is refused."""
+        return (
+            self.refuses_system
+            and len(messages) > 1
+            and messages[0]["role"] == "system"
+            and messages[1]["role"] == "user"
+        )
+
     def render(self, messages: Messages, tools: Messages = (), *, prompt: bool = False) -> str:
         """The text of shaped messages, with the generation prompt if asked.
 
         Raises:
-            DataError: the template refuses the messages, with its reason.
+            DataError: the template refuses the messages, with its reason, or breaks a limit.
         """
-        try:
-            text = self._tokenizer.apply_chat_template(
-                list(messages),
-                tools=list(tools) or None,
-                chat_template=self._source_for(tools),
-                add_generation_prompt=prompt,
-                tokenize=False,
-            )
-        except _TEMPLATE_FAULTS as error:
-            raise DataError(_refusal(error)) from error
-        return _bounded(text)
+        return self._rendered(messages, tools, prompt=prompt, marked=False)[0]
 
     def render_marked(
         self, messages: Messages, tools: Messages = ()
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the character spans that `{% generation %}` blocks wrote."""
-        plain = [{k: v for k, v in message.items() if v is not None} for message in messages]
-        try:
-            texts, spans = render_jinja_template(
-                conversations=[plain],
-                tools=list(tools) or None,
-                chat_template=self._source_for(tools),
-                return_assistant_tokens_mask=True,
-                **self._tokenizer.special_tokens_map,
-            )
-        except _TEMPLATE_FAULTS as error:
-            raise DataError(_refusal(error)) from error
-        return _bounded(texts[0]), [(start, end) for start, end in spans[0]]
+        return self._rendered(messages, tools, prompt=False, marked=True)
+
+    def _rendered(
+        self, messages: Messages, tools: Messages, *, prompt: bool, marked: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        return self._process.render(
+            self._for_tools if tools and self._for_tools else self.source,
+            list(messages),
+            tools=list(tools),
+            special=self._special,
+            prompt=prompt,
+            marked=marked,
+        )
 
     def control_tokens(self) -> tuple[str, ...]:
         """Texts that act as control tokens, longest first: every special token, and added tokens that
@@ -127,12 +118,10 @@ class ChatTemplate:
         }
         return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
-    def _source_for(self, tools: Messages) -> str:
-        return self._for_tools if tools and self._for_tools else self.source
-
     def _probe(self) -> None:
-        """Learn two facts that differ between templates: whether text must come as a list of parts
-        (vision templates drop plain strings), and whether tool arguments must come as JSON text."""
+        """Learn facts that differ between templates: whether text must come as a list of parts (vision
+        templates drop plain strings), whether a system message is refused, and whether a tool call's
+        arguments must come as JSON text or its message needs an empty content."""
         turns = [
             {"role": "user", "content": "probeuser"},
             {"role": "assistant", "content": "probeassistant"},
@@ -140,19 +129,33 @@ class ChatTemplate:
         if not self._shows(turns, ()):
             self.text_as_parts = True
             self.text_as_parts = self._shows(self.messages_for(turns), ())
+        system = {"role": "system", "content": "probesystem"}
+        self.refuses_system = self._renders(turns) and not self._renders([system, *turns])
+        if "tool_calls" in self.source:
+            self._probe_tool_calls()
+
+    def _probe_tool_calls(self) -> None:
+        """Find a shape of tool calls that the template shows; the usual one if there is none."""
         call = {"name": "probetool", "arguments": {"probekey": "probevalue"}}
-        calling = [
+        calling: Messages = [
             {"role": "user", "content": "probeuser"},
             {
                 "role": "assistant",
                 "tool_calls": [{"type": "function", "id": "p1", "function": call}],
             },
         ]
-        if "tool_calls" in self.source and not self._shows(
-            self.messages_for(calling), ("probevalue",)
-        ):
-            self.arguments_as_text = True
-            self.arguments_as_text = self._shows(self.messages_for(calling), ("probevalue",))
+        for as_text, with_content in ((False, False), (False, True), (True, False), (True, True)):
+            self.arguments_as_text, self.content_always = as_text, with_content
+            if self._shows(self.messages_for(calling), ("probevalue",)):
+                return
+        self.arguments_as_text = self.content_always = False
+
+    def _renders(self, messages: Messages) -> bool:
+        try:
+            self.render(self.messages_for(messages))
+        except DataError:
+            return False
+        return True
 
     def _shows(self, messages: Messages, words: Sequence[str]) -> bool:
         try:
@@ -164,6 +167,8 @@ class ChatTemplate:
     def _shaped(self, message: dict[str, Any]) -> dict[str, Any]:
         shaped = dict(message)
         content = message.get("content")
+        if content is None and self.content_always:
+            shaped["content"] = content = ""
         if self.text_as_parts and isinstance(content, str):
             shaped["content"] = [{"type": "text", "text": content}]
         if self.arguments_as_text and "tool_calls" in message:
@@ -171,22 +176,18 @@ class ChatTemplate:
         return shaped
 
 
+def fold_system(messages: Messages) -> list[dict[str, Any]]:
+    """One message less: the system text stands before the first user's, after a blank line."""
+    system, user = messages[0], messages[1]
+    return [{**user, "content": f"{_text_of(system)}\n\n{_text_of(user)}"}, *messages[2:]]
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    content = message.get("content", "")
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
 def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     text = json.dumps(function["arguments"], ensure_ascii=False)
     return {**call, "function": {**function, "arguments": text}}
-
-
-def _refusal(error: BaseException) -> str:
-    reason = str(error).strip() or type(error).__name__
-    kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
-    return f"the chat template refuses it: {kind}{reason[:300]}"
-
-
-def _bounded(text: str) -> str:
-    if len(text) > MAX_RENDERED_CHARACTERS:
-        raise DataError(
-            f"the chat template wrote {len(text)} characters for one row; "
-            f"{MAX_RENDERED_CHARACTERS} are allowed. Check the template."
-        )
-    return text

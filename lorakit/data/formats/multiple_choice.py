@@ -1,0 +1,91 @@
+"""`multiple_choice`: a question, its options, the right one, and why (optional).
+
+    {"question": ..., "opa": ..., "opb": ..., "opc": ..., "opd": ..., "cop": 0, "exp": ...}   medmcqa
+    {"question": ..., "options": [...] or {"A": ...}, "answer": "C" or 2 or the option's text}
+    {"question": ..., "choices": [...] or {"label": [...], "text": [...]}, "answerKey": "C"}  ARC, MMLU
+
+The user turn is the question and the lettered options; the answer is `B. text`, followed by the
+explanation after a blank line where there is one. Indices count from 0 (medmcqa as published on the
+hub; its original files count `cop` from 1 and must be converted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import ascii_uppercase
+from typing import Any
+
+from lorakit.data.conversation import Conversation
+from lorakit.data.fields import optional_text, text_of
+from lorakit.errors import DataError
+
+NAME = "multiple_choice"
+OPTION_COLUMNS = ("opa", "opb", "opc", "opd", "ope")
+ANSWER_COLUMNS = ("cop", "answer_idx", "answerKey", "answer", "label")
+COLUMNS = ("question", "options", "choices", *OPTION_COLUMNS, *ANSWER_COLUMNS, "exp", "explanation")
+PRIORITY = 3
+
+
+def matches(columns: set[str], row: Mapping[str, Any]) -> bool:
+    options = {"options", "choices"} & columns or {"opa", "opb"} <= columns
+    return "question" in columns and bool(options) and bool(columns & set(ANSWER_COLUMNS))
+
+
+def convert(values: Mapping[str, Any], where: str) -> Conversation:
+    options = _options(values, where)
+    letter = _right_letter(values, options, where)
+    lines = [f"{key}. {text}" for key, text in options.items()]
+    prompt = "\n".join([text_of(values, "question", where), *lines])
+    answer = f"{letter}. {options[letter]}"
+    reason = optional_text(values, "exp", where) or optional_text(values, "explanation", where)
+    return Conversation.of(
+        ("user", prompt), ("assistant", f"{answer}\n\n{reason}" if reason.strip() else answer)
+    )
+
+
+def _options(values: Mapping[str, Any], where: str) -> dict[str, str]:
+    """{letter: text} of at least two options, in order."""
+    given = values.get("options", values.get("choices"))
+    if isinstance(given, Mapping) and set(given) == {"label", "text"}:
+        given = dict(zip(given["label"], given["text"], strict=False))
+    if given is None:
+        given = [values[column] for column in OPTION_COLUMNS if values.get(column) is not None]
+    if isinstance(given, Mapping):
+        options = {str(key): text for key, text in given.items() if text is not None}
+    elif isinstance(given, list | tuple) and len(given) <= len(ascii_uppercase):
+        options = dict(zip(ascii_uppercase, given, strict=False))
+    else:
+        options = {}
+    if len(options) < 2:
+        raise DataError(
+            f"{where}: {len(options)} options; a row needs at least two, as a list or an object in "
+            "`options`, or in the columns opa, opb, ..."
+        )
+    for key, text in options.items():
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where}: option {key} is empty or no text. Fill it.")
+    return options
+
+
+def _right_letter(values: Mapping[str, Any], options: Mapping[str, str], where: str) -> str:
+    column = next((name for name in ANSWER_COLUMNS if values.get(name) is not None), None)
+    if column is None:
+        raise DataError(f"{where}: no answer in any of the columns {', '.join(ANSWER_COLUMNS)}.")
+    answer = values[column]
+    letters = list(options)
+    if isinstance(answer, str):
+        said = answer.strip()
+        if said in options:
+            return said
+        if said.upper() in options:
+            return said.upper()
+        same = [letter for letter, text in options.items() if text.strip() == said]
+        if len(same) == 1:
+            return same[0]
+        answer = int(said) if said.lstrip("-").isdigit() else None
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
+        return letters[answer]
+    raise DataError(
+        f"{where}: the answer {values[column]!r} in column {column!r} is none of the options "
+        f"{', '.join(letters)} (by letter, text, or index from 0). Fix it."
+    )

@@ -1,0 +1,94 @@
+"""The child process that renders chat templates; started by `template_process.py`, never imported.
+
+A template is somebody else's program. Jinja2's sandbox keeps it from the machine, not from running
+for ever or filling the memory, so it runs where it can be killed.
+
+Protocol, both ways: 8 bytes of length (big endian), then JSON. Requests: {"load": key, "source": ...}
+or {"render": key, "messages", "tools", "prompt", "marked", "special"}; answers {"text", "spans"} or
+{"error"}.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from typing import Any, BinaryIO
+
+import jinja2
+from transformers.utils.chat_template_utils import render_jinja_template
+
+# What template code can raise: jinja2's own errors, and Python's for what an expression does.
+TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def main(extra_bytes: int, max_characters: int) -> None:
+    """Answer requests until stdin closes."""
+    _limit_memory(extra_bytes)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    sources: dict[str, str] = {}
+    _write(answers, {"ready": True})
+    while (request := _read(requests)) is not None:
+        if "load" in request:
+            sources[request["load"]] = request["source"]
+        else:
+            _write(answers, _answer(request, sources[request["render"]], max_characters))
+
+
+def _answer(request: dict[str, Any], source: str, max_characters: int) -> dict[str, Any]:
+    try:
+        result: Any = render_jinja_template(  # annotated as str in transformers 5.23; it is a pair
+            conversations=[request["messages"]],
+            tools=request["tools"] or None,
+            chat_template=source,
+            return_assistant_tokens_mask=request["marked"],
+            add_generation_prompt=request["prompt"],
+            **request["special"],
+        )
+    except TEMPLATE_FAULTS as error:
+        reason = str(error).strip() or type(error).__name__
+        kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+        return {"error": f"{kind}{reason[:300]}"}
+    texts, spans = result
+    if len(texts[0]) > max_characters:
+        return {"error": f"it wrote {len(texts[0])} characters; {max_characters} are allowed"}
+    return {"text": texts[0], "spans": spans[0] if request["marked"] else []}
+
+
+def _limit_memory(extra_bytes: int) -> None:
+    """Cap the address space at what it is now plus `extra_bytes` (on Linux; elsewhere the time limit
+    alone holds)."""
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    limit = pages * resource.getpagesize() + extra_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _read(stream: BinaryIO) -> dict[str, Any] | None:
+    header = stream.read(8)
+    if len(header) < 8:
+        return None
+    return json.loads(stream.read(struct.unpack(">Q", header)[0]))
+
+
+def _write(stream: BinaryIO, answer: dict[str, Any]) -> None:
+    data = json.dumps(answer).encode()
+    stream.write(struct.pack(">Q", len(data)) + data)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
