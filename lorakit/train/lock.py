@@ -14,18 +14,14 @@ NAME = ".lock"
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[bool]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run folder inside the `with` block; the kernel lets go when the process ends.
-
-    Yields:
-        Whether a run was started in this folder before.
 
     Raises:
         RunError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    started_before = path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -38,6 +34,6 @@ def run_lock(folder: Path) -> Iterator[bool]:
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield started_before
+        yield
     finally:
         os.close(descriptor)

@@ -125,6 +125,7 @@ class AdamW:
         """
         self.num_steps += 1
         for name, parameter in self._rounded.items():
+            assert parameter.grad is not None
             self._view(self._grad, name).copy_(parameter.grad)
         if reduce_gradient is not None:
             reduce_gradient(self._grad)
@@ -167,6 +168,12 @@ class AdamW:
         second = {f"exp_avg_sq.{name}": self._view(self._square, name) for name in self._places}
         return first | second
 
+    def set_parameters(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Copy other values, such as `parameters()` once returned, into the parameters."""
+        for name, view in self.parameters().items():
+            view.copy_(values[name])
+        self._round()
+
     def restore(
         self,
         num_steps: int,
@@ -178,10 +185,9 @@ class AdamW:
         The caller has checked that the names and shapes are the same.
         """
         self.num_steps = num_steps
-        for current, stored in ((self.parameters(), parameters), (self.moments(), moments)):
-            for name, view in current.items():
-                view.copy_(stored[name])
-        self._round()
+        for name, view in self.moments().items():
+            view.copy_(moments[name])
+        self.set_parameters(parameters)
 
     def release(self) -> None:
         """Give every parameter its own tensor again, and no gradient; the optimizer is spent."""

@@ -290,5 +290,5 @@ with run_lock(Path({str(tmp_path)!r})):
         pass
     holder.kill()
     holder.communicate()
-    with run_lock(tmp_path) as started_before:
-        assert started_before
+    with run_lock(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+# Rows whose logits exist at once: with a vocabulary of 128k, 256 MiB of float32.
+CHUNK_ROWS = 512
+
 LogitsFn = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -27,7 +30,7 @@ def linear_cross_entropy(
     target_weights: torch.Tensor,
     *,
     parameters: Sequence[torch.Tensor] = (),
-    chunk_rows: int,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted sum of the targets' negative log-likelihoods, and each of them.
 

@@ -1,10 +1,10 @@
-"""Dropout whose mask is a pure function of keys: no generator to save, to replay or to keep in order.
+"""Dropout whose mask is a pure function of keys: no generator to save, replay or keep in order.
 
-A row (one token of one example at one step) has a 64-bit key; feature pair k of that row draws the 64
-bits `finalize(row_key + (k + 1) * GOLDEN)`, the splitmix64 generator seeded by the row key (Steele et
-al., OOPSLA 2014; finalizer: Stafford's variant 13). Feature 2k reads the low and feature 2k + 1 the
-high 32 bits as an unsigned number u and is kept when `u >= p * 2**32`. Integer arithmetic wraps modulo
-2**64, so every device and dtype gives the same mask.
+A row (one token of one example at one step) has a 64-bit key; feature pair k of that row draws the
+64 bits `finalize(row_key + (k + 1) * GOLDEN)`, the splitmix64 generator seeded by the row key
+(Steele et al., OOPSLA 2014; finalizer: Stafford's variant 13). Feature 2k reads the low and feature
+2k + 1 the high 32 bits as an unsigned number u, and is kept when `u >= p * 2**32`. Integers wrap
+modulo 2**64, so every device and dtype gives the same mask.
 """
 
 from __future__ import annotations

@@ -1,0 +1,154 @@
+"""Which examples an optimizer step sees, in which micro-batches: a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lorakit import kernels
+from lorakit.data.examples import ExampleSet, MicroBatch
+from lorakit.data.pack import batches_of_epoch, collate, epoch_order, pack, pack_padded
+from lorakit.errors import DataError
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One rank's part of one optimizer step.
+
+    Attributes:
+        step: counted from 0.
+        micro_batches: on the CPU; may be empty on a rank of a short last step.
+        total_weight: sum of the loss weights over all ranks: what the step's loss is divided by.
+        num_tokens: tokens over all ranks, padding not counted.
+        num_trained_tokens: trained tokens over all ranks.
+    """
+
+    step: int
+    micro_batches: list[MicroBatch]
+    total_weight: float
+    num_tokens: int
+    num_trained_tokens: int
+
+
+class StepBatches:
+    """The batches of a whole run; `batches[step]` needs nothing but the step.
+
+    Args:
+        examples: every one with at least one trained token.
+        repeats: float64 (number of examples,), how often each is seen per epoch; None: once.
+        batch_size: examples per optimizer step over all ranks.
+        seed: of the order.
+        token_budget: tokens of a micro-batch; a longer example gets one of its own.
+        packed: examples share a row, or are padded to one length.
+        pad_id: token id for padding.
+        rank, world_size: this process, and how many there are.
+
+    Raises:
+        DataError: no example, or one that trains nothing.
+    """
+
+    def __init__(
+        self,
+        examples: ExampleSet,
+        repeats: np.ndarray | None = None,
+        *,
+        batch_size: int,
+        seed: int,
+        token_budget: int,
+        packed: bool,
+        pad_id: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_trainable(examples)
+        self._examples = examples
+        self._repeats = repeats
+        self._batch_size = batch_size
+        self._seed = seed
+        self._token_budget = token_budget
+        self._packed = packed
+        self._pad_id = pad_id
+        self._rank = rank
+        self._world_size = world_size
+        self._epoch = 0
+        self._of_epoch = self._batches(0)
+        self.steps_per_epoch = len(self._of_epoch)
+
+    def __getitem__(self, step: int) -> StepBatch:
+        chosen = self.examples_of(step)
+        mine = chosen[self._rank :: self._world_size]
+        members = [self._examples[int(i)] for i in mine]
+        lengths = [example.num_tokens for example in members]
+        packing = pack if self._packed else pack_padded
+        return StepBatch(
+            step=step,
+            micro_batches=[
+                collate(
+                    [members[i] for i in group],
+                    [int(mine[i]) for i in group],
+                    packed=self._packed,
+                    pad_id=self._pad_id,
+                )
+                for group in packing(lengths, self._token_budget)
+            ],
+            total_weight=math.fsum(
+                math.fsum(self._examples[int(i)].loss_weights.tolist()) for i in chosen
+            ),
+            num_tokens=int(self._examples.lengths[chosen].sum()),
+            num_trained_tokens=int(self._examples.trained_lengths[chosen].sum()),
+        )
+
+    def examples_of(self, step: int) -> np.ndarray:
+        """int64, the examples of one step over all ranks, in order."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._of_epoch = epoch, self._batches(epoch)
+        return self._of_epoch[step_of_epoch]
+
+    def count_steps(self, num_epochs: float, max_steps: int | None) -> int:
+        """Optimizer steps of the whole run: `max_steps`, or the epochs' rounded up."""
+        if max_steps is not None:
+            return max_steps
+        return math.ceil(num_epochs * self.steps_per_epoch)
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        order = epoch_order(len(self._examples), self._repeats, self._seed, epoch)
+        return batches_of_epoch(order, self._batch_size)
+
+
+def check_trainable(examples: ExampleSet) -> None:
+    """Refuse an empty set and examples that train nothing.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    if len(examples) == 0:
+        raise DataError("there is no example to train on; give at least one row with an answer.")
+    untrained = np.flatnonzero(np.asarray(examples.trained_lengths) == 0)
+    if len(untrained):
+        listed = ", ".join(map(str, untrained[:5]))
+        raise DataError(
+            f"{len(untrained)} examples have no trained token (the first: {listed}); every example "
+            "needs one. Leave them out, or change what `trained` selects."
+        )
+
+
+def row_keys(batch: MicroBatch, seed: int, step: int) -> torch.Tensor:
+    """A key per token from (seed, step, example, position), for the dropout masks.
+
+    Args:
+        batch: packed or padded; padding gets keys too, which nothing looks at.
+
+    Returns:
+        int64 (rows,), `batch.input_ids` flattened row by row.
+    """
+    if batch.cu_seqlens is None:
+        examples = batch.example_ids[:, None].expand_as(batch.position_ids).flatten()
+    else:
+        lengths = batch.cu_seqlens.diff().long()
+        # The length is known, and saying it spares the device a wait.
+        examples = batch.example_ids.repeat_interleave(lengths, output_size=batch.input_ids.numel())
+    return kernels.mix_keys(seed, step, examples, batch.position_ids.flatten())

@@ -1,0 +1,37 @@
+"""How much memory training has taken so far."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+# Read once, when this module is imported: after torch and transformers, before any model is loaded.
+RSS_AFTER_IMPORTS = psutil.Process().memory_info().rss
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The highest so far: CUDA's peak allocated; on the CPU peak RSS minus RSS after imports."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return max(0, _peak_rss() - RSS_AFTER_IMPORTS)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What could still be allocated now: on the device, or in the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def _peak_rss() -> int:
+    if sys.platform == "linux":
+        # Not getrusage: its peak survives exec, so a child would report its parent's.
+        status = Path("/proc/self/status").read_text()
+        kilobytes = status.partition("VmHWM:")[2].split(maxsplit=1)[0]
+        return int(kilobytes) * 1024
+    # macOS counts in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,85 @@
+"""`metrics.jsonl`: one line per logged step, flushed as it is written, cut back on resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from lorakit.files import write_atomically
+
+NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class MetricsLine:
+    """What is known at a logged step.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: epochs done, with a fraction.
+        loss: mean over the trained tokens (by loss weight) of all steps since the line before.
+        learning_rate, grad_norm: of this step; the norm is that before clipping.
+        tokens, trained_tokens: seen since the run began, padding not counted.
+        tokens_per_second: since the line before.
+        peak_bytes: highest so far, see `memory.peak_bytes`.
+        seconds: spent training since the run began, earlier processes included.
+        validation_loss: when validation ran after this step.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    trained_tokens: int
+    tokens_per_second: float
+    peak_bytes: int
+    seconds: float
+    validation_loss: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The line's keys and values; `validation_loss` only where there is one."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+class MetricsFile:
+    """RUN/metrics.jsonl, open for appending.
+
+    Args:
+        folder: the run folder.
+        last_step: lines after it are removed: the run goes on from there. 0: all are.
+    """
+
+    def __init__(self, folder: Path, *, last_step: int) -> None:
+        path = folder / NAME
+        self.lines = [line for line in read_metrics(path) if line["step"] <= last_step]
+        content = "".join(f"{json.dumps(line)}\n" for line in self.lines).encode()
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content)
+        self._file: TextIO = path.open("a")
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line and hand it to the operating system."""
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Force the lines to the disk: before a checkpoint that counts on them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; a last line that a crash cut off is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    # Everything after the last line break is unfinished.
+    return [json.loads(line) for line in lines[:-1]]

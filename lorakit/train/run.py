@@ -1,0 +1,286 @@
+"""The state of a run between its steps: counters, validation, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.adapters.attach import Attached
+from lorakit.data.examples import ExampleSet
+from lorakit.errors import NonFiniteError
+from lorakit.files import write_json
+from lorakit.train.checkpoint import Checkpoint, CheckpointStore
+from lorakit.train.choices import Choices
+from lorakit.train.faults import name_first_non_finite
+from lorakit.train.loggers import Logger, open_loggers
+from lorakit.train.memory import peak_bytes
+from lorakit.train.metrics import MetricsFile, MetricsLine
+from lorakit.train.optimizer import AdamW
+from lorakit.train.settings import LoopSettings
+from lorakit.train.step import StepResult, compute_device
+from lorakit.train.validation import EarlyStopping, validation_loss
+
+CHOICES_NAME = "choices.json"
+FINISHED, STOPPED_EARLY = "finished", "early stopping"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Counters:
+    """What a checkpoint keeps besides tensors; the last three are since the last metrics line."""
+
+    step: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+    stopped: str | None = None
+    last_loss: float | None = None
+    last_validation_loss: float | None = None
+    weighted_loss: float = 0.0
+    weight: float = 0.0
+    line_tokens: int = 0
+
+
+class Run:
+    """A run after its last settled step.
+
+    Args:
+        model, adapter, optimizer: what trains.
+        settings: how.
+        choices: what the engine decided; stored in every checkpoint.
+        num_steps: optimizer steps of the whole run.
+        steps_per_epoch: optimizer steps of one epoch.
+        validation: held-out examples, or None.
+        pad_id: token id for padding.
+        writes: whether this process reports: the first of several.
+        run_dir, store: where metrics and checkpoints go; None: nothing is written.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        adapter: Attached,
+        optimizer: AdamW,
+        settings: LoopSettings,
+        choices: Choices,
+        *,
+        num_steps: int,
+        steps_per_epoch: int,
+        validation: ExampleSet | None,
+        pad_id: int,
+        writes: bool,
+        run_dir: Path | None,
+        store: CheckpointStore | None,
+    ) -> None:
+        self.counters = Counters()
+        self.choices = choices
+        self.num_steps = num_steps
+        self.lines: list[dict[str, Any]] = []
+        self.model = model
+        self.adapter = adapter
+        self.optimizer = optimizer
+        self._settings = settings
+        self._steps_per_epoch = steps_per_epoch
+        self._validation = validation
+        self._pad_id = pad_id
+        self._writes = writes
+        self._run_dir = run_dir if writes else None
+        self._store = store if writes else None
+        self._device = compute_device(model)
+        self._metrics: MetricsFile | None = None
+        self._loggers: Sequence[Logger] = ()
+        self.stopping = EarlyStopping(
+            settings.early_stopping_patience, settings.early_stopping_threshold
+        )
+        self._best: dict[str, torch.Tensor] | None = None
+        self._mark = 0.0  # when the seconds were last counted
+        self._line_seconds = 0.0
+
+    def open(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from a checkpoint, or start; opens the files."""
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if self._run_dir is not None:
+            write_json(self._run_dir / CHOICES_NAME, self.choices.to_json())
+            self._metrics = MetricsFile(self._run_dir, last_step=self.counters.step)
+            self.lines = self._metrics.lines
+        if self._writes:
+            self._loggers = open_loggers(
+                self._settings.report_to,
+                self._run_dir,
+                first_step=self.counters.step,
+                config=asdict(self._settings),
+            )
+        self._mark = time.monotonic()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._metrics is not None:
+            self._metrics.close()
+        for logger in self._loggers:
+            logger.close()
+
+    def validates_at(self, step: int) -> bool:
+        """Whether validation runs once `step` steps are done."""
+        every = self._settings.eval_steps or self._steps_per_epoch
+        return self._validation is not None and self._is_due(step, every)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is due once `step` steps are done."""
+        every = self._settings.save_steps or self._steps_per_epoch
+        return self._store is not None and self._is_due(step, every)
+
+    def pauses_at(self, step: int) -> bool:
+        """Whether step `step` must be settled before the next one is queued."""
+        return self.validates_at(step) or self.saves_at(step) or step == self.num_steps
+
+    def facts(self) -> str:
+        """The last line's loss and speed, for the progress bar."""
+        if not self.lines:
+            return ""
+        line = self.lines[-1]
+        return f"loss {line['loss']:.4f} {line['tokens_per_second']:.0f} tokens/s"
+
+    def last_checkpoint(self) -> Path | None:
+        """Where the newest checkpoint is; None when there is none."""
+        if self._store is None or not self._store.steps():
+            return None
+        return self._store.path(self._store.steps()[-1])
+
+    def settle(self, result: StepResult) -> None:
+        """Read a step's numbers, count it, and do what is due after it but saving.
+
+        Raises:
+            NonFiniteError: the step was not finite.
+        """
+        loss, grad_norm, finite = result.read()
+        if not finite:
+            self._fail(result)
+        counters, batch = self.counters, result.batch
+        counters.step += 1
+        counters.tokens += batch.num_tokens
+        counters.trained_tokens += batch.num_trained_tokens
+        counters.line_tokens += batch.num_tokens
+        counters.weighted_loss += loss * batch.total_weight
+        counters.weight += batch.total_weight
+        self._count_seconds()
+        validates = self.validates_at(counters.step)
+        if validates or self._is_due(counters.step, self._settings.logging_steps):
+            validation = self._validate() if validates else None
+            self._write_line(result.learning_rate, grad_norm, validation)
+
+    def save(self) -> None:
+        """Write a checkpoint of this very state, unless it is there already."""
+        if self._store is None or self.counters.step in self._store.steps():
+            return
+        assert self._metrics is not None
+        self._metrics.sync()
+        self._count_seconds()
+        tensors = {
+            "parameters": self.optimizer.parameters(),
+            "optimizer": self.optimizer.moments(),
+        }
+        if self._best is not None:
+            tensors["best"] = self._best
+        state = {
+            "counters": asdict(self.counters),
+            "early_stopping": asdict(self.stopping),
+            "choices": self.choices.to_json(),
+        }
+        path = self._store.save(self.counters.step, tensors, state)
+        log.info("saved %s", path)
+        self._mark = time.monotonic()
+
+    def finish(self) -> None:
+        """Put the best weights back, when early stopping kept them."""
+        if self.counters.stopped is None:
+            self.counters.stopped = FINISHED
+        if self._best is not None:
+            self.optimizer.set_parameters(self._best)
+            self.adapter.parameters_changed()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state, tensors = checkpoint.state, checkpoint.tensors
+        self.counters = Counters(**state["counters"])
+        self.stopping = EarlyStopping(**state["early_stopping"])
+        self.optimizer.restore(checkpoint.step, tensors["parameters"], tensors["optimizer"])
+        self.adapter.parameters_changed()
+        if "best" in tensors:
+            self._best = {name: t.to(self._device) for name, t in tensors["best"].items()}
+        log.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.num_steps
+
+    def _validate(self) -> float:
+        assert self._validation is not None
+        loss = validation_loss(
+            self.model,
+            self._validation,
+            token_budget=self.choices.micro_batch_tokens,
+            packed=self.choices.packed,
+            pad_id=self._pad_id,
+        )
+        self.counters.last_validation_loss = loss
+        improved = self.stopping.update(loss, self.counters.step)
+        if self.stopping.patience is not None:
+            if improved:
+                self._best = {n: t.clone() for n, t in self.optimizer.parameters().items()}
+            if self.stopping.exhausted:
+                self.counters.stopped = STOPPED_EARLY
+        return loss
+
+    def _write_line(self, learning_rate: float, grad_norm: float, validation: float | None) -> None:
+        counters = self.counters
+        line = MetricsLine(
+            step=counters.step,
+            epoch=counters.step / self._steps_per_epoch,
+            loss=counters.weighted_loss / counters.weight,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            tokens=counters.tokens,
+            trained_tokens=counters.trained_tokens,
+            tokens_per_second=counters.line_tokens / max(self._line_seconds, 1e-9),
+            peak_bytes=peak_bytes(self._device),
+            seconds=counters.seconds,
+            validation_loss=validation,
+        ).to_json()
+        counters.last_loss = line["loss"]
+        counters.weighted_loss, counters.weight, counters.line_tokens = 0.0, 0.0, 0
+        if self._metrics is not None:
+            self._metrics.append(line)
+        self.lines.append(line)
+        for logger in self._loggers:
+            logger.log(counters.step, {k: v for k, v in line.items() if k != "step"})
+        # Validation is no training time: the next line's speed starts from here.
+        self._count_seconds()
+        self._line_seconds = 0.0
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.counters.seconds += now - self._mark
+        self._line_seconds += now - self._mark
+        self._mark = now
+
+    def _fail(self, result: StepResult) -> None:
+        step = result.batch.step
+        log.error("step %d is not finite; replaying its batch to find out where", step + 1)
+        where = name_first_non_finite(
+            self.model, self.adapter, result.batch, seed=self._settings.seed
+        )
+        saved = self.last_checkpoint()
+        last = "there is no checkpoint yet" if saved is None else f"the last checkpoint is {saved}"
+        examples = [int(i) for b in result.batch.micro_batches for i in b.example_ids]
+        raise NonFiniteError(
+            f"step {step + 1} gave a NaN or infinity, first in {where} (examples {examples[:8]}). "
+            f"The weights are those after step {step}; {last}. Lower learning_rate, compute in "
+            "bfloat16 or float32 instead of float16, or look at those examples."
+        )

@@ -1,0 +1,61 @@
+"""The plain values the loop runs on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lorakit.recipe import TrainSection
+from lorakit.train.schedule import Kind
+
+# They change what is written and when, never what is trained: free to differ on resume.
+_FREE_ON_RESUME = frozenset(
+    {"logging_steps", "save_steps", "save_total_limit", "report_to"}
+    # Checked, and replayed where they were automatic, in choices.py.
+    | {"micro_batch_tokens", "gradient_checkpointing", "packing"}
+)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How to train; meanings and defaults are those of the recipe's `train` section.
+
+    Attributes:
+        packing: whether examples may share a row, where the model's family allows it.
+    """
+
+    num_train_epochs: float = 3.0
+    max_steps: int | None = None
+    batch_size: int = 8
+    micro_batch_tokens: int | None = None
+    packing: bool = True
+    learning_rate: float = 2e-4
+    lr_scheduler_type: Kind = "cosine"
+    warmup_steps: int | None = None
+    warmup_ratio: float | None = None
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    seed: int = 42
+    logging_steps: int = 1
+    eval_steps: int | None = None
+    save_steps: int | None = None
+    save_total_limit: int = 3
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
+    report_to: tuple[str, ...] = ()
+
+    @classmethod
+    def from_section(cls, section: TrainSection, *, packing: bool) -> LoopSettings:
+        """From the recipe's `train` section (or an SFTConfig) and its `data.packing`."""
+        values = section.model_dump(
+            include=set(cls.__dataclass_fields__) - {"packing", "report_to"}
+        )
+        return cls(**values, packing=packing, report_to=tuple(section.report_to))
+
+    def identity(self) -> dict[str, Any]:
+        """The values that a resumed run must share with the checkpoint it goes on from."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE_ON_RESUME}

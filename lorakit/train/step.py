@@ -1,0 +1,128 @@
+"""One optimizer step: forward and backward of its micro-batches, then the gated update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit import kernels
+from lorakit.adapters.attach import Attached
+from lorakit.base.head import backbone_hidden, head_parameters, logits_fn
+from lorakit.data.examples import MicroBatch
+from lorakit.train.batches import StepBatch, row_keys
+from lorakit.train.optimizer import AdamW
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step left on the device; reading it waits for no later work.
+
+    Attributes:
+        batch: what it saw, kept so that a failure can be replayed.
+        learning_rate: of the step.
+        numbers: float32 (3,) on the host, filled when `ready` says so: loss, gradient norm before
+            clipping, and 1 when the step took effect or 0 when something was not finite.
+        ready: None on the CPU.
+    """
+
+    batch: StepBatch
+    learning_rate: float
+    numbers: torch.Tensor
+    ready: torch.cuda.Event | None
+
+    def read(self) -> tuple[float, float, bool]:
+        """Loss, gradient norm, and whether the step was finite."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        loss, grad_norm, finite = self.numbers.tolist()
+        return loss, grad_norm, finite == 1
+
+
+def take_step(
+    model: PreTrainedModel,
+    adapter: Attached,
+    optimizer: AdamW,
+    batch: StepBatch,
+    *,
+    learning_rate: float,
+    max_grad_norm: float | None,
+    seed: int,
+    sum_over_ranks: Callable[[torch.Tensor], object] | None = None,
+) -> StepResult:
+    """Queue one optimizer step.
+
+    The loss is `sum of w_i * NLL_i / sum of w_i` over all micro-batches and ranks: one count per
+    step.
+
+    Args:
+        model: with `adapter` attached, in the mode it trains in.
+        batch: of this step.
+        seed: of the dropout masks.
+        sum_over_ranks: adds a tensor up over all processes, in place; None: there is one.
+    """
+    optimizer.zero_grad()
+    loss = backward(model, adapter, batch, seed=seed)
+    if sum_over_ranks is not None:
+        sum_over_ranks(loss)
+    flags = optimizer.step(
+        learning_rate, loss, max_grad_norm=max_grad_norm, reduce_gradient=sum_over_ranks
+    )
+    adapter.parameters_changed()
+    return _send_to_host(batch, learning_rate, torch.stack([loss, flags.grad_norm, flags.finite]))
+
+
+def backward(
+    model: PreTrainedModel, adapter: Attached, batch: StepBatch, *, seed: int
+) -> torch.Tensor:
+    """Add this rank's gradient of the step's loss to the parameters' `.grad`.
+
+    Returns:
+        0-d, this rank's share of the loss.
+    """
+    device = compute_device(model)
+    loss = torch.zeros((), device=device)
+    for on_host in batch.micro_batches:
+        micro_batch = on_host.to(device)
+        adapter.dropout.rows = row_keys(micro_batch, seed, batch.step)
+        share = weighted_nll(model, micro_batch)[0] / batch.total_weight
+        share.backward()
+        loss += share.detach()
+    adapter.dropout.rows = None
+    return loss
+
+
+def weighted_nll(
+    model: PreTrainedModel, micro_batch: MicroBatch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of weight times negative log-likelihood over a micro-batch, and each target's likelihood.
+
+    Returns:
+        0-d, and (N,) detached; float32.
+    """
+    hidden = backbone_hidden(model, micro_batch)[micro_batch.predictor_rows]
+    return kernels.linear_cross_entropy(
+        hidden,
+        logits_fn(model),
+        micro_batch.targets,
+        micro_batch.target_weights,
+        parameters=head_parameters(model),
+    )
+
+
+def compute_device(model: PreTrainedModel) -> torch.device:
+    """Where micro-batches go: the device of the trained parameters."""
+    return next(p.device for p in model.parameters() if p.requires_grad)
+
+
+def _send_to_host(batch: StepBatch, learning_rate: float, numbers: torch.Tensor) -> StepResult:
+    numbers = numbers.float()
+    if numbers.device.type == "cpu":
+        return StepResult(batch, learning_rate, numbers, None)
+    on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    on_host.copy_(numbers, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return StepResult(batch, learning_rate, on_host, ready)
