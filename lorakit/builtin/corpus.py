@@ -1,0 +1,133 @@
+"""The corpus of the built-in base: parts with a share of the tokens each, mixed by a seed.
+
+Shared parts (public data read from a folder) are repeated in a new order until their share is
+full; generated parts go on for as long as they are asked. Every part has its own generator, so a
+part can be added to a later phase without changing what the others yield.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lorakit.builtin.arithmetic import arithmetic
+from lorakit.builtin.clinic import clinical_chat, clinical_text
+from lorakit.builtin.document import Document
+from lorakit.builtin.instructions import instruction
+from lorakit.builtin.shared_sources import SHARED_PARTS
+
+# Share of each phase's tokens. The second phase, while the learning rate falls, has more chats.
+MIXTURES: dict[str, dict[str, float]] = {
+    "main": {
+        "medquad_text": 0.31,
+        "medquad_chat": 0.22,
+        "pubmedqa": 0.03,
+        "gsm8k": 0.09,
+        "seed_tasks": 0.01,
+        "conversations": 0.003,
+        "shakespeare": 0.027,
+        "clinical_text": 0.10,
+        "clinical_chat": 0.08,
+        "instructions": 0.08,
+        "arithmetic": 0.05,
+    },
+    "anneal": {
+        "medquad_text": 0.12,
+        "medquad_chat": 0.32,
+        "pubmedqa": 0.02,
+        "gsm8k": 0.06,
+        "seed_tasks": 0.015,
+        "conversations": 0.005,
+        "clinical_text": 0.10,
+        "clinical_chat": 0.13,
+        "instructions": 0.14,
+        "arithmetic": 0.09,
+    },
+}
+# One document in HELD_OUT of a shared part is never trained.
+HELD_OUT = 80
+
+GENERATED_PARTS: dict[str, Callable[..., Document]] = {
+    "clinical_text": clinical_text,
+    "clinical_chat": clinical_chat,
+    "instructions": instruction,
+    "arithmetic": arithmetic,
+}
+
+
+def part_documents(
+    part: str, shared: Path, *, seed: int, phase: str, held_out: bool = False
+) -> Iterator[Document]:
+    """The endless documents of one part in one phase; the held-out ones of a shared part end.
+
+    Args:
+        part: a name of `MIXTURES`.
+        shared: folder of the public data, see `shared_sources`.
+        seed: another seed gives another order and other generated documents.
+        phase: "main", "anneal", or any other name for documents outside both.
+        held_out: the documents that are never trained, instead of all others.
+    """
+    rng = random.Random(f"{seed}/{phase}/{part}/{held_out}")
+    if part in GENERATED_PARTS:
+        while True:
+            yield GENERATED_PARTS[part](rng, held_out=held_out)
+    documents = SHARED_PARTS[part](shared)
+    chosen = [d for n, d in enumerate(documents) if (n % HELD_OUT == 0) == held_out]
+    while True:
+        yield from rng.sample(chosen, len(chosen))
+        if held_out:
+            return
+
+
+def phase_blocks(
+    phase: str,
+    shared: Path,
+    *,
+    seed: int,
+    block_tokens: int,
+    count_tokens: Callable[[Document], int],
+) -> Iterator[list[Document]]:
+    """The endless blocks of mixed documents of one phase; block n is the same however many follow.
+
+    Args:
+        block_tokens: about how many tokens a block has; each part gets its share of `MIXTURES[phase]`.
+        count_tokens: tokens of one document.
+    """
+    streams = {
+        part: part_documents(part, shared, seed=seed, phase=phase) for part in MIXTURES[phase]
+    }
+    order = random.Random(f"{seed}/{phase}/order")
+    # What a part took too much in one block it gets less in the next.
+    owed = dict.fromkeys(streams, 0.0)
+    while True:
+        block: list[Document] = []
+        for part, stream in streams.items():
+            owed[part] += block_tokens * MIXTURES[phase][part]
+            while owed[part] > 0:
+                document = next(stream)
+                owed[part] -= count_tokens(document)
+                block.append(document)
+        order.shuffle(block)
+        yield block
+
+
+def held_out_documents(shared: Path, *, seed: int, per_part: int) -> dict[str, list[Document]]:
+    """At most `per_part` never-trained documents of each part."""
+    held_out = {}
+    for part in MIXTURES["main"]:
+        stream = part_documents(part, shared, seed=seed, phase="held-out", held_out=True)
+        held_out[part] = [document for document, _ in zip(stream, range(per_part), strict=False)]
+    return held_out
+
+
+def tokenizer_texts(shared: Path, *, seed: int) -> Iterator[str]:
+    """What the tokenizer learns from: one million characters at most of each part."""
+    for part in MIXTURES["main"]:
+        left, seen = 1_000_000, 0
+        for document in part_documents(part, shared, seed=seed, phase="tokenizer"):
+            text = document.content()
+            yield text
+            left, seen = left - len(text), seen + 1
+            if left <= 0 or seen >= 5000:
+                break

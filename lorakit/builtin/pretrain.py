@@ -1,0 +1,269 @@
+"""Pretrain the built-in base: `python -m lorakit.builtin.pretrain --shared-data DIR --output DIR`.
+
+The learning rate warms up, stays, and falls to zero while the corpus turns to its second mixture.
+The first phase does not depend on the length of the second or its own, so a run may be stopped and
+resumed with fewer or more blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from lorakit.builtin import blocks, corpus, weights
+from lorakit.builtin.tokenizer import train_tokenizer
+from lorakit.errors import CheckpointError
+from lorakit.files import write_atomically
+
+PHASES = ("main", "anneal")
+HELD_OUT_PER_PART = 40
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result. Only `main_blocks` and `anneal_blocks` may change on resume."""
+
+    seed: int = 0
+    main_blocks: int = 18
+    anneal_blocks: int = 8
+    block_tokens: int = 500_000
+    batch_tokens: int = 8192
+    learning_rate: float = 3e-3
+    warmup_tokens: int = 200_000
+    matrices: str = "muon"
+    vocab_size: int = 4096
+
+
+@dataclass
+class Progress:
+    """Where a run is: the next batch, and what has been counted so far."""
+
+    phase: str = "main"
+    block: int = 0
+    batch: int = 0
+    step: int = 0
+    tokens: int = 0
+    phase_tokens: int = 0
+    seconds: float = 0.0
+
+
+def pretrain(
+    shared: Path,
+    output: Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    shape: dict[str, int] | None = None,
+    save_seconds: float = 300.0,
+    stop_after_step: int | None = None,
+) -> LlamaForCausalLM:
+    """Train from random weights, or go on from the last checkpoint.
+
+    Args:
+        shared: folder of the public data, see `shared_sources`.
+        output: tokenizer, prepared blocks, checkpoint and log go here.
+        resume: go on from the checkpoint in `output`.
+        shape: sizes that differ from the built-in model's, see `weights.config`.
+        save_seconds: time between checkpoints.
+        stop_after_step: save and stop after this optimizer step.
+
+    Returns:
+        The model, with float32 master weights in its parameters.
+
+    Raises:
+        CheckpointError: nothing to resume, or a checkpoint of other settings.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer = prepare_tokenizer(shared, output / "tokenizer", settings)
+    model = weights.new_model(
+        weights.config(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **(shape or {}),
+        ),
+        seed=settings.seed,
+    )
+    masters = weights.MasterWeights(model, matrices=settings.matrices)
+    progress = Progress()
+    if resume:
+        progress = read_checkpoint(output, masters, settings)
+    log = Log(output / "log.jsonl", keep_steps=progress.step)
+    held_out = held_out_batches(shared, tokenizer, settings)
+    saved = began = time.monotonic()
+    before = progress.seconds
+    for batch, fraction in remaining_batches(shared, output, tokenizer, settings, progress):
+        learning_rate = settings.learning_rate * min(
+            fraction, (progress.tokens + 1) / settings.warmup_tokens
+        )
+        loss = weights.batch_loss(model, batch)
+        loss.backward()
+        norm = masters.step(learning_rate)
+        progress.step += 1
+        progress.batch += 1
+        progress.tokens += len(batch.tokens)
+        progress.phase_tokens += len(batch.tokens)
+        progress.seconds = before + time.monotonic() - began
+        record = {"loss": loss.item(), "learning_rate": learning_rate, "grad_norm": norm}
+        log.write({**asdict(progress), **record})
+        if progress.step % 200 == 0:
+            log.write({"step": progress.step, "held_out": held_out_losses(model, held_out)})
+        stop = progress.step == stop_after_step
+        if stop or time.monotonic() - saved > save_seconds:
+            write_checkpoint(output, masters, settings, progress)
+            saved = time.monotonic()
+        if stop:
+            break
+    else:
+        write_checkpoint(output, masters, settings, progress)
+    masters.unround()
+    log.write({"step": progress.step, "held_out": held_out_losses(model, held_out)})
+    return model
+
+
+def prepare_tokenizer(shared: Path, folder: Path, settings: Settings) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, trained first when it is not there."""
+    if not (folder / "tokenizer.json").is_file():
+        texts = corpus.tokenizer_texts(shared, seed=settings.seed)
+        train_tokenizer(texts, vocab_size=settings.vocab_size).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def remaining_batches(
+    shared: Path,
+    output: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    progress: Progress,
+) -> Iterator[tuple[blocks.Batch, float]]:
+    """The batches not yet trained, each with its fraction of the peak learning rate.
+
+    `progress` is moved to the start of each block and phase here; the caller counts its batches.
+    """
+    num_blocks = {"main": settings.main_blocks, "anneal": settings.anneal_blocks}
+    for phase in PHASES[PHASES.index(progress.phase) :]:
+        if phase != progress.phase:
+            progress.phase, progress.block, progress.batch, progress.phase_tokens = phase, 0, 0, 0
+        blocks.prepare_blocks(
+            output / "blocks",
+            phase,
+            shared,
+            tokenizer,
+            seed=settings.seed,
+            num_blocks=num_blocks[phase],
+            block_tokens=settings.block_tokens,
+        )
+        while progress.block < num_blocks[phase]:
+            documents = blocks.read_block(output / "blocks", phase, progress.block)
+            made = blocks.batches(documents, settings.batch_tokens)
+            for batch in made[progress.batch :]:
+                share = progress.phase_tokens / (num_blocks[phase] * settings.block_tokens)
+                yield batch, 1.0 if phase == "main" else max(0.01, 1.0 - share)
+            progress.block, progress.batch = progress.block + 1, 0
+
+
+def held_out_batches(
+    shared: Path, tokenizer: PreTrainedTokenizerBase, settings: Settings
+) -> dict[str, blocks.Batch]:
+    """One batch of never-trained documents for each part of the corpus."""
+    documents = corpus.held_out_documents(shared, seed=settings.seed, per_part=HELD_OUT_PER_PART)
+    return {
+        part: blocks.batches([blocks.encode(d, tokenizer) for d in found], 1 << 40)[0]
+        for part, found in documents.items()
+    }
+
+
+def held_out_losses(model: LlamaForCausalLM, held_out: dict[str, blocks.Batch]) -> dict[str, float]:
+    """Mean loss of each part's held-out documents."""
+    with torch.no_grad():
+        return {
+            part: round(weights.batch_loss(model, batch).item(), 4)
+            for part, batch in held_out.items()
+        }
+
+
+def write_checkpoint(
+    output: Path, masters: weights.MasterWeights, settings: Settings, progress: Progress
+) -> None:
+    """Everything needed to go on, in one file that is replaced at once."""
+    metadata = {
+        "settings": json.dumps(asdict(settings)),
+        "progress": json.dumps(asdict(progress)),
+    }
+    write_atomically(output / "checkpoint.safetensors", save(masters.state(), metadata))
+
+
+def read_checkpoint(output: Path, masters: weights.MasterWeights, settings: Settings) -> Progress:
+    """Restore the master weights; returns where the run was.
+
+    Raises:
+        CheckpointError: no checkpoint, or one of other settings.
+    """
+    path = output / "checkpoint.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"There is no {path} to resume from; possible: a folder that a run has saved to. "
+            "Start without --resume."
+        )
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    free = ("main_blocks", "anneal_blocks")
+    saved, now = json.loads(metadata["settings"]), asdict(settings)
+    changed = [key for key in now if key not in free and saved[key] != now[key]]
+    if changed:
+        raise CheckpointError(
+            f"{path} was made with other {', '.join(changed)}; possible on resume: other "
+            f"{' and '.join(free)}. Give the old values or start anew."
+        )
+    masters.restore(tensors)
+    return Progress(**json.loads(metadata["progress"]))
+
+
+class Log:
+    """JSON lines, cut back to the checkpoint's step when a run goes on."""
+
+    def __init__(self, path: Path, *, keep_steps: int) -> None:
+        lines = path.read_text().splitlines() if path.is_file() and keep_steps else []
+        kept = [line for line in lines if json.loads(line)["step"] <= keep_steps]
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+        self._path = path
+
+    def write(self, record: dict[str, object]) -> None:
+        """Append one record; progress also goes to stderr now and then."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if "held_out" in record or int(str(record["step"])) % 20 == 0:
+            print(json.dumps(record), file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared-data", type=Path, required=True, help="folder of the public data")
+    parser.add_argument("--output", type=Path, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--main-blocks", type=int, default=Settings.main_blocks)
+    parser.add_argument("--anneal-blocks", type=int, default=Settings.anneal_blocks)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    settings = Settings(main_blocks=given.main_blocks, anneal_blocks=given.anneal_blocks)
+    model = pretrain(given.shared_data, given.output, settings, resume=given.resume)
+    folder = given.output / "model"
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(given.output / "tokenizer").save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()
