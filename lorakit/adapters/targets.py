@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lorakit.adapters.families import why_not_adaptable
 from lorakit.adapters.patterns import NamePattern, matches_list
 from lorakit.base.frozen_linear import FrozenLinear, is_linear
 from lorakit.errors import AdapterError
@@ -19,18 +20,6 @@ from lorakit.recipe import LoraConfig
 
 ALL_LINEAR = "all-linear"
 MAX_NAMES_IN_MESSAGE = 20
-
-# {model_type: module names left out of "all-linear"}. Their Mamba mixers hand the weights of these
-# layers to a fused kernel or multiply with them directly: PEFT 0.21 refuses out_proj there and
-# silently ignores an adapter of dt_proj, so an adapter with them would not load, or not compute
-# the same, in PEFT.
-READ_DIRECTLY = {
-    "mamba": ("out_proj", "dt_proj"),
-    "falcon_mamba": ("out_proj", "dt_proj"),
-    "mamba2": ("out_proj",),
-    "falcon_h1": ("out_proj",),
-    "nemotron_h": ("out_proj",),
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
         adapted, reasons = _all_linear(model, free)
         left_out |= reasons
     else:
-        adapted = _named(modules, free, config.target_modules)
+        adapted = _named(modules, free, config.target_modules, model.config.model_type)
     if not adapted:
         raise AdapterError(
             f"target_modules {config.target_modules!r} leave nothing to adapt once exclude_modules "
@@ -137,21 +126,25 @@ def _all_linear(
     model: PreTrainedModel, free: Mapping[str, nn.Module]
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     head = model.get_output_embeddings()
-    direct = READ_DIRECTLY.get(model.config.model_type, ())
     adapted: dict[str, nn.Module] = {}
     reasons: dict[str, str] = {}
     for name, module in free.items():
         if module is head:
             reasons[name] = "output head"
-        elif is_linear(module) and _leaf(name) in direct:
-            reasons[name] = f"{model.config.model_type} multiplies with its weight directly"
         elif is_linear(module):
-            adapted[name] = module
+            reason = why_not_adaptable(model.config.model_type, name)
+            if reason is None:
+                adapted[name] = module
+            else:
+                reasons[name] = reason
     return adapted, reasons
 
 
 def _named(
-    modules: Mapping[str, nn.Module], free: Mapping[str, nn.Module], wanted: str | list[str]
+    modules: Mapping[str, nn.Module],
+    free: Mapping[str, nn.Module],
+    wanted: str | list[str],
+    model_type: str,
 ) -> dict[str, nn.Module]:
     if isinstance(wanted, str):
         pattern = NamePattern(wanted, "target_modules")
@@ -166,12 +159,18 @@ def _named(
             f"target_modules {unmatched!r} match no module; this model has: "
             f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.target_modules."
         )
-    unfit = {name: module for name, module in adapted.items() if not is_linear(module)}
+    unfit = {
+        name: why_not_adaptable(model_type, name)
+        if is_linear(module)
+        else f"a {type(module).__name__}, no plain linear layer"
+        for name, module in adapted.items()
+    }
+    unfit = {name: reason for name, reason in unfit.items() if reason is not None}
     if unfit:
-        listed = ", ".join(f"{name} ({type(m).__name__})" for name, m in list(unfit.items())[:5])
+        listed = "; ".join(f"{name}: {reason}" for name, reason in list(unfit.items())[:5])
         raise AdapterError(
-            f"target_modules {wanted!r} name {len(unfit)} modules that are no plain linear layers: "
-            f"{listed}. Linear layers here: {_linear_names(modules)}. Name those, or leave the "
+            f"target_modules {wanted!r} name {len(unfit)} modules that cannot be adapted "
+            f"({listed}). Linear layers here: {_linear_names(modules)}. Name those, or leave the "
             "others out with adapter.exclude_modules."
         )
     return adapted
@@ -250,7 +249,7 @@ def _reasons(
 
 
 def _parameter_reason(parameter: nn.Parameter, module: nn.Module) -> str:
-    expert = parameter.dim() == 3 and not isinstance(module, nn.Conv1d)
+    expert = parameter.dim() == 3 and "expert" in type(module).__name__.lower()
     what = f"{'an expert' if expert else 'a'} parameter {tuple(parameter.shape)}"
     return f"{what} of {type(module).__name__}, no linear layer"
 

@@ -47,6 +47,10 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
     memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapter): None}
     for module in model.modules():
+        # Recurrent layers keep states with a history as plain attributes, which deepcopy refuses.
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
         if id(module) not in memo and isinstance(module, OURS):
             memo |= {id(part): None for part in module.modules()}
             memo[id(module)] = plain_module(module)

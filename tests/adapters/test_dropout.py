@@ -56,7 +56,7 @@ def test_modules_have_different_masks(trained) -> None:
 
 
 def test_without_keys_torch_draws(trained) -> None:
-    model, adapter = trained
+    model, _ = trained
     assert not torch.equal(logits(model), logits(model))
     torch.manual_seed(5)
     first = logits(model)

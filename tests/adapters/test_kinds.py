@@ -1,7 +1,4 @@
-"""The maths of each kind, against float64, finite differences and its own merged weight.
-
-O out_features, I in_features, R rank: odd numbers on purpose.
-"""
+"""The maths of each kind, against float64, finite differences and its own merged weight."""
 
 from __future__ import annotations
 
@@ -20,7 +17,8 @@ from lorakit.recipe import LoraConfig
 from tests.adapters.bases import KINDS, Load, logits, perturb, token_ids
 from tests.tolerances import OP, relative_error
 
-O, I, R = 13, 9, 3
+# Odd numbers on purpose.
+OUT, IN, RANK = 13, 9, 3
 SCALING = 1.7
 
 
@@ -29,9 +27,9 @@ def layer(
 ) -> tuple[Kind, FrozenLinear]:
     """A frozen layer with bias and a kind beside it, every parameter moved away from its start."""
     torch.manual_seed(seed)
-    base = frozen(nn.Linear(I, O).requires_grad_(False)).to(dtype)
+    base = frozen(nn.Linear(IN, OUT).requires_grad_(False)).to(dtype)
     adapter = kinds.kind(kind)(
-        I, O, R, SCALING, device=torch.device("cpu"), norm_cache=NormCache()
+        IN, OUT, RANK, SCALING, device=torch.device("cpu"), norm_cache=NormCache()
     ).to(dtype)
     with torch.no_grad():
         adapter.lora_A.normal_()
@@ -45,7 +43,7 @@ def layer(
 @pytest.mark.parametrize("kind", KINDS)
 def test_forward_is_the_merged_weight(kind: str) -> None:
     adapter, base = layer(kind, torch.float64)
-    x = torch.randn(2, 5, I, dtype=torch.float64)
+    x = torch.randn(2, 5, IN, dtype=torch.float64)
     expected = nn.functional.linear(x, adapter.merged_weight(base.weight), base.bias)
     assert relative_error(adapter(x, base, x), expected) < OP[torch.float64]
 
@@ -60,7 +58,7 @@ def test_forward_equals_float64(kind: str, dtype: torch.dtype) -> None:
         with torch.no_grad():
             adapter.weight_norm_squared.copy_(exact_base.weight.square().sum(dim=1))
             exact.weight_norm_squared.copy_(exact_base.weight.square().sum(dim=1))
-    x = torch.randn(7, I).to(dtype)
+    x = torch.randn(7, IN).to(dtype)
     out = adapter(x, base, x)
     assert out.dtype == dtype
     assert relative_error(out, exact(x.double(), exact_base, x.double())) < OP[dtype]
@@ -70,10 +68,10 @@ def test_forward_equals_float64(kind: str, dtype: torch.dtype) -> None:
 def test_gradients_in_double(kind: str) -> None:
     adapter, base = layer(kind, torch.float64)
     names = [name for name, _ in adapter.named_parameters()]
-    x = torch.randn(4, I, dtype=torch.float64, requires_grad=True)
-    low_rank_x = torch.randn(4, I, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
+    low_rank_x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
     if kind == "dora":
-        # The norm is a constant to the gradient (section 4.3 of the paper), so it is held fixed here.
+        # The norm is a constant to the gradient (section 4.3 of the paper): held fixed here.
         adapter.norm_cache.allowed = True
 
     def run(x: torch.Tensor, low_rank_x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
@@ -87,8 +85,8 @@ def test_gradients_in_double(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_weight_passes_gradients_like_forward(kind: str) -> None:
     adapter, base = layer(kind, torch.float64)
-    x = torch.randn(6, I, dtype=torch.float64)
-    seed = torch.randn(6, O, dtype=torch.float64)
+    x = torch.randn(6, IN, dtype=torch.float64)
+    seed = torch.randn(6, OUT, dtype=torch.float64)
     by_forward = torch.autograd.grad(adapter(x, base, x), list(adapter.parameters()), seed)
     merged = nn.functional.linear(x, adapter.merged_weight(base.weight), base.bias)
     by_merged = torch.autograd.grad(merged, list(adapter.parameters()), seed)
@@ -113,13 +111,15 @@ def test_dora_norm_equals_the_norm_of_the_sum(packed: bool) -> None:
 
 
 def test_dora_leaves_rows_of_zeros_alone() -> None:
-    linear = nn.Linear(I, O, bias=False).requires_grad_(False)
+    linear = nn.Linear(IN, OUT, bias=False).requires_grad_(False)
     linear.weight[3] = 0
     base = frozen(linear)
-    adapter = kinds.kind("dora")(I, O, R, 1.0, device=torch.device("cpu"), norm_cache=NormCache())
+    adapter = kinds.kind("dora")(
+        IN, OUT, RANK, 1.0, device=torch.device("cpu"), norm_cache=NormCache()
+    )
     nn.init.normal_(adapter.lora_A)
     adapter.begin(base)
-    x = torch.randn(4, I)
+    x = torch.randn(4, IN)
     out = adapter(x, base, x)
     assert torch.equal(out, base(x))
     out.sum().backward()
@@ -129,7 +129,7 @@ def test_dora_leaves_rows_of_zeros_alone() -> None:
 def test_dropout_reaches_the_low_rank_branch_only(load: Load) -> None:
     for kind in KINDS:
         adapter, base = layer(kind)
-        x = torch.randn(4, I)
+        x = torch.randn(4, IN)
         nothing = adapter(x, base, torch.zeros_like(x)) - base.bias
         rows = nothing / base.product(x)
         assert relative_error(rows, rows[:1].expand_as(rows)) < 1e-4, kind

@@ -160,7 +160,7 @@ def test_attaches_on_the_meta_device(kind: str, load: Load, folders) -> None:
 def test_a_second_adapter_is_refused(load: Load) -> None:
     model = load("llama")
     attach_adapter(model, LoraConfig(r=4))
-    with pytest.raises(AdapterError, match="has an adapter already.*lorakit.merge"):
+    with pytest.raises(AdapterError, match=r"has an adapter already.*lorakit\.merge"):
         attach_adapter(model, LoraConfig(r=4))
 
 

@@ -1,0 +1,54 @@
+"""Layers of some model families that an adapter in PEFT's format cannot name or would not reach."""
+
+from __future__ import annotations
+
+# {model_type: layer names}. Mamba mixers of these families multiply with the weights of the layers
+# themselves: PEFT 0.21 refuses out_proj there, and silently ignores an adapter of dt_proj.
+READ_DIRECTLY = {
+    "falcon_h1": ("out_proj",),
+    "falcon_mamba": ("dt_proj", "out_proj"),
+    "jamba": ("dt_proj",),
+    "mamba": ("dt_proj", "out_proj"),
+    "mamba2": ("out_proj",),
+    "nemotron_h": ("out_proj",),
+}
+
+# Names that PEFT 0.21 takes for the experts of transformers 4 when it reads target_modules for
+# these families: it would leave the layer of that name (a shared expert, a dense layer) without its
+# adapter and say nothing. tests/adapters/test_families.py compares this table with PEFT's.
+EXPERT_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("minimax", "minimax_m2", "mixtral"): ("gate", "w1", "w2", "w3"),
+    (
+        "afmoe",
+        "beam",
+        "cohere2_moe",
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "dots1",
+        "ernie4_5_moe",
+        "exaone_moe",
+        "flex_olmo",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
+        "hunyuan_v1_moe",
+        "longcat_flash",
+        "mellum",
+        "olmoe",
+        "qwen3_moe",
+        "qwen3_next",
+        "solar_open",
+    ): ("down_proj", "gate", "gate_proj", "up_proj"),
+}
+
+
+def why_not_adaptable(model_type: str, module_name: str) -> str | None:
+    """Why a linear layer of this family cannot have an adapter; None when it can."""
+    leaf = module_name.rpartition(".")[2]
+    if leaf in READ_DIRECTLY.get(model_type, ()):
+        return f"{model_type} multiplies with its weight directly"
+    for model_types, names in EXPERT_NAMES.items():
+        if model_type in model_types and leaf in names:
+            return f"PEFT takes {leaf} for the experts of {model_type}"
+    return None

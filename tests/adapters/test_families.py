@@ -1,0 +1,89 @@
+"""The laws over every model family of the tests' table, with PEFT as the judge of what is saved."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorakit.adapters.attach import adapter_disabled, attach_adapter
+from lorakit.adapters.families import EXPERT_NAMES
+from lorakit.adapters.store import load_adapter, save_adapter
+from lorakit.errors import AdapterError
+from lorakit.recipe import LoraConfig
+from lorakit.ship.merge import merge
+from tests import families
+from tests.adapters.bases import KINDS, logits, perturb, token_ids
+from tests.adapters.peers import load_in_peft
+from tests.tolerances import IDENTITY, LOGITS_FLOAT32, relative_error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model_type", sorted(families.FAMILIES))
+def test_laws(model_type: str, kind: str, tmp_path) -> None:
+    model = families.build(model_type)
+    before = logits(model)
+    adapter = attach_adapter(model, LoraConfig(kind=kind, r=4))
+    assert relative_error(logits(model), before) <= IDENTITY
+    perturb(model)
+    adapted = logits(model)
+    assert relative_error(adapted, before) > 1e-2
+
+    model(input_ids=token_ids(), labels=token_ids()).loss.backward()
+    for name, parameter in adapter.parameters().items():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+    with adapter_disabled(model):
+        assert relative_error(logits(model), before) <= IDENTITY
+    assert relative_error(logits(merge(model)), adapted) <= LOGITS_FLOAT32
+
+    save_adapter(model, tmp_path)
+    again = families.build(model_type)
+    load_adapter(again, tmp_path)
+    assert relative_error(logits(again), adapted) <= IDENTITY
+    in_peft = load_in_peft(families.build(model_type), tmp_path)
+    assert relative_error(logits(in_peft), adapted) <= LOGITS_FLOAT32
+
+
+def test_names_that_peft_takes_for_experts_are_peft_s() -> None:
+    from peft.utils import transformers_weight_conversion as peft_table
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    by_pattern = {
+        pattern: {
+            model_type
+            for model_type, name in peft_table._MODEL_TO_CONVERSION_PATTERN.items()
+            if name == pattern
+            and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+            and get_checkpoint_conversion_mapping(model_type) is not None
+        }
+        for pattern in peft_table._MOE_TARGET_MODULE_MAPPING
+    }
+    theirs = {
+        (tuple(sorted(by_pattern[pattern])), tuple(sorted(names)))
+        for pattern, names in peft_table._MOE_TARGET_MODULE_MAPPING.items()
+    }
+    assert set(EXPERT_NAMES.items()) == theirs
+
+
+def test_a_name_that_peft_would_misread_is_refused() -> None:
+    model = families.build("deepseek_v3")
+    with pytest.raises(AdapterError, match="PEFT takes up_proj for the experts of deepseek_v3"):
+        attach_adapter(model, LoraConfig(target_modules=["up_proj"]))
+    adapter = attach_adapter(model, LoraConfig(r=4))
+    assert adapter.not_adapted["model.layers.0.mlp.up_proj"].startswith("PEFT takes up_proj")
+
+
+def test_expert_parameters_are_listed() -> None:
+    adapter = attach_adapter(families.build("mixtral"), LoraConfig(r=4))
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    assert adapter.not_adapted[name].startswith("an expert parameter (4, 128, 32)")
+
+
+def test_every_large_parameter_is_adapted_or_has_a_reason() -> None:
+    for model_type in ("mixtral", "mamba", "gpt2", "phimoe"):
+        model = families.build(model_type)
+        large = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
+        adapter = attach_adapter(model, LoraConfig(r=4))
+        told = adapter.adapted.keys() | adapter.not_adapted.keys()
+        told |= {f"{name}.weight" for name in told}
+        assert large <= told, large - told
