@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from lorakit.base import attention, config as base_config
+from lorakit.base import attention
+from lorakit.base import config as base_config
 from tests import tiny
 
 COMMON: dict[str, Any] = {

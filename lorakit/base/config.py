@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lorakit.base.families import attention_of, family
@@ -58,6 +58,8 @@ SIZE_LIMITS = {
     "max_position_embeddings": 1 << 30,
 }
 MAX_INTEGER = 1 << 48
+
+SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")  # transformers' {"__float__": ...} in JSON
 
 # Random noise of full training. A frozen base runs without it: adapters have their own dropout.
 NOISE_FIELD = re.compile(r"(dropout|pdrop|layerdrop|drop_path_rate|dropout_rate|jitter_noise)$")
@@ -123,7 +125,7 @@ def model_config(values: dict[str, Any]) -> PreTrainedConfig:
     values = dict(values)
     model_type = values.pop("model_type")
     try:
-        config = AutoConfig.for_model(model_type, **values)
+        config = CONFIG_MAPPING[model_type].from_dict(values)
     # Config classes validate with exceptions of many libraries; all of them mean a bad value.
     except Exception as error:
         raise ModelError(
@@ -176,6 +178,8 @@ def _filtered_object(values: dict[str, Any], where: str, depth: int) -> dict[str
 
 def _filtered_value(value: Any, where: str, depth: int) -> Any:
     if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in SPECIAL_FLOATS:
+            return float(value["__float__"])
         nested_type = value.get("model_type")
         if nested_type is not None and (
             not isinstance(nested_type, str) or not MODEL_TYPE.fullmatch(nested_type)

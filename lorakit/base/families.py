@@ -39,24 +39,75 @@ class FamilyFacts:
     refused: str | None = None
 
 
-RECURRENT = "its recurrent layers carry state from one example into the next"
+RECURRENT = "its recurrent or convolutional layers carry state from one example into the next"
+OWN_ATTENTION = "its attention code does not know about packing"
+POSITION_BIAS = "its attention adds a position bias over the whole row"
+HIDDEN_WINDOW = "its attention code does not pass its sliding window on"
+UNSHOWN = "no test has shown that this family keeps packed examples apart"
 
-OWN_ATTENTION = "its attention does not know about packing"
+ENCODER = "it is an encoder, whose causal head is not used on its own"
+ENCODER_DECODER = "it is the decoder of an encoder-decoder model"
+PICTURES_OR_SOUND = "it is a model of pictures or sound with a language model inside"
+UNUSUAL_INPUT = "it does not take token ids alone"
 
-FAMILIES: dict[str, FamilyFacts] = {
-    "cohere": FamilyFacts(logits_multiplier="logit_scale"),
-    "cohere2": FamilyFacts(logits_multiplier="logit_scale"),
-    "falcon": FamilyFacts(attention="sdpa", no_packing=OWN_ATTENTION),
-    "falcon_h1": FamilyFacts(no_packing=RECURRENT, logits_multiplier="lm_head_multiplier"),
-    "gemma2": FamilyFacts(softcap="final_logit_softcapping"),
-    "gemma3_text": FamilyFacts(softcap="final_logit_softcapping"),
-    "granite": FamilyFacts(logits_divisor="logits_scaling"),
-    "granitemoe": FamilyFacts(logits_divisor="logits_scaling"),
-    "mamba": FamilyFacts(no_packing=RECURRENT),
-    "mamba2": FamilyFacts(no_packing=RECURRENT),
+# Nothing about these differs from the default, which the laws show for each of them.
+PLAIN = ["afmoe", "apertus", "arcee", "aria_text", "axk1", "biogpt", "bitnet", "cwm", "deepseek_v2", "deepseek_v3", "diffllama", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "flex_olmo", "flint", "gemma", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "internlm3", "jais2", "jetmoe", "laguna", "llama", "longcat_flash", "mellum", "mimo_v2_flash", "minicpm3", "minimax_m2", "ministral", "ministral3", "mistral", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "solar_open", "starcoder2", "youtu"]
+
+SOFT_CAPPED = ["beam", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text", "nanochat", "vaultgemma"]
+
+STATEFUL = ["bailing_hybrid", "bamba", "falcon_mamba", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp_text", "rwkv", "xlstm", "zamba", "zamba2"]
+
+REFUSED = {
+    ENCODER: (
+        "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert "
+        "modernbert-decoder reformer rembert roberta roberta-prelayernorm roc_bert roformer xlm "
+        "xlm-roberta xlm-roberta-xl xlnet xmod"
+    ),
+    ENCODER_DECODER: (
+        "bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart prophetnet "
+        "trocr whisper"
+    ),
+    PICTURES_OR_SOUND: (
+        "emu3 fuyu gemma4_assistant gemma4_unified_assistant git got_ocr2 mllama moshi "
+        "moss_transcribe_diarize musicgen musicgen_melody phi4_multimodal"
+    ),
+    UNUSUAL_INPUT: "blt cpmant",
 }
 
-DEFAULT = FamilyFacts()
+FAMILIES: dict[str, FamilyFacts] = {
+    **dict.fromkeys(PLAIN, FamilyFacts()),
+    **dict.fromkeys(SOFT_CAPPED, FamilyFacts(softcap="final_logit_softcapping")),
+    **dict.fromkeys(STATEFUL, FamilyFacts(no_packing=RECURRENT)),
+    **{
+        name: FamilyFacts(refused=reason)
+        for reason, names in REFUSED.items()
+        for name in names.split()
+    },
+    "bloom": FamilyFacts(no_packing=POSITION_BIAS),
+    "codegen": FamilyFacts(no_packing=OWN_ATTENTION),
+    "cohere": FamilyFacts(logits_multiplier="logit_scale"),
+    "cohere2": FamilyFacts(logits_multiplier="logit_scale"),
+    "cohere2_moe": FamilyFacts(logits_multiplier="logit_scale"),
+    "falcon": FamilyFacts(attention="sdpa", no_packing=OWN_ATTENTION),
+    "falcon_h1": FamilyFacts(no_packing=RECURRENT, logits_multiplier="lm_head_multiplier"),
+    "gpt_neo": FamilyFacts(no_packing=OWN_ATTENTION),
+    "gptj": FamilyFacts(no_packing=OWN_ATTENTION),
+    "granite": FamilyFacts(logits_divisor="logits_scaling"),
+    "granite_swa": FamilyFacts(logits_divisor="logits_scaling"),
+    "granitemoe": FamilyFacts(logits_divisor="logits_scaling"),
+    "granitemoe_swa": FamilyFacts(logits_divisor="logits_scaling"),
+    "granitemoehybrid": FamilyFacts(no_packing=RECURRENT, logits_divisor="logits_scaling"),
+    "granitemoeshared": FamilyFacts(logits_divisor="logits_scaling"),
+    "hyperclovax": FamilyFacts(logits_multiplier="logits_scaling"),
+    "nemotron": FamilyFacts(no_packing=OWN_ATTENTION),
+    "phimoe": FamilyFacts(no_packing=HIDDEN_WINDOW),
+    "recurrent_gemma": FamilyFacts(no_packing=RECURRENT, softcap="logits_soft_cap"),
+    "stablelm": FamilyFacts(no_packing=OWN_ATTENTION),
+    "xglm": FamilyFacts(no_packing=OWN_ATTENTION),
+}
+
+# A family without a row: examples one per row, and its head is checked when it is loaded.
+DEFAULT = FamilyFacts(no_packing=UNSHOWN)
 
 
 def family(model_type: str) -> FamilyFacts:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from lorakit import kernels
@@ -41,6 +42,14 @@ class FrozenWeight(Protocol):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The stored tensors by name; their bytes are the storage's memory."""
+        ...
+
+    def with_tensors(self, tensors: dict[str, torch.Tensor]) -> FrozenWeight:
+        """A storage of the same kind, shape and dtype over other tensors."""
+        ...
+
+    def to(self, device: torch.device | str) -> FrozenWeight:
+        """This storage, its tensors moved to `device` (as `nn.Module.to`)."""
         ...
 
 
@@ -83,18 +92,27 @@ class FrozenLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
+# Subclasses of nn.Linear in transformers that compute the same product in another way.
+PLAIN_SUBCLASSES = frozenset({"FalconLinear"})
+
+
+def is_conv1d(layer: nn.Module) -> bool:
+    """Whether `layer` is GPT-2's `Conv1D`, or stands in for one."""
+    return isinstance(layer, Conv1D) or (isinstance(layer, FrozenLinear) and layer.fan_in_fan_out)
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether `module` is a linear layer that can be frozen or adapted."""
-    # Exact types: a subclass may compute something else with the same weight.
-    return type(module) in (nn.Linear, Conv1D, FrozenLinear)
+    # Exact types: a subclass may compute something else with the same weight. Falcon's spells
+    # out `x @ W.T + bias`.
+    return type(module) in (nn.Linear, Conv1D, FalconLinear, FrozenLinear)
 
 
-def frozen(module: nn.Module) -> FrozenLinear:
-    """`module` (a linear layer) as a `FrozenLinear` over the very same parameters."""
-    if isinstance(module, FrozenLinear):
-        return module
-    conv1d = isinstance(module, Conv1D)
-    if module.bias is not None:
-        module.bias.requires_grad_(False)
-    stored = DenseWeight(module.weight, transposed=conv1d)
-    return FrozenLinear(stored, module.bias, fan_in_fan_out=conv1d)
+def frozen(layer: nn.Module) -> FrozenLinear:
+    """`layer` (a linear layer) as a `FrozenLinear` over the very same parameters."""
+    if isinstance(layer, FrozenLinear):
+        return layer
+    if layer.bias is not None:
+        layer.bias.requires_grad_(False)
+    stored = DenseWeight(layer.weight, transposed=is_conv1d(layer))
+    return FrozenLinear(stored, layer.bias, fan_in_fan_out=is_conv1d(layer))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.base.families import family_of
+from lorakit.base.families import FAMILIES, family_of
 from lorakit.data.examples import MicroBatch
 from lorakit.errors import ModelError
 
@@ -82,6 +82,34 @@ def logits_fn(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
 def head_parameters(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:
     """Parameters of the output head that train (`modules_to_save`, a trained bias)."""
     return tuple(p for p in _head(model).parameters() if p.requires_grad)
+
+
+def check_halves(model: PreTrainedModel) -> None:
+    """Check that backbone and head, called one after the other, are the model's forward pass.
+
+    For families without a row in `families.py`: no test has shown it for them.
+
+    Raises:
+        ModelError: they are not.
+    """
+    if model.config.model_type in FAMILIES:
+        return
+    ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        outputs = model.base_model(input_ids=ids, use_cache=False)
+    hidden = getattr(outputs, "last_hidden_state", None)  # absent where base_model is no backbone
+    if hidden is not None:
+        logits = logits_fn(model)(hidden)
+        if logits.shape == expected.shape and torch.allclose(
+            logits, expected, rtol=0.01, atol=0.01
+        ):
+            return
+    raise ModelError(
+        f"the output head of {model.config.model_type!r} models does more than this version of "
+        "lorakit knows, so their loss would be wrong; possible: the families in the documentation. "
+        "Choose another base.model, or add a row to lorakit/base/families.py."
+    )
 
 
 def _head(model: PreTrainedModel) -> nn.Module:

@@ -34,14 +34,43 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
                 "Remove base.revision."
             )
         return folder
-    if folder.exists() or not HUB_ID.fullmatch(str(model)):
-        raise ModelError(
-            f"model {str(model)!r} is neither a folder nor a hub id; possible: a folder with config.json, or "
-            "`org/name`. Fix base.model."
-        )
-    config_folder = _download(str(model), revision, ["config.json"])
-    read_config(config_folder / "config.json")
+    read_config(resolve_config(model, revision))
     return _download(str(model), revision, [*SMALL_FILES, "model*.safetensors"])
+
+
+def resolve_config(model: str | Path, revision: str | None = None) -> Path:
+    """The local config.json of a model (or the path of one); nothing else is downloaded.
+
+    Raises:
+        ModelError: as in `resolve`.
+    """
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix == ".json":
+        return path
+    if path.is_dir():
+        return resolve(path, revision) / "config.json"
+    _check_hub_id(model)
+    return _download(str(model), revision, ["config.json"]) / "config.json"
+
+
+def resolve_small_files(model: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a model's config and tokenizer; weights are not downloaded.
+
+    Raises:
+        ModelError: as in `resolve`.
+    """
+    if Path(model).expanduser().is_dir():
+        return resolve(model, revision)
+    _check_hub_id(model)
+    return _download(str(model), revision, SMALL_FILES)
+
+
+def _check_hub_id(model: str | Path) -> None:
+    if Path(model).expanduser().exists() or not HUB_ID.fullmatch(str(model)):
+        raise ModelError(
+            f"model {str(model)!r} is neither a folder nor a hub id; possible: a folder with "
+            "config.json, or `org/name`. Fix base.model."
+        )
 
 
 def _download(model: str, revision: str | None, patterns: list[str]) -> Path:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from lorakit.base.placement import Placed
 from lorakit.errors import ModelError
 
 
@@ -23,6 +24,7 @@ class BaseInfo:
         quantization, double_quantization, block_size: how linear weights are stored.
         dtype: of dense weights and computation.
         config_sha256: fingerprint of the filtered config.
+        placement: where each decoder layer lives.
     """
 
     source: str
@@ -33,6 +35,7 @@ class BaseInfo:
     block_size: int
     dtype: torch.dtype
     config_sha256: str
+    placement: tuple[Placed, ...]
 
 
 # Beside the model, not on it: models belong to transformers.

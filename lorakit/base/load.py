@@ -1,12 +1,14 @@
 """From a folder or hub id to a frozen model and its tokenizer.
 
-config.json, the safetensors headers and the file names are checked by our own code first; transformers
-then builds the model from the filtered config and reads the tensors one by one.
+config.json, the safetensors headers and the file names are checked by our own code first;
+transformers then builds the model from the filtered config and reads the tensors one by one.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,15 +24,22 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lorakit.base import attention, checkpoint, config, hub, info, packing
-from lorakit.base.storages import storage
+from lorakit.base import checkpoint, config, head, hub, info, packing, placement
+from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.empty import empty_base, empty_model
+from lorakit.base.frozen_linear import frozen
+from lorakit.base.offload import TORCH_DTYPES
+from lorakit.base.origin import origins_of
+from lorakit.base.packing import Destination
+from lorakit.base.placement import DEVICE, DISK, Placed, layer_of
+from lorakit.base.tokenizer import load_tokenizer
 from lorakit.errors import ModelError
 from lorakit.progress import bar
 
-logger = logging.getLogger(__name__)
+__all__ = ["compute_device", "empty_base", "load_base", "load_tokenizer_of", "load_weights"]
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+logger = logging.getLogger(__name__)
 
 
 def load_base(
@@ -42,6 +50,8 @@ def load_base(
     block_size: int = 64,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    offload: str = "auto",
+    max_device_memory: int | str | None = None,
     revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, frozen, with its tokenizer.
@@ -50,16 +60,18 @@ def load_base(
 
     Args:
         model: a folder as `save_pretrained` writes it, or a hub id. safetensors only, no remote code.
-        quantization: how linear weights are stored: a name of `base/storages`. Output head, embeddings and
-            expert routers stay dense.
+        quantization: how linear weights are stored: a name of `base/storages`. Output head,
+            embeddings, expert routers and fused experts stay dense.
         double_quantization: quantize the block scales as well.
         block_size: weights that share a scale.
-        dtype: of the dense weights and of computation; None: bfloat16 on GPUs that have it, float32 on the CPU.
-        device: None: the first GPU if there is one, otherwise the CPU.
+        dtype: of dense weights and computation; None: bfloat16 on GPUs that have it, else float32.
+        device: None or "auto": the first GPU if there is one, otherwise the CPU.
+        offload, max_device_memory: where decoder layers live that do not fit; see `placement.place`.
         revision: branch, tag or commit of a hub id.
 
     Returns:
-        The model in eval mode, no parameter requiring a gradient, and the tokenizer.
+        The model in eval mode, no parameter requiring a gradient, and the tokenizer. `base_info(model)`
+        says how it was loaded and where its layers live.
 
     Raises:
         ModelError: anything wrong with the model's files; the message says which and what to do.
@@ -68,31 +80,54 @@ def load_base(
     dtype = compute_dtype(dtype, device)
     folder = hub.resolve(model, revision)
     values = config.read_config(folder / "config.json")
-    loaded = load_weights(
+    model_config = config.model_config(values)
+    tokenizer = load_tokenizer(folder, model_config)
+    loaded, placed = load_weights(
         folder,
-        config.model_config(values),
+        model_config,
         quantization=quantization,
         double_quantization=double_quantization,
         block_size=block_size,
         dtype=dtype,
         device=device,
+        offload=offload,
+        max_device_memory=max_device_memory,
     )
-    tokenizer = load_tokenizer(folder, loaded.config)
-    info.remember(
-        loaded,
-        info.BaseInfo(
-            source=str(model),
-            folder=folder,
-            revision=revision,
-            quantization=quantization,
-            double_quantization=double_quantization,
-            block_size=block_size,
-            dtype=dtype,
-            config_sha256=config.config_fingerprint(values),
-        ),
+    details = info.BaseInfo(
+        source=str(model),
+        folder=folder,
+        revision=revision,
+        quantization=quantization,
+        double_quantization=double_quantization,
+        block_size=block_size,
+        dtype=dtype,
+        config_sha256=config.config_fingerprint(values),
+        placement=placed,
     )
-    logger.info("base: %s, %s, computing in %s on %s", model, quantization, dtype, device)
+    info.remember(loaded, details)
+    num_offloaded = sum(row.where != DEVICE for row in placed)
+    logger.info(
+        "base %s: %s, computing in %s on %s, %d layers offloaded",
+        model,
+        quantization,
+        dtype,
+        device,
+        num_offloaded,
+    )
     return loaded, tokenizer
+
+
+def load_tokenizer_of(
+    model: str | Path, *, revision: str | None = None
+) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
+    """The tokenizer and checked config of a model, without its weights.
+
+    Raises:
+        ModelError: as in `load_base`.
+    """
+    folder = hub.resolve_small_files(model, revision)
+    model_config = config.model_config(config.read_config(folder / "config.json"))
+    return load_tokenizer(folder, model_config), model_config
 
 
 def load_weights(
@@ -104,17 +139,67 @@ def load_weights(
     block_size: int,
     dtype: torch.dtype,
     device: torch.device,
-) -> PreTrainedModel:
-    """Build the model from its filtered config and read its tensors; arguments as in `load_base`."""
-    storage(quantization)
+    offload: str = "none",
+    max_device_memory: int | str | None = None,
+) -> tuple[PreTrainedModel, tuple[Placed, ...]]:
+    """Build the model of a checked config and read its tensors; needs no tokenizer.
+
+    Args:
+        folder: with the safetensors files; others as in `load_base`.
+
+    Returns:
+        The frozen model, and where its layers live.
+    """
     entries = checkpoint.read_entries(folder)
-    attention.register()
-    packing_config = None
-    if quantization != "none":
-        packing.register()
-        packing_config = packing.PackingConfig(
-            quantization, block_size=block_size, double_quantization=double_quantization
-        )
+    empty = empty_model(
+        model_config,
+        quantization=quantization,
+        double_quantization=double_quantization,
+        block_size=block_size,
+        dtype=dtype,
+    )
+    targets = packing.packable_linears(empty)
+    placed = placement.place(
+        _with_frozen_linears(empty, targets),
+        device,
+        offload=offload,
+        max_device_memory=max_device_memory,
+    )
+    spill = tempfile.TemporaryDirectory(prefix="lorakit-")
+    where = {row.layer: row.where for row in placed}
+    destinations = {
+        path: Destination(where[layer_of(path)], Path(spill.name) / f"{path}.safetensors")
+        for path in targets
+        if quantization != "none" or where[layer_of(path)] != DEVICE
+    }
+    if quantization == "none":
+        destinations = _left_in_checkpoint(destinations, model_config, entries, dtype)
+    packing.register()
+    packing_config = packing.PackingConfig(
+        destinations,
+        quantization,
+        block_size=block_size,
+        double_quantization=double_quantization,
+        device=device,
+    )
+    loaded = _read_tensors(
+        folder, model_config, entries, packing_config if destinations else None, dtype
+    )
+    # The spilled weights live as long as the model does.
+    weakref.finalize(loaded, spill.cleanup)
+    _load_generation_config(loaded, folder)
+    loaded.config.name_or_path = str(folder)
+    head.check_halves(loaded)
+    return loaded.requires_grad_(False).to(device).eval(), placed
+
+
+def _read_tensors(
+    folder: Path,
+    model_config: PreTrainedConfig,
+    entries: dict[str, TensorEntry],
+    packing_config: packing.PackingConfig | None,
+    dtype: torch.dtype,
+) -> PreTrainedModel:
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)]
     with (
         bar("loading", len(entries)) as running,
@@ -133,63 +218,40 @@ def load_weights(
             output_loading_info=True,
         )
     _check_report(report, folder)
-    _load_generation_config(loaded, folder)
-    loaded.config.name_or_path = str(folder)
-    loaded.requires_grad_(False)
-    return loaded.to(device).eval()
+    return loaded
 
 
-def load_tokenizer(folder: Path, model_config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder.
+def _with_frozen_linears(empty: PreTrainedModel, targets: list[str]) -> PreTrainedModel:
+    for path in targets:
+        packing.replace_layer(empty, path, frozen(empty.get_submodule(path)).stored)
+    return empty
 
-    Raises:
-        ModelError: there is none, or it cannot be built.
-    """
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(
-            f"{str(folder)!r} has no tokenizer; possible: {', '.join(TOKENIZER_FILES)}. Copy the tokenizer's "
-            "files into the folder (`tokenizer.save_pretrained(folder)`)."
+
+def _left_in_checkpoint(
+    destinations: dict[str, Destination],
+    model_config: PreTrainedConfig,
+    entries: dict[str, TensorEntry],
+    dtype: torch.dtype,
+) -> dict[str, Destination]:
+    """The same, dense weights going to disk taken from where the checkpoint already has them."""
+    if not any(destination.where == DISK for destination in destinations.values()):
+        return destinations
+    plain = empty_model(
+        model_config, quantization="none", double_quantization=False, block_size=64, dtype=dtype
+    )
+    found = origins_of(plain, entries)
+    kept = {}
+    for path, destination in destinations.items():
+        parts = found.get(f"{path}.weight", ())
+        stored_as_is = (
+            destination.where == DISK
+            and len(parts) == 1
+            and not parts[0].converted
+            and TORCH_DTYPES.get(entries[parts[0].tensor].dtype) == dtype
         )
-    try:
-        return AutoTokenizer.from_pretrained(
-            str(folder), config=model_config, local_files_only=True, trust_remote_code=False
-        )
-    # Tokenizer files are parsed by Rust and Python code with exceptions of every kind.
-    except Exception as error:
-        raise ModelError(
-            f"the tokenizer in {str(folder)!r} cannot be loaded: {error}. Possible: files as "
-            "`tokenizer.save_pretrained` writes them. Download them again."
-        ) from error
-
-
-def compute_device(device: str | torch.device | None) -> torch.device:
-    """The device that computes; None: the first GPU if there is one, otherwise the CPU."""
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(
-            f"device {device!r} is not known; possible: auto, cpu, cuda, cuda:0. Change base.device."
-        ) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            f"device {device!r} was asked for, but this machine has no usable GPU; possible: cpu. "
-            "Change base.device, or install a CUDA build of torch."
-        )
-    return chosen
-
-
-def compute_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype of computation; None: bfloat16 on GPUs that have it, float32 otherwise."""
-    if dtype is None:
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if has_bfloat16 else torch.float32
-    if dtype not in DTYPES:
-        raise ModelError(
-            f"dtype {dtype} cannot compute; possible: {', '.join(str(d) for d in DTYPES)}. Change base.dtype."
-        )
-    return dtype
+        entry = entries[parts[0].tensor] if stored_as_is else None
+        kept[path] = Destination(destination.where, destination.file, entry)
+    return kept
 
 
 def _check_report(report: dict[str, Any], folder: Path) -> None:
@@ -206,21 +268,24 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
             faults.append(f"{len(names)} tensors are {wording}: {shown}")
     if faults:
         raise ModelError(
-            f"the weights in {str(folder)!r} do not fit its config.json: {'; '.join(faults)}. Possible: exactly "
-            "the tensors of the architecture. Check that config and weights belong together."
+            f"the weights in {str(folder)!r} do not fit its config.json: {'; '.join(faults)}. "
+            "Possible: exactly the tensors of the architecture. Check that config and weights "
+            "belong together."
         )
 
 
 def _load_generation_config(model: PreTrainedModel, folder: Path) -> None:
-    if not (folder / "generation_config.json").is_file():
+    path = folder / "generation_config.json"
+    if not path.is_file():
         return
     try:
         model.generation_config = GenerationConfig.from_pretrained(
             str(folder), local_files_only=True
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise ModelError(
-            f"{str(folder / 'generation_config.json')!r} cannot be used: {error}. Repair or delete it."
+            f"{str(path)!r} cannot be used: {error}; possible: a file as `save_pretrained` writes "
+            "it. Repair or delete it."
         ) from error
 
 

@@ -1,13 +1,15 @@
-"""Packing a model's linear weights while transformers loads them, one tensor at a time.
+"""Storing a model's linear weights while transformers loads them, one tensor at a time.
 
 transformers hands each tensor, as it is read, to the operation of an `HfQuantizer`. Ours puts the
-weight into a storage, replaces the layer by a `FrozenLinear` over it and lets the tensor go, so the
-peak is the packed model plus one tensor. Registered in transformers' official registry, under our
-own name, at the first load.
+weight into its storage and its place, replaces the layer by a `FrozenLinear` over it and lets the
+tensor go, so the peak is the stored model plus one tensor. Registered in transformers' official
+registry, under our own name, at the first load.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,43 +21,85 @@ from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight, is_conv1d, is_linear
+from lorakit.base.offload import HostWeight, from_checkpoint, to_disk
+from lorakit.base.placement import DISK, HOST
 from lorakit.base.storages import storage
+from lorakit.base.storages.dense import DenseWeight
 
 NAME = "lorakit"
 
 
-class PackingConfig(QuantizationConfigMixin):
-    """What the packing quantizer is told. transformers copies it, so it holds plain values."""
+@dataclass(frozen=True)
+class Destination:
+    """Where one linear layer's weight goes.
 
-    def __init__(self, quantization: str, *, block_size: int, double_quantization: bool) -> None:
+    Attributes:
+        where: "device", "cpu" or "disk".
+        file: to write it to, when it goes to disk.
+        entry: the checkpoint tensor that already holds it as it is to be stored; None when none does.
+    """
+
+    where: str
+    file: Path | None = None
+    entry: TensorEntry | None = None
+
+
+class PackingConfig(QuantizationConfigMixin):
+    """What the packing quantizer is told. transformers copies it, so it holds plain values.
+
+    Attributes:
+        destinations: {module path: destination} of the layers that are stored by us; all others
+            are loaded the usual way.
+        quantization, block_size, double_quantization: as for `load_base`.
+        device: that computes; weights are packed there.
+    """
+
+    def __init__(
+        self,
+        destinations: dict[str, Destination],
+        quantization: str,
+        *,
+        block_size: int,
+        double_quantization: bool,
+        device: torch.device,
+    ) -> None:
         super().__init__(quant_method=NAME)
+        self.destinations = destinations
         self.quantization = quantization
         self.block_size = block_size
         self.double_quantization = double_quantization
+        self.device = device
 
-    def pack(self, weight: torch.Tensor, *, transposed: bool) -> nn.Module:
-        """Store a linear layer's weight; `transposed` when it is (I, O)."""
-        weight_OI = weight.t().contiguous() if transposed else weight
-        return storage(self.quantization).pack(
-            weight_OI, block_size=self.block_size, double_quantization=self.double_quantization
+    def store(self, path: str, layer: nn.Module, weight: torch.Tensor) -> FrozenWeight:
+        """The layer's weight (as the model holds it) in its storage, at its destination."""
+        destination = self.destinations[path]
+        if self.quantization == "none":
+            if destination.entry is not None:
+                return from_checkpoint(weight, destination.entry, transposed=is_conv1d(layer))
+            return _put(DenseWeight(weight, transposed=is_conv1d(layer)), destination, self.device)
+        weight = weight.to(self.device)
+        stored = storage(self.quantization).pack(
+            weight.t().contiguous() if is_conv1d(layer) else weight,
+            block_size=self.block_size,
+            double_quantization=self.double_quantization,
         )
+        return _put(stored, destination, self.device)
 
 
 class PackingQuantizer(HfQuantizer):
-    """Sends the weights of linear layers through `PackWeight`, all others the usual way."""
+    """Sends the weights that have a destination through `StoreWeight`, all others the usual way."""
 
     requires_calibration = False
     quantization_config: PackingConfig
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        self._targets = {f"{name}.weight" for name in packable_linears(model)}
-
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: Any) -> bool:
-        return param_name in self._targets
+        path, _dot, parameter = param_name.rpartition(".")
+        return parameter == "weight" and path in self.quantization_config.destinations
 
     def get_quantize_ops(self) -> ConversionOps:
-        return PackWeight(self.quantization_config, self._targets)
+        return StoreWeight(self.quantization_config)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         # From here on the model is a plain one: Trainer and `.to()` must not think otherwise.
@@ -72,18 +116,18 @@ class PackingQuantizer(HfQuantizer):
         return True
 
 
-class PackWeight(ConversionOps):
+class StoreWeight(ConversionOps):
     """The operation on one loaded tensor (or on the several that one tensor was split into)."""
 
-    def __init__(self, config: PackingConfig, targets: set[str]) -> None:
+    def __init__(self, config: PackingConfig) -> None:
         self._config = config
-        self._targets = targets
 
-    def convert(
+    def convert(  # type: ignore[override]  # transformers calls it by keyword
         self,
         input_dict: dict[str, Any],
-        model: PreTrainedModel | None = None,
-        missing_keys: set[str] | None = None,
+        *,
+        model: PreTrainedModel,
+        missing_keys: set[str],
         **_: Any,
     ) -> dict[str, Any]:
         """Replace the layers of the target tensors; return what is left for the usual way."""
@@ -91,13 +135,11 @@ class PackWeight(ConversionOps):
         for name, value in input_dict.items():
             tensor = value[0] if isinstance(value, list) else value
             path = name.removesuffix(".weight")
-            layer = model.get_submodule(path)
-            if name not in self._targets or tensor.shape != layer.weight.shape:
+            target = path in self._config.destinations
+            if not target or tensor.shape != model.get_submodule(path).weight.shape:
                 left[name] = value  # a wrong shape is reported by the usual way
                 continue
-            transposed = isinstance(layer, Conv1D)
-            stored = self._config.pack(tensor, transposed=transposed)
-            replace_layer(model, path, stored)
+            replace_layer(model, path, self._config.store(path, model.get_submodule(path), tensor))
             missing_keys.discard(name)
         return left
 
@@ -109,31 +151,44 @@ def register() -> None:
 
 
 def packable_linears(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that are stored packed: all but the output head.
+    """Paths of the linear layers that are stored packed: all but output head and expert routers.
 
-    Routers of mixture-of-experts models are not among them where transformers computes them with
-    their own parameter; where they are plain linear layers they are left dense by name, because
-    choosing experts from rounded scores changes which weights are used at all.
+    Routers stay dense because a rounded score chooses other experts altogether. Experts whose
+    weights transformers fuses into one parameter are no linear layers and stay dense too.
     """
     head = model.get_output_embeddings()
     return [
         name
         for name, module in model.named_modules()
-        if type(module) in (nn.Linear, Conv1D) and module is not head and not is_router(name)
+        if is_linear(module) and module is not head and not is_router(name)
     ]
 
 
-def is_router(name: str) -> bool:
-    """Whether a module's name says that it chooses experts."""
-    last = name.rpartition(".")[2]
-    return last in ("router", "gate", "shared_expert_gate") or ".router." in f".{name}."
+def is_router(path: str) -> bool:
+    """Whether a module's path says that it chooses experts."""
+    last = path.rpartition(".")[2]
+    return last in ("router", "gate", "shared_expert_gate") or ".router." in f".{path}."
 
 
-def replace_layer(model: nn.Module, path: str, stored: nn.Module) -> None:
+def replace_layer(model: nn.Module, path: str, stored: FrozenWeight) -> None:
     """Put a `FrozenLinear` over `stored` in the place of the linear layer at `path`."""
     parent_path, _, name = path.rpartition(".")
     layer = model.get_submodule(path)
-    frozen = FrozenLinear(stored, layer.bias, fan_in_fan_out=isinstance(layer, Conv1D))
-    # transformers initializes what lacks this mark after loading.
-    frozen._is_hf_initialized = stored._is_hf_initialized = True
+    frozen = FrozenLinear(stored, layer.bias, fan_in_fan_out=is_conv1d(layer))
+    for module in frozen.modules():
+        # transformers draws random weights for modules without this mark.
+        module._is_hf_initialized = True  # type: ignore[assignment]
     setattr(model.get_submodule(parent_path), name, frozen)
+
+
+def weight_as_out_in(layer: nn.Module) -> torch.Tensor:
+    """A linear layer's weight as (O, I)."""
+    return layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
+
+
+def _put(stored: FrozenWeight, destination: Destination, device: torch.device) -> FrozenWeight:
+    if destination.where == DISK:
+        return to_disk(stored, destination.file)
+    if destination.where == HOST:
+        return HostWeight(stored.to("cpu"))
+    return stored.to(device)

@@ -41,6 +41,10 @@ class DenseWeight(nn.Module):
         """{"weight": the parameter}"""
         return {"weight": self.weight}
 
+    def with_tensors(self, tensors: dict[str, torch.Tensor]) -> DenseWeight:
+        """The same over another parameter."""
+        return DenseWeight(tensors["weight"], transposed=self.transposed)
+
     def extra_repr(self) -> str:
         return f"shape={tuple(self.shape)}, dtype={self.dtype}, transposed={self.transposed}"
 

@@ -72,6 +72,18 @@ class NF4Weight(nn.Module):
         """The stored tensors by name."""
         return dict(self.named_buffers())
 
+    def with_tensors(self, tensors: dict[str, torch.Tensor]) -> NF4Weight:
+        """The same shape, dtype and block size over other tensors."""
+        return NF4Weight(
+            tensors["codes"],
+            tensors["absmax"],
+            self.shape,
+            self.dtype,
+            block_size=self.block_size,
+            nested_absmax=tensors.get("nested_absmax"),
+            nested_offset=tensors.get("nested_offset"),
+        )
+
     def extra_repr(self) -> str:
         return (
             f"shape={tuple(self.shape)}, dtype={self.dtype}, block_size={self.block_size}, "

@@ -1,0 +1,84 @@
+"""A model on the meta device with the very modules a load would give: exact bytes without data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from lorakit.base import attention, hub, packing
+from lorakit.base.config import model_config, read_config
+from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.storages import storage
+
+
+def empty_base(
+    model: str | Path,
+    *,
+    quantization: str = "none",
+    double_quantization: bool = True,
+    block_size: int = 64,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Build a model without its weights.
+
+    Args:
+        model: a folder, a hub id (its config alone is downloaded), or the path of a config.json.
+        quantization, double_quantization, block_size, dtype, revision: as for `load_base`.
+
+    Returns:
+        The frozen model on the meta device, in eval mode.
+
+    Raises:
+        ModelError: config.json is missing, refused or broken.
+    """
+    path = hub.resolve_config(model, revision)
+    return empty_model(
+        model_config(read_config(path)),
+        quantization=quantization,
+        double_quantization=double_quantization,
+        block_size=block_size,
+        dtype=compute_dtype(dtype, compute_device(None)),
+    )
+
+
+def empty_model(
+    config: PreTrainedConfig,
+    *,
+    quantization: str,
+    double_quantization: bool,
+    block_size: int,
+    dtype: torch.dtype,
+) -> PreTrainedModel:
+    """As `empty_base`, from a checked config."""
+    chosen = storage(quantization)
+    attention.register()
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        # transformers' own constructor, because it sets dtype and attention as from_pretrained does.
+        model = model_class._from_config(
+            config, dtype=dtype, attn_implementation=config._attn_implementation
+        )
+    _keep_dtypes(model, dtype)
+    if quantization != "none":
+        for path in packing.packable_linears(model):
+            layer = model.get_submodule(path)
+            weight_OI = packing.weight_as_out_in(layer)
+            packed = chosen.pack(
+                weight_OI, block_size=block_size, double_quantization=double_quantization
+            )
+            packing.replace_layer(model, path, packed)
+    return model.requires_grad_(False).eval()
+
+
+def _keep_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    # The few parameters that an architecture keeps in float32, as from_pretrained would.
+    for pattern, kept in model._get_dtype_plan(dtype).items():
+        expression = re.compile(pattern.replace("*", ".*"))
+        for name, parameter in model.named_parameters():
+            if expression.search(name):
+                parameter.data = parameter.data.to(kept)

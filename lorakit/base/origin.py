@@ -1,0 +1,96 @@
+"""Where each weight of a loaded model came from: file, tensor name, hash.
+
+What needs the original weight after quantization (LoftQ, PiSSA, a merge into the original) reads it
+again from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from lorakit.base.checkpoint import TensorEntry, read_entries
+from lorakit.base.empty import empty_base
+from lorakit.base.info import base_info
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One checkpoint tensor that a parameter was made from.
+
+    Attributes:
+        file: the safetensors file.
+        tensor: its name there.
+        converted: the parameter is not this tensor but computed from it (and maybe others), as for
+            fused experts.
+    """
+
+    file: Path
+    tensor: str
+    converted: bool
+
+    def read(self) -> torch.Tensor:
+        """The tensor as stored."""
+        with safe_open(self.file, framework="pt", backend="pread") as file:
+            return file.get_tensor(self.tensor)
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the tensor's bytes."""
+        data = self.read().contiguous().view(-1).view(torch.uint8)
+        return hashlib.sha256(data.numpy()).hexdigest()
+
+
+def origins(model: PreTrainedModel | str | Path) -> dict[str, tuple[Origin, ...]]:
+    """The checkpoint tensors behind each parameter.
+
+    Args:
+        model: loaded by `load_base`, or a model folder.
+
+    Returns:
+        {parameter name in the plain transformers model, such as
+        `model.layers.0.self_attn.q_proj.weight`: its origins}; several where transformers fuses tensors.
+
+    Raises:
+        ModelError: the model was not loaded by `load_base`, or its files are gone or broken.
+    """
+    folder = base_info(model).folder if isinstance(model, PreTrainedModel) else Path(model)
+    return origins_of(empty_base(folder), read_entries(folder))
+
+
+def origins_of(
+    plain: PreTrainedModel, entries: dict[str, TensorEntry]
+) -> dict[str, tuple[Origin, ...]]:
+    """As `origins`, for the plain model on the meta device and the checkpoint's tensors."""
+    mapping = get_model_conversion_mapping(plain)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    state = plain.state_dict()
+    found: dict[str, list[Origin]] = defaultdict(list)
+    for name, entry in entries.items():
+        target, converted_by = rename_source_key(
+            name, renamings, converters, plain.base_model_prefix, state
+        )
+        if target not in state and name in state:
+            target, converted_by = name, None
+        for each in _all_targets(target, converted_by, converters):
+            found[each].append(Origin(entry.file, name, converted_by is not None))
+    return {name: tuple(parts) for name, parts in found.items() if name in state}
+
+
+def _all_targets(
+    target: str, converted_by: str | None, converters: list[WeightConverter]
+) -> list[str]:
+    """The names of all parameters that a conversion makes; transformers names the first."""
+    for converter in converters:
+        if converted_by is not None and converted_by in converter.source_patterns:
+            first = converter.target_patterns[0]
+            return [target.replace(first, pattern) for pattern in converter.target_patterns]
+    return [target]

@@ -1,0 +1,146 @@
+"""The laws of the base, over every family of `tests/families.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorakit.base import packing
+from lorakit.base.families import FAMILIES as ROWS
+from lorakit.base.families import family
+from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.head import backbone_hidden, logits_fn
+from lorakit.base.load import load_base
+from lorakit.base.storages import nf4
+from lorakit.data.examples import MicroBatch
+from lorakit.errors import ModelError
+from tests import families
+from tests.tolerances import LOGITS_FLOAT32, relative_error
+
+LENGTHS = (5, 21, 13)  # longer than the tiny configs' window of 8
+MODEL_TYPES = sorted(families.FAMILIES)
+
+
+def examples() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(5, 390, (length,), generator=generator) for length in LENGTHS]
+
+
+def packed(rows: list[torch.Tensor]) -> MicroBatch:
+    starts = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0).int()
+    positions = torch.cat([torch.arange(len(row)) for row in rows])[None]
+    return micro_batch(torch.cat(rows)[None], positions, None, starts)
+
+
+def padded(rows: list[torch.Tensor]) -> MicroBatch:
+    longest = max(map(len, rows))
+    input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    positions = torch.arange(longest).expand(len(rows), longest)
+    return micro_batch(input_ids, positions, mask, None)
+
+
+def micro_batch(
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    mask: torch.Tensor | None,
+    starts: torch.Tensor | None,
+) -> MicroBatch:
+    nothing = torch.zeros(0, dtype=torch.long)
+    return MicroBatch(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        attention_mask=mask,
+        cu_seqlens=starts,
+        max_seqlen=max(LENGTHS),
+        predictor_rows=nothing,
+        targets=nothing,
+        target_weights=nothing.float(),
+        target_examples=nothing,
+        example_ids=nothing,
+    )
+
+
+@torch.no_grad()
+def hidden_per_example(
+    model: PreTrainedModel, rows: list[torch.Tensor], *, pack: bool
+) -> torch.Tensor:
+    """(all tokens, D), padding left out, examples one after another."""
+    if pack:
+        return backbone_hidden(model, packed(rows))
+    batch = padded(rows)
+    hidden = backbone_hidden(model, batch).view(*batch.input_ids.shape, -1)
+    return torch.cat([hidden[index, : len(row)] for index, row in enumerate(rows)])
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@torch.no_grad()
+def test_backbone_and_head_equal_the_forward_pass(model_type: str) -> None:
+    model = families.build(model_type)
+    row = examples()[1]
+    hidden = backbone_hidden(model, padded([row]))
+    assert relative_error(logits_fn(model)(hidden), model(row[None]).logits[0]) < LOGITS_FLOAT32
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_no_example_sees_another(model_type: str) -> None:
+    model = families.build(model_type)
+    rows = examples()
+    alone = torch.cat([hidden_per_example(model, [row], pack=False) for row in rows])
+    assert relative_error(hidden_per_example(model, rows, pack=False), alone) < LOGITS_FLOAT32
+    if family(model_type).no_packing is None:
+        assert relative_error(hidden_per_example(model, rows, pack=True), alone) < LOGITS_FLOAT32
+    else:
+        with pytest.raises(ModelError, match="packing: false"):
+            hidden_per_example(model, rows, pack=True)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@torch.no_grad()
+def test_saved_and_loaded_computes_the_same(model_type: str, tmp_path: Path) -> None:
+    model = families.build(model_type)
+    families.folder(tmp_path, model_type)
+    loaded, _ = load_base(tmp_path, dtype=torch.float32, device="cpu")
+    ids = examples()[1][None]
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@torch.no_grad()
+def test_nf4_computes_with_the_rounded_weights(model_type: str, tmp_path: Path) -> None:
+    families.folder(tmp_path, model_type)
+    expected = families.build(model_type)
+    targets = packing.packable_linears(expected)
+    for name in targets:
+        layer = expected.get_submodule(name)
+        weight = layer.weight.data
+        rounded = nf4.quantize(weight if isinstance(layer, nn.Linear) else weight.t().contiguous())
+        dense = rounded.dequantize()
+        layer.weight.data = dense if isinstance(layer, nn.Linear) else dense.t().contiguous()
+    loaded, _ = load_base(tmp_path, quantization="nf4", dtype=torch.float32, device="cpu")
+    frozen = [name for name, module in loaded.named_modules() if isinstance(module, FrozenLinear)]
+    assert sorted(frozen) == sorted(targets) and targets
+    ids = examples()[1][None]
+    assert relative_error(loaded(ids).logits, expected(ids).logits) < LOGITS_FLOAT32
+
+
+def test_every_row_of_the_table_is_tested_or_refuses() -> None:
+    untested = [
+        name for name, row in ROWS.items() if row.refused is None and name not in families.FAMILIES
+    ]
+    assert untested == []
+
+
+@pytest.mark.parametrize("model_type", [name for name, row in ROWS.items() if row.refused])
+def test_refused_families_are_refused_by_name(model_type: str) -> None:
+    with pytest.raises(ModelError, match=model_type):
+        family(model_type)
