@@ -31,7 +31,6 @@ from lorakit.train.choices import Choices, make_choices, replay_choices
 from lorakit.train.faults import every_tensor_trains
 from lorakit.train.identity import run_identity
 from lorakit.train.interrupts import InterruptionError, Interrupts, interrupts
-from lorakit.train.lock import NAME as LOCK_NAME
 from lorakit.train.lock import run_lock
 from lorakit.train.memory import free_bytes
 from lorakit.train.modes import cpu_threads, training_mode
@@ -55,7 +54,7 @@ class TrainOutcome:
         steps: optimizer steps done.
         stopped: "finished" or "early stopping".
         tokens, trained_tokens: seen, padding not counted.
-        seconds: spent, earlier processes included.
+        seconds: spent in training steps, earlier processes included.
         loss: of the last line of the metrics.
         validation_loss: of the weights the model now has; None without validation.
         best_step: the step whose weights the model now has, with early stopping; otherwise None.
@@ -73,6 +72,11 @@ class TrainOutcome:
     best_step: int | None
     metrics: list[dict[str, Any]]
     choices: Choices
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the metrics, which have a file of their own."""
+        values = {name: value for name, value in vars(self).items() if name != "metrics"}
+        return values | {"choices": self.choices.to_json()}
 
 
 def train(
@@ -193,12 +197,12 @@ def _take_steps(
                     sum_over_ranks=ranks.sum,
                 )
             if pending is not None:
-                run.settle(pending)
+                run.settle(pending, is_latest=False)
             pending = result
             interrupted = ranks.any(caught.received is not None)
             if interrupted or run.pauses_at(step + 1):
                 # Nothing is validated or saved before its numbers are known to be finite.
-                run.settle(pending)
+                run.settle(pending, is_latest=True)
                 pending = None
                 if interrupted or run.saves_at(step + 1) or run.counters.stopped is not None:
                     run.save()
@@ -230,10 +234,10 @@ def _check(
         faults.append("resuming needs the run folder to go on from; give output.dir (output_dir)")
     if faults:
         raise InputError(f"{'; '.join(faults)}; or remove the option.")
-    if resume and run_dir is not None and not (run_dir / LOCK_NAME).exists():
+    if resume and run_dir is not None and not run_dir.is_dir():
         raise CheckpointError(
-            f"{run_dir} has no run to resume: none was ever started there. Check the path, or "
-            "start the run without resuming."
+            f"{run_dir} does not exist, so there is no run to resume. Check the path, or start "
+            "the run without resuming."
         )
 
 

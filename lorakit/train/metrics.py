@@ -26,7 +26,8 @@ class MetricsLine:
         tokens, trained_tokens: seen since the run began, padding not counted.
         tokens_per_second: since the line before.
         peak_bytes: highest so far, see `memory.peak_bytes`.
-        seconds: spent training since the run began, earlier processes included.
+        seconds: spent in training steps since the run began, earlier processes included; saving and
+            validation are left out.
         validation_loss: when validation ran after this step.
     """
 

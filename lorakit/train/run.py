@@ -155,8 +155,11 @@ class Run:
             return None
         return self._store.path(self._store.steps()[-1])
 
-    def settle(self, result: StepResult) -> None:
+    def settle(self, result: StepResult, *, is_latest: bool) -> None:
         """Read a step's numbers, count it, and do what is due after it but saving.
+
+        Args:
+            is_latest: no later step was queued, so the device is done when its numbers are here.
 
         Raises:
             NonFiniteError: the step was not finite.
@@ -171,7 +174,7 @@ class Run:
         counters.line_tokens += batch.num_tokens
         counters.weighted_loss += loss * batch.total_weight
         counters.weight += batch.total_weight
-        self._count_seconds()
+        self._count_seconds(time.monotonic() if is_latest else result.queued_at)
         validates = self.validates_at(counters.step)
         if validates or self._is_due(counters.step, self._settings.logging_steps):
             validation = self._validate() if validates else None
@@ -183,7 +186,6 @@ class Run:
             return
         assert self._metrics is not None
         self._metrics.sync()
-        self._count_seconds()
         tensors = {
             "parameters": self.optimizer.parameters(),
             "optimizer": self.optimizer.moments(),
@@ -230,6 +232,7 @@ class Run:
             pad_id=self._pad_id,
         )
         self.counters.last_validation_loss = loss
+        self._mark = time.monotonic()  # validation is no training time
         improved = self.stopping.update(loss, self.counters.step)
         if self.stopping.patience is not None:
             if improved:
@@ -260,15 +263,12 @@ class Run:
         self.lines.append(line)
         for logger in self._loggers:
             logger.log(counters.step, {k: v for k, v in line.items() if k != "step"})
-        # Validation is no training time: the next line's speed starts from here.
-        self._count_seconds()
         self._line_seconds = 0.0
 
-    def _count_seconds(self) -> None:
-        now = time.monotonic()
-        self.counters.seconds += now - self._mark
-        self._line_seconds += now - self._mark
-        self._mark = now
+    def _count_seconds(self, until: float) -> None:
+        self.counters.seconds += until - self._mark
+        self._line_seconds += until - self._mark
+        self._mark = until
 
     def _fail(self, result: StepResult) -> None:
         step = result.batch.step

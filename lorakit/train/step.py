@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,12 +27,14 @@ class StepResult:
         numbers: float32 (3,) on the host, filled when `ready` says so: loss, gradient norm before
             clipping, and 1 when the step took effect or 0 when something was not finite.
         ready: None on the CPU.
+        queued_at: when the host was done with the step, in seconds of the monotonic clock.
     """
 
     batch: StepBatch
     learning_rate: float
     numbers: torch.Tensor
     ready: torch.cuda.Event | None
+    queued_at: float
 
     def read(self) -> tuple[float, float, bool]:
         """Loss, gradient norm, and whether the step was finite."""
@@ -120,9 +123,9 @@ def compute_device(model: PreTrainedModel) -> torch.device:
 def _send_to_host(batch: StepBatch, learning_rate: float, numbers: torch.Tensor) -> StepResult:
     numbers = numbers.float()
     if numbers.device.type == "cpu":
-        return StepResult(batch, learning_rate, numbers, None)
+        return StepResult(batch, learning_rate, numbers, None, time.monotonic())
     on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     on_host.copy_(numbers, non_blocking=True)
     ready = torch.cuda.Event()
     ready.record()
-    return StepResult(batch, learning_rate, on_host, ready)
+    return StepResult(batch, learning_rate, on_host, ready, time.monotonic())
