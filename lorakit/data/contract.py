@@ -104,11 +104,15 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     ),
     "template-uses-date": (
         "note",
-        "the chat template writes today's date; the tokens were made today and stay as they are",
+        "the chat template writes today's date; the tokens are kept as they were made",
     ),
     "duplicate-rows": (
         "note",
-        "rows occur more than once in the same set; each copy is kept",
+        "rows repeat an earlier row of the same set word for word; they were kept",
+    ),
+    "groups-shared-with-train": (
+        "warning",
+        "rows have a group that also occurs in the training data; the held-out figure may flatter",
     ),
     "rows-shared-with-train": (
         "warning",
@@ -154,9 +158,10 @@ class Findings:
     def _finding(self, finding_id: str) -> Finding:
         severity, meaning = FINDINGS[finding_id]
         count, detail = self._counts[finding_id], self._details.get(finding_id, "")
-        message = f"{count} {meaning}" if meaning.startswith("rows") else meaning
+        rows = meaning.startswith("rows")
+        message = f"{count} {meaning}" if rows else meaning
         if detail:
-            message = f"{message}. First: {detail}"
+            message = f"{message}. First: {detail}" if rows else f"{message} ({detail})"
         return Finding(finding_id, severity, message, _places(self._places[finding_id], count))
 
 

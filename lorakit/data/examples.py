@@ -5,6 +5,7 @@ Shapes: T tokens of one example, N trained positions of a micro-batch, S example
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,7 +41,7 @@ class ExampleSet(Protocol):
 
     lengths: np.ndarray  # int64 (number of examples,), tokens per example
     trained_lengths: np.ndarray  # int64 (number of examples,), trained tokens per example
-    fingerprint: str  # hex SHA-256 over what made the examples (rows, tokenizer, template, rules)
+    fingerprint: str  # hex SHA-256 over the examples: equal only if every id and weight is
 
     def __len__(self) -> int: ...
 
@@ -103,9 +104,21 @@ class MicroBatch:
         )
 
 
-def examples_in_memory(examples: Sequence[Example], fingerprint: str) -> ExampleSet:
-    """An ExampleSet over a plain list."""
-    return _InMemory(list(examples), fingerprint)
+def examples_in_memory(examples: Sequence[Example], fingerprint: str | None = None) -> ExampleSet:
+    """An ExampleSet over a plain list; the fingerprint is computed unless given."""
+    return _InMemory(
+        list(examples), fingerprint_of(examples) if fingerprint is None else fingerprint
+    )
+
+
+def fingerprint_of(examples: Sequence[Example]) -> str:
+    """Hex SHA-256 over every example's ids and weights, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.num_tokens.to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(example.input_ids, dtype="<i4").tobytes())
+        digest.update(np.ascontiguousarray(example.loss_weights, dtype="<f4").tobytes())
+    return digest.hexdigest()
 
 
 class _InMemory:

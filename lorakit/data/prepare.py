@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tokenizers
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding, Findings
@@ -18,6 +22,7 @@ from lorakit.data.detect import converter_for
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
 from lorakit.data.render import Renderer, Trained
 from lorakit.data.sources import Row, read_rows
+from lorakit.data.store import open_store, write_store
 from lorakit.errors import DataError
 from lorakit.progress import track
 
@@ -98,6 +103,17 @@ class Meaning:
     conversation: Conversation | PlainText
     weight: float
 
+    @cached_property
+    def content_hash(self) -> bytes:
+        """SHA-256 over what the row means: equal for two rows that train the same."""
+        meant = self.conversation
+        content = (
+            meant.text
+            if isinstance(meant, PlainText)
+            else [meant.messages, meant.weights, meant.tools]
+        )
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
 
 def prepare_examples(
     sources: Any,
@@ -171,16 +187,39 @@ def prepare_meanings(
 ) -> Prepared:
     """As `prepare_examples`, for rows that were read already."""
     renderer = Renderer(tokenizer, trained=rules.trained, chat_template=rules.chat_template)
+    key = store_key(meanings, renderer, rules)
+    store = None if cache_dir is None else open_store(cache_dir, key)
+    if store is not None:
+        findings = [Finding(**finding) for finding in store.extra["findings"]]
+        return _prepared(store, store.rows.tolist(), meanings, findings, renderer)
     outcome = _render_all(meanings, renderer, rules)
     _check_share(outcome, len(meanings), rules)
-    kept = outcome.kept
+    findings = outcome.findings.collected()
+    examples: ExampleSet = examples_in_memory(outcome.examples)
+    if cache_dir is not None:
+        extra = {"findings": [asdict(finding) for finding in findings]}
+        try:
+            examples = write_store(cache_dir, key, outcome.examples, outcome.kept, extra)
+        except OSError as error:  # a run must not fail for want of a cache
+            message = f"tokens are kept in memory, because {cache_dir} cannot be written: {error}"
+            findings.append(Finding("tokens-not-stored", "note", message, ""))
+    return _prepared(examples, outcome.kept, meanings, findings, renderer)
+
+
+def _prepared(
+    examples: ExampleSet,
+    kept: Sequence[int],
+    meanings: Sequence[Meaning],
+    findings: list[Finding],
+    renderer: Renderer,
+) -> Prepared:
     return Prepared(
-        examples=examples_in_memory(outcome.examples, fingerprint_of(meanings, renderer, rules)),
+        examples=examples,
         repeats=np.array([meanings[i].weight for i in kept], dtype=np.float64),
         read=len(meanings),
         kept=len(kept),
         dropped=len(meanings) - len(kept),
-        findings=outcome.findings.collected(),
+        findings=findings,
         rows=[meanings[i].row for i in kept],
         chat_template=renderer.chat_template,
     )
@@ -196,6 +235,7 @@ class _Outcome:
 
 def _render_all(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> _Outcome:
     outcome = _Outcome([], [], [], Findings())
+    seen: set[bytes] = set()
     for i, meaning in enumerate(track(meanings, "tokenizing", len(meanings))):
         where = meaning.row.location
         try:
@@ -212,10 +252,13 @@ def _render_all(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRule
         else:
             for finding_id, detail in rendered.notes:
                 outcome.findings.add(finding_id, where, detail)
+            if meaning.content_hash in seen:
+                outcome.findings.add("duplicate-rows", where)
+            seen.add(meaning.content_hash)
             outcome.examples.append(example)
             outcome.kept.append(i)
     if renderer.template.uses_date:
-        outcome.findings.add("template-uses-date", "")
+        outcome.findings.add("template-uses-date", "", f"made on {date.today().isoformat()}")
     return outcome
 
 
@@ -266,17 +309,20 @@ def _advice(outcome: _Outcome, read: int, rules: DataRules) -> str:
     return " ".join(advice)
 
 
-def fingerprint_of(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> str:
-    """Hex SHA-256 over the rows, the tokenizer and template, and the rules."""
-    digest = hashlib.sha256(renderer.fingerprint.encode())
-    digest.update(json.dumps([rules.max_length, rules.too_long]).encode())
+def store_key(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> str:
+    """Hex SHA-256 over what makes the tokens: rows, tokenizer, template, rules and this code."""
+    digest = hashlib.sha256(f"{renderer.fingerprint}\0{code_version()}".encode())
+    limits = [rules.max_length, rules.too_long, rules.max_dropped]
+    digest.update(json.dumps(limits).encode())
     for meaning in meanings:
-        meant = meaning.conversation
-        content = (
-            meant.text
-            if isinstance(meant, PlainText)
-            else [meant.messages, meant.weights, meant.tools]
-        )
-        digest.update(json.dumps([content, meaning.weight], sort_keys=True, default=str).encode())
-        digest.update(b"\0")
+        digest.update(meaning.content_hash)
+    return digest.hexdigest()
+
+
+@cache
+def code_version() -> str:
+    """Hex SHA-256 over the source of this room and the versions of what it calls."""
+    digest = hashlib.sha256(f"{tokenizers.__version__} {transformers.__version__}".encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -23,10 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.data.examples import Example
+from lorakit.data.examples import Example, fingerprint_of
+from lorakit.files import STAGING_PREFIX, staged_folder
 
 VERSION = 1
-_FILES = {"ids.bin": np.int32, "weights.bin": np.float32, "offsets.bin": np.int64, "rows.bin": np.int64}
+_FILES = {
+    "ids.bin": np.int32,
+    "weights.bin": np.float32,
+    "offsets.bin": np.int64,
+    "rows.bin": np.int64,
+}
 
 
 class TokenStore:
@@ -34,7 +39,7 @@ class TokenStore:
 
     Attributes:
         lengths, trained_lengths: int64 (examples,).
-        fingerprint: the key it is stored under.
+        fingerprint: hex SHA-256 over the examples.
         rows: int64 (examples,), positions of the kept rows among those read.
         extra: what `write_store` was given.
     """
@@ -60,11 +65,11 @@ class TokenStore:
         return Example(np.array(self._ids[start:end]), np.array(self._weights[start:end]))
 
 
-def open_store(folder: str | Path, fingerprint: str) -> TokenStore | None:
-    """The store of this fingerprint, or None if there is none that is whole."""
-    place = Path(folder) / fingerprint
+def open_store(folder: str | Path, key: str) -> TokenStore | None:
+    """The store of this key, or None if there is none that is whole."""
+    place = Path(folder) / key
     manifest = _manifest(place)
-    if manifest is None or manifest.get("fingerprint") != fingerprint:
+    if manifest is None or manifest.get("key") != key:
         return None
     hashes = manifest.get("sha256", {})
     if set(hashes) != set(_FILES):
@@ -78,7 +83,7 @@ def open_store(folder: str | Path, fingerprint: str) -> TokenStore | None:
 
 def write_store(
     folder: str | Path,
-    fingerprint: str,
+    key: str,
     examples: Sequence[Example],
     rows: Sequence[int],
     extra: dict[str, Any],
@@ -87,28 +92,26 @@ def write_store(
 
     Args:
         folder: where stores live; made if absent.
-        fingerprint: hex SHA-256 of what made the examples.
+        key: hex SHA-256 of what made the examples.
         examples: the examples.
         rows: which of the rows read each came from.
         extra: JSON values kept with it.
     """
-    place = Path(folder) / fingerprint
-    staging = place.with_name(f".tmp-{fingerprint[:16]}-{uuid.uuid4().hex}")
-    staging.mkdir(parents=True)
-    try:
+    place = Path(folder) / key
+    broken = place.with_name(f"{STAGING_PREFIX}{key}-{uuid.uuid4().hex}")
+    if place.exists():  # broken, or made by another process in the meantime
+        place.rename(broken)
+        shutil.rmtree(broken)
+    with staged_folder(place) as staging:
         _write_arrays(staging, examples, rows)
         manifest = {
             "version": VERSION,
-            "fingerprint": fingerprint,
+            "key": key,
+            "fingerprint": fingerprint_of(examples),
             "extra": extra,
             "sha256": {name: _sha256(staging / name) for name in _FILES},
         }
-        _write(staging / "manifest.json", json.dumps(manifest, indent=1).encode())
-        _sync_folder(staging)
-        _put(staging, place)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    _sync_folder(place.parent)
+        (staging / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return TokenStore(place, manifest)
 
 
@@ -124,16 +127,6 @@ def _write_arrays(folder: Path, examples: Sequence[Example], rows: Sequence[int]
         with (folder / name).open("wb") as file:
             for part in parts[name]:
                 file.write(np.ascontiguousarray(part, dtype=dtype).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _put(staging: Path, place: Path) -> None:
-    """Rename into place. What stands there is either broken, or another process's equal copy."""
-    if place.exists():
-        place.rename(staging.with_name(staging.name + "-old"))
-        shutil.rmtree(staging.with_name(staging.name + "-old"))
-    staging.rename(place)
 
 
 def _manifest(place: Path) -> dict[str, Any] | None:
@@ -155,18 +148,3 @@ def _mapped(path: Path, dtype: type) -> np.ndarray:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,183 @@
+"""The sets a recipe names: train, validation, and what the result is measured on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from lorakit.data.contract import Finding, Findings
+from lorakit.data.prepare import (
+    DataRules,
+    Meaning,
+    Prepared,
+    SourceSpec,
+    prepare_meanings,
+    read_meanings,
+)
+from lorakit.data.split import keep_apart, split_rows
+from lorakit.errors import DataError
+from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
+
+EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
+
+
+@dataclass(frozen=True)
+class NamedSets:
+    """Every set of a recipe, ready to train on and to measure.
+
+    Attributes:
+        train: the training set.
+        validation: the set that decides when to stop, if there is one.
+        evaluation: by name; `in_domain` is the validation set where the recipe names no other.
+    """
+
+    train: Prepared
+    validation: Prepared | None
+    evaluation: dict[str, Prepared]
+
+    def by_name(self) -> dict[str, Prepared]:
+        """All sets, train first."""
+        validation = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train} | validation | self.evaluation
+
+    def findings(self) -> list[Finding]:
+        """The findings of all sets, each message opening with the set's name."""
+        found: list[Finding] = []
+        told: list[Prepared] = []
+        for name, prepared in self.by_name().items():
+            if not any(prepared is other for other in told):
+                told.append(prepared)
+                found += [replace(f, message=f"{name}: {f.message}") for f in prepared.findings]
+        return found
+
+
+def prepare_named_sets(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    *,
+    cache_dir: str | Path | None = None,
+) -> NamedSets:
+    """Read, split, tokenize and check every set of a recipe.
+
+    Args:
+        recipe: sections `data` and `evaluate`, and the seed of `train`.
+        tokenizer: the base model's.
+        config: the base model's; its context bounds max_length.
+        cache_dir: where tokens are kept; None: `token_cache()`.
+
+    Raises:
+        DataError: see `prepare_examples`; also a max_length over the model's context.
+    """
+    data = recipe.data
+    rules = rules_of(data, config)
+    where = token_cache() if cache_dir is None else Path(cache_dir)
+    train = read_meanings(specs_of(data.train), rules)
+    held: list[Meaning] | None = None
+    if isinstance(data.validation, float):
+        train, held = split_rows(train, data.validation, group=data.group, seed=recipe.train.seed)
+    elif data.validation is not None:
+        held = read_meanings(specs_of(data.validation), rules)
+
+    def prepared(meanings: Sequence[Meaning], name: str) -> Prepared:
+        findings = Findings()
+        kept = keep_apart(meanings, train, findings, group=data.group)
+        if not kept:
+            raise DataError(
+                f"{name}: all {len(meanings)} rows also occur in the training data; they cannot show "
+                "what was learned. Name rows that are not trained on."
+            )
+        ready = prepare_meanings(kept, tokenizer, rules, cache_dir=where)
+        left_out = len(meanings) - len(kept)
+        return replace(
+            ready,
+            read=len(meanings),
+            dropped=ready.dropped + left_out,
+            findings=findings.collected() + ready.findings,
+        )
+
+    training = prepare_meanings(train, tokenizer, rules, cache_dir=where)
+    validation = None if held is None else prepared(held, "validation")
+    evaluation = {}
+    for name in EVALUATION_SETS:
+        sources: SourceList | None = getattr(recipe.evaluate, name)  # our own model's fields
+        if sources is not None:
+            evaluation[name] = prepared(read_meanings(specs_of(sources), rules), name)
+    if validation is not None:
+        evaluation.setdefault("in_domain", validation)
+    return NamedSets(training, validation, evaluation)
+
+
+def rules_of(data: DataSection, config: PretrainedConfig) -> DataRules:
+    """The recipe's rules; max_length defaults to the model's context and may not exceed it."""
+    context = context_of(config)
+    if data.max_length is not None and context is not None and data.max_length > context:
+        raise DataError(
+            f"max_length {data.max_length} is over the model's context of {context} tokens. Lower "
+            "data.max_length, or leave it out to use the whole context."
+        )
+    return DataRules(
+        format=data.format,
+        columns=data.columns,
+        system=data.system,
+        max_length=data.max_length or context,
+        too_long=data.too_long,
+        max_dropped=data.max_dropped,
+        trained=data.trained,
+        chat_template=None if data.chat_template is None else read_template(data.chat_template),
+    )
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """Tokens the model can attend to, or None where its config states no limit (Mamba)."""
+    text = config.get_text_config()
+    # Which attributes a config has differs by model_type; transformers offers no other question.
+    context = getattr(text, "max_position_embeddings", None)
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def read_template(path: str | Path) -> str:
+    """The Jinja source in a file.
+
+    Raises:
+        DataError: no such file, or no text.
+    """
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"chat_template {path}: cannot be read: {error}. Name a .jinja text file."
+        ) from error
+
+
+def specs_of(sources: SourceList) -> list[SourceSpec]:
+    """What to read for the value of a `train`, `validation` or evaluation key."""
+    listed = sources if isinstance(sources, list) else [sources]
+    return [_spec(source) for source in listed]
+
+
+def _spec(source: str | DataSource) -> SourceSpec:
+    if isinstance(source, str):
+        return SourceSpec(source)
+    return SourceSpec(
+        source.path,
+        weight=source.weight,
+        split=source.split,
+        name=source.name,
+        format=source.format,
+        columns=source.columns,
+        system=source.system,
+    )
+
+
+def token_cache() -> Path:
+    """Where tokens are kept between runs: $LORAKIT_CACHE/tokens, else the user's cache folder. Nothing
+    in it is needed: it may be deleted at any time."""
+    own = os.environ.get("LORAKIT_CACHE")
+    if own:
+        return Path(own) / "tokens"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit" / "tokens"

@@ -1,0 +1,87 @@
+"""Train and held-out rows: split by group, and kept apart.
+
+A split depends on what the rows say and on the seed, never on their order: each group (the rows with
+equal values in the group column; without one, rows that say the same) gets a hash, and those with the
+smallest go to the held-out side until it has its share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from lorakit.data.contract import Findings
+from lorakit.data.prepare import Meaning
+from lorakit.errors import DataError
+
+
+def split_rows(
+    meanings: Sequence[Meaning], fraction: float, *, group: str | None, seed: int
+) -> tuple[list[Meaning], list[Meaning]]:
+    """Split into train and held-out rows.
+
+    Args:
+        meanings: the rows.
+        fraction: share of the rows to hold out, in (0, 1); whole groups are taken until it is reached.
+        group: column whose equal values stay on one side; None: only equal rows stay together.
+        seed: another seed holds out other groups.
+
+    Returns:
+        (train, held out), each in the given order.
+
+    Raises:
+        DataError: the group column is missing, or there are fewer than two groups.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, meaning in enumerate(meanings):
+        members[_group_of(meaning, group)].append(i)
+    if len(members) < 2:
+        raise DataError(
+            f"{len(meanings)} rows in {len(members)} group(s) cannot be split; at least two groups are "
+            "needed. Name another group column, or give a validation set of its own."
+        )
+    wanted = max(1, round(fraction * len(meanings)))
+    held: set[int] = set()
+    for name in sorted(members, key=lambda name: _rank(name, seed))[:-1]:
+        if len(held) >= wanted:
+            break
+        held.update(members[name])
+    train = [meaning for i, meaning in enumerate(meanings) if i not in held]
+    return train, [meanings[i] for i in sorted(held)]
+
+
+def keep_apart(
+    held: Sequence[Meaning], train: Sequence[Meaning], findings: Findings, *, group: str | None
+) -> list[Meaning]:
+    """The held-out rows that do not occur in train; what is left out is counted as a finding.
+
+    Rows of a group that also occurs in train are kept, with a finding.
+    """
+    seen = {meaning.content_hash for meaning in train}
+    groups = {_group_of(m, group) for m in train if group and group in m.row.values}
+    kept = []
+    for meaning in held:
+        where = meaning.row.location
+        if meaning.content_hash in seen:
+            findings.add("rows-shared-with-train", where)
+            continue
+        if group and group in meaning.row.values and _group_of(meaning, group) in groups:
+            findings.add("groups-shared-with-train", where, repr(meaning.row.values[group]))
+        kept.append(meaning)
+    return kept
+
+
+def _group_of(meaning: Meaning, group: str | None) -> str:
+    if group is None:
+        return meaning.content_hash.hex()
+    if meaning.row.values.get(group) is None:
+        raise DataError(
+            f"{meaning.row.location}: no value in the group column {group!r}; the row has "
+            f"{sorted(meaning.row.values)}. Fill it, or fix data.group."
+        )
+    return str(meaning.row.values[group])
+
+
+def _rank(name: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
