@@ -8,6 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lorakit.errors import RecipeError
 from lorakit.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, recipe_schema
@@ -241,3 +243,46 @@ def test_an_alias_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
 def test_merge_keys_work(tmp_path: Path) -> None:
     text = "base: &b {model: m}\ndata: {train: [{<<: &s {path: a.jsonl}, weight: 2}]}\n"
     assert load(tmp_path, text).data.train[0].path == "a.jsonl"
+
+
+FUZZ = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+WORDS = "base: model: m data: train: r: 1 &a *a << [ ] { } !! - ' | > # %YAML --- ... null 1e400"
+SNIPPETS = st.sampled_from([*WORDS.split(), ": ", "? ", "  ", "\n", "\t", "\ufeff"])
+
+
+@FUZZ
+@given(st.binary(max_size=200) | st.lists(SNIPPETS, max_size=30).map("".join).map(str.encode))
+def test_any_file_gives_a_recipe_or_a_recipe_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    try:
+        load_recipe(path)
+    except RecipeError as error:
+        assert str(path) in str(error)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_value_anywhere_gives_a_recipe_or_a_recipe_error(data: st.DataObject) -> None:
+    values: dict[str, Any] = {"base": {"model": "m"}, "data": {"train": "a"}}
+    keys = known_keys(Recipe)
+    for _ in range(data.draw(st.integers(1, 3))):
+        section = data.draw(st.sampled_from(keys[""]))
+        key = data.draw(st.sampled_from(keys[section]))
+        values.setdefault(section, {})[key] = data.draw(JSON)
+    try:
+        recipe = parse_recipe(values)
+    except RecipeError:
+        return
+    assert parse_text(dump_recipe(recipe), "dumped")[0]["base"]["model"] == recipe.base.model

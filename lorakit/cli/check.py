@@ -84,7 +84,7 @@ def marked(tokenizer: PreTrainedTokenizerBase, example: Example) -> Text:
     for end in range(1, example.num_tokens + 1):
         if end < example.num_tokens and trained[end] == trained[start]:
             continue
-        piece = tokenizer.decode(example.input_ids[start:end].tolist(), skip_special_tokens=False)
+        piece = str(tokenizer.decode(example.input_ids[start:end].tolist()))
         if trained[start]:
             left, right = TRAINED_MARKS
             text.append(f"{left}{piece}{right}", style="green")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 
 from lorakit.errors import InputError
 
@@ -27,8 +28,21 @@ GPUS = {
 }
 
 
-def gpu_memory(name: str) -> int:
-    """Bytes of memory of a GPU by name, upper or lower case, with or without spaces.
+# Older than Ampere: no bfloat16 arithmetic.
+WITHOUT_BFLOAT16 = frozenset({"t4"})
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One row of the table: bytes of memory, and whether it computes in bfloat16."""
+
+    name: str
+    memory_bytes: int
+    has_bfloat16: bool
+
+
+def find_gpu(name: str) -> Gpu:
+    """A GPU by name, upper or lower case, with or without spaces.
 
     Raises:
         InputError: unknown name.
@@ -38,4 +52,4 @@ def gpu_memory(name: str) -> int:
         near = difflib.get_close_matches(key, GPUS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise InputError(f"GPU {name!r} is not known; possible: {', '.join(GPUS)}.{hint}")
-    return GPUS[key] * GIB
+    return Gpu(key, GPUS[key] * GIB, key not in WITHOUT_BFLOAT16)

@@ -19,7 +19,7 @@ class Memory:
 
     Attributes:
         weights: the frozen base as it is stored: packed codes and scales, dense weights, buffers.
-        adapter: the parameters that train.
+        adapter: the parameters that train, and what the adapter keeps beside them (DoRA: norms).
         gradients: the flat gradient, and the parameter's own where its dtype is smaller.
         optimizer: two moments, and float32 master copies of parameters in a smaller dtype.
         activations: what a forward pass keeps for its backward.
@@ -57,32 +57,35 @@ class Memory:
         }
 
 
-def count_memory(model: PreTrainedModel, adapter: Attached, device: str) -> Memory:
+def count_memory(
+    model: PreTrainedModel, adapter: Attached, by_device: dict[str, int] | None = None
+) -> Memory:
     """Count the bytes of a model with an adapter attached.
 
     Args:
         model: on the meta device, or loaded.
         adapter: what `attach_adapter` returned for it.
-        device: where the frozen weights will live.
+        by_device: where the frozen weights will live, if that is planned.
     """
     trained = adapter.parameters()
-    trained_ids = {id(parameter) for parameter in trained.values()}
+    own: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in trained.values()}
+    own |= {id(b): b for module in adapter.modules.values() for b in module.adapter.buffers()}
     packed = _packed_tensors(model)
     frozen = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     frozen |= packed
-    dense = [t for key, t in frozen.items() if key not in trained_ids and key not in packed]
+    dense = [t for key, t in frozen.items() if key not in own and key not in packed]
     by_storage = {"packed": num_bytes(packed.values()), "dense": num_bytes(dense)}
     weights = sum(by_storage.values())
     return Memory(
         weights=weights,
-        adapter=num_bytes(trained.values()),
+        adapter=num_bytes(own.values()),
         gradients=_gradient_bytes(trained),
         optimizer=_optimizer_bytes(trained),
         activations=None,
         loading_peak=weights + _largest_before_packing(model, dense),
         peak=None,
         by_storage=by_storage,
-        by_device={device: weights},
+        by_device=by_device or {},
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from lorakit.adapters.attach import attach_adapter
-from lorakit.base.load import compute_device, empty_base, load_tokenizer_of
+from lorakit.base.empty import empty_base
+from lorakit.base.load import load_tokenizer_of
 from lorakit.data.named_sets import prepare_named_sets
 from lorakit.data.prepare import Prepared
 from lorakit.errors import InputError
-from lorakit.plan.gpus import gpu_memory
+from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
 from lorakit.plan.steps import RunLength, count_run_length
+from lorakit.plan.target import Target
 from lorakit.recipe import Recipe, TrainSection
 
 
@@ -68,23 +68,24 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
         recipe: `base.model` may be a folder with nothing but a config.json.
         prepared: the training set; None: it is read if data and tokenizer are at hand, otherwise
             steps and tokens stay unknown and a note says why.
-        gpu: name of a GPU to hold the known parts against.
+        gpu: name of a GPU to plan for; None: this machine.
 
     Raises:
         InputError: a recipe that cannot work: no such model, targets that match nothing.
     """
-    capacity = gpu_memory(gpu) if gpu is not None else None
+    target = Target.of(recipe.base, find_gpu(gpu) if gpu is not None else None)
     base = recipe.base
     model = empty_base(
         base.model,
         quantization=base.quantization,
         double_quantization=base.double_quantization,
         block_size=base.block_size,
-        dtype=_dtype(base.dtype),
+        dtype=target.dtype,
         revision=base.revision,
     )
+    by_device = target.placement(model, base)
     adapter = attach_adapter(model, recipe.adapter)
-    memory = count_memory(model, adapter, str(compute_device(base.device)))
+    memory = count_memory(model, adapter, by_device)
     notes = []
     if prepared is None:
         prepared, problem = _training_set(recipe)
@@ -102,7 +103,7 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
         steps=recipe.train.max_steps if length is None else length.steps,
         tokens=None if length is None else length.tokens,
         trained_tokens=None if length is None else length.trained_tokens,
-        gpu=_against(gpu, capacity, memory),
+        gpu=target.fit(memory),
         notes=tuple(notes),
     )
 
@@ -125,14 +126,3 @@ def _training_set(recipe: Recipe) -> tuple[Prepared | None, str | None]:
         return prepare_named_sets(recipe, tokenizer, config).train, None
     except InputError as error:
         return None, str(error)
-
-
-def _dtype(name: str) -> torch.dtype | None:
-    return None if name == "auto" else getattr(torch, name)
-
-
-def _against(gpu: str | None, capacity: int | None, memory: Memory) -> dict[str, Any] | None:
-    if gpu is None or capacity is None:
-        return None
-    left = capacity - memory.known
-    return {"name": gpu, "memory_bytes": capacity, "left_for_activations": left, "fits": left > 0}

@@ -16,7 +16,7 @@ from lorakit.base.load import load_base
 from lorakit.cli import main
 from lorakit.data.examples import Example, examples_in_memory
 from lorakit.errors import InputError
-from lorakit.plan.gpus import GPUS, gpu_memory
+from lorakit.plan.gpus import GPUS, find_gpu
 from lorakit.plan.memory import count_memory, num_bytes
 from lorakit.plan.plan import plan
 from lorakit.plan.steps import count_run_length
@@ -78,7 +78,9 @@ def test_an_8b_model_from_its_config_alone(llama_8b: Path, use_dora: bool, train
     }
     assert result["layers"]["adapted"] == 7 * 32
     memory = result["memory_bytes"]
-    assert memory["adapter"] == memory["gradients"] == 4 * trainable
+    assert memory["gradients"] == 4 * trainable
+    norms = DORA_R16 - LORA_R16 if use_dora else 0  # one float32 per magnitude
+    assert memory["adapter"] == 4 * (trainable + norms)
     assert memory["optimizer"] == 8 * trainable
     assert memory["peak"] is None
     assert result["steps"] is None
@@ -126,8 +128,9 @@ def test_planned_bytes_are_those_of_the_loaded_model(
     predicted = plan(recipe)
     model, _ = load_base(tiny_folder, quantization=quantization, dtype=torch.bfloat16, device="cpu")
     adapter = attach_adapter(model, LoraConfig(r=4, **options))
-    loaded = count_memory(model, adapter, "cpu")
+    loaded = count_memory(model, adapter, predicted.memory.by_device)
     assert predicted.memory == loaded
+    assert predicted.memory.by_device == {"cpu": loaded.weights}
     assert (predicted.total_parameters, predicted.trainable_parameters) == (
         adapter.total,
         adapter.trainable,
@@ -143,7 +146,8 @@ def test_planned_bytes_are_those_of_the_loaded_model(
     own = [p for p in adapter.parameters().values() if p.dtype != torch.float32]
     # The flat parameter buffer holds the float32 parameters themselves, and masters of the others.
     held = num_bytes(flat) + 2 * num_bytes(own)
-    assert held == loaded.adapter + loaded.gradients + loaded.optimizer
+    trained = num_bytes(adapter.parameters().values())
+    assert held == trained + loaded.gradients + loaded.optimizer
 
 
 @pytest.mark.parametrize("max_steps", [None, 1, 5, 23])
@@ -217,9 +221,29 @@ def test_the_command_prints_the_contract(
     assert "41,943,040" in capsys.readouterr().out
 
 
+def test_a_base_too_large_for_the_gpu_is_split(llama_8b: Path) -> None:
+    recipe = parse_recipe(values(llama_8b, base={"quantization": "none", "device": "auto"}))
+    whole = plan(recipe, gpu="h100")
+    assert whole.memory.by_device == {"cuda": whole.memory.weights}
+    assert whole.memory.weights > 2 * LLAMA_PARAMETERS  # bfloat16
+    split = plan(recipe, gpu="rtx3060")
+    assert set(split.memory.by_device) == {"cuda", "cpu"}
+    assert split.memory.by_device["cuda"] <= 0.8 * (12 << 30)
+    assert sum(split.memory.by_device.values()) == split.memory.weights
+    assert split.gpu is not None
+    assert split.gpu["fits"]
+    kept = plan(
+        recipe.model_copy(update={"base": recipe.base.model_copy(update={"offload": "none"})}),
+        gpu="rtx3060",
+    )
+    assert kept.gpu is not None
+    assert not kept.gpu["fits"]
+
+
 def test_gpu_names() -> None:
-    assert gpu_memory("RTX 4090") == 24 << 30
+    assert find_gpu("RTX 4090").memory_bytes == 24 << 30
+    assert not find_gpu("T4").has_bfloat16
     for name in GPUS:
-        assert gpu_memory(name.upper()) > 0
+        assert find_gpu(name.upper()).name == name
     with pytest.raises(InputError, match=r"h1000.*possible: .*Did you mean h100\?"):
-        gpu_memory("h1000")
+        find_gpu("h1000")

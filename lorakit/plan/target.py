@@ -1,0 +1,72 @@
+"""The machine a plan is for, and where on it the frozen weights will live."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.base import packing
+from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.frozen_linear import frozen
+from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place
+from lorakit.plan.gpus import Gpu
+from lorakit.plan.memory import Memory
+from lorakit.recipe import BaseSection
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine a plan is for: this one, or one with a GPU that need not be here."""
+
+    device: torch.device
+    dtype: torch.dtype
+    gpu: Gpu | None
+
+    @staticmethod
+    def of(base: BaseSection, gpu: Gpu | None) -> Target:
+        """The target of a recipe; a named GPU, or `device: cuda`, may be elsewhere."""
+        wanted = None if base.dtype == "auto" else getattr(torch, base.dtype)
+        if gpu is None and not base.device.startswith("cuda"):
+            device = compute_device(base.device)
+            return Target(device, compute_dtype(wanted, device), None)
+        has_bfloat16 = gpu is None or gpu.has_bfloat16
+        automatic = torch.bfloat16 if has_bfloat16 else torch.float32
+        return Target(torch.device("cuda"), wanted or automatic, gpu)
+
+    def placement(self, model: PreTrainedModel, base: BaseSection) -> dict[str, int]:
+        """{device: bytes of frozen weights that will live there}; `model` is on the meta device."""
+        limit: int | str | None = base.max_device_memory
+        if limit is None and self.gpu is not None:
+            limit = int(self.gpu.memory_bytes * SHARE_OF_FREE_MEMORY)
+        # As in loading: a dense linear layer can be offloaded too, once it is a FrozenLinear.
+        for path in packing.packable_linears(model):
+            packing.replace_layer(model, path, frozen(model.get_submodule(path)).stored)
+        elsewhere = self.device.type == "cuda" and not torch.cuda.is_available()
+        placed = place(
+            model,
+            self.device,
+            offload="none" if limit is None and elsewhere else base.offload,
+            max_device_memory=sys.maxsize if limit is None and elsewhere else limit,
+        )
+        by_device: dict[str, int] = {}
+        for layer in placed:
+            where = self.device.type if layer.where == DEVICE else layer.where
+            by_device[where] = by_device.get(where, 0) + layer.num_bytes
+        return by_device
+
+    def fit(self, memory: Memory) -> dict[str, Any] | None:
+        """What a named GPU leaves for activations once the known parts are on it."""
+        if self.gpu is None:
+            return None
+        resident = memory.known - memory.weights + memory.by_device.get("cuda", 0)
+        left = self.gpu.memory_bytes - resident
+        return {
+            "name": self.gpu.name,
+            "memory_bytes": self.gpu.memory_bytes,
+            "left_for_activations": left,
+            "fits": left > 0,
+        }
