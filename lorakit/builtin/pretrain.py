@@ -37,9 +37,9 @@ class Settings:
     main_blocks: int = 18
     anneal_blocks: int = 8
     block_tokens: int = 500_000
-    batch_tokens: int = 8192
-    learning_rate: float = 3e-3
-    warmup_tokens: int = 200_000
+    batch_tokens: int = 4096
+    learning_rate: float = 4e-3
+    warmup_tokens: int = 100_000
     matrices: str = "muon"
     vocab_size: int = 4096
 
@@ -64,7 +64,7 @@ def pretrain(
     *,
     resume: bool = False,
     shape: dict[str, int] | None = None,
-    save_seconds: float = 300.0,
+    save_seconds: float = 240.0,
     stop_after_step: int | None = None,
 ) -> LlamaForCausalLM:
     """Train from random weights, or go on from the last checkpoint.
