@@ -6,6 +6,7 @@ default is wrong; `tests/base/test_families.py` runs the laws over every family 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
@@ -25,16 +26,14 @@ class FamilyFacts:
     Attributes:
         attention: the attention implementation to load with; None: ours where the family can, else eager.
         no_packing: why examples may not share a row; None when they may.
-        logits_divisor: config field by which the head's output is divided.
-        logits_multiplier: config field by which the head's output is multiplied.
+        logits_scale: what the head's output is multiplied by, from the text config.
         softcap: config field of the cap c in `c * tanh(logits / c)`.
         refused: why the family is not supported at all; None when it is.
     """
 
     attention: str | None = None
     no_packing: str | None = None
-    logits_divisor: str | None = None
-    logits_multiplier: str | None = None
+    logits_scale: Callable[[PreTrainedConfig], float] | None = None
     softcap: str | None = None
     refused: str | None = None
 
@@ -51,11 +50,96 @@ PICTURES_OR_SOUND = "it is a model of pictures or sound with a language model in
 UNUSUAL_INPUT = "it does not take token ids alone"
 
 # Nothing about these differs from the default, which the laws show for each of them.
-PLAIN = ["afmoe", "apertus", "arcee", "aria_text", "axk1", "biogpt", "bitnet", "cwm", "deepseek_v2", "deepseek_v3", "diffllama", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "flex_olmo", "flint", "gemma", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "internlm3", "jais2", "jetmoe", "laguna", "llama", "longcat_flash", "mellum", "mimo_v2_flash", "minicpm3", "minimax_m2", "ministral", "ministral3", "mistral", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "solar_open", "starcoder2", "youtu"]
+PLAIN = [
+    "afmoe",
+    "apertus",
+    "arcee",
+    "aria_text",
+    "axk1",
+    "biogpt",
+    "bitnet",
+    "cwm",
+    "deepseek_v2",
+    "deepseek_v3",
+    "diffllama",
+    "dots1",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "exaone4",
+    "exaone_moe",
+    "flex_olmo",
+    "flint",
+    "gemma",
+    "glm",
+    "glm4",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neox",
+    "gpt_oss",
+    "helium",
+    "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
+    "hy_v3",
+    "internlm3",
+    "jais2",
+    "jetmoe",
+    "laguna",
+    "llama",
+    "mellum",
+    "mimo_v2_flash",
+    "minimax_m2",
+    "ministral",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "opt",
+    "persimmon",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "seed_oss",
+    "smollm3",
+    "solar_open",
+    "starcoder2",
+    "youtu",
+]
 
-SOFT_CAPPED = ["beam", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text", "nanochat", "vaultgemma"]
+SOFT_CAPPED = [
+    "beam",
+    "gemma2",
+    "gemma3_text",
+    "gemma3n_text",
+    "gemma4_text",
+    "gemma4_unified_text",
+    "nanochat",
+    "vaultgemma",
+]
 
-STATEFUL = ["bailing_hybrid", "bamba", "falcon_mamba", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp_text", "rwkv", "xlstm", "zamba", "zamba2"]
+STATEFUL = [
+    "bamba",
+    "falcon_mamba",
+    "jamba",
+    "lfm2",
+    "lfm2_moe",
+    "mamba",
+    "mamba2",
+    "minimax",
+    "nemotron_h",
+    "olmo_hybrid",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
+    "qwen3_next",
+    "rwkv",
+]
 
 REFUSED = {
     ENCODER: (
@@ -85,20 +169,25 @@ FAMILIES: dict[str, FamilyFacts] = {
     },
     "bloom": FamilyFacts(no_packing=POSITION_BIAS),
     "codegen": FamilyFacts(no_packing=OWN_ATTENTION),
-    "cohere": FamilyFacts(logits_multiplier="logit_scale"),
-    "cohere2": FamilyFacts(logits_multiplier="logit_scale"),
-    "cohere2_moe": FamilyFacts(logits_multiplier="logit_scale"),
+    "cohere": FamilyFacts(logits_scale=lambda config: config.logit_scale),
+    "cohere2": FamilyFacts(logits_scale=lambda config: config.logit_scale),
+    "cohere2_moe": FamilyFacts(logits_scale=lambda config: config.logit_scale),
     "falcon": FamilyFacts(attention="sdpa", no_packing=OWN_ATTENTION),
-    "falcon_h1": FamilyFacts(no_packing=RECURRENT, logits_multiplier="lm_head_multiplier"),
+    "falcon_h1": FamilyFacts(
+        no_packing=RECURRENT, logits_scale=lambda config: config.lm_head_multiplier
+    ),
     "gpt_neo": FamilyFacts(no_packing=OWN_ATTENTION),
     "gptj": FamilyFacts(no_packing=OWN_ATTENTION),
-    "granite": FamilyFacts(logits_divisor="logits_scaling"),
-    "granite_swa": FamilyFacts(logits_divisor="logits_scaling"),
-    "granitemoe": FamilyFacts(logits_divisor="logits_scaling"),
-    "granitemoe_swa": FamilyFacts(logits_divisor="logits_scaling"),
-    "granitemoehybrid": FamilyFacts(no_packing=RECURRENT, logits_divisor="logits_scaling"),
-    "granitemoeshared": FamilyFacts(logits_divisor="logits_scaling"),
-    "hyperclovax": FamilyFacts(logits_multiplier="logits_scaling"),
+    "granite": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
+    "granite_swa": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
+    "granitemoe": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
+    "granitemoe_swa": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
+    "granitemoehybrid": FamilyFacts(
+        no_packing=RECURRENT, logits_scale=lambda config: 1 / config.logits_scaling
+    ),
+    "granitemoeshared": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
+    "hyperclovax": FamilyFacts(logits_scale=lambda config: config.logits_scaling),
+    "minicpm3": FamilyFacts(logits_scale=lambda config: config.dim_model_base / config.hidden_size),
     "nemotron": FamilyFacts(no_packing=OWN_ATTENTION),
     "phimoe": FamilyFacts(no_packing=HIDDEN_WINDOW),
     "recurrent_gemma": FamilyFacts(no_packing=RECURRENT, softcap="logits_soft_cap"),

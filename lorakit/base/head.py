@@ -63,17 +63,13 @@ def logits_fn(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
     head = _head(model)
     config = model.config.get_text_config()
     facts = family_of(model.config)
-    factor = 1.0
-    if facts.logits_multiplier is not None:
-        factor *= getattr(config, facts.logits_multiplier)
-    if facts.logits_divisor is not None:
-        factor /= getattr(config, facts.logits_divisor)
+    scale = 1.0 if facts.logits_scale is None else facts.logits_scale(config)
     cap = getattr(config, facts.softcap) if facts.softcap is not None else None
 
     def logits(hidden_ND: torch.Tensor) -> torch.Tensor:
         out_NV = head(hidden_ND)
-        if factor != 1.0:
-            out_NV = out_NV * factor
+        if scale != 1.0:
+            out_NV = out_NV * scale
         return out_NV if cap is None else cap * torch.tanh(out_NV / cap)
 
     return logits

@@ -115,10 +115,10 @@ def quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     padded[:num_blocks] = centred
     rows = padded.view(num_nested, NESTED_BLOCK_SIZE)
     nested_absmax = rows.abs().amax(dim=1)
-    inverse = 1.0 / nested_absmax.clamp(min=SMALLEST_SCALE)
-    codes = _nearest_dynamic(rows * inverse[:, None])
     # All scales equal: nothing is left to code, and bitsandbytes writes zeros.
-    codes.masked_fill_((nested_absmax == 0)[:, None], 0)
+    nothing = nested_absmax == 0
+    inverse = 1.0 / nested_absmax.masked_fill(nothing, 1.0)
+    codes = _nearest_dynamic(rows * inverse[:, None]).masked_fill_(nothing[:, None], 0)
     return codes.view(-1)[:num_blocks], nested_absmax, offset
 
 

@@ -1,0 +1,103 @@
+"""packed_attention: against a dense float64 softmax over the whole pack."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lorakit import kernels
+from tests.tolerances import OP, relative_error
+
+STARTS = [0, 1, 8, 8 + 17, 8 + 17 + 5]
+CASES = {
+    "plain": {},
+    "scaled": {"scaling": 0.7},
+    "window": {"sliding_window": 4},
+    "window longer than all": {"sliding_window": 400},
+    "softcap": {"softcap": 1.5},
+    "sinks": {"sinks": True},
+    "all": {"softcap": 1.5, "sinks": True, "sliding_window": 4, "scaling": 0.7},
+    "not causal": {"causal": False},
+}
+
+
+def dense_reference(q, k, v, starts, *, scaling=None, causal=True, sliding_window=None, softcap=None, sinks=None):
+    """The definition, with a (T, T) mask, in the dtype given."""
+    groups = q.shape[0] // k.shape[0]
+    k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+    scores = q @ k.mT * (scaling or 1 / math.sqrt(q.shape[-1]))
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    example = torch.bucketize(torch.arange(q.shape[1]), torch.tensor(starts[1:]), right=True)
+    position = torch.arange(q.shape[1])
+    distance = position[:, None] - position[None]
+    seen = example[:, None] == example[None]
+    if causal:
+        seen &= distance >= 0
+    if sliding_window is not None:
+        seen &= distance.abs() < sliding_window
+    scores = scores.masked_fill(~seen, -math.inf)
+    extra = [] if sinks is None else [sinks[:, None, None].expand(-1, q.shape[1], 1)]
+    weights = torch.cat([scores, *extra], -1).softmax(-1)[..., : q.shape[1]]
+    return weights @ v
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("case", CASES)
+def test_against_a_dense_float64_softmax(case: str, heads: tuple[int, int], dtype) -> None:
+    options = dict(CASES[case])
+    num_tokens = STARTS[-1]
+    shapes = [(heads[0], num_tokens, 8), (heads[1], num_tokens, 8), (heads[1], num_tokens, 5)]
+    inputs = [torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    if options.pop("sinks", False):
+        inputs.append(torch.randn(heads[0], dtype=dtype, requires_grad=True))
+        exact.append(inputs[-1].detach().double().requires_grad_())
+    names = ["sinks"] if len(inputs) == 4 else []
+    starts = torch.tensor(STARTS, dtype=torch.int32)
+    out = kernels.packed_attention(
+        *inputs[:3], starts, 17, **options, **dict(zip(names, inputs[3:], strict=True))
+    )
+    expected = dense_reference(
+        *exact[:3], STARTS, **options, **dict(zip(names, exact[3:], strict=True))
+    )
+    grad = torch.randn_like(expected)
+    out.backward(grad.to(dtype))
+    expected.backward(grad)
+    assert out.dtype == dtype
+    # Attention is several ops in a row: twice the bound of one.
+    assert relative_error(out, expected) < 2 * OP[dtype]
+    for mine, right in zip(inputs, exact, strict=True):
+        assert relative_error(mine.grad, right.grad) < 2 * OP[dtype]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, torch.Tensor):
+                self.numel = max(self.numel, value.numel())
+        return out
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_of_the_size_of_the_pack_squared(case: str) -> None:
+    options = dict(CASES[case])
+    length, count = 16, 32
+    num_tokens = length * count
+    if options.pop("sinks", False):
+        options["sinks"] = torch.zeros(2)
+    q, k, v = (torch.randn(2, num_tokens, 4, requires_grad=True) for _ in range(3))
+    starts = torch.arange(0, num_tokens + 1, length, dtype=torch.int32)
+    with LargestTensor() as largest:
+        kernels.packed_attention(q, k, v, starts, length, **options).sum().backward()
+    assert largest.numel <= max(q.numel(), 2 * length * (length + 1))
+    assert largest.numel < num_tokens**2
