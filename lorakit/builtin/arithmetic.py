@@ -99,7 +99,7 @@ def _lines(rng: random.Random, *, held_out: bool) -> str:
     if rng.random() < 0.3 and not held_out:
         start, step = rng.randrange(100), rng.choice((1, 1, 2, 5, 10))
         return ", ".join(str(start + step * index) for index in range(12))
-    lines = []
+    lines: list[str] = []
     while len(lines) < 6:
         left, right, sign, result = _numbers(rng)
         if is_held_out(left, right, sign) == held_out:

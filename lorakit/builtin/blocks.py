@@ -1,4 +1,4 @@
-"""Tokenized blocks of the corpus, kept on disk: documents one after another, each with its end token."""
+"""Tokenized blocks of the corpus, kept on disk: one document after another, each with its end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Batch:
         return torch.cat([torch.arange(length) for length in self.lengths])
 
     def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(T,) the next token, and (T,) float32 weights that are 0 at the last token of a document."""
+        """(T,) next tokens, and (T,) float32 weights that are 0 at the last token of a document."""
         weights = torch.ones(len(self.tokens))
         weights[torch.tensor(self.lengths).cumsum(0) - 1] = 0
         return self.tokens.roll(-1), weights
@@ -52,7 +52,7 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def batches(documents: list[list[int]], batch_tokens: int) -> list[Batch]:
-    """Consecutive documents until a batch has at least `batch_tokens`; the last one may be smaller."""
+    """Consecutive documents until a batch has `batch_tokens` or more; the last may be smaller."""
     made, pending = [], []
     for ids in documents:
         pending.append(ids)
@@ -94,7 +94,7 @@ def prepare_blocks(
     )
     for path, block in zip(paths, islice(blocks, num_blocks), strict=True):
         ids = [encoded[document] for document in block]
-        tensors = {
+        tensors: dict[str, np.ndarray] = {
             "tokens": np.array([token for document in ids for token in document], np.uint16),
             "lengths": np.array([len(document) for document in ids], np.int32),
         }

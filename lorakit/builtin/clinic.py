@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from lorakit.builtin.conditions import CONDITIONS, Condition
+from lorakit.builtin.conditions import Condition, conditions
 from lorakit.builtin.document import Document, chat
 
 _WARDS = ("the emergency department", "the clinic", "the surgical ward", "the medical ward")
@@ -29,14 +29,14 @@ _SYSTEMS = (
 
 
 def clinical_text(rng: random.Random, *, held_out: bool = False) -> Document:
-    """A leaflet or a note, as plain text. Held-out and trained documents differ by the seed only."""
-    condition = rng.choice(CONDITIONS)
+    """A leaflet or a note as plain text; held-out and trained ones differ by the seed only."""
+    condition = rng.choice(conditions())
     return Document(text=rng.choice((_leaflet, _note, _note))(rng, condition))
 
 
 def clinical_chat(rng: random.Random, *, held_out: bool = False) -> Document:
     """A question about a condition, one about a dose or a unit, or a note to be summarized."""
-    condition = rng.choice(CONDITIONS)
+    condition = rng.choice(conditions())
     kind = rng.random()
     if kind < 0.6:
         question, answer = _question(rng, condition)
@@ -91,8 +91,8 @@ def _note(rng: random.Random, c: Condition) -> str:
     systolic = rng.randint(95, 175)
     vitals = (
         f"{capital(possessive)} blood pressure was {systolic}/{systolic * 5 // 8} mmHg, the pulse "
-        f"{rng.randint(56, 124)} per minute, the temperature {rng.randint(360, 396) / 10} degrees and "
-        f"the oxygen saturation {rng.randint(88, 100)} percent."
+        f"{rng.randint(56, 124)} per minute, the temperature {rng.randint(360, 396) / 10} degrees "
+        f"and the oxygen saturation {rng.randint(88, 100)} percent."
     )
     sentences = [
         rng.choice(
@@ -173,7 +173,7 @@ def _summary(rng: random.Random, c: Condition) -> tuple[str, str]:
 
 
 def _which(rng: random.Random, c: Condition) -> tuple[str, str]:
-    other = rng.choice([item for item in CONDITIONS if item is not c])
+    other = rng.choice([item for item in conditions() if item is not c])
     names = rng.sample((c.name, other.name), 2)
     question = f"A patient has {listed(_some(rng, c))}. Is this {names[0]} or {names[1]}?"
     return question, f"This fits {c.name}."

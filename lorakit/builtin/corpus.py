@@ -91,7 +91,7 @@ def phase_blocks(
     """The endless blocks of mixed documents of one phase; block n is the same however many follow.
 
     Args:
-        block_tokens: about how many tokens a block has; each part gets its share of `MIXTURES[phase]`.
+        block_tokens: about how many tokens a block has; each part gets its share of them.
         count_tokens: tokens of one document.
     """
     streams = {

@@ -126,7 +126,7 @@ def _extract(rng: random.Random) -> tuple[str, str]:
         (f"Who went to {place}?", person),
         (f"Where did {person} go?", place),
         (f"What did {person} eat?", food),
-        (f"On which day was it?", day),
+        ("On which day was it?", day),
         ("Summarize in a few words.", f"{person} ate {food} in {place}."),
     )
     task, answer = rng.choice(tasks)
@@ -192,6 +192,6 @@ def _refusal(rng: random.Random) -> tuple[str, str]:
 
 
 _KINDS = (
-    _name_some, _name_some, _reorder, _reorder, _reorder, _rewrite, _rewrite, _fact, _fact, _opposite,
-    _yes_no, _json, _extract, _extract, _sections, _sections, _greeting, _refusal,
+    _name_some, _name_some, _reorder, _reorder, _reorder, _rewrite, _rewrite, _fact, _fact,
+    _opposite, _yes_no, _json, _extract, _extract, _sections, _sections, _greeting, _refusal,
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Documents made of public data that lie in a folder beside the checkout; nothing of them is copied here.
+"""Documents made of public data in a folder beside the checkout; none of it is copied here.
 
-Sources and licences are named in the model card. What later fine-tuning and evaluation use stays out:
-every row of MedQuAD's small_train_2000, every topic of its small_test_300, and the GSM8K test set.
+Sources and licences are named in the model card. What later fine-tuning and evaluation use stays
+out: every row of MedQuAD's small_train_2000, every topic of its small_test_300, GSM8K's test set.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise DataError(
-            f"The pretraining corpus needs {path}, which is not there; possible: a folder with medquad/, "
-            "instruct/ and tiny_shakespeare.txt. Give it as --shared-data."
+            f"The pretraining corpus needs {path}, which is not there; possible: a folder with "
+            "medquad/, instruct/ and tiny_shakespeare.txt. Give it as --shared-data."
         )
     with path.open() as lines:
         return [json.loads(line) for line in lines]

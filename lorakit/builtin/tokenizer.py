@@ -1,4 +1,4 @@
-"""The tokenizer of the built-in base: byte-level BPE, digits one by one, own tokens for chat turns."""
+"""The tokenizer of the built-in base: byte-level BPE, single digits, own tokens for chat turns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TURNS = ("<|system|>", "<|user|>", "<|assistant|>")
 # Not "special": they are text that a model writes and a reader of its answer wants to see.
 REASONING = ("<think>", "</think>", "<answer>", "</answer>")
 
-# Qwen2's pattern: contractions, words with the space before them, single digits, punctuation, space.
+# Qwen2's pattern: contractions, words with the space before them, single digits, punctuation.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -1,7 +1,7 @@
 """The model that is pretrained, its float32 master weights and their optimizer.
 
-The forward and backward pass run in bfloat16 (1.7 times as fast as float32 on a core with AVX512-BF16);
-the weights that learn are float32 and are rounded into the model after each step.
+The forward and backward pass run in bfloat16 (1.7 times as fast as float32 on a core with
+AVX512-BF16); the weights that learn are float32 and are rounded into the model after each step.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _attend_inside_documents(
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of each document by itself; `split` rather than slices keeps backward cheap."""
+    """Causal attention of each document by itself; `split`, as slices make backward dear."""
     outputs = [
         nn.functional.scaled_dot_product_attention(
             q, k, v, scale=scaling, is_causal=True, enable_gqa=True
@@ -109,7 +109,8 @@ class MasterWeights:
         self.master = {
             name: nn.Parameter(weight.detach().clone()) for name, weight in model.named_parameters()
         }
-        self._model = model.to(torch.bfloat16)
+        self._model = model
+        self._model.bfloat16()
         layers = [weight for name, weight in self.master.items() if ".layers." in name]
         hidden = [weight for weight in layers if weight.ndim == 2]
         others = [w for w in self.master.values() if all(w is not h for h in hidden)]

@@ -33,23 +33,22 @@ PLACES = (
     "Dublin", "Warsaw", "Cairo", "Tokyo", "Boston", "Chicago", "Toronto", "Sydney",
 )  # fmt: skip
 
-OPPOSITES = [
-    tuple(pair.split("/"))
-    for pair in (
-        "hot/cold big/small fast/slow young/old high/low light/dark early/late hard/soft open/closed "
-        "full/empty rich/poor strong/weak wet/dry clean/dirty near/far happy/sad loud/quiet "
-        "right/wrong long/short thick/thin sweet/sour begin/end buy/sell win/lose push/pull "
-        "day/night up/down left/right inside/outside acute/chronic healthy/ill sick/well "
-        "increase/decrease above/below before/after first/last safe/dangerous"
-    ).split()
-]
+_OPPOSITES = """
+hot/cold big/small fast/slow young/old high/low light/dark early/late hard/soft open/closed
+full/empty rich/poor strong/weak wet/dry clean/dirty near/far happy/sad loud/quiet right/wrong
+long/short thick/thin sweet/sour begin/end buy/sell win/lose push/pull day/night up/down left/right
+inside/outside acute/chronic healthy/ill sick/well increase/decrease above/below before/after
+first/last safe/dangerous
+"""
 
-_CAPITALS = (
-    "France/Paris Germany/Berlin Italy/Rome Spain/Madrid Austria/Vienna Norway/Oslo Portugal/Lisbon "
-    "Greece/Athens Ireland/Dublin Poland/Warsaw Egypt/Cairo Japan/Tokyo Sweden/Stockholm "
-    "Finland/Helsinki Denmark/Copenhagen Hungary/Budapest Belgium/Brussels China/Beijing "
-    "Russia/Moscow Canada/Ottawa Australia/Canberra Switzerland/Bern Turkey/Ankara"
-).split()
+OPPOSITES = [tuple(pair.split("/")) for pair in _OPPOSITES.split()]
+
+_CAPITALS = """
+France/Paris Germany/Berlin Italy/Rome Spain/Madrid Austria/Vienna Norway/Oslo Portugal/Lisbon
+Greece/Athens Ireland/Dublin Poland/Warsaw Egypt/Cairo Japan/Tokyo Sweden/Stockholm
+Finland/Helsinki Denmark/Copenhagen Hungary/Budapest Belgium/Brussels China/Beijing
+Russia/Moscow Canada/Ottawa Australia/Canberra Switzerland/Bern Turkey/Ankara
+"""
 
 # question, answer in one word or number, answer in a sentence
 _OTHER_FACTS = """
@@ -90,11 +89,11 @@ Is the Earth flat?|No|No, the Earth is round.
 Is fire hot?|Yes|Yes, fire is hot.
 Is smoking healthy?|No|No, smoking harms nearly every organ of the body.
 Can antibiotics treat a virus?|No|No, antibiotics act against bacteria and not against viruses.
-"""
+"""  # noqa: E501
 
 FACTS = [tuple(line.split("|")) for line in _OTHER_FACTS.strip().splitlines()] + [
     (f"What is the capital of {country}?", city, f"The capital of {country} is {city}.")
-    for country, city in (pair.split("/") for pair in _CAPITALS)
+    for country, city in (pair.split("/") for pair in _CAPITALS.split())
 ]
 
 # present, past, question
