@@ -107,6 +107,7 @@ class Renderer:
         """As `render`, with the text and the findings."""
         if isinstance(conversation, PlainText):
             return self._plain(conversation)
+        self._check_tool_calls(conversation)
         conversation, folded = self._folded(conversation)
         messages = self.template.messages_for(conversation.messages)
         text = self.template.render(messages, conversation.tools)
@@ -147,6 +148,14 @@ class Renderer:
         return Conversation(messages, conversation.weights[1:], conversation.tools), [
             ("system-folded", "")
         ]
+
+    def _check_tool_calls(self, conversation: Conversation) -> None:
+        calling = any("tool_calls" in message for message in conversation.messages)
+        if calling and "tool_calls" not in self.template.source:
+            raise DataError(
+                "the chat template has no form for tool calls; give a chat_template that has one, or "
+                "write the calls into the content"
+            )
 
     def _plain(self, plain: PlainText) -> Rendered:
         """Raw text between the tokens the tokenizer itself puts around it, then the end token."""
@@ -291,11 +300,11 @@ class Renderer:
 
 
 def _check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
-    if turn.fault:
-        raise DataError(f"assistant turn {turn.message}: {turn.fault}")
     own = [i for i, piece in enumerate(masked.pieces) if piece.owner == turn.message]
     if own and not any(i in skeleton.shown for i in own):
         raise DataError(f"assistant turn {turn.message}: the chat template drops all of its text")
+    if turn.fault:
+        raise DataError(f"assistant turn {turn.message}: {turn.fault}")
     calls = masked.messages[turn.message].get("tool_calls", ())
     written = "".join(skeleton.text[a:b] for a, b in turn.spans)
     for call in calls:
