@@ -8,6 +8,7 @@ part can be added to a later phase without changing what the others yield.
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,45 +16,60 @@ from lorakit.builtin.arithmetic import arithmetic
 from lorakit.builtin.clinic import clinical_chat, clinical_text
 from lorakit.builtin.document import Document
 from lorakit.builtin.instructions import instruction
+from lorakit.builtin.reading import medquad_short, reading
+from lorakit.builtin.records import record
 from lorakit.builtin.shared_sources import SHARED_PARTS
 
 # Share of each phase's tokens. The second phase, while the learning rate falls, has more chats.
 MIXTURES: dict[str, dict[str, float]] = {
     "main": {
-        "medquad_text": 0.31,
-        "medquad_chat": 0.22,
+        "medquad_text": 0.27,
+        "medquad_chat": 0.16,
+        "medquad_short": 0.10,
+        "reading": 0.07,
+        "records": 0.04,
         "pubmedqa": 0.03,
-        "gsm8k": 0.09,
+        "gsm8k": 0.06,
         "seed_tasks": 0.01,
         "conversations": 0.003,
-        "shakespeare": 0.027,
-        "clinical_text": 0.10,
-        "clinical_chat": 0.08,
-        "instructions": 0.08,
-        "arithmetic": 0.05,
+        "shakespeare": 0.017,
+        "clinical_text": 0.07,
+        "clinical_chat": 0.07,
+        "instructions": 0.06,
+        "arithmetic": 0.04,
     },
     "anneal": {
-        "medquad_text": 0.12,
-        "medquad_chat": 0.32,
+        "medquad_text": 0.08,
+        "medquad_chat": 0.12,
+        "medquad_short": 0.22,
+        "reading": 0.10,
+        "records": 0.06,
         "pubmedqa": 0.02,
-        "gsm8k": 0.06,
-        "seed_tasks": 0.015,
+        "gsm8k": 0.05,
+        "seed_tasks": 0.01,
         "conversations": 0.005,
-        "clinical_text": 0.10,
-        "clinical_chat": 0.13,
-        "instructions": 0.14,
-        "arithmetic": 0.09,
+        "clinical_text": 0.05,
+        "clinical_chat": 0.11,
+        "instructions": 0.10,
+        "arithmetic": 0.075,
     },
 }
-# One document in HELD_OUT of a shared part is never trained.
+# One origin in HELD_OUT (a topic, a row) of the shared parts is never trained, in no part.
 HELD_OUT = 80
 
+READ_PARTS = SHARED_PARTS | {"medquad_short": medquad_short, "reading": reading}
 GENERATED_PARTS: dict[str, Callable[..., Document]] = {
     "clinical_text": clinical_text,
     "clinical_chat": clinical_chat,
     "instructions": instruction,
     "arithmetic": arithmetic,
+    "records": record,
 }
+
+
+def is_held_out(origin: str) -> bool:
+    """Whether what is made from this origin is kept out of training."""
+    return zlib.crc32(origin.encode()) % HELD_OUT == 0
 
 
 def part_documents(
@@ -72,8 +88,8 @@ def part_documents(
     if part in GENERATED_PARTS:
         while True:
             yield GENERATED_PARTS[part](rng, held_out=held_out)
-    documents = SHARED_PARTS[part](shared)
-    chosen = [d for n, d in enumerate(documents) if (n % HELD_OUT == 0) == held_out]
+    documents = READ_PARTS[part](shared)
+    chosen = [d for d in documents if is_held_out(d.origin) == held_out]
     while True:
         yield from rng.sample(chosen, len(chosen))
         if held_out:

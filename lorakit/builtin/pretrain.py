@@ -34,8 +34,8 @@ class Settings:
     """What decides the result. Only `main_blocks` and `anneal_blocks` may change on resume."""
 
     seed: int = 0
-    main_blocks: int = 18
-    anneal_blocks: int = 8
+    main_blocks: int = 8
+    anneal_blocks: int = 4
     block_tokens: int = 500_000
     batch_tokens: int = 4096
     learning_rate: float = 4e-3

@@ -22,6 +22,7 @@ MAX_TEXT_CHARACTERS = 3200
 MAX_SAME_ANSWER = 2
 
 _QUESTION_NOISE = re.compile(r"^What is \(are\) ")
+_HEADING = re.compile(r"^(?:Key Points\n|(?:What|How|Is|Are|Who|When|Can)\b[^.?\n]{5,120}\?\s)")
 _NO_PROSE = re.compile(
     r"The Human Phenotype Ontology|Signs and Symptoms Approximate number|^These resources address"
 )
@@ -53,7 +54,7 @@ def medquad_rows(shared: Path) -> list[dict[str, Any]]:
 def medquad_text(shared: Path) -> list[Document]:
     """Topic and answer as plain text."""
     return [
-        Document(text=f"{row['focus']}\n{piece}")
+        Document(text=f"{row['focus']}\n{piece}", origin=topic(row))
         for row in medquad_rows(shared)
         for piece in _pieces(clean(row["answer"]), MAX_TEXT_CHARACTERS)
     ]
@@ -61,10 +62,18 @@ def medquad_text(shared: Path) -> list[Document]:
 
 def medquad_chat(shared: Path) -> list[Document]:
     """Question and the beginning of its answer as a chat."""
-    return [
-        chat(plain_question(row["question"]), shorten(clean(row["answer"]), MAX_CHAT_CHARACTERS))
-        for row in medquad_rows(shared)
-    ]
+    return [question_and_answer(row, MAX_CHAT_CHARACTERS) for row in medquad_rows(shared)]
+
+
+def topic(row: dict[str, Any]) -> str:
+    """The topic of a MedQuAD row; all its rows are trained, or none."""
+    return _key(row["focus"])
+
+
+def question_and_answer(row: dict[str, Any], limit: int) -> Document:
+    """A MedQuAD row as a chat whose answer has at most about `limit` characters."""
+    answer = shorten(clean(row["answer"]), limit)
+    return chat(plain_question(row["question"]), answer, origin=topic(row))
 
 
 def pubmedqa(shared: Path) -> list[Document]:
@@ -72,10 +81,11 @@ def pubmedqa(shared: Path) -> list[Document]:
     documents = []
     for row in read_rows(shared / "instruct" / "pubmedqa_train.jsonl"):
         context = clean(row["context"])
-        documents.append(Document(text=shorten(context, MAX_TEXT_CHARACTERS)))
+        documents.append(Document(text=shorten(context, MAX_TEXT_CHARACTERS), origin=row["pmid"]))
         question = f"{shorten(context, 900)}\n\n{row['question']} Answer yes, no or maybe."
         verdict = str(row["answer"]).capitalize()
-        documents.append(chat(question, f"{verdict}. {clean(row['long_answer'])}"))
+        answer = f"{verdict}. {clean(row['long_answer'])}"
+        documents.append(chat(question, answer, origin=row["pmid"]))
     return documents
 
 
@@ -88,7 +98,7 @@ def gsm8k(shared: Path) -> list[Document]:
             answer = f"<think>{work}</think><answer>{row['final']}</answer>"
         else:
             answer = f"{work}\nThe answer is {row['final']}."
-        documents.append(chat(row["question"], answer))
+        documents.append(chat(row["question"], answer, origin=row["question"]))
     return documents
 
 
@@ -98,14 +108,18 @@ def seed_tasks(shared: Path) -> list[Document]:
     for row in read_rows(shared / "instruct" / "self_instruct_seed_tasks.jsonl"):
         for instance in row["instances"]:
             question = "\n\n".join(part for part in (row["instruction"], instance["input"]) if part)
-            documents.append(chat(question[:2000], shorten(instance["output"], 2000)))
+            answer = shorten(instance["output"], 2000)
+            documents.append(chat(question[:2000], answer, origin=row["id"]))
     return documents
 
 
 def conversations(shared: Path) -> list[Document]:
     """The tinker-cookbook conversations, as they are."""
     return [
-        Document(turns=tuple((turn["role"], turn["content"]) for turn in row["messages"]))
+        Document(
+            turns=tuple((turn["role"], turn["content"]) for turn in row["messages"]),
+            origin=row["messages"][-1]["content"],
+        )
         for row in read_rows(shared / "instruct" / "tinker_conversations.jsonl")
     ]
 
@@ -113,7 +127,7 @@ def conversations(shared: Path) -> list[Document]:
 def shakespeare(shared: Path) -> list[Document]:
     """Scenes of about 2,500 characters."""
     text = (shared / "tiny_shakespeare.txt").read_text()
-    return [Document(text=piece) for piece in _pieces(text, 2500, separator="\n\n")]
+    return [Document(text=piece, origin=piece) for piece in _pieces(text, 2500, separator="\n\n")]
 
 
 SHARED_PARTS: dict[str, Callable[[Path], list[Document]]] = {
@@ -143,9 +157,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def clean(text: str) -> str:
-    """Runs of spaces and of empty lines made one; the source's own artefacts removed."""
+    """Runs of spaces and of empty lines made one; a heading or question at the start removed."""
     text = re.sub(r"[ \t]+", " ", text.replace("\u00a0", " "))
-    return re.sub(r"\n\s*\n+", "\n", text).strip()
+    text = re.sub(r"\n\s*\n+", "\n", text).strip()
+    return _HEADING.sub("", text) or text
 
 
 def shorten(text: str, limit: int) -> str:
