@@ -97,7 +97,7 @@ def attach_targets(
         r, alpha = ranks[name]
         scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
         shape = base.in_features, base.out_features
-        adapter = make(*shape, r, scaling, device=_device(base), norm_cache=norm_cache)
+        adapter = make(*shape, r, scaling, device=model.device, norm_cache=norm_cache)
         generator = _generator(seed, name)
         request = InitRequest(name, *shape, r, scaling, base, generator, calibration)
         _start(adapter, initialize, request)
@@ -173,10 +173,6 @@ def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, 
             f"{'modules' if which == 'all' else 'adapted layers'}. Set adapter.bias to none."
         )
     return biases
-
-
-def _device(base: FrozenLinear) -> torch.device:
-    return next(iter(base.stored.tensors().values())).device
 
 
 def _facts(module: AdaptedLinear) -> AdaptedFacts:

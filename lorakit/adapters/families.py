@@ -42,10 +42,16 @@ EXPERT_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {
     ): ("down_proj", "gate", "gate_proj", "up_proj"),
 }
 
+# {model_type: modules} whose tensors PEFT 0.21 renames to nothing when it loads them, its own too.
+LOST_IN_PEFT = {"laguna": ("shared_experts",)}
+
 
 def why_not_adaptable(model_type: str, module_name: str) -> str | None:
     """Why a linear layer of this family cannot have an adapter; None when it can."""
-    leaf = module_name.rpartition(".")[2]
+    *_, leaf = parts = module_name.split(".")
+    lost = set(LOST_IN_PEFT.get(model_type, ())) & set(parts)
+    if lost:
+        return f"PEFT loses the tensors of {lost.pop()} when it loads an adapter of {model_type}"
     if leaf in READ_DIRECTLY.get(model_type, ()):
         return f"{model_type} multiplies with its weight directly"
     for model_types, names in EXPERT_NAMES.items():

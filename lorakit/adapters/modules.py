@@ -98,8 +98,11 @@ class AdaptedLinear(nn.Module):
         Some models read it instead of calling the layer (Mamba's `dt_proj`): they get the adapted
         one, with its gradient.
         """
-        weight = self.base_layer.weight
-        return self.adapter.merged_weight(weight) if self.switch.on else weight
+        if not self.switch.on:
+            return self.base_layer.weight
+        # Stored bytes may live in host memory or on disk while the layer computes elsewhere.
+        device = self.adapter.lora_A.device
+        return self.adapter.merged_weight(self.base_layer.stored.dequantize(device=device))
 
     @property
     def bias(self) -> nn.Parameter | None:

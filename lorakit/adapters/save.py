@@ -15,7 +15,8 @@ from lorakit.adapters.attached import Attached, attached
 from lorakit.adapters.model_card import model_card
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.targets import global_alpha, is_below, match_patterns, module_rank_and_alpha
-from lorakit.errors import AdapterError, NonFiniteError
+from lorakit.base.info import base_info
+from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
 
 TENSORS_FILE_NAME = "adapter_model.safetensors"
@@ -174,9 +175,17 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
         rank_pattern={name: int(rank) for name, rank in ranks.items()},
         alpha_pattern=alphas,
         kind_fields=kind.PEFT_FIELDS,
-        base_model=model.config.name_or_path or None,
+        base_model=_base_model(model),
         fan_in_fan_out=all(m.base_layer.fan_in_fan_out for m in adapter.modules.values()),
     )
+
+
+def _base_model(model: PreTrainedModel) -> str | None:
+    """The folder or hub id the base was loaded from, as far as anybody noted it."""
+    try:
+        return base_info(model).source
+    except ModelError:
+        return model.config.name_or_path or None
 
 
 def minimal_endings(names: Iterable[str], others: Iterable[str]) -> list[str]:
