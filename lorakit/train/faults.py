@@ -21,7 +21,7 @@ def name_first_non_finite(
 ) -> str:
     """Replay a failed step and say where the first NaN or infinity appears.
 
-    The parameters are read, never written; their gradients are not defined afterwards.
+    The parameters are read, never written; the replay's gradients are added to theirs.
 
     Args:
         model: with the very parameters the step failed with, in the mode it trains in.

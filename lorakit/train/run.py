@@ -273,6 +273,7 @@ class Run:
     def _fail(self, result: StepResult) -> None:
         step = result.batch.step
         log.error("step %d is not finite; replaying its batch to find out where", step + 1)
+        self.optimizer.zero_grad()
         where = name_first_non_finite(
             self.model, self.adapter, result.batch, seed=self._settings.seed
         )
