@@ -15,7 +15,6 @@ from tests.adapters.bases import KINDS, logits, perturb, token_ids
 from tests.adapters.peers import load_in_peft
 from tests.tolerances import IDENTITY, LOGITS_FLOAT32, relative_error
 
-
 # Families differ in their modules, not in what a kind does to one: the other kinds are slow tests.
 FAST = "lora"
 KIND_PARAMETERS = [

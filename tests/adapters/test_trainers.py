@@ -1,6 +1,4 @@
 """Must-show 6: transformers' Trainer and TRL's SFTTrainer train a model with an adapter."""
-`attach_adapter` return.
-"""
 
 from __future__ import annotations
 
