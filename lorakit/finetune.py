@@ -1,0 +1,193 @@
+"""The whole way on one page: recipe, data, base, adapter, training, evaluation, run folder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.store import load_adapter, save_adapter
+from lorakit.base.families import family_of
+from lorakit.base.load import load_base, load_tokenizer_of
+from lorakit.data.contract import Finding
+from lorakit.data.named_sets import NamedSets, prepare_named_sets
+from lorakit.data.prepare import Prepared
+from lorakit.errors import DataError
+from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
+from lorakit.files import write_json
+from lorakit.plan.plan import plan
+from lorakit.recipe import BaseSection, Recipe
+from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
+from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.settings import LoopSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    run: Path
+    training: TrainOutcome
+    evaluation: dict[str, SetResult]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `lorakit train --json`."""
+        return {
+            "run": str(self.run),
+            "training": {
+                "steps": self.training.steps,
+                "stopped": self.training.stopped,
+                "tokens": self.training.tokens,
+                "trained_tokens": self.training.trained_tokens,
+                "seconds": self.training.seconds,
+                "loss": self.training.loss,
+                "validation_loss": self.training.validation_loss,
+            },
+            "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
+        }
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found; nothing was trained.
+
+    Attributes:
+        sets: {train, validation, in_domain, ...: what became of its rows}.
+        findings: of all sets, errors first.
+        tokenizer: to show examples with.
+    """
+
+    sets: dict[str, Prepared]
+    findings: list[Finding]
+    tokenizer: PreTrainedTokenizerBase
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of `lorakit check --json`; rows and tokens are those of the training set."""
+        train_set = self.sets["train"]
+        return {
+            "rows": {
+                "read": train_set.read,
+                "kept": train_set.kept,
+                "dropped": train_set.dropped,
+            },
+            "tokens": int(train_set.examples.lengths.sum()),
+            "trained_tokens": int(train_set.examples.trained_lengths.sum()),
+            "findings": [vars(finding) for finding in self.findings],
+            "sets": {
+                name: {"read": one.read, "kept": one.kept, "dropped": one.dropped}
+                for name, one in self.sets.items()
+            },
+        }
+
+
+def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
+    """Go the whole way of a recipe.
+
+    Args:
+        recipe: see `load_recipe`.
+        resume: go on from the newest whole checkpoint of the recipe's run folder.
+
+    Raises:
+        InputError: recipe, data, model or adapter cannot work; nothing was trained.
+        RunError: training stopped for a reason the message names; checkpoints are kept.
+    """
+    check_metrics(recipe.evaluate.metrics, recipe.evaluate.primary)
+    run = find_run(recipe, resume=resume)
+    model, tokenizer = _load_base(recipe.base)
+    sets = prepare_named_sets(recipe, tokenizer, model.config)
+    _stop_on_errors(sets)
+    planned = plan(recipe, prepared=sets.train)
+    if recipe.adapter.path is None:
+        attach_adapter(model, recipe.adapter, seed=recipe.train.seed)
+    else:
+        load_adapter(model, recipe.adapter.path)
+    # From here on files are written: all that can be wrong with the input has been seen.
+    run.path.mkdir(parents=True, exist_ok=True)
+    if not run.recipe.is_file():
+        write_recipe(run, recipe)
+    if not run.plan.is_file():
+        write_json(run.plan, planned.to_json())
+    training = train(
+        model,
+        sets.train.examples,
+        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
+        repeats=sets.train.repeats,
+        validation=None if sets.validation is None else sets.validation.examples,
+        run_dir=run.path,
+        resume=resume,
+    )
+    save_adapter(model, run.adapter)
+    return Outcome(run.path, training, _evaluate(model, recipe, sets, run))
+
+
+def evaluate_run(path: str | Path) -> dict[str, SetResult]:
+    """Measure a finished run's adapter against its base again, and rewrite its evaluation.json.
+
+    Raises:
+        InputError: no run folder, or its base or data are gone.
+        RunError: the run has not finished.
+    """
+    run, recipe = finished_run(Path(path))
+    model, tokenizer = _load_base(recipe.base)
+    load_adapter(model, run.adapter)
+    sets = prepare_named_sets(recipe, tokenizer, model.config)
+    return _evaluate(model, recipe, sets, run)
+
+
+def check(recipe: Recipe) -> CheckReport:
+    """Read and render every set of a recipe, and hold it to the data contract. Trains nothing.
+
+    Raises:
+        InputError: recipe, data or tokenizer cannot work.
+    """
+    check_metrics(recipe.evaluate.metrics, recipe.evaluate.primary)
+    tokenizer, config = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
+    sets = prepare_named_sets(recipe, tokenizer, config)
+    return CheckReport(sets.by_name(), sets.findings(), tokenizer)
+
+
+def _load_base(base: BaseSection) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_base(
+        base.model,
+        quantization=base.quantization,
+        double_quantization=base.double_quantization,
+        block_size=base.block_size,
+        dtype=None if base.dtype == "auto" else getattr(torch, base.dtype),
+        device=base.device,
+        offload=base.offload,
+        max_device_memory=base.max_device_memory,
+        revision=base.revision,
+    )
+
+
+def _stop_on_errors(sets: NamedSets) -> None:
+    errors = [finding for finding in sets.findings() if finding.severity == "error"]
+    if errors:
+        listed = "; ".join(f"{finding.message} ({finding.where})" for finding in errors)
+        raise DataError(f"the data break the contract: {listed}. `lorakit check` shows all of it.")
+
+
+def _evaluate(
+    model: PreTrainedModel, recipe: Recipe, sets: NamedSets, run: RunFolder
+) -> dict[str, SetResult]:
+    wanted = recipe.evaluate
+    results = compare_sets(
+        model,
+        {name: prepared.examples for name, prepared in sets.evaluation.items()},
+        metrics=wanted.metrics,
+        primary=wanted.primary,
+        margin=wanted.margin,
+        token_budget=recipe.train.micro_batch_tokens or 2048,
+        packed=recipe.data.packing and family_of(model.config).no_packing is None,
+        max_examples=wanted.max_examples,
+        seed=recipe.train.seed,
+    )
+    write_json(run.evaluation, {name: result.to_json() for name, result in results.items()})
+    return results
