@@ -10,7 +10,7 @@ import logging
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,28 +165,29 @@ def load_weights(
         offload=offload,
         max_device_memory=max_device_memory,
     )
-    spill = tempfile.TemporaryDirectory(prefix="lorakit-")
     where = {row.layer: row.where for row in placed}
-    destinations = {
-        path: Destination(where[layer_of(path)], Path(spill.name) / f"{path}.safetensors")
-        for path in targets
-        if quantization != "none" or where[layer_of(path)] != DEVICE
-    }
-    if quantization == "none":
-        destinations = _left_in_checkpoint(destinations, model_config, entries, dtype)
     packing.register()
-    packing_config = packing.PackingConfig(
-        destinations,
-        quantization,
-        block_size=block_size,
-        double_quantization=double_quantization,
-        device=device,
-    )
-    loaded = _read_tensors(
-        folder, model_config, entries, packing_config if destinations else None, dtype
-    )
-    # The spilled weights live as long as the model does.
-    weakref.finalize(loaded, spill.cleanup)
+    with ExitStack() as stack:
+        spill = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorakit-")))
+        destinations = {
+            path: Destination(where[layer_of(path)], spill / f"{path}.safetensors")
+            for path in targets
+            if quantization != "none" or where[layer_of(path)] != DEVICE
+        }
+        if quantization == "none":
+            destinations = _left_in_checkpoint(destinations, model_config, entries, dtype)
+        packing_config = packing.PackingConfig(
+            destinations,
+            quantization,
+            block_size=block_size,
+            double_quantization=double_quantization,
+            device=device,
+        )
+        loaded = _read_tensors(
+            folder, model_config, entries, packing_config if destinations else None, dtype
+        )
+        # The spilled weights live as long as the model does.
+        weakref.finalize(loaded, stack.pop_all().close)
     _load_generation_config(loaded, folder)
     loaded.config.name_or_path = str(folder)
     head.check_halves(loaded)
@@ -215,6 +216,8 @@ def _read_tensors(
             dtype=dtype,
             attn_implementation=model_config._attn_implementation,
             quantization_config=packing_config,
+            # Not ignored: `_check_report` names them in an error of ours.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     _check_report(report, folder)
@@ -262,7 +265,7 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
         ("mismatched_keys", "of another shape than config.json says"),
         ("conversion_errors", "not convertible"),
     ):
-        names = sorted(str(name) for name in report.get(key) or ())
+        names = sorted(map(_named, report.get(key) or ()))
         if names:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             faults.append(f"{len(names)} tensors are {wording}: {shown}")
@@ -272,6 +275,14 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
             "Possible: exactly the tensors of the architecture. Check that config and weights "
             "belong together."
         )
+
+
+def _named(entry: Any) -> str:
+    """transformers reports a name, or (name, shape in the file, shape in the model)."""
+    if isinstance(entry, str):
+        return entry
+    name, stored, expected = entry
+    return f"{name} {tuple(stored)} instead of {tuple(expected)}"
 
 
 def _load_generation_config(model: PreTrainedModel, folder: Path) -> None:

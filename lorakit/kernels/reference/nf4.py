@@ -179,7 +179,7 @@ def _write_scaled(
 def _nearest_dynamic(normed: torch.Tensor) -> torch.Tensor:
     # bitsandbytes looks the code up in a table over 65,536 grid points of [-1, 1], so a value goes to
     # the code nearest to its grid point; equal bytes need the same detour.
-    grid = ((normed + 1.0) * 0.5 * DYNAMIC_GRID + 0.5).to(torch.int32)
+    grid = ((normed.clamp(-1.0, 1.0) + 1.0) * 0.5 * DYNAMIC_GRID + 0.5).to(torch.int32)
     table = dynamic_map(normed.device)
     midpoints = (table[:-1] + table[1:]) / 2
     return torch.bucketize(grid / DYNAMIC_GRID * 2.0 - 1.0, midpoints).to(torch.uint8)
