@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import InputError, RunError
-from lorakit.files import write_atomically
+from lorakit.files import STAGING_PREFIX, write_atomically
 from lorakit.recipe import DataSource, Recipe, dump_recipe, load_recipe
 
 PACKAGES = ("lorakit", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
@@ -55,21 +55,29 @@ class RunFolder:
         return self.path / "evaluation.json"
 
 
-def start_run(recipe: Recipe, *, resume: bool) -> RunFolder:
-    """Make the run folder, or find it again to resume.
+def find_run(recipe: Recipe, *, resume: bool) -> RunFolder:
+    """The run folder of a recipe, new or to be resumed. Nothing is written.
 
     Raises:
-        InputError: the folder holds a run already and `resume` is false.
+        InputError: the folder holds something and `resume` is false, or no run and it is true.
     """
     run = RunFolder(Path(recipe.output.dir).expanduser())
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f"output.dir {str(run.path)!r} is a file; name a folder that may be made.")
-    if not resume and run.path.is_dir() and any(run.path.iterdir()):
+    # A staging file is what a kill in the very first write leaves behind.
+    filled = run.path.is_dir() and any(
+        not path.name.startswith(STAGING_PREFIX) for path in run.path.iterdir()
+    )
+    if filled and not resume:
         raise InputError(
             f"output.dir {str(run.path)!r} is not empty; go on with --resume, choose another "
             "folder with --output, or remove it."
         )
-    run.path.mkdir(parents=True, exist_ok=True)
+    if filled and not run.recipe.is_file():
+        raise InputError(
+            f"output.dir {str(run.path)!r} holds no run to resume: it has no recipe.yaml. Name the "
+            "run's folder with --output, or an empty one to start."
+        )
     return run
 
 

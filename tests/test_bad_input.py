@@ -89,6 +89,11 @@ def recipe_value(name: str, phrase: str, **changes: dict[str, Any]) -> Case:
     return Case(name, phrase, lambda shop: ["check", shop.recipe(**changes)])
 
 
+def trained_value(name: str, phrase: str, **changes: dict[str, Any]) -> Case:
+    """A good recipe with these values changed, which only the model can tell are wrong."""
+    return Case(name, phrase, lambda shop: ["train", shop.recipe(**changes)])
+
+
 def override(name: str, phrase: str, text: str) -> Case:
     """A good recipe with this --set."""
     return Case(name, phrase, lambda shop: ["check", shop.recipe(), "--set", text])
@@ -276,7 +281,7 @@ DATA_CASES = [
     rows_values("too long is an error", "max_length", GOOD_ROWS, max_length=4, too_long="error"),
     rows_values("longer than the context", "256", GOOD_ROWS, max_length=100_000),
     rows_values("validation missing", "no.jsonl", GOOD_ROWS, validation="folder/no.jsonl"),
-    rows_values("validation takes no row", "validation", GOOD_ROWS[:2], validation=0.01),
+    rows_values("validation takes every row", "validation", GOOD_ROWS[:1], validation=0.5),
     rows_values("group column missing", "topic", GOOD_ROWS, validation=0.5, group="topic"),
     rows_values("template file missing", "no.jinja", GOOD_ROWS, chat_template="no.jinja"),
     Case(
@@ -339,22 +344,26 @@ def overwritten(name: str, text: str) -> Callable[[Path], object]:
 
 
 MODEL_CASES = [
-    recipe_value("model missing", "./no-such-model", base={"model": "./no-such-model"}),
-    recipe_value("unknown device", "quantum", base={"device": "quantum"}),
-    recipe_value("dtype typo", "'float32'", base={"dtype": "float23"}),
-    recipe_value(
+    trained_value("model missing", "./no-such-model", base={"model": "./no-such-model"}),
+    trained_value("unknown device", "quantum", base={"device": "quantum"}),
+    trained_value("dtype typo", "'float32'", base={"dtype": "float23"}),
+    trained_value(
         "device memory not a size", "max_device_memory", base={"max_device_memory": "lots"}
     ),
-    recipe_value("targets match nothing", "q_proj", adapter={"target_modules": ["q_prj"]}),
-    recipe_value("target regex broken", "target_modules", adapter={"target_modules": "("}),
-    recipe_value(
+    trained_value("targets match nothing", "q_proj", adapter={"target_modules": ["q_prj"]}),
+    trained_value("target regex broken", "target_modules", adapter={"target_modules": "("}),
+    trained_value(
         "rank pattern matches nothing", "rank_pattern", adapter={"rank_pattern": {"x_proj": 4}}
     ),
-    recipe_value(
+    trained_value(
         "module to save missing", "modules_to_save", adapter={"modules_to_save": ["head"]}
     ),
-    recipe_value("bias of none", "bias", adapter={"bias": "all"}),
-    recipe_value("adapter missing", "no-adapter", adapter={"path": "no-adapter", "r": None}),
+    trained_value("bias of none", "bias", adapter={"bias": "all"}),
+    Case(
+        "adapter missing",
+        "no-adapter",
+        lambda shop: ["train", shop.recipe(), "--set", "adapter={path: no-adapter}"],
+    ),
     model_files("no config", "config.json", without("config.json")),
     model_files("broken config", "config.json", overwritten("config.json", "{")),
     model_files("config is a list", "config.json", overwritten("config.json", "[]")),
@@ -403,10 +412,9 @@ OUTPUT_CASES = [
         exit_code=1,
     ),
     Case(
-        "nothing to resume",
-        "resume",
-        lambda shop: ["train", shop.recipe(), "--resume"],
-        exit_code=1,
+        "resume into another folder",
+        "holds no run to resume",
+        lambda shop: [*filled_output(shop), "--resume"],
     ),
     Case("evaluate no run", "no run folder", lambda shop: ["evaluate", str(shop.folder / "no")]),
     Case("evaluate another folder", "no run folder", lambda shop: ["evaluate", str(shop.folder)]),

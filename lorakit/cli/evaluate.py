@@ -18,6 +18,6 @@ def command(run: RunFolder, as_json: AsJson = False) -> None:
 
         results = evaluate_run(run)
     if as_json:
-        print_json(results)
+        print_json({name: result.to_json() for name, result in results.items()})
     else:
         show_sets(results)
