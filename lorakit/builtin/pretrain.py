@@ -175,11 +175,12 @@ def remaining_batches(
 def held_out_batches(
     shared: Path, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> dict[str, blocks.Batch]:
-    """One batch of never-trained documents for each part of the corpus."""
+    """One batch of never-trained documents for each part of the corpus that has some."""
     documents = corpus.held_out_documents(shared, seed=settings.seed, per_part=HELD_OUT_PER_PART)
     return {
         part: blocks.batches([blocks.encode(d, tokenizer) for d in found], 1 << 40)[0]
         for part, found in documents.items()
+        if found
     }
 
 
