@@ -52,6 +52,39 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
             tensors that do not fit the model: all missing, surplus and misshapen ones are listed.
             The model is unchanged then.
     """
+    stored = read_adapter(model, folder)
+    adapter = attach_targets(model, stored.config, stored.targets, _zeros)
+    own = adapter.parameters()
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for file_name, name in peft_names(adapter).items():
+            target = own.get(name, buffers.get(name))
+            assert target is not None
+            target.copy_(stored.tensors[file_name])
+    adapter.parameters_changed()
+    return adapter
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter folder, read and checked against a model, not attached.
+
+    Attributes:
+        config: with every target named.
+        targets: the model's modules it concerns.
+        tensors: {name in PEFT's file: value}.
+    """
+
+    config: LoraConfig
+    targets: Targets
+    tensors: dict[str, torch.Tensor]
+
+
+def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> StoredAdapter:
+    """Read and check the adapter in `folder`, with arguments and errors as in `load_adapter`.
+
+    The model may be on the meta device; it is not changed.
+    """
     refuse_second_adapter(model)
     path = _adapter_folder(Path(folder))
     parsed = read_config(path / FILE_NAME)
@@ -59,17 +92,7 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
     config = _with_targets(model, parsed, header)
     targets = find_targets(model, config)
     _compare(path, expected_shapes(model, targets, config), header)
-    tensors = read_tensors(path, header)
-    adapter = attach_targets(model, config, targets, _zeros)
-    own = adapter.parameters()
-    buffers = dict(model.named_buffers())
-    with torch.no_grad():
-        for file_name, name in peft_names(adapter).items():
-            target = own.get(name, buffers.get(name))
-            assert target is not None
-            target.copy_(tensors[file_name])
-    adapter.parameters_changed()
-    return adapter
+    return StoredAdapter(config, targets, read_tensors(path, header))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from lorakit.adapters.attached import Attached, attached, forget
+from lorakit.adapters.attached import attached, forget
 from lorakit.adapters.modules import AdaptedLinear, TrainedCopy
 from lorakit.adapters.plain import plain_linear
 from lorakit.base import attention
@@ -43,7 +44,13 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         AdapterError: no adapter, or an adapted weight is shared with a layer that has another one.
     """
     adapter = attached(model)
-    refuse_shared_weights(adapter)
+    refuse_shared_weights(
+        {
+            name: module.base_layer.stored.weight
+            for name, module in adapter.modules.items()
+            if isinstance(module.base_layer.stored, DenseWeight)
+        }
+    )
     # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
     memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapter): None}
     for module in model.modules():
@@ -71,20 +78,17 @@ def plain_module(module: nn.Module) -> nn.Module:
     return module.plain_copy()
 
 
-def refuse_shared_weights(adapter: Attached) -> None:
-    """Raise AdapterError when two adapted layers share one frozen weight: a merge would need
-    two.
-    """
+def refuse_shared_weights(weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise AdapterError when adapted layers ({name: frozen weight}) share one weight."""
     sharing: dict[int, list[str]] = defaultdict(list)
-    for name, module in adapter.modules.items():
-        if isinstance(module.base_layer.stored, DenseWeight):
-            sharing[id(module.base_layer.stored.weight)].append(name)
+    for name, weight in weights.items():
+        sharing[id(weight)].append(name)
     for names in sharing.values():
         if len(names) > 1:
             raise AdapterError(
-                f"{', '.join(names[:5])} share one weight in the base, but each has an adapter of "
-                "its own; a merged model has one weight for all. Use base and adapter unmerged, or "
-                "train with one of them excluded (adapter.exclude_modules)."
+                f"{', '.join(names[:5])} share one weight in the base, but each has its own "
+                "adapter; a merged model has one weight for all. Use base and adapter unmerged, "
+                "or train with one of them excluded (adapter.exclude_modules)."
             )
 
 

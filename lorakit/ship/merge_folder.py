@@ -1,0 +1,278 @@
+"""Merge on disk: a base folder and an adapter become a plain transformers folder, tensor by tensor.
+
+Every tensor of the checkpoint is read, changed if the adapter or the quantization of the base says
+so, and written; at most one output file is in memory. Names and layout of the checkpoint stay, and
+tensors that are not changed keep their bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from lorakit.adapters.store import read_adapter
+from lorakit.base import hub
+from lorakit.base.config import read_config
+from lorakit.base.empty import empty_base
+from lorakit.base.packing import packable_linears
+from lorakit.base.placement import parse_bytes
+from lorakit.base.storages import storage
+from lorakit.errors import AdapterError, InputError, RunError, VerificationError
+from lorakit.files import staged_folder, write_json
+from lorakit.progress import track
+from lorakit.ship.merge import refuse_shared_weights
+from lorakit.ship.pieces import Packing, Piece, make_pieces
+from lorakit.ship.verify import Verification, verify_merge
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What belongs to a model folder beside config and weights.
+COPIED = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "tekken.json",
+    "*.model",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+# The float32 arithmetic of a merge against float64.
+ARITHMETIC_ERROR = 1e-6
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What was written and how it compares.
+
+    Attributes:
+        output: the folder.
+        into: "dequantized" or "original".
+        num_tensors, num_changed: tensors written, and how many of them are not the base's own.
+        weight_error: the largest relative error of a written weight against float64.
+        verification: of the logits against base + adapter.
+    """
+
+    output: Path
+    into: str
+    num_tensors: int
+    num_changed: int
+    weight_error: float
+    verification: Verification
+
+
+def merge_folder(
+    base: str | Path,
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    into: str = "dequantized",
+    quantization: str = "none",
+    double_quantization: bool = True,
+    block_size: int = 64,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    revision: str | None = None,
+) -> MergeReport:
+    """Write base and adapter as one plain transformers folder, and prove that it computes the same.
+
+    Args:
+        base: folder or hub id the adapter was trained on.
+        adapter: folder in PEFT's format.
+        output: appears by one rename once everything is written and verified; may not hold
+            anything.
+        into: "dequantized": the weights the adapter was trained on, for a quantized base the
+            dequantized ones (the faithful merge); "original": the checkpoint's weights, where the
+            difference from base + adapter is measured and reported, not bounded.
+        quantization, double_quantization, block_size: how the base was stored in training.
+        dtype: of the written weights, and of the base in training; None: each tensor as stored.
+        max_shard_size: bytes of one file, and about what is held in memory.
+        revision: of a hub id.
+
+    Returns:
+        What was written, and the verification.
+
+    Raises:
+        InputError: the inputs do not fit each other, or `output` is in use; nothing is written.
+        VerificationError: what was written computes something else; it is removed again.
+        RunError: the disk refuses.
+    """
+    final = Path(output)
+    max_bytes = _checked_options(final, into, max_shard_size)
+    folder = hub.resolve(base, revision)
+    empty = empty_base(folder, dtype=dtype or torch.float32)
+    stored = read_adapter(empty, adapter)
+    refuse_shared_weights(
+        {name: m.get_parameter("weight") for name, m in stored.targets.adapted.items()}
+    )
+    faithful = into == "dequantized" and quantization != "none"
+    packing = Packing(
+        storage(quantization),
+        frozenset(packable_linears(empty) if faithful else ()),
+        block_size,
+        double_quantization,
+    )
+    pieces = make_pieces(folder, empty, stored, packing, dtype)
+    with staged_folder(final) as staging:
+        files = _write(pieces, staging, max_bytes)
+        _copy_small_files(folder, staging)
+        write_json(staging / "config.json", _config(folder, empty, pieces, dtype))
+        weight_error = check_written(pieces, files)
+        verification = verify_merge(
+            staging,
+            base=folder,
+            adapter=adapter,
+            dtype=dtype or _widest(pieces),
+            quantization=quantization,
+            double_quantization=double_quantization,
+            block_size=block_size,
+            bounded=into == "dequantized",
+        )
+    num_changed = sum(piece.is_changed for piece in pieces)
+    return MergeReport(final, into, len(pieces), num_changed, weight_error, verification)
+
+
+@torch.no_grad()
+def check_written(pieces: list[Piece], files: Mapping[str, Path]) -> float:
+    """Read every changed weight again and compare it with a merge in float64.
+
+    Args:
+        pieces: what was to be written.
+        files: {tensor name: file it was written to}.
+
+    Returns:
+        The largest ||written - exact|| / ||exact||.
+
+    Raises:
+        VerificationError: one is further off than one rounding to its dtype explains.
+    """
+    largest = 0.0
+    for piece in track([piece for piece in pieces if piece.change is not None], "verifying"):
+        assert piece.change is not None and piece.dtype is not None
+        exact = piece.change(piece.base_value().double()).double()
+        with safe_open(files[piece.name], "pt") as file:
+            written = file.get_tensor(piece.name).double()
+        norm = exact.norm().clamp_min(torch.finfo(torch.float32).tiny)
+        error = float((written - exact).norm() / norm)
+        bound = torch.finfo(piece.dtype).eps / 2 + ARITHMETIC_ERROR
+        if not error <= bound:
+            raise VerificationError(
+                f"the merged weight of {piece.layer!r} is off by {error:.2g}, one rounding to "
+                f"{piece.dtype} explains {bound:.2g}. Nothing was written. Check the disk and "
+                "report this."
+            )
+        largest = max(largest, error)
+    return largest
+
+
+def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
+    if into not in ("dequantized", "original"):
+        raise AdapterError(
+            f"into {into!r} is not possible; possible are 'dequantized' (faithful) and 'original'."
+        )
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise InputError(
+            f"{final} exists and is not an empty folder; a merge overwrites nothing. Choose "
+            "another output, or remove it."
+        )
+    max_bytes = parse_bytes(max_shard_size)
+    if not max_bytes:
+        raise InputError(f"max_shard_size {max_shard_size!r} is no size; possible is '5GB'.")
+    return max_bytes
+
+
+def _write(pieces: list[Piece], folder: Path, max_bytes: int) -> dict[str, Path]:
+    """Write the weights; returns {tensor name: file}."""
+    shards = list(_shards(pieces, max_bytes))
+    names = [SINGLE] if len(shards) == 1 else _shard_names(len(shards))
+    placed: dict[str, str] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for piece, last in track(_with_ends(shards), "merging", total=len(pieces)):
+        with torch.no_grad():
+            tensors[piece.name] = piece.value()
+        if last:
+            name = names[len(set(placed.values()))]
+            _save(tensors, folder / name)
+            placed |= dict.fromkeys(tensors, name)
+            tensors.clear()
+    if len(shards) > 1:
+        total = sum(piece.num_bytes for piece in pieces)
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
+    return {tensor: folder / name for tensor, name in placed.items()}
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise RunError(
+            f"{path.name} of the merged model cannot be written: {error}. Make room on the disk, "
+            "or choose another output."
+        ) from error
+
+
+def _shards(pieces: list[Piece], max_bytes: int) -> Iterator[list[Piece]]:
+    shard: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if shard and size + piece.num_bytes > max_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(piece)
+        size += piece.num_bytes
+    yield shard
+
+
+def _shard_names(count: int) -> list[str]:
+    return [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
+
+
+def _with_ends(shards: list[list[Piece]]) -> Iterator[tuple[Piece, bool]]:
+    for shard in shards:
+        for piece in shard:
+            yield piece, piece is shard[-1]
+
+
+def _copy_small_files(folder: Path, staging: Path) -> None:
+    for pattern in COPIED:
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file():
+                target = staging / path.relative_to(folder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+
+
+def _config(
+    folder: Path, empty: PreTrainedModel, pieces: list[Piece], dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """The original config.json, with another dtype if asked for, and untied where a merge
+    unties.
+    """
+    values = read_config(folder / "config.json")
+    if dtype is not None:
+        values.pop("torch_dtype", None)
+        values["dtype"] = str(dtype).removeprefix("torch.")
+    inputs, outputs = empty.get_input_embeddings(), empty.get_output_embeddings()
+    tied = outputs is not None and inputs.weight is outputs.weight
+    changed = {piece.layer for piece in pieces if piece.is_changed}
+    embeddings = {name for name, m in empty.named_modules() if m is inputs or m is outputs}
+    if tied and changed & embeddings:
+        values["tie_word_embeddings"] = False
+    return values
+
+
+def _widest(pieces: list[Piece]) -> torch.dtype:
+    changed = {piece.dtype for piece in pieces if piece.is_changed and piece.dtype is not None}
+    return max(changed, key=lambda dtype: torch.finfo(dtype).bits)

@@ -1,0 +1,226 @@
+"""What a merged checkpoint consists of: one piece per tensor, made when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.adapters import kinds
+from lorakit.adapters.contract import Kind, NormCache
+from lorakit.adapters.save import PREFIX
+from lorakit.adapters.store import StoredAdapter
+from lorakit.adapters.targets import features, module_rank_and_alpha, scaling_of
+from lorakit.base.checkpoint import TensorEntry, read_entries
+from lorakit.base.origin import Origin, origins_of
+from lorakit.base.storages import Storage
+from lorakit.errors import AdapterError
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the base stored its linear weights in training: a storage and the names of its layers."""
+
+    storage: Storage
+    layers: frozenset[str]
+    block_size: int
+    double_quantization: bool
+
+    def dequantized(self, weight: torch.Tensor) -> torch.Tensor:
+        """What the base computed with in place of `weight` (O, I)."""
+        packed = self.storage.pack(
+            weight, block_size=self.block_size, double_quantization=self.double_quantization
+        )
+        return packed.dequantize()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor to write.
+
+    Attributes:
+        name: in the written checkpoint.
+        layer: the module it belongs to, for messages.
+        source: the checkpoint's tensor; None when the adapter brings the tensor.
+        shape, dtype: as written; `dtype` None for a tensor that is copied as it is.
+        num_bytes: as written.
+        base: the weight of the base in training, from the source in `dtype`; None: the source
+            itself.
+        change: what the adapter makes of the base's weight, computed in its dtype or float32, the
+            wider one; None: nothing.
+    """
+
+    name: str
+    layer: str
+    source: Origin | None
+    shape: torch.Size
+    dtype: torch.dtype | None
+    num_bytes: int
+    base: Change | None = None
+    change: Change | None = None
+
+    @property
+    def is_changed(self) -> bool:
+        return self.base is not None or self.change is not None
+
+    def base_value(self) -> torch.Tensor:
+        """The tensor before the adapter's change."""
+        value = torch.empty(0) if self.source is None else self.source.read()
+        value = value if self.dtype is None or self.source is None else value.to(self.dtype)
+        return value if self.base is None else self.base(value)
+
+    def value(self) -> torch.Tensor:
+        """The tensor to write."""
+        value = self.base_value()
+        value = value if self.change is None else self.change(value)
+        return (value if self.dtype is None else value.to(self.dtype)).contiguous()
+
+
+def make_pieces(
+    folder: Path,
+    empty: PreTrainedModel,
+    stored: StoredAdapter,
+    packing: Packing,
+    dtype: torch.dtype | None,
+) -> list[Piece]:
+    """Every tensor of the merged checkpoint, in the order of the base's, the adapter's own last.
+
+    Args:
+        folder: of the base.
+        empty: the base on the meta device.
+        stored: the adapter.
+        packing: layers whose dequantized weight stands for the original one.
+        dtype: of the result; None: each tensor as stored.
+
+    Raises:
+        AdapterError: a weight to change is computed from several tensors of the checkpoint.
+    """
+    entries = read_entries(folder)
+    origins = origins_of(empty, entries)
+    state = empty.state_dict()
+    changes = _Changes(empty, stored, packing)
+    pieces: dict[str, Piece] = {}
+    for parameter in changes.parameters:
+        source = _source(parameter, origins, empty)
+        name = source.tensor if parameter in origins else parameter
+        as_stored = TORCH_DTYPES[entries[source.tensor].dtype]
+        # Some parameters stay float32 in every dtype of the model.
+        out = as_stored if dtype is None else state[parameter].dtype
+        pieces[name] = changes.piece(name, parameter, source, state[parameter].shape, out)
+        # What was tied to it keeps the old values, and needs a tensor of its own now.
+        for partner in tied_parameters(empty, parameter):
+            if partner not in origins and partner not in changes.parameters:
+                entry = entries[source.tensor]
+                pieces[partner] = _copied(partner, entry, source, dtype)
+    kept_dtypes = {o.tensor: state[name].dtype for name, each in origins.items() for o in each}
+    for name, entry in entries.items():
+        if name not in pieces:
+            kept = None if dtype is None else kept_dtypes.get(name, dtype)
+            pieces[name] = _copied(name, entry, Origin(entry.file, name, False), kept)
+    order = [*entries, *(name for name in pieces if name not in entries)]
+    return [pieces[name] for name in order]
+
+
+def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
+    """Names of the other parameters that are the same tensor as `parameter`."""
+    shared = empty.get_parameter(parameter)
+    named = empty.named_parameters(remove_duplicate=False)
+    return [name for name, other in named if other is shared and name != parameter]
+
+
+def _copied(name: str, entry: TensorEntry, source: Origin, dtype: torch.dtype | None) -> Piece:
+    shape = torch.Size(entry.shape)
+    if dtype is None or entry.dtype not in TORCH_DTYPES:
+        return Piece(name, name, source, shape, None, entry.stop - entry.start)
+    return Piece(name, name, source, shape, dtype, shape.numel() * dtype.itemsize)
+
+
+def _source(
+    parameter: str, origins: Mapping[str, tuple[Origin, ...]], empty: PreTrainedModel
+) -> Origin:
+    """The one checkpoint tensor behind a parameter, or behind the one it is tied to."""
+    names = [parameter, *tied_parameters(empty, parameter)]
+    found = next((origins[name] for name in names if name in origins), ())
+    if len(found) != 1 or found[0].converted:
+        raise AdapterError(
+            f"{parameter!r} is made of {len(found)} tensors of the checkpoint, converted when it "
+            "is loaded; possible in a folder merge: weights stored as they are. Merge in memory "
+            "with lorakit.merge(model) and save the result."
+        )
+    return found[0]
+
+
+class _Changes:
+    """Which parameters change, and how."""
+
+    def __init__(self, empty: PreTrainedModel, stored: StoredAdapter, packing: Packing) -> None:
+        self._empty, self._stored, self._packing = empty, stored, packing
+        self._ranks = module_rank_and_alpha(stored.targets.adapted, stored.config)
+        self._replaced = _replaced_parameters(stored)
+        layers = [*stored.targets.adapted, *sorted(packing.layers - stored.targets.adapted.keys())]
+        weights = [f"{layer}.weight" for layer in layers]
+        self.parameters = [name for name in weights if name not in self._replaced]
+        self.parameters += self._replaced
+
+    def piece(
+        self, name: str, parameter: str, source: Origin, shape: torch.Size, dtype: torch.dtype
+    ) -> Piece:
+        """The changed tensor for a parameter of the model, called `name` in the checkpoint."""
+        layer = parameter.rpartition(".")[0]
+        num_bytes = shape.numel() * dtype.itemsize
+        if parameter in self._replaced:
+            value = self._replaced[parameter]
+            return Piece(name, layer, None, shape, dtype, num_bytes, change=lambda _: value)
+        transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
+        base = change = None
+        if layer in self._packing.layers:
+            base = _oriented(self._packing.dequantized, transposed)
+        if layer in self._ranks:
+            change = _oriented(self._kind(layer).merged_weight, transposed)
+        return Piece(name, layer, source, shape, dtype, num_bytes, base, change)
+
+    def _kind(self, layer: str) -> Kind:
+        r, alpha = self._ranks[layer]
+        config = self._stored.config
+        kind = kinds.kind(config.kind_name)(
+            *features(self._stored.targets.adapted[layer]),
+            r,
+            scaling_of(r, alpha, use_rslora=config.use_rslora),
+            device=torch.device("cpu"),
+            norm_cache=NormCache(),
+        ).requires_grad_(False)
+        for suffix, parameter in kind.peft_tensors().items():
+            parameter.copy_(self._stored.tensors[f"{PREFIX}{layer}.{suffix}"])
+        return kind
+
+
+def _replaced_parameters(stored: StoredAdapter) -> dict[str, torch.Tensor]:
+    """{parameter of the plain model: its new value}: modules trained in full and trained biases."""
+    replaced = {}
+    for file_name, tensor in stored.tensors.items():
+        name = file_name.removeprefix(PREFIX)
+        if stored.targets.is_trained(name):
+            replaced[name] = tensor
+        elif name.endswith(".bias"):
+            replaced[name.replace(".base_layer.bias", ".bias")] = tensor
+    return replaced
+
+
+def _oriented(change: Change, transposed: bool) -> Change:
+    """`change` works on (O, I); Conv1D stores (I, O)."""
+    if not transposed:
+        return change
+    return lambda weight: change(weight.t().contiguous()).t()
