@@ -38,9 +38,9 @@ def align(
 ) -> Alignment | None:
     """Match the real rendering against the masked one, piece by piece; None if they differ.
 
-    A piece may stand as it is or escaped as JSON (tool results and arguments). With `control` given (no
-    message text spells a control token), a piece that the template changes ends where the template's
-    next text stands that holds one.
+    A piece may stand as it is or escaped as JSON (tool results and arguments). With `control` given
+    (no message text spells a control token), a piece that the template changes ends where the
+    template's next text stands that holds one.
     """
     masked_starts, real_starts, texts = [0], [0], []
     masked_at = real_at = 0

@@ -36,16 +36,18 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     ),
     "no-trained-token": (
         "warning",
-        "rows have no trained token and were left out; check `trained` and the weights of their messages",
+        "rows have no trained token and were left out; check `trained` and the weights of their "
+        "messages",
     ),
     "template-refused": (
         "warning",
-        "rows do not fit the chat template and were left out; fix them or give another chat_template",
+        "rows do not fit the chat template and were left out; fix them or give another "
+        "chat_template",
     ),
     "prefix-mismatch": (
         "warning",
-        "rows whose text before a trained turn differs from what the model is given when it is asked to "
-        "answer; the model is trained on another prompt than it will see",
+        "rows whose text before a trained turn differs from what the model is given when it is "
+        "asked to answer; the model is trained on another prompt than it will see",
     ),
     "content-dropped": (
         "warning",
@@ -57,13 +59,13 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     ),
     "thinking-dropped": (
         "warning",
-        "rows whose thinking the chat template leaves out (most templates keep it in the last turn only); "
-        "train those turns as rows of their own to keep it",
+        "rows whose thinking the chat template leaves out (most templates keep it in the last "
+        "turn only); train those turns as rows of their own to keep it",
     ),
     "thinking-doubled": (
         "warning",
-        "rows with <think> tags in the content of a turn to which the chat template adds its own; move "
-        "the thinking to reasoning_content",
+        "rows with <think> tags in the content of a turn to which the chat template adds its own; "
+        "move the thinking to reasoning_content",
     ),
     "whitespace-trimmed": (
         "note",
@@ -71,13 +73,13 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     ),
     "stop-in-next-message": (
         "note",
-        "rows where a turn ends only with the header token of the next message; that token is trained as "
-        "the stop token and must be in the generation config's eos_token_id",
+        "rows where a turn ends only with the header token of the next message; that token is "
+        "trained as the stop token and must be in the generation config's eos_token_id",
     ),
     "stop-differs": (
         "warning",
-        "rows where earlier turns end with another token than the last one; with trained: completion only "
-        "the last turn's is learned",
+        "rows where earlier turns end with another token than the last one; with trained: "
+        "completion only the last turn's is learned",
     ),
     "stop-added": (
         "note",
@@ -85,22 +87,23 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     ),
     "marker-starts-elsewhere": (
         "note",
-        "rows whose {% generation %} markers begin before or after the end of the generation prompt; the "
-        "markers were followed",
+        "rows whose {% generation %} markers begin before or after the end of the generation "
+        "prompt; the markers were followed",
     ),
     "system-folded": (
         "note",
-        "rows with a system message that the chat template refuses; it was put before the first user "
-        "message, and must be put there when the model is served",
+        "rows with a system message that the chat template refuses; it was put before the first "
+        "user message, and must be put there when the model is served",
     ),
     "turn-not-marked": (
         "note",
-        "rows with assistant turns that the template's {% generation %} markers leave out; not trained",
+        "rows with assistant turns that the template's {% generation %} markers leave out; not "
+        "trained",
     ),
     "special-token-in-text": (
         "note",
-        "rows whose text spells a special token; it was encoded as text, so these rows' ids differ from "
-        "apply_chat_template's on purpose",
+        "rows whose text spells a special token; it was encoded as text, so these rows' ids "
+        "differ from apply_chat_template's on purpose",
     ),
     "template-uses-date": (
         "note",

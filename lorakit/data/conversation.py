@@ -13,9 +13,10 @@ class Conversation:
     """Messages in the order they were said.
 
     Attributes:
-        messages: dicts with `role` and the keys of transformers' chat templates: `content` (a string,
-            or a list of `{"type": "text", "text": ...}` parts), `reasoning_content`, `tool_calls`
-            (arguments as a mapping), `name`, `tool_call_id`. Absent keys are absent, never None.
+        messages: dicts with `role` and the keys of transformers' chat templates: `content` (a
+            string, or a list of `{"type": "text", "text": ...}` parts), `reasoning_content`,
+            `tool_calls` (arguments as a mapping), `name`, `tool_call_id`. Absent keys are absent,
+            never None.
         weights: one loss weight per message; only those of assistant messages matter.
         tools: JSON schemas of the tools the model may call.
     """

@@ -1,9 +1,9 @@
 """Which row format a set has: the files of `formats/`, found by listing the folder.
 
 A format file defines `NAME`, `COLUMNS` (the names it reads, for column mapping), `PRIORITY`,
-`matches(columns, first_row)` and `convert(values, where)`. The match of highest priority wins: 3 is a
-special case of another format, 2 a format of its own, 1 whatever is left (plain text). Two matches of
-equal priority are an error that names both, never a guess.
+`matches(columns, first_row)` and `convert(values, where)`. The match of highest priority wins: 3 is
+a special case of another format, 2 a format of its own, 1 whatever is left (plain text). Two
+matches of equal priority are an error that names both, never a guess.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Converter:
             return meaning
         if isinstance(meaning, PlainText):
             raise DataError(
-                f"{row.location}: plain text has no system message. Remove `system`, or use a row format "
-                "with turns."
+                f"{row.location}: plain text has no system message. Remove `system`, or use a row "
+                "format with turns."
             )
         return _with_system(meaning, self.system)
 
@@ -68,7 +68,8 @@ def converter_for(
         system: system message for rows without one.
 
     Raises:
-        DataError: unknown format, no match, two equal matches, or a mapping that cannot take effect.
+        DataError: unknown format, no match, two equal matches, or a mapping that cannot take
+            effect.
     """
     columns = columns or {}
     values = mapped(first, columns)
@@ -77,7 +78,8 @@ def converter_for(
     if unread:
         raise DataError(
             f"columns maps {unread}, which the format {module.NAME!r} does not read; it reads "
-            f"{', '.join(module.COLUMNS)}. Fix columns (name the format expects: column in the file)."
+            f"{', '.join(module.COLUMNS)}. Fix columns (name the format expects: column in the "
+            f"file)."
         )
     return Converter(module.NAME, columns, system, module.convert)
 
@@ -87,7 +89,8 @@ def mapped(row: Row, columns: Mapping[str, str]) -> Mapping[str, Any]:
     missing = sorted(set(columns.values()) - set(row.values))
     if missing:
         raise DataError(
-            f"{row.location}: no column {missing[0]!r}; the row has {sorted(row.values)}. Fix columns."
+            f"{row.location}: no column {missing[0]!r}; the row has {sorted(row.values)}. Fix "
+            f"columns."
         )
     used = set(columns.values())
     kept = {name: value for name, value in row.values.items() if name not in used}
@@ -108,7 +111,8 @@ def _detected(values: Mapping[str, Any], where: str) -> ModuleType:
     if not matching:
         known = "; ".join(f"{m.NAME}: {', '.join(m.COLUMNS)}" for m in format_modules().values())
         raise DataError(
-            f"{where}: no row format reads the columns {sorted(values)}. Known are {known}. Map yours with "
+            f"{where}: no row format reads the columns {sorted(values)}. Known are {known}. Map "
+            f"yours with "
             "columns: {name the format expects: column in the file}."
         )
     best = max(module.PRIORITY for module in matching)
@@ -116,7 +120,8 @@ def _detected(values: Mapping[str, Any], where: str) -> ModuleType:
     if len(chosen) > 1:
         names = " and ".join(module.NAME for module in chosen)
         raise DataError(
-            f"{where}: the columns {sorted(values)} fit the formats {names}. Say which with `format`."
+            f"{where}: the columns {sorted(values)} fit the formats {names}. Say which with "
+            f"`format`."
         )
     return chosen[0]
 

@@ -18,8 +18,8 @@ def text_of(values: Mapping[str, Any], column: str, where: str) -> str:
     if not text.strip():
         state = "is empty" if column in values else f"is missing; the row has {sorted(values)}"
         raise DataError(
-            f"{where}: column {column!r} {state}. Fill it, remove the row, or map the right column with "
-            f"columns: {{{column}: ...}}."
+            f"{where}: column {column!r} {state}. Fill it, remove the row, or map the right column "
+            f"with columns: {{{column}: ...}}."
         )
     return text
 
@@ -31,7 +31,8 @@ def optional_text(values: Mapping[str, Any], column: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{where}: column {column!r} holds a {type(value).__name__}, not text. Write it as a string."
+            f"{where}: column {column!r} holds a {type(value).__name__}, not text. Write it as a "
+            f"string."
         )
     if not value.isascii():
         check_encodable(value, f"{where}: column {column!r}")

@@ -31,11 +31,11 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(_lines(file, path), start=1):
             text = decode(line.removeprefix(_BOM) if number == 1 else line, f"{path}:{number}")
             if text.strip():
-                row = parse(text, f"{path}:{number}")
+                row = parse(text.rstrip("\r\n"), f"{path}:{number}")
                 if not isinstance(row, dict):
                     raise DataError(
-                        f"{path}:{number}: the line holds a {_kind(row)}; each line of a .jsonl file "
-                        "must be one JSON object. Write one row per line."
+                        f"{path}:{number}: the line holds a {_kind(row)}; each line of a .jsonl "
+                        "file must be one JSON object. Write one row per line."
                     )
                 yield number, row
 
@@ -67,8 +67,8 @@ def decode(data: bytes, where: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8. Data files are "
-            "UTF-8; convert the file, for example with `iconv -f latin1 -t utf-8`."
+            f"{where}: byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8. Data files "
+            "are UTF-8; convert the file, for example with `iconv -f latin1 -t utf-8`."
         ) from None
 
 
@@ -96,8 +96,8 @@ def _lines(file: Any, path: Path) -> Iterator[bytes]:
         number += 1
         if len(line) > MAX_LINE_BYTES:
             raise DataError(
-                f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes; a row may have that "
-                "much. Split the row, or check that the file is JSON lines."
+                f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes; a row may have "
+                "that much. Split the row, or check that the file is JSON lines."
             )
         yield line
 
@@ -110,8 +110,9 @@ def _only_list(document: Any, path: Path) -> list[Any]:
     )
     if len(lists) != 1:
         raise DataError(
-            f"{path}: holds a {_kind(document)} with {len(lists)} lists ({sorted(lists)}); a .json file "
-            "is a list of rows, or an object with exactly one list. Use .jsonl for one row per line."
+            f"{path}: holds a {_kind(document)} with {len(lists)} lists ({sorted(lists)}); a .json "
+            "file is a list of rows, or an object with exactly one list. Use .jsonl for one row "
+            "per line."
         )
     return next(iter(lists.values()))
 
@@ -134,8 +135,8 @@ def _check_surrogates(value: Any, where: str) -> None:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise DataError(
-            f"{where}: a string holds half a surrogate pair (\\ud800 to \\udfff alone), which is no "
-            "character. Write the whole pair, or the character itself."
+            f"{where}: a string holds half a surrogate pair (\\ud800 to \\udfff alone), which is "
+            "no character. Write the whole pair, or the character itself."
         ) from None
 
 

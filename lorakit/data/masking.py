@@ -1,8 +1,8 @@
 """Messages with every piece of their text replaced by a marker word.
 
-A template treats the words it is given as opaque, so the rendering of masked messages shows where it
-puts each of them. White space at the edges stays (templates trim it), and so do the tags the template
-itself looks for (`</think>`): they change what it does.
+A template treats the words it is given as opaque, so the rendering of masked messages shows where
+it puts each of them. White space at the edges stays (templates trim it), and so do the tags the
+template itself looks for (`</think>`): they change what it does.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Masker:
         *,
         mask_tools: bool,
     ) -> Masked:
-        """Mask shaped messages; tool descriptions only if asked (their text spells a control token)."""
+        """Mask shaped messages; tool descriptions only if asked (their text spells a control
+        token)."""
         pieces: list[Piece] = []
 
         def masker(owner: int, kind: Kind) -> Callable[[str], str]:

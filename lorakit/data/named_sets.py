@@ -88,8 +88,8 @@ def prepare_named_sets(
         kept = keep_apart(meanings, train, findings, group=data.group)
         if not kept:
             raise DataError(
-                f"{name}: all {len(meanings)} rows also occur in the training data; they cannot show "
-                "what was learned. Name rows that are not trained on."
+                f"{name}: all {len(meanings)} rows also occur in the training data; they cannot "
+                "show what was learned. Name rows that are not trained on."
             )
         ready = prepare_meanings(kept, tokenizer, rules, cache_dir=where)
         left_out = len(meanings) - len(kept)
@@ -175,8 +175,8 @@ def _spec(source: str | DataSource) -> SourceSpec:
 
 
 def token_cache() -> Path:
-    """Where tokens are kept between runs: $LORAKIT_CACHE/tokens, else the user's cache folder. Nothing
-    in it is needed: it may be deleted at any time."""
+    """Where tokens are kept between runs: $LORAKIT_CACHE/tokens, else the user's cache folder.
+    Nothing in it is needed: it may be deleted at any time."""
     own = os.environ.get("LORAKIT_CACHE")
     if own:
         return Path(own) / "tokens"

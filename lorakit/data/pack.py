@@ -1,4 +1,5 @@
-"""Order, batch, pack: which examples an optimizer step sees, and how they lie in its forward passes.
+"""Order, batch, pack: which examples an optimizer step sees, and how they lie in its forward
+passes.
 
 Everything here is a pure function of its arguments: a resumed run needs no generator state, and the
 packing cannot change which examples a step is made of.
@@ -22,9 +23,9 @@ def epoch_order(num_examples: int, repeats: np.ndarray | None, seed: int, epoch:
 
     Args:
         num_examples: examples in the set.
-        repeats: float64 (num_examples,), how often each is seen per epoch; the fractional part decides
-            by chance, anew each epoch, with exactly the rounded share of each distinct fraction taken.
-            None: once each.
+        repeats: float64 (num_examples,), how often each is seen per epoch; the fractional part
+            decides by chance, anew each epoch, with exactly the rounded share of each distinct
+            fraction taken. None: once each.
         seed: of the run.
         epoch: 0-based.
 
@@ -48,8 +49,8 @@ def batches_of_epoch(
 ) -> list[np.ndarray]:
     """The examples of each optimizer step of one epoch, for one rank.
 
-    Step k sees `order[k * batch_size : (k + 1) * batch_size]` over all ranks together; the last step may
-    be short. Rank r takes every world_size-th of them from r on, possibly none.
+    Step k sees `order[k * batch_size : (k + 1) * batch_size]` over all ranks together; the last
+    step may be short. Rank r takes every world_size-th of them from r on, possibly none.
 
     Returns:
         one int64 array per step.
@@ -63,8 +64,8 @@ def batches_of_epoch(
 def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Share one optimizer step's examples among micro-batches of at most `token_budget` tokens.
 
-    Best fit decreasing: the longest first, each into the fullest micro-batch that still has room; ties
-    by position. An example over the budget gets a micro-batch of its own.
+    Best fit decreasing: the longest first, each into the fullest micro-batch that still has room;
+    ties by position. An example over the budget gets a micro-batch of its own.
 
     Returns:
         positions in `lengths`, ascending inside each micro-batch; every position exactly once.

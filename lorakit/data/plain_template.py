@@ -4,10 +4,10 @@
     Assistant: A chronic disease of the airways.</s>
 
 Every message is a line that opens with its role; an assistant turn ends with the tokenizer's own
-end-of-sequence token and a line break. Nothing is needed but that token. A beginning-of-sequence token
-is written where the tokenizer itself adds one. The space after `Assistant:` belongs to the answer, so
-that its first word is the token the base has seen after a colon, and the prompt ends on a token of its
-own. Tools have no plain form and are refused.
+end-of-sequence token and a line break. Nothing is needed but that token. A beginning-of-sequence
+token is written where the tokenizer itself adds one. The space after `Assistant:` belongs to the
+answer, so that its first word is the token the base has seen after a colon, and the prompt ends on
+a token of its own. Tools have no plain form and are refused.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     if tokenizer.eos_token is None:
         raise DataError(
-            "the tokenizer has neither a chat template nor an end-of-sequence token, so no turn could "
-            "end; set eos_token in tokenizer_config.json, or give a chat_template file"
+            "the tokenizer has neither a chat template nor an end-of-sequence token, so no turn "
+            "could end; set eos_token in tokenizer_config.json, or give a chat_template file"
         )
     adds_bos = tokenizer.bos_token is not None and tokenizer("a").input_ids[:1] == [
         tokenizer.bos_token_id

@@ -131,8 +131,8 @@ def prepare_examples(
         cache_dir: where tokens are kept on disk, memory-mapped; None: in memory.
 
     Raises:
-        DataError: a fault in a row (file and line named), nothing left to train, more than max_dropped
-            of the rows to be dropped, or a too long row under too_long: error.
+        DataError: a fault in a row (file and line named), nothing left to train, more than
+            max_dropped of the rows to be dropped, or a too long row under too_long: error.
     """
     return prepare_meanings(read_meanings(sources, rules), tokenizer, rules, cache_dir=cache_dir)
 
@@ -267,9 +267,9 @@ def _check_share(outcome: _Outcome, read: int, rules: DataRules) -> None:
     if outcome.too_long and rules.too_long == "error":
         tokens, where = max(outcome.too_long)
         raise DataError(
-            f"{len(outcome.too_long)} of {read} rows are longer than max_length {rules.max_length}; the "
-            f"longest, {where}, has {tokens} tokens. Raise max_length, shorten those rows, or set "
-            "too_long: drop."
+            f"{len(outcome.too_long)} of {read} rows are longer than max_length "
+            f"{rules.max_length}; the longest, {where}, has {tokens} tokens. Raise max_length, "
+            "shorten those rows, or set too_long: drop."
         )
     dropped = read - len(outcome.kept)
     if outcome.kept and dropped <= rules.max_dropped * read:
@@ -297,8 +297,9 @@ def _advice(outcome: _Outcome, read: int, rules: DataRules) -> str:
         may_lose = max(0, int(rules.max_dropped * read) - others)
         if may_lose < len(lengths):
             advice.append(
-                f"max_length {lengths[-1 - may_lose]} would keep enough of them, {lengths[-1]} all; set "
-                "it (up to the model's context), split the long rows, or raise max_dropped."
+                f"max_length {lengths[-1 - may_lose]} would keep enough of them, {lengths[-1]} "
+                "all; set it (up to the model's context), split the long rows, or raise "
+                "max_dropped."
             )
     for finding_id in ("template-refused", "no-trained-token"):
         if outcome.findings.count(finding_id):

@@ -2,8 +2,8 @@
 
 The ids equal `tokenizer.apply_chat_template(messages, tools=..., tokenize=True)`. Which tokens are
 trained follows from character positions (`skeleton.py`): everything the model itself has to produce
-after the generation prompt, up to and including the stop token. Only a row whose text spells a control
-token is encoded in pieces, so that the text stays text.
+after the generation prompt, up to and including the stop token. Only a row whose text spells a
+control token is encoded in pieces, so that the text stays text.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Renderer:
 
     Args:
         tokenizer: a fast tokenizer.
-        trained: `assistant` (every assistant turn, times its message's weight), `completion` (the last
-            assistant turn only) or `all` (every token).
+        trained: `assistant` (every assistant turn, times its message's weight), `completion` (the
+            last assistant turn only) or `all` (every token).
         chat_template: Jinja source to use instead of the tokenizer's.
 
     Raises:
@@ -100,7 +100,8 @@ class Renderer:
         return self.render_noted(conversation).example
 
     def messages_for(self, conversation: Conversation) -> list[dict[str, Any]]:
-        """The messages as the template is given them: apply_chat_template on these gives the ids."""
+        """The messages as the template is given them: apply_chat_template on these gives the
+        ids."""
         return self.template.messages_for(self._folded(conversation)[0].messages)
 
     def render_noted(self, conversation: Conversation | PlainText) -> Rendered:
@@ -153,16 +154,16 @@ class Renderer:
         calling = any("tool_calls" in message for message in conversation.messages)
         if calling and "tool_calls" not in self.template.source:
             raise DataError(
-                "the chat template has no form for tool calls; give a chat_template that has one, or "
-                "write the calls into the content"
+                "the chat template has no form for tool calls; give a chat_template that has one, "
+                "or write the calls into the content"
             )
 
     def _plain(self, plain: PlainText) -> Rendered:
         """Raw text between the tokens the tokenizer itself puts around it, then the end token."""
         if self._tokenizer.eos_token_id is None:
             raise DataError(
-                "the tokenizer has no end-of-sequence token, so plain text could not end; set eos_token "
-                "in tokenizer_config.json."
+                "the tokenizer has no end-of-sequence token, so plain text could not end; set "
+                "eos_token in tokenizer_config.json."
             )
         spelled = [match.span() for match in self._control.finditer(plain.text)]
         inner = (
@@ -190,7 +191,8 @@ class Renderer:
         masked = masker.mask(messages, conversation.tools, mask_tools=risky)
         if any(self._control.search(text) for text in _strings([masked.messages, masked.tools])):
             raise DataError(
-                "a tool's name, parameter or call id spells a control token of the tokenizer; rename it"
+                "a tool's name, parameter or call id spells a control token of the tokenizer; "
+                "rename it"
             )
         turns = self._turns_of(conversation)
         key = masker.nonce + json.dumps([masked.messages, masked.tools, turns], sort_keys=True)
@@ -205,8 +207,8 @@ class Renderer:
         alignment = align(skeleton.segments, masked.pieces, text, control)
         if alignment is None:
             raise DataError(
-                "the chat template changes the text of a message, so what is trained cannot be told by "
-                "position; change that text or give another chat_template"
+                "the chat template changes the text of a message, so what is trained cannot be "
+                "told by position; change that text or give another chat_template"
             )
         if len(self._skeletons) >= MAX_SKELETONS:
             self._skeletons.pop(next(iter(self._skeletons)))
@@ -233,7 +235,8 @@ class Renderer:
     def _spelled(
         self, text: str, skeleton: Skeleton, alignment: Alignment
     ) -> list[tuple[int, int]]:
-        """Control tokens that are not wholly the template's own: message text spells them, or part."""
+        """Control tokens that are not wholly the template's own: message text spells them, or
+        part."""
         found = [match.span() for match in self._control.finditer(text)]
         if len(found) == skeleton.num_control:
             return []
@@ -244,8 +247,8 @@ class Renderer:
     def _inside(self, encoded: Encoded, start: int, end: int, text: str) -> np.ndarray:
         """Tokens that cover characters of [start, end), bool (T,).
 
-        A header token that swallows white space after it (phi-3) is not trained for that; a token of
-        no width (SentencePiece's space before a word) belongs where it stands.
+        A header token that swallows white space after it (phi-3) is not trained for that; a token
+        of no width (SentencePiece's space before a word) belongs where it stands.
         """
         wide = encoded.ends > encoded.starts
         inside = np.where(

@@ -1,17 +1,17 @@
 """Where a template puts each assistant turn: found once per shape of conversation, on masked text.
 
 For turn i the template is asked three things on masked messages: the whole conversation R, the
-generation prompt before the turn G = render(messages[:i], prompt), and the conversation up to the turn
-P = render(messages[:i+1]).
+generation prompt before the turn G = render(messages[:i], prompt), and the conversation up to the
+turn P = render(messages[:i+1]).
 
 - Start: the model produces everything after G, so the turn starts where G ends if R begins with G.
   Where it does not (thinking stripped from history, an empty `<think>` block that only the prompt
   opens), it starts where the text after the last word of the message before stops agreeing with G,
   and at the turn's own first word at the latest.
-- End: the text after the turn's last word in R, as far as it agrees with the same text in P. The last
-  control token in it is the stop token. A last turn is compared with the same conversation followed by
-  a user message, so that what a template writes once at the end (phi-3) is not taken for it. Templates
-  that write none (GLM) stop with the control token that opens the next message.
+- End: the text after the turn's last word in R, as far as it agrees with the same text in P. The
+  last control token in it is the stop token. A last turn is compared with the same conversation
+  followed by a user message, so that what a template writes once at the end (phi-3) is not taken
+  for it. Templates that write none (GLM) stop with the control token that opens the next message.
 - Where the template has `{% generation %}` markers, they say what is trained, and the stop token is
   added if they leave it out.
 
@@ -187,8 +187,8 @@ class _Finder:
         strangers = {o for a, _, o in self.words if own[0][0] < a < own[-1][0] and o != index}
         if strangers:
             raise DataError(
-                f"the template writes message {min(strangers)} inside the assistant turn {index}; split "
-                "that turn in two"
+                f"the template writes message {min(strangers)} inside the assistant turn {index}; "
+                "split that turn in two"
             )
 
     def _end(self, index: int, start: int) -> tuple[int, tuple[str, ...]]:
@@ -205,8 +205,8 @@ class _Finder:
             whole = limit - at == len(self._alone(index, own))
             return following[0][1], ("stop-in-next-message" if whole else "stop-differs",)
         raise DataError(
-            "the template writes no stop token after the assistant turn, so the model would never learn "
-            "to stop; give a chat_template that ends the turn with one"
+            "the template writes no stop token after the assistant turn, so the model would never "
+            "learn to stop; give a chat_template that ends the turn with one"
         )
 
     def _closing(self, index: int, at: int, has_words: bool) -> int:
@@ -252,7 +252,8 @@ class _Finder:
 def _follow_markers(
     turns: Sequence[Turn], marked: Sequence[tuple[int, int]], finder: _Finder
 ) -> list[Turn]:
-    """Replace each turn's span by the spans that the template marks, up to the stop token at least."""
+    """Replace each turn's span by the spans that the template marks, up to the stop token at
+    least."""
     followed = []
     for i, turn in enumerate(turns):
         if turn.fault:

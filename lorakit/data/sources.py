@@ -2,7 +2,8 @@
 
 How a string is told apart: an existing file or folder is read. Otherwise a string that looks like a
 path (it ends in a data suffix, starts with `.`, `/` or `~`, or has more than one `/`) is a missing
-file, and the error names the nearest existing one; anything else (`name` or `owner/name`) is a hub id.
+file, and the error names the nearest existing one; anything else (`name` or `owner/name`) is a hub
+id.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 @dataclass(frozen=True)
 class Row:
-    """One row as read: its columns, and where it stands (`file:line`, 1-based; `memory:N`; `hub-id:N`)."""
+    """One row as read: its columns, and where it stands (`file:line`, 1-based; `memory:N`;
+    `hub-id:N`)."""
 
     values: Mapping[str, Any]
     location: str
@@ -40,8 +42,9 @@ def read_rows(
     """Yield the rows of one source.
 
     Args:
-        source: a file (.jsonl, .ndjson, .json, .csv, .parquet; .txt is one row with a `text` column), a
-            folder of such files (read in sorted order), a hub id, a list of dicts, or a datasets.Dataset.
+        source: a file (.jsonl, .ndjson, .json, .csv, .parquet; .txt is one row with a `text`
+            column), a folder of such files (read in sorted order), a hub id, a list of dicts, or a
+            datasets.Dataset.
         split: split of a hub data set (default `train`); an error for anything else.
         name: configuration of a hub data set; an error for anything else.
 
@@ -88,8 +91,8 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
     }
     if path.suffix not in readers:
         raise DataError(
-            f"{path}: {path.suffix or 'no suffix'!r} is not a data format; {', '.join(SUFFIXES)} are "
-            "read. Convert or rename the file."
+            f"{path}: {path.suffix or 'no suffix'!r} is not a data format; {', '.join(SUFFIXES)} "
+            "are read. Convert or rename the file."
         )
     try:
         for number, values in readers[path.suffix](path):
@@ -113,8 +116,8 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}:{reader.line_num}: {len(cells)} cells, but the header names {len(header)} "
-                    "columns. Quote cells that contain commas or line breaks."
+                    f"{path}:{reader.line_num}: {len(cells)} cells, but the header names "
+                    f"{len(header)} columns. Quote cells that contain commas or line breaks."
                 )
             yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
@@ -139,8 +142,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if path.stat().st_size > MAX_LINE_BYTES:
         raise DataError(
-            f"{path}: a .txt file is one row and may have {MAX_LINE_BYTES} bytes. Cut it into rows of a "
-            ".jsonl file with a `text` column."
+            f"{path}: a .txt file is one row and may have {MAX_LINE_BYTES} bytes. Cut it into rows "
+            "of a .jsonl file with a `text` column."
         )
     text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
     if text.strip():
@@ -151,8 +154,8 @@ def _rows_in_memory(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
     for number, values in enumerate(rows, start=1):
         if not isinstance(values, Mapping):
             raise DataError(
-                f"memory:{number}: row {number} is a {type(values).__name__}; a data set is a path, a hub "
-                "id, a list of dicts, or a datasets.Dataset."
+                f"memory:{number}: row {number} is a {type(values).__name__}; a data set is a "
+                "path, a hub id, a list of dicts, or a datasets.Dataset."
             )
         yield Row(values, f"memory:{number}")
 
@@ -168,8 +171,9 @@ def _rows_of_hub(hub_id: str, split: str | None, name: str | None) -> Iterator[R
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         nearest = _nearest(Path(hub_id))
         raise DataError(
-            f"{hub_id!r} is no existing path, and as a hub id it could not be loaded: {error}. Check the "
-            f"name, the split and the network{f'; did you mean {nearest}?' if nearest else '.'}"
+            f"{hub_id!r} is no existing path, and as a hub id it could not be loaded: {error}. "
+            "Check the name, the split and the "
+            f"network{f'; did you mean {nearest}?' if nearest else '.'}"
         ) from error
     for number, values in enumerate(rows, start=1):
         yield Row(values, f"{hub_id}:{number}")

@@ -1,8 +1,8 @@
 """Train and held-out rows: split by group, and kept apart.
 
-A split depends on what the rows say and on the seed, never on their order: each group (the rows with
-equal values in the group column; without one, rows that say the same) gets a hash, and those with the
-smallest go to the held-out side until it has its share.
+A split depends on what the rows say and on the seed, never on their order: each group (the rows
+with equal values in the group column; without one, rows that say the same) gets a hash, and those
+with the smallest go to the held-out side until it has its share.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def split_rows(
 
     Args:
         meanings: the rows.
-        fraction: share of the rows to hold out, in (0, 1); whole groups are taken until it is reached.
+        fraction: share of the rows to hold out, in (0, 1); whole groups are taken until it is
+            reached.
         group: column whose equal values stay on one side; None: only equal rows stay together.
         seed: another seed holds out other groups.
 
@@ -38,8 +39,8 @@ def split_rows(
         members[_group_of(meaning, group)].append(i)
     if len(members) < 2:
         raise DataError(
-            f"{len(meanings)} rows in {len(members)} group(s) cannot be split; at least two groups are "
-            "needed. Name another group column, or give a validation set of its own."
+            f"{len(meanings)} rows in {len(members)} group(s) cannot be split; at least two groups "
+            "are needed. Name another group column, or give a validation set of its own."
         )
     wanted = max(1, round(fraction * len(meanings)))
     held: set[int] = set()

@@ -6,8 +6,8 @@
     KEY/offsets.bin     int64 (examples + 1,), where each example starts, and the end
     KEY/rows.bin        int64 (examples,), which of the rows that were read it came from
 
-A store is written beside its final place, flushed to disk and renamed, so that it is whole or absent.
-One that is not what its manifest says is built again.
+A store is written beside its final place, flushed to disk and renamed, so that it is whole or
+absent. One that is not what its manifest says is built again.
 """
 
 from __future__ import annotations

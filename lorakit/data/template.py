@@ -47,7 +47,8 @@ class ChatTemplate:
         self.source: str = source or tokenizer.chat_template or plain_template(tokenizer)
         if len(self.source) > MAX_TEMPLATE_BYTES:
             raise DataError(
-                f"the chat template has {len(self.source)} characters; {MAX_TEMPLATE_BYTES} are allowed."
+                f"the chat template has {len(self.source)} characters; {MAX_TEMPLATE_BYTES} are "
+                f"allowed."
             )
         self.has_markers = _GENERATION.search(self.source) is not None
         self.uses_date = "strftime_now" in self.source
@@ -104,8 +105,9 @@ class ChatTemplate:
         )
 
     def control_tokens(self) -> tuple[str, ...]:
-        """Texts that act as control tokens, longest first: every special token, and added tokens that
-        the template writes, except XML-like tags (`<think>`, `</tool_call>`), which are content."""
+        """Texts that act as control tokens, longest first: every special token, and added tokens
+        that the template writes, except XML-like tags (`<think>`, `</tool_call>`), which are
+        content."""
         added = self._tokenizer.added_tokens_decoder.values()
         texts = {
             token.content
@@ -119,9 +121,9 @@ class ChatTemplate:
         return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
     def _probe(self) -> None:
-        """Learn facts that differ between templates: whether text must come as a list of parts (vision
-        templates drop plain strings), whether a system message is refused, and whether a tool call's
-        arguments must come as JSON text or its message needs an empty content."""
+        """Learn facts that differ between templates: whether text must come as a list of parts
+        (vision templates drop plain strings), whether a system message is refused, and whether a
+        tool call's arguments must come as JSON text or its message needs an empty content."""
         turns = [
             {"role": "user", "content": "probeuser"},
             {"role": "assistant", "content": "probeassistant"},

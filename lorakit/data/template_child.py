@@ -3,9 +3,9 @@
 A template is somebody else's program. Jinja2's sandbox keeps it from the machine, not from running
 for ever or filling the memory, so it runs where it can be killed.
 
-Protocol, both ways: 8 bytes of length (big endian), then JSON. Requests: {"load": key, "source": ...}
-or {"render": key, "messages", "tools", "prompt", "marked", "special"}; answers {"text", "spans"} or
-{"error"}.
+Protocol, both ways: 8 bytes of length (big endian), then JSON. Requests: {"load": key, "source":
+...} or {"render": key, "messages", "tools", "prompt", "marked", "special"}; answers {"text",
+"spans"} or {"error"}.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _answer(request: dict[str, Any], source: str, max_characters: int) -> dict[s
 
 
 def _limit_memory(extra_bytes: int) -> None:
-    """Cap the address space at what it is now plus `extra_bytes` (on Linux; elsewhere the time limit
-    alone holds)."""
+    """Cap the address space at what it is now plus `extra_bytes` (on Linux; elsewhere the time
+    limit alone holds)."""
     if not sys.platform.startswith("linux"):
         return
     import resource

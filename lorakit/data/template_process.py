@@ -6,6 +6,7 @@ One child serves the whole process and starts at the first use (0.7 s). It ends 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -67,11 +68,13 @@ class TemplateProcess:
             "marked": marked,
         }
         with self._lock:
-            child = self._started()
-            if key not in self._loaded:
-                self._send(child, {"load": key, "source": source})
-                self._loaded.add(key)
-            self._send(child, request)
+            try:
+                child = self._loaded_with(key, source)
+                self._send(child, request)
+            except BrokenPipeError:  # somebody ended the child between two requests
+                self.close()
+                child = self._loaded_with(key, source)
+                self._send(child, request)
             answer = self._receive(child, self._seconds)
         if answer is None:
             raise DataError(
@@ -92,7 +95,16 @@ class TemplateProcess:
         child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # closing flushes
+                    pipe.close()
+
+    def _loaded_with(self, key: str, source: str) -> subprocess.Popen[bytes]:
+        """The running child, which knows the template `source` as `key`."""
+        child = self._started()
+        if key not in self._loaded:
+            self._send(child, {"load": key, "source": source})
+            self._loaded.add(key)
+        return child
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._owner == os.getpid():

@@ -35,8 +35,8 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, control: re.Pattern[str]) -> None:
         if not tokenizer.is_fast:
             raise DataError(
-                f"{type(tokenizer).__name__} reports no character offsets, so trained positions cannot "
-                "be told; a fast tokenizer (tokenizer.json) is needed. Convert it with "
+                f"{type(tokenizer).__name__} reports no character offsets, so trained positions "
+                "cannot be told; a fast tokenizer (tokenizer.json) is needed. Convert it with "
                 "transformers' AutoTokenizer and save it."
             )
         self._tokenizer = tokenizer
@@ -99,8 +99,8 @@ class Encoder:
             joined = [_shifted(half, start + i) for i, half in enumerate(halves)]
             if any(self.num_control(half.ids) for half in halves):
                 raise DataError(
-                    f"the text spells the control token {text[start:end]!r}, and the tokenizer has no "
-                    "other way to write it. Remove it from the row."
+                    f"the text spells the control token {text[start:end]!r}, and the tokenizer has "
+                    "no other way to write it. Remove it from the row."
                 )
             return Encoded(
                 np.concatenate([half.ids for half in joined]),

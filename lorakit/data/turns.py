@@ -54,8 +54,8 @@ def _message(message: Any, where: str) -> tuple[dict[str, Any], float]:
     role = message.get("role")
     if role not in ROLES:
         raise DataError(
-            f"{where}: unknown role {role!r}; possible are {', '.join(ROLES)}. Rename it, or use the "
-            "sharegpt format for `from`/`value` rows."
+            f"{where}: unknown role {role!r}; possible are {', '.join(ROLES)}. Rename it, or use "
+            "the sharegpt format for `from`/`value` rows."
         )
     clean: dict[str, Any] = {"role": role}
     content = _content(message.get("content"), where)
@@ -123,8 +123,8 @@ def _check_filled(message: dict[str, Any], where: str) -> None:
     text = content if isinstance(content, str) else "".join(part["text"] for part in content)
     if message["role"] == "assistant" and not text.strip() and not message.get("tool_calls"):
         raise DataError(
-            f"{where}: the assistant's content is empty; there is nothing to learn from it. Fill it or "
-            "remove the row."
+            f"{where}: the assistant's content is empty; there is nothing to learn from it. Fill "
+            "it or remove the row."
         )
     if message["role"] in ("user", "tool", "system", "developer") and "content" not in message:
         raise DataError(f"{where}: a {message['role']} message needs content.")
@@ -146,8 +146,8 @@ def _weight(message: Mapping[str, Any], role: str, where: str) -> float:
     share = float(train) if train is not None else None if weight is None else float(weight)
     if role != "assistant" and share:
         raise DataError(
-            f"{where}: a {role} message cannot be trained alone; train and weight belong on assistant "
-            "messages. Remove it, or set `trained: all`."
+            f"{where}: a {role} message cannot be trained alone; train and weight belong on "
+            "assistant messages. Remove it, or set `trained: all`."
         )
     return 1.0 if share is None else share
 

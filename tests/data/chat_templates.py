@@ -17,7 +17,7 @@ from tests import tiny
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 
 _SPECIAL = re.compile(
-    r"<\|[^<>\s'\"{}%|]{1,40}\|?>|<[^<>\s'\"{}%|]{1,30}\|>|<｜[^<>\s'\"{}%]{1,40}｜>"
+    r"<\|[^<>\s'\"{}%|]{1,40}\|?>|<[^<>\s'\"{}%|]{1,30}\|>|<\uff5c[^<>\s'\"{}%]{1,40}\uff5c>"
     r"|<(?:start|end)_of_\w+>|<bos>|<eos>|\[/?INST\]|\[gMASK\]|<sop>"
 )
 _TAGS = re.compile(r"</?(?:think|tool_call|tool_response|arg_key|arg_value)>")
@@ -86,7 +86,7 @@ def _result(k: int) -> dict[str, Any]:
 _SYSTEM = {"role": "system", "content": "SYSWORD rules."}
 _INLINE = "<think>\nRWORD1 hmm.\n</think>\n\nAWORD1 says."
 
-# Every message holds a word of its own: A answer, C call argument, R reasoning; U, T, SYS not trained.
+# Every message holds a word of its own: A answer, C call argument, R reasoning are trained.
 CASES: dict[str, list[dict[str, Any]]] = {
     "single": [_user(1), _assistant(1)],
     "single, system": [_SYSTEM, _user(1), _assistant(1)],

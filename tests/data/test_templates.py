@@ -1,4 +1,5 @@
-"""Every chat template that ships with trl: ids, mask and stop token right, or a refusal that says why.
+"""Every chat template that ships with trl: ids, mask and stop token right, or a refusal that says
+why.
 
 The oracle knows nothing of how spans are found: every message holds a word of its own, and the stop
 tokens of each family are written down by hand. `pytest -s` prints the table.
@@ -18,7 +19,10 @@ from tests.data import chat_templates
 # family (longest matching prefix wins) -> stop tokens after an answer, and after a tool call
 STOPS = {
     "cohere": ({"<|END_OF_TURN_TOKEN|>"}, set()),
-    "deepseek": ({"<｜end▁of▁sentence｜>"}, {"<｜end▁of▁sentence｜>"}),
+    "deepseek": (
+        {"<\uff5cend\u2581of\u2581sentence\uff5c>"},
+        {"<\uff5cend\u2581of\u2581sentence\uff5c>"},
+    ),
     "diffusion_gemma": ({"<turn|>"}, {"<|tool_response>"}),
     "gemma": ({"<end_of_turn>"}, set()),
     "gemma4": ({"<turn|>"}, {"<|tool_response>"}),
@@ -139,7 +143,8 @@ def check_losses(text: str, conversation, noted: set[str]) -> None:
 
 
 def check_prompt(tokenizer, renderer, conversation, example, noted: set[str]) -> None:
-    """The ids before the last turn are those of the generation prompt, or a finding says otherwise."""
+    """The ids before the last turn are those of the generation prompt, or a finding says
+    otherwise."""
     last = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
     before = renderer.messages_for(conversation)
     last -= len(conversation.messages) - len(before)
@@ -151,9 +156,7 @@ def check_prompt(tokenizer, renderer, conversation, example, noted: set[str]) ->
     )
     run = trained_runs(example.input_ids, example.loss_weights)[-1]
     text_ids = example.input_ids.tolist()
-    starts = [
-        i for i in range(len(text_ids)) if text_ids[i : i + len(run)] == run.tolist()
-    ]
+    starts = [i for i in range(len(text_ids)) if text_ids[i : i + len(run)] == run.tolist()]
     agrees = text_ids[: starts[-1]] == prompt
     if not agrees:
         assert noted & {"prefix-mismatch", "marker-starts-elsewhere"}

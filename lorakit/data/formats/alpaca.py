@@ -1,8 +1,8 @@
 """`alpaca`: `{"instruction": ..., "input": ..., "output": ...}`, input optional.
 
-Also the nested form of the self-instruct seed tasks: `{"instruction": ..., "instances": [{"input": ...,
-"output": ...}]}` with one instance per row. Instruction and input are joined by a blank line; the
-prose around them in Stanford's own prompt is left to the chat template.
+Also the nested form of the self-instruct seed tasks: `{"instruction": ..., "instances": [{"input":
+..., "output": ...}]}` with one instance per row. Instruction and input are joined by a blank line;
+the prose around them in Stanford's own prompt is left to the chat template.
 """
 
 from __future__ import annotations

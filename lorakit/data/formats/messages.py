@@ -3,9 +3,9 @@
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}],
      "tools": [{"type": "function", "function": {...}}]}
 
-An assistant message may carry `reasoning_content` (also read: `thinking`, `reasoning`), `tool_calls`,
-and `train` (true or false) or `weight` (a number from 0) for its share of the loss. `arguments` of a
-tool call may be a JSON string or an object. `tools` may be a JSON string.
+An assistant message may carry `reasoning_content` (also read: `thinking`, `reasoning`),
+`tool_calls`, and `train` (true or false) or `weight` (a number from 0) for its share of the loss.
+`arguments` of a tool call may be a JSON string or an object. `tools` may be a JSON string.
 """
 
 from __future__ import annotations

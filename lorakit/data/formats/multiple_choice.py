@@ -1,8 +1,9 @@
 """`multiple_choice`: a question, its options, the right one, and why (optional).
 
-    {"question": ..., "opa": ..., "opb": ..., "opc": ..., "opd": ..., "cop": 0, "exp": ...}   medmcqa
-    {"question": ..., "options": [...] or {"A": ...}, "answer": "C" or 2 or the option's text}
-    {"question": ..., "choices": [...] or {"label": [...], "text": [...]}, "answerKey": "C"}  ARC, MMLU
+    {"question": ..., "opa": ..., "opb": ..., "opc": ..., "opd": ..., "cop": 0, "exp": ...}
+    medmcqa {"question": ..., "options": [...] or {"A": ...}, "answer": "C" or 2 or the option's
+    text} {"question": ..., "choices": [...] or {"label": [...], "text": [...]}, "answerKey": "C"}
+    ARC, MMLU
 
 The user turn is the question and the lettered options; the answer is `B. text`, followed by the
 explanation after a blank line where there is one. Indices count from 0 (medmcqa as published on the

@@ -28,8 +28,8 @@ def convert(values: Mapping[str, Any], where: str) -> Conversation:
     prompt, completion = values.get("prompt"), values.get("completion")
     if isinstance(prompt, list) != isinstance(completion, list):
         raise DataError(
-            f"{where}: prompt is a {type(prompt).__name__} and completion a {type(completion).__name__}; "
-            "give two texts or two lists of messages."
+            f"{where}: prompt is a {type(prompt).__name__} and completion a "
+            f"{type(completion).__name__}; give two texts or two lists of messages."
         )
     if not isinstance(prompt, list) or not isinstance(completion, list):
         return Conversation.of(

@@ -1,4 +1,5 @@
-"""`sharegpt`: `{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}`.
+"""`sharegpt`: `{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value":
+...}]}`.
 
 Speakers: human / user, gpt / assistant / chatgpt / bard / model, system, tool / function_response /
 observation. A top-level `system` column is the system message. `function_call` values are JSON

@@ -1,4 +1,5 @@
-"""`text`: `{"text": ...}`, trained as it stands between the tokenizer's own start and end tokens."""
+"""`text`: `{"text": ...}`, trained as it stands between the tokenizer's own start and end
+tokens."""
 
 from __future__ import annotations
 

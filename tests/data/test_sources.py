@@ -1,0 +1,187 @@
+"""Rows from every kind of source, and a clear message for every kind of fault."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.data.json_lines import MAX_LINE_BYTES, parse
+from lorakit.data.sources import read_rows
+from lorakit.errors import DataError
+
+ROWS = [{"question": 'a, "b"?', "answer": "\u00e9\n\u6f22"}, {"question": "c?", "answer": "d"}]
+
+
+def _jsonl(path: Path, rows=ROWS) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _csv(path: Path) -> Path:
+    path.write_text('question,answer\n"a, ""b""?","\u00e9\n\u6f22"\nc?,d\n', encoding="utf-8")
+    return path
+
+
+def _parquet(path: Path) -> Path:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "places"),
+    [
+        ("a.jsonl", _jsonl, (1, 2)),
+        ("a.ndjson", _jsonl, (1, 2)),
+        ("a.json", lambda path: path.write_text(json.dumps(ROWS)), (1, 2)),
+        ("a.json", lambda path: path.write_text(json.dumps({"v": 1, "data": ROWS})), (1, 2)),
+        ("a.csv", _csv, (3, 4)),
+        ("a.parquet", _parquet, (1, 2)),
+    ],
+)
+def test_every_file_kind_gives_the_same_rows(tmp_path: Path, name, write, places) -> None:
+    path = tmp_path / name
+    write(path)
+    rows = list(read_rows(path))
+    assert [dict(row.values) for row in rows] == ROWS
+    assert [row.location for row in rows] == [f"{path}:{place}" for place in places]
+    assert list(read_rows(str(path))) == rows
+
+
+def test_rows_in_memory_and_data_sets() -> None:
+    assert [dict(row.values) for row in read_rows(ROWS)] == ROWS
+    assert [row.location for row in read_rows(ROWS)] == ["memory:1", "memory:2"]
+    assert [dict(row.values) for row in read_rows(datasets.Dataset.from_list(ROWS))] == ROWS
+
+
+def test_a_folder_is_read_in_sorted_order(tmp_path: Path) -> None:
+    _jsonl(tmp_path / "b.jsonl", ROWS[1:])
+    _jsonl(tmp_path / "a.jsonl", ROWS[:1])
+    (tmp_path / "readme.md").write_text("not data")
+    assert [dict(row.values) for row in read_rows(tmp_path)] == ROWS
+
+
+def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}')
+    assert [(dict(r.values)["a"], r.location) for r in read_rows(path)] == [
+        (1, f"{path}:1"),
+        (2, f"{path}:4"),
+    ]
+
+
+FAULTS = {
+    "broken JSON": (b'{"a": 1}\n{"a": \n', r"a\.jsonl:2: broken JSON at character \d+"),
+    "not UTF-8": (b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl:2: byte 8 \(0xff\) is not UTF-8"),
+    "no object": (b"[1, 2]\n", r"a\.jsonl:1: the line holds a list"),
+    "NaN": (b'{"a": NaN}\n', r"a\.jsonl:1: NaN is not JSON"),
+    "duplicate key": (b'{"a": 1, "a": 2}\n', r"a\.jsonl:1: the key 'a' occurs twice"),
+    "half a character": (b'{"a": "\\ud800"}\n', r"a\.jsonl:1: a string holds half a surrogate"),
+    "too deep": (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}\n", r"a\.jsonl:1: JSON nested more"),
+    "huge number": (b'{"a": 1' + b"0" * 5000 + b"}\n", r"a\.jsonl:1: "),
+    "empty": (b"", r"a\.jsonl: no rows"),
+    "only blanks": (b"\n\n \n", r"a\.jsonl: no rows"),
+    "long line": (b'{"a": "' + b"x" * MAX_LINE_BYTES + b'"}', r"a\.jsonl:1: the line is longer"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_of_a_jsonl_file_is_named_with_its_line(tmp_path: Path, fault: str) -> None:
+    content, message = FAULTS[fault]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(read_rows(path))
+
+
+def test_faults_of_other_files_are_named(tmp_path: Path) -> None:
+    for name, content, message in [
+        ("a.csv", b"a,b\n1,2,3\n", r"a\.csv:2: 3 cells, but the header names 2"),
+        ("b.csv", b"a,a\n1,2\n", r"b\.csv:1: column names"),
+        ("c.csv", b"a,b\n", r"c\.csv: no rows"),
+        ("d.csv", b'a\n"x\n', r"d\.csv:\d: broken CSV"),
+        ("a.json", b'{"a": [1], "b": [2]}', r"a\.json: holds a object with 2 lists"),
+        ("b.json", b"[1]", r"b\.json:1: row 1 is a number"),
+        ("c.json", b'[\n{"a": 1},\n{"a" 2}]', r"c\.json: broken JSON at line 3, character 6"),
+        ("a.parquet", b"PAR1 nonsense", r"a\.parquet: broken Parquet"),
+        ("a.xlsx", b"PK", r"a\.xlsx: '\.xlsx' is not a data format"),
+        ("a.pkl", b"\x80\x04N.", r"a\.pkl: '\.pkl' is not a data format"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            list(read_rows(path))
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    _jsonl(tmp_path / "small_train_2000.jsonl")
+    with pytest.raises(DataError, match=r"no such file\. Did you mean .*small_train_2000\.jsonl\?"):
+        list(read_rows(tmp_path / "small_trian_2000.jsonl"))
+    with pytest.raises(DataError, match="nor is there a folder"):
+        list(read_rows(tmp_path / "nowhere" / "a.jsonl"))
+    with pytest.raises(DataError, match="no data files in this folder"):
+        (tmp_path / "bare").mkdir()
+        list(read_rows(tmp_path / "bare"))
+
+
+def test_options_of_the_hub_are_refused_elsewhere(tmp_path: Path) -> None:
+    path = _jsonl(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="split only apply to a hub id"):
+        list(read_rows(path, split="train"))
+    with pytest.raises(DataError, match="split and name"):
+        list(read_rows(ROWS, split="train", name="x"))
+
+
+def test_an_unreachable_hub_id_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match="as a hub id it could not be loaded: no network"):
+        list(read_rows("owner/name"))
+    with pytest.raises(DataError, match="neither an existing path nor a hub id"):
+        list(read_rows("what is this"))
+
+
+def test_a_hub_id_is_loaded_by_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load(path: str, name: str | None, *, split: str) -> datasets.Dataset:
+        asked.append((path, name, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows = list(read_rows("owner/name", split="validation", name="small"))
+    assert asked == [("owner/name", "small", "validation")]
+    assert [row.location for row in rows] == ["owner/name:1", "owner/name:2"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_give_rows_or_a_data_error(tmp_path_factory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "a.jsonl"
+    path.write_bytes(content)
+    try:
+        for row in read_rows(path):
+            json.dumps(dict(row.values), ensure_ascii=False).encode()
+    except DataError as error:
+        assert str(path) in str(error)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_JSON)
+def test_strict_parsing_reads_all_json(value: object) -> None:
+    assert parse(json.dumps(value), "here") == value

@@ -1,0 +1,146 @@
+"""Splits: by group, by content and seed, never by order; held-out rows never occur in train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.data.contract import Findings
+from lorakit.data.named_sets import NamedSets, prepare_named_sets, token_cache
+from lorakit.data.prepare import DataRules, Meaning, read_meanings
+from lorakit.data.split import keep_apart, split_rows
+from lorakit.errors import DataError
+from lorakit.recipe import Recipe
+from tests import tiny
+
+
+def meanings(groups: list[str]) -> list[Meaning]:
+    rows = [{"question": f"Q{i}?", "answer": "A.", "topic": g} for i, g in enumerate(groups)]
+    return read_meanings(rows, DataRules())
+
+
+def questions(held: list[Meaning]) -> set[str]:
+    return {meaning.row.values["question"] for meaning in held}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=40).filter(
+        lambda g: len(set(g)) > 1
+    ),
+    st.floats(0.05, 0.5),
+    st.integers(0, 9),
+)
+def test_groups_never_straddle_and_order_does_not_matter(groups, fraction, seed) -> None:
+    rows = meanings(groups)
+    train, held = split_rows(rows, fraction, group="topic", seed=seed)
+    topics = [{meaning.row.values["topic"] for meaning in side} for side in (train, held)]
+    assert topics[0] and topics[1] and not topics[0] & topics[1]
+    assert len(train) + len(held) == len(rows)
+    assert questions(split_rows(rows[::-1], fraction, group="topic", seed=seed)[1]) == questions(
+        held
+    )
+
+
+def test_the_share_is_kept_and_seeds_differ() -> None:
+    rows = meanings(["x"] * 200)
+    sides = [split_rows(rows, 0.05, group=None, seed=seed)[1] for seed in range(3)]
+    assert [len(side) for side in sides] == [10, 10, 10]
+    assert len({frozenset(questions(side)) for side in sides}) == 3
+
+
+def test_equal_rows_stay_together() -> None:
+    rows = read_meanings(
+        [{"question": "Q?", "answer": a, "id": i} for i, a in enumerate("abab")], DataRules()
+    )
+    train, held = split_rows(rows, 0.5, group=None, seed=0)
+    assert len({m.content_hash for m in held}) == 1 and len(held) == len(train) == 2
+
+
+def test_what_cannot_be_split_is_an_error() -> None:
+    with pytest.raises(DataError, match="cannot be split"):
+        split_rows(meanings(["x"] * 3), 0.5, group="topic", seed=0)
+    with pytest.raises(DataError, match="no value in the group column 'theme'"):
+        split_rows(meanings(["x", "y"]), 0.5, group="theme", seed=0)
+
+
+def test_held_out_rows_that_are_trained_on_are_left_out() -> None:
+    train, held = meanings(["a", "b"]), meanings(["a", "b", "a", "c"])
+    findings = Findings()
+    kept = keep_apart(held, train, findings, group="topic")
+    assert [m.row.location for m in kept] == ["memory:3", "memory:4"]
+    assert findings.count("rows-shared-with-train") == 2
+    assert findings.count("groups-shared-with-train") == 1
+
+
+def recipe(data: dict, evaluate: dict | None = None) -> Recipe:
+    return Recipe.model_validate({"base": {"model": "x"}, "data": data, "evaluate": evaluate or {}})
+
+
+def sets(tmp_path: Path, data: dict, evaluate: dict | None = None) -> NamedSets:
+    return prepare_named_sets(
+        recipe(data, evaluate), tiny.tokenizer(), tiny.config(), cache_dir=tmp_path / "cache"
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    def write(name: str, start: int, count: int) -> str:
+        path = tmp_path / f"{name}.csv"
+        lines = [f"Q{i}?,A{i}.,t{i % 7}" for i in range(start, start + count)]
+        path.write_text("question,answer,topic\n" + "\n".join(lines))
+        return str(path)
+
+    return {"train": write("train", 0, 40), "other": write("other", 30, 20)}
+
+
+def test_a_fraction_is_held_out(tmp_path: Path, files: dict[str, str]) -> None:
+    named = sets(tmp_path, {"train": files["train"], "validation": 0.1, "group": "topic"})
+    assert named.validation is not None
+    topics = [
+        {row.values["topic"] for row in prepared.rows}
+        for prepared in (named.train, named.validation)
+    ]
+    assert not topics[0] & topics[1] and named.train.kept + named.validation.kept == 40
+    assert named.evaluation == {"in_domain": named.validation}
+
+
+def test_named_sets_share_no_rows_with_train(tmp_path: Path, files: dict[str, str]) -> None:
+    named = sets(
+        tmp_path,
+        {"train": files["train"]},
+        {"in_domain": files["other"], "retention": {"path": files["other"]}},
+    )
+    assert named.validation is None and set(named.evaluation) == {"in_domain", "retention"}
+    for prepared in named.evaluation.values():
+        assert (prepared.read, prepared.kept, prepared.dropped) == (20, 10, 10)
+    told = [f for f in named.findings() if f.id == "rows-shared-with-train"]
+    assert [f.message.split(":")[0] for f in told] == ["in_domain", "retention"]
+    with pytest.raises(DataError, match="retention: all 40 rows also occur in the training data"):
+        sets(tmp_path, {"train": files["train"]}, {"retention": files["train"]})
+
+
+def test_max_length_is_the_context_at_most(tmp_path: Path, files: dict[str, str]) -> None:
+    with pytest.raises(DataError, match="max_length 257 is over the model's context of 256"):
+        sets(tmp_path, {"train": files["train"], "max_length": 257})
+    assert sets(tmp_path, {"train": files["train"], "max_length": 256}).train.kept == 40
+
+
+def test_a_template_file_is_used_or_named(tmp_path: Path, files: dict[str, str]) -> None:
+    template = tmp_path / "own.jinja"
+    template.write_text(tiny.CHATML + "{# own #}")
+    named = sets(tmp_path, {"train": files["train"], "chat_template": str(template)})
+    assert named.train.chat_template.endswith("{# own #}")
+    with pytest.raises(DataError, match=r"chat_template .*missing\.jinja: cannot be read"):
+        sets(tmp_path, {"train": files["train"], "chat_template": str(tmp_path / "missing.jinja")})
+
+
+def test_where_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAKIT_CACHE", "/one")
+    assert token_cache() == Path("/one/tokens")
+    monkeypatch.delenv("LORAKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
+    assert token_cache() == Path("/two/lorakit/tokens")
