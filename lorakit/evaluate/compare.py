@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import RecipeError
-from lorakit.evaluate.loss import ExampleLosses, example_losses
 from lorakit.evaluate.statistics import (
     Comparison,
     Verdict,
@@ -21,6 +20,7 @@ from lorakit.evaluate.statistics import (
     verdict_of_change,
     verdict_of_retention,
 )
+from lorakit.train.losses import ExampleLosses, example_losses
 
 # Each metric is a function of the mean loss per trained token, and lower is better for both.
 METRICS: dict[str, Callable[[Any], Any]] = {

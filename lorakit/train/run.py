@@ -18,14 +18,15 @@ from lorakit.errors import NonFiniteError
 from lorakit.files import write_json
 from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.choices import Choices
+from lorakit.train.early_stopping import EarlyStopping
 from lorakit.train.faults import name_first_non_finite
 from lorakit.train.loggers import Logger, open_loggers
+from lorakit.train.losses import example_losses
 from lorakit.train.memory import peak_bytes
 from lorakit.train.metrics import MetricsFile, MetricsLine
 from lorakit.train.optimizer import AdamW
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import StepResult, compute_device
-from lorakit.train.validation import EarlyStopping, validation_loss
 
 CHOICES_NAME = "choices.json"
 FINISHED, STOPPED_EARLY = "finished", "early stopping"
@@ -224,13 +225,14 @@ class Run:
 
     def _validate(self) -> float:
         assert self._validation is not None
-        loss = validation_loss(
+        loss = example_losses(
             self.model,
             self._validation,
             token_budget=self.choices.micro_batch_tokens,
             packed=self.choices.packed,
             pad_id=self._pad_id,
-        )
+            description="validating",
+        ).mean
         self.counters.last_validation_loss = loss
         self._mark = time.monotonic()  # validation is no training time
         improved = self.stopping.update(loss, self.counters.step)

@@ -7,7 +7,7 @@ import pytest
 
 from lorakit.evaluate import statistics
 from lorakit.evaluate.compare import judge
-from lorakit.evaluate.loss import ExampleLosses
+from lorakit.train.losses import ExampleLosses
 
 
 def _losses(mean: np.ndarray, weight: np.ndarray) -> ExampleLosses:
