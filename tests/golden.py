@@ -13,13 +13,11 @@ MEAN_NLL = 1e-5
 LOGITS = 1e-4
 
 NAMES = ("stories260K", "bitllama-1M")
-PUBLISHED_TOKENS = 200  # steps of the published text, prompt included
+PUBLISHED_TOKENS = 210  # some more than the 200 steps of the published text
 
 
 @torch.no_grad()
-def assert_golden(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
+def assert_golden(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Check a float32 model against the golden.json (and published_greedy.json) of its folder."""
     golden = json.loads((folder / "golden.json").read_text())
     ids = torch.tensor([golden["input_ids"]])
@@ -33,13 +31,15 @@ def assert_golden(
         first = torch.tensor(golden["last_logits_first16"])
         assert (logits[-1, :16] - first).abs().max() < LOGITS
     greedy = golden["greedy"]
-    assert greedy_ids(model, greedy["prompt_ids"], len(greedy["output_ids"])) == greedy["output_ids"]
+    assert (
+        greedy_ids(model, greedy["prompt_ids"], len(greedy["output_ids"])) == greedy["output_ids"]
+    )
     published = folder / "published_greedy.json"
     if published.is_file():
         expected = json.loads(published.read_text())["expected"]
         ids_of_text = greedy_ids(model, [tokenizer.bos_token_id], PUBLISHED_TOKENS)
         text = tokenizer.decode(ids_of_text, skip_special_tokens=True)
-        assert text.strip().startswith(expected) or expected.startswith(text.strip())
+        assert text.startswith(expected)
 
 
 def greedy_ids(model: PreTrainedModel, prompt_ids: list[int], total: int) -> list[int]:

@@ -77,9 +77,7 @@ def nothing_patched() -> Iterator[None]:
         raise AssertionError("patched: " + "; ".join(found[:20]))
 
 
-def _is_surprising(
-    module: str, owner: str, attribute: str, classes: set[tuple[str, str]]
-) -> bool:
+def _is_surprising(module: str, owner: str, attribute: str, classes: set[tuple[str, str]]) -> bool:
     """Whether a new name is a patch rather than a submodule or a lazily imported name."""
     if owner:
         return (module, owner) in classes

@@ -173,7 +173,7 @@ def _entry(name: str, value: Any, file: Path, data_start: int, size: int) -> Ten
         begin, end = value["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(file, f"the entry of {name!r} lacks dtype, shape or data_offsets") from error
-    if dtype not in BYTES_PER_ELEMENT:
+    if not isinstance(dtype, str) or dtype not in BYTES_PER_ELEMENT:
         raise _broken(file, f"{name!r} has the dtype {dtype!r}, which is not known")
     numbers = [begin, end, *shape] if isinstance(shape, list) else [None]
     if not all(type(number) is int and number >= 0 for number in numbers):

@@ -13,6 +13,7 @@ from lorakit.base import attention, hub, packing
 from lorakit.base.config import model_config, read_config
 from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.storages import storage
+from lorakit.errors import ModelError
 
 
 def empty_base(
@@ -58,11 +59,19 @@ def empty_model(
     chosen = storage(quantization)
     attention.register()
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    with torch.device("meta"):
-        # transformers' own constructor, because it sets dtype and attention as from_pretrained does.
-        model = model_class._from_config(
-            config, dtype=dtype, attn_implementation=config._attn_implementation
-        )
+    try:
+        with torch.device("meta"):
+            # transformers' own constructor: it sets dtype and attention as from_pretrained does.
+            model = model_class._from_config(
+                config, dtype=dtype, attn_implementation=config._attn_implementation
+            )
+    # Model code meets values that config classes let pass, with exceptions of every kind.
+    except Exception as error:  # noqa: BLE001
+        raise ModelError(
+            f"a {config.model_type!r} model cannot be built from its config.json "
+            f"({type(error).__name__}: {error}); possible: the values of a released model of this "
+            "type. Compare config.json with one."
+        ) from error
     _keep_dtypes(model, dtype)
     if quantization != "none":
         for path in packing.packable_linears(model):

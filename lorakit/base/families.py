@@ -214,7 +214,8 @@ def family(model_type: str) -> FamilyFacts:
     facts = FAMILIES.get(model_type, DEFAULT)
     if facts.refused is not None:
         raise ModelError(
-            f"model_type {model_type!r} is not supported: {facts.refused}. Choose another base.model."
+            f"model_type {model_type!r} is not supported: {facts.refused}; possible: decoders of text "
+            "such as llama, qwen3, gemma3_text. Choose another base.model."
         )
     return facts
 

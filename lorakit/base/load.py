@@ -7,6 +7,7 @@ transformers then builds the model from the filtered config and reads the tensor
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.empty import empty_base, empty_model
 from lorakit.base.frozen_linear import frozen
 from lorakit.base.offload import TORCH_DTYPES
-from lorakit.base.origin import origins_of
+from lorakit.base.origin import Origin, origins_of
 from lorakit.base.packing import Destination
 from lorakit.base.placement import DEVICE, DISK, Placed, layer_of
 from lorakit.base.tokenizer import load_tokenizer
@@ -40,6 +41,9 @@ from lorakit.progress import bar
 __all__ = ["compute_device", "empty_base", "load_base", "load_tokenizer_of", "load_weights"]
 
 logger = logging.getLogger(__name__)
+
+# Parameters that may be missing from a checkpoint without exhausting memory: the report names them.
+SMALL_MODEL = 10_000_000
 
 
 def load_base(
@@ -151,20 +155,16 @@ def load_weights(
         The frozen model, and where its layers live.
     """
     entries = checkpoint.read_entries(folder)
-    empty = empty_model(
-        model_config,
-        quantization=quantization,
-        double_quantization=double_quantization,
-        block_size=block_size,
-        dtype=dtype,
-    )
-    targets = packing.packable_linears(empty)
-    placed = placement.place(
-        _with_frozen_linears(empty, targets),
-        device,
-        offload=offload,
-        max_device_memory=max_device_memory,
-    )
+    plain = _empty(model_config, "none", double_quantization, block_size, dtype)
+    _check_size(plain, entries, folder)
+    found = origins_of(plain, entries)
+    targets = packing.packable_linears(plain)
+    # The same model as it will be stored.
+    if quantization == "none":
+        empty = _with_frozen_linears(plain, targets)
+    else:
+        empty = _empty(model_config, quantization, double_quantization, block_size, dtype)
+    placed = placement.place(empty, device, offload=offload, max_device_memory=max_device_memory)
     where = {row.layer: row.where for row in placed}
     packing.register()
     with ExitStack() as stack:
@@ -175,7 +175,7 @@ def load_weights(
             if quantization != "none" or where[layer_of(path)] != DEVICE
         }
         if quantization == "none":
-            destinations = _left_in_checkpoint(destinations, model_config, entries, dtype)
+            destinations = _left_in_checkpoint(destinations, found, entries, dtype)
         packing_config = packing.PackingConfig(
             destinations,
             quantization,
@@ -224,6 +224,22 @@ def _read_tensors(
     return loaded
 
 
+def _empty(
+    model_config: PreTrainedConfig,
+    quantization: str,
+    double_quantization: bool,
+    block_size: int,
+    dtype: torch.dtype,
+) -> PreTrainedModel:
+    return empty_model(
+        model_config,
+        quantization=quantization,
+        double_quantization=double_quantization,
+        block_size=block_size,
+        dtype=dtype,
+    )
+
+
 def _with_frozen_linears(empty: PreTrainedModel, targets: list[str]) -> PreTrainedModel:
     for path in targets:
         packing.replace_layer(empty, path, frozen(empty.get_submodule(path)).stored)
@@ -232,17 +248,11 @@ def _with_frozen_linears(empty: PreTrainedModel, targets: list[str]) -> PreTrain
 
 def _left_in_checkpoint(
     destinations: dict[str, Destination],
-    model_config: PreTrainedConfig,
+    found: dict[str, tuple[Origin, ...]],
     entries: dict[str, TensorEntry],
     dtype: torch.dtype,
 ) -> dict[str, Destination]:
     """The same, dense weights going to disk taken from where the checkpoint already has them."""
-    if not any(destination.where == DISK for destination in destinations.values()):
-        return destinations
-    plain = empty_model(
-        model_config, quantization="none", double_quantization=False, block_size=64, dtype=dtype
-    )
-    found = origins_of(plain, entries)
     kept = {}
     for path, destination in destinations.items():
         parts = found.get(f"{path}.weight", ())
@@ -255,6 +265,17 @@ def _left_in_checkpoint(
         entry = entries[parts[0].tensor] if stored_as_is else None
         kept[path] = Destination(destination.where, destination.file, entry)
     return kept
+
+
+def _check_size(plain: PreTrainedModel, entries: dict[str, TensorEntry], folder: Path) -> None:
+    # Before anything is allocated: what the checkpoint lacks would be drawn at random first.
+    described = sum(parameter.numel() for parameter in plain.parameters())
+    held = sum(math.prod(entry.shape) for entry in entries.values())
+    if described > 2 * held + SMALL_MODEL:
+        raise ModelError(
+            f"config.json in {str(folder)!r} describes {described} parameters, but the weights hold "
+            f"{held}; possible: a config that belongs to its weights. Download the model again."
+        )
 
 
 def _check_report(report: dict[str, Any], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,4 +126,4 @@ def from_checkpoint(weight: torch.Tensor, entry: TensorEntry, *, transposed: boo
 
 
 def _emptied(stored: FrozenWeight) -> FrozenWeight:
-    return copy.deepcopy(stored).to("meta")  # type: ignore[attr-defined]
+    return stored.with_tensors({name: t.to("meta") for name, t in stored.tensors().items()})
