@@ -8,53 +8,21 @@ resumed with fewer or more blocks.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lorakit.builtin import blocks, corpus, weights
+from lorakit.builtin.run_state import Log, Progress, Settings, read_checkpoint, write_checkpoint
 from lorakit.builtin.tokenizer import train_tokenizer
-from lorakit.errors import CheckpointError
-from lorakit.files import write_atomically
 
 PHASES = ("main", "anneal")
 HELD_OUT_PER_PART = 40
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the result. Only `main_blocks` and `anneal_blocks` may change on resume."""
-
-    seed: int = 0
-    main_blocks: int = 8
-    anneal_blocks: int = 4
-    block_tokens: int = 500_000
-    batch_tokens: int = 4096
-    learning_rate: float = 4e-3
-    warmup_tokens: int = 100_000
-    matrices: str = "muon"
-    vocab_size: int = 4096
-
-
-@dataclass
-class Progress:
-    """Where a run is: the next batch, and what has been counted so far."""
-
-    phase: str = "main"
-    block: int = 0
-    batch: int = 0
-    step: int = 0
-    tokens: int = 0
-    phase_tokens: int = 0
-    seconds: float = 0.0
+HELD_OUT_STEPS = 200
 
 
 def pretrain(
@@ -85,47 +53,29 @@ def pretrain(
     """
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = prepare_tokenizer(shared, output / "tokenizer", settings)
-    model = weights.new_model(
-        weights.config(
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            **(shape or {}),
-        ),
-        seed=settings.seed,
-    )
+    model = weights.new_model(weights.config(tokenizer, **(shape or {})), seed=settings.seed)
     masters = weights.MasterWeights(model, matrices=settings.matrices)
-    progress = Progress()
-    if resume:
-        progress = read_checkpoint(output, masters, settings)
+    progress = read_checkpoint(output, masters, settings) if resume else Progress()
     log = Log(output / "log.jsonl", keep_steps=progress.step)
     held_out = held_out_batches(shared, tokenizer, settings)
-    saved = began = time.monotonic()
-    before = progress.seconds
+    saved, began = progress.seconds, time.monotonic() - progress.seconds
     for batch, fraction in remaining_batches(shared, output, tokenizer, settings, progress):
-        learning_rate = settings.learning_rate * min(
-            fraction, (progress.tokens + 1) / settings.warmup_tokens
-        )
+        warmup = (progress.tokens + 1) / settings.warmup_tokens
+        learning_rate = settings.learning_rate * min(fraction, warmup)
         loss = weights.batch_loss(model, batch)
         loss.backward()
         norm = masters.step(learning_rate)
-        progress.step += 1
-        progress.batch += 1
-        progress.tokens += len(batch.tokens)
-        progress.phase_tokens += len(batch.tokens)
-        progress.seconds = before + time.monotonic() - began
+        progress.count(len(batch.tokens), seconds=time.monotonic() - began)
         record = {"loss": loss.item(), "learning_rate": learning_rate, "grad_norm": norm}
         log.write({**asdict(progress), **record})
-        if progress.step % 200 == 0:
+        if progress.step % HELD_OUT_STEPS == 0:
             log.write({"step": progress.step, "held_out": held_out_losses(model, held_out)})
-        stop = progress.step == stop_after_step
-        if stop or time.monotonic() - saved > save_seconds:
+        if progress.seconds - saved > save_seconds:
             write_checkpoint(output, masters, settings, progress)
-            saved = time.monotonic()
-        if stop:
+            saved = progress.seconds
+        if progress.step == stop_after_step:
             break
-    else:
-        write_checkpoint(output, masters, settings, progress)
+    write_checkpoint(output, masters, settings, progress)
     masters.unround()
     log.write({"step": progress.step, "held_out": held_out_losses(model, held_out)})
     return model
@@ -191,61 +141,6 @@ def held_out_losses(model: LlamaForCausalLM, held_out: dict[str, blocks.Batch]) 
             part: round(weights.batch_loss(model, batch).item(), 4)
             for part, batch in held_out.items()
         }
-
-
-def write_checkpoint(
-    output: Path, masters: weights.MasterWeights, settings: Settings, progress: Progress
-) -> None:
-    """Everything needed to go on, in one file that is replaced at once."""
-    metadata = {
-        "settings": json.dumps(asdict(settings)),
-        "progress": json.dumps(asdict(progress)),
-    }
-    write_atomically(output / "checkpoint.safetensors", save(masters.state(), metadata))
-
-
-def read_checkpoint(output: Path, masters: weights.MasterWeights, settings: Settings) -> Progress:
-    """Restore the master weights; returns where the run was.
-
-    Raises:
-        CheckpointError: no checkpoint, or one of other settings.
-    """
-    path = output / "checkpoint.safetensors"
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no {path} to resume from; possible: a folder that a run has saved to. "
-            "Start without --resume."
-        )
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    free = ("main_blocks", "anneal_blocks")
-    saved, now = json.loads(metadata["settings"]), asdict(settings)
-    changed = [key for key in now if key not in free and saved[key] != now[key]]
-    if changed:
-        raise CheckpointError(
-            f"{path} was made with other {', '.join(changed)}; possible on resume: other "
-            f"{' and '.join(free)}. Give the old values or start anew."
-        )
-    masters.restore(tensors)
-    return Progress(**json.loads(metadata["progress"]))
-
-
-class Log:
-    """JSON lines, cut back to the checkpoint's step when a run goes on."""
-
-    def __init__(self, path: Path, *, keep_steps: int) -> None:
-        lines = path.read_text().splitlines() if path.is_file() and keep_steps else []
-        kept = [line for line in lines if json.loads(line)["step"] <= keep_steps]
-        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
-        self._path = path
-
-    def write(self, record: dict[str, object]) -> None:
-        """Append one record; progress also goes to stderr now and then."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        if "held_out" in record or int(str(record["step"])) % 20 == 0:
-            print(json.dumps(record), file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

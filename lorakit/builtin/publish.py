@@ -19,19 +19,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
 )
 
 from lorakit.builtin import blocks, corpus, model_folder, weights
-from lorakit.builtin.arithmetic import arithmetic
+from lorakit.builtin.arithmetic import is_held_out
 from lorakit.builtin.document import Document, chat
 from lorakit.builtin.shared_sources import plain_question, read_rows
 from lorakit.files import write_atomically
 
 # Every how many steps a line of the training log is kept; held-out losses are kept all.
 THINNING = 10
-NUM_SUMS = 200
 QUESTIONS = (
     "What is asthma?",
     "What are the symptoms of type 2 diabetes?",
@@ -59,19 +59,20 @@ QUESTIONS = (
 )
 
 
-def publish(run: Path, shared: Path, folder: Path) -> None:
+def publish(run: Path, shared: Path, folder: Path, *, num_sums: int = 200) -> None:
     """Write the shipped folder from a run's `model` and `log.jsonl`.
 
     Args:
         run: the output folder of a finished pretraining.
         shared: folder of the public data, for losses on rows that nothing was trained on.
         folder: is emptied and filled.
+        num_sums: sums of each kind that the model is asked.
     """
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
     model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32).eval()
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     losses = test_losses(run, shared, tokenizer)
-    correct = {kind: share_of_sums(model, tokenizer, kind) for kind in ("digits 1", "digits 2")}
+    correct = [share_of_sums(model, tokenizer, digits, num_sums) for digits in (1, 2)]
     samples = [(question, answer(model, tokenizer, question)) for question in QUESTIONS]
     shutil.rmtree(folder, ignore_errors=True)
     model.generation_config = GenerationConfig(
@@ -82,21 +83,16 @@ def publish(run: Path, shared: Path, folder: Path) -> None:
     kept = [r for r in records if "held_out" in r or r["step"] % THINNING == 0]
     log = "".join(json.dumps(record) + "\n" for record in kept)
     write_atomically(folder / "training_log.jsonl", log.encode())
-    card = model_card(records, losses, correct, samples, num_parameters(model))
+    card = model_card(
+        records, losses, correct, samples, parameters=num_parameters(model), num_sums=num_sums
+    )
     write_atomically(folder / "README.md", card.encode())
 
 
 def test_losses(run: Path, shared: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Mean loss on test sets whose rows and topics were never trained."""
-    reader = weights.new_model(
-        weights.config(
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
-        seed=0,
-    )
     trained = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
+    reader = weights.new_model(LlamaConfig.from_pretrained(run / "model"), seed=0)
     reader.load_state_dict(trained.state_dict())
     medquad = [
         chat(plain_question(row["question"]), row["answer"])
@@ -126,20 +122,19 @@ def mean_loss(
     return total / count
 
 
-def share_of_sums(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, kind: str) -> float:
-    """Share of held-out plain sums (of one or two digits) whose greedy answer is right."""
-    pattern = r"What is (\d) [+-] (\d)\?" if kind == "digits 1" else r"What is (\d\d) [+-] (\d\d)\?"
-    rng, right, asked = random.Random("sums"), 0, 0
-    while asked < NUM_SUMS:
-        document = arithmetic(rng, held_out=True)
-        question = document.turns[-2][1] if document.turns else ""
-        if not re.fullmatch(pattern, question):
+def share_of_sums(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, digits: int, num_sums: int
+) -> float:
+    """Share of held-out sums of two numbers of `digits` digits whose greedy answer is right."""
+    rng, right, asked = random.Random(f"sums of {digits}"), 0, 0
+    while asked < num_sums:
+        left, other = (rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(2))
+        if not is_held_out(left, other, "+"):
             continue
         asked += 1
-        numbers = re.findall(r"\d+", answer(model, tokenizer, question, max_new_tokens=60))
-        left, sign, value = question.removeprefix("What is ").removesuffix("?").split(" ")
-        expected = int(left) + int(value) if sign == "+" else int(left) - int(value)
-        right += bool(numbers) and int(numbers[-1]) == expected
+        reply = answer(model, tokenizer, f"What is {left} + {other}?", max_new_tokens=60)
+        numbers = re.findall(r"\d+", reply)
+        right += bool(numbers) and int(numbers[-1]) == left + other
     return right / asked
 
 
@@ -175,9 +170,11 @@ def num_parameters(model: LlamaForCausalLM) -> int:
 def model_card(
     records: list[dict[str, object]],
     losses: dict[str, float],
-    correct: dict[str, float],
+    correct: list[float],
     samples: list[tuple[str, str]],
+    *,
     parameters: int,
+    num_sums: int,
 ) -> str:
     """The text of README.md, from `card.md` and what was measured."""
     last = [record for record in records if "tokens" in record][-1]
@@ -187,6 +184,7 @@ def model_card(
         f"| {part} | {corpus.MIXTURES['main'].get(part, 0):.1%} "
         f"| {corpus.MIXTURES['anneal'].get(part, 0):.1%} | {held_out[part]:.2f} |"
         for part in corpus.MIXTURES["main"]
+        if part in held_out
     ]
     quoted = [f"> {question}\n\n    {reply}" for question, reply in samples]
     return (
@@ -199,9 +197,9 @@ def model_card(
             minutes=round(float(str(last["seconds"])) / 60),
             parts="\n".join(shares),
             tests="\n".join(f"| {name} | {loss:.2f} |" for name, loss in losses.items()),
-            one_digit=f"{correct['digits 1']:.0%}",
-            two_digits=f"{correct['digits 2']:.0%}",
-            num_sums=NUM_SUMS,
+            one_digit=f"{correct[0]:.0%}",
+            two_digits=f"{correct[1]:.0%}",
+            num_sums=num_sums,
             samples="\n\n".join(text.replace("\n", "\n    ") for text in quoted),
         )
     )

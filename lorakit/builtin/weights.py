@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.masking_utils import AttentionMaskInterface
 
 from lorakit.builtin.blocks import Batch
@@ -20,8 +20,13 @@ from lorakit.kernels import linear_cross_entropy
 ATTENTION = "lorakit_documents"
 
 
-def config(*, vocab_size: int, pad_token_id: int, eos_token_id: int, **shape: int) -> LlamaConfig:
-    """The shape of the built-in base: 3.75 million parameters, the head tied to the embedding."""
+def config(tokenizer: PreTrainedTokenizerBase, **shape: int) -> LlamaConfig:
+    """The built-in base: 3.75 million parameters, the head tied to the embedding.
+
+    Args:
+        tokenizer: gives the size of the vocabulary and the ids of the pad and the end token.
+        shape: sizes that differ, named as in `LlamaConfig`.
+    """
     values: dict[str, Any] = {
         "hidden_size": 256,
         "intermediate_size": 448,
@@ -30,10 +35,10 @@ def config(*, vocab_size: int, pad_token_id: int, eos_token_id: int, **shape: in
         "num_key_value_heads": 2,
     }
     return LlamaConfig(
-        vocab_size=vocab_size,
-        pad_token_id=pad_token_id,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        eos_token_id=eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,

@@ -24,7 +24,8 @@ def small_shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for n in range(40)
     ]
-    write(folder / "instruct" / "gsm8k_train.jsonl", gsm8k)
+    write(folder / "instruct" / "gsm8k_train.jsonl", gsm8k[5:])
+    write(folder / "instruct" / "gsm8k_test.jsonl", gsm8k[:5])
     pubmed = [
         {
             "pmid": str(n),

@@ -13,9 +13,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from lorakit.builtin import blocks, weights
-from lorakit.builtin.pretrain import Settings, pretrain
+from lorakit.builtin.pretrain import pretrain
+from lorakit.builtin.run_state import Settings
 from lorakit.errors import CheckpointError
-from tests import tolerances
+from tests import tiny, tolerances
 
 SETTINGS = Settings(
     main_blocks=2,
@@ -95,7 +96,7 @@ def test_nothing_to_resume_is_said(
 
 
 def test_a_batch_has_the_loss_of_its_documents_one_by_one() -> None:
-    settings = weights.config(vocab_size=50, pad_token_id=0, eos_token_id=1, **SHAPE)
+    settings = weights.config(tiny.tokenizer(), **SHAPE)
     model = weights.new_model(settings, seed=0)
     documents = [[2, 3, 4, 1], [7, 8, 9, 10, 11, 12, 1], [5, 1]]
     packed = weights.batch_loss(model, blocks.batches(documents, 100)[0]).item()
