@@ -6,10 +6,14 @@ thing and says which words the message must hold.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +21,11 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import safe_open
 
 from lorakit.cli import main
+from lorakit.files import STAGING_PREFIX
+from lorakit.recipe import load_recipe
 
 GOOD_ROWS = [
     {"prompt": f"What helps against complaint {n}?", "completion": f"Rest helps, {n} days."}
@@ -462,3 +469,90 @@ def test_bad_input(case: Case, shop: Workshop, capsys: pytest.CaptureFixture[str
     assert "Traceback" not in shown.err
     assert shown.out == ""
     assert contents(shop.folder) == before
+
+
+AS_PROCESSES = ["recipe missing", "key typo", "no such command", "broken JSON", "auto_map"]
+
+
+@pytest.mark.parametrize("name", AS_PROCESSES)
+def test_bad_input_to_the_process(name: str, shop: Workshop) -> None:
+    case = next(case for case in CASES if case.name == name)
+    done = run_process(case.arguments(shop))
+    assert done.returncode == case.exit_code
+    assert case.phrase.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def run_process(
+    arguments: list[str], preexec: Callable[[], object] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lorakit", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=preexec,
+        check=False,
+    )
+
+
+def assert_every_file_is_whole(run: Path) -> None:
+    """No staging file is left, JSON parses, recipe and checkpoints read back as written."""
+    for path in sorted(run.rglob("*")):
+        assert not path.name.startswith(STAGING_PREFIX), path
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as tensors:
+                assert tensors.keys()
+        if path.name == "manifest.json":
+            for name, entry in json.loads(path.read_text())["files"].items():
+                stored = (path.parent / name).read_bytes()
+                assert hashlib.sha256(stored).hexdigest() == entry["sha256"]
+    if (run / "recipe.yaml").exists():
+        load_recipe(run / "recipe.yaml")
+
+
+def disk_full_from(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its `number`th call on, fsync answers as a full disk does."""
+    calls = iter(range(number))
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if next(calls, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 4, 7, 11, 16, 22])
+def test_a_disk_that_fills_up(
+    number: int,
+    shop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = shop.recipe(train={"max_steps": 2, "save_steps": 1})
+    with monkeypatch.context() as patched:
+        disk_full_from(number, patched)
+        assert main(["train", recipe]) == 1
+    shown = capsys.readouterr().err
+    assert os.strerror(errno.ENOSPC) in shown
+    assert "Traceback" not in shown
+    run = shop.folder / "run"
+    assert_every_file_is_whole(run)
+    assert main(["train", recipe, "--resume"]) == 0
+    assert_every_file_is_whole(run)
+    assert (run / "evaluation.json").is_file()
+
+
+def test_a_file_that_may_not_grow(shop: Workshop) -> None:
+    recipe = shop.recipe(adapter={"r": 16})
+    limit = (16_384, 16_384)  # the adapter is larger
+    done = run_process(["train", recipe], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert done.returncode == 1, done.stderr
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert_every_file_is_whole(shop.folder / "run")

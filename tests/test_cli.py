@@ -229,11 +229,14 @@ def test_evaluate_repeats_what_training_found(
     assert loss["tuned"] < loss["base"]
 
 
-def test_merge_writes_a_folder_that_transformers_loads(trained: Path, tmp_path: Path) -> None:
+def test_merge_writes_a_folder_that_transformers_loads(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     merged = tmp_path / "merged"
-    assert main(["merge", str(trained / "run"), "--output", str(merged)]) == 0
+    shown = run_json(["merge", str(trained / "run"), "--output", str(merged)], capfd)
+    assert shown["logits"]["error"] <= shown["logits"]["bound"] < shown["logits"]["effect"]
     AutoModelForCausalLM.from_pretrained(merged)
     assert AutoTokenizer.from_pretrained(merged).chat_template
     assert main(["merge", str(trained / "run"), "--output", str(merged)]) == 2

@@ -79,16 +79,17 @@ def _show(report: CheckReport, num_examples: int) -> None:
 def marked(tokenizer: PreTrainedTokenizerBase, example: Example) -> Text:
     """The example's text with its trained tokens bracketed and coloured, stop tokens included."""
     text = Text()
-    start = 0
+    ids = example.input_ids.tolist()
     trained = example.loss_weights > 0
-    for end in range(1, example.num_tokens + 1):
-        if end < example.num_tokens and trained[end] == trained[start]:
+    shown = ""
+    for end in range(1, len(ids) + 1):
+        if end < len(ids) and trained[end] == trained[end - 1]:
             continue
-        piece = str(tokenizer.decode(example.input_ids[start:end].tolist()))
-        if trained[start]:
-            left, right = TRAINED_MARKS
-            text.append(f"{left}{piece}{right}", style="green")
+        # Always from the start: on its own, a piece would lose its leading space.
+        so_far = str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+        piece, shown = so_far[len(shown) :], so_far
+        if trained[end - 1]:
+            text.append(f"{TRAINED_MARKS[0]}{piece}{TRAINED_MARKS[1]}", style="green")
         else:
             text.append(piece, style="dim")
-        start = end
     return text

@@ -11,6 +11,7 @@ from lorakit.cli.output import (
     AsJson,
     Overrides,
     RecipePath,
+    console,
     print_json,
     show_sets,
     stdout_for_results,
@@ -49,4 +50,10 @@ def command(
     if as_json:
         print_json(outcome.to_json())
     else:
+        training = outcome.training
+        console().print(
+            f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
+            f"{training.loss:.4f}; the run is in {outcome.run}",
+            markup=False,
+        )
         show_sets(outcome.evaluation)

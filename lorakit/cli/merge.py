@@ -1,0 +1,93 @@
+"""`lorakit merge`: a run's base and adapter as one plain transformers folder."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.output import AsJson, RunFolder, console, print_json, stdout_for_results
+
+if TYPE_CHECKING:
+    from lorakit.ship.merge_folder import MergeReport
+
+
+class Into(StrEnum):
+    """The weights that the adapter is merged into."""
+
+    DEQUANTIZED = "dequantized"
+    ORIGINAL = "original"
+
+
+class Dtype(StrEnum):
+    """The dtype of the written weights."""
+
+    STORED = "stored"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def command(
+    run: RunFolder,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder to write; it must not hold anything.")
+    ],
+    into: Annotated[
+        Into,
+        typer.Option(
+            help="dequantized: the very weights the adapter was trained on; "
+            "original: those of the checkpoint, the difference is measured and shown."
+        ),
+    ] = Into.DEQUANTIZED,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the written weights; stored: as in the base's files.")
+    ] = Dtype.STORED,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's base and adapter as a plain transformers folder, and verify its logits.
+
+    \b
+    Example:
+      lorakit merge runs/recipe --output merged
+      lorakit merge runs/recipe --output merged --into original --dtype bfloat16
+    """
+    with stdout_for_results():
+        import torch
+
+        from lorakit.run_folder import finished_run
+        from lorakit.ship.merge_folder import merge_folder
+
+        folder, recipe = finished_run(run)
+        base = recipe.base
+        report = merge_folder(
+            base.model,
+            folder.adapter,
+            output,
+            into=into.value,
+            quantization=base.quantization,
+            double_quantization=base.double_quantization,
+            block_size=base.block_size,
+            dtype=None if dtype is Dtype.STORED else getattr(torch, dtype.value),
+            revision=base.revision,
+        )
+    if as_json:
+        print_json(_values(report))
+        return
+    out = console()
+    changed = f"{report.num_changed} of {report.num_tensors} tensors changed"
+    out.print(f"wrote {report.output}, {changed}; verified:")
+    out.print(str(report.verification))
+
+
+def _values(report: MergeReport) -> dict[str, Any]:
+    logits = report.verification
+    return {
+        "output": str(report.output),
+        "into": report.into,
+        "tensors": {"written": report.num_tensors, "changed": report.num_changed},
+        "weight_error": report.weight_error,
+        "logits": {"error": logits.error, "bound": logits.bound, "effect": logits.effect},
+    }
