@@ -4,6 +4,7 @@ years.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 
@@ -12,7 +13,7 @@ import regex
 from lorakit.errors import AdapterError
 
 MAX_PATTERN_CHARACTERS = 10_000
-SECONDS_PER_PATTERN = 2.0
+SECONDS_PER_PATTERN = 1.0
 
 
 class NamePattern:
@@ -36,9 +37,10 @@ class NamePattern:
                 f"{MAX_PATTERN_CHARACTERS} are possible. Give a list of module names instead."
             )
         try:
+            re.compile(pattern)  # what PEFT could not read is refused, though `regex` might
             self._whole = regex.compile(pattern)
             self._ending = regex.compile(rf"(.*\.)?({pattern})$")
-        except regex.error as error:
+        except (re.error, regex.error, RecursionError, OverflowError) as error:
             raise AdapterError(
                 f"{field} {pattern!r} is no regular expression ({error}). Fix it, or give a list "
                 "of module names."

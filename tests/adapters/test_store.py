@@ -1,0 +1,326 @@
+"""Adapters on disk: strict about what is missing, surplus, misshapen, unknown or hostile."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorakit.adapters import save as saving
+from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.peft_config import parse_config
+from lorakit.adapters.store import load_adapter, save_adapter
+from lorakit.errors import AdapterError, NonFiniteError
+from lorakit.recipe import LoraConfig
+from tests import tiny
+from tests.adapters.bases import logits, perturb
+
+BOMB = r"(.|..|...)+[0-9]$"
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+UP = "base_model.model.model.layers.0.mlp.up_proj"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = tiny.model("llama")
+    attach_adapter(model, LoraConfig(r=4))
+    perturb(model)
+    save_adapter(model, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_tensors(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / TENSORS)
+    edit(tensors)
+    save_file(tensors, folder / TENSORS)
+
+
+def refused(folder: Path, expected: str) -> None:
+    """Loading fails with this message, and leaves the model as it was."""
+    model = tiny.model("llama")
+    before = logits(model)
+    with pytest.raises(AdapterError, match=f"(?s){expected}"):
+        load_adapter(model, folder)
+    assert torch.equal(logits(model), before)
+    assert all(type(m).__module__.split(".")[0] != "lorakit" for m in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_config_has_exactly_what_peft_writes(saved: Path, tmp_path: Path) -> None:
+    peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM"
+    ).save_pretrained(tmp_path / "theirs")
+    theirs = json.loads((tmp_path / "theirs" / CONFIG).read_text())
+    text = (saved / CONFIG).read_text()
+    ours = json.loads(text)
+    assert list(ours) == sorted(theirs)
+    different = {name for name in ours if ours[name] != theirs[name]}
+    assert different == {"target_modules", "inference_mode"}
+    assert ours["inference_mode"] is True
+    assert (
+        ours["target_modules"] == sorted(ours["target_modules"])
+        and len(ours["target_modules"]) == 7
+    )
+
+
+def test_all_faults_of_the_tensors_are_listed(saved: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[f"{UP}.lora_A.weight"]
+        tensors["base_model.model.surprise"] = torch.zeros(3)
+        tensors[f"{UP}.lora_B.weight"] = torch.zeros(64, 5)
+
+    edit_tensors(saved, spoil)
+    refused(
+        saved,
+        r"3 faults.*misshapen base_model\.model\.model\.layers\.0\.mlp\.up_proj\.lora_B\.weight: "
+        r"\(64, 5\) in the file, \(64, 4\) in the model.*"
+        r"missing base_model\S+up_proj\.lora_A\.weight \(4, 32\).*"
+        r"surplus base_model\.model\.surprise \(3,\)",
+    )
+
+
+def test_another_base_is_refused(saved: Path) -> None:
+    model = tiny.model("llama", hidden_size=48)
+    with pytest.raises(AdapterError, match=r"does not fit this model, .*base model it"):
+        load_adapter(model, saved)
+
+
+BAD_TENSORS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "nan": (lambda t: t[f"{UP}.lora_A.weight"].fill_(float("nan")), "NaN or infinite"),
+    "infinity": (lambda t: t[f"{UP}.lora_A.weight"].fill_(float("inf")), "NaN or infinite"),
+    "integers": (
+        lambda t: t.update({f"{UP}.lora_A.weight": torch.ones(4, 32, dtype=torch.int64)}),
+        "has dtype I64",
+    ),
+    "everything missing": (lambda t: t.clear(), "28 faults.*and 8 more"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TENSORS)
+def test_bad_tensors_are_refused(saved: Path, case: str) -> None:
+    edit, expected = BAD_TENSORS[case]
+    edit_tensors(saved, edit)
+    refused(saved, expected)
+
+
+BAD_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
+    "another method": ({"peft_type": "ADALORA"}, "peft_type 'ADALORA'"),
+    "no method": ({"peft_type": None}, "peft_type None"),
+    "another task": ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
+    "a huge rank": ({"r": 200_000}, "r: Input should be less than or equal to 4096"),
+    "a negative rank": ({"r": -1}, "r: "),
+    "a rank that is a text": ({"r": "many"}, "r: "),
+    "alpha NaN": ({"lora_alpha": float("nan")}, "NaN, which is no JSON number"),
+    "alpha infinite": ({"lora_alpha": float("inf")}, "Infinity, which is no JSON number"),
+    "a huge alpha": ({"lora_alpha": 1e308}, "lora_alpha 1e\\+308 is out of range"),
+    "a huge alpha in a pattern": ({"alpha_pattern": {"q_proj": 1e300}}, "out of range"),
+    "a huge rank in a pattern": ({"rank_pattern": {"q_proj": 10**6}}, "does not fit|rank_pattern"),
+    "a regex bomb": ({"target_modules": BOMB}, "takes longer than"),
+    "a regex bomb in a pattern": ({"rank_pattern": {BOMB: 4}}, "takes longer than"),
+    "a path as target": ({"target_modules": ["../../q_proj"]}, "match no module"),
+    "targets of a wrong type": ({"target_modules": {"q_proj": 1}}, "target_modules"),
+    "an init that changes the base": ({"init_lora_weights": "pissa"}, "'pissa', which changes the"),
+    "an init of a wrong type": ({"init_lora_weights": 3}, "init_lora_weights 3"),
+    "lora_bias": ({"lora_bias": True}, "sets lora_bias to 'True'"),
+    "kasa": ({"kasa_config": {"beta": 1}}, "sets kasa_config"),
+    "expert parameters": (
+        {"target_parameters": ["experts.gate_up_proj"]},
+        "sets target_parameters",
+    ),
+    "layer replication": ({"layer_replication": [[0, 2]]}, "sets layer_replication"),
+    "token rows": ({"trainable_token_indices": [1, 2]}, "sets trainable_token_indices"),
+    "bdlora": ({"use_bdlora": {"nblocks": 2}}, "sets use_bdlora"),
+    "a field of tomorrow": ({"use_magic": True}, "sets use_magic to 'True'"),
+    "layers of a wrong type": ({"layers_to_transform": "all"}, "layers_to_transform 'all'"),
+    "another rank": ({"r": 8}, "misshapen"),
+    "dora without magnitudes": ({"use_dora": True}, "missing .*lora_magnitude_vector"),
+    "fewer targets": ({"target_modules": ["q_proj"]}, "surplus"),
+    "a module in full that is not there": ({"modules_to_save": ["lm_head"]}, "missing .*lm_head"),
+    "biases that are not there": ({"bias": "all"}, "trains nothing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_bad_configs_are_refused(saved: Path, case: str) -> None:
+    changes, expected = BAD_CONFIGS[case]
+    edit_config(saved, **changes)
+    refused(saved, expected)
+
+
+def test_harmless_fields_are_let_through(saved: Path) -> None:
+    edit_config(
+        saved,
+        a_field_of_tomorrow=None,
+        another=[],
+        auto_mapping={"base_model_class": "LlamaForCausalLM", "parent_library": "os"},
+        base_model_name_or_path="../../../etc",
+        revision="main",
+        eva_config={"rho": 2.0},
+        lora_dropout=0.3,
+        peft_version="9.9",
+        task_type=None,
+    )
+    adapter = load_adapter(tiny.model("llama"), saved)
+    assert adapter.config.lora_dropout == 0.3
+
+
+def write(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda f: (f / CONFIG).unlink(), "holds no adapter_config.json"),
+    "no tensors": (lambda f: (f / TENSORS).unlink(), "has no tensors; possible is"),
+    "a pickle": (
+        lambda f: (f / TENSORS).rename(f / "adapter_model.bin"),
+        "adapter_model.bin, a pickle, which can run code",
+    ),
+    "half a config": (write(CONFIG, b'{"peft_type": "LO'), "cannot be read as JSON"),
+    "a list": (write(CONFIG, b"[]"), "holds a list"),
+    "no text": (write(CONFIG, b"\xff\xfe\x00"), "cannot be read as JSON"),
+    "deep nesting": (write(CONFIG, b"[" * 100_000), "cannot be read as JSON"),
+    "a huge config": (write(CONFIG, b" " * (1 << 21)), "has 2097152 bytes"),
+    "no safetensors": (write(TENSORS, b"hello"), "no whole safetensors file"),
+    "a huge header": (write(TENSORS, b"\xff" * 64), "no whole safetensors file"),
+    "half a file": (
+        lambda f: (f / TENSORS).write_bytes((f / TENSORS).read_bytes()[:-100]),
+        "no whole safetensors file",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_are_refused(saved: Path, case: str) -> None:
+    spoil, expected = BAD_FILES[case]
+    spoil(saved)
+    refused(saved, expected)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "nothing", "holds no adapter_config.json")
+
+
+def test_two_adapters_below_are_ambiguous(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / CONFIG).write_text("{}")
+    refused(tmp_path, "holds 2 adapters: adapter, other")
+
+
+def test_a_non_finite_adapter_is_not_saved(tmp_path: Path) -> None:
+    model = tiny.model("llama")
+    adapter = attach_adapter(model, LoraConfig(r=4))
+    with torch.no_grad():
+        next(iter(adapter.parameters().values())).fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"q_proj\.adapter\.lora_A.*was not saved"):
+        save_adapter(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_adapter_has_nothing_to_save(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="has no adapter; attach one"):
+        save_adapter(tiny.model("llama"), tmp_path)
+    model = tiny.model("llama")
+    attach_adapter(model, LoraConfig(r=4))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AdapterError, match="is a file"):
+        save_adapter(model, tmp_path / "file")
+
+
+@pytest.mark.parametrize("step", range(3))
+@pytest.mark.parametrize("other_config", [False, True])
+def test_a_crash_leaves_one_adapter_or_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, step: int, other_config: bool
+) -> None:
+    """The disk fills up before each of the three files: never new tensors under an old config."""
+    model = tiny.model("llama")
+    attach_adapter(model, LoraConfig(r=4, lora_alpha=3 if other_config else None))
+    perturb(model, seed=9)
+    writes = iter(range(10))
+    write_atomically = saving.write_atomically
+
+    def fill_up(path: Path, content: bytes) -> None:
+        if next(writes) == step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_atomically(path, content)
+
+    old = tiny.model("llama")
+    load_adapter(old, saved)
+    monkeypatch.setattr(saving, "write_atomically", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        save_adapter(model, saved)
+    assert not [path for path in saved.iterdir() if path.name.startswith(".")]
+    again = tiny.model("llama")
+    if other_config:
+        with pytest.raises(AdapterError, match=r"holds no adapter_config\.json"):
+            load_adapter(again, saved)
+    else:
+        load_adapter(again, saved)
+        assert torch.equal(logits(again), logits(old if step == 0 else model))
+    assert stat.S_ISDIR(saved.stat().st_mode)
+
+
+def peft_configs(folder: Path) -> list[Path]:
+    return sorted((folder / "adapters" / "configs_peft").glob("*.json"))
+
+
+def is_ours(values: dict[str, object]) -> bool:
+    """LoRA, rsLoRA and DoRA with an init that leaves the base alone: what issue 2 covers."""
+    return (
+        values["peft_type"] == "LORA"
+        and values.get("kasa_config") is None
+        and values.get("use_bdlora") is None
+    )
+
+
+def test_peft_s_own_example_configs_are_read_or_refused_by_name(shared_data: Path) -> None:
+    read, refused_types = [], []
+    for path in peft_configs(shared_data):
+        values = json.loads(path.read_text())
+        if is_ours(values):
+            parsed = parse_config(path, values)
+            assert parsed.config.r == values["r"]
+            assert parsed.config.lora_alpha == values["lora_alpha"]
+            assert parsed.config.use_dora == values.get("use_dora", False)
+            read.append(path.name)
+        else:
+            by_method = f"peft_type '{values['peft_type']}'"
+            by_field = "sets kasa_config|sets use_bdlora"
+            expected = by_field if values["peft_type"] == "LORA" else by_method
+            with pytest.raises(AdapterError, match=expected):
+                parse_config(path, values)
+            refused_types.append(values["peft_type"])
+    assert len(read) == 12 and len(set(refused_types)) > 30
+
+
+def test_peft_s_example_configs_load_as_adapters(shared_data: Path, tmp_path: Path) -> None:
+    """Each LoRA of the examples that names a llama's layers, trained by PEFT on a tiny llama."""
+    from tests.adapters.peers import make_in_peft, save_from_peft
+
+    loaded = 0
+    for path in peft_configs(shared_data):
+        values = json.loads(path.read_text())
+        if not is_ours(values) or "image-gen" in path.name:
+            continue
+        names = {name: value for name, value in values.items() if name != "peft_type"}
+        theirs = make_in_peft(tiny.model("llama"), peft.LoraConfig(**names | {"r": 4}))
+        save_from_peft(theirs, tmp_path / path.stem)
+        if values["target_modules"] is None:
+            edit_config(tmp_path / path.stem, target_modules=None)
+        model = tiny.model("llama")
+        load_adapter(model, tmp_path / path.stem)
+        assert torch.allclose(logits(model), logits(theirs), atol=1e-5), path.name
+        loaded += 1
+    assert loaded == 9
