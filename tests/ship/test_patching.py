@@ -19,6 +19,8 @@ from tests.patching import nothing_patched
 def test_from_attach_to_merge_nothing_is_patched(folders, tmp_path: Path) -> None:
     # Registration under our own name at the first load is the exception the law allows.
     model, _ = load_base(folders["llama"], quantization="nf4", dtype=torch.float32, device="cpu")
+    # torch wraps the step of an optimizer class when it makes the first one.
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     with nothing_patched():
         config = LoraConfig(use_dora=True, r=4, lora_dropout=0.1, modules_to_save=["lm_head"])
         adapter = attach_adapter(model, config)
