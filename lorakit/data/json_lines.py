@@ -29,7 +29,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     with path.open("rb") as file:
         for number, line in enumerate(_lines(file, path), start=1):
-            text = decode(line.removeprefix(_BOM) if number == 1 else line, f"{path}:{number}")
+            text = decode(line.removeprefix(_BOM) if number == 1 else line, path, number)
             if text.strip():
                 row = parse(text.rstrip("\r\n"), f"{path}:{number}")
                 if not isinstance(row, dict):
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{path}: {path.stat().st_size} bytes; a .json file is read whole and may have "
             f"{MAX_FILE_BYTES}. Write it as .jsonl, one row per line."
         )
-    document = parse(decode(path.read_bytes().removeprefix(_BOM), str(path)), str(path))
+    document = parse(decode(path.read_bytes().removeprefix(_BOM), path), str(path))
     rows = document if isinstance(document, list) else _only_list(document, path)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
@@ -61,13 +61,15 @@ def read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def decode(data: bytes, where: str) -> str:
-    """UTF-8 text, or a DataError that names the offending byte."""
+def decode(data: bytes, path: Path, first_line: int = 1) -> str:
+    """UTF-8 text of which `first_line` is the first, or a DataError that names the bad byte."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        column = error.start - data.rfind(b"\n", 0, error.start)
         raise DataError(
-            f"{where}: byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8. Data files "
+            f"{path}:{line}: byte {column} (0x{data[error.start]:02x}) is not UTF-8. Data files "
             "are UTF-8; convert the file, for example with `iconv -f latin1 -t utf-8`."
         ) from None
 

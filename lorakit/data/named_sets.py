@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding, Findings
-from lorakit.data.prepare import (
-    DataRules,
-    Meaning,
-    Prepared,
-    SourceSpec,
-    prepare_meanings,
-    read_meanings,
-)
+from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
+from lorakit.data.prepare import Prepared, prepare_meanings
 from lorakit.data.split import keep_apart, split_rows
 from lorakit.errors import DataError
 from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
-
-EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 
 
 @dataclass(frozen=True)
@@ -76,40 +69,73 @@ def prepare_named_sets(
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
-    train = read_meanings(specs_of(data.train), rules)
-    held: list[Meaning] | None = None
-    if isinstance(data.validation, float):
-        train, held = split_rows(train, data.validation, group=data.group, seed=recipe.train.seed)
-    elif data.validation is not None:
-        held = read_meanings(specs_of(data.validation), rules)
+    train, held = _train_and_held(recipe, rules)
 
-    def prepared(meanings: Sequence[Meaning], name: str) -> Prepared:
-        findings = Findings()
-        kept = keep_apart(meanings, train, findings, group=data.group)
-        if not kept:
-            raise DataError(
-                f"{name}: all {len(meanings)} rows also occur in the training data; they cannot "
-                "show what was learned. Name rows that are not trained on."
-            )
-        ready = prepare_meanings(kept, tokenizer, rules, cache_dir=where)
-        left_out = len(meanings) - len(kept)
-        return replace(
-            ready,
-            read=len(meanings),
-            dropped=ready.dropped + left_out,
-            findings=findings.collected() + ready.findings,
-        )
+    def measured(meanings: Sequence[Meaning], name: str) -> Prepared:
+        with _named(name):
+            return _held_out(meanings, train, tokenizer, rules, data.group, where)
 
-    training = prepare_meanings(train, tokenizer, rules, cache_dir=where)
-    validation = None if held is None else prepared(held, "validation")
-    evaluation = {}
-    for name in EVALUATION_SETS:
-        sources: SourceList | None = getattr(recipe.evaluate, name)  # our own model's fields
-        if sources is not None:
-            evaluation[name] = prepared(read_meanings(specs_of(sources), rules), name)
+    with _named("train"):
+        training = prepare_meanings(train, tokenizer, rules, cache_dir=where)
+    validation = None if held is None else measured(held, "validation")
+    named = {
+        "in_domain": recipe.evaluate.in_domain,
+        "out_of_domain": recipe.evaluate.out_of_domain,
+        "retention": recipe.evaluate.retention,
+    }
+    evaluation = {
+        name: measured(read_meanings(specs_of(sources), rules), name)
+        for name, sources in named.items()
+        if sources is not None
+    }
     if validation is not None:
         evaluation.setdefault("in_domain", validation)
     return NamedSets(training, validation, evaluation)
+
+
+def _train_and_held(recipe: Recipe, rules: DataRules) -> tuple[list[Meaning], list[Meaning] | None]:
+    """The training rows, and the validation rows if there are any."""
+    data = recipe.data
+    train = read_meanings(specs_of(data.train), rules)
+    if data.validation is None:
+        return train, None
+    if isinstance(data.validation, float):
+        return split_rows(train, data.validation, group=data.group, seed=recipe.train.seed)
+    return train, read_meanings(specs_of(data.validation), rules)
+
+
+def _held_out(
+    meanings: Sequence[Meaning],
+    train: Sequence[Meaning],
+    tokenizer: PreTrainedTokenizerBase,
+    rules: DataRules,
+    group: str | None,
+    cache_dir: Path,
+) -> Prepared:
+    """A held-out set without the rows that are trained on."""
+    findings = Findings()
+    kept = keep_apart(meanings, train, findings, group=group)
+    if not kept:
+        raise DataError(
+            f"all {len(meanings)} rows also occur in the training data; they cannot show what was "
+            "learned. Name rows that are not trained on."
+        )
+    ready = prepare_meanings(kept, tokenizer, rules, cache_dir=cache_dir)
+    return replace(
+        ready,
+        read=len(meanings),
+        dropped=ready.dropped + len(meanings) - len(kept),
+        findings=findings.collected() + ready.findings,
+    )
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Open the message of a DataError with the set's name."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def rules_of(data: DataSection, config: PretrainedConfig) -> DataRules:

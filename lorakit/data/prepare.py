@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -17,59 +17,13 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding, Findings
-from lorakit.data.conversation import Conversation, PlainText
-from lorakit.data.detect import converter_for
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
-from lorakit.data.render import Renderer, Trained
-from lorakit.data.sources import Row, read_rows
+from lorakit.data.meanings import DataRules, Meaning, read_meanings
+from lorakit.data.render import Renderer
+from lorakit.data.sources import Row
 from lorakit.data.store import open_store, write_store
 from lorakit.errors import DataError
 from lorakit.progress import track
-
-
-@dataclass(frozen=True)
-class DataRules:
-    """How rows become examples.
-
-    Attributes:
-        format: row format by name, or `auto`.
-        columns: {name the format expects: column in the file}.
-        system: system message for rows without one.
-        max_length: tokens per example; None: no limit.
-        too_long: rows over max_length are dropped whole and counted, or an error.
-        max_dropped: stop when a larger share of the rows than this would be dropped.
-        trained: every assistant turn, the last one only, or every token.
-        chat_template: Jinja source to use instead of the tokenizer's.
-    """
-
-    format: str = "auto"
-    columns: Mapping[str, str] = field(default_factory=dict)
-    system: str | None = None
-    max_length: int | None = None
-    too_long: Literal["drop", "error"] = "drop"
-    max_dropped: float = 0.2
-    trained: Trained = "assistant"
-    chat_template: str | None = None
-
-
-@dataclass(frozen=True)
-class SourceSpec:
-    """One set of rows to read, with what differs from the rules.
-
-    Attributes:
-        source: path, hub id, list of dicts or datasets.Dataset (see `sources.read_rows`).
-        weight: how often each row is seen per epoch.
-        split, name: split and configuration of a hub data set.
-        format, columns, system: instead of the rules'; None: as in the rules.
-    """
-
-    source: Any
-    weight: float = 1.0
-    split: str | None = None
-    name: str | None = None
-    format: str | None = None
-    columns: Mapping[str, str] | None = None
-    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,26 +49,6 @@ class Prepared:
     chat_template: str
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """A row, what it means, and how often it is seen per epoch."""
-
-    row: Row
-    conversation: Conversation | PlainText
-    weight: float
-
-    @cached_property
-    def content_hash(self) -> bytes:
-        """SHA-256 over what the row means: equal for two rows that train the same."""
-        meant = self.conversation
-        content = (
-            meant.text
-            if isinstance(meant, PlainText)
-            else [meant.messages, meant.weights, meant.tools]
-        )
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
-
-
 def prepare_examples(
     sources: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -135,47 +69,6 @@ def prepare_examples(
             max_dropped of the rows to be dropped, or a too long row under too_long: error.
     """
     return prepare_meanings(read_meanings(sources, rules), tokenizer, rules, cache_dir=cache_dir)
-
-
-def read_meanings(sources: Any, rules: DataRules) -> list[Meaning]:
-    """Read and convert every row of every source, in order."""
-    return [
-        meaning
-        for spec in source_specs(sources)
-        for meaning in track(_meanings(spec, rules), "reading rows")
-    ]
-
-
-def source_specs(sources: Any) -> list[SourceSpec]:
-    """The sets to read, from a source, a SourceSpec, or a list of either."""
-    if isinstance(sources, SourceSpec):
-        return [sources]
-    if isinstance(sources, str | Path) or not _is_list_of_sources(sources):
-        return [SourceSpec(sources)]
-    return [item if isinstance(item, SourceSpec) else SourceSpec(item) for item in sources]
-
-
-def _is_list_of_sources(sources: Any) -> bool:
-    if not isinstance(sources, list | tuple):
-        return False
-    return not sources or not isinstance(sources[0], Mapping)
-
-
-def _meanings(spec: SourceSpec, rules: DataRules) -> Iterator[Meaning]:
-    if not np.isfinite(spec.weight) or spec.weight <= 0:
-        raise DataError(
-            f"{spec.source}: weight {spec.weight} must be over 0. Leave the set out instead."
-        )
-    converter = None
-    for row in read_rows(spec.source, split=spec.split, name=spec.name):
-        if converter is None:
-            converter = converter_for(
-                row,
-                format=spec.format or rules.format,
-                columns=rules.columns if spec.columns is None else spec.columns,
-                system=rules.system if spec.system is None else spec.system,
-            )
-        yield Meaning(row, converter(row), spec.weight)
 
 
 def prepare_meanings(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example
 from lorakit.data.lossless import doubled_notes, dropped_notes
 from lorakit.data.masking import Masked, Masker
+from lorakit.data.prompt_check import PromptCheck
 from lorakit.data.skeleton import Skeleton, Turn, build_skeleton
 from lorakit.data.template import ChatTemplate, fold_system
 from lorakit.data.tokens import Encoded, Encoder
@@ -31,7 +31,6 @@ from lorakit.errors import DataError
 Trained = Literal["assistant", "completion", "all"]
 
 MAX_SKELETONS = 4096
-MAX_TAILS = 4096
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Renderer:
         self._encoder = Encoder(tokenizer, self._control)
         self._masker = Masker(self.template.source, self._control, "mq")
         self._skeletons: dict[str, tuple[Skeleton, Masked]] = {}
-        self._tails: dict[str, list[int]] = {}
+        self._prompt_check = PromptCheck(self.template, self._encoder, self._control)
 
     @property
     def chat_template(self) -> str:
@@ -133,8 +132,8 @@ class Renderer:
         if spelled:
             notes.append(("special-token-in-text", repr(text[slice(*spelled[0])])))
         else:
-            notes += self._prompt_notes(
-                conversation, messages, skeleton.turns, alignment, encoded, text
+            notes += self._prompt_check.notes(
+                messages, conversation.tools, skeleton.turns, alignment, encoded, text
             )
         if self._trained == "all":
             weights[:] = 1.0
@@ -260,46 +259,6 @@ class Renderer:
             if self._control.match(text, int(encoded.starts[i])):
                 inside[i] = False
         return inside
-
-    def _prompt_notes(
-        self,
-        conversation: Conversation,
-        messages: list[dict[str, Any]],
-        turns: Sequence[Turn],
-        alignment: Alignment,
-        encoded: Encoded,
-        text: str,
-    ) -> list[tuple[str, str]]:
-        """Whether the ids before each trained turn are those the model is given when asked."""
-        for turn in turns:
-            if not turn.spans or not turn.prompt_agrees or turn.message == 0:
-                continue
-            prompt = text[: alignment.real(len(turn.prompt))]
-            if turn is turns[-1]:
-                asked = self.template.render(
-                    messages[: turn.message], conversation.tools, prompt=True
-                )
-                if asked != prompt:
-                    return [("prefix-mismatch", f"the prompt ends in {asked[-40:]!r}")]
-            fault = self._prompt_fault(prompt, encoded)
-            if fault:
-                return [("prefix-mismatch", fault)]
-        return []
-
-    def _prompt_fault(self, prompt: str, encoded: Encoded) -> str:
-        tokens = list(self._control.finditer(prompt))
-        at = tokens[-1].start() if tokens else 0
-        tail = prompt[at:]
-        if tail not in self._tails:
-            if len(self._tails) >= MAX_TAILS:
-                self._tails.clear()
-            self._tails[tail] = self._encoder.ids(tail).tolist()
-        expected = self._tails[tail]
-        first = int(np.searchsorted(encoded.starts, at))
-        actual = encoded.ids[first : first + len(expected)].tolist()
-        if actual != expected:
-            return f"the prompt's last tokens, {tail[-40:]!r}, merge with the answer's first"
-        return ""
 
 
 def _check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:

@@ -160,20 +160,24 @@ class _Finder:
         if not anchors:
             raise DataError("the message before the turn is not shown before it")
         header = prompt[last.end() :]
-        follows = self.text[anchors[-1] :]
-        agreed = _agreement(header, follows)
+        between = self.text[anchors[-1] : own[0][0] if own else len(self.text)]
+        agreed = _agreement(header, between)
         unprompted = self.template.render(self.masked.messages[:index], self.masked.tools)
         at = unprompted.rfind(last.group())
         closing = unprompted[at + len(last.group()) :] if at >= 0 else ""
-        if header and agreed <= _agreement(header, closing):
+        opening = header[_agreement(header, closing) :]  # what only the prompt has
+        if opening.strip() and opening.strip() in between:  # all of it, but for white space
+            bare = between.rindex(opening.strip()) + len(opening.strip())
+            gap = opening[len(opening.rstrip()) :]
+            agreed = bare + _agreement(gap, between[bare:])
+        elif header and agreed <= _agreement(header, closing):
             raise DataError(
                 "the text before the turn is not the generation prompt, "
-                f"{header[-60:]!r} against {follows[:60]!r}"
+                f"{header[-60:]!r} against {between[-60:]!r}"
             )
         start = anchors[-1] + agreed
         inside = [a for a, b in self.tags if a < start < b]
-        start = inside[0] if inside else start
-        return min(start, own[0][0]) if own else start
+        return inside[0] if inside else start
 
     def _check_own(self, index: int, start: int) -> None:
         """No message's words may stand inside another's turn."""

@@ -21,6 +21,7 @@ from lorakit.data.json_lines import MAX_LINE_BYTES, decode, read_json, read_json
 from lorakit.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
+SAFE_READERS = ("json", "csv", "parquet", "arrow", "text")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
@@ -61,6 +62,8 @@ def read_rows(
         for file in data_files(path):
             yield from _nonempty(_rows_of_file(file), str(file))
     elif path.exists():
+        if not path.is_file():
+            raise DataError(f"{path}: neither a file nor a folder. Name a data file.")
         _refuse_hub_options(split, name, str(source))
         yield from _nonempty(_rows_of_file(path), str(path))
     elif _looks_like_path(str(source)):
@@ -103,7 +106,7 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a CSV file with a header line; the number is the line where a row ends."""
-    text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
@@ -145,7 +148,7 @@ def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{path}: a .txt file is one row and may have {MAX_LINE_BYTES} bytes. Cut it into rows "
             "of a .jsonl file with a `text` column."
         )
-    text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path)
     if text.strip():
         yield 1, {"text": text}
 
@@ -161,19 +164,33 @@ def _rows_in_memory(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
 
 
 def _rows_of_hub(hub_id: str, split: str | None, name: str | None) -> Iterator[Row]:
-    """Rows of a hub data set. `datasets` 4 and later run no code of a data set's repository."""
+    """Rows of a hub data set, if it consists of plain data files.
+
+    `datasets` 4 and later run no code of a data set's repository, but some of its own readers
+    unpickle (CVE-2026-57845); only those of plain files are let through.
+    """
     if not _HUB_ID.fullmatch(hub_id):
         raise DataError(f"{hub_id!r} is neither an existing path nor a hub id (`owner/name`).")
     import datasets
 
     try:
-        rows = datasets.load_dataset(hub_id, name, split=split or "train")
+        builder = datasets.load_dataset_builder(hub_id, name)
+        reader = type(builder).__module__.rpartition(".")[2]
+        if reader not in SAFE_READERS:
+            raise DataError(
+                f"{hub_id!r} is read by datasets' {reader!r} reader; only those of "
+                f"{', '.join(SAFE_READERS)} files are let through. Convert it to Parquet."
+            )
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split=split or "train")
+    except DataError:
+        raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         nearest = _nearest(Path(hub_id))
+        hint = f"; did you mean {nearest}?" if nearest else "."
         raise DataError(
             f"{hub_id!r} is no existing path, and as a hub id it could not be loaded: {error}. "
-            "Check the name, the split and the "
-            f"network{f'; did you mean {nearest}?' if nearest else '.'}"
+            f"Check the name, the split and the network{hint}"
         ) from error
     for number, values in enumerate(rows, start=1):
         yield Row(values, f"{hub_id}:{number}")

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from lorakit.data.contract import Findings
-from lorakit.data.prepare import Meaning
+from lorakit.data.meanings import Meaning
 from lorakit.errors import DataError
 
 

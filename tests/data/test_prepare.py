@@ -14,7 +14,8 @@ from transformers import AutoTokenizer
 
 from lorakit.data.contract import FINDINGS
 from lorakit.data.detect import converter_for
-from lorakit.data.prepare import DataRules, Prepared, SourceSpec, prepare_examples
+from lorakit.data.meanings import DataRules, SourceSpec
+from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row, read_rows
 from lorakit.data.store import TokenStore, open_store, write_store

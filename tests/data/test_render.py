@@ -264,6 +264,22 @@ def test_text_that_spells_control_tokens_stays_text(name: str) -> None:
     assert refused <= len(texts) // 3
 
 
+def test_real_tokenizers_keep_text_that_spells_control_tokens_as_text(tokenizer) -> None:
+    added = tokenizer.added_tokens_decoder
+    control = {i for i, token in added.items() if token.special}
+    renderer = Renderer(tokenizer)
+
+    def ids_of(text: str) -> list[int]:
+        talk = Conversation.of(("user", text), ("assistant", f"so {text} it is"))
+        return renderer.render(talk).input_ids.tolist()
+
+    expected = sum(i in control for i in ids_of("question"))
+    for text in hostile_texts(sorted(added[i].content for i in control)):
+        ids = ids_of(text)
+        assert sum(i in control for i in ids) == expected, text
+        assert "".join(text.split()) in "".join(tokenizer.decode(ids).split()), text
+
+
 def test_only_rows_that_spell_a_control_token_are_encoded_in_pieces() -> None:
     tokenizer = tiny.tokenizer()
     renderer = Renderer(tokenizer)

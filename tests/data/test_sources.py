@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -105,6 +106,7 @@ def test_faults_of_other_files_are_named(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2,3\n", r"a\.csv:2: 3 cells, but the header names 2"),
         ("b.csv", b"a,a\n1,2\n", r"b\.csv:1: column names"),
         ("c.csv", b"a,b\n", r"c\.csv: no rows"),
+        ("e.csv", b"a\nb\nc\xff\n", r"e\.csv:3: byte 2 \(0xff\) is not UTF-8"),
         ("d.csv", b'a\n"x\n', r"d\.csv:\d: broken CSV"),
         ("a.json", b'{"a": [1], "b": [2]}', r"a\.json: holds a object with 2 lists"),
         ("b.json", b"[1]", r"b\.json:1: row 1 is a number"),
@@ -139,27 +141,45 @@ def test_options_of_the_hub_are_refused_elsewhere(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_hub_id_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
+    def unreachable(*_: object) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
     with pytest.raises(DataError, match="as a hub id it could not be loaded: no network"):
         list(read_rows("owner/name"))
     with pytest.raises(DataError, match="neither an existing path nor a hub id"):
         list(read_rows("what is this"))
 
 
-def test_a_hub_id_is_loaded_by_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
+@pytest.mark.filterwarnings("ignore:The Pandas builder is deprecated")
+@pytest.mark.parametrize(("reader", "allowed"), [("json", True), ("pandas", False)])
+def test_a_hub_id_is_read_by_readers_of_plain_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, allowed: bool
+) -> None:
+    """The builder that datasets would choose is made from local files here."""
+    _jsonl(tmp_path / "rows.jsonl")
+    make, asked = datasets.load_dataset_builder, []
 
-    def load(path: str, name: str | None, *, split: str) -> datasets.Dataset:
-        asked.append((path, name, split))
-        return datasets.Dataset.from_list(ROWS)
+    def local(path: str, name: str | None) -> datasets.DatasetBuilder:
+        asked.append((path, name))
+        files = {"validation": str(tmp_path / "rows.jsonl")}
+        return make(reader, data_files=files, cache_dir=str(tmp_path / "cache"))
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    rows = list(read_rows("owner/name", split="validation", name="small"))
-    assert asked == [("owner/name", "small", "validation")]
-    assert [row.location for row in rows] == ["owner/name:1", "owner/name:2"]
+    monkeypatch.setattr(datasets, "load_dataset_builder", local)
+    if allowed:
+        rows = list(read_rows("owner/name", split="validation", name="small"))
+        assert [dict(row.values) for row in rows] == ROWS
+        assert [row.location for row in rows] == ["owner/name:1", "owner/name:2"]
+    else:
+        with pytest.raises(DataError, match="datasets' 'pandas' reader; only those of json"):
+            list(read_rows("owner/name", split="validation", name="small"))
+    assert asked == [("owner/name", "small")]
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        list(read_rows(tmp_path / "pipe.jsonl"))
 
 
 @settings(max_examples=300, deadline=None)
