@@ -72,6 +72,7 @@ def empty_model(
             f"({type(error).__name__}: {error}); possible: the values of a released model of this "
             "type. Compare config.json with one."
         ) from error
+    model.to("meta")  # some architectures name a device for a buffer
     _keep_dtypes(model, dtype)
     if quantization != "none":
         for path in packing.packable_linears(model):
@@ -85,9 +86,9 @@ def empty_model(
 
 
 def _keep_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    # The few parameters that an architecture keeps in float32, as from_pretrained would.
+    # The few tensors that an architecture keeps in float32, as from_pretrained would.
     for pattern, kept in model._get_dtype_plan(dtype).items():
         expression = re.compile(pattern.replace("*", ".*"))
-        for name, parameter in model.named_parameters():
+        for name, tensor in model.state_dict(keep_vars=True).items():
             if expression.search(name):
-                parameter.data = parameter.data.to(kept)
+                tensor.data = tensor.data.to(kept)

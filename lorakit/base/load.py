@@ -29,11 +29,10 @@ from lorakit.base import checkpoint, config, head, hub, info, packing, placement
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.empty import empty_base, empty_model
-from lorakit.base.frozen_linear import frozen
-from lorakit.base.offload import TORCH_DTYPES
+from lorakit.base.offload import DEVICE, DISK, TORCH_DTYPES
 from lorakit.base.origin import Origin, origins_of
 from lorakit.base.packing import Destination
-from lorakit.base.placement import DEVICE, DISK, Placed, layer_of
+from lorakit.base.placement import Placed, layer_of
 from lorakit.base.tokenizer import load_tokenizer
 from lorakit.errors import ModelError
 from lorakit.progress import bar
@@ -160,9 +159,8 @@ def load_weights(
     found = origins_of(plain, entries)
     targets = packing.packable_linears(plain)
     # The same model as it will be stored.
-    if quantization == "none":
-        empty = _with_frozen_linears(plain, targets)
-    else:
+    empty = plain
+    if quantization != "none":
         empty = _empty(model_config, quantization, double_quantization, block_size, dtype)
     placed = placement.place(empty, device, offload=offload, max_device_memory=max_device_memory)
     where = {row.layer: row.where for row in placed}
@@ -238,12 +236,6 @@ def _empty(
         block_size=block_size,
         dtype=dtype,
     )
-
-
-def _with_frozen_linears(empty: PreTrainedModel, targets: list[str]) -> PreTrainedModel:
-    for path in targets:
-        packing.replace_layer(empty, path, frozen(empty.get_submodule(path)).stored)
-    return empty
 
 
 def _left_in_checkpoint(

@@ -14,6 +14,8 @@ from lorakit.base.checkpoint import TensorEntry, read_header
 from lorakit.base.frozen_linear import FrozenWeight
 from lorakit.base.storages.dense import DenseWeight
 
+DEVICE, HOST, DISK = "device", "cpu", "disk"  # where a weight lives
+
 TORCH_DTYPES = {
     "U8": torch.uint8,
     "F16": torch.float16,

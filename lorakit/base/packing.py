@@ -23,8 +23,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight, is_conv1d, is_linear
-from lorakit.base.offload import HostWeight, from_checkpoint, to_disk
-from lorakit.base.placement import DISK, HOST
+from lorakit.base.offload import DISK, HOST, HostWeight, from_checkpoint, to_disk
 from lorakit.base.storages import storage
 from lorakit.base.storages.dense import DenseWeight
 
@@ -78,10 +77,9 @@ class PackingConfig(QuantizationConfigMixin):
         if self.quantization == "none":
             if destination.entry is not None:
                 return from_checkpoint(weight, destination.entry, transposed=is_conv1d(layer))
-            return _put(DenseWeight(weight, transposed=is_conv1d(layer)), destination, self.device)
-        weight = weight.to(self.device)
+            return _put(DenseWeight(_as_out_in(weight, layer)), destination, self.device)
         stored = storage(self.quantization).pack(
-            weight.t().contiguous() if is_conv1d(layer) else weight,
+            _as_out_in(weight.to(self.device), layer),
             block_size=self.block_size,
             double_quantization=self.double_quantization,
         )
@@ -175,15 +173,19 @@ def replace_layer(model: nn.Module, path: str, stored: FrozenWeight) -> None:
     parent_path, _, name = path.rpartition(".")
     layer = model.get_submodule(path)
     frozen = FrozenLinear(stored, layer.bias, fan_in_fan_out=is_conv1d(layer))
-    for module in frozen.modules():
-        # transformers draws random weights for modules without this mark.
-        module._is_hf_initialized = True  # type: ignore[assignment]
+    # transformers draws random weights for modules and tensors without this mark.
+    for marked in (*frozen.modules(), *stored.tensors().values()):
+        marked._is_hf_initialized = True  # type: ignore[union-attr]
     setattr(model.get_submodule(parent_path), name, frozen)
 
 
 def weight_as_out_in(layer: nn.Module) -> torch.Tensor:
     """A linear layer's weight as (O, I)."""
     return layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
+
+
+def _as_out_in(weight: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    return weight.t().contiguous() if is_conv1d(layer) else weight
 
 
 def _put(stored: FrozenWeight, destination: Destination, device: torch.device) -> FrozenWeight:

@@ -14,6 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.offload import DEVICE, DISK, HOST
+from lorakit.base.packing import packable_linears
 from lorakit.errors import ModelError
 
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
@@ -21,7 +23,6 @@ LAYER = re.compile(r"^(.*?\.\d+)\.")
 # What the frozen weights may take of the memory that is free: the rest is for adapters,
 # optimizer, activations and the allocator.
 SHARE_OF_FREE_MEMORY = 0.8
-DEVICE, HOST, DISK = "device", "cpu", "disk"
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,12 @@ def layer_of(name: str) -> str:
 def _bytes_by_layer(model: PreTrainedModel) -> dict[str, int]:
     layers: dict[str, int] = defaultdict(int, {"": 0})
     counted: set[int] = set()
-    offloadable = {
-        f"{name}.stored.{part}": layer_of(name)
-        for name, module in model.named_modules()
-        if isinstance(module, FrozenLinear)
-        for part in module.stored.tensors()
-    }
+    offloadable = {}
+    for path in packable_linears(model):
+        layer = model.get_submodule(path)
+        parts = layer.stored.tensors() if isinstance(layer, FrozenLinear) else {}
+        for name in [f"stored.{part}" for part in parts] or ["weight"]:
+            offloadable[f"{path}.{name}"] = layer_of(path)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if id(tensor) not in counted:
             counted.add(id(tensor))
