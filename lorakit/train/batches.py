@@ -79,8 +79,10 @@ class StepBatches:
 
     def __getitem__(self, step: int) -> StepBatch:
         chosen = self.examples_of(step)
+        # All ranks read all of them: so each knows the step's token count without asking.
+        examples = [self._examples[int(i)] for i in chosen]
         mine = chosen[self._rank :: self._world_size]
-        members = [self._examples[int(i)] for i in mine]
+        members = examples[self._rank :: self._world_size]
         lengths = [example.num_tokens for example in members]
         packing = pack if self._packed else pack_padded
         return StepBatch(
@@ -94,9 +96,7 @@ class StepBatches:
                 )
                 for group in packing(lengths, self._token_budget)
             ],
-            total_weight=math.fsum(
-                math.fsum(self._examples[int(i)].loss_weights.tolist()) for i in chosen
-            ),
+            total_weight=float(sum(e.loss_weights.sum(dtype=np.float64) for e in examples)),
             num_tokens=int(self._examples.lengths[chosen].sum()),
             num_trained_tokens=int(self._examples.trained_lengths[chosen].sum()),
         )
