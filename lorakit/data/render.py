@@ -75,7 +75,7 @@ class Renderer:
         self._control = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         self._encoder = Encoder(tokenizer, self._control)
         self._masker = Masker(self.template.source, self._control, "mq")
-        self._skeletons: dict[str, tuple[Skeleton, Masked]] = {}
+        self._skeletons: dict[str, Skeleton] = {}
         self._prompt_check = PromptCheck(self.template, self._encoder, self._control)
 
     @property
@@ -99,8 +99,7 @@ class Renderer:
         return self.render_noted(conversation).example
 
     def messages_for(self, conversation: Conversation) -> list[dict[str, Any]]:
-        """The messages as the template is given them: apply_chat_template on these gives the
-        ids."""
+        """The messages as the template is given them: apply_chat_template of these is the ids."""
         return self.template.messages_for(self._folded(conversation)[0].messages)
 
     def render_noted(self, conversation: Conversation | PlainText) -> Rendered:
@@ -138,7 +137,8 @@ class Renderer:
         if self._trained == "all":
             weights[:] = 1.0
         weights[:1] = 0.0
-        return Rendered(Example(encoded.ids, weights), text, tuple(dict(reversed(notes)).items()))
+        by_id = dict(reversed(notes))  # the first detail of each finding
+        return Rendered(Example(encoded.ids, weights), text, tuple(by_id.items()))
 
     def _folded(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation without a system message of its own where the template refuses one."""
@@ -194,13 +194,13 @@ class Renderer:
                 "rename it"
             )
         turns = self._turns_of(conversation)
-        key = masker.nonce + json.dumps([masked.messages, masked.tools, turns], sort_keys=True)
+        key = masker.nonce + json.dumps([masked.messages, masked.tools, turns])
         control = None if risky else self._control
         known = self._skeletons.get(key)
         if known is not None:
-            alignment = align(known[0].segments, masked.pieces, text, control)
+            alignment = align(known.segments, masked.pieces, text, control)
             if alignment is not None:
-                return known[0], masked, alignment
+                return known, masked, alignment
         # Unknown, or the date in the template has changed since.
         skeleton = build_skeleton(self.template, masker, masked, turns, self._control)
         alignment = align(skeleton.segments, masked.pieces, text, control)
@@ -211,7 +211,7 @@ class Renderer:
             )
         if len(self._skeletons) >= MAX_SKELETONS:
             self._skeletons.pop(next(iter(self._skeletons)))
-        self._skeletons[key] = (skeleton, masked)
+        self._skeletons[key] = skeleton
         return skeleton, masked, alignment
 
     def _masker_for(self, text: str) -> Masker:
@@ -234,8 +234,7 @@ class Renderer:
     def _spelled(
         self, text: str, skeleton: Skeleton, alignment: Alignment
     ) -> list[tuple[int, int]]:
-        """Control tokens that are not wholly the template's own: message text spells them, or
-        part."""
+        """Control tokens that message text spells, wholly or in part."""
         found = [match.span() for match in self._control.finditer(text)]
         if len(found) == skeleton.num_control:
             return []

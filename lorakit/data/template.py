@@ -33,6 +33,10 @@ class ChatTemplate:
         source: the Jinja source, as it should be saved with the trained model.
         has_markers: it marks what the model generates with `{% generation %}`.
         uses_date: it writes today's date.
+        text_as_parts: text must come as a list of parts (vision templates drop plain strings).
+        arguments_as_text: a tool call's arguments must come as JSON text.
+        content_always: a message with tool calls needs a content, if an empty one.
+        refuses_system: a system message is an error.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> None:
@@ -43,7 +47,6 @@ class ChatTemplate:
         if source is None and isinstance(tokenizer.chat_template, dict):
             self._for_tools = tokenizer.chat_template.get("tool_use")
             source = tokenizer.get_chat_template()
-        self.is_plain = source is None and not tokenizer.chat_template
         self.source: str = source or tokenizer.chat_template or plain_template(tokenizer)
         if len(self.source) > MAX_TEMPLATE_BYTES:
             raise DataError(
@@ -121,9 +124,7 @@ class ChatTemplate:
         return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
     def _probe(self) -> None:
-        """Learn facts that differ between templates: whether text must come as a list of parts
-        (vision templates drop plain strings), whether a system message is refused, and whether a
-        tool call's arguments must come as JSON text or its message needs an empty content."""
+        """Learn from small conversations what the last four attributes say."""
         turns = [
             {"role": "user", "content": "probeuser"},
             {"role": "assistant", "content": "probeassistant"},
