@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,18 @@ from lorakit.base.load import load_base, load_tokenizer_of
 from lorakit.data.contract import Finding
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.data.prepare import Prepared
+from lorakit.data.stops import stop_token_ids
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
-from lorakit.files import write_json
+from lorakit.files import staged_folder, write_json
 from lorakit.plan.plan import plan
 from lorakit.recipe import BaseSection, Recipe
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.settings import LoopSettings
+
+# Tokens of one forward pass of the evaluation, where the recipe names no budget.
+EVALUATION_TOKENS = 2048
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +107,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     run = find_run(recipe, resume=resume)
     model, tokenizer = _load_base(recipe.base)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
-    _stop_on_errors(sets)
+    _report_findings(sets)
     planned = plan(recipe, prepared=sets.train)
     if recipe.adapter.path is None:
         attach_adapter(model, recipe.adapter, seed=recipe.train.seed)
@@ -114,6 +119,8 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         write_recipe(run, recipe)
     if not run.plan.is_file():
         write_json(run.plan, planned.to_json())
+    if not run.tokenizer.is_dir():
+        _write_tokenizer(run, model, tokenizer, sets.train)
     training = train(
         model,
         sets.train.examples,
@@ -167,11 +174,40 @@ def _load_base(base: BaseSection) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     )
 
 
-def _stop_on_errors(sets: NamedSets) -> None:
+def _report_findings(sets: NamedSets) -> None:
+    """Say what the data contract found, and stop when it is broken."""
+    for finding in sets.findings():
+        log.warning("%s: %s (%s)", finding.severity, finding.message, finding.where)
     errors = [finding for finding in sets.findings() if finding.severity == "error"]
     if errors:
         listed = "; ".join(f"{finding.message} ({finding.where})" for finding in errors)
         raise DataError(f"the data break the contract: {listed}. `lorakit check` shows all of it.")
+
+
+def _write_tokenizer(
+    run: RunFolder,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_set: Prepared,
+) -> None:
+    """Keep what serving needs besides weights: the template that was trained with, and its stops.
+
+    Models that never stop are those whose trained end-of-turn token the generation config lacks.
+    """
+    listed = model.generation_config.eos_token_id
+    known = [listed] if isinstance(listed, int) else list(listed or ())
+    stops = list(dict.fromkeys([*known, *stop_token_ids(train_set.examples)]))
+    generation = copy.deepcopy(model.generation_config)
+    generation._from_model_config = False  # else transformers derives it anew when loading
+    if stops:
+        generation.eos_token_id = stops
+    serving = copy.deepcopy(tokenizer)
+    serving.chat_template = train_set.chat_template
+    with staged_folder(run.tokenizer) as folder:
+        serving.save_pretrained(folder)
+        # Not save_pretrained, which refuses values that published models have (a temperature
+        # without sampling): they are not ours to judge.
+        (folder / "generation_config.json").write_text(generation.to_json_string())
 
 
 def _evaluate(
@@ -184,7 +220,7 @@ def _evaluate(
         metrics=wanted.metrics,
         primary=wanted.primary,
         margin=wanted.margin,
-        token_budget=recipe.train.micro_batch_tokens or 2048,
+        token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
         packed=recipe.data.packing and family_of(model.config).no_packing is None,
         max_examples=wanted.max_examples,
         seed=recipe.train.seed,

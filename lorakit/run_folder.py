@@ -5,6 +5,7 @@ RUN/plan.json         what was predicted
 RUN/metrics.jsonl     a line per logged step
 RUN/checkpoints/      everything needed to go on
 RUN/adapter/          PEFT's format
+RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after
 """
 
@@ -49,6 +50,10 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
 
     @property
     def evaluation(self) -> Path:

@@ -72,6 +72,7 @@ def command(
             block_size=base.block_size,
             dtype=None if dtype is Dtype.STORED else getattr(torch, dtype.value),
             revision=base.revision,
+            tokenizer=folder.tokenizer,
         )
     if as_json:
         print_json(_values(report))

@@ -85,6 +85,7 @@ def merge_folder(
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
     revision: str | None = None,
+    tokenizer: str | Path | None = None,
 ) -> MergeReport:
     """Write base and adapter as one plain transformers folder, and prove that it computes the same.
 
@@ -100,6 +101,8 @@ def merge_folder(
         dtype: of the written weights, and of the base in training; None: each tensor as stored.
         max_shard_size: bytes of one file, and about what is held in memory.
         revision: of a hub id.
+        tokenizer: folder whose tokenizer, chat template and generation config replace the base's,
+            such as a run's.
 
     Returns:
         What was written, and the verification.
@@ -128,6 +131,8 @@ def merge_folder(
     with staged_folder(final) as staging:
         files = _write(pieces, staging, max_bytes)
         _copy_small_files(folder, staging)
+        if tokenizer is not None:
+            _copy_small_files(Path(tokenizer), staging)
         write_json(staging / "config.json", _config(folder, empty, pieces, dtype))
         weight_error = check_written(pieces, files)
         verification = verify_merge(
