@@ -108,9 +108,11 @@ def write_rows(path: Path, rows: list[dict[str, list[dict[str, str]]]]) -> None:
 def make_base(folder: Path, texts: list[str]) -> None:
     """A Llama of a million random parameters, and a byte-level BPE tokenizer for `texts`."""
     import torch
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    transformers.logging.disable_progress_bar()
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
