@@ -38,6 +38,7 @@ MIN_KEPT = 2  # the last one may be the damaged one
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _RESERVE = ".reserve"
+_RESERVE_BLOCK = 16 << 10
 _PREFIX = "step-"
 _TENSORS = ".safetensors"
 
@@ -199,11 +200,13 @@ class CheckpointStore:
     def _fill_reserve(self, num_bytes: int) -> None:
         """Set aside what the next checkpoint needs, while there is plenty."""
         reserve = self._folder / _RESERVE
-        missing = 2 * num_bytes - (reserve.stat().st_size if reserve.exists() else 0)
+        # Whole blocks: a few digits more in state.json must not make it grow.
+        wanted = -(-2 * num_bytes // _RESERVE_BLOCK) * _RESERVE_BLOCK
+        missing = wanted - (reserve.stat().st_size if reserve.exists() else 0)
         if missing <= 0 or shutil.disk_usage(self._folder).free < missing + 2 * num_bytes:
             return
         with reserve.open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, 2 * num_bytes)
+            os.posix_fallocate(file.fileno(), 0, wanted)
 
     def _not_written(self, step: int, num_bytes: int, error: OSError) -> RunError:
         free = shutil.disk_usage(self._folder).free

@@ -34,9 +34,9 @@ def ragged_examples(
     return examples_in_memory(examples, f"ragged {count} {seed} {weighted} {longest}")
 
 
-def adapted_model(folder: Path, **adapter: Any) -> PreTrainedModel:
+def adapted_model(folder: Path, *, quantization: str = "none", **adapter: Any) -> PreTrainedModel:
     """The model in `folder` with an adapter whose B is not zero: everything has a gradient."""
-    model, _ = load_base(folder, device="cpu")
+    model, _ = load_base(folder, quantization=quantization, device="cpu")
     attach_adapter(model, LoraConfig(**({"r": 4} | adapter)))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in attached(model).parameters().items():

@@ -132,10 +132,14 @@ def test_a_chain_of_kills_in_one_run(
     _assert_resumes(driver, options, whole, "chain")
 
 
-# The save after this step also removes an old checkpoint.
-SAVED_STEP = 4
-FIRST_READ = sum(READS_OF_STEPS[: SAVED_STEP - 1]) + 1
-WINDOW = (FIRST_READ, FIRST_READ + READS_OF_STEPS[SAVED_STEP - 1])
+# The first save also sets the reserve aside; the one after step 4 removes an old checkpoint.
+SAVED_STEPS = [1, 4]
+
+
+def _window(saved_step: int) -> tuple[int, int]:
+    """The reads of examples before and after which this step is computed and saved."""
+    first_read = sum(READS_OF_STEPS[: saved_step - 1]) + 1
+    return first_read, first_read + READS_OF_STEPS[saved_step - 1]
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +153,23 @@ def strace(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path
 
 
+@pytest.fixture(scope="module", params=SAVED_STEPS)
+def save(request: pytest.FixtureRequest) -> int:
+    """The step whose save is watched."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def save_calls(
-    driver: Driver, strace: str, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    driver: Driver,
+    strace: str,
+    tiny_folder: Path,
+    save: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> list[tuple[str, int]]:
     """Every mutating system call of one save, in order: (name, its number among those)."""
     folder = tmp_path_factory.mktemp("calls")
-    options = Options(str(tiny_folder), str(folder / "run"), stop_at=WINDOW)
+    options = Options(str(tiny_folder), str(folder / "run"), stop_at=_window(save))
     pid = driver.start(options)
     _wait_until_stopped(pid)
     tracer = _attach(strace, pid, folder / "log", f"trace={MUTATING}")
@@ -176,22 +190,27 @@ def save_calls(
 def _kill_before(
     driver: Driver, strace: str, whole: Path, options: Options, call: tuple[str, int], log: Path
 ) -> int:
-    """Kill a run before one system call of the save, resume it, and compare; steps then saved."""
-    name, occurrence = call
+    """Kill a run before one system call of a save, resume it, compare; the newest step it left."""
+    name, number = call
     pid = driver.start(options)
     _wait_until_stopped(pid)
-    inject = f"inject={name}:signal=KILL:when={occurrence}"
-    tracer = _attach(strace, pid, log, inject)
+    tracer = _attach(strace, pid, log, f"inject={name}:signal=KILL:when={number}")
     os.kill(pid, signal.SIGCONT)
-    assert driver.wait() == -signal.SIGKILL, call
+    _wait_until(
+        lambda: tracer.poll() is not None or "--- SIGSTOP {" in log.read_text(), "die or go on"
+    )
+    survived = tracer.poll() is None
+    if survived:
+        os.kill(pid, signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
     tracer.communicate()
+    assert not survived, f"{name} number {number} was not called this time"
     store = CheckpointStore(Path(options.run_dir, "checkpoints"), {}, keep=2)
-    newest = store.steps()[-1]
     # Whatever is visible under a checkpoint's name is whole.
-    assert newest in (SAVED_STEP - 1, SAVED_STEP), call
     for step in store.steps():
         assert read_checkpoint(store.path(step)).step == step, call
-    _assert_resumes(driver, options, whole, f"killed before {name} number {occurrence}")
+    newest = store.steps()[-1] if store.steps() else 0
+    _assert_resumes(driver, options, whole, f"killed before {name} number {number}")
     return newest
 
 
@@ -201,17 +220,17 @@ def test_kill_before_the_calls_that_matter_most(
     whole: Path,
     tiny_folder: Path,
     tmp_path: Path,
+    save: int,
     save_calls: list[tuple[str, int]],
 ) -> None:
-    # The rename that makes the checkpoint, and the first after it; the last write and fsync.
-    chosen = [call for call in save_calls if call[0].startswith("rename")][:2]
-    for kind in ("write", "fsync"):
-        chosen.append([call for call in save_calls if call[0] == kind][-1])
+    # The last write, the rename that makes the checkpoint visible, and the fsync after it.
+    chosen = [[call for call in save_calls if call[0] == kind] for kind in ("write", "fsync")]
+    renames = [call for call in save_calls if call[0] == "rename"]
     newest = set()
-    for i, call in enumerate(chosen):
-        options = Options(str(tiny_folder), str(tmp_path / f"run-{i}"), stop_at=WINDOW)
+    for i, call in enumerate((chosen[0][-1], renames[0], chosen[1][-1])):
+        options = Options(str(tiny_folder), str(tmp_path / f"run-{i}"), stop_at=_window(save))
         newest.add(_kill_before(driver, strace, whole, options, call, tmp_path / "log"))
-    assert newest == {SAVED_STEP - 1, SAVED_STEP}
+    assert newest == {save - 1, save}
 
 
 @pytest.mark.slow
@@ -221,14 +240,16 @@ def test_kill_before_every_mutating_call_of_a_save(
     whole: Path,
     tiny_folder: Path,
     tmp_path: Path,
+    save: int,
     save_calls: list[tuple[str, int]],
 ) -> None:
     names = {name for name, _ in save_calls}
     assert {"openat", "write", "fsync", "rename", "mkdir"} <= names, names
     newest = collections.Counter()
     for i, call in enumerate(save_calls):
-        options = Options(str(tiny_folder), str(tmp_path / f"run-{i}"), stop_at=WINDOW)
+        options = Options(str(tiny_folder), str(tmp_path / f"run-{i}"), stop_at=_window(save))
         newest[_kill_before(driver, strace, whole, options, call, tmp_path / "log")] += 1
+    assert set(newest) == {save - 1, save}
     counts = collections.Counter(name for name, _ in save_calls)
     print(f"killed before each of {len(save_calls)} calls: {dict(counts)}; newest: {dict(newest)}")
 
@@ -237,14 +258,14 @@ def test_sigterm_saves_and_exits_143(
     driver: Driver, whole: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        options = Options(str(tiny_folder), str(tmp_path / number.name), stop_at=WINDOW)
+        options = Options(str(tiny_folder), str(tmp_path / number.name), stop_at=_window(4))
         pid = driver.start(options)
         _wait_until_stopped(pid)
         os.kill(pid, number)
         os.kill(pid, signal.SIGCONT)
         assert driver.wait() == code
         store = CheckpointStore(Path(options.run_dir, "checkpoints"), {}, keep=2)
-        assert store.steps()[-1] == SAVED_STEP
+        assert store.steps()[-1] == 4
         _assert_resumes(driver, options, whole, number.name)
 
 
