@@ -8,7 +8,7 @@ tensors that are not changed keep their bytes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lorakit.base.placement import parse_bytes
 from lorakit.base.storages import storage
 from lorakit.errors import AdapterError, InputError, RunError, VerificationError
 from lorakit.files import staged_folder, write_json
-from lorakit.progress import track
+from lorakit.progress import bar
 from lorakit.ship.merge import refuse_shared_weights
 from lorakit.ship.pieces import Packing, Piece, make_pieces
 from lorakit.ship.verify import Verification, verify_merge
@@ -129,12 +129,11 @@ def merge_folder(
     )
     pieces = make_pieces(folder, empty, stored, packing, dtype)
     with staged_folder(final) as staging:
-        files = _write(pieces, staging, max_bytes)
+        weight_error = _write(pieces, staging, max_bytes)
         _copy_small_files(folder, staging)
         if tokenizer is not None:
             _copy_small_files(Path(tokenizer), staging)
         write_json(staging / "config.json", _config(folder, empty, pieces, dtype))
-        weight_error = check_written(pieces, files)
         verification = verify_merge(
             staging,
             base=folder,
@@ -147,39 +146,6 @@ def merge_folder(
         )
     num_changed = sum(piece.is_changed for piece in pieces)
     return MergeReport(final, into, len(pieces), num_changed, weight_error, verification)
-
-
-@torch.no_grad()
-def check_written(pieces: list[Piece], files: Mapping[str, Path]) -> float:
-    """Read every changed weight again and compare it with a merge in float64.
-
-    Args:
-        pieces: what was to be written.
-        files: {tensor name: file it was written to}.
-
-    Returns:
-        The largest ||written - exact|| / ||exact||.
-
-    Raises:
-        VerificationError: one is further off than one rounding to its dtype explains.
-    """
-    largest = 0.0
-    for piece in track([piece for piece in pieces if piece.change is not None], "verifying"):
-        assert piece.change is not None and piece.dtype is not None
-        exact = piece.change(piece.base_value().double()).double()
-        with safe_open(files[piece.name], "pt") as file:
-            written = file.get_tensor(piece.name).double()
-        norm = exact.norm().clamp_min(torch.finfo(torch.float32).tiny)
-        error = float((written - exact).norm() / norm)
-        bound = torch.finfo(piece.dtype).eps / 2 + ARITHMETIC_ERROR
-        if not error <= bound:
-            raise VerificationError(
-                f"the merged weight of {piece.layer!r} is off by {error:.2g}, one rounding to "
-                f"{piece.dtype} explains {bound:.2g}. Nothing was written. Check the disk and "
-                "report this."
-            )
-        largest = max(largest, error)
-    return largest
 
 
 def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
@@ -198,34 +164,65 @@ def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
     return max_bytes
 
 
-def _write(pieces: list[Piece], folder: Path, max_bytes: int) -> dict[str, Path]:
-    """Write the weights; returns {tensor name: file}."""
+def _write(pieces: list[Piece], folder: Path, max_bytes: int) -> float:
+    """Write the weights; returns the largest relative error of a merged one."""
     shards = list(_shards(pieces, max_bytes))
     names = [SINGLE] if len(shards) == 1 else _shard_names(len(shards))
-    placed: dict[str, str] = {}
-    tensors: dict[str, torch.Tensor] = {}
-    for piece, last in track(_with_ends(shards), "merging", total=len(pieces)):
-        with torch.no_grad():
-            tensors[piece.name] = piece.value()
-        if last:
-            name = names[len(set(placed.values()))]
+    largest = 0.0
+    with bar("merging", total=len(pieces)) as running:
+        for name, shard in zip(names, shards, strict=True):
+            tensors = {}
+            for piece in shard:
+                made = piece.make()
+                _check_error(piece, made.error)
+                tensors[piece.name] = made.value
+                largest = max(largest, made.error)
+                running.advance()
             _save(tensors, folder / name)
-            placed |= dict.fromkeys(tensors, name)
-            tensors.clear()
     if len(shards) > 1:
         total = sum(piece.num_bytes for piece in pieces)
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
-    return {tensor: folder / name for tensor, name in placed.items()}
+        places = {p.name: name for name, shard in zip(names, shards, strict=True) for p in shard}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    return largest
+
+
+def _check_error(piece: Piece, error: float) -> None:
+    if piece.dtype is None:
+        return
+    bound = torch.finfo(piece.dtype).eps / 2 + ARITHMETIC_ERROR
+    # `not <=`: a NaN is a failure too.
+    if not error <= bound:
+        raise VerificationError(
+            f"the merged weight of {piece.layer!r} is off by {error:.2g}; one rounding to "
+            f"{piece.dtype} explains {bound:.2g}. Nothing was written. Report this."
+        )
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write one file, and read it again."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        with safe_open(path, "pt") as file:
+            differing = [
+                name
+                for name, tensor in tensors.items()
+                if not torch.equal(_bytes(file.get_tensor(name)), _bytes(tensor))
+            ]
     except SafetensorError as error:
         raise RunError(
             f"{path.name} of the merged model cannot be written: {error}. Make room on the disk, "
             "or choose another output."
         ) from error
+    if differing:
+        raise VerificationError(
+            f"{path.name} does not read back as it was written: {differing[0]!r} differs. Nothing "
+            "was written. Check the disk."
+        )
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    # Bytes, because a NaN does not equal itself.
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _shards(pieces: list[Piece], max_bytes: int) -> Iterator[list[Piece]]:
@@ -242,12 +239,6 @@ def _shards(pieces: list[Piece], max_bytes: int) -> Iterator[list[Piece]]:
 
 def _shard_names(count: int) -> list[str]:
     return [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
-
-
-def _with_ends(shards: list[list[Piece]]) -> Iterator[tuple[Piece, bool]]:
-    for shard in shards:
-        for piece in shard:
-            yield piece, piece is shard[-1]
 
 
 def _copy_small_files(folder: Path, staging: Path) -> None:

@@ -48,6 +48,14 @@ class Packing:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A tensor to write, and its relative error against the same merge in float64."""
+
+    value: torch.Tensor
+    error: float
+
+
+@dataclass(frozen=True)
 class Piece:
     """One tensor to write.
 
@@ -76,17 +84,20 @@ class Piece:
     def is_changed(self) -> bool:
         return self.base is not None or self.change is not None
 
-    def base_value(self) -> torch.Tensor:
-        """The tensor before the adapter's change."""
+    @torch.no_grad()
+    def make(self) -> Made:
+        """Read the source and compute the tensor to write."""
         value = torch.empty(0) if self.source is None else self.source.read()
-        value = value if self.dtype is None or self.source is None else value.to(self.dtype)
-        return value if self.base is None else self.base(value)
-
-    def value(self) -> torch.Tensor:
-        """The tensor to write."""
-        value = self.base_value()
-        value = value if self.change is None else self.change(value)
-        return (value if self.dtype is None else value.to(self.dtype)).contiguous()
+        if self.dtype is None:
+            return Made(value, 0.0)
+        value = value.to(self.dtype)
+        value = value if self.base is None else self.base(value)
+        if self.change is None:
+            return Made(value.contiguous(), 0.0)
+        merged = self.change(value).to(self.dtype).contiguous()
+        exact = self.change(value.double()).double()
+        norm = exact.norm().clamp_min(torch.finfo(torch.float32).tiny)
+        return Made(merged, float((merged.double() - exact).norm() / norm))
 
 
 def make_pieces(

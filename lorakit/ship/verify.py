@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,9 @@ def verify_merge(
     reference = run_probe(model, ids)
     with adapter_disabled(model):
         without = run_probe(model, ids)
+    # The model refers to itself (its save_pretrained): without this both would be in memory.
     del model
+    gc.collect()
     plain = AutoModelForCausalLM.from_pretrained(
         str(merged), dtype=dtype, local_files_only=True, trust_remote_code=False
     )

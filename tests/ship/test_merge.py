@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
@@ -244,14 +244,36 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
     trained_adapter(base, tmp_path / "adapter")
     right = Lora.merged_weight
     if wrong == "weights":
-        monkeypatch.setattr(merging.Piece, "value", lambda piece: piece.base_value().contiguous())
-        expected = r"merged weight of 'model\.layers\.0\..*' is off by"
+        # Wrong in float32 only, as a broken kernel would be.
+        def merged_weight(self: Lora, weight: torch.Tensor) -> torch.Tensor:
+            merged = right(self, weight)
+            return merged if weight.dtype == torch.float64 else merged * 1.001
+
+        expected = r"merged weight of 'model\.layers\.0\..*' is off by 0\.001"
     else:
-        monkeypatch.setattr(Lora, "merged_weight", lambda self, w: w + 0.5 * (right(self, w) - w))
+
+        def merged_weight(self: Lora, weight: torch.Tensor) -> torch.Tensor:
+            return weight + 0.5 * (right(self, weight) - weight)
+
         expected = "first difference is in decoder layer 0"
+    monkeypatch.setattr(Lora, "merged_weight", merged_weight)
     with pytest.raises(VerificationError, match=expected):
         merge_folder(base, tmp_path / "adapter", output)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_disk_that_forgets_is_caught(
+    folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_adapter(folders["llama"], tmp_path / "adapter")
+
+    def forgetful(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        save_file({name: torch.zeros_like(t) for name, t in tensors.items()}, path, metadata)
+
+    monkeypatch.setattr(merging, "save_file", forgetful)
+    with pytest.raises(VerificationError, match="does not read back as it was written"):
+        merge_folder(folders["llama"], tmp_path / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_in_use_is_refused(folders, tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ class Dora(Kind):
     def forward(
         self, x: torch.Tensor, base: FrozenLinear, low_rank_x: torch.Tensor
     ) -> torch.Tensor:
-        down = low_rank_x @ self.lora_A.to(x.dtype).T  # (..., R)
-        y = base.product(x) + (down @ self.lora_B.to(x.dtype).T) * self.scaling
+        down = (low_rank_x @ self.lora_A.to(x.dtype).T) * self.scaling  # (..., R)
+        y = base.product(x) + down @ self.lora_B.to(x.dtype).T
         y = y * (self.lora_magnitude_vector / self._norms(base)).to(x.dtype)
         return y + base.bias.to(x.dtype) if isinstance(base.bias, torch.Tensor) else y
 

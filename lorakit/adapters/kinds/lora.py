@@ -23,8 +23,9 @@ class Lora(Kind):
     def forward(
         self, x: torch.Tensor, base: FrozenLinear, low_rank_x: torch.Tensor
     ) -> torch.Tensor:
-        down = low_rank_x @ self.lora_A.to(x.dtype).T  # (..., R)
-        return base(x) + (down @ self.lora_B.to(x.dtype).T) * self.scaling
+        # Scaled where it is narrow: (..., R) instead of (..., O).
+        down = (low_rank_x @ self.lora_A.to(x.dtype).T) * self.scaling
+        return base(x) + down @ self.lora_B.to(x.dtype).T
 
     def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
