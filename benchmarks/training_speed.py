@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/training_speed.py
     .venv/bin/python benchmarks/training_speed.py --hidden 512 --layers 8 --steps 10
 
-The base is a Llama with random weights and the rows have the lengths of a log-normal draw: speed and
-memory depend on shapes, not on values. Every line is a process of its own, so that one line's peak
-is not another's; the first two steps warm up and are not counted.
+The base is a Llama with random weights, the lengths of the rows are drawn from a log-normal: speed
+and memory depend on shapes, not on values. Every line is a process of its own, so that one line's
+peak is not another's; the first two steps warm up and are not counted.
 """
 
 from __future__ import annotations

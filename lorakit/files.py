@@ -38,14 +38,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """`write_atomically` for JSON with sorted keys and a final newline; NaN and infinity are refused."""
+    """`write_atomically` for JSON, keys sorted, a newline at the end; NaN and infinity refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
 
 
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
-    """A folder that becomes `final` by one rename when the `with` block succeeds, and vanishes otherwise.
+    """A folder that becomes `final` by one rename when the block succeeds, and vanishes otherwise.
 
     Raises:
         OSError: `final` exists and is not an empty folder, or the disk refuses.

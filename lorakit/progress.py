@@ -1,4 +1,4 @@
-"""Progress bars on stderr: shown on a terminal for work over two seconds, silent everywhere else."""
+"""Progress bars on stderr: shown on a terminal for work over two seconds, silent elsewhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bar:
         self._shown = False
 
     def advance(self, amount: int = 1, *, facts: str = "") -> None:
-        """Count `amount` more units done; `facts` is a short text such as `loss 1.23 410 tokens/s`."""
+        """Count `amount` more units done; `facts` is a short text: `loss 1.23 410 tokens/s`."""
         self._columns.update(self._task, advance=amount, facts=facts)
         if not self._shown and time.monotonic() - self._started > SHOW_AFTER_SECONDS:
             self._columns.start()

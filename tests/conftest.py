@@ -24,7 +24,7 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data, models and adapters beside the checkout; tests that need them skip without them."""
+    """Real data, models and adapters beside the checkout; tests that need them may skip."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real data not found at {SHARED_DATA}")
     return SHARED_DATA
