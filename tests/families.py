@@ -1,8 +1,8 @@
-"""Tiny random models of many causal-LM families: one table, which the law tests of every room loop over.
+"""Tiny random models of many causal-LM families: the table that law tests of all rooms loop over.
 
-`FAMILIES[model_type]` holds what the tiny config of that family needs beyond `COMMON`. Fields that change the
-logits (soft caps, scales), windows and mixed layer types are set to values that matter, so that a law which
-ignores them fails.
+`FAMILIES[model_type]` holds what the tiny config of that family needs beyond `COMMON`. Fields that
+change the logits (soft caps, scales), windows and mixed layer types are set to values that matter,
+so that a law which ignores them fails.
 """
 
 from __future__ import annotations
@@ -163,6 +163,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "llama": {},
+    "llama4_text": {
+        "attention_chunk_size": 8,
+        "intermediate_size_mlp": 64,
+        "layer_types": ["chunked_attention", "full_attention"],
+    },
     "mamba": {"state_size": 8, "time_step_rank": 4},
     "mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     "mellum": {},
@@ -227,7 +232,8 @@ def config(model_type: str, **overrides: Any) -> PreTrainedConfig:
 def build(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A tiny random float32 model of the family, with the attention that `load_base` uses.
 
-    Fresh norms and biases are moved away from their ones and zeros, so that every parameter matters.
+    Fresh norms and biases are moved away from their ones and zeros, so that every parameter
+    matters.
     """
     attention.register()
     tiny_config = config(model_type, **overrides)

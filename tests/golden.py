@@ -1,4 +1,6 @@
-"""What the real pretrained models computed before anybody touched them: for tests before and after training."""
+"""What the real pretrained models computed before anybody touched them: for tests before and
+after training.
+"""
 
 from __future__ import annotations
 

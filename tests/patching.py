@@ -1,4 +1,4 @@
-"""Law 11: nothing is patched. A snapshot of what every attribute of other packages is, and how it changed."""
+"""Law 11: nothing is patched. What every attribute of other packages is, and how it changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = (
     "builtins",
 )
 
-# Counters, caches and lazily filled names that these packages change by themselves, by module prefix.
+# Modules that keep counters and caches of their own, by prefix.
 OWN_STATE = (
     "torch._dynamo",
     "torch._inductor",
@@ -35,7 +35,7 @@ Snapshot = dict[tuple[str, str, str], int]
 
 
 def snapshot(packages: Iterable[str] = PACKAGES) -> Snapshot:
-    """{(module, class or "", attribute): identity} of the functions and classes of all loaded modules."""
+    """{(module, class or "", attribute): identity} of functions and classes of loaded modules."""
     seen: Snapshot = {}
     for name, module in sorted(sys.modules.items()):
         if name.partition(".")[0] not in packages or name.startswith(OWN_STATE):

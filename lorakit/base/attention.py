@@ -1,4 +1,4 @@
-"""The attention that models are loaded with: registered under our name in transformers' official registries.
+"""The attention that models are loaded with, under our name in transformers' official registries.
 
 An unpacked call is transformers' own SDPA attention, except where that refuses (soft-capped scores,
 attention sinks). A packed call, recognized by `cu_seq_lens_q`, attends inside each example.
@@ -23,7 +23,7 @@ NAME = "lorakit"
 
 
 def register() -> None:
-    """Add our attention to transformers' registries; called at each load, of no effect the second time."""
+    """Add our attention to transformers' registries; of no effect the second time."""
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
@@ -52,7 +52,8 @@ def attention(
         query: (B, H, T, D); key, value: (B, K, T', D).
         attention_mask: (B, 1, T, T') or None, as made by `sdpa_mask`.
         softcap: scores become `softcap * tanh(scores / softcap)`.
-        s_aux: (H,) attention sinks: one more logit per head that takes probability and gives nothing.
+        s_aux: (H,) attention sinks: one more logit per head that takes probability and gives
+            nothing.
         cu_seq_lens_q: int32 (S + 1,) starts of the packed examples; None when not packed.
 
     Returns:
@@ -61,8 +62,8 @@ def attention(
     if cu_seq_lens_q is not None and max_length_q is not None:
         if position_bias is not None:
             raise ModelError(
-                f"{type(module).__name__} adds a position bias (ALiBi), which packed attention cannot; "
-                "possible: one example per row. Set data.packing: false."
+                f"{type(module).__name__} adds a position bias (ALiBi), which packed attention "
+                "cannot; possible: one example per row. Set data.packing: false."
             )
         out = kernels.packed_attention(
             query[0],
@@ -79,8 +80,8 @@ def attention(
         return out.transpose(0, 1)[None].contiguous(), None
     if attention_mask is not None and attention_mask.numel() == 0:
         raise ModelError(
-            f"{type(module).__name__} drops the packing arguments, so examples of one row would see "
-            "each other; possible: one example per row. Set data.packing: false."
+            f"{type(module).__name__} drops the packing arguments, so examples of one row would "
+            "see each other; possible: one example per row. Set data.packing: false."
         )
     if softcap is not None or s_aux is not None:
         out = kernels.masked_attention(

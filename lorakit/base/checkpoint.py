@@ -1,7 +1,7 @@
-"""The safetensors files of a model folder: checked before anything is allocated, read tensor by tensor.
+"""The safetensors files of a model folder: checked before anything is allocated, read one by one.
 
-Everything here treats the files as untrusted: names may not leave the folder, only regular files are
-opened, and every header is checked against the file it describes.
+Everything here treats the files as untrusted: names may not leave the folder, only regular files
+are opened, and every header is checked against the file it describes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class TensorEntry:
 
 
 class LazyTensor:
-    """A tensor of a safetensors file that is read when it is indexed, as transformers' loader does."""
+    """A tensor that is read from its file when transformers' loader indexes it."""
 
     def __init__(self, piece: Any, on_read: Callable[[], None]) -> None:
         self._piece = piece
@@ -93,8 +93,8 @@ def read_entries(folder: Path) -> dict[str, TensorEntry]:
     """All tensors of a model folder by name.
 
     Raises:
-        ModelError: no safetensors, a shard outside the folder or missing, a broken or truncated file, an
-            index that does not agree with the files.
+        ModelError: no safetensors, a shard outside the folder or missing, a broken or truncated
+            file, an index that does not agree with the files.
     """
     if (folder / WEIGHTS).exists():
         return read_header(_regular_file(folder, WEIGHTS))
@@ -109,18 +109,30 @@ def read_entries(folder: Path) -> dict[str, TensorEntry]:
     lost = sorted(weight_map.keys() - entries.keys())
     if lost:
         raise ModelError(
-            f"{str(folder / INDEX)!r} lists {len(lost)} tensors that their shards do not hold, such as "
-            f"{lost[0]!r} in {weight_map[lost[0]]!r}; possible: an index that agrees with its shards. "
-            "Download the model again."
+            f"{str(folder / INDEX)!r} lists {len(lost)} tensors that their shards do not hold, "
+            f"such as {lost[0]!r} in {weight_map[lost[0]]!r}; possible: an index that agrees with "
+            "its shards. Download the model again."
         )
     return entries
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files that the weights of a model folder are (to be) in.
+
+    Raises:
+        ModelError: an index that is broken or names files outside the folder.
+    """
+    if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():
+        return sorted(set(_read_index(folder).values()))
+    return [WEIGHTS]
 
 
 def read_header(file: Path) -> dict[str, TensorEntry]:
     """Check one safetensors file's header and return its tensors.
 
     Raises:
-        ModelError: not safetensors, truncated, or with tensors that overlap or lie outside the file.
+        ModelError: not safetensors, truncated, or with tensors that overlap or lie outside the
+            file.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -142,7 +154,10 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         name: _entry(name, value, file, 8 + header_bytes, size) for name, value in header.items()
     }
     _check_cover(
-        sorted(entries.values(), key=lambda entry: entry.start), file, 8 + header_bytes, size
+        sorted(entries.values(), key=lambda entry: (entry.start, entry.stop)),
+        file,
+        8 + header_bytes,
+        size,
     )
     return entries
 
@@ -212,8 +227,9 @@ def _read_index(folder: Path) -> dict[str, str]:
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _is_basename(shard):
             raise ModelError(
-                f"{str(path)!r} puts {name!r} into the file {shard!r}; possible: safetensors files inside "
-                "the model's folder, by name without a path. Do not use this model, or repair its index."
+                f"{str(path)!r} puts {name!r} into the file {shard!r}; possible: safetensors files "
+                "inside the model's folder, by name without a path. Do not use this model, or "
+                "repair its index."
             )
     return weight_map
 
@@ -232,12 +248,13 @@ def _regular_file(folder: Path, name: str) -> Path:
         mode = path.stat().st_mode
     except OSError as error:
         raise ModelError(
-            f"{name!r} is missing in {str(folder)!r} ({error.strerror}); possible: all files that the model's "
-            "index names. Download the model again."
+            f"{name!r} is missing in {str(folder)!r} ({error.strerror}); possible: all files that "
+            "the model's index names. Download the model again."
         ) from error
     if not stat.S_ISREG(mode):
         raise ModelError(
-            f"{str(path)!r} is not a regular file; possible: safetensors files. Download the model again."
+            f"{str(path)!r} is not a regular file; possible: safetensors files. Download the model "
+            "again."
         )
     return path
 
@@ -246,8 +263,8 @@ def _no_safetensors(folder: Path) -> ModelError:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
     given = f"only {', '.join(pickles[:3])}" if pickles else "no weights"
     return ModelError(
-        f"{str(folder)!r} holds {given}; possible: {WEIGHTS} or shards named by {INDEX} (pickled weights "
-        "can run code and are never opened). Use a safetensors version of the model."
+        f"{str(folder)!r} holds {given}; possible: {WEIGHTS} or shards named by {INDEX} (pickled "
+        "weights can run code and are never opened). Use a safetensors version of the model."
     )
 
 

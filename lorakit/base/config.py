@@ -15,7 +15,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lorakit.base.families import attention_of, family
+from lorakit.base.families import attention_of, family, model_class_of
 from lorakit.errors import ModelError
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -31,13 +31,14 @@ REMOVED_KEYS = frozenset(
         "experts_implementation",
         "fusion_config",
         "kernel_config",
+        "quantization_config",  # refused unless empty
         "transformers_weights",
         "trust_remote_code",
         "use_kernels",
     }
 )
 
-# Sizes: {name ending: largest value accepted}. Larger than any released model by a wide margin.
+# {size: largest value accepted}: larger than any released model by a wide margin.
 SIZE_LIMITS = {
     "vocab_size": 1 << 24,
     "hidden_size": 1 << 20,
@@ -75,13 +76,13 @@ def read_config(path: Path) -> dict[str, Any]:
         The values without keys that start with an underscore or choose code.
 
     Raises:
-        ModelError: unreadable or broken file, remote code, unknown model_type, quantized checkpoint, or
-            a size outside its bounds.
+        ModelError: unreadable or broken file, remote code, unknown model_type, quantized
+            checkpoint, or a size outside its bounds.
     """
     if not path.is_file():
         raise ModelError(
-            f"no config.json in {str(path.parent)!r}; possible: a folder as `save_pretrained` writes it. "
-            "Check base.model."
+            f"no config.json in {str(path.parent)!r}; possible: a folder as `save_pretrained` "
+            "writes it. Check base.model."
         )
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelError(
@@ -92,11 +93,13 @@ def read_config(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelError(
-            f"{str(path)!r} is not valid JSON ({error}); possible: a JSON object. Download it again."
+            f"{str(path)!r} is not valid JSON ({error}); possible: a JSON object. Download it "
+            "again."
         ) from error
     if not isinstance(values, dict):
         raise ModelError(
-            f"{str(path)!r} holds a JSON {type(values).__name__}; possible: an object. Download it again."
+            f"{str(path)!r} holds a JSON {type(values).__name__}; possible: an object. Download it "
+            "again."
         )
     return filtered(values)
 
@@ -104,15 +107,6 @@ def read_config(path: Path) -> dict[str, Any]:
 def filtered(values: dict[str, Any]) -> dict[str, Any]:
     """The values of a config without what could choose code; errors as in `read_config`."""
     _check_model_type(values)
-    if values.get("quantization_config"):
-        quantization = values["quantization_config"]
-        method = (
-            quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        )
-        raise ModelError(
-            f"the checkpoint is stored quantized ({method!r}); possible: checkpoints in float32, bfloat16 "
-            "or float16, quantized while loading by base.quantization: nf4. Use the original model."
-        )
     return _filtered_object(values, "config.json", 0)
 
 
@@ -132,11 +126,21 @@ def model_config(values: dict[str, Any]) -> PreTrainedConfig:
             f"config.json does not describe a {model_type!r} model: {error}. Compare it with the "
             "config.json of a released model of this type."
         ) from error
+    config = _of_text(config)
     for part in (config, *_sub_configs(config)):
         for name, value in vars(part).items():
             if NOISE_FIELD.search(name) and type(value) in (int, float):
                 setattr(part, name, 0.0)
     config._attn_implementation = attention_of(config)
+    return config
+
+
+def _of_text(config: PreTrainedConfig) -> PreTrainedConfig:
+    # As transformers' AutoModelForCausalLM does: some models of several senses have a class for
+    # their language model alone.
+    text_class = config.sub_configs.get("text_config")
+    if text_class is not None and model_class_of(config).config_class is text_class:
+        return config.get_text_config()
     return config
 
 
@@ -149,9 +153,9 @@ def _check_model_type(values: dict[str, Any]) -> None:
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or not MODEL_TYPE.fullmatch(model_type):
         raise ModelError(
-            f"config.json names the model_type {model_type!r}; possible: small letters, digits, '_', '-' "
-            f"and '.', one of the {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} causal language models of the "
-            "installed transformers. Check base.model."
+            f"config.json names the model_type {model_type!r}; possible: small letters, digits, "
+            f"'_', '-' and '.', one of the {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} causal "
+            "language models of the installed transformers. Check base.model."
         )
     family(model_type)
 
@@ -159,13 +163,24 @@ def _check_model_type(values: dict[str, Any]) -> None:
 def _filtered_object(values: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
     if depth > MAX_DEPTH:
         raise ModelError(
-            f"{where} is nested deeper than {MAX_DEPTH} levels; possible: a config as released. Check base.model."
+            f"{where} is nested deeper than {MAX_DEPTH} levels; possible: a config as released. "
+            "Check base.model."
         )
     if "auto_map" in values:
         raise ModelError(
-            f"{where} has `auto_map`, which asks to run code from the model's folder; possible: models that "
-            "the installed transformers knows by itself. If it knows this model_type, remove the "
-            "`auto_map` entry from config.json; otherwise choose another base.model."
+            f"{where} has `auto_map`, which asks to run code from the model's folder; possible: "
+            "models that the installed transformers knows by itself. If it knows this model_type, "
+            "remove the `auto_map` entry from config.json; otherwise choose another base.model."
+        )
+    if values.get("quantization_config"):
+        quantization = values["quantization_config"]
+        method = (
+            quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        )
+        raise ModelError(
+            f"{where} says that the checkpoint is stored quantized ({method!r}); possible: "
+            "checkpoints in float32, bfloat16 or float16, quantized while loading by "
+            "base.quantization: nf4. Use the original model."
         )
     kept: dict[str, Any] = {}
     for key, value in values.items():
@@ -185,8 +200,8 @@ def _filtered_value(value: Any, where: str, depth: int) -> Any:
             not isinstance(nested_type, str) or not MODEL_TYPE.fullmatch(nested_type)
         ):
             raise ModelError(
-                f"{where} names the model_type {nested_type!r}; possible: small letters, digits, '_', "
-                "'-' and '.'. Check base.model."
+                f"{where} names the model_type {nested_type!r}; possible: small letters, digits, "
+                "'_', '-' and '.'. Check base.model."
             )
         return _filtered_object(value, where, depth + 1)
     if isinstance(value, list):
@@ -195,19 +210,21 @@ def _filtered_value(value: Any, where: str, depth: int) -> Any:
 
 
 def _check_number(key: str, value: Any, where: str) -> None:
+    smallest = 0 if key.endswith("experts") else 1  # families of experts have dense members
     if key in SIZE_LIMITS and value is not None and not isinstance(value, (dict, list)):
         if (
             not isinstance(value, int)
             or isinstance(value, bool)
-            or not 0 < value <= SIZE_LIMITS[key]
+            or not smallest <= value <= SIZE_LIMITS[key]
         ):
             raise ModelError(
-                f"{where} has {key} = {value!r}; possible: an integer from 1 to {SIZE_LIMITS[key]}. "
-                "Check base.model."
+                f"{where} has {key} = {value!r}; possible: an integer from {smallest} to "
+                f"{SIZE_LIMITS[key]}. Check base.model."
             )
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise ModelError(
-            f"{where} has {key} = {value!r}; possible: integers up to {MAX_INTEGER}. Check base.model."
+            f"{where} has {key} = {value!r}; possible: integers up to {MAX_INTEGER}. Check "
+            "base.model."
         )
 
 

@@ -42,7 +42,7 @@ def compute_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtyp
         return torch.bfloat16 if has_bfloat16 else torch.float32
     if dtype not in DTYPES:
         raise ModelError(
-            f"dtype {dtype} cannot compute; possible: {', '.join(str(d) for d in DTYPES)}. "
-            "Fix base.dtype."
+            f"dtype {dtype} cannot compute; possible: {', '.join(str(d) for d in DTYPES)}. Fix "
+            "base.dtype."
         )
     return dtype

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit.base import attention, hub, packing
 from lorakit.base.config import model_config, read_config
 from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.families import model_class_of
+from lorakit.base.frozen_linear import linear_at
 from lorakit.base.storages import storage
 from lorakit.errors import ModelError
 
@@ -58,7 +59,7 @@ def empty_model(
     """As `empty_base`, from a checked config."""
     chosen = storage(quantization)
     attention.register()
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class = model_class_of(config)
     try:
         with torch.device("meta"):
             # transformers' own constructor: it sets dtype and attention as from_pretrained does.
@@ -66,7 +67,7 @@ def empty_model(
                 config, dtype=dtype, attn_implementation=config._attn_implementation
             )
     # Model code meets values that config classes let pass, with exceptions of every kind.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ModelError(
             f"a {config.model_type!r} model cannot be built from its config.json "
             f"({type(error).__name__}: {error}); possible: the values of a released model of this "
@@ -76,7 +77,7 @@ def empty_model(
     _keep_dtypes(model, dtype)
     if quantization != "none":
         for path in packing.packable_linears(model):
-            layer = model.get_submodule(path)
+            layer = linear_at(model, path)
             weight_OI = packing.weight_as_out_in(layer)
             packed = chosen.pack(
                 weight_OI, block_size=block_size, double_quantization=double_quantization

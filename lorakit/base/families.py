@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -24,7 +25,9 @@ class FamilyFacts:
     """One row.
 
     Attributes:
-        attention: the attention implementation to load with; None: ours where the family can, else eager.
+        attention: the attention implementation to load with; None: ours where the family can, else
+            eager.
+        backbone: path of the backbone, where `base_model` is not it.
         no_packing: why examples may not share a row; None when they may.
         logits_scale: what the head's output is multiplied by, from the text config.
         softcap: config field of the cap c in `c * tanh(logits / c)`.
@@ -32,6 +35,7 @@ class FamilyFacts:
     """
 
     attention: str | None = None
+    backbone: str | None = None
     no_packing: str | None = None
     logits_scale: Callable[[PreTrainedConfig], float] | None = None
     softcap: str | None = None
@@ -41,6 +45,7 @@ class FamilyFacts:
 RECURRENT = "its recurrent or convolutional layers carry state from one example into the next"
 OWN_ATTENTION = "its attention code does not know about packing"
 POSITION_BIAS = "its attention adds a position bias over the whole row"
+CHUNKED = "its attention is cut into chunks that start with the row"
 HIDDEN_WINDOW = "its attention code does not pass its sliding window on"
 UNSHOWN = "no test has shown that this family keeps packed examples apart"
 
@@ -49,98 +54,6 @@ ENCODER_DECODER = "it is the decoder of an encoder-decoder model"
 PICTURES_OR_SOUND = "it is a model of pictures or sound with a language model inside"
 UNUSUAL_INPUT = "it does not take token ids alone"
 
-# Nothing about these differs from the default, which the laws show for each of them.
-PLAIN = [
-    "afmoe",
-    "apertus",
-    "arcee",
-    "aria_text",
-    "axk1",
-    "biogpt",
-    "bitnet",
-    "cwm",
-    "deepseek_v2",
-    "deepseek_v3",
-    "diffllama",
-    "dots1",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "exaone4",
-    "exaone_moe",
-    "flex_olmo",
-    "flint",
-    "gemma",
-    "glm",
-    "glm4",
-    "glm4_moe",
-    "glm4_moe_lite",
-    "gpt2",
-    "gpt_bigcode",
-    "gpt_neox",
-    "gpt_oss",
-    "helium",
-    "hunyuan_v1_dense",
-    "hunyuan_v1_moe",
-    "hy_v3",
-    "internlm3",
-    "jais2",
-    "jetmoe",
-    "laguna",
-    "llama",
-    "mellum",
-    "mimo_v2_flash",
-    "minimax_m2",
-    "ministral",
-    "ministral3",
-    "mistral",
-    "mixtral",
-    "olmo",
-    "olmo2",
-    "olmo3",
-    "olmoe",
-    "opt",
-    "persimmon",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "seed_oss",
-    "smollm3",
-    "solar_open",
-    "starcoder2",
-    "youtu",
-]
-
-SOFT_CAPPED = [
-    "beam",
-    "gemma2",
-    "gemma3_text",
-    "gemma3n_text",
-    "gemma4_text",
-    "gemma4_unified_text",
-    "nanochat",
-    "vaultgemma",
-]
-
-STATEFUL = [
-    "bamba",
-    "falcon_mamba",
-    "jamba",
-    "lfm2",
-    "lfm2_moe",
-    "mamba",
-    "mamba2",
-    "minimax",
-    "nemotron_h",
-    "olmo_hybrid",
-    "qwen3_5_moe_text",
-    "qwen3_5_text",
-    "qwen3_next",
-    "rwkv",
-]
-
 REFUSED = {
     ENCODER: (
         "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert "
@@ -148,8 +61,8 @@ REFUSED = {
         "xlm-roberta xlm-roberta-xl xlnet xmod"
     ),
     ENCODER_DECODER: (
-        "bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart prophetnet "
-        "trocr whisper"
+        "bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart "
+        "prophetnet trocr whisper"
     ),
     PICTURES_OR_SOUND: (
         "emu3 fuyu gemma4_assistant gemma4_unified_assistant git got_ocr2 mllama moshi "
@@ -158,42 +71,61 @@ REFUSED = {
     UNUSUAL_INPUT: "blt cpmant",
 }
 
-FAMILIES: dict[str, FamilyFacts] = {
-    **dict.fromkeys(PLAIN, FamilyFacts()),
-    **dict.fromkeys(SOFT_CAPPED, FamilyFacts(softcap="final_logit_softcapping")),
-    **dict.fromkeys(STATEFUL, FamilyFacts(no_packing=RECURRENT)),
-    **{
-        name: FamilyFacts(refused=reason)
-        for reason, names in REFUSED.items()
-        for name in names.split()
-    },
-    "bloom": FamilyFacts(no_packing=POSITION_BIAS),
-    "codegen": FamilyFacts(no_packing=OWN_ATTENTION),
-    "cohere": FamilyFacts(logits_scale=lambda config: config.logit_scale),
-    "cohere2": FamilyFacts(logits_scale=lambda config: config.logit_scale),
-    "cohere2_moe": FamilyFacts(logits_scale=lambda config: config.logit_scale),
-    "falcon": FamilyFacts(attention="sdpa", no_packing=OWN_ATTENTION),
-    "falcon_h1": FamilyFacts(
-        no_packing=RECURRENT, logits_scale=lambda config: config.lm_head_multiplier
+# Families that share a row: (their names, the row).
+ROWS: list[tuple[str, FamilyFacts]] = [
+    # Nothing about these differs from other decoders, which the laws show for each of them.
+    (
+        "afmoe apertus arcee aria_text axk1 biogpt bitnet cwm deepseek_v2 deepseek_v3 diffllama "
+        "dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo flint gemma glm glm4 glm4_moe "
+        "glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_oss helium hunyuan_v1_dense hunyuan_v1_moe "
+        "hy_v3 internlm3 jais2 jetmoe laguna llama mellum mimo_v2_flash minimax_m2 ministral "
+        "ministral3 mistral mixtral olmo olmo2 olmo3 olmoe opt persimmon phi phi3 qwen2 qwen2_moe "
+        "qwen3 qwen3_moe seed_oss smollm3 solar_open starcoder2 youtu",
+        FamilyFacts(),
     ),
-    "gpt_neo": FamilyFacts(no_packing=OWN_ATTENTION),
-    "gptj": FamilyFacts(no_packing=OWN_ATTENTION),
-    "granite": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
-    "granite_swa": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
-    "granitemoe": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
-    "granitemoe_swa": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
-    "granitemoehybrid": FamilyFacts(
-        no_packing=RECURRENT, logits_scale=lambda config: 1 / config.logits_scaling
+    (
+        "beam gemma2 gemma3_text gemma3n_text gemma4_text gemma4_unified_text nanochat vaultgemma",
+        FamilyFacts(softcap="final_logit_softcapping"),
     ),
-    "granitemoeshared": FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
-    "hyperclovax": FamilyFacts(logits_scale=lambda config: config.logits_scaling),
-    "minicpm3": FamilyFacts(logits_scale=lambda config: config.dim_model_base / config.hidden_size),
-    "nemotron": FamilyFacts(no_packing=OWN_ATTENTION),
-    "phimoe": FamilyFacts(no_packing=HIDDEN_WINDOW),
-    "recurrent_gemma": FamilyFacts(no_packing=RECURRENT, softcap="logits_soft_cap"),
-    "stablelm": FamilyFacts(no_packing=OWN_ATTENTION),
-    "xglm": FamilyFacts(no_packing=OWN_ATTENTION),
-}
+    (
+        "bamba falcon_mamba jamba lfm2 lfm2_moe mamba mamba2 minimax nemotron_h olmo_hybrid "
+        "qwen3_5_moe_text qwen3_5_text qwen3_next rwkv",
+        FamilyFacts(no_packing=RECURRENT),
+    ),
+    (
+        "codegen gpt_neo gptj nemotron stablelm xglm",
+        FamilyFacts(no_packing=OWN_ATTENTION),
+    ),
+    (
+        "cohere cohere2 cohere2_moe",
+        FamilyFacts(logits_scale=lambda config: config.logit_scale),
+    ),
+    (
+        "granite granite_swa granitemoe granitemoe_swa granitemoeshared",
+        FamilyFacts(logits_scale=lambda config: 1 / config.logits_scaling),
+    ),
+    *((names, FamilyFacts(refused=reason)) for reason, names in REFUSED.items()),
+    ("bloom", FamilyFacts(no_packing=POSITION_BIAS)),
+    ("falcon", FamilyFacts(attention="sdpa", no_packing=OWN_ATTENTION)),
+    (
+        "falcon_h1",
+        FamilyFacts(no_packing=RECURRENT, logits_scale=lambda config: config.lm_head_multiplier),
+    ),
+    (
+        "granitemoehybrid",
+        FamilyFacts(no_packing=RECURRENT, logits_scale=lambda config: 1 / config.logits_scaling),
+    ),
+    ("hyperclovax", FamilyFacts(logits_scale=lambda config: config.logits_scaling)),
+    (
+        "minicpm3",
+        FamilyFacts(logits_scale=lambda config: config.dim_model_base / config.hidden_size),
+    ),
+    ("llama4_text", FamilyFacts(backbone="model", no_packing=CHUNKED)),
+    ("phimoe", FamilyFacts(no_packing=HIDDEN_WINDOW)),
+    ("recurrent_gemma", FamilyFacts(no_packing=RECURRENT, softcap="logits_soft_cap")),
+]
+
+FAMILIES = {name: row for names, row in ROWS for name in names.split()}
 
 # A family without a row: examples one per row, and its head is checked when it is loaded.
 DEFAULT = FamilyFacts(no_packing=UNSHOWN)
@@ -203,19 +135,21 @@ def family(model_type: str) -> FamilyFacts:
     """The row of `model_type`.
 
     Raises:
-        ModelError: not a causal language model of the installed transformers, or refused by its row.
+        ModelError: not a causal language model of the installed transformers, or refused by its
+            row.
     """
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
-            f"model_type {model_type!r} is not a causal language model of the installed transformers; "
-            f"possible: {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} types such as llama, qwen3, gemma3_text. "
-            "Choose another base.model, or upgrade transformers if the model is newer."
+            f"model_type {model_type!r} is not a causal language model of the installed "
+            f"transformers; possible: {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} types such as "
+            "llama, qwen3, gemma3_text. Choose another base.model, or upgrade transformers if the "
+            "model is newer."
         )
     facts = FAMILIES.get(model_type, DEFAULT)
     if facts.refused is not None:
         raise ModelError(
-            f"model_type {model_type!r} is not supported: {facts.refused}; possible: decoders of text "
-            "such as llama, qwen3, gemma3_text. Choose another base.model."
+            f"model_type {model_type!r} is not supported: {facts.refused}; possible: decoders of "
+            "text such as llama, qwen3, gemma3_text. Choose another base.model."
         )
     return facts
 
@@ -225,12 +159,19 @@ def attention_of(config: PreTrainedConfig) -> str:
     chosen = family_of(config).attention
     if chosen is not None:
         return chosen
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class = model_class_of(config)
     # Families that write their attention out add the mask to the scores: they need eager's, because
     # the boolean mask of the others would silently add ones.
     if model_class._supports_sdpa or model_class._supports_attention_backend:
         return attention.NAME
     return "eager"
+
+
+def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of transformers that a causal language model of this config is built from."""
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    # A few configs name several classes; the first is the one for text.
+    return cast(type[PreTrainedModel], found[0] if isinstance(found, tuple) else found)
 
 
 def family_of(config: PreTrainedConfig) -> FamilyFacts:

@@ -5,7 +5,7 @@ O out_features, I in_features.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -19,8 +19,8 @@ from lorakit.base.storages.dense import DenseWeight
 class FrozenWeight(Protocol):
     """What a storage (one file in `base/storages/`) promises: an (O, I) weight that never changes.
 
-    A storage may keep its bytes on the compute device, in host memory or on disk; `dequantize` brings
-    the dense weight to where it is needed. The storages here are `nn.Module`s, so that
+    A storage may keep its bytes on the compute device, in host memory or on disk; `dequantize`
+    brings the dense weight to where it is needed. The storages here are `nn.Module`s, so that
     `model.to(device)` reaches them.
     """
 
@@ -44,11 +44,15 @@ class FrozenWeight(Protocol):
         """The stored tensors by name; their bytes are the storage's memory."""
         ...
 
-    def with_tensors(self, tensors: dict[str, torch.Tensor]) -> FrozenWeight:
+
+class MovableWeight(FrozenWeight, Protocol):
+    """What the storages in `base/storages/` promise beyond that: they can be put elsewhere."""
+
+    def with_tensors(self, tensors: dict[str, torch.Tensor]) -> MovableWeight:
         """A storage of the same kind, shape and dtype over other tensors."""
         ...
 
-    def to(self, device: torch.device | str) -> FrozenWeight:
+    def to(self, device: torch.device | str) -> MovableWeight:
         """This storage, its tensors moved to `device` (as `nn.Module.to`)."""
         ...
 
@@ -62,6 +66,8 @@ class FrozenLinear(nn.Module):
     Attributes:
         fan_in_fan_out: the layer was a `Conv1D`; PEFT's adapter config names it so.
     """
+
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -78,7 +84,9 @@ class FrozenLinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The dense weight (O, I) in the storage's dtype. Models and trainers that peek at it get a value."""
+        """The dense weight (O, I) in the storage's dtype. Models and trainers that peek at it
+        get a value.
+        """
         return self.stored.dequantize()
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
@@ -89,11 +97,15 @@ class FrozenLinear(nn.Module):
         return kernels.frozen_linear(x, self.stored, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.bias is not None}"
 
 
 # Subclasses of nn.Linear in transformers that compute the same product in another way.
 PLAIN_SUBCLASSES = frozenset({"FalconLinear"})
+
+
+LinearLayer = nn.Linear | Conv1D | FrozenLinear
 
 
 def is_conv1d(layer: nn.Module) -> bool:
@@ -108,10 +120,16 @@ def is_linear(module: nn.Module) -> bool:
     return type(module) in (nn.Linear, Conv1D, FalconLinear, FrozenLinear)
 
 
+def linear_at(model: nn.Module, path: str) -> LinearLayer:
+    """The linear layer at a module path (one for which `is_linear` holds)."""
+    return cast(LinearLayer, model.get_submodule(path))
+
+
 def frozen(layer: nn.Module) -> FrozenLinear:
     """`layer` (a linear layer) as a `FrozenLinear` over the very same parameters."""
     if isinstance(layer, FrozenLinear):
         return layer
+    assert isinstance(layer, nn.Linear | Conv1D)
     if layer.bias is not None:
         layer.bias.requires_grad_(False)
     stored = DenseWeight(layer.weight, transposed=is_conv1d(layer))

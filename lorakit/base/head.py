@@ -30,7 +30,7 @@ def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Te
         ModelError: packed examples for a family that cannot keep them apart.
     """
     if micro_batch.cu_seqlens is None:
-        outputs = model.base_model(
+        outputs = backbone(model)(
             input_ids=micro_batch.input_ids,
             attention_mask=micro_batch.attention_mask,
             position_ids=micro_batch.position_ids,
@@ -43,7 +43,7 @@ def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Te
             f"a {model.config.model_type!r} model was given packed examples, but {reason}; "
             "possible: one example per row. Set data.packing: false."
         )
-    outputs = model.base_model(
+    outputs = backbone(model)(
         input_ids=micro_batch.input_ids,
         # transformers passes a 4-D mask through untouched. This one fits no scores: a family that
         # drops the keywords below fails, rather than letting examples see each other.
@@ -56,6 +56,12 @@ def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Te
         max_length_k=micro_batch.max_seqlen,
     )
     return outputs.last_hidden_state.flatten(0, 1)
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its output head."""
+    path = family_of(model.config).backbone
+    return model.base_model if path is None else model.get_submodule(path)
 
 
 def logits_fn(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -90,10 +96,10 @@ def check_halves(model: PreTrainedModel) -> None:
     """
     if model.config.model_type in FAMILIES:
         return
-    ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+    ids = torch.arange(4, device=model.device)[None]
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
-        outputs = model.base_model(input_ids=ids, use_cache=False)
+        outputs = backbone(model)(input_ids=ids, use_cache=False)
     hidden = getattr(outputs, "last_hidden_state", None)  # absent where base_model is no backbone
     if hidden is not None:
         logits = logits_fn(model)(hidden)
@@ -103,8 +109,8 @@ def check_halves(model: PreTrainedModel) -> None:
             return
     raise ModelError(
         f"the output head of {model.config.model_type!r} models does more than this version of "
-        "lorakit knows, so their loss would be wrong; possible: the families in the documentation. "
-        "Choose another base.model, or add a row to lorakit/base/families.py."
+        "lorakit knows, so their loss would be wrong; possible: the families in the "
+        "documentation. Choose another base.model, or add a row to lorakit/base/families.py."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from lorakit.base.checkpoint import weight_files
 from lorakit.base.config import read_config
 from lorakit.errors import ModelError
 
@@ -30,12 +31,13 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
     if folder.is_dir():
         if revision is not None:
             raise ModelError(
-                f"revision {revision!r} was given with the folder {str(model)!r}; possible: revisions of hub ids. "
-                "Remove base.revision."
+                f"revision {revision!r} was given with the folder {str(model)!r}; possible: "
+                "revisions of hub ids. Remove base.revision."
             )
         return folder
     read_config(resolve_config(model, revision))
-    return _download(str(model), revision, [*SMALL_FILES, "model*.safetensors"])
+    small = _download(str(model), revision, SMALL_FILES)
+    return _download(str(model), revision, [*SMALL_FILES, *weight_files(small)])
 
 
 def resolve_config(model: str | Path, revision: str | None = None) -> Path:
@@ -85,6 +87,7 @@ def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"model {model!r} is no folder here, and the hub gave: {error}. Possible: a folder, or a public or "
-            "accessible hub id while online. Fix base.model, log in with `hf auth login`, or download it first."
+            f"model {model!r} is no folder here, and the hub gave: {error}. Possible: a folder, or "
+            "a public or accessible hub id while online. Fix base.model, log in with `hf auth "
+            "login`, or download it first."
         ) from error

@@ -56,7 +56,7 @@ def base_info(model: nn.Module) -> BaseInfo:
     info = _REMEMBERED.get(model)
     if info is None:
         raise ModelError(
-            f"a {type(model).__name__} that was not loaded by lorakit has no known origin; possible: models from "
-            "load_base. Load it with lorakit.load_base."
+            f"a {type(model).__name__} that was not loaded by lorakit has no known origin; "
+            "possible: models from load_base. Load it with lorakit.load_base."
         )
     return info

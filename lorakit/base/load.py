@@ -17,18 +17,19 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import (
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit.base import checkpoint, config, head, hub, info, packing, placement
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.empty import empty_base, empty_model
+from lorakit.base.families import model_class_of
 from lorakit.base.offload import DEVICE, DISK, TORCH_DTYPES
 from lorakit.base.origin import Origin, origins_of
 from lorakit.base.packing import Destination
@@ -62,19 +63,21 @@ def load_base(
     Dropout and router noise of the config are set to zero: a frozen base is deterministic.
 
     Args:
-        model: a folder as `save_pretrained` writes it, or a hub id. safetensors only, no remote code.
+        model: a folder as `save_pretrained` writes it, or a hub id. safetensors only, no remote
+            code.
         quantization: how linear weights are stored: a name of `base/storages`. Output head,
             embeddings, expert routers and fused experts stay dense.
         double_quantization: quantize the block scales as well.
         block_size: weights that share a scale.
         dtype: of dense weights and computation; None: bfloat16 on GPUs that have it, else float32.
         device: None or "auto": the first GPU if there is one, otherwise the CPU.
-        offload, max_device_memory: where decoder layers live that do not fit; see `placement.place`.
+        offload, max_device_memory: where decoder layers live that do not fit; see
+            `placement.place`.
         revision: branch, tag or commit of a hub id.
 
     Returns:
-        The model in eval mode, no parameter requiring a gradient, and the tokenizer. `base_info(model)`
-        says how it was loaded and where its layers live.
+        The model in eval mode, no parameter requiring a gradient, and the tokenizer.
+        `base_info(model)` says how it was loaded and where its layers live.
 
     Raises:
         ModelError: anything wrong with the model's files; the message says which and what to do.
@@ -189,7 +192,8 @@ def load_weights(
     _load_generation_config(loaded, folder)
     loaded.config.name_or_path = str(folder)
     head.check_halves(loaded)
-    return loaded.requires_grad_(False).to(device).eval(), placed
+    nn.Module.to(loaded.requires_grad_(False), device)
+    return loaded.eval(), placed
 
 
 def _read_tensors(
@@ -199,7 +203,7 @@ def _read_tensors(
     packing_config: packing.PackingConfig | None,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)]
+    model_class: Any = model_class_of(model_config)
     with (
         bar("loading", len(entries)) as running,
         checkpoint.lazy_tensors(entries, running.advance) as tensors,
@@ -265,8 +269,9 @@ def _check_size(plain: PreTrainedModel, entries: dict[str, TensorEntry], folder:
     held = sum(math.prod(entry.shape) for entry in entries.values())
     if described > 2 * held + SMALL_MODEL:
         raise ModelError(
-            f"config.json in {str(folder)!r} describes {described} parameters, but the weights hold "
-            f"{held}; possible: a config that belongs to its weights. Download the model again."
+            f"config.json in {str(folder)!r} describes {described} parameters, but the weights "
+            f"hold {held}; possible: a config that belongs to its weights. Download the model "
+            "again."
         )
 
 

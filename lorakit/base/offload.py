@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lorakit.base.checkpoint import TensorEntry, read_header
-from lorakit.base.frozen_linear import FrozenWeight
+from lorakit.base.frozen_linear import MovableWeight
 from lorakit.base.storages.dense import DenseWeight
 
 DEVICE, HOST, DISK = "device", "cpu", "disk"  # where a weight lives
@@ -28,7 +28,7 @@ TORCH_DTYPES = {
 class HostWeight(nn.Module):
     """A storage that stays in host memory: `model.to(device)` neither moves nor casts it."""
 
-    def __init__(self, stored: FrozenWeight) -> None:
+    def __init__(self, stored: MovableWeight) -> None:
         super().__init__()
         # In a tuple, so that torch does not register it as a submodule and move it.
         self._held = (stored,)
@@ -74,7 +74,7 @@ class DiskTensor:
     def read(self) -> torch.Tensor:
         """The tensor, mapped into memory: its pages leave with it."""
         # Copy-on-write, because torch warns about memory that it could not write to.
-        raw = np.memmap(
+        raw: np.ndarray = np.memmap(
             self.file, np.uint8, mode="c", offset=self.start, shape=(self.stop - self.start,)
         )
         if self.start % self.dtype.itemsize:
@@ -85,7 +85,7 @@ class DiskTensor:
 class DiskWeight(nn.Module):
     """A storage whose tensors are mapped from a file whenever the weight is asked for."""
 
-    def __init__(self, empty: FrozenWeight, places: dict[str, DiskTensor]) -> None:
+    def __init__(self, empty: MovableWeight, places: dict[str, DiskTensor]) -> None:
         super().__init__()
         self._empty = (empty,)  # on the meta device; see HostWeight for the tuple
         self.places = places
@@ -113,7 +113,7 @@ class DiskWeight(nn.Module):
         return f"on disk in {files}: {self._empty[0]!r}"
 
 
-def to_disk(stored: FrozenWeight, file: Path) -> DiskWeight:
+def to_disk(stored: MovableWeight, file: Path) -> DiskWeight:
     """Write a storage's tensors to a new safetensors file and leave them there."""
     tensors = {name: tensor.contiguous() for name, tensor in stored.tensors().items()}
     save_file(tensors, file)
@@ -127,5 +127,5 @@ def from_checkpoint(weight: torch.Tensor, entry: TensorEntry, *, transposed: boo
     return DiskWeight(empty, {"weight": DiskTensor.of(entry)})
 
 
-def _emptied(stored: FrozenWeight) -> FrozenWeight:
+def _emptied(stored: MovableWeight) -> MovableWeight:
     return stored.with_tensors({name: t.to("meta") for name, t in stored.tensors().items()})

@@ -45,7 +45,7 @@ class Origin:
     def sha256(self) -> str:
         """SHA-256 (hex) of the tensor's bytes."""
         data = self.read().contiguous().view(-1).view(torch.uint8)
-        return hashlib.sha256(data.numpy()).hexdigest()
+        return hashlib.sha256(data.numpy().tobytes()).hexdigest()
 
 
 def origins(model: PreTrainedModel | str | Path) -> dict[str, tuple[Origin, ...]]:
@@ -56,7 +56,8 @@ def origins(model: PreTrainedModel | str | Path) -> dict[str, tuple[Origin, ...]
 
     Returns:
         {parameter name in the plain transformers model, such as
-        `model.layers.0.self_attn.q_proj.weight`: its origins}; several where transformers fuses tensors.
+        `model.layers.0.self_attn.q_proj.weight`: its origins}; several where transformers fuses
+        tensors.
 
     Raises:
         ModelError: the model was not loaded by `load_base`, or its files are gone or broken.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,10 +19,18 @@ from transformers.core_model_loading import ConversionOps
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
 from lorakit.base.checkpoint import TensorEntry
-from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight, is_conv1d, is_linear
+from lorakit.base.frozen_linear import (
+    FrozenLinear,
+    FrozenWeight,
+    LinearLayer,
+    MovableWeight,
+    is_conv1d,
+    is_linear,
+    linear_at,
+)
 from lorakit.base.offload import DISK, HOST, HostWeight, from_checkpoint, to_disk
 from lorakit.base.storages import storage
 from lorakit.base.storages.dense import DenseWeight
@@ -37,7 +45,8 @@ class Destination:
     Attributes:
         where: "device", "cpu" or "disk".
         file: to write it to, when it goes to disk.
-        entry: the checkpoint tensor that already holds it as it is to be stored; None when none does.
+        entry: the checkpoint tensor that already holds it as it is to be stored; None when none
+            does.
     """
 
     where: str
@@ -64,7 +73,7 @@ class PackingConfig(QuantizationConfigMixin):
         double_quantization: bool,
         device: torch.device,
     ) -> None:
-        super().__init__(quant_method=NAME)
+        super().__init__(quant_method=cast(QuantizationMethod, NAME))  # a name of ours
         self.destinations = destinations
         self.quantization = quantization
         self.block_size = block_size
@@ -171,15 +180,16 @@ def is_router(path: str) -> bool:
 def replace_layer(model: nn.Module, path: str, stored: FrozenWeight) -> None:
     """Put a `FrozenLinear` over `stored` in the place of the linear layer at `path`."""
     parent_path, _, name = path.rpartition(".")
-    layer = model.get_submodule(path)
+    layer = linear_at(model, path)
     frozen = FrozenLinear(stored, layer.bias, fan_in_fan_out=is_conv1d(layer))
     # transformers draws random weights for modules and tensors without this mark.
-    for marked in (*frozen.modules(), *stored.tensors().values()):
-        marked._is_hf_initialized = True  # type: ignore[union-attr]
+    marked: list[Any] = [*frozen.modules(), *stored.tensors().values()]
+    for each in marked:
+        each._is_hf_initialized = True
     setattr(model.get_submodule(parent_path), name, frozen)
 
 
-def weight_as_out_in(layer: nn.Module) -> torch.Tensor:
+def weight_as_out_in(layer: LinearLayer) -> torch.Tensor:
     """A linear layer's weight as (O, I)."""
     return layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
 
@@ -188,8 +198,9 @@ def _as_out_in(weight: torch.Tensor, layer: nn.Module) -> torch.Tensor:
     return weight.t().contiguous() if is_conv1d(layer) else weight
 
 
-def _put(stored: FrozenWeight, destination: Destination, device: torch.device) -> FrozenWeight:
+def _put(stored: MovableWeight, destination: Destination, device: torch.device) -> FrozenWeight:
     if destination.where == DISK:
+        assert destination.file is not None
         return to_disk(stored, destination.file)
     if destination.where == HOST:
         return HostWeight(stored.to("cpu"))

@@ -52,10 +52,10 @@ def place(
     Args:
         empty: the model on the meta device, with the storages it will have.
         device: that computes.
-        offload: "none", "cpu" or "disk": where layers go that do not fit; "auto": host memory beside a
-            GPU, disk beside a CPU.
-        max_device_memory: bytes (or a text such as "6GB") that frozen weights may take on the device;
-            None: 80 % of what is free there.
+        offload: "none", "cpu" or "disk": where layers go that do not fit; "auto": host memory
+            beside a GPU, disk beside a CPU.
+        max_device_memory: bytes (or a text such as "6GB") that frozen weights may take on the
+            device; None: 80 % of what is free there.
 
     Raises:
         ModelError: an unreadable size, or what cannot be offloaded exceeds it.
@@ -70,8 +70,9 @@ def place(
     left = limit - layers[""]
     if left < 0:
         raise ModelError(
-            f"embeddings, norms and output head take {layers['']} bytes, but frozen weights may take "
-            f"{limit} on the device; possible: offloading decoder layers. Raise base.max_device_memory."
+            f"embeddings, norms and output head take {layers['']} bytes, but frozen weights may "
+            f"take {limit} on the device; possible: offloading decoder layers. Raise "
+            "base.max_device_memory."
         )
     target = offload if offload != "auto" else (DISK if device.type == "cpu" else HOST)
     placed = []
@@ -94,7 +95,8 @@ def parse_bytes(size: int | str | None) -> int | None:
     match = SIZE.fullmatch(size)
     if match is None:
         raise ModelError(
-            f"{size!r} is not a size; possible: 6GB, 512MiB, 6000000000. Fix base.max_device_memory."
+            f"{size!r} is not a size; possible: 6GB, 512MiB, 6000000000. Fix "
+            "base.max_device_memory."
         )
     number, prefix, binary = match.groups()
     step = 1024 if binary else 1000

@@ -1,4 +1,6 @@
-"""The tokenizer of a model folder, loaded without letting any library read the unfiltered config."""
+"""The tokenizer of a model folder, loaded without letting any library read the unfiltered
+config.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def load_tokenizer(folder: Path, model_config: PreTrainedConfig) -> PreTrainedTo
 
     Args:
         folder: with one of `TOKENIZER_FILES`.
-        model_config: of the model, filtered; names the tokenizer's class where its own files do not.
+        model_config: of the model, filtered; names the tokenizer's class where its own files do
+            not.
 
     Raises:
         ModelError: there is none, it asks for remote code, or it cannot be built.
@@ -55,7 +58,8 @@ def _refuse_remote_code(path: Path) -> None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelError(
-            f"{str(path)!r} is not valid JSON ({error}); possible: a JSON object. Download it again."
+            f"{str(path)!r} is not valid JSON ({error}); possible: a JSON object. Download it "
+            "again."
         ) from error
     if not isinstance(values, dict) or "auto_map" in values:
         raise ModelError(

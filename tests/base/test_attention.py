@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorakit.base import attention
-from lorakit.base.families import family
 from tests import families
 
 MODEL_TYPES = [
@@ -27,30 +26,28 @@ EAGER = {
 }
 
 
-def theirs(model_type: str):
+def theirs(model_type: str, ours: PreTrainedModel) -> PreTrainedModel:
     """The same weights with the attention that transformers would choose."""
-    ours = families.build(model_type)
     config = families.config(model_type)
     other = "eager" if model_type in EAGER else "sdpa"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=other).eval()
     model.load_state_dict(ours.state_dict())
-    return ours, model
+    return model
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @torch.no_grad()
-def test_logits_equal_transformers_own_attention(model_type: str) -> None:
-    ours, model = theirs(model_type)
+def test_logits_equal_transformers_own_attention(model_type: str, family_model) -> None:
+    ours = family_model(model_type)
+    model = theirs(model_type, ours)
     ids = torch.randint(5, 390, (2, 21))
     assert torch.allclose(ours(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @torch.no_grad()
-def test_generation_with_cache_and_left_padding(model_type: str) -> None:
-    model = families.build(model_type)
-    if family(model_type).no_packing is not None and "mamba" in str(type(model)).lower():
-        pytest.skip("recurrent caches do not take left padding")
+def test_generation_with_cache_and_left_padding(model_type: str, family_model) -> None:
+    model = family_model(model_type)
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
     rows = [torch.randint(5, 390, (length,)) for length in (3, 11)]
     alone = [

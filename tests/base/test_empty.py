@@ -1,4 +1,4 @@
-"""An empty base has the very modules, dtypes and bytes of a loaded one; origins name every parameter."""
+"""An empty base has the modules, dtypes and bytes of a loaded one; origins of every parameter."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def modules(model: torch.nn.Module) -> dict[str, type]:
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_empty_equals_loaded(model_type: str, tmp_path: Path) -> None:
-    families.folder(tmp_path, model_type)
+def test_empty_equals_loaded(model_type: str, family_folder) -> None:
+    folder = family_folder(model_type)
     for quantization, dtype in (("none", torch.float32), ("nf4", torch.bfloat16)):
-        empty = empty_base(tmp_path, quantization=quantization, dtype=dtype)
-        loaded, _ = load_base(tmp_path, quantization=quantization, dtype=dtype, device="cpu")
+        empty = empty_base(folder, quantization=quantization, dtype=dtype)
+        loaded, _ = load_base(folder, quantization=quantization, dtype=dtype, device="cpu")
         assert modules(empty) == modules(loaded)
         assert described(empty) == described(loaded)
         assert all(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))
@@ -66,9 +66,9 @@ def test_bytes_of_an_8b_model_without_its_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_origins_name_what_each_parameter_was_made_of(model_type: str, tmp_path: Path) -> None:
-    families.folder(tmp_path, model_type)
-    loaded, _ = load_base(tmp_path, dtype=torch.float32, device="cpu")
+def test_origins_name_what_each_parameter_was_made_of(model_type: str, family_folder) -> None:
+    folder = family_folder(model_type)
+    loaded, _ = load_base(folder, dtype=torch.float32, device="cpu")
     found = origins(loaded)
     tied = set(loaded.all_tied_weights_keys)
     state = loaded.state_dict()
@@ -78,7 +78,7 @@ def test_origins_name_what_each_parameter_was_made_of(model_type: str, tmp_path:
             tensor = part.read()
             if not part.converted:
                 assert torch.equal(tensor, state[name])
-    assert origins(tmp_path) == found
+    assert origins(folder) == found
 
 
 def test_origin_hashes(tiny_folder: Path) -> None:
@@ -95,6 +95,17 @@ def test_base_info(tiny_folder: Path) -> None:
     assert len(info.config_sha256) == 64
     with pytest.raises(ModelError, match="load_base"):
         base_info(tiny.model())
+
+
+def test_a_packed_model_is_a_plain_one_to_trainers(tiny_folder: Path) -> None:
+    model, _ = load_base(tiny_folder, quantization="nf4", dtype=torch.float32, device="cpu")
+    assert not model.is_quantized
+    assert not hasattr(model, "hf_quantizer") and not hasattr(model, "quantization_method")
+    written = model.config.to_dict()
+    assert "quantization_config" not in written and "_is_quantized" not in vars(model.config)
+    ids = torch.randint(5, 390, (1, 9))
+    before = model(ids).logits
+    assert torch.allclose(model.to(torch.float64)(ids).logits.float(), before, atol=1e-5)
 
 
 def test_dropout_and_router_noise_are_off(tmp_path: Path) -> None:

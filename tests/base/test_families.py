@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from lorakit.base import packing
 from lorakit.base.families import FAMILIES as ROWS
@@ -18,7 +18,7 @@ from lorakit.base.load import load_base
 from lorakit.base.storages import nf4
 from lorakit.data.examples import MicroBatch
 from lorakit.errors import ModelError
-from tests import families
+from tests import families, tiny
 from tests.tolerances import LOGITS_FLOAT32, relative_error
 
 LENGTHS = (5, 21, 13)  # longer than the tiny configs' window of 8
@@ -82,16 +82,16 @@ def hidden_per_example(
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @torch.no_grad()
-def test_backbone_and_head_equal_the_forward_pass(model_type: str) -> None:
-    model = families.build(model_type)
+def test_backbone_and_head_equal_the_forward_pass(model_type: str, family_model) -> None:
+    model = family_model(model_type)
     row = examples()[1]
     hidden = backbone_hidden(model, padded([row]))
     assert relative_error(logits_fn(model)(hidden), model(row[None]).logits[0]) < LOGITS_FLOAT32
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_no_example_sees_another(model_type: str) -> None:
-    model = families.build(model_type)
+def test_no_example_sees_another(model_type: str, family_model) -> None:
+    model = family_model(model_type)
     rows = examples()
     alone = torch.cat([hidden_per_example(model, [row], pack=False) for row in rows])
     assert relative_error(hidden_per_example(model, rows, pack=False), alone) < LOGITS_FLOAT32
@@ -104,10 +104,9 @@ def test_no_example_sees_another(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @torch.no_grad()
-def test_saved_and_loaded_computes_the_same(model_type: str, tmp_path: Path) -> None:
-    model = families.build(model_type)
-    families.folder(tmp_path, model_type)
-    loaded, _ = load_base(tmp_path, dtype=torch.float32, device="cpu")
+def test_saved_and_loaded_computes_the_same(model_type: str, family_model, family_folder) -> None:
+    model = family_model(model_type)
+    loaded, _ = load_base(family_folder(model_type), dtype=torch.float32, device="cpu")
     ids = examples()[1][None]
     assert torch.equal(loaded(ids).logits, model(ids).logits)
     assert not loaded.training
@@ -116,8 +115,7 @@ def test_saved_and_loaded_computes_the_same(model_type: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @torch.no_grad()
-def test_nf4_computes_with_the_rounded_weights(model_type: str, tmp_path: Path) -> None:
-    families.folder(tmp_path, model_type)
+def test_nf4_computes_with_the_rounded_weights(model_type: str, family_folder) -> None:
     expected = families.build(model_type)
     targets = packing.packable_linears(expected)
     for name in targets:
@@ -126,11 +124,50 @@ def test_nf4_computes_with_the_rounded_weights(model_type: str, tmp_path: Path) 
         rounded = nf4.quantize(weight if isinstance(layer, nn.Linear) else weight.t().contiguous())
         dense = rounded.dequantize()
         layer.weight.data = dense if isinstance(layer, nn.Linear) else dense.t().contiguous()
-    loaded, _ = load_base(tmp_path, quantization="nf4", dtype=torch.float32, device="cpu")
+    loaded, _ = load_base(
+        family_folder(model_type), quantization="nf4", dtype=torch.float32, device="cpu"
+    )
     frozen = [name for name, module in loaded.named_modules() if isinstance(module, FrozenLinear)]
     assert sorted(frozen) == sorted(targets) and targets
     ids = examples()[1][None]
     assert relative_error(loaded(ids).logits, expected(ids).logits) < LOGITS_FLOAT32
+
+
+COMPOSITES = {
+    "gemma3": {"layer_types": ["sliding_attention", "full_attention"]},
+    "qwen3_5": families.HYBRID_LINEAR,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "depth": 1,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+}
+
+
+@pytest.mark.parametrize("model_type", COMPOSITES)
+@torch.no_grad()
+def test_models_of_pictures_and_text_train_on_text(model_type: str, tmp_path: Path) -> None:
+    text = {**families.COMMON, "head_dim": 8, "sliding_window": 8, **COMPOSITES[model_type]}
+    config = AutoConfig.for_model(model_type, text_config=text, vision_config=VISION)
+    whole = AutoModelForImageTextToText.from_config(config).eval()
+    whole.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    for quantization in ("none", "nf4"):
+        loaded, _ = load_base(
+            tmp_path, quantization=quantization, dtype=torch.float32, device="cpu"
+        )
+        row = examples()[1] % 256
+        hidden = backbone_hidden(loaded, padded([row]))
+        logits = loaded(row[None]).logits[0]
+        assert relative_error(logits_fn(loaded)(hidden), logits) < LOGITS_FLOAT32
+        if quantization == "none":
+            assert relative_error(logits, whole(row[None]).logits[0]) < LOGITS_FLOAT32
 
 
 def test_every_row_of_the_table_is_tested_or_refuses() -> None:

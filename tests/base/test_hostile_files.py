@@ -1,4 +1,4 @@
-"""Law 12 for model folders: whatever is in them, the answer is a ModelError that says what to do."""
+"""Law 12 for model folders: whatever is in them, the answer is a ModelError with advice."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "encoder-decoder": ({"model_type": "bart"}, "encoder-decoder"),
     "not causal": ({"model_type": "clip"}, "clip"),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+    "nested quantization": (
+        {"text_config": {"quantization_config": {"quant_method": "bitsandbytes"}}},
+        "bitsandbytes",
+    ),
     "quantized by text": ({"quantization_config": "evil"}, "evil"),
     "a billion layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
     "negative heads": ({"num_attention_heads": -4}, "num_attention_heads"),
@@ -297,12 +301,12 @@ def test_broken_generation_config(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize("model", ["no/such/folder/here", "/nowhere", "a b", "../x", ""])
 def test_what_is_neither_folder_nor_hub_id(model: str) -> None:
-    with pytest.raises(ModelError, match="base.model"):
+    with pytest.raises(ModelError, match=r"base\.model"):
         load_base(model)
 
 
 def test_a_file_is_no_model(folder: Path) -> None:
-    with pytest.raises(ModelError, match="base.model"):
+    with pytest.raises(ModelError, match=r"base\.model"):
         load_base(folder / WEIGHTS)
 
 

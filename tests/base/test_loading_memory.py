@@ -11,7 +11,7 @@ import pytest
 
 from tests import tiny
 
-# What the allocator keeps (seen to vary by 10 MB), temporaries of a chunk, code that is loaded late.
+# What the allocator keeps (seen to vary by 10 MB), a chunk's temporaries, late imports.
 ALLOWANCE_BYTES = 32 << 20
 
 SIZES = {

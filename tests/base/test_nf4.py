@@ -1,8 +1,8 @@
-"""NF4: bytes and values equal to bitsandbytes' CPU backend, on random and real tensors of odd sizes.
+"""NF4: bytes and values equal to bitsandbytes' CPU backend, on random and real odd-sized tensors.
 
-There are no ties to list: our writer takes the same detours (see `kernels/reference/nf4.py`). The one
-exception is in reading: bitsandbytes' AVX-512 kernel takes the wrong scale where a block crosses the
-end of a row (blocks do not divide the row); there its generic code is the peer.
+There are no ties to list: our writer takes the same detours (see `kernels/reference/nf4.py`). The
+one exception is in reading: bitsandbytes' AVX-512 kernel takes a wrong scale where a block crosses
+the end of a row (blocks do not divide the row); there its generic code is the peer.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_chunks_do_not_change_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_error_is_that_of_nf4_on_normal_weights() -> None:
     weight = torch.randn(256, 256, dtype=torch.float64)
-    # 9 % for blocks of 64 normal weights: formats of QLoRA's appendix, measured with bitsandbytes too.
+    # 9 % for blocks of 64 normal weights, with bitsandbytes too.
     assert relative_error(nf4.quantize(weight).dequantize(), weight) < 0.1
 
 

@@ -1,4 +1,4 @@
-"""Offloaded layers compute the same, forward and backward, and the placement is what was asked for."""
+"""Offloaded layers compute the same, forward and backward; placement is what was asked for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lorakit.base.load import load_base
 from lorakit.base.offload import DiskWeight, HostWeight
 from lorakit.base.placement import layer_of, parse_bytes, place
 from lorakit.errors import ModelError
-from tests import families
 
 FAMILIES = ["llama", "gpt2", "phi3", "qwen3_moe"]  # linear, Conv1D, fused projections, experts
 
@@ -24,14 +23,14 @@ FAMILIES = ["llama", "gpt2", "phi3", "qwen3_moe"]  # linear, Conv1D, fused proje
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_offloaded_computes_the_same(
-    model_type: str, where: str, quantization: str, tmp_path: Path
+    model_type: str, where: str, quantization: str, family_folder
 ) -> None:
-    families.folder(tmp_path, model_type)
+    folder = family_folder(model_type)
     options = {"quantization": quantization, "dtype": torch.float32, "device": "cpu"}
-    whole, _ = load_base(tmp_path, **options)
+    whole, _ = load_base(folder, **options)
     rows = base_info(whole).placement
     limit = rows[0].num_bytes + rows[1].num_bytes  # room for one of the two layers
-    part, _ = load_base(tmp_path, **options, offload=where, max_device_memory=limit)
+    part, _ = load_base(folder, **options, offload=where, max_device_memory=limit)
     assert [row.where for row in base_info(part).placement] == ["device", "device", where]
     kinds = {
         type(module.stored)

@@ -24,7 +24,9 @@ CASES = {
 }
 
 
-def dense_reference(q, k, v, starts, *, scaling=None, causal=True, sliding_window=None, softcap=None, sinks=None):
+def dense_reference(
+    q, k, v, starts, *, scaling=None, causal=True, sliding_window=None, softcap=None, sinks=None
+):
     """The definition, with a (T, T) mask, in the dtype given."""
     groups = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
@@ -52,7 +54,8 @@ def test_against_a_dense_float64_softmax(case: str, heads: tuple[int, int], dtyp
     options = dict(CASES[case])
     num_tokens = STARTS[-1]
     shapes = [(heads[0], num_tokens, 8), (heads[1], num_tokens, 8), (heads[1], num_tokens, 5)]
-    inputs = [torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    inputs = [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
+    inputs = [tensor.requires_grad_() for tensor in inputs]
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     if options.pop("sinks", False):
         inputs.append(torch.randn(heads[0], dtype=dtype, requires_grad=True))

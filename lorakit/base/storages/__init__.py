@@ -16,7 +16,7 @@ import torch
 from lorakit.errors import ModelError
 
 if TYPE_CHECKING:
-    from lorakit.base.frozen_linear import FrozenWeight
+    from lorakit.base.frozen_linear import MovableWeight
 
 
 class Storage(Protocol):
@@ -26,7 +26,7 @@ class Storage(Protocol):
 
     def pack(
         self, weight: torch.Tensor, *, block_size: int, double_quantization: bool
-    ) -> FrozenWeight:
+    ) -> MovableWeight:
         """Store a dense (O, I) weight."""
         ...
 

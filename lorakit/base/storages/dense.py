@@ -33,7 +33,9 @@ class DenseWeight(nn.Module):
     def dequantize(
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> torch.Tensor:
-        """The weight (O, I): the parameter itself, or a view of it, unless dtype or device differ."""
+        """The weight (O, I): the parameter itself, or a view of it, unless dtype or device
+        differ.
+        """
         weight = self.weight.t() if self.transposed else self.weight
         return weight.to(device=device or weight.device, dtype=dtype or weight.dtype)
 

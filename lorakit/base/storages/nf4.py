@@ -24,7 +24,8 @@ class NF4Weight(nn.Module):
     Attributes:
         codes: uint8 (ceil(N / 2),), two codes per byte, the first in the high nibble.
         absmax: float32 (B,) block scales; uint8 (B,) codes of them when double-quantized.
-        nested_absmax: float32 (ceil(B / 256),), nested_offset: float32 (); None without double quantization.
+        nested_absmax: float32 (ceil(B / 256),), nested_offset: float32 (); None without double
+            quantization.
         shape: of the dense weight; dtype: of the dense weight when none is asked for.
     """
 
@@ -111,8 +112,8 @@ def quantize(
     """Quantize a weight to NF4.
 
     Args:
-        weight: any shape and device; float32, float16, bfloat16 or float64, finite. Flattened row-major
-            and padded in the last byte only, so odd sizes work.
+        weight: any shape and device; float32, float16, bfloat16 or float64, finite. Flattened
+            row-major and padded in the last byte only, so odd sizes work.
         block_size: weights per scale, one of 32, 64, ... 4096.
         double_quantization: store the scales in 8 bits (0.37 bit per weight less at block size 64).
 
@@ -129,8 +130,8 @@ def quantize(
         )
     if not weight.is_floating_point() or weight.element_size() < 2 or weight.numel() == 0:
         raise InputError(
-            f"a weight of dtype {weight.dtype} and shape {tuple(weight.shape)} cannot be quantized to nf4; "
-            "possible: non-empty float16, bfloat16, float32 and float64. Convert it first."
+            f"a weight of dtype {weight.dtype} and shape {tuple(weight.shape)} cannot be quantized "
+            "to nf4; possible: non-empty float16, bfloat16, float32 and float64. Convert it first."
         )
     weight = weight.detach()
     if weight.is_meta:

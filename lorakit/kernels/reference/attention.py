@@ -6,9 +6,10 @@ example, D head size, E value head size.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
-import itertools
 
 
 def packed_attention(

@@ -5,7 +5,7 @@ O out_features, I in_features.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,7 +22,8 @@ class Dequantizable(Protocol):
 def frozen_linear(
     x: torch.Tensor, weight: Dequantizable, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """The product with a frozen weight, computed in the dtype of `x` (under autocast: in autocast's).
+    """The product with a frozen weight, computed in the dtype of `x` (under autocast: in
+    autocast's).
 
     Nothing but a reference to the stored weight is kept for the backward pass: neither the dense
     weight, which is dequantized again, nor `x`, which only the weight's gradient would need.
@@ -46,31 +47,25 @@ def _compute_dtype(x: torch.Tensor) -> torch.dtype:
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx,
-        x: torch.Tensor,
-        bias: torch.Tensor | None,
-        weight: Dequantizable,
+    def forward(
+        ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, weight: Dequantizable
     ) -> torch.Tensor:
         dtype = _compute_dtype(x)
-        ctx.weight = weight  # type: ignore[attr-defined]
-        ctx.x_dtype = x.dtype  # type: ignore[attr-defined]
-        ctx.bias_dtype = None if bias is None else bias.dtype  # type: ignore[attr-defined]
+        ctx.weight = weight
+        ctx.x_dtype = x.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
         dense_OI = weight.dequantize(dtype, x.device)
         return nn.functional.linear(x.to(dtype), dense_OI, None if bias is None else bias.to(dtype))
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         needs_x, needs_bias, _ = ctx.needs_input_grad
         grad_x = grad_bias = None
         if needs_x:
-            dense_OI = ctx.weight.dequantize(grad.dtype, grad.device)  # type: ignore[attr-defined]
-            grad_x = (grad @ dense_OI).to(ctx.x_dtype)  # type: ignore[attr-defined]
+            grad_x = (grad @ ctx.weight.dequantize(grad.dtype, grad.device)).to(ctx.x_dtype)
         if needs_bias:
             # Half-precision sums over tokens lose the small terms: accumulate in float32.
             wide = torch.promote_types(grad.dtype, torch.float32)
             summed = grad.reshape(-1, grad.shape[-1]).sum(0, dtype=wide)
-            grad_bias = summed.to(ctx.bias_dtype)  # type: ignore[attr-defined]
+            grad_bias = summed.to(ctx.bias_dtype)
         return grad_x, grad_bias, None

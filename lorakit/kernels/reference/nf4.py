@@ -1,9 +1,10 @@
-"""NF4: four-bit codes at normal quantiles with one scale per block (arXiv 2305.14314), in plain PyTorch.
+"""NF4: four-bit codes at normal quantiles with one scale per block (arXiv 2305.14314), in plain
+PyTorch.
 
-The bytes are bitsandbytes': codes of neighbouring weights share a byte, the first in the high nibble;
-double quantization stores the scales as 8-bit codes of a dynamic map (arXiv 1511.04561) around their mean.
-All arithmetic is float32, whatever the dtype of the weight; the formulas follow the order of
-operations of bitsandbytes' CPU backend, because equal bytes need equal roundings.
+The bytes are bitsandbytes': codes of neighbouring weights share a byte, the first in the high
+nibble; double quantization stores the scales as 8-bit codes of a dynamic map (arXiv 1511.04561)
+around their mean. All arithmetic is float32, whatever the dtype of the weight; the formulas follow
+the order of operations of bitsandbytes' CPU backend, because equal bytes need equal roundings.
 
 N weights, B = ceil(N / block_size) blocks.
 """
@@ -128,7 +129,9 @@ def quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 def dequantize_scales(
     codes: torch.Tensor, nested_absmax: torch.Tensor, nested_offset: torch.Tensor
 ) -> torch.Tensor:
-    """Block scales from their 8-bit codes: `map[code] * nested_absmax + nested_offset`, float32 (B,)."""
+    """Block scales from their 8-bit codes: `map[code] * nested_absmax + nested_offset`,
+    float32 (B,).
+    """
     if codes.is_meta:
         return torch.empty(codes.shape, dtype=torch.float32, device="meta")
     values = dynamic_map(codes.device).index_select(0, codes.int())
@@ -180,8 +183,8 @@ def _write_scaled(
 
 
 def _nearest_dynamic(normed: torch.Tensor) -> torch.Tensor:
-    # bitsandbytes looks the code up in a table over 65,536 grid points of [-1, 1], so a value goes to
-    # the code nearest to its grid point; equal bytes need the same detour.
+    # bitsandbytes looks the code up in a table over 65,536 grid points of [-1, 1], so a value goes
+    # to the code nearest to its grid point; equal bytes need the same detour.
     grid = ((normed.clamp(-1.0, 1.0) + 1.0) * 0.5 * DYNAMIC_GRID + 0.5).to(torch.int32)
     table = dynamic_map(normed.device)
     midpoints = (table[:-1] + table[1:]) / 2
