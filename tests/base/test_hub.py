@@ -1,4 +1,4 @@
-"""What is asked of the hub: nothing that could run, and weights only after the config was accepted."""
+"""What is asked of the hub: nothing that could run, and weights only for an accepted config."""
 
 from __future__ import annotations
 
