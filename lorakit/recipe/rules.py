@@ -66,7 +66,7 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(
             ("base", "model"),
             "'builtin' is not built yet; possible: a folder or a hub id, such as "
-            "meta-llama/Llama-3.1-8B",
+            "Qwen/Qwen3-8B",
         )
     if not base.model.strip():
         yield Fault(("base", "model"), "is empty; give a folder or a hub id")
