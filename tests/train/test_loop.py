@@ -414,3 +414,29 @@ def test_the_model_comes_back_in_the_mode_it_was_in(tiny_folder: Path) -> None:
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert attached(model).dropout.rows is None and not attached(model).norm_cache.allowed
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_replayed_threads_compute_the_same_bits(tmp_path: Path) -> None:
+    # Large enough for the matrix products to be shared among threads.
+    folder = tiny.folder(tmp_path / "base", hidden_size=256, intermediate_size=688)
+    examples = runs.ragged_examples(20, longest=200)
+    settings = replace(SETTINGS, num_train_epochs=2, micro_batch_tokens=600, save_steps=1)
+
+    def crash(reads: int) -> None:
+        if reads == 25:
+            raise OSError("as good as a crash")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _train(folder, tmp_path / "whole", settings, examples=examples)
+        with pytest.raises(OSError, match="as good as"):
+            _train(folder, tmp_path / "run", settings, examples=runs.Watched(examples, crash))
+        torch.set_num_threads(1)
+        _train(folder, tmp_path / "run", settings, examples=examples, resume=True)
+    finally:
+        torch.set_num_threads(before)
+    last = max(int(p.name[5:]) for p in (tmp_path / "whole" / "checkpoints").glob("step-*"))
+    assert last == 10
+    assert _final(tmp_path / "run", last) == _final(tmp_path / "whole", last)
