@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from lorakit.adapters.attach import adapter_disabled, attach_adapter
@@ -94,3 +98,10 @@ def test_every_large_parameter_is_adapted_or_has_a_reason() -> None:
         told = adapter.adapted.keys() | adapter.not_adapted.keys()
         told |= {f"{name}.weight" for name in told}
         assert large <= told, large - told
+
+
+@pytest.mark.slow
+def test_the_table_in_the_docs_is_current() -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "scripts/family_table.py", "--check"]
+    subprocess.run(command, cwd=root, check=True)
