@@ -34,9 +34,9 @@ or is refused (`tests/base/test_families.py`). Another causal language model of 
 not refused by name (`lorakit/base/families.py`) loads too, without that promise.
 
 "Adapted" is the share of the linear weights (experts included, output head not) that `all-linear`
-adapts in the tiny model: two layers, four experts. "Left out" names what it does not adapt, by layer
-name: experts that are one fused parameter; layers whose weight a Mamba kernel reads; and shared
-experts or dense layers whose name PEFT 0.21 takes for the fused experts
+adapts in the tiny model: two layers, four experts. "Left out" names what it does not adapt, by
+layer name: experts that are one fused parameter; layers whose weight a Mamba kernel reads; and
+shared experts or dense layers whose name PEFT 0.21 takes for the fused experts
 (`lorakit/adapters/families.py`). Written by `scripts/family_table.py`.
 
 | family | adapted | packs | left out |

@@ -116,6 +116,23 @@ def test_save_load_save_gives_equal_bytes_and_logits(
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_parts_beside_the_adapter_train(load: Load, storage: str, dtype: torch.dtype) -> None:
+    model = load("qwen2", storage, dtype)
+    before = logits(model)
+    saved = ["lm_head", "embed_tokens", "model.norm", "layers.1.mlp.up_proj"]
+    adapter = attach_adapter(model, LoraConfig(r=4, bias="all", modules_to_save=saved))
+    assert torch.equal(logits(model), before)
+    perturb(model)
+    model(token_ids(), labels=token_ids()).loss.backward()
+    for name, parameter in adapter.parameters().items():
+        assert parameter.dtype == (dtype if name in adapter.biases else torch.float32), name
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    with adapter_disabled(model):
+        assert torch.equal(logits(model), before)
+
+
 def test_parts_beside_the_adapter_are_saved_and_loaded(load: Load, tmp_path) -> None:
     config = LoraConfig(r=4, bias="all", modules_to_save=["lm_head", "model.norm"])
     model = load("qwen2", dtype=torch.bfloat16)

@@ -272,6 +272,21 @@ def test_a_crash_leaves_one_adapter_or_none(
     assert stat.S_ISDIR(saved.stat().st_mode)
 
 
+@pytest.mark.parametrize("base", ["meta-llama/Llama-3.1-8B", "/home/me/models/llama", None])
+def test_the_model_card_says_what_is_known(tmp_path: Path, base: str | None) -> None:
+    model = tiny.model("llama")
+    model.config.name_or_path = base or ""
+    adapter = attach_adapter(model, LoraConfig(r=4, use_dora=True))
+    save_adapter(model, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert f"{adapter.trainable:,} of {adapter.total:,}, in 14 linear layers" in card
+    assert "# DoRA adapter" in card and "Rank 4, alpha 8." in card
+    assert json.loads((tmp_path / CONFIG).read_text())["base_model_name_or_path"] == base
+    is_hub_id = base is not None and base.startswith("meta")
+    assert (f"base_model: {base}\n" in card) is is_hub_id
+    assert "/home/me" not in card
+
+
 def peft_configs(folder: Path) -> list[Path]:
     return sorted((folder / "adapters" / "configs_peft").glob("*.json"))
 
