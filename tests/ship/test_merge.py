@@ -32,6 +32,7 @@ from tests.adapters.bases import (
     perturb,
     token_ids,
 )
+from tests.adapters.peers import load_in_peft
 from tests.tolerances import LOGITS_FLOAT32, relative_error
 
 BESIDE = {"bias": "all", "modules_to_save": ["lm_head", "model.norm"]}
@@ -260,6 +261,23 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
     with pytest.raises(VerificationError, match=expected):
         merge_folder(base, tmp_path / "adapter", output)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("name", ["stories260K", "bitllama-1M"])
+def test_real_models_merge_and_load_in_peft(
+    shared_data: Path, tmp_path: Path, name: str, storage: str
+) -> None:
+    base = shared_data / "models" / name
+    model = trained_adapter(base, tmp_path / "adapter", storage, use_dora=True)
+    report = merge_folder(base, tmp_path / "adapter", tmp_path / "out", quantization=storage)
+    assert report.verification.error <= LOGITS_FLOAT32 < report.verification.effect
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    assert relative_error(logits(merged), logits(model)) <= LOGITS_FLOAT32
+    if storage == "none":
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        in_peft = load_in_peft(plain, tmp_path / "adapter")
+        assert relative_error(logits(in_peft), logits(model)) <= LOGITS_FLOAT32
 
 
 def test_a_disk_that_forgets_is_caught(
