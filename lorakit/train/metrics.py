@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from lorakit.errors import RunError
 from lorakit.files import write_atomically
 
 NAME = "metrics.jsonl"
@@ -62,12 +64,25 @@ class MetricsFile:
         content = "".join(f"{json.dumps(line)}\n" for line in self.lines).encode()
         if not path.exists() or path.read_bytes() != content:
             write_atomically(path, content)
-        self._file: TextIO = path.open("a")
+        self._path = path
+        # Unbuffered: after a failed write nothing is left that would be written later.
+        self._file = path.open("ab", buffering=0)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line and hand it to the operating system."""
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        """Add a line and hand it to the operating system.
+
+        Raises:
+            RunError: the disk is full or refuses; what was written of the line goes on resume.
+        """
+        content = (json.dumps(line, allow_nan=False) + "\n").encode()
+        try:
+            if self._file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise RunError(
+                f"{self._path} could not be written: {error.strerror}. Earlier checkpoints are "
+                "untouched; make room, then resume."
+            ) from error
 
     def sync(self) -> None:
         """Force the lines to the disk: before a checkpoint that counts on them."""

@@ -160,14 +160,14 @@ def save(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def save_calls(
+def save_log(
     driver: Driver,
     strace: str,
     tiny_folder: Path,
     save: int,
     tmp_path_factory: pytest.TempPathFactory,
-) -> list[tuple[str, int]]:
-    """Every mutating system call of one save, in order: (name, its number among those)."""
+) -> str:
+    """The mutating system calls of one save, as strace writes them, with the paths of files."""
     folder = tmp_path_factory.mktemp("calls")
     options = Options(str(tiny_folder), str(folder / "run"), stop_at=_window(save))
     pid = driver.start(options)
@@ -178,7 +178,13 @@ def save_calls(
     os.kill(pid, signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
     tracer.communicate()
-    names = re.findall(r"^\d+ +(\w+)\(", (folder / "log").read_text(), re.MULTILINE)
+    return (folder / "log").read_text()
+
+
+@pytest.fixture(scope="module")
+def save_calls(save_log: str) -> list[tuple[str, int]]:
+    """Every mutating system call of one save, in order: (name, its number among those)."""
+    names = re.findall(r"^\d+ +(\w+)\(", save_log, re.MULTILINE)
     seen = collections.Counter()
     calls = []
     for name in names:
@@ -212,6 +218,24 @@ def _kill_before(
     newest = store.steps()[-1] if store.steps() else 0
     _assert_resumes(driver, options, whole, f"killed before {name} number {number}")
     return newest
+
+
+def test_everything_is_on_the_disk_before_the_rename(save_log: str, save: int) -> None:
+    final = next(re.finditer(rf'rename\("([^"]+)", "([^"]+/step-{save})"\)', save_log))
+    staging, checkpoint = final.groups()
+    before, after = save_log[: final.start()], save_log[final.end() :]
+    synced = set(re.findall(r"fsync\(\d+<([^>]+)>", before))
+    written = re.findall(r'"([^"]+)", O_WRONLY\|O_CREAT', before)
+    assert len(written) == 4 and written[-1] == f"{staging}/manifest.json"
+    assert set(written) | {staging} <= synced
+    # The manifest is begun when all it names is on the disk.
+    begun = before.index(f'"{written[-1]}", O_WRONLY|O_CREAT')
+    assert set(written[:-1]) <= set(re.findall(r"fsync\(\d+<([^>]+)>", before[:begun]))
+    # The new name is on the disk before anything old goes.
+    parent = re.search(rf"fsync\(\d+<{Path(checkpoint).parent}>", after).start()
+    assert not re.search(r"unlink|rmdir|rename", after[:parent])
+    # So are the metrics that the checkpoint counts on.
+    assert any(path.endswith("metrics.jsonl") for path in synced)
 
 
 def test_kill_before_the_calls_that_matter_most(
@@ -301,7 +325,7 @@ def _wait_until(condition: Callable[[], bool], what: str) -> None:
 def _attach(strace: str, pid: int, log: Path, expression: str) -> subprocess.Popen:
     """strace on a stopped process; returns once it is attached."""
     tracer = subprocess.Popen(
-        [strace, "-f", "-p", str(pid), "-o", str(log), "-e", expression],
+        [strace, "-f", "-y", "-p", str(pid), "-o", str(log), "-e", expression],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -16,7 +16,14 @@ from torch import nn
 
 from lorakit.adapters.attach import attached
 from lorakit.base.load import load_base
-from lorakit.errors import AdapterError, CheckpointError, InputError, ModelError, NonFiniteError
+from lorakit.errors import (
+    AdapterError,
+    CheckpointError,
+    InputError,
+    ModelError,
+    NonFiniteError,
+    RunError,
+)
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.interrupts import InterruptionError
 from lorakit.train.loop import TrainOutcome, train
@@ -239,6 +246,28 @@ def test_a_crash_before_the_first_checkpoint_starts_over(
     assert "no checkpoint yet: starting over" in caplog.text
     assert _final(tmp_path / "run") == _final(tmp_path / "whole")
     assert _metrics(tmp_path / "run") == _metrics(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_loses_nothing(
+    tiny_folder: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    settings = replace(SETTINGS, save_steps=1)
+    _train(tiny_folder, tmp_path / "whole", settings)
+
+    def fill(reads: int) -> None:
+        # Again and again: the reserve lets the first save through.
+        if reads >= 15:
+            with (small_disk / "filler").open("ab") as filler:
+                filler.write(bytes(shutil.disk_usage(small_disk).free))
+
+    examples = runs.Watched(runs.ragged_examples(NUM_EXAMPLES), fill)
+    with pytest.raises(RunError, match=r"No space left on device.*resume") as caught:
+        _train(tiny_folder, small_disk / "run", settings, examples=examples)
+    assert caught.value.exit_code == 1
+    (small_disk / "filler").unlink()
+    _train(tiny_folder, small_disk / "run", settings, resume=True)
+    assert _final(small_disk / "run") == _final(tmp_path / "whole")
+    assert _metrics(small_disk / "run") == _metrics(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
