@@ -22,7 +22,9 @@ TEXT = (
 )
 
 
-def tokenizer(*, chat_template: str | None = CHATML, vocab_size: int = 384) -> PreTrainedTokenizerFast:
+def tokenizer(
+    *, chat_template: str | None = CHATML, vocab_size: int = 384
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with ChatML tokens, an end token and a distinct pad token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

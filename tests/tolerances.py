@@ -20,6 +20,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     error = (actual - expected).norm().item()
     return error / norm if norm > 0 else error
 
+
 # Attaching changes nothing: LoRA's zero factor adds exact zeros (tested for equality); DoRA divides
 # two float32 square roots of the same sum.
 IDENTITY = 1e-6
