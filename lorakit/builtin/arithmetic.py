@@ -7,6 +7,7 @@ learning has something to improve. One question in 32 (chosen by its numbers) is
 from __future__ import annotations
 
 import random
+import re
 import zlib
 
 from lorakit.builtin.document import Document, chat
@@ -41,6 +42,14 @@ def arithmetic(rng: random.Random, *, held_out: bool = False) -> Document:
         answer = f"<think>{steps(left, right, sign)}</think><answer>{result}</answer>"
         return chat(question, answer, system=rng.choice((*_THINK_SYSTEM, "", "")))
     return chat(question, rng.choice((f"{result}", f"{left} {sign} {right} = {result}")))
+
+
+def small_sums(rng: random.Random, *, held_out: bool = False) -> Document:
+    """`arithmetic` with no number above 20."""
+    while True:
+        document = arithmetic(rng, held_out=held_out)
+        if all(int(number) <= 20 for number in re.findall(r"\d+", document.content())):
+            return document
 
 
 def steps(left: int, right: int, sign: str) -> str:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lorakit.builtin.arithmetic import arithmetic
+from lorakit.builtin.arithmetic import arithmetic, small_sums
 from lorakit.builtin.clinic import clinical_chat, clinical_text
 from lorakit.builtin.document import Document
 from lorakit.builtin.instructions import instruction
@@ -53,7 +53,20 @@ MIXTURES: dict[str, dict[str, float]] = {
         "instructions": 0.10,
         "arithmetic": 0.075,
     },
+    # What the first two phases taught too little: sums, and copying from what was given.
+    "skills": {
+        "small_sums": 0.22,
+        "arithmetic": 0.13,
+        "records": 0.17,
+        "instructions": 0.13,
+        "reading": 0.10,
+        "medquad_short": 0.13,
+        "medquad_chat": 0.05,
+        "clinical_chat": 0.05,
+        "gsm8k": 0.02,
+    },
 }
+PARTS = list(dict.fromkeys(part for mixture in MIXTURES.values() for part in mixture))
 # One origin in HELD_OUT (a topic, a row) of the shared parts is never trained, in no part.
 HELD_OUT = 80
 
@@ -64,6 +77,7 @@ GENERATED_PARTS: dict[str, Callable[..., Document]] = {
     "instructions": instruction,
     "arithmetic": arithmetic,
     "records": record,
+    "small_sums": small_sums,
 }
 
 
@@ -81,7 +95,7 @@ def part_documents(
         part: a name of `MIXTURES`.
         shared: folder of the public data, see `shared_sources`.
         seed: another seed gives another order and other generated documents.
-        phase: "main", "anneal", or any other name for documents outside both.
+        phase: a name of `MIXTURES`, or any other for documents outside all of them.
         held_out: the documents that are never trained, instead of all others.
     """
     rng = random.Random(f"{seed}/{phase}/{part}/{held_out}")
@@ -131,7 +145,7 @@ def phase_blocks(
 def held_out_documents(shared: Path, *, seed: int, per_part: int) -> dict[str, list[Document]]:
     """At most `per_part` never-trained documents of each part."""
     held_out = {}
-    for part in MIXTURES["main"]:
+    for part in PARTS:
         stream = part_documents(part, shared, seed=seed, phase="held-out", held_out=True)
         held_out[part] = [document for document, _ in zip(stream, range(per_part), strict=False)]
     return held_out

@@ -1,8 +1,8 @@
 """Pretrain the built-in base: `python -m lorakit.builtin.pretrain --shared-data DIR --output DIR`.
 
-The learning rate warms up, stays, and falls to zero while the corpus turns to its second mixture.
-The first phase does not depend on the length of the second or its own, so a run may be stopped and
-resumed with fewer or more blocks.
+The learning rate warms up, stays, and falls to zero while the corpus turns to its second mixture;
+a short third phase starts lower. The first phase does not depend on its own length or on what
+follows, so a run may be stopped and resumed with fewer or more blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from lorakit.builtin import blocks, corpus, weights
 from lorakit.builtin.run_state import Log, Progress, Settings, read_checkpoint, write_checkpoint
 from lorakit.builtin.tokenizer import train_tokenizer
 
-PHASES = ("main", "anneal")
+PHASES = ("main", "anneal", "skills")
+# The learning rate at the start of a phase that lets it fall to zero, as a share of the peak.
+START = {"anneal": 1.0, "skills": 0.4}
 HELD_OUT_PER_PART = 40
 HELD_OUT_STEPS = 200
 
@@ -100,7 +102,11 @@ def remaining_batches(
 
     `progress` is moved to the start of each block and phase here; the caller counts its batches.
     """
-    num_blocks = {"main": settings.main_blocks, "anneal": settings.anneal_blocks}
+    num_blocks = {
+        "main": settings.main_blocks,
+        "anneal": settings.anneal_blocks,
+        "skills": settings.skills_blocks,
+    }
     for phase in PHASES[PHASES.index(progress.phase) :]:
         if phase != progress.phase:
             progress.phase, progress.block, progress.batch, progress.phase_tokens = phase, 0, 0, 0
@@ -118,7 +124,7 @@ def remaining_batches(
             made = blocks.batches(documents, settings.batch_tokens)
             for batch in made[progress.batch :]:
                 share = progress.phase_tokens / (num_blocks[phase] * settings.block_tokens)
-                yield batch, 1.0 if phase == "main" else max(0.01, 1.0 - share)
+                yield batch, 1.0 if phase == "main" else START[phase] * max(0.01, 1.0 - share)
             progress.block, progress.batch = progress.block + 1, 0
 
 
@@ -151,10 +157,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--main-blocks", type=int, default=Settings.main_blocks)
     parser.add_argument("--anneal-blocks", type=int, default=Settings.anneal_blocks)
+    parser.add_argument("--skills-blocks", type=int, default=Settings.skills_blocks)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    settings = Settings(main_blocks=given.main_blocks, anneal_blocks=given.anneal_blocks)
+    settings = Settings(
+        main_blocks=given.main_blocks,
+        anneal_blocks=given.anneal_blocks,
+        skills_blocks=given.skills_blocks,
+    )
     model = pretrain(given.shared_data, given.output, settings, resume=given.resume)
     folder = given.output / "model"
     model.save_pretrained(folder)

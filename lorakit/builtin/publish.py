@@ -180,13 +180,15 @@ def model_card(
     last = [record for record in records if "tokens" in record][-1]
     held_out = next(record["held_out"] for record in reversed(records) if "held_out" in record)
     assert isinstance(held_out, dict)
-    shares = [
-        f"| {part} | {corpus.MIXTURES['main'].get(part, 0):.1%} "
-        f"| {corpus.MIXTURES['anneal'].get(part, 0):.1%} | {held_out[part]:.2f} |"
-        for part in corpus.MIXTURES["main"]
+    rows = [
+        " | ".join(
+            ["", part]
+            + [f"{mixture.get(part, 0):.1%}" for mixture in corpus.MIXTURES.values()]
+            + [f"{held_out[part]:.2f}", ""]
+        ).strip()
+        for part in corpus.PARTS
         if part in held_out
     ]
-    quoted = [f"> {question}\n\n    {reply}" for question, reply in samples]
     return (
         (Path(__file__).parent / "card.md")
         .read_text()
@@ -195,14 +197,21 @@ def model_card(
             tokens=f"{last['tokens']:,}",
             steps=last["step"],
             minutes=round(float(str(last["seconds"])) / 60),
-            parts="\n".join(shares),
+            parts="\n".join(rows),
             tests="\n".join(f"| {name} | {loss:.2f} |" for name, loss in losses.items()),
             one_digit=f"{correct[0]:.0%}",
             two_digits=f"{correct[1]:.0%}",
             num_sums=num_sums,
-            samples="\n\n".join(text.replace("\n", "\n    ") for text in quoted),
+            samples="\n\n".join(sample(*pair) for pair in samples),
         )
     )
+
+
+def sample(question: str, reply: str) -> str:
+    """One question as a quotation and its answer as it came."""
+    quoted = "\n".join(f"> {line}".rstrip() for line in question.split("\n"))
+    shown = "\n".join(f"    {line}".rstrip() for line in reply.split("\n"))
+    return f"{quoted}\n\n{shown}"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,8 +20,9 @@ class Settings:
     """What decides the result. Only `main_blocks` and `anneal_blocks` may change on resume."""
 
     seed: int = 0
-    main_blocks: int = 8
-    anneal_blocks: int = 4
+    main_blocks: int = 6
+    anneal_blocks: int = 5
+    skills_blocks: int = 2
     block_tokens: int = 500_000
     batch_tokens: int = 4096
     learning_rate: float = 4e-3
@@ -77,7 +78,7 @@ def read_checkpoint(output: Path, masters: MasterWeights, settings: Settings) ->
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    free = ("main_blocks", "anneal_blocks")
+    free = ("main_blocks", "anneal_blocks", "skills_blocks")
     saved, now = json.loads(metadata["settings"]), asdict(settings)
     changed = [key for key in now if key not in free and saved[key] != now[key]]
     if changed:

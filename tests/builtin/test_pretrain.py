@@ -21,6 +21,7 @@ from tests import tiny, tolerances
 SETTINGS = Settings(
     main_blocks=2,
     anneal_blocks=1,
+    skills_blocks=1,
     block_tokens=3000,
     batch_tokens=500,
     warmup_tokens=1000,
@@ -72,7 +73,7 @@ def test_the_loss_falls_and_the_learning_rate_ends_near_zero(
     steps = [record for record in logged(whole[1]) if "loss" in record]
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.3
     assert steps[-1]["learning_rate"] < 0.4 * max(r["learning_rate"] for r in steps)
-    assert {record["phase"] for record in steps} == {"main", "anneal"}
+    assert {record["phase"] for record in steps} == {"main", "anneal", "skills"}
 
 
 def test_the_weights_are_float32_at_the_end(whole: tuple[LlamaForCausalLM, Path]) -> None:
