@@ -18,7 +18,6 @@ from lorakit.base.load import load_base, load_tokenizer_of
 from lorakit.data.contract import Finding
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.data.prepare import Prepared
-from lorakit.data.stops import stop_token_ids
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
 from lorakit.files import staged_folder, write_json
@@ -196,7 +195,7 @@ def _write_tokenizer(
     """
     listed = model.generation_config.eos_token_id
     known = [listed] if isinstance(listed, int) else list(listed or ())
-    stops = list(dict.fromkeys([*known, *stop_token_ids(train_set.examples)]))
+    stops = list(dict.fromkeys([*known, *train_set.stop_ids]))
     generation = copy.deepcopy(model.generation_config)
     generation._from_model_config = False  # else transformers derives it anew when loading
     if stops:

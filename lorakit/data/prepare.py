@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -37,6 +38,8 @@ class Prepared:
         findings: of the data contract.
         rows: rows behind the examples, one each, in the same order.
         chat_template: the template that was used, to be saved with the model.
+        stop_ids: tokens that end trained turns, those of the most rows first; whoever generates
+            with the tuned model must stop at them.
     """
 
     examples: ExampleSet
@@ -47,6 +50,7 @@ class Prepared:
     findings: list[Finding]
     rows: list[Row]
     chat_template: str
+    stop_ids: tuple[int, ...]
 
 
 def prepare_examples(
@@ -84,19 +88,21 @@ def prepare_meanings(
     store = None if cache_dir is None else open_store(cache_dir, key)
     if store is not None:
         findings = [Finding(**finding) for finding in store.extra["findings"]]
-        return _prepared(store, store.rows.tolist(), meanings, findings, renderer)
+        stops = store.extra["stop_ids"]
+        return _prepared(store, store.rows.tolist(), meanings, findings, renderer, stops)
     outcome = _render_all(meanings, renderer, rules)
     _check_share(outcome, len(meanings), rules)
     findings = outcome.findings.collected()
     examples: ExampleSet = examples_in_memory(outcome.examples)
+    stops = [token for token, _ in outcome.stops.most_common()]
     if cache_dir is not None:
-        extra = {"findings": [asdict(finding) for finding in findings]}
+        extra = {"findings": [asdict(finding) for finding in findings], "stop_ids": stops}
         try:
             examples = write_store(cache_dir, key, outcome.examples, outcome.kept, extra)
         except OSError as error:  # a run must not fail for want of a cache
             message = f"tokens are kept in memory, because {cache_dir} cannot be written: {error}"
             findings.append(Finding("tokens-not-stored", "note", message, ""))
-    return _prepared(examples, outcome.kept, meanings, findings, renderer)
+    return _prepared(examples, outcome.kept, meanings, findings, renderer, stops)
 
 
 def _prepared(
@@ -105,6 +111,7 @@ def _prepared(
     meanings: Sequence[Meaning],
     findings: list[Finding],
     renderer: Renderer,
+    stops: Sequence[int],
 ) -> Prepared:
     return Prepared(
         examples=examples,
@@ -115,6 +122,7 @@ def _prepared(
         findings=findings,
         rows=[meanings[i].row for i in kept],
         chat_template=renderer.chat_template,
+        stop_ids=tuple(stops),
     )
 
 
@@ -124,10 +132,11 @@ class _Outcome:
     kept: list[int]
     too_long: list[tuple[int, str]]  # (tokens, location)
     findings: Findings
+    stops: Counter[int]
 
 
 def _render_all(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> _Outcome:
-    outcome = _Outcome([], [], [], Findings())
+    outcome = _Outcome([], [], [], Findings(), Counter())
     seen: set[bytes] = set()
     for i, meaning in enumerate(track(meanings, "tokenizing", len(meanings))):
         where = meaning.row.location
@@ -150,6 +159,7 @@ def _render_all(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRule
             seen.add(meaning.content_hash)
             outcome.examples.append(example)
             outcome.kept.append(i)
+            outcome.stops.update(rendered.stop_ids)
     if renderer.template.uses_date:
         outcome.findings.add("template-uses-date", "", f"made on {date.today().isoformat()}")
     return outcome

@@ -41,11 +41,13 @@ class Rendered:
         example: ids and loss weights.
         text: the rendered text.
         notes: (finding id, detail) pairs.
+        stop_ids: tokens that end trained turns: generation must stop there.
     """
 
     example: Example
     text: str
     notes: tuple[tuple[str, str], ...] = ()
+    stop_ids: tuple[int, ...] = ()
 
 
 class Renderer:
@@ -138,7 +140,8 @@ class Renderer:
             weights[:] = 1.0
         weights[:1] = 0.0
         by_id = dict(reversed(notes))  # the first detail of each finding
-        return Rendered(Example(encoded.ids, weights), text, tuple(by_id.items()))
+        stops = self._stops_of(skeleton)
+        return Rendered(Example(encoded.ids, weights), text, tuple(by_id.items()), stops)
 
     def _folded(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation without a system message of its own where the template refuses one."""
@@ -180,7 +183,7 @@ class Renderer:
         notes = (
             (("special-token-in-text", repr(plain.text[slice(*spelled[0])])),) if spelled else ()
         )
-        return Rendered(Example(ids, weights), plain.text, notes)
+        return Rendered(Example(ids, weights), plain.text, notes, (self._tokenizer.eos_token_id,))
 
     def _located(
         self, conversation: Conversation, messages: list[dict[str, Any]], text: str, risky: bool
@@ -226,6 +229,12 @@ class Renderer:
         if self._trained == "completion":
             turns = turns[-1:]
         return [i for i in turns if conversation.weights[i] > 0]
+
+    def _stops_of(self, skeleton: Skeleton) -> tuple[int, ...]:
+        """Ids of the tokens that end trained turns. Where earlier turns end with another token
+        than the last, only the last's: in gpt-oss the other one also ends the thinking."""
+        texts = [t.stop for t in skeleton.turns if t.spans and "stop-differs" not in t.notes]
+        return tuple(self._tokenizer.convert_tokens_to_ids(list(dict.fromkeys(texts))))
 
     def _spells_control(self, conversation: Conversation) -> bool:
         found = self._control.search
