@@ -25,8 +25,9 @@ from lorakit.adapters.attach import Attached, attached
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import CheckpointError, InputError
 from lorakit.progress import bar
-from lorakit.train.batches import StepBatches, check_trainable
+from lorakit.train.batches import StepBatches
 from lorakit.train.checkpoint import Checkpoint, CheckpointStore
+from lorakit.train.checks import check_sets
 from lorakit.train.choices import Choices, make_choices, replay_choices
 from lorakit.train.faults import every_tensor_trains
 from lorakit.train.identity import run_identity
@@ -117,7 +118,8 @@ def train(
         RunError: a checkpoint could not be written, or another process uses `run_dir`.
     """
     adapter = attached(model)
-    _check(examples, settings, validation, run_dir, resume)
+    check_sets(model, {"train": examples, "validation": validation})
+    _check(settings, validation, run_dir, resume)
     ranks = Ranks(rank, world_size, compute_device(model))
     ranks.check()
     with ExitStack() as stack:
@@ -214,15 +216,11 @@ def _take_steps(
 
 
 def _check(
-    examples: ExampleSet,
     settings: LoopSettings,
     validation: ExampleSet | None,
     run_dir: Path | None,
     resume: bool,
 ) -> None:
-    check_trainable(examples)
-    if validation is not None:
-        check_trainable(validation)
     faults = []
     if validation is None and settings.early_stopping_patience is not None:
         faults.append("early_stopping_patience needs validation examples; give data.validation")

@@ -109,6 +109,7 @@ class AdamW:
         learning_rate: float,
         loss: torch.Tensor,
         *,
+        divisor: float = 1.0,
         max_grad_norm: float | None = None,
         reduce_gradient: Callable[[torch.Tensor], object] | None = None,
     ) -> StepFlags:
@@ -119,7 +120,8 @@ class AdamW:
 
         Args:
             learning_rate: of this step.
-            loss: 0-d, what was differentiated.
+            loss: 0-d, of the step; only whether it is finite matters.
+            divisor: the gradient, summed over ranks, is divided by it first.
             max_grad_norm: the gradient is scaled down to this norm; None: it is not.
             reduce_gradient: called with the flat gradient first, to sum it over ranks in place.
         """
@@ -129,6 +131,7 @@ class AdamW:
             self._view(self._grad, name).copy_(parameter.grad)
         if reduce_gradient is not None:
             reduce_gradient(self._grad)
+        self._grad.div_(divisor)
         norm = torch.linalg.vector_norm(self._grad)
         self._finite = self._finite & torch.isfinite(norm) & torch.isfinite(loss.detach())
         if max_grad_norm is not None:

@@ -58,7 +58,8 @@ def take_step(
     """Queue one optimizer step.
 
     The loss is `sum of w_i * NLL_i / sum of w_i` over all micro-batches and ranks: one count per
-    step.
+    step. The division comes last, in the float32 gradient: before the backward pass it would be
+    rounded to the base's dtype, and so would every gradient made smaller by it.
 
     Args:
         model: with `adapter` attached, in the mode it trains in.
@@ -70,8 +71,13 @@ def take_step(
     loss = backward(model, adapter, batch, seed=seed)
     if sum_over_ranks is not None:
         sum_over_ranks(loss)
+    loss /= batch.total_weight
     flags = optimizer.step(
-        learning_rate, loss, max_grad_norm=max_grad_norm, reduce_gradient=sum_over_ranks
+        learning_rate,
+        loss,
+        divisor=batch.total_weight,
+        max_grad_norm=max_grad_norm,
+        reduce_gradient=sum_over_ranks,
     )
     adapter.parameters_changed()
     return _send_to_host(batch, learning_rate, torch.stack([loss, flags.grad_norm, flags.finite]))
@@ -80,17 +86,17 @@ def take_step(
 def backward(
     model: PreTrainedModel, adapter: Attached, batch: StepBatch, *, seed: int
 ) -> torch.Tensor:
-    """Add this rank's gradient of the step's loss to the parameters' `.grad`.
+    """Add the gradient of this rank's weighted NLL to the parameters' `.grad`.
 
     Returns:
-        0-d, this rank's share of the loss.
+        0-d, the weighted sum of this rank's NLL, not yet divided by the step's total weight.
     """
     device = compute_device(model)
     loss = torch.zeros((), device=device)
     for on_host in batch.micro_batches:
         micro_batch = on_host.to(device)
         adapter.dropout.rows = row_keys(micro_batch, seed, batch.step)
-        share = weighted_nll(model, micro_batch)[0] / batch.total_weight
+        share = weighted_nll(model, micro_batch)[0]
         share.backward()
         loss += share.detach()
     adapter.dropout.rows = None

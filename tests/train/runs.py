@@ -56,12 +56,15 @@ def logged(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Watched:
-    """An ExampleSet that calls `on_read(number of reads so far)` before every read."""
+    """An ExampleSet that calls `on_read(number of reads so far)` before every read.
+
+    The one pass over all examples with which `train` checks them is not counted.
+    """
 
     def __init__(self, examples: ExampleSet, on_read: Callable[[int], None]) -> None:
         self._examples = examples
         self._on_read = on_read
-        self._reads = 0
+        self._reads = -len(examples)
         self.lengths = examples.lengths
         self.trained_lengths = examples.trained_lengths
         self.fingerprint = examples.fingerprint
@@ -71,5 +74,6 @@ class Watched:
 
     def __getitem__(self, index: int) -> Example:
         self._reads += 1
-        self._on_read(self._reads)
+        if self._reads > 0:
+            self._on_read(self._reads)
         return self._examples[index]

@@ -10,20 +10,24 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lorakit.adapters.attach import attached
+from lorakit.adapters.attach import attach_adapter, attached
 from lorakit.base.load import load_base
+from lorakit.data.examples import Example, examples_in_memory
 from lorakit.errors import (
     AdapterError,
     CheckpointError,
+    DataError,
     InputError,
     ModelError,
     NonFiniteError,
     RunError,
 )
+from lorakit.recipe import LoraConfig
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.interrupts import InterruptionError
 from lorakit.train.loop import TrainOutcome, train
@@ -402,6 +406,50 @@ def test_wrong_use_is_said_before_anything_is_written(tiny_folder: Path, tmp_pat
     with pytest.raises(InputError, match=r"rank 1 of 2, torch\.distributed says None"):
         _train(tiny_folder, tmp_path / "run", SETTINGS, rank=1, world_size=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_float16_base_is_refused_before_anything_is_written(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    model, _ = load_base(tiny_folder, device="cpu", dtype=torch.float16)
+    attach_adapter(model, LoraConfig(r=2))
+    with pytest.raises(ModelError, match=r"float16.*bfloat16 and float32"):
+        _train(tiny_folder, tmp_path / "run", SETTINGS, model=model)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_ids_outside_the_vocabulary_are_refused_before_anything_is_written(
+    tiny_folder: Path, tmp_path: Path, name: str
+) -> None:
+    model = runs.adapted_model(tiny_folder, **ADAPTER)
+    num_rows = len(model.get_input_embeddings().weight)
+    weights = np.array([0, 1, 1], np.float32)
+    fits, outside = (
+        examples_in_memory(
+            [Example(np.array(ids, np.int32), weights) for ids in ([5, 6, 7], [5, last, 7])]
+        )
+        for last in (num_rows - 1, num_rows)
+    )
+    train_set, held_out = (outside, fits) if name == "train" else (fits, outside)
+    with pytest.raises(DataError, match=rf"{name}: example 1 has .*{num_rows}, .* {num_rows} rows"):
+        _train(
+            tiny_folder,
+            tmp_path / "run",
+            SETTINGS,
+            model=model,
+            examples=train_set,
+            validation=held_out,
+        )
+    assert not (tmp_path / "run").exists()
+    _train(
+        tiny_folder,
+        None,
+        replace(SETTINGS, max_steps=1),
+        model=model,
+        examples=fits,
+        validation=fits,
+    )
 
 
 def test_a_second_run_in_the_same_folder_is_refused(

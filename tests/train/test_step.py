@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lorakit.adapters import kinds
-from lorakit.adapters.attach import attached
+from lorakit.adapters.attach import attach_adapter, attached
 from lorakit.base import storages
+from lorakit.base.load import load_base
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import DataError
+from lorakit.recipe import LoraConfig
 from lorakit.train.batches import StepBatches
 from lorakit.train.modes import training_mode
-from lorakit.train.step import backward
+from lorakit.train.optimizer import AdamW
+from lorakit.train.step import backward, take_step
 from tests import tolerances
 from tests.train import runs
 
@@ -40,8 +44,9 @@ def _loss_and_gradients(
     adapter = attached(model)
     model.zero_grad()
     with training_mode(model, adapter, gradient_checkpointing=gradient_checkpointing):
-        loss = backward(model, adapter, batches[step], seed=7)
-    gradients = {n: p.grad.clone() for n, p in adapter.parameters().items()}
+        batch = batches[step]
+        loss = backward(model, adapter, batch, seed=7) / batch.total_weight
+    gradients = {n: p.grad / batch.total_weight for n, p in adapter.parameters().items()}
     return loss.item(), gradients
 
 
@@ -124,8 +129,9 @@ def test_ranks_share_a_step_and_its_token_count(tiny_folder: Path, world_size: i
                 rank=rank,
                 world_size=world_size,
             )
-            losses.append(backward(model, adapter, batches[0], seed=7).item())
-    gradients = {n: p.grad for n, p in adapter.parameters().items()}
+            weight = batches[0].total_weight
+            losses.append(backward(model, adapter, batches[0], seed=7).item() / weight)
+    gradients = {n: p.grad / weight for n, p in adapter.parameters().items()}
     _assert_equal((sum(losses), gradients), whole)
 
 
@@ -154,3 +160,23 @@ def test_examples_that_train_nothing_are_refused() -> None:
         StepBatches(whole, batch_size=2, seed=0, token_budget=9, packed=True)
     with pytest.raises(DataError, match="no example"):
         StepBatches(runs.ragged_examples(0), batch_size=2, seed=0, token_budget=9, packed=True)
+
+
+def test_a_bfloat16_gradient_is_not_scaled_by_a_rounded_count(tiny_folder: Path) -> None:
+    # The mean's gradient is the sum's, divided: a power of two apart, the bits are the same.
+    model, _ = load_base(tiny_folder, device="cpu", dtype=torch.bfloat16)
+    attach_adapter(model, LoraConfig(r=4))
+    adapter = attached(model)
+    examples = runs.ragged_examples(NUM_EXAMPLES)
+    batches = StepBatches(examples, batch_size=BATCH_SIZE, seed=7, token_budget=1000, packed=True)
+    gradients = []
+    for total_weight in (1.0, 1531.0, 2.0**40):
+        optimizer = AdamW(adapter.parameters())
+        batch = replace(batches[0], total_weight=total_weight)
+        take_step(model, adapter, optimizer, batch, learning_rate=0.0, max_grad_norm=None, seed=7)
+        flat = torch.cat([p.grad.flatten() for p in adapter.parameters().values()]).double()
+        gradients.append(flat * total_weight)
+        optimizer.release()
+    assert gradients[0].norm() > 0
+    for other in gradients[1:]:
+        assert tolerances.relative_error(other, gradients[0]) < tolerances.LOSS_FLOAT32
