@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from lorakit.data.examples import Example, examples_in_memory
 from lorakit.evaluate import statistics
-from lorakit.evaluate.compare import judge
+from lorakit.evaluate.compare import judge, sample
 from lorakit.train.losses import ExampleLosses
 
 
@@ -81,3 +84,62 @@ def test_retention_must_be_shown_within_the_margin(
     base, tuned = _paired(3, effect=effect)
     result = judge(base, tuned, metrics=["loss"], primary="loss", margin=margin)
     assert result.verdict == expected
+
+
+@pytest.mark.parametrize("margin", [None, 0.05])
+@pytest.mark.parametrize("effect", [-1.0, 1.0])
+def test_few_examples_show_nothing(effect: float, margin: float | None) -> None:
+    for num_examples in (1, 2, statistics.MIN_EXAMPLES - 1, statistics.MIN_EXAMPLES):
+        base, tuned = _paired(4, effect=effect, num_examples=num_examples)
+        result = judge(base, tuned, metrics=["loss"], primary="loss", margin=margin)
+        few = num_examples < statistics.MIN_EXAMPLES
+        assert (result.verdict == "no difference") == few
+        assert ("too few examples to tell" in result.in_words("set")) == few
+
+
+@pytest.mark.parametrize("margin", [None, 0.05])
+@pytest.mark.parametrize("primary", ["loss", "perplexity"])
+@pytest.mark.parametrize("effect, expected", [(-1.0, "better"), (1.0, "worse")])
+def test_a_perplexity_past_float64_is_null_and_the_loss_decides(
+    effect: float, expected: str, primary: str, margin: float | None
+) -> None:
+    weight = np.full(40, 3.0)
+    base, tuned = (
+        _losses(np.full(40, 5000.0), weight),
+        _losses(np.full(40, 5000.0 + effect), weight),
+    )
+    result = judge(base, tuned, metrics=["loss", "perplexity"], primary=primary, margin=margin)
+    assert result.verdict == expected
+    assert "perplexity is beyond what a number can hold" in result.in_words("set")
+    written = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert written["metrics"]["perplexity"]["base"] is None
+    assert written["metrics"]["loss"]["base"] == 5000.0
+
+
+@pytest.mark.parametrize("broken", [np.inf, np.nan])
+def test_a_loss_that_is_no_number_any_more_is_worse(broken: float) -> None:
+    weight = np.ones(40)
+    result = judge(
+        _losses(np.ones(40), weight),
+        _losses(np.full(40, broken), weight),
+        metrics=["loss"],
+        primary="loss",
+        margin=None,
+    )
+    assert result.verdict == "worse"
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_a_sample_is_seeded_in_order_and_from_everywhere() -> None:
+    weights = np.array([0, 1], dtype=np.float32)
+    rows = [Example(np.array([1, n], dtype=np.int32), weights) for n in range(200)]
+    examples = examples_in_memory(rows)
+    assert sample(examples, None, seed=0) is examples
+    assert sample(examples, 200, seed=0) is examples
+    drawn = [sample(examples, 30, seed=seed) for seed in (0, 0, 1)]
+    ids = [[int(one[index].input_ids[1]) for index in range(len(one))] for one in drawn]
+    assert ids[0] == ids[1] == sorted(set(ids[0]))
+    assert ids[0] != ids[2]
+    assert max(ids[0]) >= 100  # not the first rows: all of them in one half has odds of 2^-30
+    assert drawn[0].fingerprint == drawn[1].fingerprint != drawn[2].fingerprint
+    assert len(drawn[0].lengths) == len(drawn[0].trained_lengths) == 30
