@@ -137,7 +137,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for batch in file.iter_batches(batch_size=1024):
                 for values in batch.to_pylist():
                     number += 1
-                    yield number, values
+                    yield number, _unfilled(values)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: broken Parquet: {error}. Write the file again.") from error
 
@@ -154,13 +154,15 @@ def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _rows_in_memory(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    # Told by name, so that lists of dicts do not need the import, which takes seconds.
+    from_arrow = type(rows).__module__.startswith("datasets.")
     for number, values in enumerate(rows, start=1):
         if not isinstance(values, Mapping):
             raise DataError(
                 f"memory:{number}: row {number} is a {type(values).__name__}; a data set is a "
                 "path, a hub id, a list of dicts, or a datasets.Dataset."
             )
-        yield Row(values, f"memory:{number}")
+        yield Row(_unfilled(values) if from_arrow else values, f"memory:{number}")
 
 
 def _rows_of_hub(hub_id: str, split: str | None, name: str | None) -> Iterator[Row]:
@@ -193,7 +195,20 @@ def _rows_of_hub(hub_id: str, split: str | None, name: str | None) -> Iterator[R
             f"Check the name, the split and the network{hint}"
         ) from error
     for number, values in enumerate(rows, start=1):
-        yield Row(values, f"{hub_id}:{number}")
+        yield Row(_unfilled(values), f"{hub_id}:{number}")
+
+
+def _unfilled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An Arrow row without the nulls that fill the fields a struct lacks; its columns stay."""
+    return {column: _without_nulls(value) for column, value in values.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(item) for item in value]
+    return value
 
 
 def _nonempty(rows: Iterator[Row], what: str) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lorakit.data.conversation import ROLES
 from lorakit.data.plain_template import plain_template
 from lorakit.data.template_process import template_process
 from lorakit.errors import DataError
@@ -37,6 +38,8 @@ class ChatTemplate:
         arguments_as_text: a tool call's arguments must come as JSON text.
         content_always: a message with tool calls needs a content, if an empty one.
         refuses_system: a system message is an error.
+        joined_roles: roles whose content must come as one string, because the template writes a
+            list of text parts as Python would.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> None:
@@ -59,6 +62,7 @@ class ChatTemplate:
         self.arguments_as_text = False
         self.content_always = False
         self.refuses_system = False
+        self.joined_roles: frozenset[str] = frozenset()
         self._probe()
 
     @property
@@ -124,7 +128,7 @@ class ChatTemplate:
         return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
     def _probe(self) -> None:
-        """Learn from small conversations what the last four attributes say."""
+        """Learn from small conversations what the attributes from `text_as_parts` on say."""
         turns = [
             {"role": "user", "content": "probeuser"},
             {"role": "assistant", "content": "probeassistant"},
@@ -136,6 +140,25 @@ class ChatTemplate:
         self.refuses_system = self._renders(turns) and not self._renders([system, *turns])
         if "tool_calls" in self.source:
             self._probe_tool_calls()
+        if not self.text_as_parts:
+            self.joined_roles = frozenset(r for r in ROLES if not self._reads_parts(r, turns))
+
+    def _reads_parts(self, role: str, turns: Messages) -> bool:
+        """Whether a text part says the same as a string, for messages of this role."""
+        others: dict[str, list[dict[str, Any]]] = {
+            "user": [*turns],
+            "assistant": [*turns],
+            "tool": [*turns, {"role": "tool", "content": "probetool"}],
+        }
+        messages = others.get(role, [{"role": role, "content": "probesystem"}, *turns])
+        parts = [
+            {**m, "content": [{"type": "text", "text": m["content"]}]} if m["role"] == role else m
+            for m in messages
+        ]
+        try:
+            return self.render(messages) == self.render(parts)
+        except DataError:
+            return False
 
     def _probe_tool_calls(self) -> None:
         """Find a shape of tool calls that the template shows; the usual one if there is none."""
@@ -174,6 +197,8 @@ class ChatTemplate:
             shaped["content"] = content = ""
         if self.text_as_parts and isinstance(content, str):
             shaped["content"] = [{"type": "text", "text": content}]
+        if isinstance(content, list) and message["role"] in self.joined_roles:
+            shaped["content"] = _text_of(message)
         if self.arguments_as_text and "tool_calls" in message:
             shaped["tool_calls"] = [_with_text_arguments(call) for call in message["tool_calls"]]
         return shaped

@@ -346,3 +346,19 @@ def test_any_text_is_trained_by_position(turns: list[tuple[str, str]]) -> None:
 
 _CHATML = tiny.tokenizer()
 _RENDERER = Renderer(_CHATML)
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, None])
+def test_text_parts_are_joined_where_the_template_knows_no_parts(template: str | None) -> None:
+    renderer = Renderer(tiny.tokenizer(chat_template=template))
+    for role in (0, 1):
+        whole = [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "I."}]
+        text = whole[role]["content"]
+        parts = [{"type": "text", "text": t} for t in (text[:1], text[1:])]
+        split = [dict(message) for message in whole]
+        split[role]["content"] = parts
+        rendered, expected = (
+            renderer.render_noted(Conversation(tuple(m), (1.0, 1.0))) for m in (split, whole)
+        )
+        assert rendered.text == expected.text
+        assert np.array_equal(rendered.example.loss_weights, expected.example.loss_weights)

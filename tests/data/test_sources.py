@@ -205,3 +205,17 @@ _JSON = st.recursive(
 @given(_JSON)
 def test_strict_parsing_reads_all_json(value: object) -> None:
     assert parse(json.dumps(value), "here") == value
+
+
+@pytest.mark.parametrize("kind", ["parquet", "dataset"])
+def test_what_arrow_fills_in_is_taken_out_and_columns_stay(kind: str, tmp_path: Path) -> None:
+    rows = [{"call": [{"city": "X"}], "note": None}, {"call": [{"amount": 3}], "note": "n"}]
+    if kind == "parquet":
+        path = tmp_path / "t.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        found = list(read_rows(path))
+    else:
+        found = list(read_rows(datasets.Dataset.from_list(rows)))
+    assert [row.values for row in found] == rows
+    kept = {"call": [{"city": None}]}
+    assert [row.values for row in read_rows([kept])] == [kept]
