@@ -24,6 +24,7 @@ from lorakit.files import staged_folder, write_json
 from lorakit.plan.plan import plan
 from lorakit.recipe import BaseSection, Recipe
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
+from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.settings import LoopSettings
 
@@ -112,6 +113,8 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         attach_adapter(model, recipe.adapter, seed=recipe.train.seed)
     else:
         load_adapter(model, recipe.adapter.path)
+    held_out = None if sets.validation is None else sets.validation.examples
+    check_sets(model, {"train": sets.train.examples, "validation": held_out})
     # From here on files are written: all that can be wrong with the input has been seen.
     run.path.mkdir(parents=True, exist_ok=True)
     if not run.recipe.is_file():
@@ -125,7 +128,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         sets.train.examples,
         LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
         repeats=sets.train.repeats,
-        validation=None if sets.validation is None else sets.validation.examples,
+        validation=held_out,
         run_dir=run.path,
         resume=resume,
     )

@@ -37,8 +37,7 @@ def check_dtype(model: PreTrainedModel) -> None:
     Raises:
         ModelError: naming what trains.
     """
-    weight = model.get_input_embeddings().weight
-    if weight.dtype == torch.float16:
+    if _embedding(model).dtype == torch.float16:
         raise ModelError(
             "the base model computes in float16, in which gradients vanish or overflow; training "
             "is possible in bfloat16 and float32. Set base.dtype to one of them."
@@ -51,7 +50,7 @@ def check_vocabulary(model: PreTrainedModel, examples: ExampleSet, name: str) ->
     Raises:
         DataError: naming the largest id, its example and the number of rows.
     """
-    num_rows = model.get_input_embeddings().weight.shape[0]
+    num_rows = _embedding(model).shape[0]
     largest, where = max((int(examples[i].input_ids.max()), i) for i in range(len(examples)))
     if largest >= num_rows:
         raise DataError(
@@ -59,3 +58,9 @@ def check_vocabulary(model: PreTrainedModel, examples: ExampleSet, name: str) ->
             f"{num_rows} rows (ids 0 to {num_rows - 1}). Use the tokenizer that belongs to the "
             "model, or resize the model's embedding to the tokenizer first."
         )
+
+
+def _embedding(model: PreTrainedModel) -> torch.Tensor:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight

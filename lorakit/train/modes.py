@@ -34,14 +34,14 @@ def training_mode(
     modes = {module: module.training for module in model.modules()}
     model.train()
     if gradient_checkpointing:
-        _enable_checkpointing(model)
+        _set_checkpointing(model, on=True)
     try:
         with adapter.cached_norms():
             yield
     finally:
         adapter.dropout.rows = None
         if gradient_checkpointing:
-            model.activation_checkpointing_disable()
+            _set_checkpointing(model, on=False)
         for module, training in modes.items():
             module.training = training
 
@@ -88,9 +88,14 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _enable_checkpointing(model: PreTrainedModel) -> None:
+def _set_checkpointing(model: PreTrainedModel, *, on: bool) -> None:
+    # transformers renamed the methods, with a warning at the old names: 5.17 has only the old ones.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     try:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        if on:
+            getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+        else:
+            getattr(model, f"{name}_checkpointing_disable")()
     except ValueError as error:
         raise ModelError(
             f"a {model.config.model_type!r} model cannot recompute its layers: {error} Set "
