@@ -211,6 +211,9 @@ RECIPE_CASES = [
     recipe_value(
         "unknown metric", "'rouge' is not known", evaluate={"in_domain": "a", "metrics": ["rouge"]}
     ),
+    recipe_value("device without storage", "Possible: auto, cpu, cuda", base={"device": "meta"}),
+    recipe_value("seed too large", "less than", train={"seed": 2**64}),
+    recipe_value("data path empty", "data.train is empty", data={"train": ""}),
     recipe_value("unknown placeholder", "{nmae}", output={"dir": "runs/{nmae}"}),
     override("override without value", "not of the form section.key=value", "adapter.r"),
     override("override typo", "--set adapter.rnak=3", "adapter.rnak=3"),

@@ -181,6 +181,15 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("evaluate.primary", {"evaluate": {"in_domain": "a", "primary": "rouge"}}),
     ("output.dir", {"output": {"dir": "runs/{nmae}"}}),
     ("output.dir", {"output": {"dir": "runs/{"}}),
+    ("output.dir", {"output": {"dir": "runs/{name!r}"}}),
+    ("output.dir", {"output": {"dir": "runs/{name:>9}"}}),
+    ("train.num_train_epochs", {"train": {"num_train_epochs": 3, "max_steps": 5}}),
+    ("data.validation.0.weight", {"data": {"validation": [{"path": "v", "weight": 1}]}}),
+    ("evaluate.in_domain.weight", {"evaluate": {"in_domain": {"path": "v", "weight": 2}}}),
+    *[
+        ("base.device", {"base": {"device": device}})
+        for device in ("meta", "mps", "cuda:", "cuda:x", "CPU", "", "xpu")
+    ],
     *[
         ("adapter.init_lora_weights", {"adapter": {"init_lora_weights": name}})
         for name in (*INITS_NOT_BUILT, "pissa_niter_4")
@@ -198,6 +207,80 @@ def test_options_that_cannot_take_effect_are_refused(key: str, changes: dict[str
         parse_recipe(values)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.seed", 2**32),
+        ("train.seed", 2**64),
+        ("train.max_steps", 10**30),
+        ("train.num_train_epochs", 1e30),
+        ("train.batch_size", 10**30),
+        ("train.micro_batch_tokens", 10**30),
+        ("data.max_length", 10**30),
+        ("data.train", {"path": "a", "weight": 1e12}),
+    ],
+)
+def test_numbers_beyond_any_use_are_refused(key: str, value: object) -> None:
+    section, name = key.split(".")
+    values: dict[str, Any] = {"base": {"model": "m"}, "data": {"train": "a"}}
+    values[section] = values.get(section, {}) | {name: value}
+    with pytest.raises(RecipeError, match=rf"recipe: {key}.* should be less than"):
+        parse_recipe(values)
+
+
+@pytest.mark.parametrize(
+    "train", ["", " ", {"path": ""}, ["a", ""], [{"path": "b"}, {"path": " "}]], ids=repr
+)
+def test_an_empty_path_is_refused(train: object) -> None:
+    with pytest.raises(RecipeError, match=r"data\.train.* is empty; give a file"):
+        parse_recipe({"base": {"model": "m"}, "data": {"train": train}})
+
+
+@pytest.mark.parametrize("train", [5, 0.5])
+def test_a_number_is_no_data_set(train: object) -> None:
+    with pytest.raises(RecipeError, match=rf"data\.train is {train}; give a path, a hub id"):
+        parse_recipe({"base": {"model": "m"}, "data": {"train": train}})
+
+
+@pytest.mark.parametrize(
+    ("value", "phrase"),
+    [
+        ("!!float abc", ":3: not valid YAML here: 'abc' is no number"),
+        ("!!int abc", ":3: not valid YAML here: 'abc' is no whole number"),
+        ("!!int ''", "is no whole number"),
+        ("!!bool maybe", ":3: not valid YAML here: 'maybe' is no true or false"),
+        ("!!timestamp soon", "could not determine a constructor for the tag"),
+        ("!!binary '='", "could not determine a constructor for the tag"),
+        ("!!set {a, b}", "could not determine a constructor for the tag"),
+        ("!!float [1]", ":3: not valid YAML here"),
+    ],
+)
+def test_a_tag_that_does_not_fit_its_value(tmp_path: Path, value: str, phrase: str) -> None:
+    assert phrase in refusal(tmp_path, MINIMAL + f"adapter: {{lora_alpha: {value}}}\n")
+
+
+def test_overriding_how_long_replaces_how_long(tmp_path: Path) -> None:
+    epochs = MINIMAL + "train: {num_train_epochs: 5}\n"
+    steps = MINIMAL + "train: {max_steps: 5}\n"
+    assert load(tmp_path, epochs, "train.max_steps=2").train.max_steps == 2
+    recipe = load(tmp_path, steps, "train.num_train_epochs=2")
+    assert (recipe.train.num_train_epochs, recipe.train.max_steps) == (2, None)
+    assert load(tmp_path, epochs, "train.max_steps=null").train.num_train_epochs == 5
+    both = ("train.max_steps=2", "train.num_train_epochs=2")
+    assert "cannot take effect" in refusal(tmp_path, MINIMAL, *both)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("runs/{name}", "runs/recipe"), ("{name}/{{x}}-{name}", "recipe/{x}-recipe"), ("a", "a")],
+)
+def test_braces_in_the_output_folder(tmp_path: Path, written: str, read: str) -> None:
+    recipe = load(tmp_path, MINIMAL + f"output: {{dir: '{written}'}}\n")
+    assert recipe.output.dir == read
+    recipe.output.dir = "as {given} by --output"
+    assert load(tmp_path, dump_recipe(recipe)).output.dir == "as {given} by --output"
+
+
 def test_what_is_said_to_be_missing_is_missing() -> None:
     built = {path.stem for path in (PACKAGE / "adapters" / "inits").glob("*.py")}
     assert not built & set(INITS_NOT_BUILT)
@@ -211,6 +294,9 @@ def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
         {"adapter": {"path": "somewhere"}},
         {"data": {"train": [{"path": "a", "weight": 0.5}], "validation": 0.1, "group": "topic"}},
         {"evaluate": {"in_domain": "a", "retention": ["b"], "margin": 0.1}},
+        {"train": {"max_steps": 5}},
+        {"data": {"train": "a", "validation": [{"path": "b"}, "c"]}},
+        {"evaluate": {"retention": {"path": "a", "split": "test"}}},
     ):
         recipe = parse_recipe({"base": {"model": "m"}, "data": {"train": "a"}} | changes)
         again = load(tmp_path, dump_recipe(recipe))

@@ -42,7 +42,7 @@ def command(
     """
     settings = load_recipe(recipe, overrides)
     if output is not None:
-        settings.output.dir = str(output)
+        settings.output.dir = str(output)  # as it is: a shell has no {name}
     with stdout_for_results():
         from lorakit.finetune import finetune
 

@@ -105,6 +105,8 @@ def _describe(path: KeyPath, found: list[dict[str, Any]], keys: dict[str, list[s
         section = str(path[-1]) if path else ""
         possible = ", ".join(keys.get(section, keys[""]))
         return f"is {_short.repr(first['input'])}, not keys with values. Its keys: {possible}"
+    if first["type"] == "union_tag_invalid":
+        return f"is {_short.repr(first['input'])}; give a path, a hub id, {{path: ...}} or a list"
     wanted = " or ".join(dict.fromkeys(_clause(one["msg"]) for one in found))
     return f"{wanted}, not {_short.repr(first['input'])}"
 

@@ -10,9 +10,12 @@ from pydantic import ValidationError
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.faults import faults_of
-from lorakit.recipe.rules import Fault, broken_rules
-from lorakit.recipe.sections import Recipe
+from lorakit.recipe.rules import Fault, broken_rules, fill_name
+from lorakit.recipe.sections import Recipe, Section
 from lorakit.recipe.text import KeyPath, apply_override, dump_text, parse_text, read_text
+
+# Options of section `train` of which a recipe has one at most.
+EXCLUSIVE = ("num_train_epochs", "max_steps")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -39,7 +42,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         )
     for override in overrides:
         apply_override(values, override, places)
+    _replace_excluded(values, places, overrides)
     return _validated(values, places, source=str(path), name=path.stem)
+
+
+def _replace_excluded(
+    values: dict[Any, Any], places: dict[KeyPath, str], overrides: Sequence[str]
+) -> None:
+    """Overriding one of two options that exclude each other takes the file's other one out."""
+    named = {override.partition("=")[0].strip() for override in overrides}
+    train = values.get("train")
+    if not isinstance(train, dict):
+        return
+    for key, other in (EXCLUSIVE, EXCLUSIVE[::-1]):
+        chosen = f"train.{key}" in named and train.get(key) is not None
+        if chosen and f"train.{other}" not in named:
+            train.pop(other, None)
+            places.pop(("train", other), None)
 
 
 def parse_recipe(values: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
@@ -54,7 +73,7 @@ def _validated(
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(_message(faults_of(error, values, Recipe), places, source)) from None
-    recipe.output.dir = recipe.output.dir.replace("{name}", name)
+    recipe.output.dir = fill_name(recipe.output.dir, name)
     return recipe
 
 
@@ -86,15 +105,23 @@ def dump_recipe(recipe: Recipe) -> str:
     Options that take no effect in this recipe are left out, because writing them is an error.
     """
     values = recipe.model_dump(mode="json")
-    for fault in broken_rules(Recipe.model_construct(**_written_in_full(recipe))):
-        section, key = fault.path
-        values[str(section)].pop(key)
+    for fault in broken_rules(_written_in_full(recipe)):
+        if fault.effectless:
+            *parents, key = fault.path
+            holder: Any = values
+            for parent in parents:
+                holder = holder[parent]
+            del holder[key]
+    values["output"]["dir"] = recipe.output.dir.replace("{", "{{").replace("}", "}}")
     return dump_text(values)
 
 
-def _written_in_full(recipe: Recipe) -> dict[str, Any]:
-    """The sections of `recipe` as if every one of their keys had been written."""
-    return {name: type(section).model_construct(**dict(section)) for name, section in recipe}
+def _written_in_full(value: Any) -> Any:
+    """A recipe, or a part of it, as if every one of its keys had been written."""
+    if isinstance(value, Section):
+        parts = {name: _written_in_full(part) for name, part in value}
+        return type(value).model_construct(**parts)
+    return [_written_in_full(part) for part in value] if isinstance(value, list) else value
 
 
 def recipe_schema() -> dict[str, Any]:

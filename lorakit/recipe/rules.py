@@ -6,6 +6,7 @@ That is: options that cannot take effect, and options whose engine is not built 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ PACKAGE = Path(__file__).parents[1]
 QUANTIZATIONS = ("none", "nf4")
 METHODS = ("sft",)
 METRICS = ("loss", "perplexity")
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
 INITS_NOT_BUILT = (
     "corda",
@@ -38,6 +40,7 @@ class Fault:
 
     path: tuple[str | int, ...]
     message: str
+    effectless: bool = False  # the value is allowed, it only changes nothing
 
 
 class RuleError(ValueError):
@@ -65,9 +68,10 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
     if base.model == "builtin":
         yield Fault(
             ("base", "model"),
-            "'builtin' is not built yet; possible: a folder or a hub id, such as "
-            "Qwen/Qwen3-8B",
+            "'builtin' is not built yet; possible: a folder or a hub id, such as Qwen/Qwen3-8B",
         )
+    if not DEVICE.fullmatch(base.device):
+        yield _unknown(("base", "device"), base.device, ("auto", "cpu", "cuda", "cuda:0"))
     if not base.model.strip():
         yield Fault(("base", "model"), "is empty; give a folder or a hub id")
     if base.quantization not in QUANTIZATIONS:
@@ -115,11 +119,33 @@ def _data(recipe: Recipe) -> Iterator[Fault]:
             ("data", "group"), "data.validation is no fraction of train", "set validation: 0.1"
         )
 
+    for name in ("train", "validation"):
+        yield from _sources(("data", name), getattr(data, name), weighted=name == "train")
+
+
+def _sources(place: tuple[str | int, ...], value: Any, *, weighted: bool) -> Iterator[Fault]:
+    """The rules of a set: a path, a set with options, or a list of both."""
+    if isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _sources((*place, index), one, weighted=weighted)
+    elif isinstance(value, str) and not value.strip():
+        yield Fault(place, "is empty; give a file, a folder or a hub id")
+    elif value is not None and not isinstance(value, str | float):  # a DataSource
+        yield from _sources((*place, "path"), value.path, weighted=weighted)
+        if not weighted and _given(value, "weight"):
+            yield _no_effect(
+                (*place, "weight"), "only rows that are trained on are repeated", "name other rows"
+            )
+
 
 def _train(recipe: Recipe) -> Iterator[Fault]:
     train = recipe.train
     if train.method not in METHODS:
         yield _not_built(("train", "method"), train.method, METHODS)
+    if train.max_steps is not None and _given(train, "num_train_epochs"):
+        yield _no_effect(
+            ("train", "num_train_epochs"), "train.max_steps says how long", "remove max_steps"
+        )
     if recipe.data.validation is None:
         for name in ("eval_steps", "early_stopping_patience"):
             if getattr(train, name) is not None:
@@ -143,8 +169,10 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
         yield _unknown(
             ("evaluate", "primary"), evaluate.primary, tuple({"loss": 0} | dict.fromkeys(METRICS))
         )
-    sets = (evaluate.in_domain, evaluate.out_of_domain, evaluate.retention)
-    if all(one is None for one in sets):
+    sets = {name: getattr(evaluate, name) for name in ("in_domain", "out_of_domain", "retention")}
+    for name, value in sets.items():
+        yield from _sources(("evaluate", name), value, weighted=False)
+    if all(one is None for one in sets.values()):
         for name in ("metrics", "primary", "max_examples"):
             if _given(evaluate, name):
                 yield _no_effect(
@@ -157,14 +185,25 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
 def _output(recipe: Recipe) -> Iterator[Fault]:
     place = ("output", "dir")
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(recipe.output.dir)} - {None}
+        fill_name(recipe.output.dir, "name")
     except ValueError as error:
         yield Fault(place, f"{recipe.output.dir!r}: {error}; only {{name}} may stand in braces")
-        return
-    for field in sorted(field for field in fields if field is not None and field != "name"):
-        yield _unknown(place, f"{{{field}}}", ("{name}",))
     if not recipe.output.dir.strip():
         yield Fault(place, "is empty; give the folder the run goes to")
+
+
+def fill_name(text: str, name: str) -> str:
+    """`text` with `{name}` filled in; `{{` and `}}` stand for braces themselves.
+
+    Raises:
+        ValueError: anything else in braces, or a single brace.
+    """
+    filled = ""
+    for literal, field, spec, conversion in Formatter().parse(text):
+        if field is not None and (field != "name" or spec or conversion):
+            raise ValueError(f"{{{field}}} is not known")
+        filled += literal + ("" if field is None else name)
+    return filled
 
 
 def _given(section: Any, name: str) -> bool:
@@ -189,4 +228,5 @@ def _unknown(path: tuple[str | int, ...], value: object, possible: tuple[str, ..
 
 
 def _no_effect(path: tuple[str | int, ...], because: str, remedy: str) -> Fault:
-    return Fault(path, f"cannot take effect because {because}; remove it, or {remedy}")
+    message = f"cannot take effect because {because}; remove it, or {remedy}"
+    return Fault(path, message, effectless=True)

@@ -23,8 +23,11 @@ from pydantic.fields import FieldInfo
 
 from lorakit.recipe.rules import RuleError, broken_rules
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+# Far above any use, and low enough that sums of them stay in 64 bits.
+LARGEST_COUNT = 10**9
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that every generator accepts
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -147,7 +150,7 @@ class DataSource(Section):
     )
     split: str | None = Field(None, description="Split of a hub data set.")
     name: str | None = Field(None, description="Configuration of a hub data set.")
-    weight: PositiveFloat = Field(
+    weight: Annotated[float, Field(gt=0, le=1000)] = Field(
         1.0,
         description="How often a row is seen per epoch; 0.5: another seeded half each epoch.",
     )
@@ -232,9 +235,9 @@ class TrainSection(Section):
     """The training loop."""
 
     method: Literal["sft", "grpo"] = "sft"
-    num_train_epochs: PositiveFloat = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
     max_steps: PositiveInt | None = Field(
-        None, description="Optimizer steps; overrides the epochs."
+        None, description="Optimizer steps, instead of the epochs."
     )
     batch_size: PositiveInt = Field(8, description="Examples per optimizer step.")
     micro_batch_tokens: PositiveInt | None = Field(
@@ -254,7 +257,7 @@ class TrainSection(Section):
         1.0, description="Clip the gradient norm; null: do not."
     )
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    seed: NonNegativeInt = 42
+    seed: Seed = 42
     logging_steps: PositiveInt = 1
     eval_steps: PositiveInt | None = Field(
         None, description="Validation every N steps; null: each epoch."
@@ -289,7 +292,9 @@ class EvaluateSection(Section):
     margin: NonNegativeFloat = Field(
         0.05, description="How much of the primary metric retention may lose."
     )
-    max_examples: PositiveInt | None = Field(None, description="Examples per set; null: all.")
+    max_examples: PositiveInt | None = Field(
+        None, description="Examples per set, drawn by the seed; null: all."
+    )
 
 
 class OutputSection(Section):

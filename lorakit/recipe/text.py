@@ -68,21 +68,36 @@ class RecipeLoader(yaml.SafeLoader):
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
         try:
             return int(text, base)
-        except ValueError as error:  # Python refuses to convert more than 4,300 digits
-            raise yaml.MarkedYAMLError(
-                problem="number too long", problem_mark=node.start_mark
-            ) from error
+        except ValueError as error:  # after `!!int`; also more than 4,300 digits
+            raise _not_a("whole number of at most 4,300 digits", node) from error
 
     def construct_core_float(self, node: yaml.ScalarNode) -> float:
         text = self.construct_scalar(node).lower()
-        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        try:
+            return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError as error:  # after `!!float`
+            raise _not_a("number", node) from error
 
     def construct_core_bool(self, node: yaml.ScalarNode) -> bool:
-        return self.construct_scalar(node).lower() == "true"
+        text = self.construct_scalar(node).lower()
+        if text not in {"true", "false"}:  # after `!!bool`
+            raise _not_a("true or false", node)
+        return bool(text == "true")
+
+
+def _not_a(kind: str, node: yaml.ScalarNode) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(
+        problem=f"{node.value[:40]!r} is no {kind}", problem_mark=node.start_mark
+    )
 
 
 def _core_schema() -> None:
     tag = "tag:yaml.org,2002:"
+    # Not `!!timestamp`, `!!binary`, `!!set` and so on, which the core schema does not have.
+    RecipeLoader.yaml_constructors = {
+        name: yaml.SafeLoader.yaml_constructors[name]
+        for name in (None, *(tag + kind for kind in ("map", "seq", "str", "null")))
+    }
     number_starts = list("-+.0123456789")
     for name, pattern, starts in (
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
