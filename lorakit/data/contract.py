@@ -121,6 +121,15 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
         "warning",
         "rows also occur in the training data and were left out of the held-out set",
     ),
+    "rows-shared-with-validation": (
+        "warning",
+        "rows also occur in the validation set, which decides when to stop, and were left out",
+    ),
+    "in-domain-decides-when-to-stop": (
+        "warning",
+        "the in_domain figure is measured on the validation set, which also decides when to stop, "
+        "so it flatters; name a set of its own as evaluate.in_domain",
+    ),
 }
 
 

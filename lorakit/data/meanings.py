@@ -82,7 +82,33 @@ class Meaning:
             if isinstance(meant, PlainText)
             else [meant.messages, meant.weights, meant.tools]
         )
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+        # In the order given: templates write a tool call's arguments in it.
+        return hashlib.sha256(json.dumps(content).encode()).digest()
+
+    @cached_property
+    def said_hash(self) -> bytes:
+        """SHA-256 over what user and assistant say, white space aside: equal for two rows of
+        which one tells the answer of the other, whatever system message or weights they have."""
+        meant = self.conversation
+        said = (
+            [["text", _squeezed(meant.text)]]
+            if isinstance(meant, PlainText)
+            else [
+                [m["role"], _squeezed(_text_of(m)), m.get("tool_calls", [])]
+                for m in meant.messages
+                if m["role"] in ("user", "assistant")
+            ]
+        )
+        return hashlib.sha256(json.dumps(said).encode()).digest()
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    content = message.get("content", "")
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def read_meanings(sources: Any, rules: DataRules) -> list[Meaning]:

@@ -71,9 +71,11 @@ def prepare_named_sets(
     where = token_cache() if cache_dir is None else Path(cache_dir)
     train, held = _train_and_held(recipe, rules)
 
-    def measured(meanings: Sequence[Meaning], name: str) -> Prepared:
+    def measured(
+        meanings: Sequence[Meaning], name: str, apart_from: Sequence[Meaning] = ()
+    ) -> Prepared:
         with _named(name):
-            return _held_out(meanings, train, tokenizer, rules, data.group, where)
+            return _held_out(meanings, train, apart_from, tokenizer, rules, data.group, where)
 
     with _named("train"):
         training = prepare_meanings(train, tokenizer, rules, cache_dir=where)
@@ -84,13 +86,24 @@ def prepare_named_sets(
         "retention": recipe.evaluate.retention,
     }
     evaluation = {
-        name: measured(read_meanings(specs_of(sources), rules), name)
+        name: measured(read_meanings(specs_of(sources), rules), name, held or ())
         for name, sources in named.items()
-        if sources is not None
+        if sources is not None and sources != data.validation
     }
     if validation is not None:
+        if recipe.train.early_stopping_patience is not None and "in_domain" not in evaluation:
+            validation = _deciding(validation)
+        same = [name for name, sources in named.items() if sources == data.validation]
+        evaluation |= dict.fromkeys(same, validation)
         evaluation.setdefault("in_domain", validation)
     return NamedSets(training, validation, evaluation)
+
+
+def _deciding(validation: Prepared) -> Prepared:
+    """The validation set, with a word on its being measured although it decides when to stop."""
+    told = Findings()
+    told.add("in-domain-decides-when-to-stop", "")
+    return replace(validation, findings=told.collected() + validation.findings)
 
 
 def _train_and_held(recipe: Recipe, rules: DataRules) -> tuple[list[Meaning], list[Meaning] | None]:
@@ -107,18 +120,21 @@ def _train_and_held(recipe: Recipe, rules: DataRules) -> tuple[list[Meaning], li
 def _held_out(
     meanings: Sequence[Meaning],
     train: Sequence[Meaning],
+    validation: Sequence[Meaning],
     tokenizer: PreTrainedTokenizerBase,
     rules: DataRules,
     group: str | None,
     cache_dir: Path,
 ) -> Prepared:
-    """A held-out set without the rows that are trained on."""
+    """A held-out set without the rows that are trained on or decide when to stop."""
     findings = Findings()
-    kept = keep_apart(meanings, train, findings, group=group)
+    kept = keep_apart(meanings, train, findings, group=group, validation=validation)
     if not kept:
+        shared = findings.count("rows-shared-with-validation")
+        others = f" or the validation set ({shared})" if shared else ""
         raise DataError(
-            f"all {len(meanings)} rows also occur in the training data; they cannot show what was "
-            "learned. Name rows that are not trained on."
+            f"all {len(meanings)} rows also occur in the training data{others}; they cannot show "
+            "what was learned. Name rows that are not trained on, or leave the set out."
         )
     ready = prepare_meanings(kept, tokenizer, rules, cache_dir=cache_dir)
     return replace(

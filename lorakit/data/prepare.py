@@ -218,8 +218,8 @@ def store_key(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules)
     digest = hashlib.sha256(f"{renderer.fingerprint}\0{code_version()}".encode())
     limits = [rules.max_length, rules.too_long, rules.max_dropped]
     digest.update(json.dumps(limits).encode())
-    for meaning in meanings:
-        digest.update(meaning.content_hash)
+    for meaning in meanings:  # where it stands, too: kept findings name places
+        digest.update(meaning.content_hash + meaning.row.location.encode() + b"\0")
     return digest.hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Train and held-out rows: split by group, and kept apart.
 
 A split depends on what the rows say and on the seed, never on their order: each group (the rows
-with equal values in the group column; without one, rows that say the same) gets a hash, and those
-with the smallest go to the held-out side until it has its share.
+with equal values in the group column; without one, rows that say the same, white space aside) gets
+a hash, and those with the smallest go to the held-out side until it has its share.
 """
 
 from __future__ import annotations
@@ -53,19 +53,30 @@ def split_rows(
 
 
 def keep_apart(
-    held: Sequence[Meaning], train: Sequence[Meaning], findings: Findings, *, group: str | None
+    held: Sequence[Meaning],
+    train: Sequence[Meaning],
+    findings: Findings,
+    *,
+    group: str | None,
+    validation: Sequence[Meaning] = (),
 ) -> list[Meaning]:
     """The held-out rows that do not occur in train; what is left out is counted as a finding.
 
-    Rows of a group that also occurs in train are kept, with a finding.
+    Rows are the same if user and assistant say the same in them. Rows of a group that also occurs
+    in train are kept, with a finding. Rows of `validation`, the set that decides when to stop, are
+    left out as well.
     """
-    seen = {meaning.content_hash for meaning in train}
+    seen = {meaning.said_hash for meaning in train}
+    validated = {meaning.said_hash for meaning in validation}
     groups = {_group_of(m, group) for m in train if group and group in m.row.values}
     kept = []
     for meaning in held:
         where = meaning.row.location
-        if meaning.content_hash in seen:
+        if meaning.said_hash in seen:
             findings.add("rows-shared-with-train", where)
+            continue
+        if meaning.said_hash in validated:
+            findings.add("rows-shared-with-validation", where)
             continue
         if group and group in meaning.row.values and _group_of(meaning, group) in groups:
             findings.add("groups-shared-with-train", where, repr(meaning.row.values[group]))
@@ -75,7 +86,7 @@ def keep_apart(
 
 def _group_of(meaning: Meaning, group: str | None) -> str:
     if group is None:
-        return meaning.content_hash.hex()
+        return meaning.said_hash.hex()
     if meaning.row.values.get(group) is None:
         raise DataError(
             f"{meaning.row.location}: no value in the group column {group!r}; the row has "

@@ -289,3 +289,28 @@ def test_real_rows_are_answers_and_a_stop_token(shared_data: Path, model: str) -
         assert trained[-1] == stop and stop not in trained[:-1]
         text = tokenizer.decode(trained[:-1]).strip()
         assert text == row.values["answer"].strip()
+
+
+def test_a_kept_finding_names_the_present_rows(tmp_path: Path) -> None:
+    rules = DataRules(max_length=100, max_dropped=0.5)
+    for name in ("old", "new"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, [SHORT, LONG])))
+        prepared = prepare_examples(path, tiny.tokenizer(), rules, cache_dir=tmp_path / "cache")
+        assert [f.where for f in prepared.findings] == [f"{path}:2"]
+
+
+def test_the_order_of_tool_arguments_is_kept(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+        "{% for t in m.tool_calls or [] %}{{ t.function.name }} {{ t.function.arguments | tojson }}"
+        "{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = tiny.tokenizer(chat_template=template)
+    for arguments in ({"b": "1", "a": "2"}, {"a": "2", "b": "1"}):
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        row = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+        prepared = prepare_examples([{"messages": row}], tokenizer, DataRules(), cache_dir=tmp_path)
+        text = tokenizer.decode(prepared.examples[0].input_ids)
+        assert json.dumps(arguments) in text

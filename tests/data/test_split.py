@@ -76,13 +76,16 @@ def test_held_out_rows_that_are_trained_on_are_left_out() -> None:
     assert findings.count("groups-shared-with-train") == 1
 
 
-def recipe(data: dict, evaluate: dict | None = None) -> Recipe:
-    return Recipe.model_validate({"base": {"model": "x"}, "data": data, "evaluate": evaluate or {}})
+def recipe(data: dict, evaluate: dict | None = None, train: dict | None = None) -> Recipe:
+    sections = {"data": data, "evaluate": evaluate or {}, "train": train or {}}
+    return Recipe.model_validate({"base": {"model": "x"}} | sections)
 
 
-def sets(tmp_path: Path, data: dict, evaluate: dict | None = None) -> NamedSets:
+def sets(
+    tmp_path: Path, data: dict, evaluate: dict | None = None, train: dict | None = None
+) -> NamedSets:
     return prepare_named_sets(
-        recipe(data, evaluate), tiny.tokenizer(), tiny.config(), cache_dir=tmp_path / "cache"
+        recipe(data, evaluate, train), tiny.tokenizer(), tiny.config(), cache_dir=tmp_path / "cache"
     )
 
 
@@ -144,3 +147,57 @@ def test_where_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LORAKIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/two")
     assert token_cache() == Path("/two/lorakit/tokens")
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        {"prompt": " What\n helps?", "completion": "Rest. "},
+        {"prompt": "What helps?", "completion": "Rest.", "id": 7},
+        {
+            "messages": [
+                {"role": "system", "content": "Be kind."},
+                {"role": "user", "content": [{"type": "text", "text": "What helps?"}]},
+                {"role": "assistant", "content": "Rest.", "weight": 0.5},
+            ]
+        },
+    ],
+)
+def test_a_leak_is_told_by_what_is_said(leak: dict) -> None:
+    train = read_meanings([{"prompt": "What helps?", "completion": "Rest."}], DataRules())
+    findings = Findings()
+    assert keep_apart(read_meanings([leak], DataRules()), train, findings, group=None) == []
+    assert findings.count("rows-shared-with-train") == 1
+    other = read_meanings([{"prompt": "What helps?", "completion": "Sleep."}], DataRules())
+    assert keep_apart(other, train, findings, group=None) == other
+
+
+def test_evaluation_rows_are_not_those_that_decide_when_to_stop(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    late = tmp_path / "late.csv"
+    lines = [f"Q{i}?,A{i}.,t" for i in range(45, 60)]
+    late.write_text("question,answer,topic\n" + "\n".join(lines))
+    named = sets(
+        tmp_path, {"train": files["train"], "validation": files["other"]}, {"in_domain": str(late)}
+    )
+    assert named.evaluation["in_domain"].kept == 10
+    assert "rows-shared-with-validation" in {f.id for f in named.findings()}
+    same = sets(
+        tmp_path,
+        {"train": files["train"], "validation": files["other"]},
+        {"in_domain": files["other"]},
+    )
+    assert same.evaluation == {"in_domain": same.validation}
+
+
+def test_a_validation_set_that_is_measured_after_it_decided_is_told(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    data = {"train": files["train"], "validation": 0.2}
+    told = "in-domain-decides-when-to-stop"
+    patient = sets(tmp_path, data, train={"early_stopping_patience": 2})
+    assert told in {f.id for f in patient.findings()}
+    assert told not in {f.id for f in sets(tmp_path, data).findings()}
+    own = sets(tmp_path, data, {"in_domain": files["other"]}, {"early_stopping_patience": 2})
+    assert told not in {f.id for f in own.findings()}
