@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml       resolved, with package versions, commit and seed in its header
 RUN/plan.json         what was predicted
+RUN/choices.json      what the loop decided, such as the dtype of computation
 RUN/metrics.jsonl     a line per logged step
 RUN/checkpoints/      everything needed to go on
 RUN/adapter/          PEFT's format
@@ -11,6 +12,7 @@ RUN/evaluation.json   before and after
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from lorakit.errors import InputError, RunError
 from lorakit.files import STAGING_PREFIX, write_atomically
 from lorakit.recipe import DataSource, Recipe, dump_recipe, load_recipe
 
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16", "float64")
 PACKAGES = ("lorakit", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
 
 
@@ -38,6 +41,10 @@ class RunFolder:
     @property
     def plan(self) -> Path:
         return self.path / "plan.json"
+
+    @property
+    def choices(self) -> Path:
+        return self.path / "choices.json"
 
     @property
     def metrics(self) -> Path:
@@ -116,6 +123,25 @@ def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
             f"`lorakit train {run.recipe} --output {path} --resume`."
         )
     return run, load_recipe(run.recipe)
+
+
+def dtype_of(run: RunFolder) -> str:
+    """The dtype that the base computed in, such as "bfloat16".
+
+    Raises:
+        RunError: choices.json is missing or does not say.
+    """
+    try:
+        recorded = json.loads(run.choices.read_text("utf-8"))["dtype"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        recorded = error
+    name = recorded.removeprefix("torch.") if isinstance(recorded, str) else None
+    if name not in COMPUTE_DTYPES:
+        raise RunError(
+            f"{run.choices} does not say which dtype the run computed in ({recorded}); possible: "
+            f"one of {', '.join(COMPUTE_DTYPES)}. Restore the file as `lorakit train` wrote it."
+        )
+    return name
 
 
 def commit() -> str | None:

@@ -38,7 +38,14 @@ from lorakit.base.tokenizer import load_tokenizer
 from lorakit.errors import ModelError
 from lorakit.progress import bar
 
-__all__ = ["compute_device", "empty_base", "load_base", "load_tokenizer_of", "load_weights"]
+__all__ = [
+    "compute_device",
+    "empty_base",
+    "load_base",
+    "load_tokenizer_of",
+    "load_weights",
+    "quiet_loading",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +214,7 @@ def _read_tensors(
     with (
         bar("loading", len(entries)) as running,
         checkpoint.lazy_tensors(entries, running.advance) as tensors,
-        _quiet(),
+        quiet_loading(),
     ):
         # Without a path, transformers opens no file of the folder by itself: neither an
         # adapter_config.json nor custom code nor weights other than the checked ones.
@@ -319,7 +326,7 @@ def _load_generation_config(model: PreTrainedModel, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Our own progress bar and errors stand in for those of transformers while it loads."""
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()

@@ -57,7 +57,7 @@ def command(
     with stdout_for_results():
         import torch
 
-        from lorakit.run_folder import finished_run
+        from lorakit.run_folder import dtype_of, finished_run
         from lorakit.ship.merge_folder import merge_folder
 
         folder, recipe = finished_run(run)
@@ -71,6 +71,7 @@ def command(
             double_quantization=base.double_quantization,
             block_size=base.block_size,
             dtype=None if dtype is Dtype.STORED else getattr(torch, dtype.value),
+            base_dtype=getattr(torch, dtype_of(folder)),
             revision=base.revision,
             tokenizer=folder.tokenizer,
         )
@@ -79,8 +80,8 @@ def command(
         return
     out = console()
     changed = f"{report.num_changed} of {report.num_tensors} tensors changed"
-    out.print(f"wrote {report.output}, {changed}; verified:")
-    out.print(str(report.verification))
+    out.print(f"wrote {report.output}, {changed}; verified:", markup=False)
+    out.print(str(report.verification), markup=False)
 
 
 def _values(report: MergeReport) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.store import read_adapter
 from lorakit.base import hub
+from lorakit.base.checkpoint import read_entries
 from lorakit.base.config import read_config
 from lorakit.base.empty import empty_base
 from lorakit.base.packing import packable_linears
@@ -29,7 +30,7 @@ from lorakit.errors import AdapterError, InputError, RunError, VerificationError
 from lorakit.files import staged_folder, write_json
 from lorakit.progress import bar
 from lorakit.ship.merge import refuse_shared_weights
-from lorakit.ship.pieces import Packing, Piece, make_pieces
+from lorakit.ship.pieces import TORCH_DTYPES, Packing, Piece, make_pieces
 from lorakit.ship.verify import Verification, verify_merge
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -83,6 +84,7 @@ def merge_folder(
     double_quantization: bool = True,
     block_size: int = 64,
     dtype: torch.dtype | None = None,
+    base_dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
     revision: str | None = None,
     tokenizer: str | Path | None = None,
@@ -98,7 +100,9 @@ def merge_folder(
             dequantized ones (the faithful merge); "original": the checkpoint's weights, where the
             difference from base + adapter is measured and reported, not bounded.
         quantization, double_quantization, block_size: how the base was stored in training.
-        dtype: of the written weights, and of the base in training; None: each tensor as stored.
+        dtype: of the written weights; None: each tensor as stored.
+        base_dtype: that the base computed in while the adapter was trained; a quantized base was
+            packed from it. None: that of the written weights.
         max_shard_size: bytes of one file, and about what is held in memory.
         revision: of a hub id.
         tokenizer: folder whose tokenizer, chat template and generation config replace the base's,
@@ -120,12 +124,15 @@ def merge_folder(
     refuse_shared_weights(
         {name: m.get_parameter("weight") for name, m in stored.targets.adapted.items()}
     )
-    faithful = into == "dequantized" and quantization != "none"
+    base_dtype = base_dtype or dtype or _widest_stored(folder)
+    # A dense base has rounded what it was adapted in, if to anything, to `base_dtype`.
+    rounded = stored.targets.adapted if quantization == "none" else packable_linears(empty)
     packing = Packing(
         storage(quantization),
-        frozenset(packable_linears(empty) if faithful else ()),
+        frozenset(rounded if into == "dequantized" else ()),
         block_size,
         double_quantization,
+        base_dtype,
     )
     pieces = make_pieces(folder, empty, stored, packing, dtype)
     with staged_folder(final) as staging:
@@ -138,7 +145,8 @@ def merge_folder(
             staging,
             base=folder,
             adapter=adapter,
-            dtype=dtype or _widest(pieces),
+            dtype=base_dtype,
+            written_dtype=_narrowest(pieces, base_dtype),
             quantization=quantization,
             double_quantization=double_quantization,
             block_size=block_size,
@@ -269,6 +277,13 @@ def _config(
     return values
 
 
-def _widest(pieces: list[Piece]) -> torch.dtype:
+def _widest_stored(folder: Path) -> torch.dtype:
+    stored = {TORCH_DTYPES.get(entry.dtype) for entry in read_entries(folder).values()}
+    widths = {dtype: torch.finfo(dtype).bits for dtype in stored if dtype is not None}
+    return max(widths, key=widths.__getitem__, default=torch.float32)
+
+
+def _narrowest(pieces: list[Piece], base_dtype: torch.dtype) -> torch.dtype:
+    """Of what was written anew and `base_dtype`."""
     changed = {piece.dtype for piece in pieces if piece.is_changed and piece.dtype is not None}
-    return max(changed, key=lambda dtype: torch.finfo(dtype).bits)
+    return max(changed | {base_dtype}, key=lambda dtype: torch.finfo(dtype).eps)

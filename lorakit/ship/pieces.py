@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from lorakit.adapters.save import PREFIX
 from lorakit.adapters.store import StoredAdapter
 from lorakit.adapters.targets import features, module_rank_and_alpha, scaling_of
 from lorakit.base.checkpoint import TensorEntry, read_entries
+from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.origin import Origin, origins_of
 from lorakit.base.storages import Storage
+from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
 
 TORCH_DTYPES = {
@@ -29,27 +32,35 @@ TORCH_DTYPES = {
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
+NUM_PROBES, PROBE_SEED = 16, 0
+
 
 @dataclass(frozen=True)
 class Packing:
-    """How the base stored its linear weights in training: a storage and the names of its layers."""
+    """How the base stored its linear weights in training: a storage and the names of its layers.
+
+    `dtype` is the one it computed in: weights were packed from it, and unpacked to it.
+    """
 
     storage: Storage
     layers: frozenset[str]
     block_size: int
     double_quantization: bool
+    dtype: torch.dtype
 
     def dequantized(self, weight: torch.Tensor) -> torch.Tensor:
         """What the base computed with in place of `weight` (O, I)."""
         packed = self.storage.pack(
-            weight, block_size=self.block_size, double_quantization=self.double_quantization
+            weight.to(self.dtype),
+            block_size=self.block_size,
+            double_quantization=self.double_quantization,
         )
         return packed.dequantize()
 
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor to write, and its relative error against the same merge in float64."""
+    """A tensor to write, and its relative error against base and adapter in float64."""
 
     value: torch.Tensor
     error: float
@@ -65,10 +76,10 @@ class Piece:
         source: the checkpoint's tensor; None when the adapter brings the tensor.
         shape, dtype: as written; `dtype` None for a tensor that is copied as it is.
         num_bytes: as written.
-        base: the weight of the base in training, from the source in `dtype`; None: the source
-            itself.
+        base: the weight of the base in training, from the source; None: the source itself.
         change: what the adapter makes of the base's weight, computed in its dtype or float32, the
             wider one; None: nothing.
+        error_of: the relative error of (the base's weight, the merged one); None: there is none.
     """
 
     name: str
@@ -79,6 +90,7 @@ class Piece:
     num_bytes: int
     base: Change | None = None
     change: Change | None = None
+    error_of: Callable[[torch.Tensor, torch.Tensor], float] | None = None
 
     @property
     def is_changed(self) -> bool:
@@ -90,14 +102,13 @@ class Piece:
         value = torch.empty(0) if self.source is None else self.source.read()
         if self.dtype is None:
             return Made(value, 0.0)
-        value = value.to(self.dtype)
         value = value if self.base is None else self.base(value)
         if self.change is None:
-            return Made(value.contiguous(), 0.0)
-        merged = self.change(value).to(self.dtype).contiguous()
-        exact = self.change(value.double()).double()
-        norm = exact.norm().clamp_min(torch.finfo(torch.float32).tiny)
-        return Made(merged, float((merged.double() - exact).norm() / norm))
+            return Made(value.to(self.dtype).contiguous(), 0.0)
+        # Rounded once, to the dtype that is written.
+        wide = value.to(torch.promote_types(value.dtype, torch.float32))
+        merged = self.change(wide).to(self.dtype).contiguous()
+        return Made(merged, 0.0 if self.error_of is None else self.error_of(value, merged))
 
 
 def make_pieces(
@@ -196,12 +207,14 @@ class _Changes:
             value = self._replaced[parameter]
             return Piece(name, layer, None, shape, dtype, num_bytes, change=lambda _: value)
         transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
-        base = change = None
+        base = change = error_of = None
         if layer in self._packing.layers:
             base = _oriented(self._packing.dequantized, transposed)
         if layer in self._ranks:
-            change = _oriented(self._kind(layer).merged_weight, transposed)
-        return Piece(name, layer, source, shape, dtype, num_bytes, base, change)
+            kind = self._kind(layer)
+            change = _oriented(kind.merged_weight, transposed)
+            error_of = _ErrorOnProbes(kind, transposed=transposed)
+        return Piece(name, layer, source, shape, dtype, num_bytes, base, change, error_of)
 
     def _kind(self, layer: str) -> Kind:
         r, alpha = self._ranks[layer]
@@ -216,6 +229,30 @@ class _Changes:
         for suffix, parameter in kind.peft_tensors().items():
             parameter.copy_(self._stored.tensors[f"{PREFIX}{layer}.{suffix}"])
         return kind
+
+
+class _ErrorOnProbes:
+    """The relative error of a merged weight's product with random inputs, against the forward pass
+    of the adapted layer in float64: what the adapter computes, not what its merge says.
+    """
+
+    def __init__(self, kind: Kind, *, transposed: bool) -> None:
+        self._kind, self._transposed = kind, transposed
+
+    def __call__(self, weight: torch.Tensor, merged: torch.Tensor) -> float:
+        if self._transposed:
+            weight, merged = weight.t(), merged.t()
+        kind = copy.deepcopy(self._kind).double()
+        trained = {name: tensor.clone() for name, tensor in kind.peft_tensors().items()}
+        layer = FrozenLinear(DenseWeight(weight.double()))
+        kind.begin(layer)  # norms of the frozen weight; it sets magnitudes, too
+        for name, tensor in kind.peft_tensors().items():
+            tensor.copy_(trained[name])
+        generator = torch.Generator().manual_seed(PROBE_SEED)
+        probes = torch.randn(NUM_PROBES, layer.in_features, generator=generator).double()
+        exact = kind(probes, layer, probes)
+        norm = exact.norm().clamp_min(torch.finfo(torch.float32).tiny)
+        return float((probes @ merged.double().T - exact).norm() / norm)
 
 
 def _replaced_parameters(stored: StoredAdapter) -> dict[str, torch.Tensor]:

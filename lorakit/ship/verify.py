@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.adapters.store import load_adapter
-from lorakit.base.load import load_base
+from lorakit.base.load import load_base, quiet_loading
 from lorakit.errors import VerificationError
 
 PROBE_ROWS, PROBE_TOKENS, PROBE_SEED = 2, 32, 0
@@ -23,6 +23,9 @@ BOUND_FLOAT32 = 1e-5
 # sums.
 ROUNDINGS_PER_LAYER = 10
 SAFETY = 2.0
+# Of the adapter's effect on the logits, in a merged model: at least this much, and at least so much
+# where rounding is as large as the effect. Not looked at below this part of the bound.
+LEAST_SHARE, LEAST_SHARE_IN_NOISE, SMALLEST_EFFECT = 0.75, 0.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def verify_merge(
     base: str | Path,
     adapter: str | Path,
     dtype: torch.dtype,
+    written_dtype: torch.dtype | None = None,
     quantization: str = "none",
     double_quantization: bool = True,
     block_size: int = 64,
@@ -76,13 +80,15 @@ def verify_merge(
     Args:
         merged: the merged folder.
         base, adapter: the folders it was made from.
-        dtype: to compute in.
+        dtype: to compute in, that of the base in training: a quantized base is packed from it.
+        written_dtype: of the merged weights where it is smaller than `dtype`; the bound is then
+            that of computing in it.
         quantization, double_quantization, block_size: of the base in training.
         bounded: False measures only.
 
     Raises:
-        VerificationError: the logits differ by more than the bound; the first layer that does is
-            named.
+        VerificationError: the logits differ by more than the bound (the first layer that does is
+            named), or the adapter's effect is not in them.
     """
     model, _ = load_base(
         base,
@@ -100,20 +106,33 @@ def verify_merge(
     # The model refers to itself (its save_pretrained): without this both would be in memory.
     del model
     gc.collect()
-    plain = AutoModelForCausalLM.from_pretrained(
-        str(merged), dtype=dtype, local_files_only=True, trust_remote_code=False
-    )
+    with quiet_loading():
+        plain = AutoModelForCausalLM.from_pretrained(
+            str(merged), dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
     result = run_probe(plain.eval(), ids)
-    bound = error_bound(dtype, len(result.hidden_states)) if bounded else None
-    error = difference(result.logits, reference.logits)
-    effect = difference(without.logits, reference.logits)
+    narrow = written_dtype or dtype
+    possible = error_bound(narrow, len(result.hidden_states))
+    bound = possible if bounded else None
+    error = difference(result.logits, reference.logits, narrow)
+    effect = difference(without.logits, reference.logits, narrow)
     # `not <=`: a NaN is a failure too.
     if bound is not None and not error <= bound:
         raise VerificationError(
             f"the merged model's logits differ by {error:.2g} from base + adapter, {bound:.2g} is "
-            f"possible in {dtype}; the first difference is {_first(result, reference, bound)}. "
+            f"possible in {narrow}; the first difference is "
+            f"{_first(result, reference, bound, narrow)}. "
             "Nothing was written. Use base and adapter unmerged, and report this."
         )
+    if bounded and effect > possible * SMALLEST_EFFECT:
+        share = effect_share(result.logits, reference.logits, without.logits)
+        least = LEAST_SHARE if effect > 2 * possible else LEAST_SHARE_IN_NOISE
+        if not share >= least:
+            raise VerificationError(
+                f"the merged model has {share:.0%} of the adapter's effect on the logits, which is "
+                f"{effect:.2g}; at least {least:.0%} is possible in {narrow}. Nothing was written. "
+                "Write the weights in float32, where small changes are not rounded away."
+            )
     return Verification(dtype, error, bound, effect)
 
 
@@ -130,16 +149,30 @@ def run_probe(model: PreTrainedModel, input_ids: torch.Tensor) -> Probe:
     return Probe(outputs.logits, tuple(outputs.hidden_states or ()))
 
 
-def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(
+    actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype | None = None
+) -> float:
     """Relative difference of (rows, tokens, features), in float32 over all tokens together.
 
     In smaller dtypes the median over the tokens: a rounding may send single tokens to other
-        experts.
+        experts. `dtype` is the smallest that took part; None: that of `expected`.
     """
-    dims = None if expected.dtype in (torch.float32, torch.float64) else -1
+    dims = None if (dtype or expected.dtype) in (torch.float32, torch.float64) else -1
     wide, other = actual.double(), expected.double()
     norm = torch.linalg.vector_norm(other, dim=dims).clamp_min(torch.finfo(torch.float32).tiny)
     return float((torch.linalg.vector_norm(wide - other, dim=dims) / norm).median())
+
+
+def effect_share(result: torch.Tensor, reference: torch.Tensor, without: torch.Tensor) -> float:
+    """How much of the adapter's effect is in `result`: 1 all of it, 0 none; median over tokens.
+
+    The projection of (result - without) on (reference - without). Rounding of the two is
+    independent of the effect, but for that of `without`, which is in both: a right merge of an
+    effect far below the rounding has a share of 1/2, and one above it a share near 1.
+    """
+    effect = reference.double() - without.double()
+    found = ((result.double() - without.double()) * effect).sum(-1)
+    return float((found / effect.square().sum(-1).clamp_min(1e-300)).median())
 
 
 def error_bound(dtype: torch.dtype, num_layers: int) -> float:
@@ -156,10 +189,10 @@ def error_bound(dtype: torch.dtype, num_layers: int) -> float:
     return SAFETY * unit / math.sqrt(3) * math.sqrt(2 * ROUNDINGS_PER_LAYER * num_layers)
 
 
-def _first(result: Probe, reference: Probe, bound: float) -> str:
+def _first(result: Probe, reference: Probe, bound: float, dtype: torch.dtype) -> str:
     for index, (one, other) in enumerate(
         zip(result.hidden_states, reference.hidden_states, strict=False)
     ):
-        if not difference(one, other) <= bound:
+        if not difference(one, other, dtype) <= bound:
             return "in the embeddings" if index == 0 else f"in decoder layer {index - 1}"
     return "in the output head"

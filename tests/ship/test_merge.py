@@ -237,27 +237,33 @@ def test_experts_of_the_checkpoint_stay_as_they_are(tmp_path: Path) -> None:
     assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
 
 
-@pytest.mark.parametrize("wrong", ["weights", "logits"])
+@pytest.mark.parametrize("wrong", ["weights", "definition", "logits"])
 def test_a_wrong_merge_is_caught_and_leaves_nothing(
     folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     base, output = folders["llama"], tmp_path / "out"
     trained_adapter(base, tmp_path / "adapter")
-    right = Lora.merged_weight
+    right, config = Lora.merged_weight, merging._config
     if wrong == "weights":
         # Wrong in float32 only, as a broken kernel would be.
         def merged_weight(self: Lora, weight: torch.Tensor) -> torch.Tensor:
             merged = right(self, weight)
             return merged if weight.dtype == torch.float64 else merged * 1.001
 
+        monkeypatch.setattr(Lora, "merged_weight", merged_weight)
         expected = r"merged weight of 'model\.layers\.0\..*' is off by 0\.001"
-    else:
-
-        def merged_weight(self: Lora, weight: torch.Tensor) -> torch.Tensor:
+    elif wrong == "definition":
+        # Wrong in every dtype: only the layer's forward pass knows better.
+        def half(self: Lora, weight: torch.Tensor) -> torch.Tensor:
             return weight + 0.5 * (right(self, weight) - weight)
 
+        monkeypatch.setattr(Lora, "merged_weight", half)
+        expected = r"merged weight of 'model\.layers\.0\..*' is off by"
+    else:
+        monkeypatch.setattr(
+            merging, "_config", lambda *given: config(*given) | {"rms_norm_eps": 0.1}
+        )
         expected = "first difference is in decoder layer 0"
-    monkeypatch.setattr(Lora, "merged_weight", merged_weight)
     with pytest.raises(VerificationError, match=expected):
         merge_folder(base, tmp_path / "adapter", output)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
@@ -347,3 +353,60 @@ def test_recurrent_states_do_not_stop_a_merge() -> None:
     attach_adapter(model, LoraConfig(r=4))
     model(input_ids=token_ids(), labels=token_ids()).loss.backward()
     assert relative_error(logits(merge(model)), logits(model)) <= LOGITS_FLOAT32
+
+
+@pytest.mark.parametrize("written", [None, torch.float32, torch.bfloat16])
+def test_the_merge_goes_into_the_weights_of_a_run_in_another_dtype(
+    folders, tmp_path: Path, written: torch.dtype | None
+) -> None:
+    base, output = folders["llama"], tmp_path / "out"
+    model = trained_adapter(base, tmp_path / "adapter", "nf4", torch.bfloat16)
+    report = merge_folder(
+        base,
+        tmp_path / "adapter",
+        output,
+        quantization="nf4",
+        dtype=written,
+        base_dtype=torch.bfloat16,
+    )
+    assert report.verification.dtype == torch.bfloat16
+    merged = load_file(output / "model.safetensors")
+    layer = model.model.layers[0].self_attn.q_proj
+    adapter = layer.adapter
+    trained_on = layer.base_layer.stored.dequantize().double()
+    exact = trained_on + adapter.scaling * adapter.lora_B.double() @ adapter.lora_A.double()
+    limit = torch.finfo(torch.bfloat16).eps / 2 if written == torch.bfloat16 else 1e-6
+    assert relative_error(merged["model.layers.0.self_attn.q_proj.weight"], exact) <= limit
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_small_effect_that_is_missing_in_bfloat16_is_caught(tmp_path: Path, share: float) -> None:
+    base = tmp_path / "base"
+    tiny.model("llama").to(torch.bfloat16).save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    model, _ = load_base(base, dtype=torch.bfloat16, device="cpu")
+    attach_adapter(model, LoraConfig(r=4))
+    # Below the bound on the error for the missing one, well above it for half of one.
+    perturb(model, size=0.005 if share == 0 else 0.1)
+    save_adapter(model, tmp_path / "adapter")
+    arguments = {"base": base, "adapter": tmp_path / "adapter", "dtype": torch.bfloat16}
+    merge_folder(base, tmp_path / "adapter", tmp_path / "out", base_dtype=torch.bfloat16)
+    right = verify_merge(tmp_path / "out", **arguments)
+    assert right.error <= right.bound
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    original = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(original[name] + share * (parameter - original[name]))
+    plain.save_pretrained(tmp_path / "spoiled")
+    with pytest.raises(VerificationError):
+        verify_merge(tmp_path / "spoiled", **arguments)
+
+
+def test_nothing_of_transformers_is_printed_while_verifying(
+    folders, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained_adapter(folders["llama"], tmp_path / "adapter")
+    capfd.readouterr()
+    merge_folder(folders["llama"], tmp_path / "adapter", tmp_path / "out")
+    assert "Loading weights" not in capfd.readouterr().err
