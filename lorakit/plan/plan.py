@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from transformers import PretrainedConfig
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.base.empty import empty_base
 from lorakit.base.load import load_tokenizer_of
-from lorakit.data.named_sets import prepare_named_sets
-from lorakit.data.prepare import Prepared
-from lorakit.errors import InputError
+from lorakit.base.tokenizer import TOKENIZER_FILES
+from lorakit.data.meanings import read_meanings
+from lorakit.data.named_sets import rules_of, specs_of, token_cache
+from lorakit.data.prepare import Prepared, prepare_meanings
+from lorakit.data.split import split_rows
+from lorakit.errors import DataError
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
 from lorakit.plan.steps import RunLength, count_run_length
@@ -71,7 +77,8 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
         gpu: name of a GPU to plan for; None: this machine.
 
     Raises:
-        InputError: a recipe that cannot work: no such model, targets that match nothing.
+        InputError: a recipe that cannot work: no such model, targets that match nothing, rows that
+            cannot be read.
     """
     target = Target.of(recipe.base, find_gpu(gpu) if gpu is not None else None)
     base = recipe.base
@@ -88,12 +95,14 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
     memory = count_memory(model, adapter, by_device)
     notes = []
     if prepared is None:
-        prepared, problem = _training_set(recipe)
+        prepared, problem = _training_set(recipe, model.config)
         if problem is not None:
             notes.append(f"steps and tokens are not known: {problem}")
     if recipe.train.early_stopping_patience is not None:
         notes.append("early stopping may end the run sooner")
     length = None if prepared is None else _run_length(recipe.train, prepared)
+    if length is not None and not length.exact:
+        notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
     return Plan(
         total_parameters=adapter.total,
         trainable_parameters=adapter.trainable,
@@ -119,10 +128,27 @@ def _run_length(train: TrainSection, prepared: Prepared) -> RunLength:
     )
 
 
-def _training_set(recipe: Recipe) -> tuple[Prepared | None, str | None]:
-    """The training set, or why it cannot be read: memory can be planned without it."""
+def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | None, str | None]:
+    """The training set, or which file is not here yet: memory can be planned without it.
+
+    Only absent data or an absent tokenizer are let pass: all else would stop `lorakit train` too.
+    """
+    rules = rules_of(recipe.data, config)
+    specs = specs_of(recipe.data.train)
+    absent = [spec for spec in specs if not Path(str(spec.source)).expanduser().exists()]
     try:
-        tokenizer, config = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
-        return prepare_named_sets(recipe, tokenizer, config).train, None
-    except InputError as error:
+        meanings = read_meanings(specs, rules)
+    except DataError as error:
+        if not absent:
+            raise
         return None, str(error)
+    folder = Path(recipe.base.model).expanduser()
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None, f"{str(folder)!r} has no tokenizer"
+    tokenizer, _ = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
+    validation = recipe.data.validation
+    if isinstance(validation, float):
+        meanings, _ = split_rows(
+            meanings, validation, group=recipe.data.group, seed=recipe.train.seed
+        )
+    return prepare_meanings(meanings, tokenizer, rules, cache_dir=token_cache()), None

@@ -9,6 +9,10 @@ import numpy as np
 
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
+from lorakit.errors import DataError
+
+# Epochs that see different rows are counted one by one up to here, and extrapolated beyond.
+MAX_COUNTED_EPOCHS = 100
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class RunLength:
     steps: int
     tokens: int
     trained_tokens: int
+    exact: bool  # False: extrapolated from the first MAX_COUNTED_EPOCHS
 
 
 def count_run_length(
@@ -38,19 +43,36 @@ def count_run_length(
         num_epochs: may be a fraction; the last step is then in mid-epoch.
         max_steps: steps instead of epochs; None: by epochs.
         seed: of the order.
+
+    Raises:
+        DataError: weights so small that an epoch sees no example.
     """
     lengths = np.stack([examples.lengths, examples.trained_lengths])
     first = epoch_order(len(examples), repeats, seed, 0)
+    if not len(first):
+        raise DataError(
+            f"no example is left in an epoch of {len(examples)} with weights up to "
+            f"{repeats.max():g}; raise the weights in data.train."
+        )
     steps_per_epoch = -(-len(first) // batch_size)
     steps = max_steps if max_steps is not None else math.ceil(num_epochs * steps_per_epoch)
     whole_epochs, rest = divmod(steps, steps_per_epoch)
+    seen = steps_per_epoch * batch_size  # an epoch with a few more examples ends there, too
+    exact = True
     if np.all(repeats == np.round(repeats)):  # every epoch sees the same rows
-        totals = whole_epochs * lengths[:, first].sum(axis=1)
+        counted = min(whole_epochs, 1)
+        totals = lengths[:, first].sum(axis=1) * counted
     else:
+        counted = min(whole_epochs, MAX_COUNTED_EPOCHS)
+        exact = counted == whole_epochs
         totals = np.zeros(2, dtype=np.int64)
-        for epoch in range(whole_epochs):
-            totals += lengths[:, epoch_order(len(examples), repeats, seed, epoch)].sum(axis=1)
+        for epoch in range(counted):
+            order = epoch_order(len(examples), repeats, seed, epoch)[:seen]
+            totals += lengths[:, order].sum(axis=1)
+    # Python's integers: the products may pass 64 bits.
+    tokens, trained = (int(total) * whole_epochs // max(counted, 1) for total in totals)
     if rest:
         last = epoch_order(len(examples), repeats, seed, whole_epochs)[: rest * batch_size]
-        totals = totals + lengths[:, last].sum(axis=1)
-    return RunLength(steps, int(totals[0]), int(totals[1]))
+        tokens += int(lengths[0, last].sum())
+        trained += int(lengths[1, last].sum())
+    return RunLength(steps, tokens, trained, exact)

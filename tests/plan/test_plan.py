@@ -191,6 +191,46 @@ def test_steps_are_known_when_the_data_are_at_hand(tiny_folder: Path, tmp_path: 
     assert 0 < result.trained_tokens < (result.tokens or 0)
 
 
+def test_an_endless_run_is_estimated_at_once() -> None:
+    weights = np.array([0, 1, 1], dtype=np.float32)
+    examples = examples_in_memory([Example(np.ones(3, dtype=np.int32), weights)] * 10)
+    for share in (0.5, 2.0):
+        repeats = np.full(10, share)
+        counted = count_run_length(
+            examples, repeats, batch_size=5, num_epochs=1, max_steps=10**9, seed=0
+        )
+        assert counted.steps == 10**9
+        assert counted.tokens == 3 * 5 * 10**9
+        assert counted.trained_tokens == 2 * 5 * 10**9
+        assert counted.exact == (share == 2.0)
+    with pytest.raises(InputError, match="no example is left in an epoch"):
+        count_run_length(
+            examples, np.full(10, 0.01), batch_size=5, num_epochs=1, max_steps=1, seed=0
+        )
+
+
+def test_plan_refuses_what_train_refuses(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n{broken\n')
+    data = {"train": str(rows)}
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: broken JSON"):
+        plan(parse_recipe(values(tiny_folder) | {"data": data}))
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(InputError, match="over the model's context"):
+        plan(parse_recipe(values(tiny_folder) | {"data": data | {"max_length": 10**6}}))
+
+
+def test_plan_needs_no_evaluation_set(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "a{n}", "completion": "b"}}\n' for n in range(10)))
+    changes = {
+        "data": {"train": str(rows), "validation": 0.2},
+        "evaluate": {"in_domain": str(tmp_path / "not-yet.jsonl")},
+        "train": {"num_train_epochs": 1, "batch_size": 1},
+    }
+    assert plan(parse_recipe(values(tiny_folder) | changes)).steps == 8
+
+
 def test_the_command_prints_the_contract(
     llama_8b: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
