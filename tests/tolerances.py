@@ -12,6 +12,10 @@ LOGITS_FLOAT32 = 1e-5
 LOSS_FLOAT32 = 1e-6
 GRADIENT_FLOAT32 = 1e-5
 
+# Parameters after a few steps of Adam on gradients that differ by the order of sums: Adam divides
+# by the gradient's own size, so small gradients show the difference in full.
+AFTER_ADAM_FLOAT32 = 1e-3
+
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """||actual - expected|| / ||expected|| in float64; the plain norm when `expected` is zero."""

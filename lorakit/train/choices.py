@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.base.families import family_of
+from lorakit.base.families import why_not_packed
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import CheckpointError
@@ -51,6 +51,16 @@ class Choices:
     device: str
     dtype: str
     num_threads: int | None
+
+    def describe(self) -> str:
+        """One line for people."""
+        laid_out = "packed" if self.packed else "padded"
+        recompute = "" if self.gradient_checkpointing else "no "
+        threads = "" if self.num_threads is None else f"; {self.num_threads} CPU threads"
+        return (
+            f"micro-batches of up to {self.micro_batch_tokens} tokens, {laid_out}; "
+            f"{recompute}gradient checkpointing{threads}; {self.dtype.removeprefix('torch.')}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For choices.json and the checkpoint."""
@@ -101,7 +111,7 @@ def make_choices(
         dtype=str(_dtype(model)),
         num_threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
-    log.info("choices: %s", choices)
+    log.info("%s", choices.describe())
     return choices
 
 
@@ -140,7 +150,7 @@ def replay_choices(
             f"the run cannot go on bit for bit. {'; '.join(refused)}. Resume under the same "
             "conditions, or start a new run in another folder."
         )
-    log.info("choices of the run, replayed: %s", choices)
+    log.info("as the run was started: %s", choices.describe())
     return choices
 
 
@@ -170,7 +180,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _packed(model: PreTrainedModel, settings: LoopSettings) -> bool:
-    reason = family_of(model.config).no_packing
+    reason = why_not_packed(model.config)
     if settings.packing and reason is not None:
         log.warning("examples are padded, not packed: %s", reason)
     return settings.packing and reason is None

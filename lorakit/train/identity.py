@@ -17,7 +17,7 @@ from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
 from lorakit.train.settings import LoopSettings
 
-SAMPLED_VALUES = 8  # from each end of every frozen tensor
+SAMPLED_VALUES = 4096  # about so many of every frozen tensor
 
 # They say where a model came from or what wrote its config, not what it is.
 _VOLATILE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
@@ -58,29 +58,36 @@ def config_hash(model: PreTrainedModel) -> str:
 
 
 def frozen_weights_hash(model: PreTrainedModel) -> str:
-    """Hex SHA-256 over name, shape, dtype and the first and last values of every frozen tensor.
+    """Hex SHA-256 over name, shape, dtype and values spread over every frozen tensor.
 
-    Tells two bases apart without reading them whole.
+    Tells two bases apart without reading them whole. The same base has the same hash wherever its
+    weights lie.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(_frozen_tensors(model), key=lambda item: item[0]):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         if tensor.numel():
-            lines = tensor.detach().reshape(1) if tensor.dim() == 0 else tensor.detach()
-            inner = lines.dim() - 1
-            digest.update(_bytes(lines[(0,) * inner][:SAMPLED_VALUES]))
-            digest.update(_bytes(lines[(-1,) * inner][-SAMPLED_VALUES:]))
+            # An odd stride: one that divides the row length would read a single column.
+            stride = tensor.numel() // SAMPLED_VALUES | 1
+            digest.update(_bytes(tensor.detach().flatten()[::stride]))
     return digest.hexdigest()
 
 
 def _frozen_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            yield name, parameter
+    # Whether a stored tensor is a parameter as well depends on where it lies.
+    stored: set[int] = set()
     for name, module in model.named_modules():
         if isinstance(module, FrozenLinear):
-            for part, tensor in module.stored.tensors().items():
+            tensors = module.stored.tensors()
+            stored.update(map(id, tensors.values()))
+            if module.fan_in_fan_out and list(tensors) == ["weight"]:
+                # A dense Conv1D lies transposed in one place and not in another.
+                tensors = {"weight": module.weight}
+            for part, tensor in tensors.items():
                 yield f"{name}.{part}", tensor
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and id(parameter) not in stored:
+            yield name, parameter
 
 
 def _bytes(values: torch.Tensor) -> bytes:

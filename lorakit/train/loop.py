@@ -153,6 +153,7 @@ def train(
             rank=rank,
             world_size=world_size,
         )
+        caught = stack.enter_context(interrupts())
         run = Run(
             model,
             adapter,
@@ -164,10 +165,10 @@ def train(
             validation=validation,
             pad_id=pad_id,
             writes=ranks.writes,
+            should_stop=lambda: caught.received is not None,
             run_dir=run_dir,
             store=store,
         )
-        caught = stack.enter_context(interrupts())
         run.open(checkpoint)
         stack.callback(run.close)
         _take_steps(run, batches, settings, caught, ranks)
@@ -181,6 +182,9 @@ def _take_steps(
     """All steps that are left, or those up to a signal or early stopping."""
     schedule = _schedule(settings, run.num_steps)
     first = run.counters.step
+    if ranks.any(run.counters.due_line is not None):
+        # A signal while the validation that a signal had cut short was caught up on.
+        raise _interruption(run, caught.received)
     pending: StepResult | None = None
     with bar("training", run.num_steps) as progress:
         progress.advance(first)
@@ -206,6 +210,8 @@ def _take_steps(
                 # Nothing is validated or saved before its numbers are known to be finite.
                 run.settle(pending, is_latest=True)
                 pending = None
+                # A validation takes its time, and a signal cuts it short.
+                interrupted = interrupted or ranks.any(caught.received is not None)
                 if interrupted or run.saves_at(step + 1) or run.counters.stopped is not None:
                     run.save()
             if interrupted:

@@ -1,10 +1,11 @@
 """Loss of each example under a model as it stands, without ever keeping its logits.
 
-E examples.
+E examples, N trained positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,13 @@ from transformers import PreTrainedModel
 
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import collate, pack, pack_padded
+from lorakit.errors import RunError
 from lorakit.progress import bar
 from lorakit.train.step import weighted_nll
+
+
+class StoppedError(RunError):
+    """`example_losses` was told to stop before it was done."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def example_losses(
     pad_id: int = 0,
     max_examples: int | None = None,
     description: str = "evaluating",
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> ExampleLosses:
     """Loss of each example under `model`, adapter on or off.
 
@@ -57,26 +64,36 @@ def example_losses(
         pad_id: token id for padding; never seen by the loss.
         max_examples: only the first so many; None: all.
         description: of the progress bar.
+        should_stop: asked before every forward pass.
+
+    Raises:
+        StoppedError: `should_stop` said so.
     """
     count = len(examples) if max_examples is None else min(max_examples, len(examples))
     share = pack if packed else pack_padded
     device = model.device
-    nll_E, weight_E = torch.zeros(2, count, dtype=torch.float64, device=device)
+    owners, weights = [], []
+    token_nlls: list[torch.Tensor] = []
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad(), bar(description, count) as progress:
             for group in share(examples.lengths[:count].tolist(), token_budget):
+                if should_stop():
+                    raise StoppedError(f"{description} was stopped before it was done; go on later")
                 batch = collate([examples[i] for i in group], group, packed=packed, pad_id=pad_id)
-                batch = batch.to(device)
-                token_nll = weighted_nll(model, batch)[1].double()
-                owners = batch.example_ids[batch.target_examples]
-                weights = batch.target_weights.double()
-                # Read once at the end: no wait for the device per micro-batch.
-                nll_E.index_add_(0, owners, token_nll * weights)
-                weight_E.index_add_(0, owners, weights)
+                owners.append(batch.example_ids[batch.target_examples])
+                weights.append(batch.target_weights.double())
+                # Copied to the host once, at the end: no wait for the device per micro-batch.
+                token_nlls.append(weighted_nll(model, batch.to(device))[1])
                 progress.advance(len(group))
     finally:
         for module, training in modes.items():
             module.training = training
-    return ExampleLosses(nll_E.cpu().numpy(), weight_E.cpu().numpy())
+    owner_N, weight_N = torch.cat(owners).numpy(), torch.cat(weights).numpy()
+    # Summed on the host, in order: a device adds in whatever order its threads arrive.
+    nll_N = torch.cat(token_nlls).cpu().double().numpy()
+    return ExampleLosses(
+        np.bincount(owner_N, nll_N * weight_N, minlength=count),
+        np.bincount(owner_N, weight_N, minlength=count),
+    )

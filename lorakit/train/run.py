@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -21,7 +23,7 @@ from lorakit.train.choices import Choices
 from lorakit.train.early_stopping import EarlyStopping
 from lorakit.train.faults import name_first_non_finite
 from lorakit.train.loggers import Logger, open_loggers
-from lorakit.train.losses import example_losses
+from lorakit.train.losses import ExampleLosses, StoppedError, example_losses
 from lorakit.train.memory import peak_bytes
 from lorakit.train.metrics import MetricsFile, MetricsLine
 from lorakit.train.optimizer import AdamW
@@ -36,7 +38,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Counters:
-    """What a checkpoint keeps besides tensors; the last three are since the last metrics line."""
+    """What a checkpoint keeps besides tensors.
+
+    `weighted_loss`, `weight` and `line_tokens` are since the last metrics line; `due_line` holds
+    learning rate and gradient norm of a step whose validation a signal cut short.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -48,6 +54,7 @@ class Counters:
     weighted_loss: float = 0.0
     weight: float = 0.0
     line_tokens: int = 0
+    due_line: tuple[float, float] | None = None
 
 
 class Run:
@@ -62,6 +69,7 @@ class Run:
         validation: held-out examples, or None.
         pad_id: token id for padding.
         writes: whether this process reports: the first of several.
+        should_stop: asked during a validation; once true, it is left to the resumed run.
         run_dir, store: where metrics and checkpoints go; None: nothing is written.
     """
 
@@ -78,6 +86,7 @@ class Run:
         validation: ExampleSet | None,
         pad_id: int,
         writes: bool,
+        should_stop: Callable[[], bool],
         run_dir: Path | None,
         store: CheckpointStore | None,
     ) -> None:
@@ -93,6 +102,7 @@ class Run:
         self._validation = validation
         self._pad_id = pad_id
         self._writes = writes
+        self._should_stop = should_stop
         self._run_dir = run_dir if writes else None
         self._store = store if writes else None
         self._device = compute_device(model)
@@ -106,7 +116,7 @@ class Run:
         self._line_seconds = 0.0
 
     def open(self, checkpoint: Checkpoint | None) -> None:
-        """Go on from a checkpoint, or start; opens the files."""
+        """Go on from a checkpoint, or start: opens the files, and catches up on a validation."""
         if checkpoint is not None:
             self._restore(checkpoint)
         if self._run_dir is not None:
@@ -121,6 +131,7 @@ class Run:
                 config=asdict(self._settings),
             )
         self._mark = time.monotonic()
+        self._report()
 
     def close(self) -> None:
         """Close the files."""
@@ -176,10 +187,10 @@ class Run:
         counters.weighted_loss += loss * batch.total_weight
         counters.weight += batch.total_weight
         self._count_seconds(time.monotonic() if is_latest else result.queued_at)
-        validates = self.validates_at(counters.step)
-        if validates or self._is_due(counters.step, self._settings.logging_steps):
-            validation = self._validate() if validates else None
-            self._write_line(result.learning_rate, grad_norm, validation)
+        logs = self._is_due(counters.step, self._settings.logging_steps)
+        if logs or self.validates_at(counters.step):
+            counters.due_line = (result.learning_rate, grad_norm)
+            self._report()
 
     def save(self) -> None:
         """Write a checkpoint of this very state, unless it is there already."""
@@ -223,16 +234,34 @@ class Run:
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.num_steps
 
+    def _report(self) -> None:
+        """Validate and write the line that is due, unless told to stop in mid-validation."""
+        if self.counters.due_line is None:
+            return
+        validation = None
+        if self.validates_at(self.counters.step):
+            try:
+                validation = self._validate()
+            except StoppedError:
+                return
+        learning_rate, grad_norm = self.counters.due_line
+        self.counters.due_line = None
+        self._write_line(learning_rate, grad_norm, validation)
+
     def _validate(self) -> float:
         assert self._validation is not None
-        loss = example_losses(
+        losses = example_losses(
             self.model,
             self._validation,
             token_budget=self.choices.micro_batch_tokens,
             packed=self.choices.packed,
             pad_id=self._pad_id,
             description="validating",
-        ).mean
+            should_stop=self._should_stop,
+        )
+        loss = losses.mean
+        if not math.isfinite(loss):
+            raise self._not_finite_validation(losses)
         self.counters.last_validation_loss = loss
         self._mark = time.monotonic()  # validation is no training time
         improved = self.stopping.update(loss, self.counters.step)
@@ -272,6 +301,19 @@ class Run:
         self._line_seconds += until - self._mark
         self._mark = until
 
+    def _not_finite_validation(self, losses: ExampleLosses) -> NonFiniteError:
+        spoiled = np.flatnonzero(~np.isfinite(losses.nll))
+        return NonFiniteError(
+            f"the validation after step {self.counters.step} gave a NaN or infinity in "
+            f"{len(spoiled)} of {len(losses.nll)} examples, first in validation example "
+            f"{spoiled[0]}; {self._last_saved()}. Look at that example, lower learning_rate, or "
+            "compute in float32."
+        )
+
+    def _last_saved(self) -> str:
+        saved = self.last_checkpoint()
+        return "there is no checkpoint yet" if saved is None else f"the last checkpoint is {saved}"
+
     def _fail(self, result: StepResult) -> None:
         step = result.batch.step
         log.error("step %d is not finite; replaying its batch to find out where", step + 1)
@@ -279,11 +321,9 @@ class Run:
         where = name_first_non_finite(
             self.model, self.adapter, result.batch, seed=self._settings.seed
         )
-        saved = self.last_checkpoint()
-        last = "there is no checkpoint yet" if saved is None else f"the last checkpoint is {saved}"
         examples = [int(i) for b in result.batch.micro_batches for i in b.example_ids]
         raise NonFiniteError(
             f"step {step + 1} gave a NaN or infinity, first in {where} (examples {examples[:8]}). "
-            f"The weights are those after step {step}; {last}. Lower learning_rate, compute in "
-            "bfloat16 or float32 instead of float16, or look at those examples."
+            f"The weights are those after step {step}; {self._last_saved()}. Lower learning_rate, "
+            "compute in float32, or look at those examples."
         )

@@ -69,4 +69,4 @@ def train_sft(
 
 def _context_length(model: PreTrainedModel) -> int | None:
     """Tokens the model's config says it was made for; recurrent families have no such field."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context_of(model.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,3 +77,13 @@ def test_other_hardware_is_refused_with_the_reason(tiny_folder: Path) -> None:
     message = r"device: the run was started with 'NVIDIA H200', now it is 'cpu .*; dtype: "
     with pytest.raises(CheckpointError, match=message):
         replay_choices(elsewhere, model, SETTINGS, CPU)
+
+
+def test_choices_are_told_in_words(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = runs.adapted_model(tiny_folder)
+    with caplog.at_level(logging.INFO):
+        choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34)
+    threads = torch.get_num_threads()
+    line = f"tokens, packed; no gradient checkpointing; {threads} CPU threads; float32"
+    assert choices.describe() == f"micro-batches of up to 2048 {line}"
+    assert choices.describe() in caplog.text and "Choices(" not in caplog.text

@@ -29,6 +29,7 @@ from lorakit.errors import (
 )
 from lorakit.recipe import LoraConfig
 from lorakit.train.checkpoint import read_checkpoint
+from lorakit.train.identity import frozen_weights_hash
 from lorakit.train.interrupts import InterruptionError
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.settings import LoopSettings
@@ -233,6 +234,70 @@ def test_a_signal_saves_at_the_step_boundary_and_the_run_goes_on_later(
     assert runs.logged(resumed.metrics) == runs.logged(whole.metrics)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_in_a_validation_is_not_kept_waiting_and_loses_nothing(
+    tiny_folder: Path, tmp_path: Path, last: bool
+) -> None:
+    settings = replace(
+        SETTINGS, eval_steps=1, max_steps=2 if last else 4, early_stopping_patience=3
+    )
+    held_out = runs.ragged_examples(20, seed=3)
+    whole_model = runs.adapted_model(tiny_folder, **ADAPTER)
+    whole = _train(
+        tiny_folder, tmp_path / "whole", settings, model=whole_model, validation=held_out
+    )
+    reads = []
+
+    def on_read(read: int) -> None:
+        reads.append(read)
+        if read == 22:  # in the second validation
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptionError, match=r"after step 2 of .*; saved .*step-2"):
+        _train(tiny_folder, tmp_path / "run", settings, validation=runs.Watched(held_out, on_read))
+    assert len(reads) < 35  # one micro-batch of the second validation, not all 20 examples
+    assert [line["step"] for line in _metrics(tmp_path / "run")] == [1]
+
+    def again(read: int) -> None:
+        if read == 2:  # while the resumed run catches up
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptionError, match=r"after step 2 of .*; saved .*step-2"):
+        _train(
+            tiny_folder,
+            tmp_path / "run",
+            settings,
+            validation=runs.Watched(held_out, again),
+            resume=True,
+        )
+    model = runs.adapted_model(tiny_folder, **ADAPTER)
+    resumed = _train(
+        tiny_folder, tmp_path / "run", settings, model=model, validation=held_out, resume=True
+    )
+    assert runs.logged(resumed.metrics) == runs.logged(whole.metrics)
+    assert _metrics(tmp_path / "run") == _metrics(tmp_path / "whole")
+    assert (resumed.best_step, resumed.validation_loss) == (whole.best_step, whole.validation_loss)
+    for name, value in runs.values(model).items():
+        assert torch.equal(value, runs.values(whole_model)[name]), name
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_validation_that_is_not_finite_is_named_and_never_the_best(
+    tiny_folder: Path, tmp_path: Path, patience: int | None
+) -> None:
+    model = runs.adapted_model(tiny_folder, **ADAPTER)
+    model.get_input_embeddings().weight.data[399] = float("nan")
+    weights = np.array([0, 1, 1], np.float32)
+    held_out = examples_in_memory(
+        [Example(np.array(ids, np.int32), weights) for ids in ([5, 6, 7], [5, 399, 7])]
+    )
+    settings = replace(SETTINGS, eval_steps=1, save_steps=1, early_stopping_patience=patience)
+    with pytest.raises(NonFiniteError, match=r"after step 1 gave .* first in validation example 1"):
+        _train(tiny_folder, tmp_path, settings, model=model, validation=held_out)
+    assert _metrics(tmp_path) == []
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
 def test_a_crash_before_the_first_checkpoint_starts_over(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -374,6 +439,31 @@ def test_what_does_not_train_may_change_on_resume(
     whole = tmp_path / "whole"
     _train(tiny_folder, whole, SETTINGS)
     assert _final(tmp_path / "renamed") == _final(whole)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_base_is_the_same_wherever_it_lies(
+    tmp_path: Path, model_type: str, quantization: str
+) -> None:
+    folder = tiny.folder(tmp_path, model_type)
+    hashes = []
+    for options in ({}, {"offload": "cpu", "max_device_memory": 120_000}):
+        model, _ = load_base(folder, device="cpu", quantization=quantization, **options)
+        attach_adapter(model, LoraConfig(r=2))
+        hashes.append(frozen_weights_hash(model))
+    assert hashes[0] == hashes[1]
+
+
+def test_a_base_whose_inner_values_differ_is_another(tiny_folder: Path) -> None:
+    model, _ = load_base(tiny_folder, device="cpu")
+    before = frozen_weights_hash(model)
+    for weight in (model.get_input_embeddings().weight, model.model.layers[1].mlp.up_proj.weight):
+        kept = weight.detach().clone()
+        weight.data[1:-1] += 1
+        assert frozen_weights_hash(model) != before
+        weight.data.copy_(kept)
+    assert frozen_weights_hash(model) == before
 
 
 def test_threads_of_the_run_are_replayed_and_given_back(

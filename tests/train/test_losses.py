@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import lorakit
 from lorakit.data.examples import Example, examples_in_memory
-from lorakit.train.losses import example_losses
+from lorakit.train.losses import StoppedError, example_losses
 from tests.tolerances import LOGITS_FLOAT32
 
 
@@ -52,3 +52,15 @@ def test_modes_come_back_and_the_first_examples_are_taken(tiny_folder) -> None:
     assert model.training and not model.model.layers[0].training
     everything = example_losses(model, examples, token_budget=64, packed=True)
     np.testing.assert_allclose(losses.nll, everything.nll[:2], rtol=LOGITS_FLOAT32)
+
+
+def test_whoever_says_stop_waits_for_one_forward_pass_at_most(tiny_folder) -> None:
+    model, _ = lorakit.load_base(tiny_folder)
+    model.train()
+    examples = examples_in_memory(_examples([9, 5, 12]), "x")
+    asked = iter([False, True])
+    with pytest.raises(StoppedError, match="evaluating was stopped"):
+        example_losses(
+            model, examples, token_budget=1, packed=True, should_stop=lambda: next(asked)
+        )
+    assert next(asked, None) is None and model.training
