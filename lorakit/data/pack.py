@@ -10,12 +10,15 @@ S examples of a micro-batch, T tokens, N trained positions.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import torch
 
 from lorakit.data.examples import Example, MicroBatch
+from lorakit.errors import DataError
 
 
 def epoch_order(num_examples: int, repeats: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
@@ -24,13 +27,18 @@ def epoch_order(num_examples: int, repeats: np.ndarray | None, seed: int, epoch:
     Args:
         num_examples: examples in the set.
         repeats: float64 (num_examples,), how often each is seen per epoch; the fractional part
-            decides by chance, anew each epoch, with exactly the rounded share of each distinct
-            fraction taken. None: once each.
+            decides by chance, anew each epoch. Of the rows of each distinct fraction exactly its
+            share is taken, rounded down, and the remainder carried over to the next epoch, so that
+            small shares are seen too. None: once each.
         seed: of the run.
         epoch: 0-based.
 
     Returns:
-        int64 (examples this epoch,), indices in the order they are seen.
+        int64 (examples this epoch,), indices in the order they are seen. No epoch has fewer than
+        the first.
+
+    Raises:
+        DataError: the repeats leave the epoch without any example.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = np.arange(num_examples, dtype=np.int64)
@@ -39,8 +47,17 @@ def epoch_order(num_examples: int, repeats: np.ndarray | None, seed: int, epoch:
         fraction = np.round(repeats - whole, 9)
         for share in np.unique(fraction[fraction > 0]):
             members = np.flatnonzero(fraction == share)
-            whole[generator.permutation(members)[: round(share * len(members))]] += 1
+            # The decimal that was written, not its binary neighbour: floor is taken of a product.
+            per_epoch = Fraction(str(float(share))) * len(members)
+            taken = math.floor((epoch + 1) * per_epoch) - math.floor(epoch * per_epoch)
+            whole[generator.permutation(members)[:taken]] += 1
         order = np.repeat(order, whole)
+        if not len(order):
+            raise DataError(
+                f"the weights leave {float(repeats.sum()):.3g} of {num_examples} examples per "
+                "epoch, which is less than one; an epoch needs one at least. Raise the weights of "
+                "the sets, or give more rows."
+            )
     return generator.permutation(order)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lorakit.data.examples import Example
 from lorakit.data.pack import batches_of_epoch, collate, epoch_order, pack, pack_padded
+from lorakit.errors import DataError
 
 lengths_of = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
@@ -147,3 +148,22 @@ def test_moving_keeps_every_field(packed: bool) -> None:
     for name, value in vars(batch).items():
         other = vars(moved)[name]
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+
+
+def test_small_shares_are_carried_over_and_never_lost() -> None:
+    repeats = np.array([1.0] * 12 + [0.04] * 10 + [0.07] * 10)
+    seen = np.zeros(32)
+    for epoch in range(100):
+        order = epoch_order(32, repeats, 5, epoch)
+        assert np.array_equal(order, epoch_order(32, repeats, 5, epoch))
+        assert 12 <= len(order) <= 14
+        seen += np.bincount(order, minlength=32)
+        assert seen[12:22].sum() == (4 * (epoch + 1)) // 10
+        assert seen[22:].sum() == (7 * (epoch + 1)) // 10
+
+
+def test_an_epoch_without_any_example_is_refused() -> None:
+    with pytest.raises(DataError, match=r"0\.4 of 10 examples per epoch, which is less than one"):
+        epoch_order(10, np.full(10, 0.04), 0, 0)
+    with pytest.raises(DataError, match="less than one"):
+        epoch_order(2, np.zeros(2), 0, 0)
