@@ -14,6 +14,8 @@ from lorakit.errors import DataError
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _KEPT = ("name", "tool_call_id")
 
+MAX_WEIGHT = 1000
+
 
 def conversation_from(
     messages: Any, where: str, tools: Sequence[dict[str, Any]] = ()
@@ -45,7 +47,18 @@ def tools_from(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], .
         return ()
     if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
         raise DataError(f"{where}: column 'tools' must be a list of JSON schemas.")
-    return tuple(_without_nulls(tool) for tool in tools)
+    return tuple(_tool(tool, f"{where}: tools[{i}]") for i, tool in enumerate(tools))
+
+
+def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
+    clean: dict[str, Any] = _without_nulls(tool)
+    function = clean.get("function", clean)
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise DataError(
+            f'{where}: a tool needs a name, as {{"type": "function", "function": {{"name": ...}}}}.'
+        )
+    _check_json(clean, where)
+    return clean
 
 
 def _message(message: Any, where: str) -> tuple[dict[str, Any], float]:
@@ -109,6 +122,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
         arguments = {}
     if not isinstance(arguments, Mapping):
         raise DataError(f"{where}: arguments must be a JSON object, not {_shown(arguments)}.")
+    _check_json(arguments, f"{where}.arguments")
     clean = {
         "type": "function",
         "function": {"name": function["name"], "arguments": dict(arguments)},
@@ -139,10 +153,11 @@ def _weight(message: Mapping[str, Any], role: str, where: str) -> float:
     if weight is not None and (
         isinstance(weight, bool)
         or not isinstance(weight, int | float)
-        or not math.isfinite(weight)
-        or weight < 0
+        or not 0 <= weight <= MAX_WEIGHT
     ):
-        raise DataError(f"{where}: weight must be a number from 0, not {weight!r}.")
+        raise DataError(
+            f"{where}: weight must be a number from 0 to {MAX_WEIGHT}, not {_shown(weight)}."
+        )
     share = float(train) if train is not None else None if weight is None else float(weight)
     if role != "assistant" and share:
         raise DataError(
@@ -158,6 +173,22 @@ def _text(value: Any, where: str) -> str:
     if not value.isascii():
         check_encodable(value, where)
     return value
+
+
+def _check_json(value: Any, where: str) -> None:
+    """Refuse what JSON cannot hold: templates write schemas and arguments as JSON."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_json(item, where)
+            if not isinstance(key, str):
+                raise DataError(f"{where}: the key {_shown(key)} is no JSON; write it as text.")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_json(item, where)
+    elif not isinstance(value, str | int | float | None) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise DataError(f"{where}: {_shown(value)} is no JSON value; write it as text.")
 
 
 def _without_nulls(value: Any) -> Any:

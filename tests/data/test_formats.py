@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from lorakit.data.conversation import Conversation, PlainText
@@ -144,6 +146,17 @@ EXAMPLES: dict[str, list[tuple[dict, Conversation | PlainText]]] = {
             },
             Conversation.of(("user", "Which?\nA. one\nB. two"), ("assistant", "B. two")),
         ),
+        (
+            {"context": "C.", "question": "Which?", "options": ["one", "two"], "answer": "B"},
+            Conversation.of(("user", "C.\n\nWhich?\nA. one\nB. two"), ("assistant", "B. two")),
+        ),
+        *(
+            (
+                {"question": "Which?", "options": {"1": "one", "2": "two"}, "answer": answer},
+                Conversation.of(("user", "Which?\n1. one\n2. two"), ("assistant", "1. one")),
+            )
+            for answer in (1, "1")
+        ),
     ],
 }
 
@@ -231,6 +244,52 @@ FAULTY: list[tuple[str, dict, str]] = [
         "none of the options",
     ),
     ("multiple_choice", {"question": "Q?", "options": ["x", "y"], "answer": True}, "none of the"),
+    *(
+        ("multiple_choice", {"question": "Q?", "options": ["x", "y"], "answer": odd}, "none of the")
+        for odd in ("--1", "\u00b2", "9" * 5000, ["A"], 0.5)
+    ),
+    (
+        "multiple_choice",
+        {"question": "Q?", "options": ["B", "A", "C"], "answer": "A"},
+        "the letter of one option and the text of another",
+    ),
+    *(
+        (
+            "multiple_choice",
+            {"question": "Q?", "choices": {"label": labels, "text": ["a", "b"]}, "answerKey": "A"},
+            "must be lists of one length",
+        )
+        for labels in (None, ["A", "B", "C"], ["A", "A"])
+    ),
+    *(
+        ("messages", {"messages": [{"role": "user", "content": "x"}], "tools": tools}, "tools")
+        for tools in ([{"function": "x"}], [{"function": {"name": 3}}], [{"name": ["x"]}])
+    ),
+    ("messages", {"messages": [{"role": ["user"], "content": "x"}]}, "unknown role"),
+    *(
+        (
+            "messages",
+            {"messages": [{"role": "assistant", "content": "x", "weight": weight}]},
+            "weight must be a number from 0 to 1000",
+        )
+        for weight in (10**400, 1e300, 1001, -1)
+    ),
+    *(
+        (
+            "messages",
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"function": {"name": "f", "arguments": {"d": value}}}],
+                    }
+                ]
+            },
+            r"tool_calls\[0\].arguments: .* is no JSON",
+        )
+        for value in (date(2024, 1, 1), b"x", float("nan"), {1: 2})
+    ),
+    ("sharegpt", {"conversations": [{"from": ["human"], "value": "x"}]}, "unknown speaker"),
 ]
 
 

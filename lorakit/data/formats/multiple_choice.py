@@ -6,7 +6,8 @@
     ARC, MMLU
 
 The user turn is the question and the lettered options; the answer is `B. text`, followed by the
-explanation after a blank line where there is one. Indices count from 0 (medmcqa as published on the
+explanation after a blank line where there is one. A `context` stands before the question, after a
+blank line. Indices count from 0 (medmcqa as published on the
 hub; its original files count `cop` from 1 and must be converted).
 """
 
@@ -23,7 +24,12 @@ from lorakit.errors import DataError
 NAME = "multiple_choice"
 OPTION_COLUMNS = ("opa", "opb", "opc", "opd", "ope")
 ANSWER_COLUMNS = ("cop", "answer_idx", "answerKey", "answer", "label")
-COLUMNS = ("question", "options", "choices", *OPTION_COLUMNS, *ANSWER_COLUMNS, "exp", "explanation")
+COLUMNS = (
+    *("question", "context", "options", "choices"),
+    *OPTION_COLUMNS,
+    *ANSWER_COLUMNS,
+    *("exp", "explanation"),
+)
 PRIORITY = 3
 
 
@@ -37,6 +43,9 @@ def convert(values: Mapping[str, Any], where: str) -> Conversation:
     letter = _right_letter(values, options, where)
     lines = [f"{key}. {text}" for key, text in options.items()]
     prompt = "\n".join([text_of(values, "question", where), *lines])
+    context = optional_text(values, "context", where)
+    if context.strip():
+        prompt = f"{context}\n\n{prompt}"
     answer = f"{letter}. {options[letter]}"
     reason = optional_text(values, "exp", where) or optional_text(values, "explanation", where)
     return Conversation.of(
@@ -48,7 +57,7 @@ def _options(values: Mapping[str, Any], where: str) -> dict[str, str]:
     """{letter: text} of at least two options, in order."""
     given = values.get("options", values.get("choices"))
     if isinstance(given, Mapping) and set(given) == {"label", "text"}:
-        given = dict(zip(given["label"], given["text"], strict=False))
+        given = _labelled(given["label"], given["text"], where)
     if given is None:
         given = [values[column] for column in OPTION_COLUMNS if values.get(column) is not None]
     if isinstance(given, Mapping):
@@ -75,18 +84,42 @@ def _right_letter(values: Mapping[str, Any], options: Mapping[str, str], where: 
     answer = values[column]
     letters = list(options)
     if isinstance(answer, str):
+        named = _named_by(answer.strip(), options, f"{where}: the answer in column {column!r}")
+        if named is not None:
+            return named
         said = answer.strip()
-        if said in options:
-            return said
-        if said.upper() in options:
-            return said.upper()
-        same = [letter for letter, text in options.items() if text.strip() == said]
-        if len(same) == 1:
-            return same[0]
-        answer = int(said) if said.lstrip("-").isdigit() else None
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
-        return letters[answer]
+        answer = int(said) if said.isascii() and said.isdigit() and len(said) < 3 else None
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if str(answer) in options:
+            return str(answer)
+        if 0 <= answer < len(letters):
+            return letters[answer]
     raise DataError(
         f"{where}: the answer {values[column]!r} in column {column!r} is none of the options "
         f"{', '.join(letters)} (by letter, text, or index from 0). Fix it."
     )
+
+
+def _labelled(labels: Any, texts: Any, where: str) -> dict[str, Any]:
+    """{label: text} of ARC's two lists."""
+    lists = isinstance(labels, list | tuple) and isinstance(texts, list | tuple)
+    if not lists or len(labels) != len(texts) or len(set(map(str, labels))) != len(labels):
+        raise DataError(
+            f"{where}: the choices' label and text must be lists of one length, every label once. "
+            "Fix the row."
+        )
+    return dict(zip(map(str, labels), texts, strict=True))
+
+
+def _named_by(said: str, options: Mapping[str, str], what: str) -> str | None:
+    """The option of this letter or text; None if there is none."""
+    letter = next((key for key in (said, said.upper()) if key in options), None)
+    same = [key for key, text in options.items() if text.strip() == said]
+    if letter is not None and same and letter not in same:
+        raise DataError(
+            f"{what}, {said!r}, is the letter of one option and the text of another "
+            f"({', '.join(same)}). Write the options as an object with other letters."
+        )
+    if letter is not None:
+        return letter
+    return same[0] if len(same) == 1 else None

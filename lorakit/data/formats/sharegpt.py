@@ -61,7 +61,7 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
     if "from" not in turn:
         return dict(turn)
     speaker = turn["from"]
-    if speaker not in _ROLES:
+    if not isinstance(speaker, str) or speaker not in _ROLES:
         raise DataError(
             f"{where}: unknown speaker {speaker!r}; possible are {', '.join(_ROLES)}. Rename it."
         )
