@@ -36,6 +36,9 @@ class StepBatch:
 class StepBatches:
     """The batches of a whole run; `batches[step]` needs nothing but the step.
 
+    Every epoch has as many steps as the first. With fractional repeats a later one may have a few
+    examples more; those that would need another step, at the end of its order, are not seen.
+
     Args:
         examples: every one with at least one trained token.
         repeats: float64 (number of examples,), how often each is seen per epoch; None: once.
@@ -47,7 +50,7 @@ class StepBatches:
         rank, world_size: this process, and how many there are.
 
     Raises:
-        DataError: no example, or one that trains nothing.
+        DataError: no example, one that trains nothing, or repeats that leave an epoch empty.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached, attached
 from lorakit.data.examples import ExampleSet
+from lorakit.data.pack import epoch_order
 from lorakit.errors import CheckpointError, InputError
 from lorakit.progress import bar
 from lorakit.train.batches import StepBatches
@@ -119,6 +120,7 @@ def train(
     """
     adapter = attached(model)
     check_sets(model, {"train": examples, "validation": validation})
+    epoch_order(len(examples), repeats, settings.seed, 0)  # refuses an epoch without examples
     _check(settings, validation, run_dir, resume)
     ranks = Ranks(rank, world_size, compute_device(model))
     ranks.check()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attached
-from lorakit.data.prepare import DataRules, prepare_examples
+from lorakit.data.contract import Findings
+from lorakit.data.meanings import DataRules, Meaning, read_meanings
+from lorakit.data.named_sets import context_of
+from lorakit.data.prepare import prepare_meanings
+from lorakit.data.split import keep_apart
+from lorakit.errors import DataError
 from lorakit.recipe import SFTConfig
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.settings import LoopSettings
 
 __all__ = ["TrainOutcome", "train_sft"]
+
+log = logging.getLogger(__name__)
 
 
 def train_sft(
@@ -32,7 +41,8 @@ def train_sft(
         tokenizer: of the model; its chat template renders the rows.
         dataset: list of rows or a datasets.Dataset, or anything `data.train` of a recipe takes.
         config: the loop's options and how rows become examples.
-        validation: held-out rows like `dataset`; None: no validation.
+        validation: held-out rows like `dataset`, of which those that are trained on are left out;
+            None: no validation.
         resume: go on from the newest whole checkpoint in `config.output_dir`.
 
     Returns:
@@ -40,33 +50,58 @@ def train_sft(
 
     Raises:
         AdapterError: the model has no adapter.
-        DataError: rows that cannot become examples.
+        DataError: rows that cannot become examples, a max_length over the model's context, or no
+            held-out row that is not trained on.
         InputError, CheckpointError, NonFiniteError, RunError: see `lorakit.train.loop.train`.
     """
     attached(model)
-    rules = DataRules(
-        format=config.format,
-        columns=config.columns,
-        system=config.system,
-        max_length=config.max_length or _context_length(model),
-        too_long=config.too_long,
-        max_dropped=config.max_dropped,
-        trained=config.trained,
-    )
-    prepared = prepare_examples(dataset, tokenizer, rules)
-    held_out = None if validation is None else prepare_examples(validation, tokenizer, rules)
+    rules = _rules_of(config, model)
+    meanings = read_meanings(dataset, rules)
+    prepared = prepare_meanings(meanings, tokenizer, rules)
+    held_out = None
+    if validation is not None:
+        kept = _not_trained_on(read_meanings(validation, rules), meanings)
+        held_out = prepare_meanings(kept, tokenizer, rules)
     return train(
         model,
         prepared.examples,
         LoopSettings.from_section(config, packing=config.packing),
         repeats=prepared.repeats,
         validation=None if held_out is None else held_out.examples,
-        pad_id=tokenizer.pad_token_id or 0,
         run_dir=None if config.output_dir is None else Path(config.output_dir),
         resume=resume,
     )
 
 
-def _context_length(model: PreTrainedModel) -> int | None:
-    """Tokens the model's config says it was made for; recurrent families have no such field."""
-    return context_of(model.config)
+def _rules_of(config: SFTConfig, model: PreTrainedModel) -> DataRules:
+    context = context_of(model.config)
+    if config.max_length is not None and context is not None and config.max_length > context:
+        raise DataError(
+            f"max_length {config.max_length} is over the model's context of {context} tokens. "
+            "Lower max_length, or leave it out to use the whole context."
+        )
+    return DataRules(
+        format=config.format,
+        columns=config.columns,
+        system=config.system,
+        max_length=config.max_length or context,
+        too_long=config.too_long,
+        max_dropped=config.max_dropped,
+        trained=config.trained,
+    )
+
+
+def _not_trained_on(held_out: Sequence[Meaning], train_set: Sequence[Meaning]) -> list[Meaning]:
+    kept = keep_apart(held_out, train_set, Findings(), group=None)
+    if not kept:
+        raise DataError(
+            f"validation: all {len(held_out)} rows also occur in the training data; they cannot "
+            "show what was learned. Give rows that are not trained on."
+        )
+    if len(kept) < len(held_out):
+        log.warning(
+            "validation: %d of %d rows also occur in the training data and are left out",
+            len(held_out) - len(kept),
+            len(held_out),
+        )
+    return kept

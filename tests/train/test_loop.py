@@ -542,6 +542,20 @@ def test_ids_outside_the_vocabulary_are_refused_before_anything_is_written(
     )
 
 
+def test_weights_that_leave_an_epoch_empty_are_refused_before_anything_is_written(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="less than one"):
+        _train(
+            tiny_folder,
+            tmp_path / "run",
+            SETTINGS,
+            examples=runs.ragged_examples(1),
+            repeats=np.array([0.3]),
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_in_the_same_folder_is_refused(
     tiny_folder: Path, stopped_run: Path, tmp_path: Path
 ) -> None:

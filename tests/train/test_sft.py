@@ -21,6 +21,7 @@ ROWS = [
     {"prompt": f"What is asthma {i}?", "completion": " A chronic disease of the airways."}
     for i in range(6)
 ]
+HELD_OUT = [{"prompt": "What is a fever?", "completion": " A chronic disease."}]
 CONFIG = {"num_train_epochs": 6, "batch_size": 3, "learning_rate": 2e-2, "warmup_ratio": 0.0}
 
 
@@ -30,7 +31,7 @@ def test_rows_train_an_adapter(tiny_folder: Path, tmp_path: Path, as_dataset: bo
     attach_adapter(model, LoraConfig(r=4))
     rows = datasets.Dataset.from_list(ROWS) if as_dataset else ROWS
     config = SFTConfig(**CONFIG, output_dir=str(tmp_path / "run"))
-    outcome = train_sft(model, tokenizer, rows, config, validation=ROWS[:2])
+    outcome = train_sft(model, tokenizer, rows, config, validation=HELD_OUT)
     assert outcome.steps == 12 and outcome.stopped == "finished"
     assert outcome.loss < outcome.metrics[0]["loss"] - 0.3
     assert outcome.validation_loss == outcome.metrics[-1]["validation_loss"]
@@ -47,6 +48,29 @@ def test_without_an_adapter_or_rows_it_says_so(tiny_folder: Path) -> None:
         train_sft(model, tokenizer, [], SFTConfig(**CONFIG))
     with pytest.raises(DataError, match="max_length"):
         train_sft(model, tokenizer, ROWS, SFTConfig(**CONFIG, max_length=3))
+
+
+def test_rows_that_are_trained_on_do_not_validate(
+    tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, tokenizer = load_base(tiny_folder, device="cpu")
+    attach_adapter(model, LoraConfig(r=4))
+    config = SFTConfig(max_steps=1)
+    with pytest.raises(DataError, match="all 6 rows also occur in the training data"):
+        train_sft(model, tokenizer, ROWS, config, validation=ROWS)
+    mixed = train_sft(model, tokenizer, ROWS, config, validation=ROWS[:2] + HELD_OUT)
+    assert "2 of 3 rows also occur" in caplog.text
+    model, tokenizer = load_base(tiny_folder, device="cpu")
+    attach_adapter(model, LoraConfig(r=4))
+    alone = train_sft(model, tokenizer, ROWS, config, validation=HELD_OUT)
+    assert mixed.validation_loss == alone.validation_loss
+
+
+def test_max_length_over_the_model_s_context_is_refused(tiny_folder: Path) -> None:
+    model, tokenizer = load_base(tiny_folder, device="cpu")
+    attach_adapter(model, LoraConfig(r=4))
+    with pytest.raises(DataError, match="max_length 257 is over the model's context of 256"):
+        train_sft(model, tokenizer, ROWS, SFTConfig(max_steps=1, max_length=257))
 
 
 def test_max_length_defaults_to_the_model_s_context(tiny_folder: Path) -> None:

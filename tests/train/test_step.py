@@ -153,6 +153,19 @@ def test_every_epoch_sees_every_example_once_whatever_the_ranks() -> None:
     assert [i for step in range(3) for i in batches.examples_of(step).tolist()] == orders[0]
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45, 0.9, 2.2])
+def test_fractional_weights_leave_every_step_with_examples(share: float) -> None:
+    examples = runs.ragged_examples(NUM_EXAMPLES)
+    repeats = np.where(np.arange(NUM_EXAMPLES) % 3 == 0, share, 1.0)
+    batches = StepBatches(examples, repeats, batch_size=3, seed=1, token_budget=50, packed=True)
+    seen = np.zeros(NUM_EXAMPLES)
+    for step in range(40 * batches.steps_per_epoch):
+        chosen = batches.examples_of(step)
+        assert 0 < len(chosen) <= 3 and batches[step].num_tokens > 0
+        np.add.at(seen, chosen, 1)
+    assert seen.all()
+
+
 def test_examples_that_train_nothing_are_refused() -> None:
     whole = runs.ragged_examples(3)
     whole.trained_lengths[1] = 0
