@@ -63,7 +63,9 @@ MAX_INTEGER = 1 << 48
 SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")  # transformers' {"__float__": ...} in JSON
 
 # Random noise of full training. A frozen base runs without it: adapters have their own dropout.
-NOISE_FIELD = re.compile(r"(dropout|pdrop|layerdrop|drop_path_rate|dropout_rate|jitter_noise)$")
+NOISE_FIELD = re.compile(
+    r"(dropout(_p|_prob|_probs|_rate|_ratio)?|pdrop|layerdrop|drop_path_rate|jitter_noise)$"
+)
 
 
 def read_config(path: Path) -> dict[str, Any]:

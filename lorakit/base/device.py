@@ -23,10 +23,20 @@ def compute_device(device: str | torch.device | None) -> torch.device:
         raise ModelError(
             f"device {device!r} is not known; possible: auto, cpu, cuda, cuda:0. Fix base.device."
         ) from error
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cpu" and chosen.index):
+        raise ModelError(
+            f"device {str(device)!r} cannot compute here; possible: auto, cpu, cuda, cuda:0. Fix "
+            "base.device."
+        )
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(
             f"device {device!r} was asked for, but torch finds no usable GPU; possible: cpu. "
             "Change base.device, or install a CUDA build of torch."
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {str(device)!r} was asked for, but there are {torch.cuda.device_count()} "
+            f"GPUs; possible: cuda:0 to cuda:{torch.cuda.device_count() - 1}. Fix base.device."
         )
     return chosen
 

@@ -47,12 +47,16 @@ OWN_ATTENTION = "its attention code does not know about packing"
 POSITION_BIAS = "its attention adds a position bias over the whole row"
 CHUNKED = "its attention is cut into chunks that start with the row"
 HIDDEN_WINDOW = "its attention code does not pass its sliding window on"
+BIDIRECTIONAL = "its attention looks at later tokens too (use_bidirectional_attention)"
 UNSHOWN = "no test has shown that this family keeps packed examples apart"
 
 ENCODER = "it is an encoder, whose causal head is not used on its own"
 ENCODER_DECODER = "it is the decoder of an encoder-decoder model"
 PICTURES_OR_SOUND = "it is a model of pictures or sound with a language model inside"
 UNUSUAL_INPUT = "it does not take token ids alone"
+
+# Rotary embeddings whose frequencies depend on the longest row of a forward pass.
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 REFUSED = {
     ENCODER: (
@@ -152,6 +156,39 @@ def family(model_type: str) -> FamilyFacts:
             "text such as llama, qwen3, gemma3_text. Choose another base.model."
         )
     return facts
+
+
+def why_not_packed(config: PreTrainedConfig) -> str | None:
+    """Why examples may not share a row in a model of this config; None when they may."""
+    # transformers' Gemmas have it; no other config names the direction of its attention.
+    if getattr(config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
+        return BIDIRECTIONAL
+    return family_of(config).no_packing
+
+
+def length_limit(config: PreTrainedConfig) -> int | None:
+    """The most tokens of an example up to which a token's position alone decides its rotation.
+
+    Above it, `dynamic` and `longrope` rotary embeddings choose frequencies by the longest row of
+    the forward pass: what one example computes would depend on the others in its micro-batch.
+
+    Returns:
+        None for embeddings that do not look at the length.
+    """
+    text = config.get_text_config()
+    # Which attributes a config has differs by model_type; transformers offers no other question.
+    parameters = getattr(text, "rope_parameters", None)
+    context = getattr(text, "max_position_embeddings", None)
+    if not isinstance(parameters, dict):
+        return None
+    # One set of parameters, or one for each type of layer.
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    limits = [
+        one.get("original_max_position_embeddings") or context
+        for one in (parameters, *nested)
+        if one.get("rope_type") in LENGTH_DEPENDENT_ROPE
+    ]
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
 def attention_of(config: PreTrainedConfig) -> str:

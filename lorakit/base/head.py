@@ -11,7 +11,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.base.families import FAMILIES, family_of
+from lorakit.base.families import (
+    FAMILIES,
+    attention_of,
+    family_of,
+    length_limit,
+    why_not_packed,
+)
 from lorakit.data.examples import MicroBatch
 from lorakit.errors import ModelError
 
@@ -27,8 +33,10 @@ def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Te
         (rows, D): `micro_batch.input_ids` flattened row by row.
 
     Raises:
-        ModelError: packed examples for a family that cannot keep them apart.
+        ModelError: packed examples for a model that cannot keep them apart, or an example so long
+            that its rotary embedding depends on the micro-batch.
     """
+    _check_length(model, micro_batch.max_seqlen)
     if micro_batch.cu_seqlens is None:
         outputs = backbone(model)(
             input_ids=micro_batch.input_ids,
@@ -37,11 +45,17 @@ def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Te
             use_cache=False,
         )
         return outputs.last_hidden_state.flatten(0, 1)
-    reason = family_of(model.config).no_packing
+    reason = why_not_packed(model.config)
     if reason is not None:
         raise ModelError(
             f"a {model.config.model_type!r} model was given packed examples, but {reason}; "
             "possible: one example per row. Set data.packing: false."
+        )
+    if model.config._attn_implementation != attention_of(model.config):
+        raise ModelError(
+            f"this {type(model).__name__} has the attention {model.config._attn_implementation!r}, "
+            "which does not keep packed examples apart; possible: models from lorakit.load_base. "
+            "Load it with that, or set packing to false."
         )
     outputs = backbone(model)(
         input_ids=micro_batch.input_ids,
@@ -56,6 +70,17 @@ def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Te
         max_length_k=micro_batch.max_seqlen,
     )
     return outputs.last_hidden_state.flatten(0, 1)
+
+
+def _check_length(model: PreTrainedModel, longest: int) -> None:
+    limit = length_limit(model.config)
+    if limit is not None and longest > limit:
+        raise ModelError(
+            f"an example has {longest} tokens, but beyond {limit} tokens the rotary embedding of "
+            f"this {model.config.model_type!r} model depends on the longest example of a "
+            f"micro-batch; possible: up to {limit} tokens, where it does not. Set data.max_length "
+            f"to {limit} or less."
+        )
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:

@@ -23,6 +23,7 @@ LAYER = re.compile(r"^(.*?\.\d+)\.")
 # What the frozen weights may take of the memory that is free: the rest is for adapters,
 # optimizer, activations and the allocator.
 SHARE_OF_FREE_MEMORY = 0.8
+OFFLOAD = ("auto", "none", "cpu", "disk")
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,13 @@ def place(
             device; None: 80 % of what is free there.
 
     Raises:
-        ModelError: an unreadable size, or what cannot be offloaded exceeds it.
+        ModelError: an unreadable size, another `offload`, or what cannot be offloaded exceeds it.
     """
+    if offload not in OFFLOAD:
+        raise ModelError(
+            f"offload {offload!r} is not possible; possible: {', '.join(OFFLOAD)}. Fix "
+            "base.offload."
+        )
     layers = _bytes_by_layer(empty)
     total = sum(layers.values())
     limit = parse_bytes(max_device_memory)

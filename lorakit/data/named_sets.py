@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lorakit.base.families import length_limit
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
 from lorakit.data.prepare import Prepared, prepare_meanings
@@ -175,11 +176,16 @@ def rules_of(data: DataSection, config: PretrainedConfig) -> DataRules:
 
 
 def context_of(config: PretrainedConfig) -> int | None:
-    """Tokens the model can attend to, or None where its config states no limit (Mamba)."""
+    """Tokens the model can attend to, or None where its config states no limit (Mamba).
+
+    For rotary embeddings that choose their frequencies by the length, only as many as they treat
+    alike in every micro-batch.
+    """
     text = config.get_text_config()
     # Which attributes a config has differs by model_type; transformers offers no other question.
     context = getattr(text, "max_position_embeddings", None)
-    return context if isinstance(context, int) and context > 0 else None
+    known = [context, length_limit(config)]
+    return min((limit for limit in known if isinstance(limit, int) and limit > 0), default=None)
 
 
 def read_template(path: str | Path) -> str:

@@ -103,7 +103,10 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
     except ModelError:
         pass  # not loaded by load_base, which alone changes noise values
     else:
-        restore_noise(config, AutoConfig.for_model(values.pop("model_type"), **values))
+        original = AutoConfig.for_model(values.pop("model_type"), **values)
+        # The language model of a composite checkpoint has a config of its own inside.
+        of_text = config.model_type != original.model_type
+        restore_noise(config, original.get_text_config() if of_text else original)
     inputs, outputs = merged.get_input_embeddings(), merged.get_output_embeddings()
     if outputs is not None and inputs.weight is not outputs.weight:
         config.tie_word_embeddings = False
@@ -116,4 +119,6 @@ def restore_noise(config: PreTrainedConfig, original: PreTrainedConfig) -> None:
         if NOISE_FIELD.search(name):
             setattr(config, name, value)
     for part in original.sub_configs:
-        restore_noise(getattr(config, part), getattr(original, part))
+        ours, theirs = vars(config).get(part), vars(original).get(part)
+        if isinstance(ours, PreTrainedConfig) and isinstance(theirs, PreTrainedConfig):
+            restore_noise(ours, theirs)

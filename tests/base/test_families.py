@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from lorakit.base import packing
+from lorakit.base.device import compute_device
 from lorakit.base.families import FAMILIES as ROWS
-from lorakit.base.families import family
+from lorakit.base.families import family, length_limit
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.base.load import load_base
@@ -59,7 +60,7 @@ def micro_batch(
         position_ids=position_ids,
         attention_mask=mask,
         cu_seqlens=starts,
-        max_seqlen=max(LENGTHS),
+        max_seqlen=int(position_ids.max()) + 1,
         predictor_rows=nothing,
         targets=nothing,
         target_weights=nothing.float(),
@@ -181,3 +182,99 @@ def test_every_row_of_the_table_is_tested_or_refuses() -> None:
 def test_refused_families_are_refused_by_name(model_type: str) -> None:
     with pytest.raises(ModelError, match=model_type):
         family(model_type)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@torch.no_grad()
+def test_a_base_in_training_mode_is_deterministic(model_type: str, family_folder) -> None:
+    model, _ = load_base(family_folder(model_type), dtype=torch.float32, device="cpu")
+    model.train()
+    outputs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        outputs.append(model(examples()[1][None], use_cache=False).logits)
+    assert torch.equal(*outputs)
+
+
+ROPE = {"factor": 4.0, "rope_theta": 10000.0}
+LIMIT = 16
+ROPE_BY_LENGTH = {
+    "dynamic": ("llama", {"rope_parameters": ROPE | {"rope_type": "dynamic"}}),
+    "longrope": (
+        "phi3",
+        {
+            "rope_parameters": ROPE
+            | {
+                "rope_type": "longrope",
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "original_max_position_embeddings": LIMIT,
+            },
+            "original_max_position_embeddings": LIMIT,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("rope_type", ROPE_BY_LENGTH)
+def test_examples_that_would_change_the_rotation_of_others_are_refused(rope_type: str) -> None:
+    model_type, overrides = ROPE_BY_LENGTH[rope_type]
+    context = LIMIT if rope_type == "dynamic" else 4 * LIMIT
+    model = families.build(
+        model_type, max_position_embeddings=context, initializer_range=0.3, **overrides
+    )
+    assert length_limit(model.config) == LIMIT
+    rows = [row[:LIMIT] for row in examples()]
+    alone = torch.cat([hidden_per_example(model, [row], pack=False) for row in rows])
+    for pack in (True, False):
+        assert relative_error(hidden_per_example(model, rows, pack=pack), alone) < LOGITS_FLOAT32
+        with pytest.raises(ModelError, match=f"data.max_length to {LIMIT}"):
+            hidden_per_example(model, examples(), pack=pack)
+
+
+@pytest.mark.parametrize("rope_type", ["default", "linear", "yarn", "llama3"])
+def test_other_rotations_do_not_depend_on_the_length(rope_type: str) -> None:
+    by_type = {
+        "yarn": {"original_max_position_embeddings": LIMIT},
+        "llama3": {
+            "original_max_position_embeddings": LIMIT,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        },
+    }
+    parameters = ROPE | {"rope_type": rope_type} | by_type.get(rope_type, {})
+    model = families.build(
+        "llama",
+        max_position_embeddings=4 * LIMIT,
+        initializer_range=0.3,
+        rope_parameters=parameters,
+    )
+    assert length_limit(model.config) is None
+    rows = examples()
+    alone = torch.cat([hidden_per_example(model, [row], pack=False) for row in rows])
+    assert relative_error(hidden_per_example(model, rows, pack=True), alone) < LOGITS_FLOAT32
+
+
+def test_attention_to_later_tokens_is_not_packed() -> None:
+    model = families.build("gemma3_text", use_bidirectional_attention=True)
+    with pytest.raises(ModelError, match=r"use_bidirectional_attention.*packing: false"):
+        hidden_per_example(model, examples(), pack=True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_models_with_another_attention_are_not_packed(attention: str) -> None:
+    model = tiny.model("llama")
+    model.set_attn_implementation(attention)
+    with pytest.raises(ModelError, match="load_base"):
+        hidden_per_example(model, examples(), pack=True)
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "cpu:3", "cuda:99"])
+def test_devices_that_are_not_here_are_refused(device: str) -> None:
+    with pytest.raises(ModelError, match="possible: "):
+        compute_device(device)
+
+
+def test_a_misspelt_offload_is_refused(family_folder) -> None:
+    with pytest.raises(ModelError, match="offload 'ram'"):
+        load_base(family_folder("llama"), device="cpu", offload="ram")
