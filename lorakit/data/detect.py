@@ -38,10 +38,18 @@ class Converter:
     columns: Mapping[str, str]
     system: str | None
     _convert: Callable[[Mapping[str, Any], str], Conversation | PlainText]
+    _rivals: tuple[ModuleType, ...] = ()
 
     def __call__(self, row: Row) -> Conversation | PlainText:
         """What the row means; a DataError names the row if it means nothing."""
-        meaning = self._convert(mapped(row, self.columns), row.location)
+        values = mapped(row, self.columns)
+        other = next((m.NAME for m in self._rivals if m.matches(set(values), values)), None)
+        if other is not None:
+            raise DataError(
+                f"{row.location}: this row fits the format {other!r}, but the set opens with rows "
+                f"of {self.name!r}. Put them in sets of their own, or say which with `format`."
+            )
+        meaning = self._convert(values, row.location)
         if self.system is None:
             return meaning
         if isinstance(meaning, PlainText):
@@ -81,7 +89,14 @@ def converter_for(
             f"{', '.join(module.COLUMNS)}. Fix columns (name the format expects: column in the "
             f"file)."
         )
-    return Converter(module.NAME, columns, system, module.convert)
+    rivals = () if format != "auto" else _rivals(module)
+    return Converter(module.NAME, columns, system, module.convert, rivals)
+
+
+def _rivals(chosen: ModuleType) -> tuple[ModuleType, ...]:
+    """The formats that would be chosen instead, or as well, where they match."""
+    modules = format_modules().values()
+    return tuple(m for m in modules if m is not chosen and m.PRIORITY >= chosen.PRIORITY)
 
 
 def mapped(row: Row, columns: Mapping[str, str]) -> Mapping[str, Any]:

@@ -53,7 +53,7 @@ def tools_from(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], .
 def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     clean: dict[str, Any] = _without_nulls(tool)
     function = clean.get("function", clean)
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+    if not isinstance(function, Mapping) or not isinstance(function.get("name", ""), str):
         raise DataError(
             f'{where}: a tool needs a name, as {{"type": "function", "function": {{"name": ...}}}}.'
         )

@@ -80,6 +80,10 @@ EXAMPLES: dict[str, list[tuple[dict, Conversation | PlainText]]] = {
     "prompt_completion": [
         ({"prompt": "Q?", "completion": "A."}, QA),
         (
+            {"prompt": "Q?", "completion": "A.", "system": "S"},
+            Conversation.of(("system", "S"), *(("user", "Q?"), ("assistant", "A."))),
+        ),
+        (
             {"prompt": [{"role": "user", "content": "Q?"}], "completion": [dict(QA.messages[1])]},
             Conversation(QA.messages, (0.0, 1.0)),
         ),
@@ -87,6 +91,13 @@ EXAMPLES: dict[str, list[tuple[dict, Conversation | PlainText]]] = {
     "alpaca": [
         ({"instruction": "Q?", "input": "", "output": "A."}, QA),
         ({"instruction": "Q?", "output": "A.", "text": "all of it"}, QA),
+        (
+            {"instruction": "Q?", "output": "A.", "system": "S", "history": [["hi", "hello"]]},
+            Conversation.of(
+                *(("system", "S"), ("user", "hi"), ("assistant", "hello")),
+                *(("user", "Q?"), ("assistant", "A.")),
+            ),
+        ),
         (
             {"instruction": "Q?", "input": "this", "output": "A."},
             Conversation.of(("user", "Q?\n\nthis"), ("assistant", "A.")),
@@ -226,6 +237,15 @@ FAULTY: list[tuple[str, dict, str]] = [
     ),
     ("alpaca", {"instruction": "Q?", "output": None}, "column 'output' is empty"),
     ("alpaca", {"instruction": "Q?", "instances": []}, "holds 0 instances"),
+    *(
+        ("alpaca", {"instruction": "Q?", "output": "A.", "history": odd}, "history")
+        for odd in ("x", [["a"]], [["a", 1]])
+    ),
+    (
+        "prompt_completion",
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [], "system": "S"},
+        "system",
+    ),
     ("sharegpt", {"conversations": [{"from": "cat", "value": "x"}]}, "unknown speaker 'cat'"),
     ("sharegpt", {"conversations": "x"}, "holds a str"),
     ("text", {"text": "  "}, "column 'text' is empty"),
@@ -367,3 +387,11 @@ def test_a_system_message_is_added_where_there_is_none() -> None:
     with pytest.raises(DataError, match="plain text has no system message"):
         text = Row({"text": "x"}, "f:1")
         converter_for(text, system="S")(text)
+
+
+def test_a_later_row_of_a_better_format_is_named() -> None:
+    first = Row({"question": "Q?", "answer": "A."}, "f:1")
+    later = Row({"question": "Which?", "options": ["x", "y"], "answer": "B"}, "f:2")
+    with pytest.raises(DataError, match="f:2: this row fits the format 'multiple_choice'"):
+        converter_for(first)(later)
+    assert converter_for(first, format="question_answer")(later).messages[1]["content"] == "B"

@@ -2,7 +2,8 @@
 
 Also the nested form of the self-instruct seed tasks: `{"instruction": ..., "instances": [{"input":
 ..., "output": ...}]}` with one instance per row. Instruction and input are joined by a blank line;
-the prose around them in Stanford's own prompt is left to the chat template.
+the prose around them in Stanford's own prompt is left to the chat template. `system` (text)
+and `history` ([[said, answered], ...], trained as well) stand before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lorakit.data.fields import optional_text, text_of
 from lorakit.errors import DataError
 
 NAME = "alpaca"
-COLUMNS = ("instruction", "input", "output", "instances")
+COLUMNS = ("instruction", "input", "output", "instances", "system", "history")
 PRIORITY = 2
 
 
@@ -28,7 +29,27 @@ def convert(values: Mapping[str, Any], where: str) -> Conversation:
     instruction = text_of(values, "instruction", where)
     extra = optional_text(task, "input", where)
     prompt = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    return Conversation.of(("user", prompt), ("assistant", text_of(task, "output", where)))
+    system = optional_text(values, "system", where)
+    return Conversation.of(
+        *([("system", system)] if system.strip() else []),
+        *_history(values.get("history"), where),
+        ("user", prompt),
+        ("assistant", text_of(task, "output", where)),
+    )
+
+
+def _history(pairs: Any, where: str) -> list[tuple[str, str]]:
+    """Turns before the instruction, from a list of [said, answered] pairs."""
+    turns: list[tuple[str, str]] = []
+    if pairs is not None and not isinstance(pairs, list | tuple):
+        raise DataError(f"{where}: column 'history' must be a list of [said, answered] pairs.")
+    for i, pair in enumerate(pairs or ()):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise DataError(f"{where}: history[{i}] must be a pair [said, answered].")
+        said = dict(zip(("said", "answered"), pair, strict=True))
+        turns.append(("user", text_of(said, "said", f"{where}: history[{i}]")))
+        turns.append(("assistant", text_of(said, "answered", f"{where}: history[{i}]")))
+    return turns
 
 
 def _only_instance(instances: Any, where: str) -> Mapping[str, Any]:

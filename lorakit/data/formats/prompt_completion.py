@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from lorakit.data.conversation import Conversation
-from lorakit.data.fields import text_of
+from lorakit.data.fields import optional_text, text_of
 from lorakit.data.turns import conversation_from, tools_from
 from lorakit.errors import DataError
 
 NAME = "prompt_completion"
-COLUMNS = ("prompt", "completion", "tools")
+COLUMNS = ("prompt", "completion", "system", "tools")
 PRIORITY = 2
 
 
@@ -31,8 +31,14 @@ def convert(values: Mapping[str, Any], where: str) -> Conversation:
             f"{where}: prompt is a {type(prompt).__name__} and completion a "
             f"{type(completion).__name__}; give two texts or two lists of messages."
         )
+    system = optional_text(values, "system", where)
+    if system.strip() and isinstance(prompt, list):
+        raise DataError(
+            f"{where}: column 'system' beside a list of messages; make it the first message."
+        )
     if not isinstance(prompt, list) or not isinstance(completion, list):
         return Conversation.of(
+            *([("system", system)] if system.strip() else []),
             ("user", text_of(values, "prompt", where)),
             ("assistant", text_of(values, "completion", where)),
         )
