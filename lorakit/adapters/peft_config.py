@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ def read_config(path: Path) -> PeftConfig:
             out of range.
     """
     try:
+        refuse_special_file(path)
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
             raise AdapterError(
@@ -131,6 +133,15 @@ def read_config(path: Path) -> PeftConfig:
     return parse_config(path, values)
 
 
+def refuse_special_file(path: Path) -> None:
+    """Raise AdapterError when `path` exists and is no regular file: a pipe would never end."""
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        raise AdapterError(
+            f"{path} is not a regular file; possible: files as save_adapter or PEFT's "
+            "save_pretrained writes them. Restore it."
+        )
+
+
 def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
     """Check and translate the fields of an adapter_config.json; `path` is for messages.
 
@@ -140,6 +151,9 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
     _refuse_other_methods(path, values)
     fields = PEFT_DEFAULTS | {name: values[name] for name in SHARED if values.get(name) is not None}
     pattern = values.get("layers_pattern") or []
+    pattern = [pattern] if isinstance(pattern, str) else pattern
+    if not isinstance(pattern, list) or not all(isinstance(one, str) for one in pattern):
+        raise AdapterError(f"{path}: layers_pattern {pattern!r} is no list of names. Fix the file.")
     try:
         config = LoraConfig(**(fields | {"init_lora_weights": True}))
     except ValidationError as error:
@@ -158,7 +172,7 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
         config,
         targets_unnamed=values.get("target_modules") is None,
         layers=_layers(path, values.get("layers_to_transform")),
-        layers_pattern=[pattern] if isinstance(pattern, str) else [str(one) for one in pattern],
+        layers_pattern=pattern,
     )
 
 

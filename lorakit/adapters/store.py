@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters import kinds
@@ -22,7 +23,7 @@ from lorakit.adapters.attach import (
     trained_biases,
 )
 from lorakit.adapters.contract import InitRequest, NormCache
-from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config
+from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config, refuse_special_file
 from lorakit.adapters.plain import dense_shapes
 from lorakit.adapters.save import PREFIX, TENSORS_FILE_NAME, peft_names, save_adapter
 from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
@@ -91,7 +92,11 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     header = _read_header(_tensors_path(path))
     config = _with_targets(model, parsed, header)
     targets = find_targets(model, config)
-    _compare(path, expected_shapes(model, targets, config), header)
+    expected = expected_shapes(model, targets, config)
+    copies = _copies_of_base(model, header.keys() - expected.keys())
+    _check_copies(path, copies, header)
+    header = {name: stored for name, stored in header.items() if name not in copies}
+    _compare(path, expected, header)
     return StoredAdapter(config, targets, read_tensors(path, header))
 
 
@@ -170,6 +175,7 @@ def _tensors_path(folder: Path) -> Path:
             f"{folder} has {found}; possible is {TENSORS_FILE_NAME}. Save it again with PEFT's "
             "save_pretrained(safe_serialization=True)."
         )
+    refuse_special_file(path)
     return path
 
 
@@ -219,6 +225,44 @@ def _layer(name: str, parsed: PeftConfig) -> int | None:
     lists = "|".join(re.escape(one) for one in parsed.layers_pattern) or r"[^.]*"
     found = re.match(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.", name)
     return int(found.group(1)) if found else None
+
+
+def _copies_of_base(model: PreTrainedModel, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """{name in PEFT's file: the model's parameter} of embeddings and output head.
+
+    PEFT saves them beside the adapter when a target is one of them, or when asked to.
+    """
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    found = {}
+    for name in names:
+        own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
+        for path, module in model.named_modules():
+            parameters = dict(module.named_parameters(path, recurse=False))
+            if module in embeddings and own in parameters:
+                found[name] = parameters[own]
+    return found
+
+
+def _check_copies(
+    path: Path, copies: Mapping[str, nn.Parameter], header: Mapping[str, StoredTensor]
+) -> None:
+    """Raise AdapterError where a saved copy is not the base's own weight.
+
+    On the meta device only shapes can be compared.
+    """
+    for name, saved in read_tensors(path, {name: header[name] for name in copies}).items():
+        own = copies[name].detach()
+        same = saved.shape == own.shape
+        if same and not own.is_meta:
+            # Saved from the same weights in another dtype: equal in the narrower of the two.
+            narrow = max(saved.dtype, own.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+            same = torch.equal(saved.to(narrow), own.to("cpu", narrow))
+        if not same:
+            raise AdapterError(
+                f"{path} holds {name!r} {tuple(saved.shape)}, which differs from the base's weight "
+                f"{tuple(own.shape)}; possible: a copy of it, or modules_to_save. Load the base "
+                "model it was trained on."
+            )
 
 
 def _compare(

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from lorakit.errors import AdapterError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from tests import tiny
 from tests.adapters.bases import logits, perturb
+from tests.adapters.peers import make_in_peft, save_from_peft
+from tests.tolerances import LOGITS_FLOAT32, relative_error
 
 BOMB = r"(.|..|...)+[0-9]$"
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -339,3 +342,50 @@ def test_peft_s_example_configs_load_as_adapters(shared_data: Path, tmp_path: Pa
         assert torch.allclose(logits(model), logits(theirs), atol=1e-5), path.name
         loaded += 1
     assert loaded == 9
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["lm_head"]])
+@pytest.mark.parametrize("tied", [False, True])
+def test_peft_s_copies_of_the_base_are_checked(
+    tmp_path: Path, tied: bool, targets: list[str]
+) -> None:
+    base = tiny.model("llama", tie_word_embeddings=tied)
+    config = peft.LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
+        theirs = make_in_peft(base, config)
+        save_from_peft(theirs, tmp_path)
+    assert any(".base_layer." in name for name in load_file(tmp_path / TENSORS))
+    ours = tiny.model("llama", tie_word_embeddings=tied)
+    load_adapter(ours, tmp_path)
+    assert relative_error(logits(ours), logits(theirs)) <= LOGITS_FLOAT32
+    other = tiny.model("llama", seed=1, tie_word_embeddings=tied)
+    with pytest.raises(AdapterError, match="differs from the base's weight"):
+        load_adapter(other, tmp_path)
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_pipes_are_refused(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(AdapterError, match="not a regular file"):
+        load_adapter(tiny.model("llama"), saved)
+
+
+@pytest.mark.parametrize("pattern", [5, {"a": 1}, ["h", 5]])
+def test_a_layers_pattern_of_something_else_is_refused(saved: Path, pattern: object) -> None:
+    edit_config(saved, layers_pattern=pattern)
+    with pytest.raises(AdapterError, match="layers_pattern"):
+        load_adapter(tiny.model("llama"), saved)
+
+
+def test_norms_keep_their_dtype_when_the_model_is_cast() -> None:
+    model = tiny.model("llama")
+    attach_adapter(model, LoraConfig(r=4, use_dora=True))
+    adapter = model.model.layers[0].self_attn.q_proj.adapter
+    before = adapter.weight_norm_squared.clone()
+    model.to(torch.bfloat16)
+    assert torch.equal(adapter.weight_norm_squared, before)
+    assert before.dtype == adapter.weight_norm_squared.dtype == torch.float32
+    model.to(torch.float64)
+    assert adapter.weight_norm_squared.dtype == torch.float64

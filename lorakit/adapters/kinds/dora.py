@@ -13,6 +13,7 @@ instead; the two are equal at dropout 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -81,6 +82,15 @@ class Dora(Kind):
         norms = _positive(direction.detach().square().sum(dim=1)).sqrt()
         merged = direction * (self.lora_magnitude_vector.to(wide) / norms).unsqueeze(1)
         return merged.to(weight.dtype)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Dora:
+        # model.to(bfloat16) may cast the model, not the norms: they keep float32 or more.
+        exact = self.weight_norm_squared
+        super()._apply(fn, recurse)
+        moved = self.weight_norm_squared
+        if torch.finfo(moved.dtype).bits < torch.finfo(exact.dtype).bits:
+            self.weight_norm_squared = exact.to(moved.device)
+        return self
 
     def peft_tensors(self) -> dict[str, nn.Parameter]:
         return {
