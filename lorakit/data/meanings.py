@@ -149,4 +149,22 @@ def _meanings(spec: SourceSpec, rules: DataRules) -> Iterator[Meaning]:
                 columns=rules.columns if spec.columns is None else spec.columns,
                 system=rules.system if spec.system is None else spec.system,
             )
-        yield Meaning(row, converter(row), spec.weight)
+        meaning = Meaning(row, converter(row), spec.weight)
+        if rules.trained == "all":
+            _check_all_trained(meaning)
+        yield meaning
+
+
+def _check_all_trained(meaning: Meaning) -> None:
+    """Refuse a row that says otherwise where every token is to be trained."""
+    if isinstance(meaning.conversation, PlainText):
+        return
+    for message, weight in zip(
+        meaning.conversation.messages, meaning.conversation.weights, strict=True
+    ):
+        if message["role"] == "assistant" and weight != 1:
+            raise DataError(
+                f"{meaning.row.location}: `trained: all` trains every token, but an assistant "
+                f"message has weight {weight:g} (`train`, `weight`, or it stands in the prompt). "
+                "Remove that, or set trained: assistant."
+            )

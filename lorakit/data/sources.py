@@ -56,6 +56,8 @@ def read_rows(
         _refuse_hub_options(split, name, "rows in memory")
         yield from _nonempty(_rows_in_memory(source), "the list of rows")
         return
+    if not str(source).strip():
+        raise DataError("the path of the data is blank. Name a file, a folder or a hub id.")
     path = Path(source).expanduser()
     if path.is_dir():
         _refuse_hub_options(split, name, str(source))
@@ -73,14 +75,17 @@ def read_rows(
 
 
 def data_files(folder: Path) -> list[Path]:
-    """The data files directly in `folder`, sorted; a DataError if there are none."""
+    """The data files directly in `folder`, sorted; a DataError if there are none.
+
+    A .txt file beside files of other kinds is a licence or a note, not data.
+    """
     files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
     if not files:
         raise DataError(
             f"{folder}: no data files in this folder; {', '.join(SUFFIXES)} are read. "
             "Name the folder that holds them."
         )
-    return files
+    return [file for file in files if file.suffix != ".txt"] or files
 
 
 def _rows_of_file(path: Path) -> Iterator[Row]:

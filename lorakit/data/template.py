@@ -50,7 +50,11 @@ class ChatTemplate:
         if source is None and isinstance(tokenizer.chat_template, dict):
             self._for_tools = tokenizer.chat_template.get("tool_use")
             source = tokenizer.get_chat_template()
-        self.source: str = source or tokenizer.chat_template or plain_template(tokenizer)
+        if source is None:
+            source = tokenizer.chat_template or plain_template(tokenizer)
+        self.source: str = source
+        if not self.source.strip():
+            raise DataError("the chat template is empty; give one with text, or leave it out.")
         if len(self.source) > MAX_TEMPLATE_BYTES:
             raise DataError(
                 f"the chat template has {len(self.source)} characters; {MAX_TEMPLATE_BYTES} are "

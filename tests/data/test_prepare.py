@@ -314,3 +314,18 @@ def test_the_order_of_tool_arguments_is_kept(tmp_path: Path) -> None:
         prepared = prepare_examples([{"messages": row}], tokenizer, DataRules(), cache_dir=tmp_path)
         text = tokenizer.decode(prepared.examples[0].input_ids)
         assert json.dumps(arguments) in text
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_an_empty_template_is_refused(empty: str) -> None:
+    with pytest.raises(DataError, match="the chat template is empty"):
+        prepare_examples([SHORT], tiny.tokenizer(), DataRules(chat_template=empty))
+
+
+@pytest.mark.parametrize("share", [{"train": False}, {"weight": 0.5}])
+def test_rows_that_contradict_training_every_token_are_refused(share: dict) -> None:
+    answer = {"role": "assistant", "content": "y"}
+    rows = [{"messages": [{"role": "user", "content": "x"}, {**answer, **share}, answer]}]
+    with pytest.raises(DataError, match="memory:1: `trained: all` trains every token"):
+        prepare_examples(rows, tiny.tokenizer(), DataRules(trained="all"))
+    assert prepare_examples(rows, tiny.tokenizer(), DataRules()).kept == 1

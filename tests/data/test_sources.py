@@ -219,3 +219,16 @@ def test_what_arrow_fills_in_is_taken_out_and_columns_stay(kind: str, tmp_path: 
     assert [row.values for row in found] == rows
     kept = {"call": [{"city": None}]}
     assert [row.values for row in read_rows([kept])] == [kept]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_a_blank_path_is_refused(blank: str) -> None:
+    with pytest.raises(DataError, match="path of the data is blank"):
+        list(read_rows(blank))
+
+
+def test_a_licence_beside_the_data_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE.txt").write_text("All rights.")
+    assert [row.values["text"] for row in read_rows(tmp_path)] == ["All rights."]
+    _jsonl(tmp_path / "a.jsonl")
+    assert [row.values for row in read_rows(tmp_path)] == ROWS
