@@ -15,10 +15,10 @@ from lorakit.base.families import (
     FAMILIES,
     attention_of,
     family_of,
-    length_limit,
     why_not_packed,
 )
 from lorakit.data.examples import MicroBatch
+from lorakit.data.length_limit import length_limit
 from lorakit.errors import ModelError
 
 

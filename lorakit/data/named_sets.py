@@ -10,8 +10,8 @@ from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from lorakit.base.families import length_limit
 from lorakit.data.contract import Finding, Findings
+from lorakit.data.length_limit import length_limit
 from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
 from lorakit.data.prepare import Prepared, prepare_meanings
 from lorakit.data.split import keep_apart, split_rows

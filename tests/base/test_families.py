@@ -12,12 +12,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from lorakit.base import packing
 from lorakit.base.device import compute_device
 from lorakit.base.families import FAMILIES as ROWS
-from lorakit.base.families import family, length_limit
+from lorakit.base.families import family
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.base.load import load_base
 from lorakit.base.storages import nf4
 from lorakit.data.examples import MicroBatch
+from lorakit.data.length_limit import length_limit
 from lorakit.errors import ModelError
 from tests import families, tiny
 from tests.tolerances import LOGITS_FLOAT32, relative_error
