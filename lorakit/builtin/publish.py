@@ -72,7 +72,10 @@ def publish(run: Path, shared: Path, folder: Path, *, num_sums: int = 200) -> No
     model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32).eval()
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     losses = test_losses(run, shared, tokenizer)
-    correct = [share_of_sums(model, tokenizer, digits, num_sums) for digits in (1, 2)]
+    correct = [
+        share_of_sums(model, tokenizer, range(1, 10), num_sums, held_out=False),
+        share_of_sums(model, tokenizer, range(10, 100), num_sums, held_out=True),
+    ]
     samples = [(question, answer(model, tokenizer, question)) for question in QUESTIONS]
     shutil.rmtree(folder, ignore_errors=True)
     model.generation_config = GenerationConfig(
@@ -123,18 +126,27 @@ def mean_loss(
 
 
 def share_of_sums(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, digits: int, num_sums: int
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    numbers: range,
+    num_sums: int,
+    *,
+    held_out: bool,
 ) -> float:
-    """Share of held-out sums of two numbers of `digits` digits whose greedy answer is right."""
-    rng, right, asked = random.Random(f"sums of {digits}"), 0, 0
+    """Share of random sums of two of `numbers` whose greedy answer is right.
+
+    Args:
+        held_out: only sums that were never trained (of one digit there are too few of them).
+    """
+    rng, right, asked = random.Random("sums"), 0, 0
     while asked < num_sums:
-        left, other = (rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(2))
-        if not is_held_out(left, other, "+"):
+        left, other = rng.choice(numbers), rng.choice(numbers)
+        if held_out and not is_held_out(left, other, "+"):
             continue
         asked += 1
         reply = answer(model, tokenizer, f"What is {left} + {other}?", max_new_tokens=60)
-        numbers = re.findall(r"\d+", reply)
-        right += bool(numbers) and int(numbers[-1]) == left + other
+        written = re.findall(r"\d+", reply)
+        right += bool(written) and int(written[-1]) == left + other
     return right / asked
 
 
