@@ -234,7 +234,8 @@ class Renderer:
         """Ids of the tokens that end trained turns. Where earlier turns end with another token
         than the last, only the last's: in gpt-oss the other one also ends the thinking."""
         texts = [t.stop for t in skeleton.turns if t.spans and "stop-differs" not in t.notes]
-        return tuple(self._tokenizer.convert_tokens_to_ids(list(dict.fromkeys(texts))))
+        ids = self._tokenizer.convert_tokens_to_ids
+        return tuple(np.ravel([ids(text) for text in dict.fromkeys(texts)]).astype(int).tolist())
 
     def _spells_control(self, conversation: Conversation) -> bool:
         found = self._control.search
