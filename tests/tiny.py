@@ -1,4 +1,4 @@
-"""Tiny models and tokenizers that the tests make: real architectures, random weights, real files."""
+"""Tiny models and tokenizers for tests: real architectures, random weights, real files."""
 
 from __future__ import annotations
 
