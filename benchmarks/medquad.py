@@ -1,6 +1,6 @@
 """Real data on real small models: MedQuAD before and after, for every storage and adapter kind.
 
-    python benchmarks/medquad.py [--shared-data DIR] [--epochs N] [--output docs/results.md]
+    python benchmarks/medquad.py [--epochs N] [--output docs/results.md]
 
 Runs `lorakit train` on the two recipes of this repository, dense and NF4, LoRA and DoRA, one after
 the other; then loads each run again, switches the adapter off, and holds the base to its golden
@@ -24,6 +24,7 @@ import torch
 import transformers
 
 import lorakit
+from lorakit.run_folder import commit
 
 ROOT = Path(__file__).parents[1]
 MODELS = {
@@ -49,7 +50,6 @@ class Row:
 def main() -> None:
     """Run everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shared-data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results.md")
     arguments = parser.parse_args()
@@ -142,8 +142,8 @@ def page(rows: list[Row], dropped: dict[str, int], epochs: float) -> str:
 
 Written by `python benchmarks/medquad.py --epochs {epochs:g}`: each line is one `lorakit train` on
 a recipe of this repository, {epochs:g} epoch, seed 42, float32. Machine: {platform.machine()} CPU,
-{torch.get_num_threads()} threads, torch {torch.__version__},
-transformers {transformers.__version__}. Seconds include loading, tokenizing and evaluating, on a
+{torch.get_num_threads()} thread(s), torch {torch.__version__},
+transformers {transformers.__version__}. Commit {commit()}. Seconds include loading, tokenizing and evaluating, on a
 machine that other work shared: no speed claim.
 
 Train: MedQuAD, 2,000 answers of 100 to 1,500 characters. Of the rows read for training
