@@ -144,7 +144,8 @@ Written by `python benchmarks/medquad.py --epochs {epochs:g}`: each line is one 
 a recipe of this repository, {epochs:g} epoch, seed 42, float32. Machine: {platform.machine()} CPU,
 {torch.get_num_threads()} thread(s), torch {torch.__version__},
 transformers {transformers.__version__}. Commit {commit()}.
-Seconds include loading, tokenizing and evaluating, on a machine that other work shared: no speed claim.
+Seconds include loading, tokenizing and evaluating, on a machine that other work shared: no
+speed claim.
 
 Train: MedQuAD, 2,000 answers of 100 to 1,500 characters. Of the rows read for training
 ({dropped["read"]}), {dropped["dropped"]} are longer than the models' context of 512 tokens of a
