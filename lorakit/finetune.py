@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.store import load_adapter, save_adapter
-from lorakit.base.families import family_of
+from lorakit.base.families import why_not_packed
 from lorakit.base.load import load_base, load_tokenizer_of
 from lorakit.data.contract import Finding
-from lorakit.data.named_sets import NamedSets, prepare_named_sets
+from lorakit.data.meanings import read_meanings
+from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of, specs_of
 from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
@@ -30,6 +31,7 @@ from lorakit.train.settings import LoopSettings
 
 # Tokens of one forward pass of the evaluation, where the recipe names no budget.
 EVALUATION_TOKENS = 2048
+EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ class CheckReport:
     """What `check` found; nothing was trained.
 
     Attributes:
-        sets: {train, validation, in_domain, ...: what became of its rows}.
+        sets: {train, validation, in_domain, ...: what became of its rows}; none when one of them
+            is refused.
         findings: of all sets, errors first.
         tokenizer: to show examples with.
     """
@@ -74,21 +77,19 @@ class CheckReport:
     tokenizer: PreTrainedTokenizerBase
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of `lorakit check --json`; rows and tokens are those of the training set."""
-        train_set = self.sets["train"]
+        """The shape of `lorakit check --json`; rows and tokens are those of the training set, and
+        null when a set was refused."""
+        rows = {
+            name: {"read": one.read, "kept": one.kept, "dropped": one.dropped}
+            for name, one in self.sets.items()
+        }
+        train = self.sets.get("train")
         return {
-            "rows": {
-                "read": train_set.read,
-                "kept": train_set.kept,
-                "dropped": train_set.dropped,
-            },
-            "tokens": int(train_set.examples.lengths.sum()),
-            "trained_tokens": int(train_set.examples.trained_lengths.sum()),
+            "rows": rows.get("train"),
+            "tokens": None if train is None else int(train.examples.lengths.sum()),
+            "trained_tokens": None if train is None else int(train.examples.trained_lengths.sum()),
             "findings": [vars(finding) for finding in self.findings],
-            "sets": {
-                name: {"read": one.read, "kept": one.kept, "dropped": one.dropped}
-                for name, one in self.sets.items()
-            },
+            "sets": rows,
         }
 
 
@@ -153,13 +154,30 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
 def check(recipe: Recipe) -> CheckReport:
     """Read and render every set of a recipe, and hold it to the data contract. Trains nothing.
 
+    Data of which too little can be used are a finding `data-refused`, an error. The adapter
+    is attached to a base without weights, so that targets that match nothing are found too.
+
     Raises:
-        InputError: recipe, data or tokenizer cannot work.
+        InputError: recipe, adapter, tokenizer or a file of the data cannot work.
     """
     check_metrics(recipe.evaluate.metrics, recipe.evaluate.primary)
     tokenizer, config = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
-    sets = prepare_named_sets(recipe, tokenizer, config)
+    try:
+        sets = prepare_named_sets(recipe, tokenizer, config)
+    except DataError as error:
+        _read_every_set(recipe, config)  # a file that cannot be read is no finding
+        return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
+    plan(recipe, prepared=sets.train)
     return CheckReport(sets.by_name(), sets.findings(), tokenizer)
+
+
+def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
+    """Raise the DataError of the first set whose rows cannot be read."""
+    rules = rules_of(recipe.data, config)
+    named = [getattr(recipe.evaluate, name) for name in EVALUATION_SETS]
+    for sources in (recipe.data.train, recipe.data.validation, *named):
+        if sources is not None and not isinstance(sources, float):
+            read_meanings(specs_of(sources), rules)
 
 
 def _load_base(base: BaseSection) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -223,7 +241,7 @@ def _evaluate(
         primary=wanted.primary,
         margin=wanted.margin,
         token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
-        packed=recipe.data.packing and family_of(model.config).no_packing is None,
+        packed=recipe.data.packing and why_not_packed(model.config) is None,
         max_examples=wanted.max_examples,
         seed=recipe.train.seed,
     )

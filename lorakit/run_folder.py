@@ -85,6 +85,11 @@ def find_run(recipe: Recipe, *, resume: bool) -> RunFolder:
             f"output.dir {str(run.path)!r} is not empty; go on with --resume, choose another "
             "folder with --output, or remove it."
         )
+    if resume and not run.path.is_dir():
+        raise InputError(
+            f"output.dir {str(run.path)!r} is not there: no run to resume. Name the run's folder "
+            "with --output, or leave out --resume to start."
+        )
     if filled and not run.recipe.is_file():
         raise InputError(
             f"output.dir {str(run.path)!r} holds no run to resume: it has no recipe.yaml. Name the "

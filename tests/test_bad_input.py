@@ -360,6 +360,7 @@ MODEL_CASES = [
     trained_value(
         "device memory not a size", "max_device_memory", base={"max_device_memory": "lots"}
     ),
+    recipe_value("checked targets", "q_proj", adapter={"target_modules": ["q_prj"]}),
     trained_value("targets match nothing", "q_proj", adapter={"target_modules": ["q_prj"]}),
     trained_value("target regex broken", "target_modules", adapter={"target_modules": "("}),
     trained_value(
@@ -425,6 +426,11 @@ OUTPUT_CASES = [
         "resume into another folder",
         "holds no run to resume",
         lambda shop: [*filled_output(shop), "--resume"],
+    ),
+    Case(
+        "resume nothing",
+        "no run to resume",
+        lambda shop: ["train", shop.recipe(), "--resume"],
     ),
     Case("evaluate no run", "no run folder", lambda shop: ["evaluate", str(shop.folder / "no")]),
     Case("evaluate another folder", "no run folder", lambda shop: ["evaluate", str(shop.folder)]),

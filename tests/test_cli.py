@@ -210,6 +210,27 @@ def test_check_json(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert set(finding) >= {"id", "severity", "message", "where"}
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.max_length=4", "rows would be dropped"),
+        ("evaluate.in_domain={rows}", "in_domain: all "),
+    ],
+)
+def test_check_reports_data_that_are_refused(
+    override: str, message: str, trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = trained / "train.jsonl"
+    arguments = ["check", str(trained / "recipe.yaml"), "--set", override.format(rows=rows)]
+    assert main([*arguments, "--json"]) == 1
+    shown = json.loads(capfd.readouterr().out)
+    (error,) = [finding for finding in shown["findings"] if finding["severity"] == "error"]
+    assert error["id"] == "data-refused" and message in error["message"]
+    assert shown["rows"] is None
+    assert main(arguments) == 1
+    assert "error: " in capfd.readouterr().out
+
+
 def test_check_shows_what_is_trained(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(trained / "recipe.yaml"), "--show", "2"]) == 0
     shown = capfd.readouterr().out

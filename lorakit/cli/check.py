@@ -69,7 +69,10 @@ def _show(report: CheckReport, num_examples: int) -> None:
         )
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
-        out.print(line.append(f"{finding.message} ({finding.where})", style="none"))
+        where = f" ({finding.where})" if finding.where else ""
+        out.print(line.append(f"{finding.message}{where}", style="none"))
+    if "train" not in report.sets:
+        return
     train = report.sets["train"].examples
     for index in range(min(num_examples, len(train))):
         out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks what is trained")

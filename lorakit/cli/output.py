@@ -37,10 +37,13 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 def console() -> Console:
-    """For results in words on stdout: coloured on a terminal, plain and wide elsewhere."""
+    """For results in words on stdout: coloured on a terminal, plain and unbroken elsewhere.
+
+    No markup: brackets in paths and rows are the user's own.
+    """
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, no_color=True, width=120)
+        return Console(highlight=False, markup=False, emoji=False)
+    return Console(highlight=False, markup=False, emoji=False, no_color=True, soft_wrap=True)
 
 
 def human_bytes(count: int) -> str:
@@ -55,6 +58,6 @@ def show_sets(results: Mapping[str, SetResult]) -> None:
     """One sentence per set that was evaluated."""
     out = console()
     for name, result in results.items():
-        out.print(result.in_words(name), markup=False)
+        out.print(result.in_words(name))
     if not results:
         out.print("nothing was evaluated: the recipe names no set in its section evaluate")

@@ -83,4 +83,4 @@ def _show(result: Plan) -> None:
             else f"{result.gpu['name']}: does not fit, {human_bytes(-left)} too little"
         )
     for note in result.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")

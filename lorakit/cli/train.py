@@ -53,7 +53,6 @@ def command(
         training = outcome.training
         console().print(
             f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
-            f"{training.loss:.4f}; the run is in {outcome.run}",
-            markup=False,
+            f"{training.loss:.4f}; the run is in {outcome.run}"
         )
         show_sets(outcome.evaluation)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import RunError
+from lorakit.errors import CheckpointError, RunError
 from lorakit.files import write_atomically
 
 NAME = "metrics.jsonl"
@@ -56,11 +56,14 @@ class MetricsFile:
     Args:
         folder: the run folder.
         last_step: lines after it are removed: the run goes on from there. 0: all are.
+
+    Raises:
+        CheckpointError: a line of a step up to `last_step` is damaged.
     """
 
     def __init__(self, folder: Path, *, last_step: int) -> None:
         path = folder / NAME
-        self.lines = [line for line in read_metrics(path) if line["step"] <= last_step]
+        self.lines = _lines_up_to(path, last_step)
         content = "".join(f"{json.dumps(line)}\n" for line in self.lines).encode()
         if not path.exists() or path.read_bytes() != content:
             write_atomically(path, content)
@@ -93,9 +96,37 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a last line that a crash cut off is left out."""
+    """The whole lines of a metrics file, up to the first that a crash cut off or damaged."""
+    return _read(path)[0]
+
+
+def _lines_up_to(path: Path, last_step: int) -> list[dict[str, Any]]:
+    """The lines of the steps up to `last_step`; damage behind them is cut off with the rest."""
+    lines, damaged = _read(path)
+    kept = [line for line in lines if line["step"] <= last_step]
+    # The line of a later step, or of `last_step` itself, shows that nothing before it is missing.
+    if damaged is not None and last_step > 0 and (not lines or lines[-1]["step"] < last_step):
+        after = f"step {lines[-1]['step']}" if lines else "the start"
+        raise CheckpointError(
+            f"{path}: line {damaged}, the one after {after}, is damaged, and the checkpoint of "
+            f"step {last_step} counts on it. Restore the file from a backup, or delete it from "
+            "that line on: the run goes on without those lines."
+        )
+    return kept
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """Lines, and the number of the first damaged one; a last line without an end is no damage."""
+    lines: list[dict[str, Any]] = []
     if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
+        return lines, None
     # Everything after the last line break is unfinished.
-    return [json.loads(line) for line in lines[:-1]]
+    for number, content in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            line = json.loads(content)
+        except ValueError:
+            return lines, number
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            return lines, number
+        lines.append(line)
+    return lines, None

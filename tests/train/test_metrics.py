@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorakit.errors import CheckpointError
 from lorakit.train.loggers import open_loggers
 from lorakit.train.loop import train
 from lorakit.train.memory import free_bytes, peak_bytes
@@ -39,6 +40,30 @@ def test_a_resumed_file_is_cut_back_to_the_checkpoint_s_step(tmp_path: Path, cut
     metrics.append({"step": 3, "loss": 1 / 3})
     metrics.close()
     assert path.read_text() == "".join(lines)
+
+
+DAMAGE = {
+    "cut": b'{"step": 3, "lo\n',
+    "zeros": b"\0\0\0\0\n",
+    "no step": b'{"loss": 1}\n',
+    "no object": b"3\n",
+    "no text": b'{"step": "\xff"}\n',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_after_the_checkpoint_is_cut_off_and_before_it_is_named(
+    tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step}).encode() + b"\n" for step in (1, 2, 3, 4)]
+    content = lines[0] + lines[1] + DAMAGE[damage] + lines[3]
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"line 3, the one after step 2, .* step 3 counts"):
+        MetricsFile(tmp_path, last_step=3)
+    assert path.read_bytes() == content
+    MetricsFile(tmp_path, last_step=2).close()
+    assert path.read_bytes() == lines[0] + lines[1]
 
 
 def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
