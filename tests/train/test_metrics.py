@@ -7,13 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from lorakit.errors import CheckpointError
 from lorakit.train.loggers import open_loggers
 from lorakit.train.loop import train
-from lorakit.train.memory import free_bytes, peak_bytes
+from lorakit.train.memory import RSS_AFTER_IMPORTS, free_bytes, peak_bytes
 from lorakit.train.metrics import MetricsFile, read_metrics
 from lorakit.train.settings import LoopSettings
 from tests.train import runs
@@ -75,7 +76,10 @@ def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
 def test_the_peak_follows_an_allocation() -> None:
     device = torch.device("cpu")
     before = peak_bytes(device)
-    assert torch.ones(25 << 20).sum() > 0  # 100 MiB
+    # An earlier test of this process may have peaked far above what is resident now.
+    slack = before + RSS_AFTER_IMPORTS - psutil.Process().memory_info().rss
+    mebibytes = 100 + (max(0, slack) >> 20)
+    assert torch.ones(mebibytes << 18).sum() > 0
     after = peak_bytes(device)
     assert before + (50 << 20) < after < before + (200 << 20)
     assert free_bytes(device) > 0
