@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ def fsync_path(path: Path) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, force it to disk and rename it into place."""
+    remove_stale(path)
     staging = path.with_name(f"{STAGING_PREFIX}{path.name}-{uuid.uuid4().hex}")
     try:
         with staging.open("xb") as file:
@@ -35,6 +37,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         staging.unlink(missing_ok=True)
         raise
     fsync_path(path.parent)
+
+
+def remove_stale(final: Path) -> None:
+    """Remove what killed writers of `final` left beside it. One process writes a path at a time."""
+    for stale in final.parent.glob(f"{STAGING_PREFIX}{glob.escape(final.name)}-*"):
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -51,6 +62,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
         OSError: `final` exists and is not an empty folder, or the disk refuses.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(final)
     staging = final.with_name(f"{STAGING_PREFIX}{final.name}-{uuid.uuid4().hex}")
     staging.mkdir()
     try:
