@@ -16,6 +16,7 @@ from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.families import why_not_packed
 from lorakit.base.load import load_base, load_tokenizer_of
 from lorakit.data.contract import Finding
+from lorakit.data.facts import data_facts
 from lorakit.data.meanings import read_meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of, specs_of
 from lorakit.data.prepare import Prepared
@@ -24,6 +25,7 @@ from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
 from lorakit.files import staged_folder, write_json
 from lorakit.plan.plan import plan
 from lorakit.recipe import BaseSection, Recipe
+from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
@@ -122,6 +124,9 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         write_recipe(run, recipe)
     if not run.plan.is_file():
         write_json(run.plan, planned.to_json())
+    if not run.data.is_file():
+        limit = rules_of(recipe.data, model.config).max_length
+        write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
     training = train(
@@ -134,11 +139,14 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         resume=resume,
     )
     save_adapter(model, run.adapter)
-    return Outcome(run.path, training, _evaluate(model, recipe, sets, run))
+    evaluation = _evaluate(model, recipe, sets, run)
+    write_report(run.path)
+    return Outcome(run.path, training, evaluation)
 
 
 def evaluate_run(path: str | Path) -> dict[str, SetResult]:
-    """Measure a finished run's adapter against its base again, and rewrite its evaluation.json.
+    """Measure a finished run's adapter against its base again, and rewrite its evaluation.json
+    and report.html.
 
     Raises:
         InputError: no run folder, or its base or data are gone.
@@ -148,7 +156,9 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
     model, tokenizer = _load_base(recipe.base)
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
-    return _evaluate(model, recipe, sets, run)
+    results = _evaluate(model, recipe, sets, run)
+    write_report(run.path)
+    return results
 
 
 def check(recipe: Recipe) -> CheckReport:

@@ -2,12 +2,15 @@
 
 RUN/recipe.yaml       resolved, with package versions, commit and seed in its header
 RUN/plan.json         what was predicted
+RUN/data.json         facts about the data: rows, lengths, findings, examples
 RUN/choices.json      what the loop decided, such as the dtype of computation
 RUN/metrics.jsonl     a line per logged step
 RUN/checkpoints/      everything needed to go on
 RUN/adapter/          PEFT's format
 RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after
+RUN/answers.jsonl     answers of base and tuned, one line per example
+RUN/report.html       one page about all of it
 """
 
 from __future__ import annotations
@@ -43,6 +46,10 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
     def choices(self) -> Path:
         return self.path / "choices.json"
 
@@ -65,6 +72,14 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"
+
+    @property
+    def answers(self) -> Path:
+        return self.path / "answers.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
 
 def find_run(recipe: Recipe, *, resume: bool) -> RunFolder:

@@ -1,0 +1,158 @@
+"""What the numbers say, in sentences that need no statistics to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from lorakit.report.files import Change, RunFiles, SetEvaluation
+from lorakit.report.words import amount, change, count, interval, metric_name, set_name
+
+RETENTION = "retention"
+STORY = ("in_domain", "out_of_domain", RETENTION)
+Effect = Literal["better", "same", "worse"]
+
+
+@dataclass(frozen=True)
+class SetVerdict:
+    """The verdict of one set.
+
+    Attributes:
+        word: `better`, `no difference`, `worse`; of retention `kept`, `better`, `not kept`, ...
+        effect: which of the page's three marks it gets.
+        sentence: what it rests on.
+    """
+
+    name: str
+    title: str
+    word: str
+    effect: Effect
+    sentence: str
+    notes: tuple[str, ...]
+
+
+def effect_of(one: Change) -> Effect:
+    """Which way the interval of a metric excludes zero, if it does."""
+    low, high = one.interval
+    if low is None or high is None or low <= 0 <= high:
+        return "same"
+    return "better" if (low > 0) == one.higher_is_better else "worse"
+
+
+def set_verdicts(run: RunFiles) -> list[SetVerdict]:
+    """One per evaluated set, in the order of the task: in-domain, out-of-domain, retention."""
+    return [_set_verdict(name, one) for name, one in ordered(run.evaluation).items()]
+
+
+def ordered(evaluation: dict[str, SetEvaluation]) -> dict[str, SetEvaluation]:
+    """The sets in the order they are told in, which is not that of the file."""
+    return {name: evaluation[name] for name in in_order(evaluation)}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of sets without repetition: the known ones first, in the order of the story."""
+    there = dict.fromkeys(names)
+    return list(dict.fromkeys([*(name for name in STORY if name in there), *there]))
+
+
+def _set_verdict(name: str, one: SetEvaluation) -> SetVerdict:
+    word: str = one.verdict
+    effect: Effect = "same" if one.verdict == "no difference" else one.verdict
+    if name == RETENTION:
+        word, effect = _retention_word(one)
+    return SetVerdict(name, set_name(name), word, effect, _sentence(name, one), one.notes)
+
+
+def _retention_word(one: SetEvaluation) -> tuple[str, Effect]:
+    if one.verdict == "worse":
+        return ("not kept" if _changed(one, "worse") else "not shown to be kept"), "worse"
+    if _changed(one, "better"):
+        return "better", "better"
+    # Under the least number of examples the verdict is "no difference" too: nothing was shown.
+    return ("kept", "better") if _within_margin(one) else ("too few to tell", "same")
+
+
+def _changed(one: SetEvaluation, effect: Effect) -> bool:
+    return one.primary in one.metrics and effect_of(one.metrics[one.primary]) == effect
+
+
+def _within_margin(one: SetEvaluation) -> bool:
+    worst = worst_case(one)
+    return worst is not None and one.margin is not None and worst <= one.margin
+
+
+def worst_case(one: SetEvaluation) -> float | None:
+    """The most that may have been lost in the primary metric, by its interval."""
+    primary = one.metrics.get(one.primary)
+    if primary is None:
+        return None
+    low, high = primary.interval
+    if primary.higher_is_better:
+        return None if low is None else -low
+    return high
+
+
+def _sentence(name: str, one: SetEvaluation) -> str:
+    primary = one.metrics.get(one.primary)
+    if primary is None:
+        return f"Its primary metric, {metric_name(one.primary)}, was not measured."
+    better = "higher" if primary.higher_is_better else "lower"
+    low, high = primary.interval
+    said = (
+        f"{metric_name(one.primary)} {amount(primary.base)} \u2192 {amount(primary.tuned)} "
+        f"({better} is better), a difference of {change(primary.difference)} with a 95 % interval "
+        f"of {interval(low, high)}"
+    )
+    said = said[0].upper() + said[1:]
+    examples = one.examples if primary.examples is None else primary.examples
+    drawn = one.available is not None and examples < one.available
+    of = f", drawn from {count(one.available)}" if drawn else ""
+    said += f", on {count(examples)} examples{of}."
+    if name != RETENTION or one.margin is None:
+        return said
+    worst = worst_case(one)
+    if worst is None:
+        return said
+    could = f"at most {amount(worst)}" if worst > 0 else "nothing"
+    return f"{said} By that interval it lost {could}; the recipe allows {amount(one.margin)}."
+
+
+def headline(run: RunFiles) -> str:
+    """The run in one sentence."""
+    if not run.evaluation:
+        done = "Trained, not yet evaluated" if run.metrics else "Nothing was trained or evaluated"
+        return f"{done}: there is no evaluation.json to draw a verdict from."
+    by_name = {verdict.name: verdict for verdict in set_verdicts(run)}
+    task = by_name.get("in_domain") or by_name.get("out_of_domain")
+    if task is None:
+        start = "What the adapter does for its task was not measured"
+    else:
+        start = {
+            "better": "The adapter is better than its base at the task",
+            "same": "The adapter shows no difference from its base at the task",
+            "worse": "The adapter is worse than its base at the task",
+        }[task.effect]
+        other = by_name.get("out_of_domain")
+        if other is not None and other is not task:
+            start += _other_rows(task, other)
+    return f"{start}{_retained(by_name.get(RETENTION))}."
+
+
+def _other_rows(task: SetVerdict, other: SetVerdict) -> str:
+    if other.effect == task.effect:
+        return ", in-domain and out-of-domain"
+    told = {"better": "better", "same": "no different", "worse": "worse"}[other.effect]
+    return f" in-domain, {told} out-of-domain"
+
+
+def _retained(kept: SetVerdict | None) -> str:
+    if kept is None:
+        return "; what it forgot was not measured"
+    if kept.effect == "better":
+        return ", and it kept what the base could do"
+    if kept.effect == "same":
+        return "; too few retention examples tell what it forgot"
+    if kept.word == "not shown to be kept":
+        return ", but it is not shown that it kept what the base could do"
+    return ", but it lost part of what the base could do"
