@@ -138,8 +138,12 @@ def _data(run: RunFiles) -> Iterator[Advice]:
 
 def _all_well(run: RunFiles) -> Iterator[Advice]:
     effects = _effects(run)
-    shown = {effects.get("in_domain"), effects.get("retention")}
-    if shown == {"better"} and effects.get("out_of_domain", "better") == "better":
+    kept = effects.get("retention") in {"better", "kept"}
+    if (
+        kept
+        and effects.get("in_domain") == "better"
+        and effects.get("out_of_domain", "better") == "better"
+    ):
         yield Advice(
             "Better at the task, and what the base could do was kept.",
             "Read the worst answers above, talk to the model, then merge it for serving.",

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lorakit.report.files import LoggedStep, PlanFacts, SetFacts
 from lorakit.report.svg import INKS, drawing, inline_svg, new_figure
-from lorakit.report.words import count, size
+from lorakit.report.words import amount, count, size
 
 HEIGHT = 250  # px
 MAX_POINTS = 400  # about one per px of the plot
@@ -37,14 +37,14 @@ class Curve:
     """A plot over steps.
 
     Attributes:
-        unit: formats a value of the vertical axis.
+        ticks: writes a value beside the vertical axis; None: with as many decimals as it needs.
         level: a horizontal line with its label.
     """
 
     name: str
     title: str
     lines: list[Line]
-    unit: Callable[[float], str] = lambda value: f"{value:g}"
+    ticks: Callable[[float], str] | None = None
     from_zero: bool = False
     level: tuple[float, str] | None = None
 
@@ -59,6 +59,7 @@ def curves(metrics: Sequence[LoggedStep], plan: PlanFacts | None) -> list[Curve]
         losses.append(
             Line("validation", [line.step for line in validated], known, "ink", DASHES[1], True)
         )
+    unit, scale = memory_unit(metrics)
     peak = None if plan is None else plan.memory_bytes.get("peak")
     return [
         Curve("loss", "Loss per trained token", losses),
@@ -66,24 +67,36 @@ def curves(metrics: Sequence[LoggedStep], plan: PlanFacts | None) -> list[Curve]
             "learning-rate",
             "Learning rate",
             [Line("", steps, [line.learning_rate for line in metrics], "tuned")],
+            ticks=short_rate,
             from_zero=True,
         ),
         Curve(
             "memory",
-            "Peak memory so far",
-            [Line("", steps, [float(line.peak_bytes) for line in metrics], "tuned")],
-            unit=lambda value: size(round(value)),
+            f"Peak memory so far, {unit}",
+            [Line("", steps, [line.peak_bytes / scale for line in metrics], "tuned")],
             from_zero=True,
-            level=None if peak is None else (peak, f"plan: {size(peak)}"),
+            level=None if peak is None else (peak / scale, f"plan: {size(peak)}"),
         ),
         Curve(
             "speed",
             "Tokens per second",
             [Line("", steps, [line.tokens_per_second for line in metrics], "tuned")],
-            unit=lambda value: f"{value:,.0f}",
+            ticks=lambda value: f"{value:,.0f}",
             from_zero=True,
         ),
     ]
+
+
+def memory_unit(metrics: Sequence[LoggedStep]) -> tuple[str, int]:
+    """The unit that the peak is a handy number of, and its bytes."""
+    highest = max(line.peak_bytes for line in metrics)
+    return ("GiB", 2**30) if highest >= 2**30 else ("MiB", 2**20)
+
+
+def short_rate(rate: float) -> str:
+    """0.00015 -> `1.5e-4`."""
+    mantissa, _, exponent = f"{rate:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if rate else "0"
 
 
 def draw_curve(curve: Curve) -> Markup:
@@ -106,7 +119,7 @@ def draw_curve(curve: Curve) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: curve.unit(value)))
+        _write_ticks(axes, curve.ticks)
         return inline_svg(
             figure, name=f"curve-{curve.name}", title=curve.title, description=_told(curve)
         )
@@ -127,6 +140,13 @@ def _draw_line(axes: Axes, line: Line) -> None:
     )
 
 
+def _write_ticks(axes: Axes, ticks: Callable[[float], str] | None) -> None:
+    if ticks is None:
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ticks(value)))
+
+
 def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
     """At most MAX_POINTS points, each the mean of as many neighbours as that takes."""
     parts = min(len(steps), MAX_POINTS)
@@ -138,13 +158,14 @@ def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float],
 
 def _told(curve: Curve) -> str:
     told = []
+    say = curve.ticks or amount
     for line in curve.lines:
         lowest, highest = min(line.values), max(line.values)
         name = f"{line.label}: " if line.label else ""
         told.append(
-            f"{name}{curve.unit(line.values[0])} at step {count(line.steps[0])}, "
-            f"{curve.unit(line.values[-1])} at step {count(line.steps[-1])}, "
-            f"between {curve.unit(lowest)} and {curve.unit(highest)}"
+            f"{name}{say(line.values[0])} at step {count(line.steps[0])}, "
+            f"{say(line.values[-1])} at step {count(line.steps[-1])}, "
+            f"between {say(lowest)} and {say(highest)}"
         )
     if curve.level is not None:
         told.append(curve.level[1])

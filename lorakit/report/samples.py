@@ -85,14 +85,19 @@ def _answered_sets(run: RunFiles) -> list[str]:
 def _extremes(run: RunFiles, name: str) -> SampleSet:
     metric, higher_is_better = chosen_metric(run, name)
     samples = _by_gain(run, name, metric, higher_is_better)
-    last = len(samples) - 1
-    places = {"Best": last, "Typical": last // 2, "Worst": 0}
+    best = next(one for one in samples if one.change == samples[-1].change)
+    places = {
+        "Best": samples.index(best),
+        "Typical": (len(samples) - 1) // 2,
+        "Worst": 0,
+    }
     shown: dict[int, str] = {}
     for label, place in places.items():
         shown.setdefault(place, label)
     rule = (
-        f"Of {counted(len(samples), 'answered example')}, those with the largest gain, the median "
-        f"one and the largest loss in {metric_name(metric)}; ties go to the earlier row."
+        f"Of {counted(len(samples), 'answered example')} ordered by their gain in "
+        f"{metric_name(metric)}: the highest, the median and the lowest. Of equal ones "
+        "the earlier row."
     )
     chosen = [
         Sample(label, samples[place].answer, metric, samples[place].base, samples[place].tuned)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorakit.report.files import Change, RunFiles, SetEvaluation
-from lorakit.report.words import amount, change, count, interval, metric_name, set_name
+from lorakit.report.words import amount, capital, change, count, interval, metric_name, set_name
 
 RETENTION = "retention"
 STORY = ("in_domain", "out_of_domain", RETENTION)
 Effect = Literal["better", "same", "worse"]
+Mark = Literal["better", "same", "worse", "kept"]
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class SetVerdict:
 
     Attributes:
         word: `better`, `no difference`, `worse`; of retention `kept`, `better`, `not kept`, ...
-        effect: which of the page's three marks it gets.
+        effect: which of the page's marks it gets.
         sentence: what it rests on.
     """
 
     name: str
     title: str
     word: str
-    effect: Effect
+    effect: Mark
     sentence: str
     notes: tuple[str, ...]
 
@@ -58,19 +59,19 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def _set_verdict(name: str, one: SetEvaluation) -> SetVerdict:
     word: str = one.verdict
-    effect: Effect = "same" if one.verdict == "no difference" else one.verdict
+    effect: Mark = "same" if one.verdict == "no difference" else one.verdict
     if name == RETENTION:
         word, effect = _retention_word(one)
     return SetVerdict(name, set_name(name), word, effect, _sentence(name, one), one.notes)
 
 
-def _retention_word(one: SetEvaluation) -> tuple[str, Effect]:
+def _retention_word(one: SetEvaluation) -> tuple[str, Mark]:
     if one.verdict == "worse":
         return ("not kept" if _changed(one, "worse") else "not shown to be kept"), "worse"
     if _changed(one, "better"):
         return "better", "better"
     # Under the least number of examples the verdict is "no difference" too: nothing was shown.
-    return ("kept", "better") if _within_margin(one) else ("too few to tell", "same")
+    return ("kept", "kept") if _within_margin(one) else ("too few to tell", "same")
 
 
 def _changed(one: SetEvaluation, effect: Effect) -> bool:
@@ -100,11 +101,10 @@ def _sentence(name: str, one: SetEvaluation) -> str:
     better = "higher" if primary.higher_is_better else "lower"
     low, high = primary.interval
     said = (
-        f"{metric_name(one.primary)} {amount(primary.base)} \u2192 {amount(primary.tuned)} "
-        f"({better} is better), a difference of {change(primary.difference)} with a 95 % interval "
-        f"of {interval(low, high)}"
+        f"{capital(metric_name(one.primary))} {amount(primary.base)} \u2192 "
+        f"{amount(primary.tuned)} ({better} is better), a difference of "
+        f"{change(primary.difference)} with a 95 % interval of {interval(low, high)}"
     )
-    said = said[0].upper() + said[1:]
     examples = one.examples if primary.examples is None else primary.examples
     drawn = one.available is not None and examples < one.available
     of = f", drawn from {count(one.available)}" if drawn else ""
@@ -149,7 +149,7 @@ def _other_rows(task: SetVerdict, other: SetVerdict) -> str:
 def _retained(kept: SetVerdict | None) -> str:
     if kept is None:
         return "; what it forgot was not measured"
-    if kept.effect == "better":
+    if kept.effect in {"better", "kept"}:
         return ", and it kept what the base could do"
     if kept.effect == "same":
         return "; too few retention examples tell what it forgot"

@@ -23,6 +23,7 @@ METRIC_NAMES = {
     "section_f1": "section F1",
     "rouge_l": "ROUGE-L",
     "json_schema": "JSON schema",
+    "content": "content score",
     "regex": "regular expression",
 }
 # What HTML cannot hold, and half characters, become visible replacements.
@@ -44,6 +45,11 @@ def set_name(name: str) -> str:
 
 def metric_name(name: str) -> str:
     return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def capital(text: str) -> str:
+    """The text with its first letter as a sentence begins."""
+    return text[:1].upper() + text[1:]
 
 
 def count(number: int | None) -> str:
