@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -81,16 +82,50 @@ def curves(metrics: Sequence[LoggedStep], plan: PlanFacts | None) -> list[Curve]
             "speed",
             "Tokens per second",
             [Line("", steps, [line.tokens_per_second for line in metrics], "tuned")],
-            ticks=lambda value: f"{value:,.0f}",
+            ticks=thousands,
             from_zero=True,
         ),
     ]
+
+
+def overlaid_curves(runs: Sequence[tuple[str, str, Sequence[LoggedStep]]]) -> list[Curve]:
+    """The same plots with a line for each run.
+
+    Args:
+        runs: (label, colour, logged steps) of every run that logged any.
+    """
+    unit, scale = memory_unit([line for _, _, metrics in runs for line in metrics])
+    drawn: list[tuple[str, str, Callable[[LoggedStep], float | None], Any]] = [
+        ("loss", "Train loss per trained token", lambda line: line.loss, None),
+        ("validation", "Validation loss", lambda line: line.validation_loss, None),
+        ("learning-rate", "Learning rate", lambda line: line.learning_rate, short_rate),
+        ("memory", f"Peak memory so far, {unit}", lambda line: line.peak_bytes / scale, None),
+        ("speed", "Tokens per second", lambda line: line.tokens_per_second, thousands),
+    ]
+    found = []
+    for name, title, value_of, ticks in drawn:
+        lines = []
+        for place, (label, ink, metrics) in enumerate(runs):
+            points = [(line.step, value_of(line)) for line in metrics]
+            known = [(step, value) for step, value in points if value is not None]
+            if known:
+                steps, values = map(list, zip(*known, strict=True))
+                dashes = DASHES[place % len(DASHES)]
+                lines.append(Line(label, steps, values, ink, dashes, name == "validation"))
+        if lines:
+            found.append(Curve(name, title, lines, ticks, name not in {"loss", "validation"}))
+    return found
 
 
 def memory_unit(metrics: Sequence[LoggedStep]) -> tuple[str, int]:
     """The unit that the peak is a handy number of, and its bytes."""
     highest = max(line.peak_bytes for line in metrics)
     return ("GiB", 2**30) if highest >= 2**30 else ("MiB", 2**20)
+
+
+def thousands(value: float) -> str:
+    """2100.4 -> `2,100`."""
+    return f"{value:,.0f}"
 
 
 def short_rate(rate: float) -> str:
@@ -111,7 +146,7 @@ def draw_curve(curve: Curve) -> Markup:
             axes.axhline(at, color=INKS["ink"], linestyle=DASHES[1], linewidth=1.2)
             axes.annotate(label, (0, at), (4, 3), ("axes fraction", "data"), "offset points")
         if curve.from_zero:
-            axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
+            axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
         if len(curve.lines) > 1:
             axes.legend(frameon=False, handlelength=3, labelcolor=INKS["ink"])
         axes.grid(axis="y")
