@@ -9,14 +9,14 @@ from pathlib import Path
 from lorakit.errors import InputError
 from lorakit.files import write_atomically
 from lorakit.report.curves import draw_curve, overlaid_curves
-from lorakit.report.files import Change, RunFiles, read_run
+from lorakit.report.files import Change, RunFiles, in_order, read_run
 from lorakit.report.forest import Forest, ForestRow, draw_forest, is_score, unscored_metrics
 from lorakit.report.numbers import facts_of
 from lorakit.report.pairs import pairs_of
 from lorakit.report.recipes import differing_settings
 from lorakit.report.render import GENERATOR, render
 from lorakit.report.svg import RUNS
-from lorakit.report.verdicts import SetVerdict, in_order, set_verdicts
+from lorakit.report.verdicts import SetVerdict, set_verdicts
 from lorakit.report.words import capital, listed, metric_name, set_name
 
 OUTPUT = Path("report.html")

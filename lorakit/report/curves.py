@@ -217,15 +217,6 @@ def draw_histogram(name: str, facts: SetFacts) -> Markup:
         axes.bar(edges[:-1], counts, widths, align="edge", color=INKS["base"], edgecolor="none")
         if facts.max_length is not None and is_near_limit(facts):
             axes.axvline(facts.max_length, color=INKS["ink"], linestyle=DASHES[1], linewidth=1.2)
-            axes.annotate(
-                f"max_length {count(facts.max_length)} ",
-                (facts.max_length, 1),
-                (-4, -2),
-                ("data", "axes fraction"),
-                "offset points",
-                ha="right",
-                va="top",
-            )
         axes.grid(axis="y")
         axes.set_xlim(left=0)
         axes.set_xlabel("tokens per example")

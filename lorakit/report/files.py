@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from lorakit.errors import InputError, RunError
 from lorakit.evaluate.statistics import Verdict
@@ -20,7 +20,23 @@ from lorakit.recipe import Recipe, load_recipe
 from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
 
+# Known names in the order they are told in.
+STORY = ("train", "validation", "in_domain", "out_of_domain", "retention", "loss", "perplexity")
+
 Value = TypeVar("Value")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of sets or metrics without repetition, those of STORY first, in its order."""
+    there = dict.fromkeys(names)
+    return list(dict.fromkeys([*(name for name in STORY if name in there), *there]))
+
+
+def _told(values: dict[str, Value]) -> dict[str, Value]:
+    return {name: values[name] for name in in_order(values)}
+
+
+Told = AfterValidator(_told)
 
 
 class _Part(BaseModel):
@@ -47,7 +63,7 @@ class SetEvaluation(_Part):
 
     examples: int
     available: int | None = None
-    metrics: dict[str, Change]
+    metrics: Annotated[dict[str, Change], Told]
     primary: str = "loss"
     verdict: Verdict
     margin: float | None = None
@@ -129,7 +145,7 @@ class ShownExample(_Part):
 class DataFacts(_Part):
     """data.json."""
 
-    sets: dict[str, SetFacts]
+    sets: Annotated[dict[str, SetFacts], Told]
     findings: list[FoundFact]
     examples: list[ShownExample]
 
@@ -179,6 +195,8 @@ class LoggedStep(_Part):
 @dataclass(frozen=True)
 class RunFiles:
     """Everything a run folder says; None or empty where a file is not there.
+
+    Sets and metrics are in the order they are told in: files keep them in that of the alphabet.
 
     Attributes:
         versions: the header lines of recipe.yaml, such as `torch 2.13.0`.
@@ -241,7 +259,7 @@ def read_run(path: Path) -> RunFiles:
         choices=_read(folder.choices, ChoiceFacts, None),
         metrics=_checked(folder.metrics, read_metrics, list[LoggedStep], []),
         data=_read(folder.data, DataFacts, None),
-        evaluation=_read(folder.evaluation, dict[str, SetEvaluation], {}),
+        evaluation=_read(folder.evaluation, Annotated[dict[str, SetEvaluation], Told], {}),
         answers=_checked(folder.answers, _json_lines, list[Answer], []),
         missing=missing,
     )

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from lorakit.report.files import Change, RunFiles, SetEvaluation
 from lorakit.report.svg import INKS, drawing, inline_svg, new_figure
-from lorakit.report.verdicts import effect_of, ordered
+from lorakit.report.verdicts import effect_of
 from lorakit.report.words import capital, change, interval, metric_name, printable, set_name
 
 ROW_HEIGHT = 44  # px: a line of text and the interval under it
@@ -52,7 +52,7 @@ class Forest:
 
 def forests(run: RunFiles) -> list[Forest]:
     """The loss of all sets on one axis, the scores of each set on another, the rest apart."""
-    sets = ordered(run.evaluation)
+    sets = run.evaluation
     found = []
     for metric in unscored_metrics([run]):
         rows = [
@@ -76,7 +76,7 @@ def forests(run: RunFiles) -> list[Forest]:
 
 def unscored_metrics(runs: Sequence[RunFiles]) -> list[str]:
     """What needs an axis of its own; of two that say the same, the one a verdict rests on."""
-    evaluated = [one for run in runs for one in ordered(run.evaluation).values()]
+    evaluated = [one for run in runs for one in run.evaluation.values()]
     decisive = {one.primary for one in evaluated}
     named = [name for one in evaluated for name in one.metrics if not is_score(one, name)]
     return [name for name in dict.fromkeys(named) if name != DERIVED or name in decisive]

@@ -18,7 +18,7 @@ from lorakit.report.numbers import facts_of
 from lorakit.report.recipes import settings_of
 from lorakit.report.render import render
 from lorakit.report.samples import chosen_samples, forgotten_samples
-from lorakit.report.verdicts import headline, ordered, set_verdicts
+from lorakit.report.verdicts import headline, set_verdicts
 from lorakit.report.words import count, set_name
 
 SECTIONS = (
@@ -82,7 +82,7 @@ def run_page(run: RunFiles) -> str:
         headline=headline(run),
         verdicts=set_verdicts(run),
         numbers=facts_of(run),
-        evaluation=ordered(run.evaluation),
+        evaluation=run.evaluation,
         forests=[(one, draw_forest(one)) for one in plotted],
         derived=any(DERIVED in one.metrics for one in run.evaluation.values())
         and all(one.title.lower() != DERIVED for one in plotted),
@@ -104,7 +104,7 @@ def _histograms(sets: dict[str, SetFacts]) -> list[tuple[str, Markup, str]]:
         if facts.max_length is None:
             detail = "max_length: none"
         elif is_near_limit(facts):
-            detail = ""
+            detail = f"dashed: max_length {count(facts.max_length)}"
         else:
             detail = f"max_length {count(facts.max_length)} lies far to the right"
         drawn.append((f"{set_name(name)}: lengths", draw_histogram(str(number), facts), detail))

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorakit.evaluate.statistics import MIN_EXAMPLES, percentile_interval, resampled_means
-from lorakit.report.files import Answer, Change, RunFiles, Scores
-from lorakit.report.verdicts import in_order
+from lorakit.report.files import Answer, Change, RunFiles, Scores, in_order
 
 Row = tuple[int, str, str]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorakit.report.files import Answer, RunFiles
-from lorakit.report.verdicts import RETENTION, in_order
+from lorakit.report.files import Answer, RunFiles, in_order
+from lorakit.report.verdicts import RETENTION
 from lorakit.report.words import counted, metric_name, set_name
 
 NUM_FORGOTTEN = 3

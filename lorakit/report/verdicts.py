@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,6 @@ from lorakit.report.files import Change, RunFiles, SetEvaluation
 from lorakit.report.words import amount, capital, change, count, interval, metric_name, set_name
 
 RETENTION = "retention"
-STORY = ("in_domain", "out_of_domain", RETENTION)
 Effect = Literal["better", "same", "worse"]
 Mark = Literal["better", "same", "worse", "kept"]
 
@@ -42,19 +40,8 @@ def effect_of(one: Change) -> Effect:
 
 
 def set_verdicts(run: RunFiles) -> list[SetVerdict]:
-    """One per evaluated set, in the order of the task: in-domain, out-of-domain, retention."""
-    return [_set_verdict(name, one) for name, one in ordered(run.evaluation).items()]
-
-
-def ordered(evaluation: dict[str, SetEvaluation]) -> dict[str, SetEvaluation]:
-    """The sets in the order they are told in, which is not that of the file."""
-    return {name: evaluation[name] for name in in_order(evaluation)}
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names of sets without repetition: the known ones first, in the order of the story."""
-    there = dict.fromkeys(names)
-    return list(dict.fromkeys([*(name for name in STORY if name in there), *there]))
+    """One per evaluated set."""
+    return [_set_verdict(name, one) for name, one in run.evaluation.items()]
 
 
 def _set_verdict(name: str, one: SetEvaluation) -> SetVerdict:
