@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.errors import InputError
-from lorakit.files import write_atomically
 from lorakit.report.curves import draw_curve, overlaid_curves
 from lorakit.report.files import Change, RunFiles, in_order, read_run
 from lorakit.report.forest import Forest, ForestRow, draw_forest, is_score, unscored_metrics
 from lorakit.report.numbers import facts_of
 from lorakit.report.pairs import pairs_of
 from lorakit.report.recipes import differing_settings
-from lorakit.report.render import GENERATOR, render
+from lorakit.report.render import render, write_page
 from lorakit.report.svg import RUNS
 from lorakit.report.verdicts import SetVerdict, set_verdicts
 from lorakit.report.words import capital, listed, metric_name, set_name
@@ -37,7 +36,7 @@ class Column:
     letter: str
     series: str
     run: RunFiles
-    verdicts: list[SetVerdict]
+    verdicts: dict[str, SetVerdict]
 
 
 @dataclass(frozen=True)
@@ -62,21 +61,14 @@ def write_comparison(paths: Sequence[Path], output: Path | None = None) -> Path:
         RunError: a file of a run is damaged.
     """
     _check_runs(paths)
-    written = OUTPUT if output is None else output
-    if written.exists() and (output is None or not is_own_page(written)):
+    if output is None and OUTPUT.exists():
         raise InputError(
-            f"{str(written)!r} exists and is not overwritten. Name another file with --output"
-            f"{', or that one if lorakit wrote it' if output is None else ''}."
+            f"{str(OUTPUT)!r} exists and is not overwritten. Name a file with --output; one that "
+            "lorakit wrote is replaced if it is named."
         )
-    page = comparison_page([read_run(path) for path in paths])
-    write_atomically(written, page.encode())
+    written = OUTPUT if output is None else output
+    write_page(written, comparison_page([read_run(path) for path in paths]))
     return written
-
-
-def is_own_page(path: Path) -> bool:
-    """Whether a file is a page that lorakit wrote."""
-    with path.open("rb") as file:
-        return f'<meta name="generator" content="{GENERATOR} '.encode() in file.read(2048)
 
 
 def _check_runs(paths: Sequence[Path]) -> None:
@@ -93,7 +85,7 @@ def _check_runs(paths: Sequence[Path]) -> None:
 def comparison_page(runs: Sequence[RunFiles]) -> str:
     """The HTML of several runs."""
     columns = [
-        Column(chr(ord("A") + place), series, run, set_verdicts(run))
+        Column(chr(ord("A") + place), series, run, {one.name: one for one in set_verdicts(run)})
         for place, (series, run) in enumerate(zip(RUNS, runs, strict=False))
     ]
     recipes = [run.recipe for run in runs if run.recipe is not None]

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lorakit.files import write_atomically
 from lorakit.report.advice import advice
 from lorakit.report.curves import MAX_POINTS, curves, draw_curve, draw_histogram, is_near_limit
 from lorakit.report.files import RunFiles, SetFacts, ShownExample, read_run
 from lorakit.report.forest import DERIVED, draw_forest, forests
 from lorakit.report.numbers import facts_of
 from lorakit.report.recipes import settings_of
-from lorakit.report.render import render
+from lorakit.report.render import render, write_page
 from lorakit.report.samples import chosen_samples, forgotten_samples
 from lorakit.report.verdicts import headline, set_verdicts
 from lorakit.report.words import count, set_name
@@ -57,15 +56,15 @@ def write_report(path: Path, output: Path | None = None) -> Path:
 
     Args:
         path: the run folder.
-        output: where the page goes; None: `RUN/report.html`. What is there is replaced.
+        output: where the page goes; None: `RUN/report.html`. A page of lorakit's is replaced.
 
     Raises:
-        InputError: no run folder.
+        InputError: no run folder, or another file would be overwritten.
         RunError: a file of the run is damaged.
     """
     run = read_run(path)
     written = run.folder.report if output is None else output
-    write_atomically(written, run_page(run).encode())
+    write_page(written, run_page(run))
     return written
 
 

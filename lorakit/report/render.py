@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lorakit.errors import InputError
+from lorakit.files import write_atomically
 from lorakit.report import words
 from lorakit.report.verdicts import effect_of
 
@@ -42,6 +44,29 @@ def render(template: str, *, title: str, sections: Sequence[tuple[str, str]], **
         set_meanings=words.SET_MEANINGS,
         **values,
     )
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, in the place of one that lorakit wrote but of nothing else.
+
+    Raises:
+        InputError: the file is not one of lorakit's pages, or its folder is not there.
+    """
+    if path.exists() and not _is_own_page(path):
+        raise InputError(
+            f"{str(path)!r} exists, was not written by lorakit, and is not overwritten. Name "
+            "another file with --output."
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist. Make it first.")
+    write_atomically(path, page.encode())
+
+
+def _is_own_page(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f'<meta name="generator" content="{GENERATOR} '.encode() in file.read(2048)
 
 
 def _policy(script: str) -> str:

@@ -102,7 +102,7 @@ def _sentence(name: str, one: SetEvaluation) -> str:
     if worst is None:
         return said
     could = f"at most {amount(worst)}" if worst > 0 else "nothing"
-    return f"{said} By that interval it lost {could}; the recipe allows {amount(one.margin)}."
+    return f"{said} By that interval it lost {could}; the recipe allows {one.margin:g}."
 
 
 def headline(run: RunFiles) -> str:

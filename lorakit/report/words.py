@@ -63,7 +63,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def amount(number: float | None) -> str:
-    """A metric's value: four significant figures, at most four decimals."""
+    """A metric's value: about four significant figures, at most four decimals."""
     if number is None:
         return "beyond a number"
     return _plain(number, "").replace("-", MINUS)
@@ -79,7 +79,8 @@ def change(number: float | None) -> str:
 def _plain(number: float, sign: str) -> str:
     if abs(number) >= 1e6 or 0 < abs(number) < 1e-4:
         return f"{number:{sign}.2e}"
-    decimals = max(0, min(4, 4 - len(str(int(abs(number))))))
+    whole = len(str(int(abs(number))))
+    decimals = 4 if 0 < abs(number) < 0.1 else max(0, 4 - whole)
     return f"{number:{sign},.{decimals}f}"
 
 
