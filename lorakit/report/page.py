@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from lorakit.files import write_atomically
 from lorakit.report.advice import advice
 from lorakit.report.curves import MAX_POINTS, curves, draw_curve, draw_histogram, is_near_limit
 from lorakit.report.files import RunFiles, SetFacts, ShownExample, read_run
@@ -56,16 +57,19 @@ def write_report(path: Path, output: Path | None = None) -> Path:
 
     Args:
         path: the run folder.
-        output: where the page goes; None: `RUN/report.html`. A page of lorakit's is replaced.
+        output: where the page goes, in place of another page of lorakit's if need be; None:
+            `RUN/report.html`.
 
     Raises:
         InputError: no run folder, or another file would be overwritten.
         RunError: a file of the run is damaged.
     """
     run = read_run(path)
-    written = run.folder.report if output is None else output
-    write_page(written, run_page(run))
-    return written
+    if output is None:  # a name of the run folder, which is lorakit's
+        write_atomically(run.folder.report, run_page(run).encode())
+        return run.folder.report
+    write_page(output, run_page(run))
+    return output
 
 
 def run_page(run: RunFiles) -> str:
