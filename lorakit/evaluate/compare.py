@@ -160,8 +160,14 @@ def compare_sets(
         tuned, base = (
             _losses(model, drawn, name, adapter, token_budget, packed) for adapter in (True, False)
         )
-        given = Answered()
-        if measures.scorers and len(asked) >= MIN_ANSWERS:
+        given, primary = Answered(), measures.primary_of(name)
+        if not np.isfinite([*base.nll, *tuned.nll]).all():
+            # A model whose losses are no numbers cannot be asked, and its loss says enough.
+            given, primary = (
+                Answered(notes=("its losses are no numbers: nothing was answered",)),
+                "loss",
+            )
+        elif len(asked) >= MIN_ANSWERS:
             given = answer_questions(
                 model,
                 tokenizer,
@@ -175,7 +181,7 @@ def compare_sets(
             base,
             tuned,
             metrics=measures.metrics,
-            primary=measures.primary_of(name),
+            primary=primary,
             margin=measures.margin if name == RETENTION else None,
             scores=given.scores,
             seed=measures.seed,

@@ -16,8 +16,8 @@ SECTIONS = {
     "Follow-up": ("in 2 days", "in 1 week", "in 6 weeks", "at once if worse", "with the doctor"),
 }
 NUM_EXAMPLES = 300
-NUM_SAMPLES = 8  # answers of one model to one example, with different seeds
-SCORERS = ("exact_match", "outline", "section_f1", "token_f1", "rouge_l", "content")
+NUM_SAMPLES = 4  # answers of one model to one example, with different seeds
+SCORERS = ("exact_match", "outline", "section_f1", "token_f1", "content")
 
 
 def _facts(generator: np.random.Generator) -> dict[str, str]:
@@ -37,6 +37,7 @@ def references(seed: int = 0) -> list[dict[str, str]]:
     return [_facts(generator) for _ in range(NUM_EXAMPLES)]
 
 
+@cache
 def answers(skill: float, seed: int) -> list[list[str]]:
     """NUM_SAMPLES answers to each example by a model that knows a section with odds around `skill`.
 
@@ -61,14 +62,24 @@ def answers(skill: float, seed: int) -> list[list[str]]:
 
 
 @cache
-def bank(skill: float, num_examples: int) -> dict[str, np.ndarray]:
-    """{scorer: float64 (num_examples, NUM_SAMPLES)} of the first examples, by the real scorers."""
+def scores(name: str, skill: float, num_examples: int) -> np.ndarray:
+    """float64 (num_examples, NUM_SAMPLES): the real scorer on the first examples."""
     right = [_write(parts) for parts in references()[:num_examples]]
-    columns = list(zip(*answers(skill, seed=2)[:num_examples], strict=True))
-    return {
-        name: np.stack(
-            [tasks.scorer(name).scores(column, right, tasks.ScoringOptions()) for column in columns],
-            axis=1,
-        )
-        for name in SCORERS
-    }
+    columns = zip(*answers(skill, seed=2)[:num_examples], strict=True)
+    score = tasks.scorer(name).scores
+    return np.stack([score(column, right, tasks.ScoringOptions()) for column in columns], axis=1)
+
+
+def changes_of_style(num_examples: int, generator: np.random.Generator) -> np.ndarray:
+    """float64 (num_examples,): how `content` changes from prose to notes, both about others."""
+
+    def note() -> dict[str, str]:
+        facts = _facts(generator)
+        return {heading: text for heading, text in facts.items() if generator.random() < 0.8}
+
+    right = [_write(note()) for _ in range(num_examples)]
+    notes = [_write(note()) for _ in range(num_examples)]
+    prose = [f"I think of {' '.join(note().values())}; see a doctor." for _ in range(num_examples)]
+    content = tasks.scorer("content").scores
+    options = tasks.ScoringOptions()
+    return content(notes, right, options) - content(prose, right, options)
