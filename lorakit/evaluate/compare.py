@@ -192,7 +192,7 @@ def compare_sets(
             notes=(*judged.notes, *_not_asked(measures, asked, len(drawn)), *given.notes),
             answered=given.examples,
             forgotten=most_forgotten(
-                tokenizer, held_out.examples, held_out.rows, indices, base, tuned
+                tokenizer, held_out.examples, held_out.rows, indices, base, tuned, stop_ids=stop_ids
             ),
         )
     return results

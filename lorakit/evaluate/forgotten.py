@@ -16,8 +16,6 @@ from lorakit.train.losses import ExampleLosses
 NUM_SHOWN = 5
 NUM_TOKENS = 64  # decoded of what was asked: more than the first words that are shown
 NUM_CHARACTERS = 60
-# Between control tokens stand roles ("assistant") and texts; a piece of so many tokens is a text.
-NUM_TOKENS_OF_TEXT = 5
 
 
 def most_forgotten(
@@ -27,6 +25,8 @@ def most_forgotten(
     indices: np.ndarray,
     base: ExampleLosses,
     tuned: ExampleLosses,
+    *,
+    stop_ids: Sequence[int],
 ) -> tuple[Forgotten, ...]:
     """At most NUM_SHOWN examples that lost, worst first.
 
@@ -37,6 +37,7 @@ def most_forgotten(
         indices: int64 (E,), which examples were measured.
         base: their losses before.
         tuned: and after.
+        stop_ids: tokens that end a turn.
     """
     before, after = base.nll / base.weight, tuned.nll / tuned.weight
     finite = np.isfinite(before) & np.isfinite(after)
@@ -47,7 +48,7 @@ def most_forgotten(
         Forgotten(
             int(indices[place]),
             rows[indices[place]].location,
-            _beginning(tokenizer, _asked(examples[int(indices[place])], control)),
+            _beginning(tokenizer, _asked(examples[int(indices[place])], control, stop_ids)),
             float(before[place]),
             float(after[place]),
         )
@@ -56,13 +57,18 @@ def most_forgotten(
     )
 
 
-def _asked(example: Example, control: Sequence[int]) -> np.ndarray:
-    """The token ids of what the last answer answers: the last turn before it, or plain text."""
+def _asked(example: Example, control: Sequence[int], stop_ids: Sequence[int]) -> np.ndarray:
+    """The token ids of what the last answer answers: the turn before it, or else the whole prompt;
+    of plain text the text."""
     start, _ = last_trained_span(example)
-    prompt = example.input_ids[:start] if start > 1 else example.input_ids
-    cuts = np.flatnonzero(np.isin(prompt, np.asarray(control, prompt.dtype)))
-    texts = [piece for piece in np.split(prompt, cuts) if len(piece) > NUM_TOKENS_OF_TEXT]
-    return texts[-1] if texts else prompt
+    if start < 2:
+        return example.input_ids
+    prompt = example.input_ids[:start]
+    ends = np.flatnonzero(np.isin(prompt, np.asarray(stop_ids, prompt.dtype)))
+    if not len(ends):
+        return prompt
+    begins = np.flatnonzero(np.isin(prompt[: ends[-1]], np.asarray(control, prompt.dtype)))
+    return prompt[begins[-1] if len(begins) else 0 : ends[-1]]
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> str:
