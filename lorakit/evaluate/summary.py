@@ -54,5 +54,6 @@ def _forgotten(result: SetResult) -> list[str]:
     lines = ["what was forgotten: the retention examples whose loss rose most"]
     for example in result.forgotten:
         change = f"{example.base:.3f} -> {example.tuned:.3f}"
-        lines.append(f"  {change}  {example.text!r} ({example.where})")
+        place = example.where.rpartition("/")[2]  # the whole path is in the JSON
+        lines.append(f"  {change}  {example.text!r} ({place})")
     return lines
