@@ -9,7 +9,7 @@ RUN/checkpoints/      everything needed to go on
 RUN/adapter/          PEFT's format
 RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after
-RUN/answers.jsonl     answers of base and tuned, one line per example
+RUN/answers.jsonl     what base and tuned answered, a line each
 RUN/report.html       one page about all of it
 """
 
@@ -187,6 +187,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     resolved.data.validation = _absolute_sources(resolved.data.validation)
     for name in ("in_domain", "out_of_domain", "retention"):
         setattr(resolved.evaluate, name, _absolute_sources(getattr(resolved.evaluate, name)))
+    if resolved.evaluate.json_schema is not None:
+        resolved.evaluate.json_schema = _absolute(resolved.evaluate.json_schema)
     resolved.output.dir = str(Path(resolved.output.dir).expanduser().absolute())
     return resolved
 

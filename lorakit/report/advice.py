@@ -9,7 +9,7 @@ from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import Recipe
 from lorakit.report.files import RunFiles
 from lorakit.report.verdicts import set_verdicts
-from lorakit.report.words import amount, count, set_name, share
+from lorakit.report.words import amount, count, listed, set_name, share
 
 # A validation loss this much over its lowest value, or under the one before, is a trend. Below it
 # lies what another order of the data changes.
@@ -73,7 +73,7 @@ def _retention(run: RunFiles) -> Iterator[Advice]:
         )
     if effects.get("retention") == "worse":
         yield Advice(
-            "Retention did not stay within its margin.",
+            "Retention was not shown to stay within its margin.",
             f"Lower train.learning_rate{_now(run, 'rate')}, train for fewer epochs"
             f"{_now(run, 'epochs')}, or mix general rows into data.train (10 to 20 % of them is a "
             "usual start).",
@@ -81,11 +81,14 @@ def _retention(run: RunFiles) -> Iterator[Advice]:
 
 
 def _few_examples(run: RunFiles) -> Iterator[Advice]:
-    names = [name for name in run.evaluation if _num_examples(run, name) < MIN_EXAMPLES]
-    few = [set_name(name).lower() for name in names]
+    few = [
+        set_name(name).lower()
+        for name, one in run.evaluation.items()
+        if one.primary_change is not None and not one.primary_change.enough
+    ]
     if few:
         yield Advice(
-            f"Under {MIN_EXAMPLES} examples were measured: {', '.join(few)}.",
+            f"Under {MIN_EXAMPLES} examples were measured: {listed(few)}.",
             f"Name larger sets: under {MIN_EXAMPLES} examples no verdict is given, and a few "
             "hundred show differences that matter.",
         )
@@ -152,12 +155,6 @@ def _all_well(run: RunFiles) -> Iterator[Advice]:
 
 def _effects(run: RunFiles) -> dict[str, str]:
     return {one.name: one.effect for one in set_verdicts(run)}
-
-
-def _num_examples(run: RunFiles, name: str) -> int:
-    one = run.evaluation[name]
-    primary = one.metrics.get(one.primary)
-    return one.examples if primary is None or primary.examples is None else primary.examples
 
 
 def _now(run: RunFiles, what: str) -> str:

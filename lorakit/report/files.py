@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from lorakit.errors import InputError, RunError
-from lorakit.evaluate.statistics import Verdict
+from lorakit.evaluate.statistics import MIN_EXAMPLES, Verdict
 from lorakit.recipe import Recipe, load_recipe
 from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
@@ -57,6 +64,21 @@ class Change(_Part):
     examples: int | None = None
     higher_is_better: bool = False
 
+    @property
+    def enough(self) -> bool:
+        """Whether anything can be concluded from so many examples."""
+        return self.examples is None or self.examples >= MIN_EXAMPLES
+
+
+class Forgotten(_Part):
+    """An example whose loss rose: mean per trained token, in nats."""
+
+    index: int
+    where: str
+    text: str
+    base: float
+    tuned: float
+
 
 class SetEvaluation(_Part):
     """One set of evaluation.json."""
@@ -68,6 +90,23 @@ class SetEvaluation(_Part):
     verdict: Verdict
     margin: float | None = None
     notes: tuple[str, ...] = ()
+    forgotten: tuple[Forgotten, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_metric_has_its_count(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("metrics"), dict):
+            return values
+        counted = {
+            name: {"examples": values.get("examples")} | one if isinstance(one, dict) else one
+            for name, one in values["metrics"].items()
+        }
+        return values | {"metrics": counted}
+
+    @property
+    def primary_change(self) -> Change | None:
+        """The change that the verdict rests on; None where it was not measured."""
+        return self.metrics.get(self.primary)
 
 
 class Scores(_Part):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorakit.evaluate.statistics import MIN_EXAMPLES, percentile_interval, resampled_means
+from lorakit.evaluate.statistics import central_interval, resampled_means
 from lorakit.report.files import Answer, Change, RunFiles, Scores, in_order
 
 Row = tuple[int, str, str]
@@ -28,13 +28,7 @@ class Pair:
     second: int
     set: str
     metric: str
-    examples: int
     change: Change
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are as many examples as a verdict needs."""
-        return self.examples >= MIN_EXAMPLES
 
 
 def pairs_of(runs: Sequence[RunFiles]) -> list[Pair]:
@@ -75,14 +69,16 @@ def _pair(
     )
     count = values_KE.shape[1]
     before, after = map(float, values_KE.mean(axis=1))
-    means_KR = resampled_means(values_KE, np.ones(count))
+    differences_E = values_KE[1] - values_KE[0]
+    (means_R,) = resampled_means(differences_E[None], np.ones(count))
     evaluated = runs[0].evaluation.get(name)
     known = None if evaluated is None else evaluated.metrics.get(metric)
     change = Change(
         base=before,
         tuned=after,
-        difference=after - before,
-        interval=percentile_interval(means_KR[1] - means_KR[0]),
+        difference=float(differences_E.mean()),
+        interval=central_interval(means_R),
+        examples=count,
         higher_is_better=True if known is None else known.higher_is_better,
     )
-    return Pair(0, second, name, metric, count, change)
+    return Pair(0, second, name, metric, change)

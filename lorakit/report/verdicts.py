@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorakit.report.files import Change, RunFiles, SetEvaluation
-from lorakit.report.words import amount, capital, change, count, interval, metric_name, set_name
+from lorakit.report.words import (
+    amount,
+    capital,
+    change,
+    count,
+    counted,
+    interval,
+    metric_name,
+    set_name,
+)
 
 RETENTION = "retention"
 Effect = Literal["better", "same", "worse"]
@@ -32,9 +41,9 @@ class SetVerdict:
 
 
 def effect_of(one: Change) -> Effect:
-    """Which way the interval of a metric excludes zero, if it does."""
+    """Which way the interval of a metric excludes zero, if it does and rests on enough examples."""
     low, high = one.interval
-    if low is None or high is None or low <= 0 <= high:
+    if not one.enough or low is None or high is None or low <= 0 <= high:
         return "same"
     return "better" if (low > 0) == one.higher_is_better else "worse"
 
@@ -47,62 +56,41 @@ def set_verdicts(run: RunFiles) -> list[SetVerdict]:
 def _set_verdict(name: str, one: SetEvaluation) -> SetVerdict:
     word: str = one.verdict
     effect: Mark = "same" if one.verdict == "no difference" else one.verdict
-    if name == RETENTION:
-        word, effect = _retention_word(one)
-    return SetVerdict(name, set_name(name), word, effect, _sentence(name, one), one.notes)
+    primary = one.primary_change
+    if primary is not None and not primary.enough:
+        word, effect = "too few to tell", "same"
+    elif name == RETENTION and one.verdict == "no difference":
+        word, effect = "kept", "kept"
+    elif name == RETENTION and one.verdict == "worse":
+        word = "not kept" if _lost_more(one) else "not shown to be kept"
+    return SetVerdict(name, set_name(name), word, effect, _sentence(one), one.notes)
 
 
-def _retention_word(one: SetEvaluation) -> tuple[str, Mark]:
-    if one.verdict == "worse":
-        return ("not kept" if _changed(one, "worse") else "not shown to be kept"), "worse"
-    if _changed(one, "better"):
-        return "better", "better"
-    # Under the least number of examples the verdict is "no difference" too: nothing was shown.
-    return ("kept", "kept") if _within_margin(one) else ("too few to tell", "same")
-
-
-def _changed(one: SetEvaluation, effect: Effect) -> bool:
-    return one.primary in one.metrics and effect_of(one.metrics[one.primary]) == effect
-
-
-def _within_margin(one: SetEvaluation) -> bool:
-    worst = worst_case(one)
-    return worst is not None and one.margin is not None and worst <= one.margin
-
-
-def worst_case(one: SetEvaluation) -> float | None:
-    """The most that may have been lost in the primary metric, by its interval."""
-    primary = one.metrics.get(one.primary)
-    if primary is None:
-        return None
+def _lost_more(one: SetEvaluation) -> bool:
+    """Whether the whole interval lies beyond the margin: the loss is shown, not only possible."""
+    primary = one.primary_change
+    if primary is None or one.margin is None:
+        return False
     low, high = primary.interval
-    if primary.higher_is_better:
-        return None if low is None else -low
-    return high
+    if low is None or high is None:
+        return False
+    return (-high if primary.higher_is_better else low) > one.margin
 
 
-def _sentence(name: str, one: SetEvaluation) -> str:
-    primary = one.metrics.get(one.primary)
+def _sentence(one: SetEvaluation) -> str:
+    primary = one.primary_change
     if primary is None:
         return f"Its primary metric, {metric_name(one.primary)}, was not measured."
     better = "higher" if primary.higher_is_better else "lower"
-    low, high = primary.interval
-    said = (
-        f"{capital(metric_name(one.primary))} {amount(primary.base)} \u2192 "
-        f"{amount(primary.tuned)} ({better} is better), a difference of "
-        f"{change(primary.difference)} with a 95 % interval of {interval(low, high)}"
-    )
     examples = one.examples if primary.examples is None else primary.examples
     drawn = one.available is not None and examples < one.available
     of = f", drawn from {count(one.available)}" if drawn else ""
-    said += f", on {count(examples)} examples{of}."
-    if name != RETENTION or one.margin is None:
-        return said
-    worst = worst_case(one)
-    if worst is None:
-        return said
-    could = f"at most {amount(worst)}" if worst > 0 else "nothing"
-    return f"{said} By that interval it lost {could}; the recipe allows {one.margin:g}."
+    return (
+        f"{capital(metric_name(one.primary))} {amount(primary.base)} \u2192 "
+        f"{amount(primary.tuned)} ({better} is better), a difference of "
+        f"{change(primary.difference)} with a 95 % interval of {interval(*primary.interval)}, on "
+        f"{counted(examples, 'example')}{of}."
+    )
 
 
 def headline(run: RunFiles) -> str:
@@ -142,4 +130,4 @@ def _retained(kept: SetVerdict | None) -> str:
         return "; too few retention examples tell what it forgot"
     if kept.word == "not shown to be kept":
         return ", but it is not shown that it kept what the base could do"
-    return ", but it lost part of what the base could do"
+    return ", but it lost more than allowed of what the base could do"

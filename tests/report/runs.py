@@ -194,6 +194,10 @@ def set_evaluation(name: str, random_numbers: random.Random) -> dict[str, Any]:
         "verdict": "no difference" if retention else "better",
         "margin": 0.1 if retention else None,
         "notes": [f"a note about {HOSTILE}"] if name == "out_of_domain" else [],
+        "forgotten": [
+            {"index": n, "where": f"general.jsonl:{n}", "text": text, "base": 1.0, "tuned": 2.5}
+            for n, text in enumerate((HOSTILE, RIGHT_TO_LEFT, "What is 7 plus 5?"), 1)
+        ],
     }
 
 

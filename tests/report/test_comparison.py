@@ -70,7 +70,7 @@ def test_a_pair_is_the_paired_difference_of_the_tuned_models(runs_read: list[Run
         # The normal interval of the paired differences, which 21 of them come close to.
         half = 1.96 * (second - first).std(ddof=1) / np.sqrt(len(first))
         assert (high - low) / 2 == pytest.approx(half, rel=0.15)
-        assert pair.enough and pair.examples == 21
+        assert pair.change.enough and pair.change.examples == 21
 
 
 def test_nothing_is_claimed_about_runs_that_answered_other_rows(runs_read: list[RunFiles]) -> None:

@@ -59,6 +59,8 @@ def test_text_from_data_stays_text(page: str, comparison: str) -> None:
     assert runs.HOSTILE in tree.by_id("verdict").text  # a note of the evaluation
     assert runs.HOSTILE in tree.by_id("data").text  # a finding, and a token
     assert runs.HOSTILE in tree.by_id("recipe").text  # a path
+    forgotten = tree.by_id("forgotten")
+    assert runs.HOSTILE in forgotten.all("table")[0].text and "general.jsonl:3" in forgotten.text
     assert "third <b>" in parse(comparison).by_id("runs").text
     assert not parse(comparison).all("b")
 

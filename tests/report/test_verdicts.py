@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.report.files import Change, read_run
 from lorakit.report.verdicts import effect_of, headline, set_verdicts
-from lorakit.report.words import amount
 from tests.report import runs
 
 
@@ -66,8 +66,8 @@ def test_an_effect_is_an_interval_without_zero(
         (0.04, 0.03, "no difference", "kept", "kept"),  # lost, but within the margin
         (-0.2, 0.03, "better", "better", "better"),
         (0.20, 0.03, "worse", "not kept", "worse"),
+        (0.10, 0.03, "worse", "not shown to be kept", "worse"),
         (0.02, 0.30, "worse", "not shown to be kept", "worse"),
-        (0.02, 0.30, "no difference", "too few to tell", "same"),
     ],
 )
 def test_retention_is_told_by_its_margin(
@@ -85,10 +85,22 @@ def test_retention_is_told_by_its_margin(
     )
     (told,) = set_verdicts(evaluated(tmp_path, retention=retention))
     assert (told.word, told.effect) == (word, mark)
-    assert "the recipe allows 0.1." in told.sentence
-    worst = harm + half_width
-    lost = f"at most {amount(worst)}" if worst > 0 else "nothing"
-    assert f"By that interval it lost {lost}" in told.sentence
+
+
+@pytest.mark.parametrize("name", ["in_domain", "retention"])
+@pytest.mark.parametrize("counted_by", ["set", "metric"])
+def test_few_examples_say_nothing_whatever_their_interval(
+    name: str, counted_by: str, tmp_path: Path
+) -> None:
+    few = one_set(-1, 0.1, "no difference", margin=0.1 if name == "retention" else None)
+    if counted_by == "set":
+        few["examples"] = MIN_EXAMPLES - 1
+    else:
+        few["metrics"]["loss"]["examples"] = MIN_EXAMPLES - 1
+    run = evaluated(tmp_path, **{name: few})
+    (told,) = set_verdicts(run)
+    assert (told.word, told.effect) == ("too few to tell", "same")
+    assert effect_of(run.evaluation[name].metrics["loss"]) == "same"
 
 
 def test_a_sentence_has_every_number(tmp_path: Path) -> None:
@@ -123,7 +135,7 @@ UNSURE = one_set(0.0, 0.5, "worse", margin=0.1)
         (
             {"in_domain": BETTER, "out_of_domain": SAME, "retention": LOST},
             "The adapter is better than its base at the task in-domain, no different "
-            "out-of-domain, but it lost part of what the base could do.",
+            "out-of-domain, but it lost more than allowed of what the base could do.",
         ),
         (
             {"in_domain": SAME, "retention": UNSURE},
