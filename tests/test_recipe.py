@@ -171,7 +171,7 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("evaluate.max_examples", {"evaluate": {"max_examples": 3}}),
     ("evaluate.primary", {"evaluate": {"primary": "loss"}}),
     ("adapter.r", {"adapter": {"path": "adapter", "r": 8}}),
-    ("base.model", {"base": {"model": "builtin"}}),
+    ("base.revision", {"base": {"model": "builtin", "revision": "main"}}),
     ("base.quantization", {"base": {"quantization": "fp4"}}),
     ("base.quantization", {"base": {"quantization": "int8"}}),
     ("base.quantization", {"base": {"quantization": "checkpoint"}}),

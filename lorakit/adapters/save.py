@@ -18,6 +18,7 @@ from lorakit.adapters.targets import global_alpha, is_below, match_patterns, mod
 from lorakit.base.info import base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
+from lorakit.recipe.builtin_names import is_builtin_model
 
 TENSORS_FILE_NAME = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -181,11 +182,15 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
 
 
 def _base_model(model: PreTrainedModel) -> str | None:
-    """The folder or hub id the base was loaded from, as far as anybody noted it."""
+    """The folder or hub id the base was loaded from, as far as anybody noted it.
+
+    The built-in base by its folder: PEFT would look for `builtin` on the hub.
+    """
     try:
-        return base_info(model).source
+        info = base_info(model)
     except ModelError:
         return model.config.name_or_path or None
+    return str(info.folder) if is_builtin_model(info.source) else info.source
 
 
 def minimal_endings(names: Iterable[str], others: Iterable[str]) -> list[str]:

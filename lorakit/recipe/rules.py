@@ -13,6 +13,8 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from lorakit.recipe.builtin_names import is_builtin_model
+
 if TYPE_CHECKING:
     from lorakit.recipe.sections import LoraConfig, Recipe
 
@@ -65,15 +67,10 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
 
 def _base(recipe: Recipe) -> Iterator[Fault]:
     base = recipe.base
-    if base.model == "builtin":
-        yield Fault(
-            ("base", "model"),
-            "'builtin' is not built yet; possible: a folder or a hub id, such as Qwen/Qwen3-8B",
-        )
     if not DEVICE.fullmatch(base.device):
         yield _unknown(("base", "device"), base.device, ("auto", "cpu", "cuda", "cuda:0"))
     if not base.model.strip():
-        yield Fault(("base", "model"), "is empty; give a folder or a hub id")
+        yield Fault(("base", "model"), "is empty; give a folder, a hub id or `builtin`")
     if base.quantization not in QUANTIZATIONS:
         yield _not_built(("base", "quantization"), base.quantization, QUANTIZATIONS)
     elif base.quantization == "none":
@@ -86,8 +83,11 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
             "base.offload is none",
             "set offload to auto, cpu or disk",
         )
-    if base.revision is not None and Path(base.model).is_dir():
-        yield _no_effect(("base", "revision"), "base.model is a folder", "name a hub id")
+    if base.revision is not None:
+        if is_builtin_model(base.model):
+            yield _no_effect(("base", "revision"), "base.model is builtin", "name a hub id")
+        elif Path(base.model).is_dir():
+            yield _no_effect(("base", "revision"), "base.model is a folder", "name a hub id")
 
 
 def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
