@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. A traceback is shown only for a bug in lorakit.
     """
-    notes = logging.StreamHandler(sys.stderr)
-    notes.setFormatter(logging.Formatter("%(message)s"))
+    notes = _Notes()
     logger = logging.getLogger("lorakit")
     logger.addHandler(notes)
     try:
@@ -94,6 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logger.removeHandler(notes)
     return 0
+
+
+class _Notes(logging.Handler):
+    """Notes on whatever stderr is at the time: while a progress bar runs, lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def _refuse(message: str, exit_code: int) -> int:
