@@ -21,7 +21,7 @@ from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of, spe
 from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
-from lorakit.files import staged_folder, write_json
+from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.plan.plan import plan
 from lorakit.recipe import BaseSection, Recipe
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
@@ -133,6 +133,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         run_dir=run.path,
         resume=resume,
     )
+    _copy_tokenizer(run)
     save_adapter(model, run.adapter)
     return Outcome(run.path, training, _evaluate(model, recipe, sets, run))
 
@@ -228,6 +229,16 @@ def _write_tokenizer(
         # Not save_pretrained, which refuses values that published models have (a temperature
         # without sampling): they are not ours to judge.
         (folder / "generation_config.json").write_text(generation.to_json_string())
+
+
+def _copy_tokenizer(run: RunFolder) -> None:
+    """Beside the adapter, where users of PEFT look for it: that folder can be used alone.
+
+    Before the adapter, whose config is what makes a run a finished one.
+    """
+    run.adapter.mkdir(exist_ok=True)
+    for path in sorted(run.tokenizer.iterdir()):
+        write_atomically(run.adapter / path.name, path.read_bytes())
 
 
 def _evaluate(

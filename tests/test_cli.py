@@ -202,6 +202,18 @@ def test_the_run_folder_is_as_promised(trained: Path) -> None:
     assert predicted["trained_tokens"] == lines[-1]["trained_tokens"]
 
 
+def test_the_adapter_can_be_used_alone(trained: Path) -> None:
+    from transformers import AutoTokenizer
+
+    run = trained / "run"
+    alone, kept = (AutoTokenizer.from_pretrained(run / name) for name in ("adapter", "tokenizer"))
+    assert alone.chat_template == kept.chat_template is not None
+    chat = [{"role": "user", "content": "What helps?"}]
+    assert alone.apply_chat_template(chat) == kept.apply_chat_template(chat)
+    names = {path.name for path in (run / "adapter").iterdir()}
+    assert names >= {path.name for path in (run / "tokenizer").iterdir()}
+
+
 def test_check_json(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shown = run_json(["check", str(trained / "recipe.yaml")], capfd)
     assert shown["rows"] == {"read": 12, "kept": 12, "dropped": 0}

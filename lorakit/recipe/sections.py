@@ -320,19 +320,3 @@ class Recipe(Section):
         if faults:
             raise RuleError(faults)
         return self
-
-
-class SFTConfig(TrainSection):
-    """For `lorakit.train_sft`: the loop, how rows become examples, where the run goes."""
-
-    max_length: PositiveInt | None = None
-    too_long: Literal["drop", "error"] = "drop"
-    max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.2
-    packing: bool = True
-    trained: Literal["assistant", "completion", "all"] = "assistant"
-    format: str = "auto"
-    columns: dict[str, str] = Field(default_factory=dict)
-    system: str | None = None
-    output_dir: str | None = Field(
-        None, description="Run folder with checkpoints and metrics; null: none is written."
-    )
