@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.families import why_not_packed
-from lorakit.base.load import load_base, load_tokenizer_of
+from lorakit.base.from_recipe import load_base_of
+from lorakit.base.load import load_tokenizer_of
 from lorakit.data.contract import Finding
 from lorakit.data.meanings import read_meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of, specs_of
@@ -23,7 +23,7 @@ from lorakit.errors import DataError
 from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.plan.plan import plan
-from lorakit.recipe import BaseSection, Recipe
+from lorakit.recipe import Recipe
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
@@ -106,7 +106,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     """
     check_metrics(recipe.evaluate.metrics, recipe.evaluate.primary)
     run = find_run(recipe, resume=resume)
-    model, tokenizer = _load_base(recipe.base)
+    model, tokenizer = load_base_of(recipe.base)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     _report_findings(sets)
     planned = plan(recipe, prepared=sets.train)
@@ -146,7 +146,7 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
-    model, tokenizer = _load_base(recipe.base)
+    model, tokenizer = load_base_of(recipe.base)
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     return _evaluate(model, recipe, sets, run)
@@ -179,20 +179,6 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
     for sources in (recipe.data.train, recipe.data.validation, *named):
         if sources is not None and not isinstance(sources, float):
             read_meanings(specs_of(sources), rules)
-
-
-def _load_base(base: BaseSection) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return load_base(
-        base.model,
-        quantization=base.quantization,
-        double_quantization=base.double_quantization,
-        block_size=base.block_size,
-        dtype=None if base.dtype == "auto" else getattr(torch, base.dtype),
-        device=base.device,
-        offload=base.offload,
-        max_device_memory=base.max_device_memory,
-        revision=base.revision,
-    )
 
 
 def _report_findings(sets: NamedSets) -> None:

@@ -21,7 +21,7 @@ from lorakit.cli.output import human_bytes
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
-VERBS = ("new", "check", "plan", "train", "evaluate", "merge")
+VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "chat", "merge")
 
 
 @pytest.mark.parametrize("verb", VERBS)
