@@ -28,3 +28,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 # Attaching changes nothing: LoRA's zero factor adds exact zeros (tested for equality); DoRA divides
 # two float32 square roots of the same sum.
 IDENTITY = 1e-6
+
+# Log-probabilities of one token: with a cache, in a batch, against a fresh forward pass (the
+# issue's contract for the sampler).
+LOGPROBS_FLOAT32 = 1e-4

@@ -1,7 +1,8 @@
 """The attention that models are loaded with, under our name in transformers' official registries.
 
 An unpacked call is transformers' own SDPA attention, except where that refuses (soft-capped scores,
-attention sinks). A packed call, recognized by `cu_seq_lens_q`, attends inside each example.
+attention sinks). A packed call, recognized by `cu_seq_lens_q`, attends inside each example. A call
+with `kv_slots` generates: it keeps its keys and values there, and continues those of earlier calls.
 
 B batch, H query heads, K key/value heads, T tokens, D head size.
 """
@@ -17,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lorakit import kernels
+from lorakit.base.kv_slots import KVSlots
 from lorakit.errors import ModelError
 
 NAME = "lorakit"
@@ -43,6 +45,7 @@ def attention(
     position_bias: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    kv_slots: KVSlots | None = None,
     # The registry's signature: models pass further keywords that concern other implementations.
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -55,16 +58,30 @@ def attention(
         s_aux: (H,) attention sinks: one more logit per head that takes probability and gives
             nothing.
         cu_seq_lens_q: int32 (S + 1,) starts of the packed examples; None when not packed.
+        kv_slots: where sequences that are being generated keep their keys and values; B is 1.
 
     Returns:
         (B, T, H, D) and None (attention weights are never kept).
     """
+    packed = kv_slots is not None or (cu_seq_lens_q is not None and max_length_q is not None)
+    if packed and position_bias is not None:
+        raise ModelError(
+            f"{type(module).__name__} adds a position bias (ALiBi), which packed attention "
+            "cannot; possible: one example per row. Set data.packing: false."
+        )
+    if kv_slots is not None:
+        out = _attention_over_slots(
+            kv_slots,
+            query[0],
+            key[0],
+            value[0],
+            scaling=scaling,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            sinks=s_aux,
+        )
+        return out.transpose(0, 1)[None].contiguous(), None
     if cu_seq_lens_q is not None and max_length_q is not None:
-        if position_bias is not None:
-            raise ModelError(
-                f"{type(module).__name__} adds a position bias (ALiBi), which packed attention "
-                "cannot; possible: one example per row. Set data.packing: false."
-            )
         out = kernels.packed_attention(
             query[0],
             key[0],
@@ -100,3 +117,47 @@ def attention(
         position_bias=position_bias,
         **others,
     )
+
+
+def _attention_over_slots(
+    kv_slots: KVSlots,
+    query_HTD: torch.Tensor,
+    key_KTD: torch.Tensor,
+    value_KTD: torch.Tensor,
+    *,
+    scaling: float | None,
+    sliding_window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """(H, T, D): tokens that continue a slot see the slot, those of a prompt see the prompt."""
+    keys, values = kv_slots.store(key_KTD, value_KTD)
+    continued = kv_slots.num_decoding
+    outputs = []
+    if continued > 0:
+        out_SHD = kernels.decode_attention(
+            query_HTD[:, :continued].transpose(0, 1),
+            keys,
+            values,
+            kv_slots.lengths_S[:continued],
+            scaling=scaling,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            sinks=sinks,
+        )
+        outputs.append(out_SHD.transpose(0, 1))
+    if kv_slots.prompt_lengths:
+        out_HTD = kernels.packed_attention(
+            query_HTD[:, continued:],
+            key_KTD[:, continued:],
+            value_KTD[:, continued:],
+            kv_slots.cu_seqlens,
+            max(kv_slots.prompt_lengths),
+            scaling=scaling,
+            causal=True,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            sinks=sinks,
+        )
+        outputs.append(out_HTD)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

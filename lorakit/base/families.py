@@ -29,6 +29,8 @@ class FamilyFacts:
             eager.
         backbone: path of the backbone, where `base_model` is not it.
         no_packing: why examples may not share a row; None when they may.
+        no_cache: why text is generated without transformers' cache, every token by a whole forward
+            pass; None when the cache gives what a whole forward pass gives.
         logits_scale: what the head's output is multiplied by, from the text config.
         softcap: config field of the cap c in `c * tanh(logits / c)`.
         refused: why the family is not supported at all; None when it is.
@@ -37,6 +39,7 @@ class FamilyFacts:
     attention: str | None = None
     backbone: str | None = None
     no_packing: str | None = None
+    no_cache: str | None = None
     logits_scale: Callable[[PreTrainedConfig], float] | None = None
     softcap: str | None = None
     refused: str | None = None
@@ -48,6 +51,8 @@ POSITION_BIAS = "its attention adds a position bias over the whole row"
 CHUNKED = "its attention is cut into chunks that start with the row"
 HIDDEN_WINDOW = "its attention code does not pass its sliding window on"
 BIDIRECTIONAL = "its attention looks at later tokens too (use_bidirectional_attention)"
+INEXACT_CACHE = "transformers 5.23 computes something else with its cache"
+ONE_ROW_CACHE = "transformers 5.23 mixes the rows of a batch in its cache"
 UNSHOWN = "no test has shown that this family keeps packed examples apart"
 
 ENCODER = "it is an encoder, whose causal head is not used on its own"
@@ -89,10 +94,12 @@ ROWS: list[tuple[str, FamilyFacts]] = [
         FamilyFacts(softcap="final_logit_softcapping"),
     ),
     (
-        "bamba falcon_mamba jamba lfm2 lfm2_moe mamba mamba2 minimax nemotron_h olmo_hybrid "
-        "qwen3_5_moe_text qwen3_5_text qwen3_next rwkv",
+        "bamba falcon_mamba jamba lfm2 lfm2_moe mamba mamba2 nemotron_h olmo_hybrid "
+        "qwen3_5_moe_text qwen3_5_text qwen3_next",
         FamilyFacts(no_packing=RECURRENT),
     ),
+    ("minimax", FamilyFacts(no_packing=RECURRENT, no_cache=INEXACT_CACHE)),
+    ("rwkv", FamilyFacts(no_packing=RECURRENT, no_cache=ONE_ROW_CACHE)),
     (
         "codegen gpt_neo gptj nemotron stablelm xglm",
         FamilyFacts(no_packing=OWN_ATTENTION),

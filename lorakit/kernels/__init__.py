@@ -6,7 +6,11 @@ by device, once it equals the reference (tests/kernels).
 
 from __future__ import annotations
 
-from lorakit.kernels.reference.attention import masked_attention, packed_attention
+from lorakit.kernels.reference.attention import (
+    decode_attention,
+    masked_attention,
+    packed_attention,
+)
 from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.frozen_linear import frozen_linear
@@ -18,6 +22,7 @@ from lorakit.kernels.reference.nf4 import (
 )
 
 __all__ = [
+    "decode_attention",
     "dequantize_scales",
     "dropout_mask",
     "frozen_linear",

@@ -78,6 +78,30 @@ def test_against_a_dense_float64_softmax(case: str, heads: tuple[int, int], dtyp
         assert relative_error(mine.grad, right.grad) < 2 * OP[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "not causal"])
+def test_decoding_equals_the_last_row_of_the_definition(
+    case: str, heads: tuple[int, int], dtype
+) -> None:
+    options = dict(CASES[case])
+    lengths, room = (1, 13, 7), 20
+    query = torch.randn(3, heads[0], 8, dtype=torch.float64).to(dtype)
+    keys = torch.randn(3, heads[1], room, 8, dtype=torch.float64).to(dtype)
+    values = torch.randn(3, heads[1], room, 5, dtype=torch.float64).to(dtype)
+    if options.pop("sinks", False):
+        options["sinks"] = torch.randn(heads[0], dtype=dtype)
+    out = kernels.decode_attention(query, keys, values, torch.tensor(lengths), **options)
+    if "sinks" in options:
+        options["sinks"] = options["sinks"].double()
+    for index, length in enumerate(lengths):
+        earlier = torch.zeros(heads[0], length - 1, 8, dtype=torch.float64)
+        q = torch.cat([earlier, query[index, :, None].double()], dim=1)
+        k, v = keys[index, :, :length].double(), values[index, :, :length].double()
+        expected = dense_reference(q, k, v, [0, length], **options)[:, -1]
+        assert relative_error(out[index], expected) < 2 * OP[dtype]
+
+
 class LargestTensor(TorchDispatchMode):
     """Elements of the largest tensor that any operation returned."""
 

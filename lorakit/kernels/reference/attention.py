@@ -1,7 +1,8 @@
-"""Attention inside each packed example, and attention with soft-capped scores or sinks.
+"""Attention inside each packed example, of each sequence's last token over that sequence, and with
+soft-capped scores or sinks.
 
 H query heads, K key/value heads (H a multiple of K), T tokens of the whole pack, L tokens of one
-example, D head size, E value head size.
+example, S sequences, D head size, E value head size.
 """
 
 from __future__ import annotations
@@ -63,6 +64,50 @@ def packed_attention(
             out = masked_attention(q, k, v, mask, scaling=scaling, softcap=softcap, sinks=sinks)
         outputs.append(out[0])
     return torch.cat(outputs, dim=1)
+
+
+def decode_attention(
+    query_SHD: torch.Tensor,
+    key_SKLD: torch.Tensor,
+    value_SKLE: torch.Tensor,
+    lengths_S: torch.Tensor,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of the last token of each sequence over that sequence; for generation only.
+
+    Args:
+        query_SHD: of each sequence's last token.
+        key_SKLD, value_SKLE: of the whole sequences, the last token's included; L is at least the
+            longest, and what lies beyond a sequence's length is finite.
+        lengths_S: int64 (S,) tokens of each sequence, at least 1.
+        scaling, sliding_window, softcap, sinks: as in `packed_attention`.
+
+    Returns:
+        (S, H, E).
+    """
+    num_sequences, num_heads, _ = query_SHD.shape
+    num_kv_heads, longest = key_SKLD.shape[1:3]
+    position_L = torch.arange(longest, device=key_SKLD.device)
+    seen_SL = position_L < lengths_S[:, None]
+    if sliding_window is not None and sliding_window < longest:
+        seen_SL &= position_L >= lengths_S[:, None] - sliding_window
+    mask = seen_SL[:, None, None]
+    if softcap is None and sinks is None:
+        # The query heads that share a key head as queries of that head: keys are not repeated.
+        query = query_SHD.reshape(num_sequences, num_kv_heads, num_heads // num_kv_heads, -1)
+        out = nn.functional.scaled_dot_product_attention(
+            query, key_SKLD, value_SKLE, attn_mask=mask, scale=scaling
+        )
+    else:
+        query = query_SHD[:, :, None]
+        out = masked_attention(
+            query, key_SKLD, value_SKLE, mask, scaling=scaling, softcap=softcap, sinks=sinks
+        )
+    return out.reshape(num_sequences, num_heads, -1)
 
 
 def masked_attention(

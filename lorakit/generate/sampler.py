@@ -1,0 +1,155 @@
+"""The sampler: which sequences run, and what each of them draws.
+
+A sequence's random numbers are a function of its seed and its step alone, and no sequence sees
+another: what it says depends neither on the batch nor on the order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit import kernels
+from lorakit.adapters.attached import attached, has_adapter
+from lorakit.base.head import logits_fn
+from lorakit.errors import NonFiniteError
+from lorakit.generate.checks import check_request, end_tokens
+from lorakit.generate.choose import choose_tokens, uniforms
+from lorakit.generate.decoders import Decoder, decoder_for
+from lorakit.generate.sequence import Growing, Stops
+from lorakit.generate.settings import Completion, SamplingSettings
+from lorakit.progress import bar
+
+OnToken = Callable[[int, int], None]
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    *,
+    seeds: Sequence[int] | None = None,
+    max_new_tokens: Sequence[int] | None = None,
+    max_batch: int = 64,
+    on_token: OnToken | None = None,
+    description: str = "generating",
+) -> list[Completion]:
+    """Continue every prompt.
+
+    Runs in eval mode; afterwards every module is in the mode it was in. An adapter takes part
+    unless it is disabled (`adapter_disabled`).
+
+    Args:
+        prompts: token ids, none of them empty.
+        seeds: one for each prompt, taken modulo 2**64; None: made of `settings.seed` and the
+            prompt's index. At temperature 0 nothing is drawn.
+        max_new_tokens: one for each prompt, instead of `settings.max_new_tokens`.
+        max_batch: the most sequences that are continued at a time; it changes speed and memory,
+            not what comes out.
+        on_token: called with (index of the prompt, token id) for each token as it is drawn.
+        description: of the progress bar.
+
+    Returns:
+        One completion for each prompt, in their order.
+
+    Raises:
+        InputError: an argument that cannot work.
+        NonFiniteError: the model's logits became NaN or infinite.
+    """
+    limits = check_request(
+        model, prompts, settings, seeds=seeds, max_new_tokens=max_new_tokens, max_batch=max_batch
+    )
+    if seeds is None:
+        numbers = kernels.mix_keys(settings.seed, torch.arange(len(prompts)))
+    else:
+        numbers = torch.tensor([int(kernels.mix_keys(seed)) for seed in seeds])
+    sequences = [
+        Growing(index, prompt, seed, limit)
+        for index, (prompt, seed, limit) in enumerate(
+            zip(prompts, numbers.tolist(), limits, strict=True)
+        )
+    ]
+    stop_ids = {*settings.stop_ids, *(() if settings.ignore_eos else end_tokens(model, tokenizer))}
+    stops = Stops(tokenizer, tuple(stop_ids), settings.stop_strings)
+    with _generating(model), bar(description, len(prompts)) as running_bar:
+        for finished in _run(model, sequences, settings, stops, max_batch, on_token):
+            running_bar.advance(finished)
+    return [sequence.completion() for sequence in sequences]
+
+
+def _run(
+    model: PreTrainedModel,
+    sequences: Sequence[Growing],
+    settings: SamplingSettings,
+    stops: Stops,
+    max_batch: int,
+    on_token: OnToken | None,
+) -> Iterator[int]:
+    """Generate all sequences; yields how many a step finished."""
+    decoder: Decoder = decoder_for(model, min(max_batch, max(1, len(sequences))))
+    head = logits_fn(model)
+    # The longest first: the memory they need shows at once, and equal lengths stand together.
+    waiting = sorted(sequences, key=lambda sequence: -len(sequence.prompt))
+    running: list[Growing] = []
+    while waiting or running:
+        count = decoder.joining([s.prompt for s in waiting], len(running)) if waiting else 0
+        joining, waiting = waiting[:count], waiting[count:]
+        hidden_SD = decoder.step(
+            [sequence.token_ids[-1] for sequence in running],
+            [sequence.prompt for sequence in joining],
+        )
+        running += joining
+        _draw(running, head(hidden_SD).float(), settings)
+        if on_token is not None:
+            for sequence in running:
+                on_token(sequence.index, sequence.token_ids[-1])
+        finished = [place for place, sequence in enumerate(running) if stops.end(sequence)]
+        if finished:
+            running = [running[place] for place in decoder.free(finished)]
+            yield len(finished)
+
+
+def _draw(running: Sequence[Growing], logits_SV: torch.Tensor, settings: SamplingSettings) -> None:
+    """Add one token to each sequence."""
+    drawn_S = None
+    if settings.temperature > 0:
+        drawn_S = uniforms([s.seed for s in running], [len(s.token_ids) for s in running])
+        drawn_S = drawn_S.to(logits_SV.device)
+    tokens_S = choose_tokens(
+        logits_SV,
+        drawn_S,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+    )
+    logprobs_S = logits_SV.gather(1, tokens_S[:, None])[:, 0] - logits_SV.logsumexp(dim=-1)
+    for sequence, token, logprob in zip(
+        running, tokens_S.tolist(), logprobs_S.tolist(), strict=True
+    ):
+        if not math.isfinite(logprob):
+            raise NonFiniteError(
+                f"the logits of prompt {sequence.index} are not finite after "
+                f"{len(sequence.token_ids)} tokens; possible: a model that computes numbers. Look "
+                "at its training loss, or load it in a wider dtype (base.dtype)."
+            )
+        sequence.token_ids.append(token)
+        sequence.logprobs.append(logprob)
+
+
+@contextmanager
+def _generating(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, nothing is dropped at random, and norms of the adapter are computed once."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with attached(model).cached_norms() if has_adapter(model) else nullcontext():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
