@@ -57,6 +57,8 @@ class TerminalChat:
                 self._take(line.strip())
             except LeaveError:
                 return
+            except KeyboardInterrupt:  # before the answer began
+                self._note("(stopped)")
             except InputError as error:
                 self._out.print(str(error), style="yellow")
 
@@ -86,7 +88,9 @@ class TerminalChat:
 
     def _answer_below(self, question: str) -> None:
         """One answer after the other."""
-        for dialogue in self._dialogues:
+        for number, dialogue in enumerate(self._dialogues):
+            if number:
+                self._out.print()
             if len(self._dialogues) > 1:
                 self._out.print(dialogue.name, style="bold")
             answer = dialogue.ask(question, _write)
