@@ -1,4 +1,4 @@
-"""The small base model and the data that ship with the package."""
+"""The small base model and the instruction data that ship with the package."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from pathlib import Path
 from lorakit.errors import DataError
 from lorakit.recipe.builtin_names import DATA_PREFIX
 
-DATA_FOLDER = Path(__file__).parent / "data"
-
 
 def model_folder() -> Path:
     """The folder of the built-in base model: config, weights, tokenizer and model card."""
     return Path(__file__).parent / "model"
 
 
+def data_folder() -> Path:
+    """The folder of the built-in data: `<set>.jsonl` of four sets, and their data card."""
+    return Path(__file__).parent / "data"
+
+
 def data_names() -> list[str]:
     """The built-in data sets, as recipes name them: `builtin:train`, ..."""
-    return sorted(f"{DATA_PREFIX}{path.stem}" for path in DATA_FOLDER.glob("*.jsonl"))
+    return sorted(f"{DATA_PREFIX}{path.stem}" for path in data_folder().glob("*.jsonl"))
 
 
 def data_file(name: str) -> Path:
@@ -37,4 +40,4 @@ def data_file(name: str) -> Path:
         raise DataError(
             f"{name!r} is no built-in data set; possible: {', '.join(names) or 'none'}. {hint}"
         )
-    return DATA_FOLDER / f"{name.removeprefix(DATA_PREFIX)}.jsonl"
+    return data_folder() / f"{name.removeprefix(DATA_PREFIX)}.jsonl"

@@ -30,7 +30,7 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("train", "in_domain"):
         rows = [{"messages": [*CHAT[:1], CHAT[1] | {"content": f"{name} {n}"}]} for n in range(8)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(builtin, "DATA_FOLDER", folder)
+    monkeypatch.setattr(builtin, "data_folder", lambda: folder)
     return folder
 
 
