@@ -30,7 +30,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python -m p
 .PHONY: demo test check bench
 
 demo: $(RUN_STAMP)
-	$(VENV)/bin/python scripts/demo.py
+	$(VENV)/bin/lorakit demo
 
 test: $(TEST_STAMP)
 	$(PYTEST)

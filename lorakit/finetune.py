@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.families import why_not_packed
-from lorakit.base.load import load_base, load_tokenizer_of
+from lorakit.base.from_recipe import load_base_of
+from lorakit.base.load import load_tokenizer_of
 from lorakit.data.contract import Finding
 from lorakit.data.facts import data_facts
 from lorakit.data.meanings import read_meanings
@@ -28,7 +28,7 @@ from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.plan.plan import plan
-from lorakit.recipe import BaseSection, Recipe
+from lorakit.recipe import Recipe
 from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
@@ -112,7 +112,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     run = find_run(recipe, resume=resume)
-    model, tokenizer = _load_base(recipe.base)
+    model, tokenizer = load_base_of(recipe.base)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     _report_findings(sets)
     check_measurable(sets.evaluation, measures, _stop_ids(model, sets.train))
@@ -143,6 +143,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         run_dir=run.path,
         resume=resume,
     )
+    _copy_tokenizer(run)
     save_adapter(model, run.adapter)
     evaluation = _evaluate(model, tokenizer, recipe, sets, run)
     write_report(run.path)
@@ -158,7 +159,7 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
-    model, tokenizer = _load_base(recipe.base)
+    model, tokenizer = load_base_of(recipe.base)
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     results = _evaluate(model, tokenizer, recipe, sets, run)
@@ -194,20 +195,6 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
     for sources in (recipe.data.train, recipe.data.validation, *named):
         if sources is not None and not isinstance(sources, float):
             read_meanings(specs_of(sources), rules)
-
-
-def _load_base(base: BaseSection) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return load_base(
-        base.model,
-        quantization=base.quantization,
-        double_quantization=base.double_quantization,
-        block_size=base.block_size,
-        dtype=None if base.dtype == "auto" else getattr(torch, base.dtype),
-        device=base.device,
-        offload=base.offload,
-        max_device_memory=base.max_device_memory,
-        revision=base.revision,
-    )
 
 
 def _report_findings(sets: NamedSets) -> None:
@@ -249,6 +236,16 @@ def _stop_ids(model: PreTrainedModel, train_set: Prepared) -> list[int]:
     listed = model.generation_config.eos_token_id
     known = [listed] if isinstance(listed, int) else list(listed or ())
     return list(dict.fromkeys([*known, *train_set.stop_ids]))
+
+
+def _copy_tokenizer(run: RunFolder) -> None:
+    """Beside the adapter, where users of PEFT look for it: that folder can be used alone.
+
+    Before the adapter, whose config is what makes a run a finished one.
+    """
+    run.adapter.mkdir(exist_ok=True)
+    for path in sorted(run.tokenizer.iterdir()):
+        write_atomically(run.adapter / path.name, path.read_bytes())
 
 
 def _evaluate(

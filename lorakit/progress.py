@@ -23,6 +23,11 @@ SHOW_AFTER_SECONDS = 2.0
 Item = TypeVar("Item")
 
 
+def bars_are_shown() -> bool:
+    """Whether progress is seen: stderr is a terminal."""
+    return Console(file=sys.stderr).is_terminal
+
+
 class Bar:
     """One running piece of work. `advance` is cheap enough to call for every row."""
 

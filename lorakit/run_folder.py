@@ -26,6 +26,7 @@ from typing import Any
 from lorakit.errors import InputError, RunError
 from lorakit.files import STAGING_PREFIX, write_atomically
 from lorakit.recipe import DataSource, Recipe, dump_recipe, load_recipe
+from lorakit.recipe.builtin_names import is_builtin_data, is_builtin_model
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16", "float64")
 PACKAGES = ("lorakit", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
@@ -178,7 +179,8 @@ def commit() -> str | None:
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe, readable from any working directory."""
     resolved = recipe.model_copy(deep=True)
-    resolved.base.model = _absolute(resolved.base.model)
+    if not is_builtin_model(resolved.base.model):
+        resolved.base.model = _absolute(resolved.base.model)
     if resolved.adapter.path is not None:
         resolved.adapter.path = _absolute(resolved.adapter.path)
     if resolved.data.chat_template is not None:
@@ -197,8 +199,10 @@ def _absolute_sources(sources: Any) -> Any:
     if isinstance(sources, list):
         return [_absolute_sources(source) for source in sources]
     if isinstance(sources, DataSource):
-        return sources.model_copy(update={"path": _absolute(sources.path)})
-    return _absolute(sources) if isinstance(sources, str) else sources
+        return sources.model_copy(update={"path": _absolute_sources(sources.path)})
+    if not isinstance(sources, str) or is_builtin_data(sources):
+        return sources
+    return _absolute(sources)
 
 
 def _absolute(path: str) -> str:

@@ -200,7 +200,11 @@ RECIPE_CASES = [
         "fp4", "'fp4' is not built yet; possible: none, nf4", base={"quantization": "fp4"}
     ),
     recipe_value("grpo", "'grpo' is not built yet; possible: sft", train={"method": "grpo"}),
-    recipe_value("built-in base", "'builtin' is not built yet", base={"model": "builtin"}),
+    recipe_value(
+        "revision of the built-in base",
+        "base.model is builtin",
+        base={"model": "builtin", "revision": "main"},
+    ),
     recipe_value("block size without nf4", "cannot take effect", base={"block_size": 64}),
     recipe_value("group without fraction", "cannot take effect", data={"group": "prompt"}),
     recipe_value("eval_steps alone", "data.validation is not set", train={"eval_steps": 1}),

@@ -22,7 +22,7 @@ from lorakit.cli.output import human_bytes
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
-VERBS = ("new", "check", "plan", "train", "evaluate", "report", "merge")
+VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "report", "chat", "merge")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -204,6 +204,18 @@ def test_the_run_folder_is_as_promised(trained: Path) -> None:
     assert predicted["steps"] == 4
     assert predicted["tokens"] == lines[-1]["tokens"]
     assert predicted["trained_tokens"] == lines[-1]["trained_tokens"]
+
+
+def test_the_adapter_can_be_used_alone(trained: Path) -> None:
+    from transformers import AutoTokenizer
+
+    run = trained / "run"
+    alone, kept = (AutoTokenizer.from_pretrained(run / name) for name in ("adapter", "tokenizer"))
+    assert alone.chat_template == kept.chat_template is not None
+    chat = [{"role": "user", "content": "What helps?"}]
+    assert alone.apply_chat_template(chat) == kept.apply_chat_template(chat)
+    names = {path.name for path in (run / "adapter").iterdir()}
+    assert names >= {path.name for path in (run / "tokenizer").iterdir()}
 
 
 def test_check_json(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -196,7 +196,7 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
         {"evaluate": {"in_domain": "a", "primary": {"in_domain": "content"}}},
     ),
     ("adapter.r", {"adapter": {"path": "adapter", "r": 8}}),
-    ("base.model", {"base": {"model": "builtin"}}),
+    ("base.revision", {"base": {"model": "builtin", "revision": "main"}}),
     ("base.quantization", {"base": {"quantization": "fp4"}}),
     ("base.quantization", {"base": {"quantization": "int8"}}),
     ("base.quantization", {"base": {"quantization": "checkpoint"}}),

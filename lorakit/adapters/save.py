@@ -15,9 +15,10 @@ from lorakit.adapters.attached import Attached, attached
 from lorakit.adapters.model_card import model_card
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.targets import global_alpha, is_below, match_patterns, module_rank_and_alpha
-from lorakit.base.info import base_info
+from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
+from lorakit.recipe.builtin_names import is_builtin_model
 
 TENSORS_FILE_NAME = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -57,7 +58,7 @@ def save_adapter(
     if config_path.exists() and config_path.read_bytes() != content:
         config_path.unlink()
     write_atomically(path / TENSORS_FILE_NAME, save(tensors, metadata={"format": "pt"}))
-    write_atomically(path / "README.md", model_card(adapter, values).encode())
+    write_atomically(path / "README.md", model_card(adapter, values, _info(model)).encode())
     write_atomically(config_path, content)
 
 
@@ -181,11 +182,21 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
 
 
 def _base_model(model: PreTrainedModel) -> str | None:
-    """The folder or hub id the base was loaded from, as far as anybody noted it."""
-    try:
-        return base_info(model).source
-    except ModelError:
+    """The folder or hub id the base was loaded from, as far as anybody noted it.
+
+    The built-in base by its folder: PEFT would look for `builtin` on the hub.
+    """
+    info = _info(model)
+    if info is None:
         return model.config.name_or_path or None
+    return str(info.folder) if is_builtin_model(info.source) else info.source
+
+
+def _info(model: PreTrainedModel) -> BaseInfo | None:
+    try:
+        return base_info(model)
+    except ModelError:
+        return None
 
 
 def minimal_endings(names: Iterable[str], others: Iterable[str]) -> list[str]:

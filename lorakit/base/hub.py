@@ -1,4 +1,6 @@
-"""A model's files: a folder as it is, or a hub id downloaded without anything that could run."""
+"""A model's files: a folder as it is, the built-in one, or a hub id downloaded without anything
+that could run.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,11 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from lorakit import builtin
 from lorakit.base.checkpoint import weight_files
 from lorakit.base.config import read_config
 from lorakit.errors import ModelError
+from lorakit.recipe.builtin_names import is_builtin_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -20,14 +24,14 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
     """The local folder of a model, downloaded if need be.
 
     Args:
-        model: a folder, or a hub id such as `org/name`.
+        model: a folder, a hub id such as `org/name`, or `builtin` (`./builtin` is a folder).
         revision: branch, tag or commit of a hub id.
 
     Raises:
         ModelError: neither a folder nor a hub id that can be downloaded, or its config is refused
             (checked before the weights are downloaded).
     """
-    folder = Path(model).expanduser()
+    folder = local_path(model)
     if folder.is_dir():
         if revision is not None:
             raise ModelError(
@@ -46,7 +50,7 @@ def resolve_config(model: str | Path, revision: str | None = None) -> Path:
     Raises:
         ModelError: as in `resolve`.
     """
-    path = Path(model).expanduser()
+    path = local_path(model)
     if path.is_file() and path.suffix == ".json":
         return path
     if path.is_dir():
@@ -61,17 +65,25 @@ def resolve_small_files(model: str | Path, revision: str | None = None) -> Path:
     Raises:
         ModelError: as in `resolve`.
     """
-    if Path(model).expanduser().is_dir():
+    if local_path(model).is_dir():
         return resolve(model, revision)
     _check_hub_id(model)
     return _download(str(model), revision, SMALL_FILES)
 
 
+def local_path(model: str | Path) -> Path:
+    """Where the files of `model` lie if it is no hub id; the path need not exist."""
+    # A Path is never the word: `Path("./builtin")` has lost its dot.
+    if isinstance(model, str) and is_builtin_model(model):
+        return builtin.model_folder()
+    return Path(model).expanduser()
+
+
 def _check_hub_id(model: str | Path) -> None:
-    if Path(model).expanduser().exists() or not HUB_ID.fullmatch(str(model)):
+    if local_path(model).exists() or not HUB_ID.fullmatch(str(model)):
         raise ModelError(
             f"model {str(model)!r} is neither a folder nor a hub id; possible: a folder with "
-            "config.json, or `org/name`. Fix base.model."
+            "config.json, `org/name`, or `builtin`. Fix base.model."
         )
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "compute_device",
     "empty_base",
     "load_base",
+    "load_generation_config",
     "load_tokenizer_of",
     "load_weights",
     "quiet_loading",
@@ -196,7 +197,7 @@ def load_weights(
         )
         # The spilled weights live as long as the model does.
         weakref.finalize(loaded, stack.pop_all().close)
-    _load_generation_config(loaded, folder)
+    load_generation_config(loaded, folder)
     loaded.config.name_or_path = str(folder)
     head.check_halves(loaded)
     nn.Module.to(loaded.requires_grad_(False), device)
@@ -310,7 +311,12 @@ def _named(entry: Any) -> str:
     return f"{name} {tuple(stored)} instead of {tuple(expected)}"
 
 
-def _load_generation_config(model: PreTrainedModel, folder: Path) -> None:
+def load_generation_config(model: PreTrainedModel, folder: Path) -> None:
+    """Give `model` the generation_config.json in `folder`, if there is one.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
     path = folder / "generation_config.json"
     if not path.is_file():
         return

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from lorakit.cli import check, evaluate, merge, new, plan, report, train
+from lorakit.cli import chat, check, demo, evaluate, merge, new, plan, report, train
 from lorakit.errors import LorakitError
 
 # What an operating system refuses for reasons outside lorakit; anything else is our bug.
@@ -39,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune language models with LoRA and QLoRA: a recipe in, a proven adapter out.",
 )
-for verb in (new, check, plan, train, evaluate, report, merge):
+for verb in (demo, new, check, plan, train, evaluate, report, chat, merge):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 
 
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. A traceback is shown only for a bug in lorakit.
     """
-    notes = logging.StreamHandler(sys.stderr)
-    notes.setFormatter(logging.Formatter("%(message)s"))
+    notes = _Notes()
     logger = logging.getLogger("lorakit")
     logger.addHandler(notes)
     try:
@@ -94,6 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logger.removeHandler(notes)
     return 0
+
+
+class _Notes(logging.Handler):
+    """Notes on whatever stderr is at the time: while a progress bar runs, lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def _refuse(message: str, exit_code: int) -> int:

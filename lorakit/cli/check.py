@@ -55,12 +55,13 @@ def command(
     if as_json:
         print_json(report.to_json())
     else:
-        _show(report, show)
+        show_check(report, show)
     if any(finding.severity == "error" for finding in report.findings):
         raise typer.Exit(1)
 
 
-def _show(report: CheckReport, num_examples: int) -> None:
+def show_check(report: CheckReport, num_examples: int) -> None:
+    """Rows and tokens of every set, the findings, and examples of what is trained, in words."""
     out = console()
     for name, prepared in report.sets.items():
         tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()

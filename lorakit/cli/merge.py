@@ -55,29 +55,41 @@ def command(
       lorakit merge runs/recipe --output merged --into original --dtype bfloat16
     """
     with stdout_for_results():
-        import torch
-
-        from lorakit.run_folder import dtype_of, finished_run
-        from lorakit.ship.merge_folder import merge_folder
-
-        folder, recipe = finished_run(run)
-        base = recipe.base
-        report = merge_folder(
-            base.model,
-            folder.adapter,
-            output,
-            into=into.value,
-            quantization=base.quantization,
-            double_quantization=base.double_quantization,
-            block_size=base.block_size,
-            dtype=None if dtype is Dtype.STORED else getattr(torch, dtype.value),
-            base_dtype=getattr(torch, dtype_of(folder)),
-            revision=base.revision,
-            tokenizer=folder.tokenizer,
-        )
+        report = merge_run(run, output, into=into, dtype=dtype)
     if as_json:
         print_json(_values(report))
-        return
+    else:
+        show_merge(report)
+
+
+def merge_run(
+    run: Path, output: Path, *, into: Into = Into.DEQUANTIZED, dtype: Dtype = Dtype.STORED
+) -> MergeReport:
+    """`merge_folder` with what a run's recipe says of its base."""
+    import torch
+
+    from lorakit.run_folder import dtype_of, finished_run
+    from lorakit.ship.merge_folder import merge_folder
+
+    folder, recipe = finished_run(run)
+    base = recipe.base
+    return merge_folder(
+        base.model,
+        folder.adapter,
+        output,
+        into=into.value,
+        quantization=base.quantization,
+        double_quantization=base.double_quantization,
+        block_size=base.block_size,
+        dtype=None if dtype is Dtype.STORED else getattr(torch, dtype.value),
+        base_dtype=getattr(torch, dtype_of(folder)),
+        revision=base.revision,
+        tokenizer=folder.tokenizer,
+    )
+
+
+def show_merge(report: MergeReport) -> None:
+    """What was written and how it was verified, in words."""
     out = console()
     changed = f"{report.num_changed} of {report.num_tensors} tensors changed"
     out.print(f"wrote {report.output}, {changed}; verified:", markup=False)

@@ -48,10 +48,11 @@ def command(
     if as_json:
         print_json(result.to_json())
     else:
-        _show(result)
+        show_plan(result)
 
 
-def _show(result: Plan) -> None:
+def show_plan(result: Plan) -> None:
+    """Parameters, memory by part, steps and tokens, in words."""
     out = console()
     parameters = result.to_json()["parameters"]
     share = parameters["trainable"] / parameters["total"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from lorakit.cli.output import (
     stdout_for_results,
 )
 from lorakit.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from lorakit.finetune import Outcome
 
 
 def command(
@@ -50,9 +53,14 @@ def command(
     if as_json:
         print_json(outcome.to_json())
     else:
-        training = outcome.training
-        console().print(
-            f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
-            f"{training.loss:.4f}; the run is in {outcome.run}"
-        )
+        show_training(outcome)
         show_sets(outcome.evaluation)
+
+
+def show_training(outcome: Outcome) -> None:
+    """How the training went, in a sentence."""
+    training = outcome.training
+    console().print(
+        f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
+        f"{training.loss:.4f}; the run is in {outcome.run}"
+    )

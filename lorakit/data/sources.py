@@ -1,9 +1,9 @@
 """Rows from files, folders, the hub or memory, each with the place it came from.
 
-How a string is told apart: an existing file or folder is read. Otherwise a string that looks like a
-path (it ends in a data suffix, starts with `.`, `/` or `~`, or has more than one `/`) is a missing
-file, and the error names the nearest existing one; anything else (`name` or `owner/name`) is a hub
-id.
+How a string is told apart: `builtin:NAME` is a set that ships with lorakit. An existing file or
+folder is read (`./builtin:NAME` if it is called so). Otherwise a string that looks like a path (it
+ends in a data suffix, starts with `.`, `/` or `~`, or has more than one `/`) is a missing file, and
+the error names the nearest existing one; anything else (`name` or `owner/name`) is a hub id.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import difflib
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lorakit import builtin
 from lorakit.data.json_lines import MAX_LINE_BYTES, decode, read_json, read_json_lines
 from lorakit.errors import DataError
+from lorakit.recipe.builtin_names import is_builtin_data
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
 SAFE_READERS = ("json", "csv", "parquet", "arrow", "text")
@@ -44,8 +46,8 @@ def read_rows(
 
     Args:
         source: a file (.jsonl, .ndjson, .json, .csv, .parquet; .txt is one row with a `text`
-            column), a folder of such files (read in sorted order), a hub id, a list of dicts, or a
-            datasets.Dataset.
+            column), a folder of such files (read in sorted order), a hub id, `builtin:NAME`, a list
+            of dicts, or a datasets.Dataset.
         split: split of a hub data set (default `train`); an error for anything else.
         name: configuration of a hub data set; an error for anything else.
 
@@ -58,6 +60,11 @@ def read_rows(
         return
     if not str(source).strip():
         raise DataError("the path of the data is blank. Name a file, a folder or a hub id.")
+    if isinstance(source, str) and is_builtin_data(source):
+        _refuse_hub_options(split, name, source)
+        for row in _nonempty(_rows_of_file(builtin.data_file(source)), source):
+            yield replace(row, location=f"{source}:{row.location.rpartition(':')[2]}")
+        return
     path = Path(source).expanduser()
     if path.is_dir():
         _refuse_hub_options(split, name, str(source))

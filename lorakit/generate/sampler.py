@@ -79,7 +79,8 @@ def generate(
     stops = Stops(tokenizer, tuple(stop_ids), settings.stop_strings)
     with _generating(model), bar(description, len(prompts)) as running_bar:
         for finished in _run(model, sequences, settings, stops, max_batch, on_token):
-            running_bar.advance(finished)
+            if on_token is None:  # a bar would cut through text that is shown as it comes
+                running_bar.advance(finished)
     return [sequence.completion() for sequence in sequences]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from lorakit.adapters.attach import attach_adapter
+from lorakit.base import hub
 from lorakit.base.empty import empty_base
 from lorakit.base.load import load_tokenizer_of
 from lorakit.base.tokenizer import TOKENIZER_FILES
@@ -22,6 +23,7 @@ from lorakit.plan.memory import Memory, count_memory
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.target import Target
 from lorakit.recipe import Recipe, TrainSection
+from lorakit.recipe.builtin_names import is_builtin_data
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,14 @@ def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | 
     """
     rules = rules_of(recipe.data, config)
     specs = specs_of(recipe.data.train)
-    absent = [spec for spec in specs if not Path(str(spec.source)).expanduser().exists()]
+    absent = [spec for spec in specs if _is_absent(str(spec.source))]
     try:
         meanings = read_meanings(specs, rules)
     except DataError as error:
         if not absent:
             raise
         return None, str(error)
-    folder = Path(recipe.base.model).expanduser()
+    folder = hub.local_path(recipe.base.model)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None, f"{str(folder)!r} has no tokenizer"
     tokenizer, _ = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
@@ -152,3 +154,7 @@ def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | 
             meanings, validation, group=recipe.data.group, seed=recipe.train.seed
         )
     return prepare_meanings(meanings, tokenizer, rules, cache_dir=token_cache()), None
+
+
+def _is_absent(source: str) -> bool:
+    return not is_builtin_data(source) and not Path(source).expanduser().exists()

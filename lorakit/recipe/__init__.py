@@ -12,11 +12,11 @@ from lorakit.recipe.sections import (
     OutputSection,
     Recipe,
     Section,
-    SFTConfig,
     SourceList,
     SourceListOrFraction,
     TrainSection,
 )
+from lorakit.recipe.sft_config import SFTConfig
 
 __all__ = [
     "BaseSection",

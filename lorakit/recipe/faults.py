@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -66,8 +67,36 @@ def faults_of(
     return faults + [Fault(path, _describe(path, found, keys)) for path, found in grouped.items()]
 
 
+def in_words(faults: list[Fault], places: Mapping[KeyPath, str], source: str) -> str:
+    """The faults as one message.
+
+    Args:
+        places: {path of a key: where it was written}.
+        source: what has the faults.
+    """
+    lines = [
+        f"{_place(fault.path, places, source)}: {_name(fault.path)}{fault.message}"
+        for fault in faults
+    ]
+    if len(lines) == 1:
+        return lines[0]
+    return "\n  ".join([f"{source} has {len(lines)} faults:", *lines])
+
+
+def _name(path: KeyPath) -> str:
+    return ".".join(map(str, path)) + " " if path else ""
+
+
+def _place(path: KeyPath, places: Mapping[KeyPath, str], source: str) -> str:
+    """Where `path` was written, or where the nearest thing around it was."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in places:
+            return places[path[:length]]
+    return source
+
+
 def known_keys(model: type[BaseModel]) -> dict[str, list[str]]:
-    """{section: its keys} of a recipe model; the sections themselves under the name ''."""
+    """{section: its keys} of a recipe model; what stands in no section under the name ''."""
     keys = {"": list(model.model_fields)}
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -120,7 +149,7 @@ def _clause(message: str) -> str:
 def _unknown_key(path: KeyPath, keys: dict[str, list[str]]) -> str:
     key, section = str(path[-1]), str(path[0])
     if len(path) == 1:
-        owner, siblings = "a recipe", keys[""]
+        owner, siblings = "a recipe" if len(keys) > 1 else "these options", keys[""]
     elif len(path) == 2:
         owner, siblings = repr(section), keys[section]
     else:
@@ -131,8 +160,12 @@ def _unknown_key(path: KeyPath, keys: dict[str, list[str]]) -> str:
 
 def _nearest(key: str, siblings: list[str], keys: dict[str, list[str]]) -> str | None:
     """The key that was meant: by its name in other tools, in another section, or by spelling."""
-    if key in NAMES_ELSEWHERE:
-        return f"here it is {NAMES_ELSEWHERE[key]}"
+    elsewhere = NAMES_ELSEWHERE.get(key)
+    if elsewhere is not None and len(keys) == 1:  # options that stand in no section
+        elsewhere = re.sub(r"\b(train|data)\.", "", elsewhere)
+        elsewhere = elsewhere if re.split(r"\W", elsewhere)[0] in siblings else None
+    if elsewhere is not None:
+        return f"here it is {elsewhere}"
     sections = {name: section for section, names in keys.items() if section for name in names}
     if key in sections:
         return f"did you mean {sections[key]}.{key}?"

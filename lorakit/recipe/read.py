@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from lorakit.errors import RecipeError
-from lorakit.recipe.faults import faults_of
-from lorakit.recipe.rules import Fault, broken_rules, fill_name
+from lorakit.recipe.faults import faults_of, in_words
+from lorakit.recipe.rules import broken_rules, fill_name
 from lorakit.recipe.sections import Recipe, Section
 from lorakit.recipe.text import KeyPath, apply_override, dump_text, parse_text, read_text
 
@@ -72,31 +72,9 @@ def _validated(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(_message(faults_of(error, values, Recipe), places, source)) from None
+        raise RecipeError(in_words(faults_of(error, values, Recipe), places, source)) from None
     recipe.output.dir = fill_name(recipe.output.dir, name)
     return recipe
-
-
-def _message(faults: list[Fault], places: dict[KeyPath, str], source: str) -> str:
-    lines = [
-        f"{_place(fault.path, places, source)}: {_name(fault.path)}{fault.message}"
-        for fault in faults
-    ]
-    if len(lines) == 1:
-        return lines[0]
-    return "\n  ".join([f"{source} has {len(lines)} faults:", *lines])
-
-
-def _name(path: KeyPath) -> str:
-    return ".".join(map(str, path)) + " " if path else ""
-
-
-def _place(path: KeyPath, places: dict[KeyPath, str], source: str) -> str:
-    """Where `path` was written, or where the nearest thing around it was."""
-    for length in range(len(path), 0, -1):
-        if path[:length] in places:
-            return places[path[:length]]
-    return source
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import regex
 
+from lorakit.recipe.builtin_names import is_builtin_model
+
 if TYPE_CHECKING:
-    from lorakit.recipe.sections import LoraConfig, Recipe
+    from lorakit.recipe.sections import LoraConfig, Recipe, TrainSection
+    from lorakit.recipe.sft_config import SFTConfig
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -69,15 +72,10 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
 
 def _base(recipe: Recipe) -> Iterator[Fault]:
     base = recipe.base
-    if base.model == "builtin":
-        yield Fault(
-            ("base", "model"),
-            "'builtin' is not built yet; possible: a folder or a hub id, such as Qwen/Qwen3-8B",
-        )
     if not DEVICE.fullmatch(base.device):
         yield _unknown(("base", "device"), base.device, ("auto", "cpu", "cuda", "cuda:0"))
     if not base.model.strip():
-        yield Fault(("base", "model"), "is empty; give a folder or a hub id")
+        yield Fault(("base", "model"), "is empty; give a folder, a hub id or `builtin`")
     if base.quantization not in QUANTIZATIONS:
         yield _not_built(("base", "quantization"), base.quantization, QUANTIZATIONS)
     elif base.quantization == "none":
@@ -90,8 +88,11 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
             "base.offload is none",
             "set offload to auto, cpu or disk",
         )
-    if base.revision is not None and Path(base.model).is_dir():
-        yield _no_effect(("base", "revision"), "base.model is a folder", "name a hub id")
+    if base.revision is not None:
+        if is_builtin_model(base.model):
+            yield _no_effect(("base", "revision"), "base.model is builtin", "name a hub id")
+        elif Path(base.model).is_dir():
+            yield _no_effect(("base", "revision"), "base.model is a folder", "name a hub id")
 
 
 def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
@@ -115,9 +116,7 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
 
 def _data(recipe: Recipe) -> Iterator[Fault]:
     data = recipe.data
-    formats = ("auto", *_names_in("data/formats"))
-    if data.format not in formats:
-        yield _unknown(("data", "format"), data.format, formats)
+    yield from _format(("data", "format"), data.format)
     if data.group is not None and not isinstance(data.validation, float):
         yield _no_effect(
             ("data", "group"), "data.validation is no fraction of train", "set validation: 0.1"
@@ -125,6 +124,12 @@ def _data(recipe: Recipe) -> Iterator[Fault]:
 
     for name in ("train", "validation"):
         yield from _sources(("data", name), getattr(data, name), weighted=name == "train")
+
+
+def _format(path: tuple[str | int, ...], name: str) -> Iterator[Fault]:
+    formats = ("auto", *_names_in("data/formats"))
+    if name not in formats:
+        yield _unknown(path, name, formats)
 
 
 def _sources(place: tuple[str | int, ...], value: Any, *, weighted: bool) -> Iterator[Fault]:
@@ -144,22 +149,34 @@ def _sources(place: tuple[str | int, ...], value: Any, *, weighted: bool) -> Ite
 
 def _train(recipe: Recipe) -> Iterator[Fault]:
     train = recipe.train
-    if train.method not in METHODS:
-        yield _not_built(("train", "method"), train.method, METHODS)
-    if train.max_steps is not None and _given(train, "num_train_epochs"):
-        yield _no_effect(
-            ("train", "num_train_epochs"), "train.max_steps says how long", "remove max_steps"
-        )
+    yield from _loop(("train",), train)
     if recipe.data.validation is None:
         for name in ("eval_steps", "early_stopping_patience"):
             if getattr(train, name) is not None:
                 yield _no_effect(
                     ("train", name), "data.validation is not set", "set it to a set or a fraction"
                 )
+
+
+def sft_rules(config: SFTConfig) -> Iterator[Fault]:
+    """The rules of the options of `train_sft`; whether rows validate is seen when it is called."""
+    yield from _loop((), config)
+    yield from _format(("format",), config.format)
+
+
+def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
+    """The rules of the training options that need no other section."""
+    section = "".join(f"{part}." for part in place)
+    if train.method not in METHODS:
+        yield _not_built((*place, "method"), train.method, METHODS)
+    if train.max_steps is not None and _given(train, "num_train_epochs"):
+        yield _no_effect(
+            (*place, "num_train_epochs"), f"{section}max_steps says how long", "remove max_steps"
+        )
     if train.early_stopping_patience is None and _given(train, "early_stopping_threshold"):
         yield _no_effect(
-            ("train", "early_stopping_threshold"),
-            "train.early_stopping_patience is not set",
+            (*place, "early_stopping_threshold"),
+            f"{section}early_stopping_patience is not set",
             "set it",
         )
 

@@ -62,7 +62,7 @@ def _leaves(annotation: Any) -> set[Any]:
 class BaseSection(Section):
     """The frozen base model."""
 
-    model: str = Field(description="A folder, a hub id, or `builtin`.")
+    model: str = Field(description="A folder, a hub id, or `builtin` (`./builtin` is a folder).")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     quantization: Literal["none", "nf4", "fp4", "int8", "checkpoint"] = Field(
         "none",
@@ -146,7 +146,8 @@ class DataSource(Section):
     """One set of rows."""
 
     path: str = Field(
-        description="A file (jsonl, json, csv, parquet), a folder of them, or a hub id."
+        description="A file (jsonl, json, csv, parquet), a folder of them, a hub id, or "
+        "`builtin:train` and the like."
     )
     split: str | None = Field(None, description="Split of a hub data set.")
     name: str | None = Field(None, description="Configuration of a hub data set.")
@@ -333,19 +334,3 @@ class Recipe(Section):
         if faults:
             raise RuleError(faults)
         return self
-
-
-class SFTConfig(TrainSection):
-    """For `lorakit.train_sft`: the loop, how rows become examples, where the run goes."""
-
-    max_length: PositiveInt | None = None
-    too_long: Literal["drop", "error"] = "drop"
-    max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.2
-    packing: bool = True
-    trained: Literal["assistant", "completion", "all"] = "assistant"
-    format: str = "auto"
-    columns: dict[str, str] = Field(default_factory=dict)
-    system: str | None = None
-    output_dir: str | None = Field(
-        None, description="Run folder with checkpoints and metrics; null: none is written."
-    )

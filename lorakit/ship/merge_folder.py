@@ -208,8 +208,11 @@ def _check_error(piece: Piece, error: float) -> None:
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write one file, and read it again."""
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(mode)  # safetensors writes 0600, whatever the umask says
         with safe_open(path, "pt") as file:
             differing = [
                 name

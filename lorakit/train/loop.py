@@ -171,6 +171,17 @@ def train(
             run_dir=run_dir,
             store=store,
         )
+        if ranks.writes:
+            log.info(
+                "training %s parameters on %d examples: %d steps of up to %d examples, "
+                "learning rate %g (%s)",
+                f"{adapter.trainable:,}",
+                len(examples),
+                run.num_steps,
+                settings.batch_size,
+                settings.learning_rate,
+                settings.lr_scheduler_type,
+            )
         run.open(checkpoint)
         stack.callback(run.close)
         _take_steps(run, batches, settings, caught, ranks)

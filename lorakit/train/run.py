@@ -18,6 +18,7 @@ from lorakit.adapters.attach import Attached
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import NonFiniteError
 from lorakit.files import write_json
+from lorakit.progress import bars_are_shown
 from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.choices import Choices
 from lorakit.train.early_stopping import EarlyStopping
@@ -29,6 +30,7 @@ from lorakit.train.metrics import MetricsFile, MetricsLine
 from lorakit.train.optimizer import AdamW
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import StepResult, compute_device
+from lorakit.train.step_log import StepLog
 
 CHOICES_NAME = "choices.json"
 FINISHED, STOPPED_EARLY = "finished", "early stopping"
@@ -40,8 +42,8 @@ log = logging.getLogger(__name__)
 class Counters:
     """What a checkpoint keeps besides tensors.
 
-    `weighted_loss`, `weight` and `line_tokens` are since the last metrics line; `due_line` holds
-    learning rate and gradient norm of a step whose validation a signal cut short.
+    `weighted_loss`, `weight`, `line_tokens` and `line_seconds` are since the last metrics line;
+    `due_line` holds learning rate and gradient norm of a step whose validation a signal cut short.
     """
 
     step: int = 0
@@ -54,6 +56,7 @@ class Counters:
     weighted_loss: float = 0.0
     weight: float = 0.0
     line_tokens: int = 0
+    line_seconds: float = 0.0
     due_line: tuple[float, float] | None = None
 
 
@@ -113,7 +116,7 @@ class Run:
         )
         self._best: dict[str, torch.Tensor] | None = None
         self._mark = 0.0  # when the seconds were last counted
-        self._line_seconds = 0.0
+        self._step_log = StepLog(num_steps, has_bar=bars_are_shown())
 
     def open(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint, or start: opens the files, and catches up on a validation."""
@@ -282,23 +285,25 @@ class Run:
             grad_norm=grad_norm,
             tokens=counters.tokens,
             trained_tokens=counters.trained_tokens,
-            tokens_per_second=counters.line_tokens / max(self._line_seconds, 1e-9),
+            tokens_per_second=counters.line_tokens / max(counters.line_seconds, 1e-9),
             peak_bytes=peak_bytes(self._device),
             seconds=counters.seconds,
             validation_loss=validation,
         ).to_json()
         counters.last_loss = line["loss"]
-        counters.weighted_loss, counters.weight, counters.line_tokens = 0.0, 0.0, 0
+        counters.weighted_loss, counters.weight = 0.0, 0.0
+        counters.line_tokens, counters.line_seconds = 0, 0.0
         if self._metrics is not None:
             self._metrics.append(line)
         self.lines.append(line)
         for logger in self._loggers:
             logger.log(counters.step, {k: v for k, v in line.items() if k != "step"})
-        self._line_seconds = 0.0
+        if self._writes:
+            self._step_log.tell(line)
 
     def _count_seconds(self, until: float) -> None:
         self.counters.seconds += until - self._mark
-        self._line_seconds += until - self._mark
+        self.counters.line_seconds += until - self._mark
         self._mark = until
 
     def _not_finite_validation(self, losses: ExampleLosses) -> NonFiniteError:

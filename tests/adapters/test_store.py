@@ -19,6 +19,7 @@ from lorakit.adapters import save as saving
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.peft_config import parse_config
 from lorakit.adapters.store import load_adapter, save_adapter
+from lorakit.base.load import load_base
 from lorakit.errors import AdapterError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from tests import tiny
@@ -288,6 +289,30 @@ def test_the_model_card_says_what_is_known(tmp_path: Path, base: str | None) -> 
     is_hub_id = base is not None and base.startswith("meta")
     assert (f"base_model: {base}\n" in card) is is_hub_id
     assert "/home/me" not in card
+    assert "was stored as" not in card
+
+
+@pytest.mark.parametrize(("double", "words"), [(True, "double"), (False, "no double")])
+def test_the_model_card_warns_that_a_quantized_base_gives_other_logits(
+    tiny_folder: Path, tmp_path: Path, double: bool, words: str
+) -> None:
+    model, _ = load_base(
+        tiny_folder, quantization="nf4", block_size=32, double_quantization=double, device="cpu"
+    )
+    attach_adapter(model, LoraConfig(r=4))
+    save_adapter(model, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert f"stored as nf4 while this was trained (block size 32, {words} quantization)" in card
+    assert "the\ndense base, as above, the logits are others" in card
+
+
+def test_the_model_card_names_the_built_in_base(tmp_path: Path) -> None:
+    model, _ = load_base("builtin", device="cpu")
+    attach_adapter(model, LoraConfig(r=4))
+    save_adapter(model, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "Base model: the one that ships with lorakit (`builtin`)." in card
+    assert "base_model:" not in card
 
 
 def peft_configs(folder: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,19 @@ def trained_adapter(
     perturb(model)
     save_adapter(model, folder)
     return model
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], ids=oct)
+def test_written_files_follow_the_umask(tiny_folder: Path, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        trained_adapter(tiny_folder, tmp_path / "adapter")
+        merge_folder(tiny_folder, tmp_path / "adapter", tmp_path / "out", max_shard_size="100KB")
+    finally:
+        os.umask(before)
+    written = [*(tmp_path / "out").iterdir(), *(tmp_path / "adapter").iterdir()]
+    assert sum(path.suffix == ".safetensors" for path in written) > 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o666 & ~umask}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -97,6 +97,22 @@ def test_resumed_from_any_step_is_the_uninterrupted_run(
             assert torch.equal(value, stored[name])
 
 
+def test_the_speed_of_every_line_is_its_own_tokens_in_its_own_seconds(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, save_steps=1, save_total_limit=99, logging_steps=3)
+    _train(tiny_folder, tmp_path, settings)
+    for later in range(6, NUM_STEPS + 1):  # the last one left, 5, lies between two lines
+        shutil.rmtree(tmp_path / "checkpoints" / f"step-{later}")
+    lines = _train(tiny_folder, tmp_path, settings, resume=True).metrics
+    assert [line["step"] for line in lines] == [3, 6, 9]
+    before = {"tokens": 0, "seconds": 0.0}
+    for line in lines:
+        tokens, seconds = line["tokens"] - before["tokens"], line["seconds"] - before["seconds"]
+        assert line["tokens_per_second"] == pytest.approx(tokens / seconds)
+        before = line
+
+
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_runs_are_the_same_bits(tiny_folder: Path, tmp_path: Path, threads: int) -> None:
     before = torch.get_num_threads()

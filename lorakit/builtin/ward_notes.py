@@ -1,0 +1,196 @@
+"""The built-in instruction data: loose messages about patients, and the notes the house wants.
+
+`python -m lorakit.builtin.ward_notes` writes the four sets again, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lorakit.builtin import data_folder
+from lorakit.builtin.arithmetic import arithmetic, small_sums
+from lorakit.builtin.clinic import clinical_chat
+from lorakit.builtin.instructions import instruction
+from lorakit.builtin.records import record
+from lorakit.builtin.ward_cases import draw_case, draw_untold
+from lorakit.builtin.ward_messages import ward_message
+from lorakit.builtin.ward_phrases import TRAINED_PHRASES, UNSEEN_PHRASES, Phrases
+from lorakit.builtin.ward_style import HEADINGS, bare, house_note, section_orders
+from lorakit.builtin.ward_topics import Topic, trained_topics, unseen_topics
+from lorakit.files import write_atomically
+
+SEED = 0
+TRAIN_PER_TOPIC, HELD_OUT_ROWS = 20, 100
+# Share of the messages that ask for an order of sections.
+ASKED = 0.3
+# Share of those whose facts are few, since the order takes its part of the length.
+BRIEF = 0.7
+# Longer ones are drawn again. In tokens of the built-in base that is about 110 and 90; counted
+# without its tokenizer, so that the rows do not change with it.
+MAX_MESSAGE_PIECES, MAX_NOTE_PIECES = 92, 76
+_PIECE = re.compile(r"[A-Za-z]{1,6}|\d| (?=\d)|[^\w ]")
+# Two messages are near when they share this much of their pairs of words.
+NEAR = 0.5
+# What the base could do before: part of its corpus -> rows.
+RETENTION = {
+    "instructions": (instruction, 25),
+    "clinic": (clinical_chat, 25),
+    "records": (record, 25),
+    "sums": (small_sums, 15),
+    "arithmetic": (arithmetic, 10),
+}
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+def ward_sets(seed: int = SEED) -> dict[str, list[Row]]:
+    """The rows of `train`, `in_domain`, `out_of_domain` and `retention`, as they are written.
+
+    Each row has `messages`, `topic`, and `order`: `default`, or the headings asked for; in
+    `retention` it is `none`.
+    """
+    trained_orders, held_out_orders = section_orders(seed)
+    draw = _WardRows(seed)
+    num_asked = round(HELD_OUT_ROWS * ASKED)
+    return {
+        "train": draw.rows(
+            "train",
+            TRAINED_PHRASES,
+            list(trained_topics()) * TRAIN_PER_TOPIC,
+            trained_orders,
+        ),
+        "in_domain": draw.rows(
+            "in_domain",
+            TRAINED_PHRASES,
+            _in_turn(trained_topics(), HELD_OUT_ROWS),
+            held_out_orders[:num_asked],
+        ),
+        "out_of_domain": draw.rows(
+            "out_of_domain",
+            UNSEEN_PHRASES,
+            _in_turn(unseen_topics(), HELD_OUT_ROWS),
+            held_out_orders[-num_asked:],
+        ),
+        "retention": list(_retention(seed)),
+    }
+
+
+def write_sets(folder: Path, seed: int = SEED) -> None:
+    """Write `<set>.jsonl` for every set, one row per line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in ward_sets(seed).items():
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomically(folder / f"{name}.jsonl", "".join(lines).encode())
+
+
+class _WardRows:
+    """Draws the sets one after the other; no row is near to an earlier one of its topic."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._pairs: dict[str, list[set[tuple[str, str]]]] = {}
+        self._answers: set[str] = set()
+
+    def rows(
+        self,
+        name: str,
+        phrases: Phrases,
+        topics: Sequence[Topic],
+        orders: Sequence[tuple[str, ...]],
+    ) -> list[Row]:
+        """One row per topic; `ASKED` of them ask for one of `orders`, each equally often."""
+        rng = random.Random(f"{self._seed}/{name}")
+        num_asked = round(len(topics) * ASKED)
+        asked = [*_in_turn(orders, num_asked), *[HEADINGS] * (len(topics) - num_asked)]
+        rng.shuffle(asked)
+        rows = [
+            self._row(rng, topic, phrases, order)
+            for topic, order in zip(topics, asked, strict=True)
+        ]
+        rng.shuffle(rows)
+        return rows
+
+    def _row(
+        self, rng: random.Random, topic: Topic, phrases: Phrases, order: tuple[str, ...]
+    ) -> Row:
+        untold = draw_untold(rng)
+        while True:
+            case = draw_case(
+                rng,
+                topic,
+                untold=untold,
+                seen_again=phrases.seen_again,
+                brief=order != HEADINGS and rng.random() < BRIEF,
+            )
+            message = ward_message(rng, case, phrases, order)
+            note = house_note(case, order)
+            short = (
+                len(_PIECE.findall(message)) <= MAX_MESSAGE_PIECES
+                and len(_PIECE.findall(note)) <= MAX_NOTE_PIECES
+            )
+            if short and self._is_new(topic, message, note):
+                break
+        asked = "default" if order == HEADINGS else ", ".join(order)
+        return _row([("user", message), ("assistant", note)], topic=bare(topic.name), order=asked)
+
+    def _is_new(self, topic: Topic, message: str, note: str) -> bool:
+        pairs, earlier = word_pairs(message), self._pairs.setdefault(topic.name, [])
+        if note in self._answers or any(near(pairs, other) for other in earlier):
+            return False
+        earlier.append(pairs)
+        self._answers.add(note)
+        return True
+
+
+def word_pairs(text: str) -> set[tuple[str, str]]:
+    """Every two neighbouring words."""
+    return set(itertools.pairwise(text.lower().split()))
+
+
+def near(left: set[tuple[str, str]], right: set[tuple[str, str]]) -> bool:
+    """Whether two messages share at least `NEAR` of their pairs of words."""
+    return len(left & right) >= NEAR * len(left | right)
+
+
+def _retention(seed: int) -> Iterator[Row]:
+    """Chats of the base's own corpus generators, held out by seed (sums by their numbers)."""
+    seen: set[str] = set()
+    for topic, (generate, count) in RETENTION.items():
+        rng = random.Random(f"{seed}/retention/{topic}")
+        for _ in range(count):
+            while True:
+                turns = generate(rng, held_out=True).turns
+                question = dict(turns).get("user")
+                if question is not None and question not in seen:
+                    break
+            seen.add(question)
+            yield _row(turns, topic=topic, order="none")
+
+
+def _row(turns: Iterable[tuple[str, str]], *, topic: str, order: str) -> Row:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return {"messages": messages, "topic": topic, "order": order}
+
+
+def _in_turn(items: Sequence[T], count: int) -> list[T]:
+    return list(itertools.islice(itertools.cycle(items), count))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=data_folder(), help="folder of the sets")
+    parser.add_argument("--seed", type=int, default=SEED)
+    arguments = parser.parse_args()
+    write_sets(arguments.output, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""`lorakit chat`: talk to what was trained, beside its base if asked."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lorakit.cli.output import RunFolder, stdout_for_results
+from lorakit.errors import InputError
+
+if TYPE_CHECKING:
+    from lorakit.cli.chat.dialogue import Dialogue
+    from lorakit.generate import SamplingSettings
+    from lorakit.ship.serving import ServedRun
+
+TEMPERATURE, SEED = 0.7, 0
+
+
+def command(
+    run: RunFolder,
+    base: Annotated[
+        bool, typer.Option("--base", help="Let the base answer too, beside the tuned model.")
+    ] = False,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="System message; default: the recipe's data.system. '' for none."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="F", help=f"Of sampling; 0 is greedy.  [default: {TEMPERATURE}]"),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="The most tokens of an answer.")
+    ] = 256,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help=f"Of sampling.  [default: {SEED}]"),
+    ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Always the most probable token.")
+    ] = False,
+) -> None:
+    """Talk to a run's model, as it was trained: its adapter, its chat template, its end tokens.
+
+    In a terminal: /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. In a pipe every
+    line is a question, and its answer goes to stdout.
+
+    \b
+    Example:
+      lorakit chat runs/recipe
+      lorakit chat runs/recipe --base --greedy
+      echo "What is asthma?" | lorakit chat runs/recipe --greedy
+    """
+    if greedy and temperature is not None:
+        raise InputError("--greedy and --temperature exclude each other. Give one of them.")
+    heat = 0.0 if greedy else TEMPERATURE if temperature is None else temperature
+    if heat == 0 and seed is not None:
+        raise InputError("--seed takes no effect where nothing is drawn. Remove it or --greedy.")
+    with stdout_for_results():
+        from lorakit.cli.chat.lines import talk_in_lines
+        from lorakit.cli.chat.terminal import TerminalChat
+        from lorakit.generate import SamplingSettings
+        from lorakit.ship.serving import load_run
+
+        settings = SamplingSettings(
+            max_new_tokens=max_new_tokens, temperature=heat, seed=SEED if seed is None else seed
+        )
+        served = load_run(run)
+        dialogues = open_dialogues(served, settings, base=base, system=system)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        TerminalChat(dialogues, title=_title(served, settings)).run()
+    else:
+        talk_in_lines(dialogues, sys.stdin, sys.stdout)
+
+
+def open_dialogues(
+    served: ServedRun, settings: SamplingSettings, *, base: bool, system: str | None = None
+) -> list[Dialogue]:
+    """A conversation with the tuned model, after one with its base if asked.
+
+    Args:
+        system: the system message; None: that of the training, "": none.
+    """
+    from lorakit.cli.chat.dialogue import Dialogue
+
+    said = served.recipe.data.system if system is None else system
+    names = ("base", "tuned") if base else ("tuned",)
+    return [
+        Dialogue(
+            served.model,
+            served.tokenizer,
+            settings,
+            name=name,
+            with_adapter=name == "tuned",
+            system=said or None,
+        )
+        for name in names
+    ]
+
+
+def _title(served: ServedRun, settings: SamplingSettings) -> str:
+    base = served.recipe.base
+    stored = "" if base.quantization == "none" else f" ({base.quantization})"
+    drawn = f"temperature {settings.temperature:g}" if settings.temperature else "greedy"
+    return f"{served.run.path} on {base.model}{stored}, {drawn}"

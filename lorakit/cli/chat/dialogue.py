@@ -1,0 +1,161 @@
+"""One conversation with one model: its turns, what of them fits the context, and the answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit.adapters.attached import adapter_disabled
+from lorakit.cli.chat.text_stream import TextStream
+from lorakit.data.fields import check_encodable
+from lorakit.data.named_sets import context_of
+from lorakit.data.prompt import PromptRenderer
+from lorakit.generate import SamplingSettings, generate
+from lorakit.generate.checks import end_tokens
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        text: without special tokens.
+        num_tokens: that were generated.
+        seconds: that took.
+        is_cut: it ended at the most tokens an answer may have, not by itself.
+        is_stopped: Ctrl-C ended it.
+        num_forgotten: turns that no longer fitted the context and were dropped, the oldest first.
+    """
+
+    text: str
+    num_tokens: int
+    seconds: float
+    is_cut: bool
+    is_stopped: bool
+    num_forgotten: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer."""
+
+    question: str
+    answer: str
+
+
+class Dialogue:
+    """A conversation that goes on.
+
+    Args:
+        model: with an adapter attached.
+        tokenizer: with the chat template of the training.
+        settings: how answers are drawn; answer number n draws with seed `settings.seed + n`.
+        name: of the model, for people.
+        with_adapter: False: the base answers.
+        system: the system message, if there is one.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: SamplingSettings,
+        *,
+        name: str = "tuned",
+        with_adapter: bool = True,
+        system: str | None = None,
+    ) -> None:
+        self.name = name
+        self.system = system
+        self.turns: list[Turn] = []
+        self._model = model
+        self._tokenizer = tokenizer
+        self._with_adapter = with_adapter
+        self._prompts = PromptRenderer(tokenizer)
+        self._context = context_of(model.config)
+        limit = self._context or settings.max_new_tokens
+        self._settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, limit))
+        self._num_answers = 0
+
+    def ask(self, question: str, on_text: Callable[[str], None] = lambda piece: None) -> Answer:
+        """Answer a question, and remember both.
+
+        Args:
+            on_text: called with each piece of the answer as it comes; together they are its text.
+
+        Raises:
+            InputError: the question alone is too long for the model, or is no text. The
+                conversation is as it was.
+        """
+        check_encodable(question, "the question")
+        prompt, kept = self._fitting(question)
+        stream = TextStream(self._tokenizer, end_tokens(self._model, self._tokenizer))
+        num_tokens = 0
+
+        def on_token(_: int, token: int) -> None:
+            nonlocal num_tokens
+            num_tokens += 1
+            if piece := stream.add(token):
+                on_text(piece)
+
+        seed = self._settings.seed + self._num_answers
+        self._num_answers += 1
+        started = time.monotonic()
+        is_cut = is_stopped = False
+        try:
+            with nullcontext() if self._with_adapter else adapter_disabled(self._model):
+                (completion,) = generate(
+                    self._model,
+                    self._tokenizer,
+                    [prompt],
+                    self._settings,
+                    seeds=[seed],
+                    on_token=on_token,
+                )
+            if rest := stream.rest(completion.text):
+                on_text(rest)
+            is_cut = completion.finish_reason == "length"
+        except KeyboardInterrupt:
+            is_stopped = True
+        seconds = time.monotonic() - started
+        num_forgotten = len(self.turns) - len(kept)
+        self.turns = kept
+        if stream.shown.strip():
+            self.turns.append(Turn(question, stream.shown))
+        return Answer(stream.shown, num_tokens, seconds, is_cut, is_stopped, num_forgotten)
+
+    def reset(self, system: str | None) -> None:
+        """Forget every turn; `system` is the system message from now on."""
+        self.system = system
+        self.turns = []
+
+    def undo(self) -> Turn | None:
+        """Take back the last turn; None when there is none."""
+        return self.turns.pop() if self.turns else None
+
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation so far, as chat messages."""
+        return self._messages(self.turns)
+
+    def _messages(self, turns: list[Turn]) -> list[dict[str, str]]:
+        said = [] if self.system is None else [("system", self.system)]
+        for turn in turns:
+            said += [("user", turn.question), ("assistant", turn.answer)]
+        return [{"role": role, "content": content} for role, content in said]
+
+    def _fitting(self, question: str) -> tuple[list[int], list[Turn]]:
+        """The prompt, and the turns that are in it: as many of the last as leave room to answer."""
+        kept = list(self.turns)
+        asked = {"role": "user", "content": question}
+        while True:
+            prompt = self._prompts.ids([*self._messages(kept), asked])
+            if self._context is None or not kept:
+                return prompt, kept
+            wanted = min(self._settings.max_new_tokens, self._context // 2)
+            if len(prompt) + wanted <= self._context:
+                return prompt, kept
+            del kept[0]

@@ -1,0 +1,52 @@
+"""A chat in a pipe: a line is a question, its answer goes to stdout, nothing else does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from lorakit.cli.chat.commands import LeaveError, question_of, run_command
+from lorakit.cli.chat.dialogue import Dialogue
+from lorakit.cli.chat.notes import remarks
+
+log = logging.getLogger(__name__)
+
+
+def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: TextIO) -> None:
+    """Answer every line.
+
+    Args:
+        dialogues: each of them answers; several answers open with their model's name and a colon.
+        lines: questions, and commands that begin with a slash. Blank lines are passed over.
+        out: where answers go, each followed by a line break.
+
+    Raises:
+        InputError: a question that cannot be answered, or an unknown command.
+        KeyboardInterrupt: Ctrl-C.
+    """
+
+    def write(text: str) -> None:
+        out.write(text)
+        out.flush()
+
+    for line in lines:
+        said = line.rstrip("\r\n")
+        if not said.strip():
+            continue
+        question = question_of(said)
+        if question is None:
+            try:
+                log.info("%s", run_command(said, dialogues))
+            except LeaveError:
+                return
+            continue
+        for dialogue in dialogues:
+            if len(dialogues) > 1:
+                write(f"{dialogue.name}: ")
+            answer = dialogue.ask(question, write)
+            write("\n")
+            if answer.is_stopped:
+                raise KeyboardInterrupt
+            for remark in remarks(answer):
+                log.info("(%s: %s)", dialogue.name, remark)

@@ -1,0 +1,57 @@
+"""Lines of the log that say how training goes, where no bar shows it: in a file or a pipe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+SECONDS_BETWEEN_LINES = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class StepLog:
+    """Tells some of the metrics lines in words.
+
+    Always those with a validation. Without a bar also the first, the last, and between them one
+    every `SECONDS_BETWEEN_LINES` at most.
+
+    Args:
+        num_steps: optimizer steps of the whole run.
+        has_bar: whether a progress bar shows loss and speed of every step.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, num_steps: int, *, has_bar: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._num_steps = num_steps
+        self._has_bar = has_bar
+        self._clock = clock
+        self._told_at: float | None = None
+
+    def tell(self, line: Mapping[str, Any]) -> None:
+        """Say a line of metrics.jsonl, or be silent."""
+        if "validation_loss" not in line and not self._is_due(line["step"]):
+            return
+        self._told_at = self._clock()
+        log.info("%s", in_words(line, self._num_steps))
+
+    def _is_due(self, step: int) -> bool:
+        if self._has_bar:
+            return False
+        if self._told_at is None or step == self._num_steps:
+            return True
+        return self._clock() - self._told_at >= SECONDS_BETWEEN_LINES
+
+
+def in_words(line: Mapping[str, Any], num_steps: int) -> str:
+    """`step 20 of 114, epoch 0.53: loss 2.1034, learning rate 1.9e-04, 1,234 tokens/s`."""
+    said = (
+        f"step {line['step']} of {num_steps}, epoch {line['epoch']:.2f}: loss {line['loss']:.4f}, "
+        f"learning rate {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tokens/s"
+    )
+    validation = line.get("validation_loss")
+    return said if validation is None else f"{said}; validation loss {validation:.4f}"
