@@ -47,23 +47,27 @@ def draw_untold(rng: random.Random) -> str:
     return rng.choices(tuple(_UNTOLD), tuple(_UNTOLD.values()))[0]
 
 
-def draw_case(rng: random.Random, topic: Topic, *, untold: str, seen_again: str) -> Case:
+def draw_case(
+    rng: random.Random, topic: Topic, *, untold: str, seen_again: str, brief: bool = False
+) -> Case:
     """One patient with this topic's problem.
 
     Args:
         untold: what `draw_untold` gave.
         seen_again: how the plan names the next visit, such as `review`.
+        brief: one complaint, one sign, two or three vital signs, for a message that
+            has more to say.
     """
     age = rng.randint(*topic.ages)
     case = Case(
         sex=rng.choice(topic.sexes),
         age=age,
-        complaints=_one_or_two(rng, topic.complaints, _TWO_COMPLAINTS),
+        complaints=_one_or_two(rng, topic.complaints, 0 if brief else _TWO_COMPLAINTS),
         lasting=_lasting(rng, topic),
-        vitals=_vitals(rng, topic.vitals, age),
+        vitals=_vitals(rng, topic.vitals, age, (3, 2, 0) if brief else (3, 3, 2)),
         assessment=topic.name,
         plan=_plan(rng, topic, seen_again),
-        signs=_one_or_two(rng, topic.signs, _TWO_SIGNS),
+        signs=_one_or_two(rng, topic.signs, 0 if brief else _TWO_SIGNS),
     )
     return replace(case, **_NOTHING[untold])
 
@@ -95,13 +99,15 @@ def _lasting(rng: random.Random, topic: Topic) -> str:
     return f"for {rng.randint(*topic.durations)} {topic.unit}"
 
 
-def _vitals(rng: random.Random, flags: frozenset[str], age: int) -> dict[str, str]:
-    """Two to four vital signs in the order in which they were measured, mostly the house's."""
+def _vitals(
+    rng: random.Random, flags: frozenset[str], age: int, counts: tuple[int, int, int]
+) -> dict[str, str]:
+    """Two to four vital signs (how often each) in their order of telling, mostly the house's."""
     ranges = dict(_NORMAL_CHILD if age <= CHILD else _NORMAL)
     for flag in flags:
         sign, low, high = _OUT_OF_RANGE[flag]
         ranges[sign] = (low, high)
-    count = rng.choices((2, 3, 4), (3, 3, 2))[0]
+    count = rng.choices((2, 3, 4), counts)[0]
     # What is out of range is told first; blood pressure and pulse are measured on any ward.
     told = [_OUT_OF_RANGE[flag][0] for flag in sorted(flags)][:count]
     while len(told) < count:

@@ -30,9 +30,11 @@ SEED = 0
 TRAIN_PER_TOPIC, HELD_OUT_ROWS = 20, 100
 # Share of the messages that ask for an order of sections.
 ASKED = 0.3
+# Share of those whose facts are few, since the order takes its part of the length.
+BRIEF = 0.7
 # Longer ones are drawn again. In tokens of the built-in base that is about 110 and 90; counted
 # without its tokenizer, so that the rows do not change with it.
-MAX_MESSAGE_PIECES, MAX_NOTE_PIECES = 94, 80
+MAX_MESSAGE_PIECES, MAX_NOTE_PIECES = 92, 76
 _PIECE = re.compile(r"[A-Za-z]{1,6}|\d| (?=\d)|[^\w ]")
 # Two messages are near when they share this much of their pairs of words.
 NEAR = 0.5
@@ -89,11 +91,11 @@ def write_sets(folder: Path, seed: int = SEED) -> None:
 
 
 class _WardRows:
-    """Draws the sets one after the other; no row is near to one drawn before, in any set."""
+    """Draws the sets one after the other; no row is near to an earlier one of its topic."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._pairs: list[set[tuple[str, str]]] = []
+        self._pairs: dict[str, list[set[tuple[str, str]]]] = {}
         self._answers: set[str] = set()
 
     def rows(
@@ -120,23 +122,29 @@ class _WardRows:
     ) -> Row:
         untold = draw_untold(rng)
         while True:
-            case = draw_case(rng, topic, untold=untold, seen_again=phrases.seen_again)
+            case = draw_case(
+                rng,
+                topic,
+                untold=untold,
+                seen_again=phrases.seen_again,
+                brief=order != HEADINGS and rng.random() < BRIEF,
+            )
             message = ward_message(rng, case, phrases, order)
             note = house_note(case, order)
             short = (
                 len(_PIECE.findall(message)) <= MAX_MESSAGE_PIECES
                 and len(_PIECE.findall(note)) <= MAX_NOTE_PIECES
             )
-            if short and self._is_new(message, note):
+            if short and self._is_new(topic, message, note):
                 break
         asked = "default" if order == HEADINGS else ", ".join(order)
         return _row([("user", message), ("assistant", note)], topic=bare(topic.name), order=asked)
 
-    def _is_new(self, message: str, note: str) -> bool:
-        pairs = word_pairs(message)
-        if note in self._answers or any(near(pairs, other) for other in self._pairs):
+    def _is_new(self, topic: Topic, message: str, note: str) -> bool:
+        pairs, earlier = word_pairs(message), self._pairs.setdefault(topic.name, [])
+        if note in self._answers or any(near(pairs, other) for other in earlier):
             return False
-        self._pairs.append(pairs)
+        earlier.append(pairs)
         self._answers.add(note)
         return True
 

@@ -172,9 +172,9 @@ UNSEEN_PHRASES = Phrases(
     openings=(
         "{A patient} turned up with {complaint}.",
         "Today we had {a patient} here for {complaint}.",
-        "This is about {a patient} who reports {complaint}.",
+        "{A patient} reports {complaint}.",
         "{A patient} was sent to us with {complaint}.",
-        "Our next one is {a patient} suffering from {complaint}.",
+        "Next is {a patient}, suffering from {complaint}.",
     ),
     openings_alone=(
         "This is about {a patient}.",
@@ -208,13 +208,13 @@ UNSEEN_PHRASES = Phrases(
         "Readings today: {}.",
         "Checked at the desk: {}.",
         "The nurse wrote down: {}.",
-        "From the monitor: {}.",
+        "Monitor: {}.",
     ),
     assessments=(
         "My impression is {}.",
-        "In my view we are dealing with {}.",
-        "Everything points to {}.",
-        "We agreed on {}.",
+        "Clinically {}.",
+        "All points to {}.",
+        "We settled on {}.",
         "I would say {}.",
     ),
     treatments=(
@@ -224,12 +224,12 @@ UNSEEN_PHRASES = Phrases(
         "Go ahead with {}.",
         "From today on {}.",
     ),
-    next_visits=("Arrange a {}.", "Make an appointment for a {}.", "We agreed to a {}."),
+    next_visits=("Arrange a {}.", "Set up a {}.", "We agreed to a {}."),
     warnings=(
-        "We want to see {him} again immediately if {}.",
-        "{He} was warned to call us if {}.",
-        "{He} has to be brought here straight away if {}.",
-        "Back to hospital if {}.",
+        "We must see {him} immediately if {}.",
+        "{He} was warned to rush back if {}.",
+        "Straight back to hospital if {}.",
+        "Back here at once if {}.",
     ),
     asides=(
         "It has been raining all day.",
@@ -243,16 +243,16 @@ UNSEEN_PHRASES = Phrases(
     requests=(
         "Put this into our usual form.",
         "Please chart this.",
-        "Turn it into an entry for the file.",
+        "Turn it into an entry.",
         "Could you document the visit?",
-        "An entry for the record please.",
+        "An entry for the file please.",
     ),
     orders=(
-        "I want it sorted as {order}.",
+        "Sort it as {order}.",
         "Sequence: {order}.",
         "Arrange it like this: {order}.",
         "Begin with {first}, followed by {rest}.",
-        "Go through it as {order}.",
+        "We need {order}.",
     ),
     lists=(", ", ", ", ", then "),
 )

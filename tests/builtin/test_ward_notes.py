@@ -1,0 +1,277 @@
+"""The built-in data: reproducible, true to its prompts, in the house style, and no set leaks."""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from lorakit.builtin import data_folder, model_folder, ward_notes
+from lorakit.builtin.arithmetic import is_held_out
+from lorakit.builtin.ward_style import HEADINGS, NOT_STATED, SAFETY_OPENING, bare
+from lorakit.builtin.ward_topics import Topic, trained_topics, unseen_topics
+from lorakit.data.conversation import Conversation
+from lorakit.data.detect import converter_for
+from lorakit.data.sources import read_rows
+
+WARD_SETS = ("train", "in_domain", "out_of_domain")
+SETS = (*WARD_SETS, "retention")
+TOPICS = {bare(topic.name): topic for topic in (*trained_topics(), *unseen_topics())}
+SECTION = re.compile(r"(Reason|Findings|Assessment|Plan|Safety): (\S.*)")
+LASTING = re.compile(r"(.*?)(?: for (\d+ \w+)| (since \w+(?: \w+)?))?")
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [
+            json.loads(line)
+            for line in (data_folder() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for name in SETS
+    }
+
+
+def prompt(row: dict[str, Any]) -> str:
+    return row["messages"][-2]["content"]
+
+
+def answer(row: dict[str, Any]) -> str:
+    return row["messages"][-1]["content"]
+
+
+def sections(row: dict[str, Any]) -> dict[str, str]:
+    """{heading: content} in the order of the lines; fails where a line is no section."""
+    matches = [SECTION.fullmatch(line) for line in answer(row).split("\n")]
+    assert all(matches), answer(row)
+    return {match[1]: match[2] for match in matches if match}
+
+
+def asked_orders(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["order"] for row in rows if row["order"] != "default"]
+
+
+def test_the_generator_writes_the_shipped_bytes(tmp_path: Path) -> None:
+    ward_notes.write_sets(tmp_path)
+    for name in SETS:
+        written, shipped = (folder / f"{name}.jsonl" for folder in (tmp_path, data_folder()))
+        assert written.read_bytes() == shipped.read_bytes(), name
+
+
+def test_another_seed_gives_other_rows(rows) -> None:
+    other = ward_notes.ward_sets(seed=1)
+    for name in SETS:
+        assert len(other[name]) == len(rows[name])
+        assert not {answer(row) for row in other[name] if name in WARD_SETS} & {
+            answer(row) for row in rows[name]
+        }
+        assert other[name] != rows[name]
+
+
+def test_the_sets_are_as_large_as_the_card_says(rows) -> None:
+    assert {name: len(rows[name]) for name in SETS} == {
+        "train": 1040,
+        "in_domain": 100,
+        "out_of_domain": 100,
+        "retention": 100,
+    }
+    assert sum(path.stat().st_size for path in data_folder().iterdir()) < 900_000
+    topics = {name: {row["topic"] for row in rows[name]} for name in SETS}
+    assert len(topics["train"]) == 52
+    assert topics["in_domain"] == topics["train"]
+    assert len(topics["out_of_domain"]) == 16
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_row_is_read_as_a_conversation_that_ends_with_an_answer(name: str) -> None:
+    read = list(read_rows(str(data_folder() / f"{name}.jsonl")))
+    convert = converter_for(read[0])
+    assert convert.name == "messages"
+    for row in read:
+        conversation = convert(row)
+        assert isinstance(conversation, Conversation)
+        roles = [message["role"] for message in conversation.messages]
+        assert roles[-2:] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("name", WARD_SETS)
+def test_every_answer_has_the_five_sections_in_the_order_asked_for(name: str, rows) -> None:
+    for row in rows[name]:
+        order = ", ".join(sections(row))
+        if row["order"] == "default":
+            assert order == ", ".join(HEADINGS)
+            assert not any(heading in prompt(row) for heading in HEADINGS)
+        else:
+            assert order == row["order"] != ", ".join(HEADINGS)
+            assert re.findall("|".join(HEADINGS), prompt(row)) == order.split(", ")
+
+
+@pytest.mark.parametrize("name", WARD_SETS)
+def test_the_register_is_the_house_s(name: str, rows) -> None:
+    for row in rows[name]:
+        safety = sections(row)["Safety"]
+        assert safety.startswith(f"{SAFETY_OPENING} ") or safety == NOT_STATED
+        assert not re.search(r"\.(\s|$)|\b(I|we|he|she|his|her)\b|: an? ", answer(row))
+        assert not re.search(r"\b(bp|HR|RR|sats|temp)\b|\d over \d", answer(row))
+
+
+@pytest.mark.parametrize("name", WARD_SETS)
+def test_every_fact_of_the_answer_is_in_the_prompt(name: str, rows) -> None:
+    for row in rows[name]:
+        for fact in stated_facts(sections(row)):
+            assert fact.lower() in prompt(row).lower(), (fact, row)
+
+
+def stated_facts(found: dict[str, str]) -> list[str]:
+    """What the sections say, without what the house adds."""
+    known = {heading: text for heading, text in found.items() if text != NOT_STATED}
+    facts = []
+    if "Reason" in known:
+        match = LASTING.fullmatch(known["Reason"])
+        assert match
+        facts += [*match[1].split(" and "), *(lasting for lasting in match.groups()[1:] if lasting)]
+    facts += NUMBER.findall(known.get("Findings", ""))
+    facts += [known["Assessment"]] if "Assessment" in known else []
+    facts += known["Plan"].split(", ") if "Plan" in known else []
+    if "Safety" in known:
+        facts += known["Safety"].removeprefix(f"{SAFETY_OPENING} ").split(" or ")
+    return facts
+
+
+@pytest.mark.parametrize("name", WARD_SETS)
+def test_every_fact_of_the_prompt_is_in_the_answer(name: str, rows) -> None:
+    for row in rows[name]:
+        text, found = prompt(row), sections(row)
+        topic = TOPICS[row["topic"]]
+        told = [item for item in topic.complaints if bare(item) in text.lower()]
+        # A sign may name a complaint (nausea, fever), so only unmentioned ones are certain.
+        assert told or found["Reason"] == NOT_STATED
+        assert (row["topic"] in text) == (found["Assessment"] == row["topic"])
+        assert any(drug(plan) in text for plan in topic.plans) == (found["Plan"] != NOT_STATED)
+        assert (" if " in text) == (found["Safety"] != NOT_STATED)
+        # Every number but the age and the room's.
+        left = collections.Counter(NUMBER.findall(text))
+        left -= collections.Counter(NUMBER.findall(answer(row)))
+        assert sum(left.values()) == 1 + ("n room" in text), row
+
+
+def drug(plan: str) -> str:
+    return re.split(r" \d| \{", plan)[0]
+
+
+def test_a_number_of_the_findings_is_that_of_its_vital_sign(rows) -> None:
+    wordings = {
+        "BP {} mmHg": r"(?:bp|blood pressure)(?: of| is| was)? (\d+)(?:/| over )(\d+)",
+        "pulse {}/min": r"(?:pulse|heart rate|HR)(?: of| is| was)? (\d+)",
+        "temperature {} °C": r"(?:temp|temperature)(?: of| is| was)? (\d+\.\d)",
+        "oxygen saturation {}%": r"(?:sats|oxygen|oxygen saturation)(?: of| is| was)? (\d+)",
+        "respiratory rate {}/min": (
+            r"(?:RR|(?:breathing|resp|respiratory) rate)(?: of| is| was)? (\d+)"
+        ),
+    }
+    for row in (row for name in WARD_SETS for row in rows[name]):
+        expected = []
+        for form, pattern in wordings.items():
+            match = re.search(pattern, prompt(row), re.IGNORECASE)
+            if match:
+                expected.append(form.format("/".join(filter(None, match.groups()))))
+        assert sections(row)["Findings"] == (", ".join(expected) or NOT_STATED), row
+
+
+def test_messages_are_whole_english_sentences(rows) -> None:
+    for row in (row for name in WARD_SETS for row in rows[name]):
+        text = prompt(row)
+        assert not re.search(r"[{}]|,\.|,,|\.\.|  ", text), text
+        assert not re.search(r"\ba (8|11\b|18\b|[aeio])|\ban (?!8|11\b|18\b|hour|[aeiou])", text), (
+            text
+        )
+        assert text.endswith((".", "?"))
+
+
+def test_no_row_is_in_two_sets_nor_nearly(rows) -> None:
+    pairs = {name: [ward_notes.word_pairs(prompt(row)) for row in rows[name]] for name in SETS}
+    seen: list[set[tuple[str, str]]] = []
+    answers: set[str] = set()
+    for name in SETS:
+        assert not any(
+            ward_notes.near(mine, other) for mine in pairs[name] for other in seen if mine & other
+        ), name
+        seen += pairs[name]
+    for name in WARD_SETS:
+        mine = [answer(row) for row in rows[name]]
+        assert len(set(mine)) == len(mine)
+        assert not answers & set(mine)
+        answers |= set(mine)
+    asked = [prompt(row) for name in SETS for row in rows[name]]
+    assert len(set(asked)) == len(asked)
+
+
+def test_near_is_told_from_new() -> None:
+    text = "54 year old man with cough for 3 days. Start amoxicillin 1 g. Write the note."
+    changed = text.replace("54", "61").replace("3 days", "4 days")
+    other = "Lady of 30, earache. We start ibuprofen 400 mg. Please document this."
+    pairs = ward_notes.word_pairs
+    assert ward_notes.near(pairs(text), pairs(changed))
+    assert not ward_notes.near(pairs(text), pairs(other))
+
+
+def test_nothing_of_an_unseen_topic_or_wording_is_trained(rows) -> None:
+    trained = "\n".join(prompt(row) + "\n" + answer(row) for row in rows["train"]).lower()
+    for topic in unseen_topics():
+        for text in said_of(topic):
+            assert not re.search(rf"\b{re.escape(text.lower())}\b", trained), text
+    for wording in unseen_wordings():
+        assert wording.lower() not in trained, wording
+
+
+def said_of(topic: Topic) -> list[str]:
+    nouns = [bare(noun) for noun in (topic.name, *topic.complaints)]
+    return [*nouns, *map(drug, topic.plans), *(sign.split(" {")[0] for sign in topic.signs)]
+
+
+def unseen_wordings() -> list[str]:
+    """The longest fixed part of every template that only out_of_domain uses."""
+    phrases = ward_notes.UNSEEN_PHRASES
+    templates = [
+        *phrases.openings, *phrases.measured, *phrases.assessments, *phrases.treatments,
+        *phrases.next_visits, *phrases.warnings, *phrases.asides, *phrases.requests,
+        *phrases.orders, *phrases.durations, phrases.seen_again,
+        *(form for names in phrases.vital_names for form in names.values()),
+    ]  # fmt: skip
+    return [max(re.split(r"\{[^}]*\}", template), key=len).strip(" .,") for template in templates]
+
+
+def test_orders_of_evaluation_are_never_trained(rows) -> None:
+    orders = {name: asked_orders(rows[name]) for name in WARD_SETS}
+    for name in WARD_SETS:
+        assert len(orders[name]) == pytest.approx(0.3 * len(rows[name]), abs=1)
+    assert len(set(orders["train"])) == 59
+    for name in ("in_domain", "out_of_domain"):
+        assert len(set(orders[name])) == len(orders[name])
+        assert not set(orders[name]) & set(orders["train"])
+    assert not set(orders["in_domain"]) & set(orders["out_of_domain"])
+
+
+def test_rows_are_short_enough_for_the_base(rows) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder())
+    for name in WARD_SETS:
+        for row in rows[name]:
+            assert len(tokenizer.encode(prompt(row))) <= 120, row
+            assert len(tokenizer.encode(answer(row))) <= 95, row
+
+
+def test_retention_asks_for_what_the_base_could_do(rows) -> None:
+    mix = collections.Counter(row["topic"] for row in rows["retention"])
+    assert mix == {name: count for name, (_, count) in ward_notes.RETENTION.items()}
+    for row in rows["retention"]:
+        assert row["order"] == "none"
+        assert not re.search(r"^(Findings|Assessment|Safety): ", answer(row), re.MULTILINE)
+        found = re.search(r"(\d+) ([-+*]) (\d+)", prompt(row))
+        if found:
+            assert is_held_out(int(found[1]), int(found[3]), found[2])
