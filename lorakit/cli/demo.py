@@ -19,6 +19,7 @@ from lorakit.cli.plan import show_plan
 from lorakit.cli.train import show_training
 from lorakit.errors import InputError, RunError
 from lorakit.recipe import load_recipe
+from lorakit.run_folder import find_run
 
 if TYPE_CHECKING:
     from lorakit.cli.chat.dialogue import Dialogue
@@ -80,6 +81,7 @@ class Demo:
         self._resume = (folder / "recipe.yaml").is_file()
         self._recipe = load_recipe(RECIPE)
         self._recipe.output.dir = str(folder)
+        find_run(self._recipe, resume=self._resume)  # before anything is told
         self._out = console()
         self._num_steps = 0
 
