@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from lorakit.base.from_recipe import load_base_of
 from lorakit.base.load import load_tokenizer_of
 from lorakit.data.contract import Finding
 from lorakit.data.meanings import read_meanings
-from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of, specs_of
+from lorakit.data.named_sets import NamedSets, context_of, prepare_named_sets, rules_of, specs_of
 from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
-from lorakit.evaluate.compare import SetResult, check_metrics, compare_sets
+from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
+from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
+from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.plan.plan import plan
 from lorakit.recipe import Recipe
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
@@ -104,11 +108,12 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         InputError: recipe, data, model or adapter cannot work; nothing was trained.
         RunError: training stopped for a reason the message names; checkpoints are kept.
     """
-    check_metrics(recipe.evaluate.metrics, recipe.evaluate.primary)
+    measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     run = find_run(recipe, resume=resume)
     model, tokenizer = load_base_of(recipe.base)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     _report_findings(sets)
+    check_measurable(sets.evaluation, measures, _stop_ids(model, sets.train))
     planned = plan(recipe, prepared=sets.train)
     if recipe.adapter.path is None:
         attach_adapter(model, recipe.adapter, seed=recipe.train.seed)
@@ -135,7 +140,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     )
     _copy_tokenizer(run)
     save_adapter(model, run.adapter)
-    return Outcome(run.path, training, _evaluate(model, recipe, sets, run))
+    return Outcome(run.path, training, _evaluate(model, tokenizer, recipe, sets, run))
 
 
 def evaluate_run(path: str | Path) -> dict[str, SetResult]:
@@ -149,7 +154,7 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
     model, tokenizer = load_base_of(recipe.base)
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
-    return _evaluate(model, recipe, sets, run)
+    return _evaluate(model, tokenizer, recipe, sets, run)
 
 
 def check(recipe: Recipe) -> CheckReport:
@@ -161,10 +166,11 @@ def check(recipe: Recipe) -> CheckReport:
     Raises:
         InputError: recipe, adapter, tokenizer or a file of the data cannot work.
     """
-    check_metrics(recipe.evaluate.metrics, recipe.evaluate.primary)
+    measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     tokenizer, config = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
     try:
         sets = prepare_named_sets(recipe, tokenizer, config)
+        check_measurable(sets.evaluation, measures, sets.train.stop_ids)
     except DataError as error:
         _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
@@ -201,9 +207,7 @@ def _write_tokenizer(
 
     Models that never stop are those whose trained end-of-turn token the generation config lacks.
     """
-    listed = model.generation_config.eos_token_id
-    known = [listed] if isinstance(listed, int) else list(listed or ())
-    stops = list(dict.fromkeys([*known, *train_set.stop_ids]))
+    stops = _stop_ids(model, train_set)
     generation = copy.deepcopy(model.generation_config)
     generation._from_model_config = False  # else transformers derives it anew when loading
     if stops:
@@ -227,20 +231,47 @@ def _copy_tokenizer(run: RunFolder) -> None:
         write_atomically(run.adapter / path.name, path.read_bytes())
 
 
+def _stop_ids(model: PreTrainedModel, train_set: Prepared) -> list[int]:
+    """Tokens at which answers end: those the base names, then those that trained turns end in."""
+    listed = model.generation_config.eos_token_id
+    known = [listed] if isinstance(listed, int) else list(listed or ())
+    return list(dict.fromkeys([*known, *train_set.stop_ids]))
+
+
 def _evaluate(
-    model: PreTrainedModel, recipe: Recipe, sets: NamedSets, run: RunFolder
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    sets: NamedSets,
+    run: RunFolder,
 ) -> dict[str, SetResult]:
     wanted = recipe.evaluate
+    stop_ids = _stop_ids(model, sets.train)
+    context = context_of(model.config) or wanted.max_new_tokens
+    greedy = SamplingSettings(
+        max_new_tokens=min(wanted.max_new_tokens, context),
+        temperature=0.0,
+        stop_ids=tuple(stop_ids),
+    )
+
+    def answerer(prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
+        return generate(model, tokenizer, prompts, greedy, description=description)
+
     results = compare_sets(
         model,
-        {name: prepared.examples for name, prepared in sets.evaluation.items()},
-        metrics=wanted.metrics,
-        primary=wanted.primary,
-        margin=wanted.margin,
+        tokenizer,
+        sets.evaluation,
+        Measures.from_section(wanted, seed=recipe.train.seed),
+        answerer,
+        stop_ids=stop_ids,
         token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
         packed=recipe.data.packing and why_not_packed(model.config) is None,
-        max_examples=wanted.max_examples,
-        seed=recipe.train.seed,
     )
+    lines = [
+        json.dumps(answered.to_json(name), ensure_ascii=False, allow_nan=False) + "\n"
+        for name, result in results.items()
+        for answered in result.answered
+    ]
+    write_atomically(run.answers, "".join(lines).encode())
     write_json(run.evaluation, {name: result.to_json() for name, result in results.items()})
     return results

@@ -8,6 +8,7 @@ RUN/checkpoints/      everything needed to go on
 RUN/adapter/          PEFT's format, with the tokenizer beside it
 RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after
+RUN/answers.jsonl     what base and tuned answered, a line each
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"
+
+    @property
+    def answers(self) -> Path:
+        return self.path / "answers.jsonl"
 
 
 def find_run(recipe: Recipe, *, resume: bool) -> RunFolder:
@@ -174,6 +179,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     resolved.data.validation = _absolute_sources(resolved.data.validation)
     for name in ("in_domain", "out_of_domain", "retention"):
         setattr(resolved.evaluate, name, _absolute_sources(getattr(resolved.evaluate, name)))
+    if resolved.evaluate.json_schema is not None:
+        resolved.evaluate.json_schema = _absolute(resolved.evaluate.json_schema)
     resolved.output.dir = str(Path(resolved.output.dir).expanduser().absolute())
     return resolved
 

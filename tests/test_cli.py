@@ -166,7 +166,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path
         "adapter": {"r": 4, "use_dora": True},
         "data": {"train": str(folder / "train.jsonl"), "validation": 0.25},
         "train": {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-2},
-        "evaluate": {"in_domain": str(folder / "test.jsonl")},
+        "evaluate": {"in_domain": str(folder / "test.jsonl"), "max_new_tokens": 8},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arguments = ["train", str(folder / "recipe.yaml"), "--output", str(folder / "run")]
@@ -192,6 +192,7 @@ def test_the_run_folder_is_as_promised(trained: Path) -> None:
         "checkpoints",
         "adapter",
         "evaluation.json",
+        "answers.jsonl",
     }
     assert load_recipe(run / "recipe.yaml").train.max_steps == 4
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -258,8 +259,24 @@ def test_evaluate_repeats_what_training_found(
     shown = run_json(["evaluate", str(trained / "run")], capfd)
     assert shown == written
     loss = shown["in_domain"]["metrics"]["loss"]
-    assert set(loss) == {"base", "tuned", "difference", "interval"}
+    assert set(loss) >= {"base", "tuned", "difference", "interval"}
     assert loss["tuned"] < loss["base"]
+    assert shown["in_domain"]["metrics"]["token_f1"]["higher_is_better"] is True
+    lines = (trained / "run" / "answers.jsonl").read_text("utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [answer["index"] for answer in answers] == list(range(8))
+    assert {answer["set"] for answer in answers} == {"in_domain"}
+    assert [answer["reference"] for answer in answers] == [
+        f"Rest, {n} days." for n in range(16, 24)
+    ]
+    assert all(set(answer["scores"]) == {"token_f1", "rouge_l"} for answer in answers)
+
+
+def test_evaluate_says_what_it_found(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained / "run")]) == 0
+    shown = capfd.readouterr().out
+    assert "in_domain: no difference by loss (8 examples)" in shown
+    assert "too few examples to tell" in shown
 
 
 def test_merge_writes_a_folder_that_transformers_loads(

@@ -170,6 +170,31 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("evaluate.margin", {"evaluate": {"in_domain": "a", "margin": 0.1}}),
     ("evaluate.max_examples", {"evaluate": {"max_examples": 3}}),
     ("evaluate.primary", {"evaluate": {"primary": "loss"}}),
+    ("evaluate.max_generated", {"evaluate": {"max_generated": 3}}),
+    ("evaluate.max_generated", {"evaluate": {"in_domain": "a", "metrics": [], "max_generated": 3}}),
+    (
+        "evaluate.max_new_tokens",
+        {"evaluate": {"in_domain": "a", "metrics": ["loss"], "max_new_tokens": 3}},
+    ),
+    ("evaluate.regex", {"evaluate": {"in_domain": "a", "regex": "x"}}),
+    ("evaluate.regex", {"evaluate": {"in_domain": "a", "metrics": ["regex"], "regex": "("}}),
+    ("evaluate.metrics.1", {"evaluate": {"in_domain": "a", "metrics": ["loss", "regex"]}}),
+    ("evaluate.json_schema", {"evaluate": {"in_domain": "a", "json_schema": "s.json"}}),
+    ("evaluate.metrics.0", {"evaluate": {"in_domain": "a", "metrics": ["json_schema"]}}),
+    ("evaluate.metrics.0", {"evaluate": {"in_domain": "a", "metrics": ["token_f2"]}}),
+    ("evaluate.primary", {"evaluate": {"in_domain": "a", "primary": "content"}}),
+    (
+        "evaluate.primary.retention",
+        {"evaluate": {"in_domain": "a", "primary": {"retention": "loss"}}},
+    ),
+    (
+        "evaluate.primary.indomain",
+        {"evaluate": {"in_domain": "a", "primary": {"indomain": "loss"}}},
+    ),
+    (
+        "evaluate.primary.in_domain",
+        {"evaluate": {"in_domain": "a", "primary": {"in_domain": "content"}}},
+    ),
     ("adapter.r", {"adapter": {"path": "adapter", "r": 8}}),
     ("base.revision", {"base": {"model": "builtin", "revision": "main"}}),
     ("base.quantization", {"base": {"quantization": "fp4"}}),
@@ -297,6 +322,19 @@ def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
         {"train": {"max_steps": 5}},
         {"data": {"train": "a", "validation": [{"path": "b"}, "c"]}},
         {"evaluate": {"retention": {"path": "a", "split": "test"}}},
+        {"evaluate": {"retention": "a", "primary": {"retention": "token_f1"}, "max_generated": 5}},
+        {
+            "evaluate": {
+                "in_domain": "a",
+                "metrics": ["regex", "json_schema"],
+                "regex": "(?i)x",
+                "json_schema": "s",
+            }
+        },
+        {
+            "data": {"train": "a", "validation": 0.1},
+            "evaluate": {"metrics": ["content"], "primary": "content"},
+        },
     ):
         recipe = parse_recipe({"base": {"model": "m"}, "data": {"train": "a"}} | changes)
         again = load(tmp_path, dump_recipe(recipe))

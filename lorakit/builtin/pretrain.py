@@ -1,13 +1,16 @@
 """Pretrain the built-in base: `python -m lorakit.builtin.pretrain --shared-data DIR --output DIR`.
 
 The learning rate warms up, stays, and falls to zero while the corpus turns to its second mixture;
-a short third phase starts lower. The first phase does not depend on its own length or on what
-follows, so a run may be stopped and resumed with fewer or more blocks.
+the third and fourth phase start lower. The first phase does not depend on its own length or on what
+follows, so a run may be stopped and resumed with fewer or more blocks. `--from-model DIR` takes the
+weights, tokenizer and log of an earlier published model and trains the last phase only.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,9 +23,9 @@ from lorakit.builtin import blocks, corpus, weights
 from lorakit.builtin.run_state import Log, Progress, Settings, read_checkpoint, write_checkpoint
 from lorakit.builtin.tokenizer import train_tokenizer
 
-PHASES = ("main", "anneal", "skills")
+PHASES = ("main", "anneal", "skills", "copying")
 # The learning rate at the start of a phase that lets it fall to zero, as a share of the peak.
-START = {"anneal": 1.0, "skills": 0.4}
+START = {"anneal": 1.0, "skills": 0.4, "copying": 0.4}
 HELD_OUT_PER_PART = 40
 HELD_OUT_STEPS = 200
 
@@ -33,6 +36,7 @@ def pretrain(
     settings: Settings,
     *,
     resume: bool = False,
+    from_model: Path | None = None,
     shape: dict[str, int] | None = None,
     save_seconds: float = 240.0,
     stop_after_step: int | None = None,
@@ -43,6 +47,8 @@ def pretrain(
         shared: folder of the public data, see `shared_sources`.
         output: tokenizer, prepared blocks, checkpoint and log go here.
         resume: go on from the checkpoint in `output`.
+        from_model: a published model to start the last phase from, with its weights, tokenizer and
+            log; its optimizer state is not published, so the learning rate warms up again.
         shape: sizes that differ from the built-in model's, see `weights.config`.
         save_seconds: time between checkpoints.
         stop_after_step: save and stop after this optimizer step.
@@ -54,15 +60,21 @@ def pretrain(
         CheckpointError: nothing to resume, or a checkpoint of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
+    start = Progress()
+    if from_model is not None and not resume:
+        start = adopt(from_model, output)
     tokenizer = prepare_tokenizer(shared, output / "tokenizer", settings)
     model = weights.new_model(weights.config(tokenizer, **(shape or {})), seed=settings.seed)
-    masters = weights.MasterWeights(model, matrices=settings.matrices)
-    progress = read_checkpoint(output, masters, settings) if resume else Progress()
+    if from_model is not None:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(from_model).state_dict())
+    dtype = getattr(torch, settings.dtype)
+    masters = weights.MasterWeights(model, matrices=settings.matrices, dtype=dtype)
+    progress = read_checkpoint(output, masters, settings) if resume else start
     log = Log(output / "log.jsonl", keep_steps=progress.step)
     held_out = held_out_batches(shared, tokenizer, settings)
     saved, began = progress.seconds, time.monotonic() - progress.seconds
     for batch, fraction in remaining_batches(shared, output, tokenizer, settings, progress):
-        warmup = (progress.tokens + 1) / settings.warmup_tokens
+        warmup = (progress.tokens - progress.adopted_tokens + 1) / settings.warmup_tokens
         learning_rate = settings.learning_rate * min(fraction, warmup)
         loss = weights.batch_loss(model, batch)
         loss.backward()
@@ -81,6 +93,24 @@ def pretrain(
     masters.unround()
     log.write({"step": progress.step, "held_out": held_out_losses(model, held_out)})
     return model
+
+
+def adopt(model: Path, output: Path) -> Progress:
+    """Begin a run at the last phase with the tokenizer and the log of a published model."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (output / "tokenizer").mkdir(exist_ok=True)
+        shutil.copy(model / name, output / "tokenizer" / name)
+    lines = (model / "training_log.jsonl").read_text().splitlines()
+    last = next(r for r in map(json.loads, reversed(lines)) if "tokens" in r)
+    end = json.loads(lines[-1])["step"]
+    (output / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return Progress(
+        phase=PHASES[-1],
+        step=end,
+        tokens=last["tokens"],
+        adopted_tokens=last["tokens"],
+        seconds=last["seconds"],
+    )
 
 
 def prepare_tokenizer(shared: Path, folder: Path, settings: Settings) -> PreTrainedTokenizerBase:
@@ -106,6 +136,7 @@ def remaining_batches(
         "main": settings.main_blocks,
         "anneal": settings.anneal_blocks,
         "skills": settings.skills_blocks,
+        "copying": settings.copying_blocks,
     }
     for phase in PHASES[PHASES.index(progress.phase) :]:
         if phase != progress.phase:
@@ -158,6 +189,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--main-blocks", type=int, default=Settings.main_blocks)
     parser.add_argument("--anneal-blocks", type=int, default=Settings.anneal_blocks)
     parser.add_argument("--skills-blocks", type=int, default=Settings.skills_blocks)
+    parser.add_argument("--copying-blocks", type=int, default=Settings.copying_blocks)
+    parser.add_argument("--from-model", type=Path, help="train the last phase of this model only")
+    parser.add_argument("--matrices", choices=("muon", "adamw"), default=Settings.matrices)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default=Settings.dtype)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
@@ -165,8 +200,17 @@ def main(arguments: list[str] | None = None) -> None:
         main_blocks=given.main_blocks,
         anneal_blocks=given.anneal_blocks,
         skills_blocks=given.skills_blocks,
+        copying_blocks=given.copying_blocks,
+        matrices=given.matrices,
+        dtype=given.dtype,
     )
-    model = pretrain(given.shared_data, given.output, settings, resume=given.resume)
+    model = pretrain(
+        given.shared_data,
+        given.output,
+        settings,
+        resume=given.resume,
+        from_model=given.from_model,
+    )
     folder = given.output / "model"
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(given.output / "tokenizer").save_pretrained(folder)

@@ -83,7 +83,12 @@ def publish(run: Path, shared: Path, folder: Path, *, num_sums: int = 200) -> No
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    kept = [r for r in records if "held_out" in r or r["step"] % THINNING == 0]
+    last = max(index for index, r in enumerate(records) if "tokens" in r)
+    kept = [
+        record
+        for index, record in enumerate(records)
+        if "held_out" in record or record["step"] % THINNING == 0 or index == last
+    ]
     log = "".join(json.dumps(record) + "\n" for record in kept)
     write_atomically(folder / "training_log.jsonl", log.encode())
     card = model_card(

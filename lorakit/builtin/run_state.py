@@ -17,29 +17,42 @@ from lorakit.files import write_atomically
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the result. Only `main_blocks` and `anneal_blocks` may change on resume."""
+    """What decides the result. On resume only the numbers of blocks may change.
+
+    Attributes:
+        matrices: "muon" or "adamw", what trains the weight matrices of the layers.
+        dtype: of the forward and backward pass; the weights that learn are always float32. bfloat16
+            is slow, and Muon with it, on a CPU without instructions for it.
+    """
 
     seed: int = 0
     main_blocks: int = 6
     anneal_blocks: int = 5
     skills_blocks: int = 2
+    copying_blocks: int = 8
     block_tokens: int = 500_000
     batch_tokens: int = 4096
     learning_rate: float = 4e-3
     warmup_tokens: int = 100_000
     matrices: str = "muon"
+    dtype: str = "bfloat16"
     vocab_size: int = 4096
 
 
 @dataclass
 class Progress:
-    """Where a run is: the next batch, and what has been counted so far."""
+    """Where a run is: the next batch, and what has been counted so far.
+
+    Attributes:
+        tokens: trained in all, `adopted_tokens` of them by the model that the run started from.
+    """
 
     phase: str = "main"
     block: int = 0
     batch: int = 0
     step: int = 0
     tokens: int = 0
+    adopted_tokens: int = 0
     phase_tokens: int = 0
     seconds: float = 0.0
 
@@ -78,7 +91,7 @@ def read_checkpoint(output: Path, masters: MasterWeights, settings: Settings) ->
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    free = ("main_blocks", "anneal_blocks", "skills_blocks")
+    free = ("main_blocks", "anneal_blocks", "skills_blocks", "copying_blocks")
     saved, now = json.loads(metadata["settings"]), asdict(settings)
     changed = [key for key in now if key not in free and saved[key] != now[key]]
     if changed:

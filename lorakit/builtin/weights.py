@@ -1,7 +1,8 @@
 """The model that is pretrained, its float32 master weights and their optimizer.
 
 The forward and backward pass run in bfloat16 (1.7 times as fast as float32 on a core with
-AVX512-BF16); the weights that learn are float32 and are rounded into the model after each step.
+AVX512-BF16, 20 times as slow on one without); the weights that learn are float32 and are rounded
+into the model after each step.
 """
 
 from __future__ import annotations
@@ -104,18 +105,21 @@ def _no_mask(*_: Any, **__: Any) -> None:
 class MasterWeights:
     """float32 copies of a model's weights, trained by Muon (matrices) and AdamW (all others)."""
 
-    def __init__(self, model: LlamaForCausalLM, *, matrices: str) -> None:
-        """Take the master copies, then round the model to bfloat16.
+    def __init__(
+        self, model: LlamaForCausalLM, *, matrices: str, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        """Take the master copies, then round the model to `dtype`.
 
         Args:
-            model: float32; its weights become bfloat16.
+            model: float32; its weights become `dtype`.
             matrices: "muon" or "adamw", what trains the weight matrices of the layers.
+            dtype: of the forward and backward pass.
         """
         self.master = {
             name: nn.Parameter(weight.detach().clone()) for name, weight in model.named_parameters()
         }
         self._model = model
-        self._model.bfloat16()
+        nn.Module.to(model, dtype)  # transformers' own `to` is typed without its arguments
         layers = [weight for name, weight in self.master.items() if ".layers." in name]
         hidden = [weight for weight in layers if weight.ndim == 2]
         others = [w for w in self.master.values() if all(w is not h for h in hidden)]

@@ -23,7 +23,7 @@ from lorakit.run_folder import find_run
 
 if TYPE_CHECKING:
     from lorakit.cli.chat.dialogue import Dialogue
-    from lorakit.evaluate.compare import SetResult
+    from lorakit.evaluate.result import SetResult
     from lorakit.finetune import CheckReport, Outcome
     from lorakit.ship.serving import ServedRun
 
@@ -304,7 +304,9 @@ def demand_proof(evaluation: dict[str, SetResult]) -> None:
     """Raise RunError where the tuned model is not better on a set that it should be better on."""
     failed = [name for name in PROVEN if evaluation[name].verdict != "better"]
     if failed:
-        told = "; ".join(evaluation[name].in_words(name) for name in failed)
+        from lorakit.evaluate.summary import headline
+
+        told = "; ".join(headline(name, evaluation[name]) for name in failed)
         raise RunError(
             f"on this machine the demo does not prove what it should: {told}. The run is kept; "
             "please report this with its report."

@@ -55,9 +55,9 @@ def human_bytes(count: int) -> str:
 
 
 def show_sets(results: Mapping[str, SetResult]) -> None:
-    """One sentence per set that was evaluated."""
+    """What evaluation found, in words."""
+    from lorakit.evaluate.summary import summary
+
     out = console()
-    for name, result in results.items():
-        out.print(result.in_words(name))
-    if not results:
-        out.print("nothing was evaluated: the recipe names no set in its section evaluate")
+    for line in summary(results):
+        out.print(line)

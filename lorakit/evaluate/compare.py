@@ -1,142 +1,214 @@
-"""Before and after on named sets: what changed, how sure that is, and the verdict in words."""
+"""Before and after on named sets: what is measured, and the way from a model to verdicts."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lorakit import tasks
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.data.examples import Example, ExampleSet
-from lorakit.errors import RecipeError
-from lorakit.evaluate.statistics import (
-    MIN_EXAMPLES,
-    Comparison,
-    Verdict,
-    percentile_interval,
-    resampled_means,
-    verdict_of_change,
-    verdict_of_retention,
-)
+from lorakit.data.sources import Row
+from lorakit.errors import DataError, RecipeError
+from lorakit.evaluate.answers import Answered, Answerer, Question, answer_questions, questions
+from lorakit.evaluate.forgotten import most_forgotten
+from lorakit.evaluate.judge import LOSS_METRICS, judge
+from lorakit.evaluate.result import SetResult
+from lorakit.recipe import EvaluateSection
+from lorakit.tasks.json_schema import load_schema
 from lorakit.train.losses import ExampleLosses, example_losses
 
-# Each metric is a function of the mean loss per trained token, and lower is better for both.
-METRICS: dict[str, Callable[[Any], Any]] = {
-    "loss": lambda loss: loss,
-    "perplexity": np.exp,
-}
 RETENTION = "retention"
+# One answer compares with nothing, neither by `content` nor by an interval.
+MIN_ANSWERS = 2
 
 
 @dataclass(frozen=True)
-class SetResult:
-    """The comparison of one set.
+class Measures:
+    """What is measured on every set.
 
     Attributes:
-        examples: measured ones, out of `available`.
-        margin: how much the primary metric may lose; None: any change counts.
-        notes: what a reader of the verdict has to know.
+        metrics: names out of LOSS_METRICS and `tasks`; `loss` is always measured.
+        primary: the metric the verdict rests on, {set: name}; `loss` for others.
+        margin: how much of the primary metric retention may lose, in its own unit.
+        max_examples: measured per set; None: all.
+        max_generated: answered per set, out of the measured ones.
+        scoring: what scorers need.
+        seed: of the samples and of the resampling.
     """
 
-    examples: int
-    available: int
-    metrics: dict[str, Comparison]
-    primary: str
-    verdict: Verdict
-    margin: float | None
-    notes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("loss", "perplexity")
+    primary: Mapping[str, str] | str = "loss"
+    margin: float = 0.05
+    max_examples: int | None = None
+    max_generated: int = 100
+    scoring: tasks.ScoringOptions = field(default_factory=tasks.ScoringOptions)
+    seed: int = 0
 
-    def to_json(self) -> dict[str, object]:
-        """The shape of `evaluation.json`."""
-        return {
-            "examples": self.examples,
-            "available": self.available,
-            "metrics": {name: comparison.to_json() for name, comparison in self.metrics.items()},
-            "primary": self.primary,
-            "verdict": self.verdict,
-            "margin": self.margin,
-            "notes": list(self.notes),
-        }
+    def __post_init__(self) -> None:
+        possible = [*LOSS_METRICS, *tasks.names()]
+        named = [self.primary] if isinstance(self.primary, str) else list(self.primary.values())
+        for name in [*self.metrics, *named]:
+            if name not in possible:
+                raise RecipeError(
+                    f"evaluate.metrics or evaluate.primary names {name!r}; possible: "
+                    f"{', '.join(possible)}. Choose one of them."
+                )
+        for name in named:
+            if name not in {"loss", *self.metrics}:
+                raise RecipeError(
+                    f"evaluate.primary {name!r} is not among evaluate.metrics "
+                    f"{list(self.metrics)}; add it there."
+                )
 
-    def in_words(self, name: str) -> str:
-        """One sentence a newcomer understands."""
-        change = self.metrics[self.primary]
-        low, high = change.interval
-        numbers = (
-            f"{self.primary} {change.base:.4f} -> {change.tuned:.4f} "
-            f"(difference {change.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})"
+    @staticmethod
+    def from_section(section: EvaluateSection, *, seed: int) -> Measures:
+        """What a recipe asks for.
+
+        Raises:
+            RecipeError: a metric that does not exist, or a JSON schema that cannot be used.
+        """
+        schema = None if section.json_schema is None else load_schema(section.json_schema)
+        return Measures(
+            metrics=tuple(section.metrics),
+            primary=section.primary,
+            margin=section.margin,
+            max_examples=section.max_examples,
+            max_generated=section.max_generated,
+            scoring=tasks.ScoringOptions(section.regex, schema, seed),
+            seed=seed,
         )
-        of = f" drawn by seed out of {self.available}" if self.examples < self.available else ""
-        said = [f"{name}: {self.verdict}", numbers + f", {self.examples} examples{of}"]
-        return "; ".join([*said, *self.notes])
+
+    @property
+    def scorers(self) -> list[str]:
+        """The metrics that need answers."""
+        return [name for name in self.metrics if name not in LOSS_METRICS]
+
+    def primary_of(self, set_name: str) -> str:
+        """The metric that a set's verdict rests on."""
+        if isinstance(self.primary, str):
+            return self.primary
+        return self.primary.get(set_name, "loss")
 
 
-def check_metrics(metrics: list[str], primary: str) -> None:
-    """Raise RecipeError for a metric that does not exist or a primary one that is not measured."""
-    unknown = [name for name in [*metrics, primary] if name not in METRICS]
-    if unknown:
-        raise RecipeError(
-            f"evaluate.metrics or evaluate.primary names {unknown[0]!r}; possible: "
-            f"{', '.join(METRICS)}. Choose one of them."
-        )
-    if primary not in metrics and primary != "loss":
-        raise RecipeError(
-            f"evaluate.primary {primary!r} is not among evaluate.metrics {metrics}; add it there."
-        )
+class HeldOut(Protocol):
+    """A set to measure on; `data.prepare.Prepared` is one."""
+
+    @property
+    def examples(self) -> ExampleSet: ...
+
+    @property
+    def rows(self) -> Sequence[Row]: ...
+
+
+def check_measurable(
+    sets: Mapping[str, HeldOut], measures: Measures, stop_ids: Sequence[int]
+) -> None:
+    """Raise DataError for a set whose primary metric needs answers and that has no questions.
+
+    To be called before training: a verdict that cannot be given is found here, not hours later.
+    """
+    for name, held_out in sets.items():
+        primary = measures.primary_of(name)
+        if primary in LOSS_METRICS:
+            continue
+        asked = _drawn_questions(held_out.examples, measures, stop_ids)[1]
+        if len(asked) < MIN_ANSWERS:
+            raise DataError(
+                f"{name}: evaluate.primary is {primary}, which scores answers, but {len(asked)} of "
+                f"its {len(held_out.examples)} examples have a prompt to answer. Name rows with "
+                "prompts, or decide this set by its loss: evaluate.primary: {" + f"{name}: loss}}."
+            )
 
 
 def compare_sets(
     model: PreTrainedModel,
-    sets: dict[str, ExampleSet],
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, HeldOut],
+    measures: Measures,
+    answerer: Answerer,
     *,
-    metrics: list[str],
-    primary: str,
-    margin: float,
+    stop_ids: Sequence[int],
     token_budget: int,
     packed: bool,
-    max_examples: int | None = None,
-    seed: int = 0,
 ) -> dict[str, SetResult]:
     """Measure every set with the adapter off (base) and on (tuned).
 
     Args:
         model: with an adapter attached and switched on.
-        sets: {name: examples}; the name `retention` is judged by non-inferiority.
-        metrics: names out of METRICS; `loss` is always measured.
-        primary: the metric the verdict rests on.
-        margin: how much `primary` may rise on the retention set, in the metric's own unit.
+        tokenizer: of the model.
+        sets: {name: held-out rows}; the name `retention` is judged by non-inferiority.
+        measures: what is measured.
+        answerer: answers prompts with the model as it stands; not called where no scorer is named.
+        stop_ids: tokens that end an answer.
         token_budget: tokens of one forward pass.
         packed: whether the family may be packed.
-        max_examples: per set; a larger set is sampled, the same rows for base and tuned.
-        seed: of that sample and of the resampling.
 
     Raises:
-        RecipeError: a metric that does not exist.
+        DataError: see `check_measurable`.
     """
-    check_metrics(metrics, primary)
+    check_measurable(sets, measures, stop_ids)
     results = {}
-    for name, examples in sets.items():
-        drawn = sample(examples, max_examples, seed=seed)
+    for name, held_out in sets.items():
+        indices, asked = _drawn_questions(held_out.examples, measures, stop_ids)
+        drawn = sample(held_out.examples, indices)
         tuned, base = (
             _losses(model, drawn, name, adapter, token_budget, packed) for adapter in (True, False)
         )
-        names = list(dict.fromkeys(["loss", *metrics]))
-        allowed = margin if name == RETENTION else None
-        result = judge(base, tuned, metrics=names, primary=primary, margin=allowed, seed=seed)
-        results[name] = replace(result, available=len(examples))
+        given, primary = Answered(), measures.primary_of(name)
+        if not np.isfinite([*base.nll, *tuned.nll]).all():
+            # A model whose losses are no numbers cannot be asked, and its loss says enough.
+            given, primary = (
+                Answered(notes=("its losses are no numbers: nothing was answered",)),
+                "loss",
+            )
+        elif len(asked) >= MIN_ANSWERS:
+            given = answer_questions(
+                model,
+                tokenizer,
+                asked,
+                answerer,
+                measures.scorers,
+                measures.scoring,
+                description=name,
+            )
+        judged = judge(
+            base,
+            tuned,
+            metrics=measures.metrics,
+            primary=primary,
+            margin=measures.margin if name == RETENTION else None,
+            scores=given.scores,
+            seed=measures.seed,
+        )
+        results[name] = replace(
+            judged,
+            available=len(held_out.examples),
+            notes=(*judged.notes, *_not_asked(measures, asked, len(drawn)), *given.notes),
+            answered=given.examples,
+            forgotten=most_forgotten(
+                tokenizer, held_out.examples, held_out.rows, indices, base, tuned, stop_ids=stop_ids
+            ),
+        )
     return results
 
 
-def sample(examples: ExampleSet, max_examples: int | None, *, seed: int) -> ExampleSet:
-    """At most `max_examples` of the examples, in their order; files are often sorted by topic."""
-    if max_examples is None or len(examples) <= max_examples:
-        return examples
+def draw(count: int, at_most: int | None, *, seed: int) -> np.ndarray:
+    """int64, at most so many of `count` indices, in order; files are often sorted by topic."""
+    if at_most is None or count <= at_most:
+        return np.arange(count)
     generator = np.random.Generator(np.random.Philox(seed))
-    return _Sample(examples, np.sort(generator.permutation(len(examples))[:max_examples]))
+    return np.sort(generator.permutation(count)[:at_most])
+
+
+def sample(examples: ExampleSet, indices: np.ndarray) -> ExampleSet:
+    """The examples at `indices`, which are in order and without repeats."""
+    return examples if len(indices) == len(examples) else _Sample(examples, indices)
 
 
 class _Sample:
@@ -155,6 +227,27 @@ class _Sample:
 
     def __getitem__(self, index: int) -> Example:
         return self._examples[int(self._indices[index])]
+
+
+def _drawn_questions(
+    examples: ExampleSet, measures: Measures, stop_ids: Sequence[int]
+) -> tuple[np.ndarray, list[Question]]:
+    """Which examples are measured, and the questions among them that are asked."""
+    indices = draw(len(examples), measures.max_examples, seed=measures.seed)
+    if not measures.scorers:
+        return indices, []
+    possible = questions(examples, indices.tolist(), stop_ids)
+    picked = draw(len(possible), measures.max_generated, seed=measures.seed)
+    return indices, [possible[place] for place in picked]
+
+
+def _not_asked(measures: Measures, asked: Sequence[Question], measured: int) -> list[str]:
+    """A word on examples without a prompt."""
+    if not measures.scorers or len(asked) >= min(measured, measures.max_generated):
+        return []
+    if len(asked) < MIN_ANSWERS:
+        return [f"{len(asked)} of {measured} examples have a prompt, so nothing was answered"]
+    return [f"{measured - len(asked)} of {measured} examples have no prompt and were not answered"]
 
 
 def _losses(
@@ -178,55 +271,3 @@ def _losses(
         return measure("tuned")
     with adapter_disabled(model):
         return measure("base")
-
-
-def judge(
-    base: ExampleLosses,
-    tuned: ExampleLosses,
-    *,
-    metrics: list[str],
-    primary: str,
-    margin: float | None,
-    seed: int = 0,
-) -> SetResult:
-    """Compare losses on the same examples; `margin` not None asks for non-inferiority.
-
-    Under MIN_EXAMPLES the verdict is always "no difference", for retention too: a handful of rows
-    shows neither a loss nor that there is none, and a note says so.
-    """
-    means_KR = resampled_means(np.stack([base.nll, tuned.nll]), base.weight, seed=seed)
-    comparisons = {name: _compare(METRICS[name], base, tuned, means_KR) for name in metrics}
-    count = len(base.nll)
-    notes = [
-        f"{name} is beyond what a number can hold"
-        for name, comparison in comparisons.items()
-        if not comparison.is_finite
-    ]
-    if count < MIN_EXAMPLES:
-        notes.insert(0, f"too few examples to tell: a verdict needs {MIN_EXAMPLES}")
-        verdict: Verdict = "no difference"
-    elif not np.isfinite(tuned.mean) and np.isfinite(base.mean):
-        verdict = "worse"
-    elif comparisons[primary].is_finite:
-        verdict = _verdict(comparisons[primary].interval, margin)
-    else:  # rises with the loss, so the loss decides; no finite margin covers such a rise
-        interval = _compare(METRICS["loss"], base, tuned, means_KR).interval
-        verdict = _verdict(interval, None if margin is None else 0.0)
-    return SetResult(count, count, comparisons, primary, verdict, margin, tuple(notes))
-
-
-def _verdict(interval: tuple[float, float], margin: float | None) -> Verdict:
-    if margin is None:
-        return verdict_of_change(interval, lower_is_better=True)
-    return verdict_of_retention(interval, margin, lower_is_better=True)
-
-
-def _compare(
-    of_loss: Callable[[Any], Any], base: ExampleLosses, tuned: ExampleLosses, means_KR: np.ndarray
-) -> Comparison:
-    # Past a loss of 709 exp is infinite in float64: that is an answer here, not a fault.
-    with np.errstate(over="ignore", invalid="ignore"):
-        before, after = float(of_loss(base.mean)), float(of_loss(tuned.mean))
-        difference = float(np.subtract(after, before))
-        interval = percentile_interval(of_loss(means_KR[1]) - of_loss(means_KR[0]))
-    return Comparison(before, after, difference, interval)

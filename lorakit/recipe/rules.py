@@ -13,6 +13,8 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+import regex
+
 from lorakit.recipe.builtin_names import is_builtin_model
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ PACKAGE = Path(__file__).parents[1]
 
 QUANTIZATIONS = ("none", "nf4")
 METHODS = ("sft",)
-METRICS = ("loss", "perplexity")
+METRICS = ("loss", "perplexity")  # and every scorer of tasks/
+EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
+NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a JSON schema"}
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
 INITS_NOT_BUILT = (
@@ -179,24 +183,74 @@ def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
 
 def _evaluate(recipe: Recipe) -> Iterator[Fault]:
     evaluate = recipe.evaluate
-    for index, metric in enumerate(evaluate.metrics):
-        if metric not in METRICS:
-            yield _unknown(("evaluate", "metrics", index), metric, METRICS)
-    if evaluate.primary not in {"loss", *evaluate.metrics}:
-        yield _unknown(
-            ("evaluate", "primary"), evaluate.primary, tuple({"loss": 0} | dict.fromkeys(METRICS))
-        )
-    sets = {name: getattr(evaluate, name) for name in ("in_domain", "out_of_domain", "retention")}
-    for name, value in sets.items():
+    named = {name: getattr(evaluate, name) for name in EVALUATION_SETS}
+    for name, value in named.items():
         yield from _sources(("evaluate", name), value, weighted=False)
-    if all(one is None for one in sets.values()):
+    measured = {name for name, value in named.items() if value is not None}
+    if recipe.data.validation is not None:
+        measured.add("in_domain")
+    yield from _metrics(recipe)
+    if not measured:
         for name in ("metrics", "primary", "max_examples"):
             if _given(evaluate, name):
                 yield _no_effect(
                     ("evaluate", name), "no set to evaluate on is named", "set evaluate.in_domain"
                 )
+    elif isinstance(evaluate.primary, dict):
+        for name in evaluate.primary:
+            if name in EVALUATION_SETS and name not in measured:
+                yield _no_effect(
+                    ("evaluate", "primary", name), f"evaluate.{name} is not set", "set it"
+                )
+    answered = measured and set(evaluate.metrics) - set(METRICS)
+    for name in ("max_generated", "max_new_tokens"):
+        if _given(evaluate, name) and not answered:
+            yield _no_effect(
+                ("evaluate", name), "nothing is answered", "name a set and a scorer in metrics"
+            )
     if evaluate.retention is None and _given(evaluate, "margin"):
         yield _no_effect(("evaluate", "margin"), "evaluate.retention is not set", "set it")
+
+
+def _metrics(recipe: Recipe) -> Iterator[Fault]:
+    evaluate = recipe.evaluate
+    possible = (*METRICS, *_names_in("tasks"))
+    for index, metric in enumerate(evaluate.metrics):
+        if metric not in possible:
+            yield _unknown(("evaluate", "metrics", index), metric, possible)
+    usable = tuple(dict.fromkeys(["loss", *(m for m in evaluate.metrics if m in possible)]))
+    if isinstance(evaluate.primary, str):
+        if evaluate.primary not in usable:
+            yield _not_measured(("evaluate", "primary"), evaluate.primary, usable)
+    else:
+        for name, metric in evaluate.primary.items():
+            if name not in EVALUATION_SETS:
+                yield _unknown(("evaluate", "primary", name), name, EVALUATION_SETS)
+            elif metric not in usable:
+                yield _not_measured(("evaluate", "primary", name), metric, usable)
+    for option in ("regex", "json_schema"):
+        given = getattr(evaluate, option) is not None
+        if given and option not in evaluate.metrics:
+            yield _no_effect(
+                ("evaluate", option), f"evaluate.metrics lacks {option}", "name it there"
+            )
+        if option in evaluate.metrics and not given:
+            place = ("evaluate", "metrics", evaluate.metrics.index(option))
+            yield Fault(
+                place, f"{option!r} needs evaluate.{option}; set it; possible: {NEEDED[option]}"
+            )
+    if evaluate.regex is not None:
+        try:
+            regex.compile(evaluate.regex)
+        except regex.error as error:
+            yield Fault(
+                ("evaluate", "regex"),
+                f"{evaluate.regex!r} is no pattern: {error}; possible: Python's syntax",
+            )
+
+
+def _not_measured(path: tuple[str | int, ...], metric: str, usable: tuple[str, ...]) -> Fault:
+    return Fault(path, f"{metric!r} is not among evaluate.metrics; possible: {', '.join(usable)}")
 
 
 def _output(recipe: Recipe) -> Iterator[Fault]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.builtin import arithmetic, corpus
+from lorakit.builtin.copying import copying
 from lorakit.builtin.document import Document
 from lorakit.builtin.shared_sources import medquad_rows, plain_question, read_rows
 from lorakit.errors import DataError
@@ -105,6 +106,25 @@ def test_every_equation_of_the_arithmetic_part_is_right() -> None:
             assert compute[sign](int(left), int(right)) == int(result), text
             checked += 1
     assert checked > 1000
+
+
+def test_every_word_that_a_copying_task_answers_stands_in_its_question() -> None:
+    rng = random.Random(0)
+    asked = 0
+    for _ in range(1000):
+        document = copying(rng)
+        if document.turns:
+            (_, question), (_, answer) = document.turns
+            given = set(re.findall(r"\w+", question.lower()))
+            missing = set(re.findall(r"\w+", answer.lower())) - given
+            assert not missing, (question, answer)
+            asked += 1
+        else:
+            first, *others = document.text.split("\n\n")
+            words = sorted(re.findall(r"\w+", first))
+            assert others
+            assert all(sorted(re.findall(r"\w+", text)) == words for text in others)
+    assert asked > 500
 
 
 def test_rows_of_later_training_and_test_stay_out(small_shared: Path) -> None:

@@ -22,6 +22,7 @@ SETTINGS = Settings(
     main_blocks=2,
     anneal_blocks=1,
     skills_blocks=1,
+    copying_blocks=1,
     block_tokens=3000,
     batch_tokens=500,
     warmup_tokens=1000,
@@ -73,7 +74,36 @@ def test_the_loss_falls_and_the_learning_rate_ends_near_zero(
     steps = [record for record in logged(whole[1]) if "loss" in record]
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.3
     assert steps[-1]["learning_rate"] < 0.4 * max(r["learning_rate"] for r in steps)
-    assert {record["phase"] for record in steps} == {"main", "anneal", "skills"}
+    assert {record["phase"] for record in steps} == {"main", "anneal", "skills", "copying"}
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_a_run_from_a_published_model_trains_the_last_phase(
+    stop: int, whole: tuple[LlamaForCausalLM, Path], small_shared: Path, tmp_path: Path
+) -> None:
+    """Also stopped in the middle of its warm-up and resumed; in float32."""
+    published = tmp_path / "published"
+    whole[0].save_pretrained(published)
+    shutil.copytree(whole[1] / "tokenizer", published, dirs_exist_ok=True)
+    shutil.copy(whole[1] / "log.jsonl", published / "training_log.jsonl")
+    settings = replace(SETTINGS, matrices="adamw", dtype="float32", warmup_tokens=3000)
+
+    def adopt(output: Path, **keywords: object) -> LlamaForCausalLM:
+        return pretrain(small_shared, output, settings, shape=SHAPE, **keywords)
+
+    in_one_go = adopt(tmp_path / "run", from_model=published)
+    old, new = logged(whole[1]), logged(tmp_path / "run")
+    assert new[: len(old)] == old
+    assert {r["phase"] for r in new[len(old) :] if "loss" in r} == {"copying"}
+    before = whole[0].state_dict()
+    assert any(not torch.equal(before[n], w) for n, w in in_one_go.state_dict().items())
+    if stop:
+        steps = int(str(old[-1]["step"])) + stop
+        adopt(tmp_path / "other", from_model=published, stop_after_step=steps)
+        resumed = adopt(tmp_path / "other", resume=True)
+        expected, actual = in_one_go.state_dict(), resumed.state_dict()
+        assert all(torch.equal(expected[name], actual[name]) for name in expected)
+        assert logged(tmp_path / "other") == new
 
 
 def test_the_weights_are_float32_at_the_end(whole: tuple[LlamaForCausalLM, Path]) -> None:

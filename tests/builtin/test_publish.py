@@ -22,7 +22,12 @@ def published(small_shared: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     """A toy run, and the folder made of it."""
     run = tmp_path_factory.mktemp("publish") / "run"
     settings = Settings(
-        main_blocks=1, anneal_blocks=1, skills_blocks=1, block_tokens=1500, vocab_size=350
+        main_blocks=1,
+        anneal_blocks=1,
+        skills_blocks=1,
+        copying_blocks=1,
+        block_tokens=1500,
+        vocab_size=350,
     )
     model = pretrain(small_shared, run, settings, shape=SHAPE)
     model.save_pretrained(run / "model")

@@ -15,7 +15,7 @@ import yaml
 from lorakit import builtin
 from lorakit.cli import demo, main
 from lorakit.errors import RunError, VerificationError
-from lorakit.evaluate.compare import SetResult
+from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.statistics import Comparison
 from lorakit.recipe.read import load_recipe
 
@@ -163,7 +163,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failing", ["in_domain", "out_of_domain"])
 @pytest.mark.parametrize("verdict", ["no difference", "worse"])
 def test_a_set_that_is_not_better_fails(failing: str, verdict: str) -> None:
-    change = Comparison(2.0, 1.0, -1.0, (-1.1, -0.9))
+    change = Comparison(2.0, 1.0, -1.0, (-1.1, -0.9), 50)
     good = SetResult(50, 50, {"loss": change}, "loss", "better", None)
     sets = {"in_domain": good, "out_of_domain": good, "retention": replace(good, verdict="worse")}
     demo.demand_proof(sets)  # what was forgotten is called out, it is no failure

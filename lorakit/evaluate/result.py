@@ -1,0 +1,109 @@
+"""What evaluation hands on: the comparison of a set, in numbers and in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorakit.evaluate.statistics import Comparison, Verdict
+
+
+@dataclass(frozen=True)
+class AnsweredExample:
+    """What base and tuned answered to one example: a line of `answers.jsonl`.
+
+    Attributes:
+        index: of the example in its set.
+        prompt: what was given to the model, decoded, without special tokens.
+        reference: the right answer.
+        scores: {metric: (base, tuned)}.
+    """
+
+    index: int
+    prompt: str
+    reference: str
+    base: str
+    tuned: str
+    scores: dict[str, tuple[float, float]]
+
+    def to_json(self, set_name: str) -> dict[str, object]:
+        """The shape of a line of `answers.jsonl`."""
+        return {
+            "set": set_name,
+            "index": self.index,
+            "prompt": self.prompt,
+            "reference": self.reference,
+            "base": self.base,
+            "tuned": self.tuned,
+            "scores": {
+                metric: {"base": base, "tuned": tuned}
+                for metric, (base, tuned) in self.scores.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """An example whose loss rose: mean per trained token, in nats.
+
+    Attributes:
+        index: of the example in its set.
+        where: `file:line` of its row.
+        text: how its prompt begins.
+    """
+
+    index: int
+    where: str
+    text: str
+    base: float
+    tuned: float
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The comparison of one set.
+
+    Attributes:
+        examples: measured ones, out of `available`.
+        margin: how much the primary metric may lose; None: any change counts.
+        notes: what a reader of the verdict has to know.
+        answered: what the scorers' metrics rest on.
+        forgotten: the examples that lost most, worst first.
+    """
+
+    examples: int
+    available: int
+    metrics: dict[str, Comparison]
+    primary: str
+    verdict: Verdict
+    margin: float | None
+    notes: tuple[str, ...] = ()
+    answered: tuple[AnsweredExample, ...] = ()
+    forgotten: tuple[Forgotten, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """The shape of `evaluation.json`."""
+        return {
+            "examples": self.examples,
+            "available": self.available,
+            "metrics": {name: comparison.to_json() for name, comparison in self.metrics.items()},
+            "primary": self.primary,
+            "verdict": self.verdict,
+            "margin": self.margin,
+            "notes": list(self.notes),
+            "forgotten": [vars(example) for example in self.forgotten],
+        }
+
+
+def retention_in_words(metric: str, change: Comparison, margin: float) -> str:
+    """Whether the margin was kept, and how sure that is."""
+    low, high = change.losses
+    allowed = f"{margin:g} was allowed"
+    if high <= margin:
+        most = f"at most {high:.4f} of {metric} is lost" if high > 0 else f"no {metric} is lost"
+        return f"the margin was kept: {most}, {allowed}"
+    if low > margin:
+        return f"the margin was not kept: {low:.4f} of {metric} or more is lost, {allowed}"
+    return (
+        f"the margin was not shown to be kept: the loss of {metric} may be {high:.4f}, {allowed}; "
+        "more examples would tell more"
+    )

@@ -1,0 +1,51 @@
+"""Whether the pattern of `evaluate.regex` is found in the answer; the reference is not looked at.
+
+The pattern may match anywhere; `\\A` and `\\Z` tie it to the ends, `(?i)` and `(?s)` work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import regex
+
+from lorakit.errors import RecipeError
+from lorakit.tasks import ScoringOptions
+
+NAME = "regex"
+HIGHER_IS_BETTER = True
+SUMMARY = "share of answers in which the pattern of evaluate.regex is found"
+
+# Nested quantifiers can take longer than the universe; an answer is searched in microseconds.
+TIMEOUT_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+def scores(
+    answers: Sequence[str], references: Sequence[str], options: ScoringOptions
+) -> np.ndarray:
+    """See `lorakit.tasks.Scorer`; each 0 or 1, a search that runs out of time is 0 and told.
+
+    Raises:
+        RecipeError: no pattern is given.
+    """
+    if options.regex is None:
+        raise RecipeError("metric regex has no pattern to search for; set evaluate.regex.")
+    pattern = regex.compile(options.regex)
+    return np.array([_found(pattern, answer) for answer in answers], np.float64)
+
+
+def _found(pattern: regex.Pattern[str], answer: str) -> bool:
+    try:
+        return pattern.search(answer, timeout=TIMEOUT_SECONDS) is not None
+    except TimeoutError:
+        log.warning(
+            "evaluate.regex took over %s s on an answer of %d characters, which counts as not "
+            "found; write the pattern without nested repetitions",
+            TIMEOUT_SECONDS,
+            len(answer),
+        )
+        return False
