@@ -221,6 +221,13 @@ def _write_tokenizer(
         (folder / "generation_config.json").write_text(generation.to_json_string())
 
 
+def _stop_ids(model: PreTrainedModel, train_set: Prepared) -> list[int]:
+    """Tokens at which answers end: those the base names, then those that trained turns end in."""
+    listed = model.generation_config.eos_token_id
+    known = [listed] if isinstance(listed, int) else list(listed or ())
+    return list(dict.fromkeys([*known, *train_set.stop_ids]))
+
+
 def _copy_tokenizer(run: RunFolder) -> None:
     """Beside the adapter, where users of PEFT look for it: that folder can be used alone.
 
@@ -229,13 +236,6 @@ def _copy_tokenizer(run: RunFolder) -> None:
     run.adapter.mkdir(exist_ok=True)
     for path in sorted(run.tokenizer.iterdir()):
         write_atomically(run.adapter / path.name, path.read_bytes())
-
-
-def _stop_ids(model: PreTrainedModel, train_set: Prepared) -> list[int]:
-    """Tokens at which answers end: those the base names, then those that trained turns end in."""
-    listed = model.generation_config.eos_token_id
-    known = [listed] if isinstance(listed, int) else list(listed or ())
-    return list(dict.fromkeys([*known, *train_set.stop_ids]))
 
 
 def _evaluate(
