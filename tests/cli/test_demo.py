@@ -67,6 +67,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyP
     sets = small_sets(folder / "data")
     values = yaml.safe_load(demo.RECIPE.read_text(encoding="utf-8"))
     values["train"] = {"max_steps": 24, "batch_size": 8, "learning_rate": 4e-3}
+    values["evaluate"] |= {"max_generated": 24, "max_new_tokens": 24}
     recipe = folder / "demo.yaml"
     recipe.write_text(yaml.safe_dump(values))
     with pytest.MonkeyPatch.context() as patch:
@@ -110,6 +111,9 @@ def test_it_goes_the_whole_way_and_names_the_command_of_each_step(shown: Shown) 
         "logits in float32 differ by",
         "8. Talk",
         "you:",
+        "in_domain patient 60",
+        "/reset",
+        "in_domain patient 61",
         "Done",
         str(shown.folder / "report.html"),
         "$ lorakit new recipe.yaml",
