@@ -6,7 +6,7 @@ RUN/data.json         facts about the data: rows, lengths, findings, examples
 RUN/choices.json      what the loop decided, such as the dtype of computation
 RUN/metrics.jsonl     a line per logged step
 RUN/checkpoints/      everything needed to go on
-RUN/adapter/          PEFT's format
+RUN/adapter/          PEFT's format, with the tokenizer beside it
 RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after
 RUN/answers.jsonl     what base and tuned answered, a line each

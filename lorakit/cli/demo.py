@@ -19,10 +19,11 @@ from lorakit.cli.plan import show_plan
 from lorakit.cli.train import show_training
 from lorakit.errors import InputError, RunError
 from lorakit.recipe import load_recipe
+from lorakit.run_folder import find_run
 
 if TYPE_CHECKING:
     from lorakit.cli.chat.dialogue import Dialogue
-    from lorakit.evaluate.compare import SetResult
+    from lorakit.evaluate.result import SetResult
     from lorakit.finetune import CheckReport, Outcome
     from lorakit.ship.serving import ServedRun
 
@@ -32,7 +33,6 @@ MERGED, REPORT = "merged", "report.html"
 PROSE_WIDTH = 88
 # Answers in this style are under 200 tokens; a base that never ends is cut here.
 MAX_NEW_TOKENS = 200
-FOLLOW_UP = "What should the patient do at home?"
 # Sets whose primary metric must be better afterwards; what retention lost is said, not judged.
 PROVEN = ("in_domain", "out_of_domain")
 
@@ -80,6 +80,7 @@ class Demo:
         self._resume = (folder / "recipe.yaml").is_file()
         self._recipe = load_recipe(RECIPE)
         self._recipe.output.dir = str(folder)
+        find_run(self._recipe, resume=self._resume)  # before anything is told
         self._out = console()
         self._num_steps = 0
 
@@ -97,9 +98,9 @@ class Demo:
         outcome = self._train()
         self._prove(outcome)
         served = self._load()
-        self._side_by_side(served, held_out)
+        self._side_by_side(served, [held_out[0], held_out[-1]])
         self._merge()
-        self._talk(served, held_out[-1])
+        self._talk(served, held_out[:2])
         self._close(time.monotonic() - started)
         demand_proof(outcome.evaluation)
 
@@ -141,7 +142,7 @@ class Demo:
 
             report = check(self._recipe)
         show_check(report, 1)
-        return held_out_rows(report, "in_domain", 1) + held_out_rows(report, "out_of_domain", 1)
+        return held_out_rows(report, "in_domain", 2) + held_out_rows(report, "out_of_domain", 1)
 
     def _before(self, held_out: list[HeldOut]) -> None:
         asked = held_out[0]
@@ -232,18 +233,20 @@ class Demo:
             report = merge_run(self._folder, self._folder / MERGED)
         show_merge(report)
 
-    def _talk(self, served: ServedRun, row: HeldOut) -> None:
+    def _talk(self, served: ServedRun, rows: list[HeldOut]) -> None:
         self._step(
             "Talk to it",
-            "A short conversation with the tuned model. In a pipe every line is a question.",
+            "Two messages to the tuned model; /reset starts a new conversation between them. In a "
+            "terminal answers appear word by word, in a pipe every line is a question.",
             f"lorakit chat {self._folder}",
         )
         from lorakit.cli.chat.lines import talk_in_lines
 
-        dialogues = self._open_dialogues(served, row, base=False)
-        for question in (row.question, FOLLOW_UP):
-            self._show("you", question)
-            talk_in_lines(dialogues, [question.replace("\n", " ")], sys.stdout)
+        dialogues = self._open_dialogues(served, rows[0], base=False)
+        said = [row.question.replace("\n", " ") for row in rows]
+        for line in (said[0], "/reset", said[1]):
+            self._show("you", line)
+            talk_in_lines(dialogues, [line], sys.stdout)
 
     def _close(self, seconds: float) -> None:
         self._out.print()
@@ -302,7 +305,9 @@ def demand_proof(evaluation: dict[str, SetResult]) -> None:
     """Raise RunError where the tuned model is not better on a set that it should be better on."""
     failed = [name for name in PROVEN if evaluation[name].verdict != "better"]
     if failed:
-        told = "; ".join(evaluation[name].in_words(name) for name in failed)
+        from lorakit.evaluate.summary import headline
+
+        told = "; ".join(headline(name, evaluation[name]) for name in failed)
         raise RunError(
             f"on this machine the demo does not prove what it should: {told}. The run is kept; "
             "please report this with its report."
