@@ -1,6 +1,6 @@
 """Real data on real small models: MedQuAD before and after, for every storage and adapter kind.
 
-    python benchmarks/medquad.py [--epochs N] [--output docs/results.md]
+    python benchmarks/medquad.py [--epochs N]
 
 Runs `lorakit train` on the two recipes of this repository, dense and NF4, LoRA and DoRA, one after
 the other; then loads each run again, switches the adapter off, and holds the base to its golden
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from page import machine, write_section
 
 import lorakit
-from lorakit.run_folder import commit
 
 ROOT = Path(__file__).parents[1]
 MODELS = {
@@ -51,7 +49,6 @@ def main() -> None:
     """Run everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results.md")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +61,7 @@ def main() -> None:
         dropped = json.loads(
             lorakit_command("check", MODELS["stories260K"], "--json", "--show", "0")
         )["rows"]
-    arguments.output.write_text(page(rows, dropped, arguments.epochs))
+    write_section("MedQuAD on two story models", text(rows, dropped, arguments.epochs))
 
 
 def measure(model: str, recipe: str, storage: str, kind: str, run: Path, epochs: float) -> Row:
@@ -135,15 +132,11 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: list[Row], dropped: dict[str, int], epochs: float) -> str:
-    """docs/results.md."""
+def text(rows: list[Row], dropped: dict[str, int], epochs: float) -> str:
+    """The section of docs/results.md."""
     examples = rows[0].evaluation["in_domain"]["examples"]
-    return f"""# Results
-
-Written by `python benchmarks/medquad.py --epochs {epochs:g}`: each line is one `lorakit train` on
-a recipe of this repository, {epochs:g} epoch, seed 42, float32. Machine: {platform.machine()} CPU,
-{torch.get_num_threads()} thread(s), torch {torch.__version__},
-transformers {transformers.__version__}. Commit {commit()}.
+    return f"""Written by `python benchmarks/medquad.py --epochs {epochs:g}`: each line is one
+`lorakit train` on a recipe of this repository, {epochs:g} epoch, seed 42, float32. {machine()}
 Seconds include loading, tokenizing and evaluating, on a machine that other work shared: no
 speed claim.
 

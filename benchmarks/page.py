@@ -1,0 +1,42 @@
+"""docs/results.md: a page of sections, each written by the benchmark that its text names."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+import transformers
+
+from lorakit.run_folder import commit
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
+TITLE = "# Results\n"
+
+
+def write_section(heading: str, text: str, path: Path = RESULTS) -> None:
+    """Put `text` under `## heading`, in place of what stood there; other sections stay."""
+    page = path.read_text("utf-8") if path.is_file() else TITLE
+    opening, *sections = re.split(r"(?m)^(?=## )", page)
+    made = f"## {heading}\n\n{text.strip()}\n"
+    others = [one for one in sections if one.partition("\n")[0] != f"## {heading}"]
+    place = next((i for i, one in enumerate(sections) if one not in others), len(others))
+    others.insert(place, made)
+    path.write_text("\n\n".join(one.strip() for one in [opening, *others]) + "\n", "utf-8")
+
+
+def machine() -> str:
+    """What a figure was measured on, in one sentence."""
+    return (
+        f"Machine: {processor()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, commit {(commit() or 'unknown')[:12]}."
+    )
+
+
+def processor() -> str:
+    """The name of the processor, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    return found[1] if found else platform.machine()
