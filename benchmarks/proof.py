@@ -3,9 +3,9 @@
     python benchmarks/proof.py
 
 Each is the demo's recipe on the built-in base. "over-trained" sees forty rows sixty times at a high
-learning rate: it must come out better in-domain and worse on retention. "shuffled answers" trains on
-every row with the answer of another one: form can be learned, content cannot, so it must come out
-no better on content. "as it is" is the recipe itself.
+learning rate: it must come out better in-domain and worse on retention. "shuffled answers" trains
+on every row with the answer of another one: form can be learned, content cannot, so it must come
+out no better on content. "as it is" is the recipe itself.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def text(results: dict[str, dict[str, Any]]) -> str:
 
 `content` is token F1 of an answer against its own reference minus its mean F1 against the
 references of other rows: 0 for an answer that would fit any question as well. Retention rests on
-loss, which may rise by the recipe's margin. "over-trained" saw
-{OVER_TRAINED_ROWS} rows sixty times at a high learning rate, "shuffled answers" every row with the answer of another one.
+loss, which may rise by the recipe's margin. "over-trained" saw {OVER_TRAINED_ROWS} rows sixty times
+at a high learning rate, "shuffled answers" every row with the answer of another one.
 """
 
 
