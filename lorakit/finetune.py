@@ -18,6 +18,7 @@ from lorakit.base.families import why_not_packed
 from lorakit.base.from_recipe import load_base_of
 from lorakit.base.load import load_tokenizer_of
 from lorakit.data.contract import Finding
+from lorakit.data.facts import data_facts
 from lorakit.data.meanings import read_meanings
 from lorakit.data.named_sets import NamedSets, context_of, prepare_named_sets, rules_of, specs_of
 from lorakit.data.prepare import Prepared
@@ -28,6 +29,7 @@ from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.plan.plan import plan
 from lorakit.recipe import Recipe
+from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
@@ -127,6 +129,9 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         write_recipe(run, recipe)
     if not run.plan.is_file():
         write_json(run.plan, planned.to_json())
+    if not run.data.is_file():
+        limit = rules_of(recipe.data, model.config).max_length
+        write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
     training = train(
@@ -140,11 +145,14 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     )
     _copy_tokenizer(run)
     save_adapter(model, run.adapter)
-    return Outcome(run.path, training, _evaluate(model, tokenizer, recipe, sets, run))
+    evaluation = _evaluate(model, tokenizer, recipe, sets, run)
+    write_report(run.path)
+    return Outcome(run.path, training, evaluation)
 
 
 def evaluate_run(path: str | Path) -> dict[str, SetResult]:
-    """Measure a finished run's adapter against its base again, and rewrite its evaluation.json.
+    """Measure a finished run's adapter against its base again, and rewrite its evaluation.json
+    and report.html.
 
     Raises:
         InputError: no run folder, or its base or data are gone.
@@ -154,7 +162,9 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
     model, tokenizer = load_base_of(recipe.base)
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
-    return _evaluate(model, tokenizer, recipe, sets, run)
+    results = _evaluate(model, tokenizer, recipe, sets, run)
+    write_report(run.path)
+    return results
 
 
 def check(recipe: Recipe) -> CheckReport:

@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml       resolved, with package versions, commit and seed in its header
 RUN/plan.json         what was predicted
+RUN/data.json         facts about the data: rows, lengths, findings, examples
 RUN/choices.json      what the loop decided, such as the dtype of computation
 RUN/metrics.jsonl     a line per logged step
 RUN/checkpoints/      everything needed to go on
@@ -9,6 +10,7 @@ RUN/adapter/          PEFT's format, with the tokenizer beside it
 RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after
 RUN/answers.jsonl     what base and tuned answered, a line each
+RUN/report.html       one page about all of it
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
     def choices(self) -> Path:
         return self.path / "choices.json"
 
@@ -71,6 +77,10 @@ class RunFolder:
     @property
     def answers(self) -> Path:
         return self.path / "answers.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
 
 def find_run(recipe: Recipe, *, resume: bool) -> RunFolder:

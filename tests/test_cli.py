@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from lorakit.cli.output import human_bytes
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
-VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "chat", "merge")
+VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "report", "chat", "merge")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -193,6 +194,8 @@ def test_the_run_folder_is_as_promised(trained: Path) -> None:
         "adapter",
         "evaluation.json",
         "answers.jsonl",
+        "data.json",
+        "report.html",
     }
     assert load_recipe(run / "recipe.yaml").train.max_steps == 4
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -277,6 +280,34 @@ def test_evaluate_says_what_it_found(trained: Path, capfd: pytest.CaptureFixture
     shown = capfd.readouterr().out
     assert "in_domain: no difference by loss (8 examples)" in shown
     assert "too few examples to tell" in shown
+
+
+def test_the_report_of_a_run_is_written_again(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = trained / "run"
+    shown = run_json(["report", str(run), "--output", str(tmp_path / "page.html")], capfd)
+    assert shown == {"report": str(tmp_path / "page.html"), "runs": [str(run)]}
+    assert (tmp_path / "page.html").read_bytes() == (run / "report.html").read_bytes()
+    page = (run / "report.html").read_text("utf-8")
+    assert "The adapter " in page and "8 answered examples" in page
+
+
+def test_runs_are_compared_on_one_page(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(trained / "run", other)
+    page = tmp_path / "page.html"
+    arguments = ["report", str(trained / "run"), str(other), "--output", str(page)]
+    assert run_json(arguments, capfd)["runs"] == [str(trained / "run"), str(other)]
+    assert "2 runs, each held against its own base." in page.read_text("utf-8")
+    page.write_text("my own notes")
+    assert main(arguments) == 2
+    assert page.read_text() == "my own notes"
+    assert main(["report", str(tmp_path / "nothing")]) == 2
+    (other / "plan.json").write_text("{")
+    assert main(["report", str(other)]) == 1
 
 
 def test_merge_writes_a_folder_that_transformers_loads(

@@ -78,7 +78,7 @@ def test_exported_members() -> None:
         lorakit.fine_tune  # noqa: B018
 
 
-HEAVY = ("torch", "transformers", "datasets", "numpy", "peft", "trl", "bitsandbytes")
+HEAVY = ("torch", "transformers", "datasets", "numpy", "matplotlib", "peft", "trl", "bitsandbytes")
 
 
 @pytest.mark.parametrize(

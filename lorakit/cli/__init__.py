@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from lorakit.cli import chat, check, demo, evaluate, merge, new, plan, train
+from lorakit.cli import chat, check, demo, evaluate, merge, new, plan, report, train
 from lorakit.errors import LorakitError
 
 # What an operating system refuses for reasons outside lorakit; anything else is our bug.
@@ -39,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune language models with LoRA and QLoRA: a recipe in, a proven adapter out.",
 )
-for verb in (demo, new, check, plan, train, evaluate, chat, merge):
+for verb in (demo, new, check, plan, train, evaluate, report, chat, merge):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 
 

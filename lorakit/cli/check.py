@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,18 +83,13 @@ def show_check(report: CheckReport, num_examples: int) -> None:
 
 def marked(tokenizer: PreTrainedTokenizerBase, example: Example) -> Text:
     """The example's text with its trained tokens bracketed and coloured, stop tokens included."""
+    from lorakit.data.pieces import pieces_of
+
     text = Text()
-    ids = example.input_ids.tolist()
-    trained = example.loss_weights > 0
-    shown = ""
-    for end in range(1, len(ids) + 1):
-        if end < len(ids) and trained[end] == trained[end - 1]:
-            continue
-        # Always from the start: on its own, a piece would lose its leading space.
-        so_far = str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
-        piece, shown = so_far[len(shown) :], so_far
-        if trained[end - 1]:
-            text.append(f"{TRAINED_MARKS[0]}{piece}{TRAINED_MARKS[1]}", style="green")
+    for trained, pieces in groupby(pieces_of(tokenizer, example), lambda piece: piece.trained):
+        joined = "".join(piece.text for piece in pieces)
+        if trained:
+            text.append(f"{TRAINED_MARKS[0]}{joined}{TRAINED_MARKS[1]}", style="green")
         else:
-            text.append(piece, style="dim")
+            text.append(joined, style="dim")
     return text

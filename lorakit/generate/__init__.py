@@ -1,4 +1,4 @@
-"""Text from a model: batched, cached, seeded per sequence, with the log-probabilities."""
+"""Text from a model: batched, key/value cache, seeded per sequence, log-probabilities kept."""
 
 from lorakit.generate.sampler import generate
 from lorakit.generate.settings import Completion, SamplingSettings

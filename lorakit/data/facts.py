@@ -1,0 +1,104 @@
+"""What a reader of a run should know about its data: the shape of `RUN/data.json`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lorakit.data.examples import ExampleSet
+from lorakit.data.named_sets import NamedSets
+from lorakit.data.pieces import pieces_of
+from lorakit.data.prepare import Prepared
+
+MAX_BINS = 24
+MAX_TOKENS_SHOWN = 240  # of an example: about a screen
+# Of the training examples by length: a short, a typical and a long one.
+SHOWN_QUANTILES = (0.1, 0.5, 0.9)
+
+
+def data_facts(
+    sets: NamedSets, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None
+) -> dict[str, Any]:
+    """Counts and lengths of every set, all findings, and some training examples token by token.
+
+    Args:
+        max_length: tokens an example may have; None: no limit.
+
+    Returns:
+        `{"sets": {NAME: ...}, "findings": [...], "examples": [...]}`, plain values for JSON.
+    """
+    train = sets.train.examples
+    return {
+        "sets": {name: _set_facts(one, max_length) for name, one in sets.by_name().items()},
+        "findings": [vars(finding) for finding in sets.findings()],
+        "examples": [_example_facts(train, index, tokenizer) for index in shown_examples(train)],
+    }
+
+
+def _set_facts(prepared: Prepared, max_length: int | None) -> dict[str, Any]:
+    lengths = prepared.examples.lengths
+    edges, counts = length_histogram(lengths)
+    return {
+        "read": prepared.read,
+        "kept": prepared.kept,
+        "dropped": prepared.dropped,
+        "tokens": int(lengths.sum()),
+        "trained_tokens": int(prepared.examples.trained_lengths.sum()),
+        "lengths": {"edges": edges, "counts": counts},
+        "longest": int(lengths.max()),
+        "max_length": max_length,
+    }
+
+
+def length_histogram(lengths: np.ndarray) -> tuple[list[int], list[int]]:
+    """Counts of lengths in at most MAX_BINS equal bins from 0, with round edges.
+
+    Args:
+        lengths: int64 (E,), positive.
+
+    Returns:
+        Edges (n + 1) and counts (n): bin i holds `edges[i] < length <= edges[i + 1]`.
+    """
+    longest = int(lengths.max())
+    width = _round_up(longest / MAX_BINS)
+    num_bins = -(-longest // width)
+    counts = np.bincount((lengths - 1) // width, minlength=num_bins)
+    return [width * edge for edge in range(num_bins + 1)], counts.tolist()
+
+
+def _round_up(number: float) -> int:
+    """The next of 1, 2, 5, 10, 20, 50, ..."""
+    if number <= 1:
+        return 1
+    magnitude = 10 ** math.floor(math.log10(number))
+    return next(step * magnitude for step in (1, 2, 5, 10) if step * magnitude >= number)
+
+
+def shown_examples(examples: ExampleSet) -> list[int]:
+    """Indices of the examples at SHOWN_QUANTILES of the lengths, without repetition."""
+    by_length = np.argsort(examples.lengths, kind="stable")
+    places = [round(quantile * (len(examples) - 1)) for quantile in SHOWN_QUANTILES]
+    return list(dict.fromkeys(int(by_length[place]) for place in places))
+
+
+def _example_facts(
+    examples: ExampleSet, index: int, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    example = examples[index]
+    first_trained = int(np.argmax(example.loss_weights > 0))
+    # A long prompt must not hide where training begins.
+    latest = max(0, example.num_tokens - MAX_TOKENS_SHOWN)
+    start = min(max(0, first_trained - MAX_TOKENS_SHOWN // 2), latest)
+    end = min(start + MAX_TOKENS_SHOWN, example.num_tokens)
+    shown = pieces_of(tokenizer, example, start=start, end=end)
+    return {
+        "set": "train",
+        "index": index,
+        "tokens": example.num_tokens,
+        "trained_tokens": example.num_trained_tokens,
+        "left_out": {"before": start, "after": example.num_tokens - end},
+        "pieces": [vars(piece) for piece in shown],
+    }

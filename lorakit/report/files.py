@@ -1,0 +1,341 @@
+"""The files of a run folder as the report reads them: what is there, checked; what is not, by name.
+
+More keys may stand in a file than are read here; the shapes are a contract (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from lorakit.errors import InputError, RunError
+from lorakit.evaluate.statistics import MIN_EXAMPLES, Verdict
+from lorakit.recipe import Recipe, load_recipe
+from lorakit.run_folder import RunFolder
+from lorakit.train.metrics import read_metrics
+
+# Known names in the order they are told in.
+STORY = ("train", "validation", "in_domain", "out_of_domain", "retention", "loss", "perplexity")
+
+Value = TypeVar("Value")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of sets or metrics without repetition, those of STORY first, in its order."""
+    there = dict.fromkeys(names)
+    return list(dict.fromkeys([*(name for name in STORY if name in there), *there]))
+
+
+def _told(values: dict[str, Value]) -> dict[str, Value]:
+    return {name: values[name] for name in in_order(values)}
+
+
+Told = AfterValidator(_told)
+
+
+class _Part(BaseModel):
+    """A value of a file; keys that the report does not use are let pass."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Change(_Part):
+    """One metric before and after; None: not a finite number."""
+
+    base: float | None
+    tuned: float | None
+    difference: float | None
+    interval: tuple[float | None, float | None]
+    examples: int | None = None
+    higher_is_better: bool = False
+
+    @property
+    def enough(self) -> bool:
+        """Whether anything can be concluded from so many examples."""
+        return self.examples is None or self.examples >= MIN_EXAMPLES
+
+
+class Forgotten(_Part):
+    """An example whose loss rose: mean per trained token, in nats."""
+
+    index: int
+    where: str
+    text: str
+    base: float
+    tuned: float
+
+
+class SetEvaluation(_Part):
+    """One set of evaluation.json."""
+
+    examples: int
+    available: int | None = None
+    metrics: Annotated[dict[str, Change], Told]
+    primary: str = "loss"
+    verdict: Verdict
+    margin: float | None = None
+    notes: tuple[str, ...] = ()
+    forgotten: tuple[Forgotten, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_metric_has_its_count(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("metrics"), dict):
+            return values
+        counted = {
+            name: {"examples": values.get("examples")} | one if isinstance(one, dict) else one
+            for name, one in values["metrics"].items()
+        }
+        return values | {"metrics": counted}
+
+    @property
+    def primary_change(self) -> Change | None:
+        """The change that the verdict rests on; None where it was not measured."""
+        return self.metrics.get(self.primary)
+
+
+class Scores(_Part):
+    """One answer of each model, scored."""
+
+    base: float
+    tuned: float
+
+
+class Answer(_Part):
+    """One line of answers.jsonl."""
+
+    set: str
+    index: int
+    prompt: str
+    reference: str
+    base: str
+    tuned: str
+    scores: dict[str, Scores]
+
+
+class Lengths(_Part):
+    """A histogram: bin i holds `edges[i] < length <= edges[i + 1]`."""
+
+    edges: list[int]
+    counts: list[int]
+
+
+class SetFacts(_Part):
+    """One set of data.json."""
+
+    read: int
+    kept: int
+    dropped: int
+    tokens: int
+    trained_tokens: int
+    lengths: Lengths
+    longest: int
+    max_length: int | None
+
+
+class FoundFact(_Part):
+    """One finding of data.json."""
+
+    id: str
+    severity: Literal["error", "warning", "note"]
+    message: str
+    where: str
+
+
+class TextPiece(_Part):
+    """The text of a token."""
+
+    text: str
+    trained: bool
+
+
+class LeftOut(_Part):
+    """Tokens of an example that are not shown."""
+
+    before: int = 0
+    after: int = 0
+
+
+class ShownExample(_Part):
+    """An example of data.json, token by token."""
+
+    set: str
+    pieces: list[TextPiece]
+    index: int | None = None
+    tokens: int | None = None
+    left_out: LeftOut = LeftOut()
+
+
+class DataFacts(_Part):
+    """data.json."""
+
+    sets: Annotated[dict[str, SetFacts], Told]
+    findings: list[FoundFact]
+    examples: list[ShownExample]
+
+
+class Parameters(_Part):
+    total: int
+    trainable: int
+
+
+class PlanFacts(_Part):
+    """plan.json."""
+
+    parameters: Parameters
+    memory_bytes: dict[str, int | None]
+    steps: int | None = None
+    tokens: int | None = None
+    trained_tokens: int | None = None
+    seconds: float | None = None
+
+
+class ChoiceFacts(_Part):
+    """choices.json."""
+
+    micro_batch_tokens: int
+    gradient_checkpointing: bool
+    packed: bool
+    device: str
+    dtype: str
+    num_threads: int | None = None
+
+
+class LoggedStep(_Part):
+    """One line of metrics.jsonl."""
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    tokens: int
+    trained_tokens: int
+    tokens_per_second: float
+    peak_bytes: int
+    seconds: float
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Everything a run folder says; None or empty where a file is not there.
+
+    Sets and metrics are in the order they are told in: files keep them in that of the alphabet.
+
+    Attributes:
+        versions: the header lines of recipe.yaml, such as `torch 2.13.0`.
+        missing: names of the files that are not there, in the order of `FILES`.
+    """
+
+    folder: RunFolder
+    recipe: Recipe | None
+    versions: tuple[str, ...]
+    plan: PlanFacts | None
+    choices: ChoiceFacts | None
+    metrics: list[LoggedStep]
+    data: DataFacts | None
+    evaluation: dict[str, SetEvaluation]
+    answers: list[Answer]
+    missing: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.path.resolve().name
+
+    def has(self, name: str) -> bool:
+        """Whether the folder has the file of that name."""
+        return name not in self.missing
+
+
+def read_run(path: Path) -> RunFiles:
+    """Read a run folder, finished or not.
+
+    Raises:
+        InputError: no such folder, or none of a run's files is in it.
+        RunError: a file is damaged.
+    """
+    folder = RunFolder(path)
+    files = {
+        file.name: file
+        for file in (
+            folder.recipe,
+            folder.plan,
+            folder.data,
+            folder.choices,
+            folder.metrics,
+            folder.evaluation,
+            folder.answers,
+        )
+    }
+    missing = tuple(name for name, file in files.items() if not file.is_file())
+    if len(missing) == len(files):
+        raise InputError(
+            f"{str(path)!r} is no run folder: it has none of {', '.join(files)}. Name the folder "
+            "that `lorakit train` wrote."
+        )
+    has_recipe = folder.recipe.name not in missing
+    return RunFiles(
+        folder=folder,
+        recipe=load_recipe(folder.recipe) if has_recipe else None,
+        versions=_header(folder.recipe) if has_recipe else (),
+        plan=_read(folder.plan, PlanFacts, None),
+        choices=_read(folder.choices, ChoiceFacts, None),
+        metrics=_checked(folder.metrics, read_metrics, list[LoggedStep], []),
+        data=_read(folder.data, DataFacts, None),
+        evaluation=_read(folder.evaluation, Annotated[dict[str, SetEvaluation], Told], {}),
+        answers=_checked(folder.answers, _json_lines, list[Answer], []),
+        missing=missing,
+    )
+
+
+def _read(path: Path, shape: Any, absent: Value) -> Any | Value:
+    return _checked(path, lambda file: json.loads(file.read_text("utf-8")), shape, absent)
+
+
+def _checked(path: Path, parse: Callable[[Path], Any], shape: Any, absent: Value) -> Any | Value:
+    """What `parse` makes of the file, in `shape`; `absent` where there is no such file."""
+    if not path.is_file():
+        return absent
+    try:
+        return TypeAdapter(shape).validate_python(parse(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise _damaged(path, f"{place}: {fault['msg']}") from None
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> RunError:
+    return RunError(
+        f"{str(path)!r} is not what lorakit writes there: {reason}. Restore it, or delete it: the "
+        "report then says that it is not there."
+    )
+
+
+def _json_lines(path: Path) -> list[Any]:
+    # Not splitlines, which also splits at characters that JSON texts may hold, such as U+2028.
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    """The comment lines that a resolved recipe opens with: versions, machine, commit, seed."""
+    found = re.match(r"(?:#.*\n)*", path.read_text("utf-8"))
+    assert found is not None  # it matches the empty text too
+    return tuple(line.removeprefix("#").strip() for line in found[0].splitlines())

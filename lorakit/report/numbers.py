@@ -1,0 +1,99 @@
+"""The run in numbers: what was adapted, how long it took, and what the plan had said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lorakit.recipe import Recipe
+from lorakit.report.files import ChoiceFacts, LoggedStep, PlanFacts, RunFiles
+from lorakit.report.words import count, duration, share, size
+
+KINDS = {"lora": "LoRA", "dora": "DoRA"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name, its value, and what else there is to say."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+
+def facts_of(run: RunFiles) -> list[Fact]:
+    """Every number that the files of the run know."""
+    last = run.metrics[-1] if run.metrics else None
+    facts: list[Fact] = []
+    if run.recipe is not None:
+        facts += _of_recipe(run.recipe)
+    if run.plan is not None:
+        facts.append(_parameters(run.plan))
+    if last is not None:
+        facts += _of_training(last, run.plan)
+        facts.append(_memory(last, run.plan))
+    elif run.plan is not None:
+        facts += [Fact("Steps planned", count(run.plan.steps))]
+    if run.choices is not None:
+        facts += _of_machine(run.choices)
+    return facts
+
+
+def _of_recipe(recipe: Recipe) -> Iterator[Fact]:
+    base, adapter = recipe.base, recipe.adapter
+    # A folder's path is in the recipe below; its name says which model it is.
+    yield Fact("Base model", base.model.rstrip("/").rpartition("/")[2] or base.model)
+    if base.quantization == "none":
+        yield Fact("Quantization", "none")
+    else:
+        doubled = "double-quantized scales" if base.double_quantization else "plain scales"
+        yield Fact("Quantization", base.quantization, f"blocks of {base.block_size}, {doubled}")
+    targets = adapter.target_modules
+    on = targets if isinstance(targets, str) else ", ".join(targets)
+    yield Fact("Adapter", f"{KINDS.get(adapter.kind_name, adapter.kind_name)}, r {adapter.r}", on)
+
+
+def _parameters(plan: PlanFacts) -> Fact:
+    trainable, total = plan.parameters.trainable, plan.parameters.total
+    return Fact(
+        "Trained parameters",
+        count(trainable),
+        f"{share(trainable, total)} of {count(total)}",
+    )
+
+
+def _of_training(last: LoggedStep, plan: PlanFacts | None) -> Iterator[Fact]:
+    planned = "" if plan is None or plan.steps is None else f"of {count(plan.steps)} planned, "
+    yield Fact("Steps", count(last.step), f"{planned}{last.epoch:.2f} epochs")
+    yield Fact(
+        "Tokens", count(last.tokens), f"{share(last.trained_tokens, last.tokens)} of them trained"
+    )
+    yield Fact("Training time", duration(last.seconds), "saving and validation left out")
+    if last.seconds > 0:
+        yield Fact("Speed", f"{last.tokens / last.seconds:,.0f} tokens/s", "mean over the run")
+
+
+def _memory(last: LoggedStep, plan: PlanFacts | None) -> Fact:
+    peak = None if plan is None else plan.memory_bytes.get("peak")
+    if peak is not None:
+        off = 100 * (last.peak_bytes - peak) / peak
+        detail = f"plan: {size(peak)} ({off:+.0f} %)".replace("-", "\u2212")
+    elif plan is not None:
+        parts = [bytes_ for name, bytes_ in plan.memory_bytes.items() if name != "loading_peak"]
+        known = sum(bytes_ for bytes_ in parts if bytes_ is not None)
+        detail = f"plan: {size(known)} without activations, which it did not predict"
+    else:
+        detail = ""
+    return Fact("Peak memory", size(last.peak_bytes), detail)
+
+
+def _of_machine(choices: ChoiceFacts) -> Iterator[Fact]:
+    threads = "" if choices.num_threads is None else f", {choices.num_threads} threads"
+    yield Fact("Computed on", choices.device, choices.dtype.removeprefix("torch.") + threads)
+    laid_out = "packed" if choices.packed else "padded"
+    recompute = "with" if choices.gradient_checkpointing else "without"
+    yield Fact(
+        "Micro-batches",
+        f"up to {count(choices.micro_batch_tokens)} tokens",
+        f"{laid_out}, {recompute} gradient checkpointing",
+    )

@@ -1,0 +1,139 @@
+"""The page of one run: its files in, `RUN/report.html` out."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from markupsafe import Markup
+
+from lorakit.files import write_atomically
+from lorakit.report.advice import advice
+from lorakit.report.curves import MAX_POINTS, curves, draw_curve, draw_histogram, is_near_limit
+from lorakit.report.files import RunFiles, SetFacts, ShownExample, read_run
+from lorakit.report.forest import DERIVED, draw_forest, forests
+from lorakit.report.numbers import facts_of
+from lorakit.report.recipes import settings_of
+from lorakit.report.render import render, write_page
+from lorakit.report.samples import chosen_samples, forgotten_samples
+from lorakit.report.verdicts import headline, set_verdicts
+from lorakit.report.words import count, set_name
+
+SECTIONS = (
+    ("verdict", "Verdict"),
+    ("numbers", "Numbers"),
+    ("change", "Before and after"),
+    ("answers", "Answers"),
+    ("forgotten", "Forgotten"),
+    ("training", "Training"),
+    ("data", "Data"),
+    ("recipe", "Recipe"),
+    ("next", "Next"),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring pieces of an example that are all trained, or all not."""
+
+    trained: bool
+    pieces: list[str]
+
+
+@dataclass(frozen=True)
+class MarkedExample:
+    """An example to be shown; `before` and `after` count tokens that are not."""
+
+    title: str
+    parts: list[Part]
+    before: int
+    after: int
+
+
+def write_report(path: Path, output: Path | None = None) -> Path:
+    """Make the page of a run, finished or not.
+
+    Args:
+        path: the run folder.
+        output: where the page goes, in place of another page of lorakit's if need be; None:
+            `RUN/report.html`.
+
+    Raises:
+        InputError: no run folder, or another file would be overwritten.
+        RunError: a file of the run is damaged.
+    """
+    run = read_run(path)
+    if output is None:  # a name of the run folder, which is lorakit's
+        write_atomically(run.folder.report, run_page(run).encode())
+        return run.folder.report
+    write_page(output, run_page(run))
+    return output
+
+
+def run_page(run: RunFiles) -> str:
+    """The HTML of one run."""
+    plotted = forests(run)
+    settings = [] if run.recipe is None else settings_of(run.recipe)
+    trained = curves(run.metrics, run.plan) if run.metrics else []
+    return render(
+        "run.html.jinja",
+        title=f"{run.name}: lorakit run report",
+        sections=SECTIONS,
+        run=run,
+        headline=headline(run),
+        verdicts=set_verdicts(run),
+        numbers=facts_of(run),
+        evaluation=run.evaluation,
+        forests=[(one, draw_forest(one)) for one in plotted],
+        derived=any(DERIVED in one.metrics for one in run.evaluation.values())
+        and all(one.title.lower() != DERIVED for one in plotted),
+        samples=chosen_samples(run),
+        forgotten=forgotten_samples(run),
+        curves=[(one, draw_curve(one)) for one in trained],
+        thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,
+        histograms=[] if run.data is None else _histograms(run.data.sets),
+        examples=[] if run.data is None else [_marked(one) for one in run.data.examples],
+        settings=settings,
+        advice=advice(run),
+        commands=_commands(run.folder.path),
+    )
+
+
+def _histograms(sets: dict[str, SetFacts]) -> list[tuple[str, Markup, str]]:
+    drawn = []
+    for number, (name, facts) in enumerate(sets.items()):
+        if facts.max_length is None:
+            detail = "max_length: none"
+        elif is_near_limit(facts):
+            detail = f"dashed: max_length {count(facts.max_length)}"
+        else:
+            detail = f"max_length {count(facts.max_length)} lies far to the right"
+        drawn.append((f"{set_name(name)}: lengths", draw_histogram(str(number), facts), detail))
+    return drawn
+
+
+def _marked(example: ShownExample) -> MarkedExample:
+    parts = [
+        Part(trained, [piece.text for piece in pieces])
+        for trained, pieces in groupby(example.pieces, lambda piece: piece.trained)
+    ]
+    title = set_name(example.set)
+    if example.index is not None:
+        title += f", example {example.index + 1}"
+    if example.tokens is not None:
+        title += f", {count(example.tokens)} tokens"
+    return MarkedExample(title, parts, example.left_out.before, example.left_out.after)
+
+
+def _commands(path: Path) -> list[tuple[str, str]]:
+    run, merged = shlex.quote(str(path)), shlex.quote(str(path / "merged"))
+    return [
+        ("Talk to it, base and tuned side by side", f"lorakit chat {run} --base"),
+        (
+            "Merge it into a plain transformers folder, verified",
+            f"lorakit merge {run} --output {merged}",
+        ),
+        ("Measure it again", f"lorakit evaluate {run}"),
+    ]

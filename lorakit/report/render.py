@@ -1,0 +1,100 @@
+"""Templates to one self-contained page: style and script inside, everything else forbidden."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lorakit.errors import InputError
+from lorakit.files import write_atomically
+from lorakit.report import words
+from lorakit.report.verdicts import effect_of
+
+TEMPLATES = Path(__file__).parent / "templates"
+# How a page that lorakit wrote is known again.
+GENERATOR = "lorakit"
+
+
+def render(template: str, *, title: str, sections: Sequence[tuple[str, str]], **values: Any) -> str:
+    """The HTML of a page.
+
+    Args:
+        template: a file of `templates/`.
+        title: of the window.
+        sections: (id, name) of what the page is divided into, for its navigation.
+        values: what the template shows. Text is escaped, whatever it says.
+    """
+    css = (TEMPLATES / "page.css").read_text("utf-8")
+    script = (TEMPLATES / "theme.js").read_text("utf-8")
+    page = _environment().get_template(template)
+    return page.render(
+        title=title,
+        sections=sections,
+        css=Markup(css),
+        script=Markup(script),
+        policy=_policy(script),
+        generator=f"{GENERATOR} {version('lorakit')}",
+        set_meanings=words.SET_MEANINGS,
+        **values,
+    )
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, in the place of one that lorakit wrote but of nothing else.
+
+    Raises:
+        InputError: the file is not one of lorakit's pages, or its folder is not there.
+    """
+    if path.exists() and not _is_own_page(path):
+        raise InputError(
+            f"{str(path)!r} exists, was not written by lorakit, and is not overwritten. Name "
+            "another file with --output."
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist. Make it first.")
+    write_atomically(path, page.encode())
+
+
+def _is_own_page(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f'<meta name="generator" content="{GENERATOR} '.encode() in file.read(2048)
+
+
+def _policy(script: str) -> str:
+    """Nothing may be loaded, and no script may run but the page's own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=words.printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "amount": words.amount,
+        "change": words.change,
+        "count": words.count,
+        "effect": effect_of,
+        "interval": lambda bounds: words.interval(*bounds),
+        "metric": words.metric_name,
+        "set": words.set_name,
+        "share": words.share,
+    }
+    return environment

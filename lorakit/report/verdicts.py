@@ -1,0 +1,133 @@
+"""What the numbers say, in sentences that need no statistics to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorakit.report.files import Change, RunFiles, SetEvaluation
+from lorakit.report.words import (
+    amount,
+    capital,
+    change,
+    count,
+    counted,
+    interval,
+    metric_name,
+    set_name,
+)
+
+RETENTION = "retention"
+Effect = Literal["better", "same", "worse"]
+Mark = Literal["better", "same", "worse", "kept"]
+
+
+@dataclass(frozen=True)
+class SetVerdict:
+    """The verdict of one set.
+
+    Attributes:
+        word: `better`, `no difference`, `worse`; of retention `kept`, `better`, `not kept`, ...
+        effect: which of the page's marks it gets.
+        sentence: what it rests on.
+    """
+
+    name: str
+    title: str
+    word: str
+    effect: Mark
+    sentence: str
+    notes: tuple[str, ...]
+
+
+def effect_of(one: Change) -> Effect:
+    """Which way the interval of a metric excludes zero, if it does and rests on enough examples."""
+    low, high = one.interval
+    if not one.enough or low is None or high is None or low <= 0 <= high:
+        return "same"
+    return "better" if (low > 0) == one.higher_is_better else "worse"
+
+
+def set_verdicts(run: RunFiles) -> list[SetVerdict]:
+    """One per evaluated set."""
+    return [_set_verdict(name, one) for name, one in run.evaluation.items()]
+
+
+def _set_verdict(name: str, one: SetEvaluation) -> SetVerdict:
+    word: str = one.verdict
+    effect: Mark = "same" if one.verdict == "no difference" else one.verdict
+    primary = one.primary_change
+    if primary is not None and not primary.enough:
+        word, effect = "too few to tell", "same"
+    elif name == RETENTION and one.verdict == "no difference":
+        word, effect = "kept", "kept"
+    elif name == RETENTION and one.verdict == "worse":
+        word = "not kept" if _lost_more(one) else "not shown to be kept"
+    return SetVerdict(name, set_name(name), word, effect, _sentence(one), one.notes)
+
+
+def _lost_more(one: SetEvaluation) -> bool:
+    """Whether the whole interval lies beyond the margin: the loss is shown, not only possible."""
+    primary = one.primary_change
+    if primary is None or one.margin is None:
+        return False
+    low, high = primary.interval
+    if low is None or high is None:
+        return False
+    return (-high if primary.higher_is_better else low) > one.margin
+
+
+def _sentence(one: SetEvaluation) -> str:
+    primary = one.primary_change
+    if primary is None:
+        return f"Its primary metric, {metric_name(one.primary)}, was not measured."
+    better = "higher" if primary.higher_is_better else "lower"
+    examples = one.examples if primary.examples is None else primary.examples
+    drawn = one.available is not None and examples < one.available
+    of = f", drawn from {count(one.available)}" if drawn else ""
+    return (
+        f"{capital(metric_name(one.primary))} {amount(primary.base)} \u2192 "
+        f"{amount(primary.tuned)} ({better} is better), a difference of "
+        f"{change(primary.difference)} with a 95 % interval of {interval(*primary.interval)}, on "
+        f"{counted(examples, 'example')}{of}."
+    )
+
+
+def headline(run: RunFiles) -> str:
+    """The run in one sentence."""
+    if not run.evaluation:
+        done = "Trained, not yet evaluated" if run.metrics else "Nothing was trained or evaluated"
+        return f"{done}: there is no evaluation.json to draw a verdict from."
+    by_name = {verdict.name: verdict for verdict in set_verdicts(run)}
+    task = by_name.get("in_domain") or by_name.get("out_of_domain")
+    if task is None:
+        start = "What the adapter does for its task was not measured"
+    else:
+        start = {
+            "better": "The adapter is better than its base at the task",
+            "same": "The adapter shows no difference from its base at the task",
+            "worse": "The adapter is worse than its base at the task",
+        }[task.effect]
+        other = by_name.get("out_of_domain")
+        if other is not None and other is not task:
+            start += _other_rows(task, other)
+    return f"{start}{_retained(by_name.get(RETENTION))}."
+
+
+def _other_rows(task: SetVerdict, other: SetVerdict) -> str:
+    if other.effect == task.effect:
+        return ", in-domain and out-of-domain"
+    told = {"better": "better", "same": "no different", "worse": "worse"}[other.effect]
+    return f" in-domain, {told} out-of-domain"
+
+
+def _retained(kept: SetVerdict | None) -> str:
+    if kept is None:
+        return "; what it forgot was not measured"
+    if kept.effect in {"better", "kept"}:
+        return ", and it kept what the base could do"
+    if kept.effect == "same":
+        return "; too few retention examples tell what it forgot"
+    if kept.word == "not shown to be kept":
+        return ", but it is not shown that it kept what the base could do"
+    return ", but it lost more than allowed of what the base could do"

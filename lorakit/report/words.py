@@ -1,0 +1,122 @@
+"""Numbers and names as people read them."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+MINUS = "\u2212"
+NOT_KNOWN = "not known"
+SET_NAMES = {
+    "in_domain": "In-domain",
+    "out_of_domain": "Out-of-domain",
+    "retention": "Retention",
+    "train": "Train",
+    "validation": "Validation",
+}
+SET_MEANINGS = {
+    "in_domain": "rows like those it was trained on, but never seen",
+    "out_of_domain": "the same task in other words or on other topics",
+    "retention": "what the base could do before, and should still do",
+}
+METRIC_NAMES = {
+    "token_f1": "token F1",
+    "section_f1": "section F1",
+    "rouge_l": "ROUGE-L",
+    "json_schema": "JSON schema",
+    "content": "content score",
+    "regex": "regular expression",
+}
+# What HTML cannot hold, and half characters, become visible replacements.
+_CONTROLS = {
+    code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"
+} | dict.fromkeys([*range(0x7F, 0xA0), *range(0xD800, 0xE000)], "\ufffd")
+
+
+def printable(value: object) -> object:
+    """The text of a file as a page can hold it; markup of our own and other values unchanged."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return value.translate(_CONTROLS)
+    return value
+
+
+def set_name(name: str) -> str:
+    return SET_NAMES.get(name, name.replace("_", " "))
+
+
+def metric_name(name: str) -> str:
+    return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def capital(text: str) -> str:
+    """The text with its first letter as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
+def count(number: int | None) -> str:
+    """12345 -> `12,345`."""
+    return NOT_KNOWN if number is None else f"{number:,}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def amount(number: float | None) -> str:
+    """A metric's value: about four significant figures, at most four decimals."""
+    if number is None:
+        return "beyond a number"
+    return _plain(number, "").replace("-", MINUS)
+
+
+def change(number: float | None) -> str:
+    """A difference, with its sign."""
+    if number is None:
+        return "beyond a number"
+    return _plain(number, "+").replace("-", MINUS)
+
+
+def _plain(number: float, sign: str) -> str:
+    if abs(number) >= 1e6 or 0 < abs(number) < 1e-4:
+        return f"{number:{sign}.2e}"
+    whole = len(str(int(abs(number))))
+    decimals = 4 if 0 < abs(number) < 0.1 else max(0, 4 - whole)
+    return f"{number:{sign},.{decimals}f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return f"{change(low)} to {change(high)}"
+
+
+def share(part: float, whole: float) -> str:
+    """`12.3 %`; `0 %` of nothing."""
+    percent = 100 * part / whole if whole else 0.0
+    return f"{percent:.2f} %" if 0 < percent < 1 else f"{percent:.1f} %"
+
+
+def size(num_bytes: int | None) -> str:
+    """Bytes: `1.50 GiB`."""
+    if num_bytes is None:
+        return NOT_KNOWN
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:,.{2 if unit == 'GiB' else 0}f} {unit}"
+    return f"{num_bytes} B"
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds is None:
+        return NOT_KNOWN
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
