@@ -22,6 +22,10 @@ SHOW_AFTER_SECONDS = 2.0
 
 Item = TypeVar("Item")
 
+# Of the bars that are open, outermost first: a bar inside another is shown below it, which takes
+# one console for both.
+_consoles: list[Console] = []
+
 
 def bars_are_shown() -> bool:
     """Whether progress is seen: stderr is a terminal."""
@@ -62,10 +66,13 @@ class Bar:
 @contextmanager
 def bar(description: str, total: int | None = None) -> Iterator[Bar]:
     """A progress bar for the time of the `with` block; `total` None when the end is not known."""
-    running = Bar(description, total, console=Console(file=sys.stderr))
+    console = _consoles[0] if _consoles else Console(file=sys.stderr)
+    running = Bar(description, total, console=console)
+    _consoles.append(console)
     try:
         yield running
     finally:
+        _consoles.pop()
         running.close()
 
 

@@ -190,6 +190,12 @@ class Demo:
             f"lorakit evaluate {self._folder}",
         )
         show_sets(outcome.evaluation)
+        if outcome.evaluation["retention"].verdict == "worse":
+            self._tell(
+                "It forgot: on the retention set the tuned model is worse than its base, as a "
+                "small model that learns one style from few examples will be. Rows of other tasks "
+                "in data.train, a lower learning rate or fewer epochs keep more."
+            )
 
     def _load(self) -> ServedRun:
         with stdout_for_results():
