@@ -17,6 +17,10 @@ from lorakit.data.prepare import Prepared, prepare_meanings
 from lorakit.data.split import keep_apart, split_rows
 from lorakit.errors import DataError
 from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
+from lorakit.recipe.builtin_names import is_builtin_data
+
+# Row format of the sets that ship with lorakit.
+BUILTIN_FORMAT = "messages"
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,8 @@ def specs_of(sources: SourceList) -> list[SourceSpec]:
 
 def _spec(source: str | DataSource) -> SourceSpec:
     if isinstance(source, str):
+        if is_builtin_data(source):  # the recipe's format and columns are those of its own files
+            return SourceSpec(source, format=BUILTIN_FORMAT, columns={})
         return SourceSpec(source)
     return SourceSpec(
         source.path,

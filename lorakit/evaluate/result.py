@@ -99,11 +99,11 @@ def retention_in_words(metric: str, change: Comparison, margin: float) -> str:
     low, high = change.losses
     allowed = f"{margin:g} was allowed"
     if high <= margin:
-        most = f"at most {high:.4f} of {metric} is lost" if high > 0 else f"no {metric} is lost"
+        most = f"{metric} is worse by at most {high:.4f}" if high > 0 else f"{metric} is not worse"
         return f"the margin was kept: {most}, {allowed}"
     if low > margin:
-        return f"the margin was not kept: {low:.4f} of {metric} or more is lost, {allowed}"
+        return f"the margin was not kept: {metric} is worse by {low:.4f} or more, {allowed}"
     return (
-        f"the margin was not shown to be kept: the loss of {metric} may be {high:.4f}, {allowed}; "
-        "more examples would tell more"
+        f"the margin was not shown to be kept: {metric} may be worse by up to {high:.4f}, "
+        f"{allowed}; more examples would tell more"
     )
