@@ -291,8 +291,8 @@ def refuse_finished(folder: Path) -> None:
     if (folder / MERGED / "config.json").is_file():
         raise InputError(
             f"{str(folder)!r} holds a finished demo. Its report is {RunFolder(folder).report}; "
-            f"talk to it with `lorakit chat {folder} --base`. To go through it again, remove the folder or "
-            "name another with --output."
+            f"talk to it with `lorakit chat {folder} --base`. To go through it again, remove the "
+            "folder or name another with --output."
         )
 
 
