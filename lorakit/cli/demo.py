@@ -19,7 +19,7 @@ from lorakit.cli.plan import show_plan
 from lorakit.cli.train import show_training
 from lorakit.errors import InputError, RunError
 from lorakit.recipe import load_recipe
-from lorakit.run_folder import find_run
+from lorakit.run_folder import RunFolder, find_run
 
 if TYPE_CHECKING:
     from lorakit.cli.chat.dialogue import Dialogue
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lorakit.ship.serving import ServedRun
 
 RECIPE = TEMPLATES / "demo.yaml"
-MERGED, REPORT = "merged", "report.html"
+MERGED = "merged"
 # Columns of a paragraph.
 PROSE_WIDTH = 88
 # Answers in this style are under 200 tokens; a base that never ends is cut here.
@@ -259,7 +259,7 @@ class Demo:
         self._out.rule("Done", align="left")
         self._tell(
             f"All of it took {seconds / 60:.1f} minutes. The report with curves, tables and sample "
-            f"answers, one page that opens offline: {self._folder / REPORT}"
+            f"answers, one page that opens offline: {RunFolder(self._folder).report}"
         )
         self._tell("Next, with data of your own (a CSV or JSONL file of questions and answers):")
         for line in ("new recipe.yaml", "check recipe.yaml", "train recipe.yaml"):
@@ -290,9 +290,9 @@ def refuse_finished(folder: Path) -> None:
     """Raise InputError where a demo has been gone through already."""
     if (folder / MERGED / "config.json").is_file():
         raise InputError(
-            f"{str(folder)!r} holds a finished demo. Its report is {folder / REPORT}; talk to it "
-            f"with `lorakit chat {folder} --base`. To go through it again, remove the folder or "
-            "name another with --output."
+            f"{str(folder)!r} holds a finished demo. Its report is {RunFolder(folder).report}; "
+            f"talk to it with `lorakit chat {folder} --base`. To go through it again, remove the "
+            "folder or name another with --output."
         )
 
 

@@ -131,6 +131,7 @@ def test_what_it_leaves_behind_is_a_run_like_any_other(shown: Shown) -> None:
     verdicts = json.loads((shown.folder / "evaluation.json").read_text())
     assert {"in_domain", "out_of_domain", "retention"} == verdicts.keys()
     assert (shown.folder / "merged" / "model.safetensors").is_file()
+    assert (shown.folder / "report.html").is_file()
 
 
 def test_a_finished_demo_is_not_gone_through_again(shown: Shown) -> None:
