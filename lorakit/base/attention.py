@@ -131,26 +131,24 @@ def _attention_over_slots(
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """(H, T, D): tokens that continue a slot see the slot, those of a prompt see the prompt."""
-    keys, values = kv_slots.store(key_KTD, value_KTD)
-    continued = kv_slots.num_decoding
     outputs = []
-    if continued > 0:
+    for group in kv_slots.store(key_KTD, value_KTD, sliding_window):
         out_SHD = kernels.decode_attention(
-            query_HTD[:, :continued].transpose(0, 1),
-            keys,
-            values,
-            kv_slots.lengths_S[:continued],
+            query_HTD[:, group.tokens].transpose(0, 1),
+            group.keys,
+            group.values,
+            group.mask,
             scaling=scaling,
-            sliding_window=sliding_window,
             softcap=softcap,
             sinks=sinks,
         )
         outputs.append(out_SHD.transpose(0, 1))
     if kv_slots.prompt_lengths:
+        prompts = slice(kv_slots.num_decoding, None)
         out_HTD = kernels.packed_attention(
-            query_HTD[:, continued:],
-            key_KTD[:, continued:],
-            value_KTD[:, continued:],
+            query_HTD[:, prompts],
+            key_KTD[:, prompts],
+            value_KTD[:, prompts],
             kv_slots.cu_seqlens,
             max(kv_slots.prompt_lengths),
             scaling=scaling,

@@ -11,6 +11,10 @@ import torch
 
 from lorakit import kernels
 
+# Without top_k, top_p looks at so many tokens first, because sorting a vocabulary takes longer than
+# many a forward pass.
+LIKELY_ENOUGH = 256
+
 
 def uniforms(seeds: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
     """The random number of each sequence's step: a pure function of (its seed, its step).
@@ -64,14 +68,33 @@ def token_probabilities(
         float32 (S, V), 0 for tokens that are left out; not normalized where some are.
     """
     probabilities_SV = torch.softmax(logits_SV / temperature, dim=-1)
-    count = logits_SV.shape[-1] if top_k is None else min(top_k, logits_SV.shape[-1])
-    if top_p == 1.0 and count == logits_SV.shape[-1]:
+    vocabulary = logits_SV.shape[-1]
+    if top_p == 1.0 and (top_k is None or top_k >= vocabulary):
         return probabilities_SV
-    # Stable: of equally probable tokens, those with the lower ids.
-    sorted_SV, ids_SV = torch.sort(probabilities_SV, dim=-1, descending=True, stable=True)
-    sorted_SV, ids_SV = sorted_SV[:, :count], ids_SV[:, :count]
-    if top_p < 1.0:
-        reached_SV = sorted_SV.cumsum(dim=-1, dtype=torch.float64)
-        before_SV = reached_SV - sorted_SV
-        sorted_SV = sorted_SV.masked_fill(before_SV >= top_p * reached_SV[:, -1:], 0)
-    return torch.zeros_like(probabilities_SV).scatter(1, ids_SV, sorted_SV)
+    count_S1, best_SN = _num_kept(probabilities_SV, top_p, top_k)
+    # The least probability that is kept; of equal ones, those of the lower ids.
+    least_S1 = best_SN.gather(1, count_S1 - 1)
+    above_SV, equal_SV = probabilities_SV > least_S1, probabilities_SV == least_S1
+    room_S1 = count_S1 - above_SV.sum(dim=-1, keepdim=True)
+    # Counted in float32, exact up to 2**24: torch sums booleans up ten times slower.
+    kept_SV = above_SV | (equal_SV & (equal_SV.float().cumsum(dim=-1) <= room_S1))
+    return probabilities_SV.masked_fill(~kept_SV, 0)
+
+
+def _num_kept(
+    probabilities_SV: torch.Tensor, top_p: float, top_k: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many tokens each row keeps, int64 (S, 1), and at least so many best probabilities."""
+    vocabulary = probabilities_SV.shape[-1]
+    num_best = min(LIKELY_ENOUGH if top_k is None else top_k, vocabulary)
+    best_SN = probabilities_SV.topk(num_best, dim=-1).values
+    if top_p == 1.0:
+        return torch.full_like(best_SN[:, :1], num_best, dtype=torch.int64), best_SN
+    reached_SN = best_SN.cumsum(dim=-1, dtype=torch.float64)
+    total_S1 = reached_SN[:, -1:]
+    if top_k is None:
+        total_S1 = probabilities_SV.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        if num_best < vocabulary and bool((reached_SN[:, -1:] < top_p * total_S1).any()):
+            return _num_kept(probabilities_SV, top_p, vocabulary)
+    before_SN = reached_SN - best_SN
+    return (before_SN < top_p * total_S1).sum(dim=-1, keepdim=True).clamp_min(1), best_SN

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import kernels
 from lorakit.adapters.attached import attached, has_adapter
+from lorakit.adapters.dense_layers import dense_layers
 from lorakit.base.head import logits_fn
 from lorakit.errors import NonFiniteError
 from lorakit.generate.checks import check_request, end_tokens
@@ -23,6 +24,9 @@ from lorakit.generate.decoders import Decoder, decoder_for
 from lorakit.generate.sequence import Growing, Stops
 from lorakit.generate.settings import Completion, SamplingSettings
 from lorakit.progress import bar
+
+# Room for the layers of half a billion float32 parameters.
+MAX_DENSE_BYTES = 2 << 30
 
 OnToken = Callable[[int, int], None]
 
@@ -37,6 +41,7 @@ def generate(
     seeds: Sequence[int] | None = None,
     max_new_tokens: Sequence[int] | None = None,
     max_batch: int = 64,
+    max_dense_bytes: int = MAX_DENSE_BYTES,
     on_token: OnToken | None = None,
     description: str = "generating",
 ) -> list[Completion]:
@@ -52,6 +57,8 @@ def generate(
         max_new_tokens: one for each prompt, instead of `settings.max_new_tokens`.
         max_batch: the most sequences that are continued at a time; it changes speed and memory,
             not what comes out.
+        max_dense_bytes: memory for dense weights, made once and given back at the end, of layers
+            that are packed, or adapted in float32 (see `dense_layers`); 0: none.
         on_token: called with (index of the prompt, token id) for each token as it is drawn.
         description: of the progress bar.
 
@@ -77,7 +84,7 @@ def generate(
     ]
     stop_ids = {*settings.stop_ids, *(() if settings.ignore_eos else end_tokens(model, tokenizer))}
     stops = Stops(tokenizer, tuple(stop_ids), settings.stop_strings)
-    with _generating(model), bar(description, len(prompts)) as running_bar:
+    with _generating(model, max_dense_bytes), bar(description, len(prompts)) as running_bar:
         for finished in _run(model, sequences, settings, stops, max_batch, on_token):
             if on_token is None:  # a bar would cut through text that is shown as it comes
                 running_bar.advance(finished)
@@ -144,13 +151,16 @@ def _draw(running: Sequence[Growing], logits_SV: torch.Tensor, settings: Samplin
 
 
 @contextmanager
-def _generating(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, nothing is dropped at random, and norms of the adapter are computed once."""
+def _generating(model: PreTrainedModel, max_dense_bytes: int) -> Iterator[None]:
+    """Inside, nothing is dropped at random, and what does not change is computed once."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    try:
-        with attached(model).cached_norms() if has_adapter(model) else nullcontext():
+    with ExitStack() as stack:
+        if has_adapter(model):
+            stack.enter_context(attached(model).cached_norms())
+        stack.enter_context(dense_layers(model, max_dense_bytes))
+        try:
             yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+        finally:
+            for module, training in modes.items():
+                module.training = training

@@ -91,14 +91,18 @@ def test_decoding_equals_the_last_row_of_the_definition(
     values = torch.randn(3, heads[1], room, 5, dtype=torch.float64).to(dtype)
     if options.pop("sinks", False):
         options["sinks"] = torch.randn(heads[0], dtype=dtype)
-    out = kernels.decode_attention(query, keys, values, torch.tensor(lengths), **options)
+    distance = torch.tensor(lengths)[:, None] - 1 - torch.arange(room)
+    seen = (distance >= 0) & (distance < options.get("sliding_window", room))
+    mask = torch.zeros(3, room, dtype=dtype).masked_fill(~seen, -torch.inf)
+    window = options.pop("sliding_window", None)
+    out = kernels.decode_attention(query, keys, values, mask, **options)
     if "sinks" in options:
         options["sinks"] = options["sinks"].double()
     for index, length in enumerate(lengths):
         earlier = torch.zeros(heads[0], length - 1, 8, dtype=torch.float64)
         q = torch.cat([earlier, query[index, :, None].double()], dim=1)
         k, v = keys[index, :, :length].double(), values[index, :, :length].double()
-        expected = dense_reference(q, k, v, [0, length], **options)[:, -1]
+        expected = dense_reference(q, k, v, [0, length], sliding_window=window, **options)[:, -1]
         assert relative_error(out[index], expected) < 2 * OP[dtype]
 
 

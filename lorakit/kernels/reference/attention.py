@@ -70,10 +70,9 @@ def decode_attention(
     query_SHD: torch.Tensor,
     key_SKLD: torch.Tensor,
     value_SKLE: torch.Tensor,
-    lengths_S: torch.Tensor,
+    mask_SL: torch.Tensor,
     *,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -81,21 +80,18 @@ def decode_attention(
 
     Args:
         query_SHD: of each sequence's last token.
-        key_SKLD, value_SKLE: of the whole sequences, the last token's included; L is at least the
-            longest, and what lies beyond a sequence's length is finite.
-        lengths_S: int64 (S,) tokens of each sequence, at least 1.
-        scaling, sliding_window, softcap, sinks: as in `packed_attention`.
+        key_SKLD, value_SKLE: of the whole sequences, the last token's included; finite also where
+            the mask hides them.
+        mask_SL: added to the scores, in their dtype: 0 where a key is seen, -inf where it is not
+            (beyond a sequence's length, before its window). One key at least is seen.
+        scaling, softcap, sinks: as in `packed_attention`.
 
     Returns:
         (S, H, E).
     """
     num_sequences, num_heads, _ = query_SHD.shape
-    num_kv_heads, longest = key_SKLD.shape[1:3]
-    position_L = torch.arange(longest, device=key_SKLD.device)
-    seen_SL = position_L < lengths_S[:, None]
-    if sliding_window is not None and sliding_window < longest:
-        seen_SL &= position_L >= lengths_S[:, None] - sliding_window
-    mask = seen_SL[:, None, None]
+    num_kv_heads = key_SKLD.shape[1]
+    mask = mask_SL[:, None, None]
     if softcap is None and sinks is None:
         # The query heads that share a key head as queries of that head: keys are not repeated.
         query = query_SHD.reshape(num_sequences, num_kv_heads, num_heads // num_kv_heads, -1)

@@ -1,0 +1,76 @@
+"""Dense stand-ins for packed and adapted layers, for many forward passes that train nothing.
+
+Dequantizing every weight anew costs little beside the thousands of tokens of a training step, but
+much beside the few of a step that generates; so does a low-rank branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorakit.adapters.modules import AdaptedLinear
+from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.offload import DiskWeight, HostWeight
+from lorakit.base.storages.dense import DenseWeight
+
+
+@contextmanager
+def dense_layers(model: PreTrainedModel, max_bytes: int) -> Iterator[None]:
+    """Inside, layers multiply with dense weights that were made once; no gradient reaches adapters.
+
+    A packed weight is dequantized. An adapted layer whose adapter takes part is merged, where its
+    weight is float32 or wider: rounded to half precision, a merged weight would lose part of what
+    the adapter adds. Layers in host memory or on disk stay there. The adapter must neither change
+    nor be switched inside.
+
+    Args:
+        max_bytes: for the dense weights together; layers for which no room is left stay as they
+            are.
+    """
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    left = max_bytes
+    try:
+        for owner, name, layer, size in _replaceable(model):
+            if size <= left:
+                left -= size
+                replaced.append((owner, name, layer))
+                setattr(owner, name, _dense(layer))
+        yield
+    finally:
+        for owner, name, original in replaced:
+            setattr(owner, name, original)
+
+
+def _replaceable(
+    owner: nn.Module,
+) -> Iterator[tuple[nn.Module, str, AdaptedLinear | FrozenLinear, int]]:
+    """(module, name of its child, the child, bytes of its dense weight), in the model's order."""
+    for name, child in list(owner.named_children()):
+        if isinstance(child, AdaptedLinear) and _merges(child):
+            yield owner, name, child, _dense_bytes(child.base_layer)
+        elif isinstance(child, FrozenLinear):
+            if not isinstance(child.stored, DenseWeight | HostWeight | DiskWeight):
+                yield owner, name, child, _dense_bytes(child)
+        else:
+            yield from _replaceable(child)
+
+
+def _merges(layer: AdaptedLinear) -> bool:
+    stored = layer.base_layer.stored
+    elsewhere = isinstance(stored, HostWeight | DiskWeight)
+    return layer.switch.on and not elsewhere and stored.dtype.itemsize >= 4
+
+
+def _dense_bytes(layer: FrozenLinear) -> int:
+    return layer.stored.shape.numel() * layer.stored.dtype.itemsize
+
+
+@torch.no_grad()
+def _dense(layer: AdaptedLinear | FrozenLinear) -> FrozenLinear:
+    base = layer.base_layer if isinstance(layer, AdaptedLinear) else layer
+    return FrozenLinear(DenseWeight(layer.weight), base.bias, fan_in_fan_out=base.fan_in_fan_out)

@@ -1,0 +1,89 @@
+"""Slots keep every sequence's keys and values, whoever joins, leaves or moves."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from lorakit.base import kv_slots
+from lorakit.base.kv_slots import KVSlots
+
+HEADS, SIZE, NUM_LAYERS = 2, 3, 2
+CPU = torch.device("cpu")
+
+
+class Model:
+    """Keys and values of token t of sequence s are told by (s, t, layer)."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.slots = KVSlots(num_slots, CPU)
+        self.running: list[list[int]] = []  # [sequence, its length]
+
+    def run_pass(self, prompts: list[list[int]]) -> None:
+        """`prompts` are [sequence, its length]; checks what every layer's attention is given."""
+        positions = self.slots.layout_pass([length for _, length in prompts])
+        tokens = [(sequence, length) for sequence, length in self.running]
+        tokens += [(sequence, place) for sequence, length in prompts for place in range(length)]
+        assert positions.tolist() == [[place for _, place in tokens]]
+        for entry in self.running:
+            entry[1] += 1
+        for layer in range(NUM_LAYERS):
+            keys = torch.stack([self.key(*token, layer) for token in tokens], dim=1)
+            seen = 0
+            for group in self.slots.store(keys, -keys, 4):
+                for row, place in enumerate(range(group.tokens.start, group.tokens.stop)):
+                    sequence, length = self.running[place]
+                    expected = [self.key(sequence, place, layer) for place in range(length)]
+                    got = group.keys[row, :, :length]
+                    assert torch.equal(got, torch.stack(expected, dim=1))
+                    assert torch.equal(group.values[row, :, :length], -got)
+                    visible = (group.mask[row] == 0).nonzero()[:, 0].tolist()
+                    assert visible == list(range(max(0, length - 4), length))
+                    seen += 1
+            assert seen == len(self.running)
+        self.running += [list(prompt) for prompt in prompts]
+
+    def free(self, finished: list[int]) -> None:
+        gone = [self.running[place][0] for place in finished]
+        before = [sequence for sequence, _ in self.running]
+        self.running = [self.running[place] for place in self.slots.free(finished)]
+        assert sorted(sequence for sequence, _ in self.running) == sorted(set(before) - set(gone))
+
+    @staticmethod
+    def key(sequence: int, place: int, layer: int) -> torch.Tensor:
+        return torch.full((HEADS, SIZE), 1000.0 * sequence + place + layer / 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sequences_keep_what_is_theirs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_slots, "GROWTH", 8)
+    monkeypatch.setattr(kv_slots, "GROUP", 3)
+    draw = np.random.default_rng(seed)
+    model, joined = Model(num_slots=10), 0
+    for _ in range(40):
+        room = 10 - len(model.running)
+        count = int(draw.integers(0, room + 1))
+        if count or model.running:
+            lengths = draw.integers(1, 12, count).tolist()
+            model.run_pass([[joined + number, length] for number, length in enumerate(lengths)])
+            joined += count
+        num_finished = int(draw.integers(0, len(model.running) + 1))
+        model.free(sorted(draw.permutation(len(model.running))[:num_finished].tolist()))
+
+
+def test_groups_stay_in_the_order_of_their_lengths() -> None:
+    model = Model(num_slots=64)
+    model.run_pass([[number, 100 - number] for number in range(64)])
+    draw = np.random.default_rng(0)
+    while model.running:
+        finished = draw.permutation(len(model.running))[:5].tolist()
+        model.free(sorted(finished))
+        lengths = [length for _, length in model.running]
+        groups = [
+            lengths[at : at + kv_slots.GROUP] for at in range(0, len(lengths), kv_slots.GROUP)
+        ]
+        for longer, shorter in itertools.pairwise(groups):
+            assert min(longer) >= max(shorter)
