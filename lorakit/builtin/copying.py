@@ -114,7 +114,8 @@ def _jumbled(rng: random.Random) -> Document:
     return Document(text="\n\n".join(joint.join(line) for line in lines))
 
 
-def _look_up(rng: random.Random) -> Document:
+def look_up(rng: random.Random) -> Document:
+    """A few facts at random, and a question for one of them."""
     facts = _facts(rng, 2, 7)
     asked = rng.choice(facts)
     task = rng.choice(("What is the {}?", "Tell me the {}.", "Which {} is it?", "{}?", "Find: {}"))
@@ -161,5 +162,5 @@ def _values(rng: random.Random) -> Document:
 
 
 _KINDS = (
-    _twice, _twice, _jumbled, _look_up, _look_up, _look_up, _continue, _form, _form, _form, _values,
+    _twice, _twice, _jumbled, look_up, look_up, look_up, _continue, _form, _form, _form, _values,
 )  # fmt: skip
