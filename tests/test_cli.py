@@ -255,6 +255,22 @@ def test_check_shows_what_is_trained(trained: Path, capfd: pytest.CaptureFixture
     assert "\x1b" not in shown  # no colour codes outside a terminal
 
 
+def test_rows_and_their_faults_cannot_steer_the_terminal(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    asked = [
+        {"prompt": f"What \x1b]0;mine\x07 {n}?", "completion": "Rest.\x1b[2J"} for n in range(12)
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    check = ["check", str(trained / "recipe.yaml"), "--set", f"data.train={rows}"]
+    assert main(check) == 0
+    shown = capfd.readouterr()
+    assert "\u27e6Rest.\u241b[2J" in shown.out and "\x1b" not in shown.out + shown.err
+    assert main(["check", str(tmp_path / "\x1b[2Jno.yaml")]) == 2
+    assert "\x1b" not in capfd.readouterr().err
+
+
 def test_evaluate_repeats_what_training_found(
     trained: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
