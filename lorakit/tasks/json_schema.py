@@ -98,6 +98,10 @@ def load_schema(path: str | Path) -> dict[str, Any] | bool:
     _check_references(schema, kind.META_SCHEMA["$schema"], where)
     try:
         kind(schema, registry=referencing.Registry()).is_valid(None)
+    except Unresolvable as error:  # jsonschema 4.26 overlooks the $id of a part under `not`
+        raise RecipeError(
+            f"{where} refers to {error.ref!r}, which jsonschema does not find. Remove $id."
+        ) from error
     except RecursionError as error:
         raise RecipeError(
             f"{where} refers from a part to that part itself, so nothing can be held to it. Break "

@@ -243,11 +243,12 @@ def test_json_schema_is_read_strictly_and_never_fetched(tmp_path: Path) -> None:
         ('{"properties": {"a": {"$ref": "#/$defs/none"}}}', "'#/\\$defs/none', which is not"),
         ('{"$dynamicRef": "#none"}', "which is not in the file"),
         ('{"$ref": "#"}', "that part itself"),
+        ('{"$id":"http://a/","not":{"$id":"b","$defs":{"c":{}},"$ref":"#/$defs/c"}}', "Remove .id"),
     ]:
         with pytest.raises(RecipeError, match=message):
             read(text)
     for text in [  # references that lead somewhere
-        '{"$id": "http://a/b", "not": {"$id": "c", "$defs": {"m": {}}, "$ref": "#/$defs/m"}}',
+        '{"$id": "http://a/b", "items": {"$id": "c", "$defs": {"m": {}}, "$ref": "#/$defs/m"}}',
         '{"$defs": {"n": {"$anchor": "m"}}, "$ref": "#m"}',
         '{"properties": {"$id": {"type": "string"}, "$ref": {"type": "string"}}}',
         '{"properties": {"part": {"$ref": "#"}}}',
