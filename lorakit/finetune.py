@@ -125,12 +125,12 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     check_sets(model, {"train": sets.train.examples, "validation": held_out})
     # From here on files are written: all that can be wrong with the input has been seen.
     run.path.mkdir(parents=True, exist_ok=True)
+    limit = rules_of(recipe.data, model.config).max_length
     if not run.recipe.is_file():
         write_recipe(run, recipe)
     if not run.plan.is_file():
         write_json(run.plan, planned.to_json())
     if not run.data.is_file():
-        limit = rules_of(recipe.data, model.config).max_length
         write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
@@ -143,6 +143,9 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         run_dir=run.path,
         resume=resume,
     )
+    if resume:  # the same training; what is measured may be other than when it began
+        write_recipe(run, recipe)
+        write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
     _copy_tokenizer(run)
     save_adapter(model, run.adapter)
     evaluation = _evaluate(model, tokenizer, recipe, sets, run)

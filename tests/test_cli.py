@@ -255,6 +255,22 @@ def test_check_shows_what_is_trained(trained: Path, capfd: pytest.CaptureFixture
     assert "\x1b" not in shown  # no colour codes outside a terminal
 
 
+def test_rows_and_their_faults_cannot_steer_the_terminal(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    asked = [
+        {"prompt": f"What \x1b]0;mine\x07 {n}?", "completion": "Rest.\x1b[2J"} for n in range(12)
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    check = ["check", str(trained / "recipe.yaml"), "--set", f"data.train={rows}"]
+    assert main(check) == 0
+    shown = capfd.readouterr()
+    assert "\u27e6Rest.\u241b[2J" in shown.out and "\x1b" not in shown.out + shown.err
+    assert main(["check", str(tmp_path / "\x1b[2Jno.yaml")]) == 2
+    assert "\x1b" not in capfd.readouterr().err
+
+
 def test_evaluate_repeats_what_training_found(
     trained: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,3 +345,19 @@ def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
     arguments = ["train", str(trained / "recipe.yaml"), "--output", str(trained / "run")]
     assert main([*arguments, "--set", "train.max_steps=4", "--resume"]) == 0
     assert adapter.read_bytes() == before
+
+
+def test_a_run_says_what_was_measured_when_it_was_resumed(trained: Path, tmp_path: Path) -> None:
+    run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
+    shutil.copytree(trained / "run", run)
+    row = {"prompt": "What is elsewhere?", "completion": "Nothing."}
+    rows.write_text(json.dumps(row) + "\n" + json.dumps(row | {"prompt": "What is new?"}) + "\n")
+    other = ["--set", f"evaluate.out_of_domain={rows}", "--set", "train.max_steps=4"]
+    resume = ["train", str(trained / "recipe.yaml"), "--output", str(run), "--resume"]
+    assert main([*resume, *other]) == 0
+    files = [json.loads((run / name).read_text()) for name in ("evaluation.json", "data.json")]
+    assert "out_of_domain" in files[0] and "out_of_domain" in files[1]["sets"]
+    assert load_recipe(run / "recipe.yaml").evaluate.out_of_domain == str(rows)
+    refused = ["--set", "train.learning_rate=1", *other]
+    assert main([*resume, *refused]) == 1
+    assert load_recipe(run / "recipe.yaml").train.learning_rate != 1

@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from lorakit.cli import chat, check, demo, evaluate, merge, new, plan, report, train
+from lorakit.cli.output import visible
 from lorakit.errors import LorakitError
 
 # What an operating system refuses for reasons outside lorakit; anything else is our bug.
@@ -99,11 +100,11 @@ class _Notes(logging.Handler):
     """Notes on whatever stderr is at the time: while a progress bar runs, lines above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(visible(self.format(record)), file=sys.stderr)
 
 
 def _refuse(message: str, exit_code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(visible(f"error: {message}"), file=sys.stderr)
     return exit_code
 
 

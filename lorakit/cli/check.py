@@ -15,6 +15,7 @@ from lorakit.cli.output import (
     console,
     print_json,
     stdout_for_results,
+    visible,
 )
 from lorakit.recipe import load_recipe
 
@@ -72,7 +73,7 @@ def show_check(report: CheckReport, num_examples: int) -> None:
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
         where = f" ({finding.where})" if finding.where else ""
-        out.print(line.append(f"{finding.message}{where}", style="none"))
+        out.print(line.append(visible(f"{finding.message}{where}"), style="none"))
     if "train" not in report.sets:
         return
     train = report.sets["train"].examples
@@ -87,7 +88,7 @@ def marked(tokenizer: PreTrainedTokenizerBase, example: Example) -> Text:
 
     text = Text()
     for trained, pieces in groupby(pieces_of(tokenizer, example), lambda piece: piece.trained):
-        joined = "".join(piece.text for piece in pieces)
+        joined = visible("".join(piece.text for piece in pieces))
         if trained:
             text.append(f"{TRAINED_MARKS[0]}{joined}{TRAINED_MARKS[1]}", style="green")
         else:

@@ -15,7 +15,7 @@ from lorakit.cli.check import show_check
 from lorakit.cli.claims import Claim, claims
 from lorakit.cli.merge import merge_run, show_merge
 from lorakit.cli.new import TEMPLATES
-from lorakit.cli.output import console, show_sets, stdout_for_results
+from lorakit.cli.output import console, show_sets, stdout_for_results, visible
 from lorakit.cli.plan import show_plan
 from lorakit.cli.train import show_training
 from lorakit.errors import InputError, RunError
@@ -283,8 +283,6 @@ class Demo:
         self._out.print(f"$ {line}", style="bold cyan")
 
     def _show(self, name: str, text: str) -> None:
-        from lorakit.cli.chat.terminal import visible
-
         self._out.print(f"{name}:", style="bold")
         self._out.print(visible(text.strip() or "(nothing)"))
 

@@ -23,6 +23,16 @@ Overrides = Annotated[
     typer.Option("--set", metavar="a.b=c", help="Override one value of the recipe; repeatable."),
 ]
 
+# Text of a model, a data set or a file must not steer the terminal: what is no line break or tab is
+# shown as a symbol.
+SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+SYMBOLS |= dict.fromkeys(range(0x80, 0xA0), ord("\ufffd"))
+
+
+def visible(text: str) -> str:
+    """The text with control characters shown as symbols."""
+    return text.translate(SYMBOLS)
+
 
 @contextmanager
 def stdout_for_results() -> Iterator[None]:
@@ -60,4 +70,4 @@ def show_sets(results: Mapping[str, SetResult]) -> None:
 
     out = console()
     for line in summary(results):
-        out.print(line)
+        out.print(visible(line))

@@ -214,16 +214,17 @@ def specs_of(sources: SourceList) -> list[SourceSpec]:
 
 def _spec(source: str | DataSource) -> SourceSpec:
     if isinstance(source, str):
-        if is_builtin_data(source):  # the recipe's format and columns are those of its own files
-            return SourceSpec(source, format=BUILTIN_FORMAT, columns={})
-        return SourceSpec(source)
+        source = DataSource(path=source)
+    row_format, columns = source.format, source.columns
+    if is_builtin_data(source.path):  # the section's format and columns are those of its own files
+        row_format, columns = row_format or BUILTIN_FORMAT, columns or {}
     return SourceSpec(
         source.path,
         weight=source.weight,
         split=source.split,
         name=source.name,
-        format=source.format,
-        columns=source.columns,
+        format=row_format,
+        columns=columns,
         system=source.system,
     )
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import jsonschema
 import numpy as np
 import referencing
+import referencing.jsonschema
 from referencing.exceptions import Unresolvable
 
 from lorakit.errors import RecipeError
@@ -53,7 +54,8 @@ def _accepted(validator: Any, answer: str) -> bool:
     try:
         value = json.loads(answer, parse_constant=_refuse_constant, object_pairs_hook=_unique)
         return bool(validator.is_valid(value))
-    except (ValueError, RecursionError):  # no JSON, or nested deeper than any program reads
+    # No JSON, nested deeper than any program reads, or a number beyond any that divides.
+    except (ValueError, RecursionError, OverflowError):
         return False
 
 
@@ -72,34 +74,70 @@ def load_schema(path: str | Path) -> dict[str, Any] | bool:
     """Read and check a schema.
 
     Raises:
-        RecipeError: the file cannot be read, is no JSON schema, or refers to another document.
+        RecipeError: the file cannot be read, is no JSON schema, or refers to another document, to a
+            part of itself that is not there, or from a part to that part itself.
     """
     where = f"evaluate.json_schema {str(path)!r}"
     try:
         schema = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-        kind.check_schema(schema)
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{where} cannot be read: {error}. Name a file of JSON.") from error
+    named = schema.get("$schema", "") if isinstance(schema, dict) else ""
+    if not isinstance(schema, dict | bool) or not isinstance(named, str):
+        raise RecipeError(
+            f"{where} is no JSON schema: it has to be an object (its $schema a text), true or "
+            "false. Fix it there."
+        )
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise RecipeError(
             f"{where} is no JSON schema: {error.message} at {error.json_path}. Fix it there."
         ) from error
-    for reference in _references(schema):
+    _check_references(schema, kind.META_SCHEMA["$schema"], where)
+    try:
+        kind(schema, registry=referencing.Registry()).is_valid(None)
+    except Unresolvable as error:  # jsonschema 4.26 overlooks the $id of a part under `not`
+        raise RecipeError(
+            f"{where} refers to {error.ref!r}, which jsonschema does not find. Remove $id."
+        ) from error
+    except RecursionError as error:
+        raise RecipeError(
+            f"{where} refers from a part to that part itself, so nothing can be held to it. Break "
+            "the circle."
+        ) from error
+    return schema
+
+
+def _check_references(schema: dict[str, Any] | bool, dialect: str, where: str) -> None:
+    """Hours before the first answer is held to them, see that all references lead somewhere."""
+    root = referencing.jsonschema.specification_with(dialect).create_resource(schema)
+    registry = referencing.Registry().with_resource("", root)
+    for reference, resolver in _references(schema, registry.resolver_with_root(root)):
         if not reference.startswith("#"):
             raise RecipeError(
                 f"{where} refers to another document, {reference!r}; nothing is fetched. Copy what "
                 "it means under $defs and refer to it as #/$defs/NAME."
             )
-    return schema
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise RecipeError(
+                f"{where} refers to {reference!r}, which is not in the file. Define it there."
+            ) from error
 
 
-def _references(part: Any) -> Iterator[str]:
+def _references(part: Any, resolver: Any) -> Iterator[tuple[str, Any]]:
+    """Every reference, and what resolves it: a part with an $id of its own is a root to itself."""
     if isinstance(part, dict):
+        if isinstance(part.get("$id"), str):
+            inner = referencing.jsonschema.DRAFT202012.create_resource(part)
+            resolver = resolver.in_subresource(inner)
         for key, value in part.items():
             if key in ("$ref", "$dynamicRef") and isinstance(value, str):
-                yield value
-            yield from _references(value)
+                yield value, resolver
+            yield from _references(value, resolver)
     elif isinstance(part, list):
         for value in part:
-            yield from _references(value)
+            yield from _references(value, resolver)

@@ -85,6 +85,19 @@ def test_rows_of_a_set_know_where_they_stand(sets: Path) -> None:
     assert [row.location for row in rows] == [f"builtin:train:{n}" for n in range(1, 9)]
 
 
+def test_a_set_has_its_own_format_however_it_is_named(sets: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("question,answer\nIs it late?,No.\nIs it cold?,Yes.\n")
+    wanted = recipe(tmp_path)
+    wanted.data.format = "prompt_completion"
+    wanted.data.columns = {"prompt": "question", "completion": "answer"}
+    for named in ("builtin:train", {"path": "builtin:train", "weight": 0.5}):
+        wanted.data.train = [str(own), named]
+        shown = lorakit.check(wanted).to_json()
+        assert shown["sets"]["train"]["kept"] == 10
+        assert shown["sets"]["in_domain"]["kept"] == 8
+
+
 def test_an_unknown_set_lists_those_there_are(sets: Path, tmp_path: Path) -> None:
     (sets / "more.jsonl").write_text("{}\n")
     listed = "builtin:in_domain, builtin:more, builtin:train"

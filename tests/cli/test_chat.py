@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from rich.console import Console
 from lorakit.cli import main
 from lorakit.cli.chat import open_dialogues, terminal
 from lorakit.cli.chat.commands import COMMANDS, LeaveError, question_of, run_command
+from lorakit.cli.chat.dialogue import Answer, Dialogue
 from lorakit.cli.chat.lines import talk_in_lines
-from lorakit.cli.chat.terminal import TerminalChat, show_side_by_side, visible
+from lorakit.cli.chat.terminal import TerminalChat, show_side_by_side
+from lorakit.cli.output import visible
 from lorakit.data.conversation import Conversation
 from lorakit.data.meanings import DataRules, read_meanings
 from lorakit.errors import InputError
@@ -160,6 +163,30 @@ def test_commands_act_on_both_models(served: ServedRun, tmp_path: Path) -> None:
 
 def test_what_a_model_writes_cannot_steer_the_terminal() -> None:
     assert visible("a\x1b[2J\rb\x07\x9b\n\tc") == "a\u241b[2J\u240db\u2407\ufffd\n\tc"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_answers_to_piped_questions_cannot_steer_the_terminal_either(
+    served: ServedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {True: Terminal(), False: io.StringIO()}
+    monkeypatch.setattr(Dialogue, "ask", answer_with("a\x1b[2Jb"))
+    for out in shown.values():
+        talk_in_lines(open_dialogues(served, GREEDY, base=False), ["What helps?"], out)
+    assert shown[True].getvalue() == "a\u241b[2Jb\n"
+    assert shown[False].getvalue() == "a\x1b[2Jb\n"  # a file holds what was said
+
+
+def answer_with(text: str) -> Callable[..., Answer]:
+    def ask(_: Dialogue, question: str, on_text: Callable[[str], None]) -> Answer:
+        on_text(text)
+        return Answer(text, 1, 1.0, is_cut=False, is_stopped=False, num_forgotten=0)
+
+    return ask
 
 
 def typed(lines: list[str | type[BaseException]], monkeypatch: pytest.MonkeyPatch) -> None:

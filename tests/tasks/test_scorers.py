@@ -210,6 +210,13 @@ def test_json_schema(answer: str, accepted: bool) -> None:
     assert score("json_schema", answer, "") == accepted
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "1e400"])
+def test_a_number_beyond_any_that_divides_is_not_accepted(number: str) -> None:
+    options = ScoringOptions(json_schema={"multipleOf": 0.1})
+    assert score("json_schema", "0.5", "", options) == 1
+    assert score("json_schema", number, "", options) == 0
+
+
 def test_json_schema_is_read_strictly_and_never_fetched(tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
 
@@ -229,9 +236,24 @@ def test_json_schema_is_read_strictly_and_never_fetched(tmp_path: Path) -> None:
         ('{"type": "objekt"}', "no JSON schema"),
         ('{"$ref": "https://example.org/s.json"}', "nothing is fetched"),
         ('{"anyOf": [{"$ref": "other.json#/a"}]}', "nothing is fetched"),
+        ("5", "has to be an object"),
+        ("null", "has to be an object"),
+        ('{"$schema": 5}', "has to be an object"),
+        # Found here, not when the first answer of hours of training has that property.
+        ('{"properties": {"a": {"$ref": "#/$defs/none"}}}', "'#/\\$defs/none', which is not"),
+        ('{"$dynamicRef": "#none"}', "which is not in the file"),
+        ('{"$ref": "#"}', "that part itself"),
+        ('{"$id":"http://a/","not":{"$id":"b","$defs":{"c":{}},"$ref":"#/$defs/c"}}', "Remove .id"),
     ]:
         with pytest.raises(RecipeError, match=message):
             read(text)
+    for text in [  # references that lead somewhere
+        '{"$id": "http://a/b", "items": {"$id": "c", "$defs": {"m": {}}, "$ref": "#/$defs/m"}}',
+        '{"$defs": {"n": {"$anchor": "m"}}, "$ref": "#m"}',
+        '{"properties": {"$id": {"type": "string"}, "$ref": {"type": "string"}}}',
+        '{"properties": {"part": {"$ref": "#"}}}',
+    ]:
+        assert read(text) == json.loads(text)
     with pytest.raises(RecipeError, match="cannot be read"):
         load_schema(tmp_path / "none.json")
     with pytest.raises(RecipeError, match="not in the file"):

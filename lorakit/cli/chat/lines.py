@@ -9,6 +9,7 @@ from typing import TextIO
 from lorakit.cli.chat.commands import LeaveError, question_of, run_command
 from lorakit.cli.chat.dialogue import Dialogue
 from lorakit.cli.chat.notes import remarks
+from lorakit.cli.output import visible
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: Text
     Args:
         dialogues: each of them answers; several answers open with their model's name and a colon.
         lines: questions, and commands that begin with a slash. Blank lines are passed over.
-        out: where answers go, each followed by a line break.
+        out: where answers go, each followed by a line break; as they are,
+            but that on a terminal control characters are shown as symbols.
 
     Raises:
         InputError: a question that cannot be answered, or an unknown command.
@@ -27,7 +29,7 @@ def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: Text
     """
 
     def write(text: str) -> None:
-        out.write(text)
+        out.write(visible(text) if out.isatty() else text)
         out.flush()
 
     for line in lines:

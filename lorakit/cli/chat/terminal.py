@@ -13,15 +13,12 @@ from rich.text import Text
 from lorakit.cli.chat.commands import COMMANDS, LeaveError, question_of, run_command
 from lorakit.cli.chat.dialogue import Answer, Dialogue
 from lorakit.cli.chat.notes import remarks, speed
-from lorakit.cli.output import console
+from lorakit.cli.output import console, visible
 from lorakit.errors import InputError
 
 # Two columns of prose need about so much.
 WIDE = 100
 PROMPT = "you> "
-# A model's text must not steer the terminal: what is no line break or tab is shown as a symbol.
-SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
-SYMBOLS |= dict.fromkeys(range(0x80, 0xA0), ord("\ufffd"))
 
 
 class TerminalChat:
@@ -40,7 +37,7 @@ class TerminalChat:
     def run(self) -> None:
         """Talk until the person leaves."""
         _edit_lines()
-        self._out.print(self._title, style="bold")
+        self._out.print(visible(self._title), style="bold")
         self._note("/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves")
         while True:
             try:
@@ -60,7 +57,7 @@ class TerminalChat:
             except KeyboardInterrupt:  # before the answer began
                 self._note("(stopped)")
             except InputError as error:
-                self._out.print(str(error), style="yellow")
+                self._out.print(visible(str(error)), style="yellow")
 
     def _read(self) -> str:
         """One question; a line that ends with a backslash goes on in the next."""
@@ -116,7 +113,7 @@ class TerminalChat:
         self._note(f"{name}({'; '.join([*remarks(answer), speed(answer)])})")
 
     def _note(self, text: str) -> None:
-        self._out.print(text, style="dim")
+        self._out.print(visible(text), style="dim")
 
 
 def columns(texts: dict[str, str]) -> Table:
@@ -126,11 +123,6 @@ def columns(texts: dict[str, str]) -> Table:
         table.add_column(name, ratio=1, overflow="fold", header_style="bold")
     table.add_row(*(Text(visible(text)) for text in texts.values()))
     return table
-
-
-def visible(text: str) -> str:
-    """The text with control characters shown as symbols."""
-    return text.translate(SYMBOLS)
 
 
 def show_side_by_side(out: Console, texts: dict[str, str]) -> None:
