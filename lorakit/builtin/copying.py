@@ -35,8 +35,9 @@ _SAID = (
 _LISTS = (", ", ", ", "; ", " then ", " > ", "\n")
 _ORDERS = (
     "Write lines such as {shape} in this order: {listed}.", "Order: {listed}. Lines: {shape}.",
-    "{shape}: {listed}", "Lines as {shape}, first to last: {listed}.", "Use {listed}. Like {shape}.",
-    "As {shape}, begin with {listed}.", "In lines like {shape} give {listed}.",
+    "{shape}: {listed}", "Lines as {shape}, first to last: {listed}.",
+    "Use {listed}. Like {shape}.", "As {shape}, begin with {listed}.",
+    "In lines like {shape} give {listed}.",
 )  # fmt: skip
 _FORMS = ("{key} = {value}", "{key} -> {value}", "({key}) {value}", "{value} ({key})")
 

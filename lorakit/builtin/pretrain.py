@@ -1,9 +1,9 @@
 """Pretrain the built-in base: `python -m lorakit.builtin.pretrain --shared-data DIR --output DIR`.
 
 The learning rate warms up, stays, and falls to zero while the corpus turns to its second mixture;
-the later phases start lower. The first phase does not depend on its own length or on what
-follows, so a run may be stopped and resumed with fewer or more blocks. `--from-model DIR --phase NAME`
-takes the weights, tokenizer and log of an earlier published model and trains from that phase on.
+the later phases start lower. The first phase does not depend on its own length or on what follows,
+so a run may be stopped and resumed with fewer or more blocks. `--from-model DIR --phase NAME` takes
+the weights, tokenizer and log of an earlier published model and trains from that phase on.
 """
 
 from __future__ import annotations
