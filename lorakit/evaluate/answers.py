@@ -159,4 +159,6 @@ def _cut(who: str, answers: Sequence[Answer]) -> str | None:
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    # As answers are decoded: cleaned up, a reference would lose spaces that its answer keeps.
+    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).strip()

@@ -72,6 +72,8 @@ def _asked(example: Example, control: Sequence[int], stop_ids: Sequence[int]) ->
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> str:
-    text = str(tokenizer.decode(ids[:NUM_TOKENS].tolist(), skip_special_tokens=True))
-    text = " ".join(text.split())
+    text = tokenizer.decode(
+        ids[:NUM_TOKENS].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    text = " ".join(str(text).split())
     return text if len(text) <= NUM_CHARACTERS else text[: NUM_CHARACTERS - 1] + "\u2026"

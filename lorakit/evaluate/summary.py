@@ -49,6 +49,8 @@ def _row(name: str, change: Comparison) -> tuple[str, ...]:
 
 
 def _forgotten(result: SetResult) -> list[str]:
+    if not result.forgotten and not result.metrics["loss"].is_finite:
+        return ["what was forgotten: not known, losses are no numbers"]
     if not result.forgotten:
         return ["what was forgotten: nothing, no retention example has a higher loss than before"]
     lines = ["what was forgotten: the retention examples whose loss rose most"]

@@ -16,6 +16,8 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
+    NonNegativeInt,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -132,7 +134,13 @@ class Lengths(_Part):
     """A histogram: bin i holds `edges[i] < length <= edges[i + 1]`."""
 
     edges: list[int]
-    counts: list[int]
+    counts: Annotated[list[NonNegativeInt], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _every_bin_has_a_count(self) -> Lengths:
+        if len(self.edges) != len(self.counts) + 1 or sorted(set(self.edges)) != self.edges:
+            raise ValueError("edges should rise, and be one more than counts")
+        return self
 
 
 class SetFacts(_Part):
@@ -318,7 +326,7 @@ def _checked(path: Path, parse: Callable[[Path], Any], shape: Any, absent: Value
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
         raise _damaged(path, f"{place}: {fault['msg']}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
 
 

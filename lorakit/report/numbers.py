@@ -75,7 +75,7 @@ def _of_training(last: LoggedStep, plan: PlanFacts | None) -> Iterator[Fact]:
 
 def _memory(last: LoggedStep, plan: PlanFacts | None) -> Fact:
     peak = None if plan is None else plan.memory_bytes.get("peak")
-    if peak is not None:
+    if peak:
         off = 100 * (last.peak_bytes - peak) / peak
         detail = f"plan: {size(peak)} ({off:+.0f} %)".replace("-", "\u2212")
     elif plan is not None:

@@ -34,7 +34,7 @@ def render(template: str, *, title: str, sections: Sequence[tuple[str, str]], **
     css = (TEMPLATES / "page.css").read_text("utf-8")
     script = (TEMPLATES / "theme.js").read_text("utf-8")
     page = _environment().get_template(template)
-    return page.render(
+    made = page.render(
         title=title,
         sections=sections,
         css=Markup(css),
@@ -44,6 +44,7 @@ def render(template: str, *, title: str, sections: Sequence[tuple[str, str]], **
         set_meanings=words.SET_MEANINGS,
         **values,
     )
+    return str(words.printable(made))  # plots too, whose text is made elsewhere
 
 
 def write_page(path: Path, page: str) -> None:

@@ -18,6 +18,7 @@ from lorakit.report.words import (
 )
 
 RETENTION = "retention"
+TOO_FEW = "too few to tell"
 Effect = Literal["better", "same", "worse"]
 Mark = Literal["better", "same", "worse", "kept"]
 
@@ -58,7 +59,7 @@ def _set_verdict(name: str, one: SetEvaluation) -> SetVerdict:
     effect: Mark = "same" if one.verdict == "no difference" else one.verdict
     primary = one.primary_change
     if primary is not None and not primary.enough:
-        word, effect = "too few to tell", "same"
+        word, effect = TOO_FEW, "same"
     elif name == RETENTION and one.verdict == "no difference":
         word, effect = "kept", "kept"
     elif name == RETENTION and one.verdict == "worse":
@@ -102,6 +103,8 @@ def headline(run: RunFiles) -> str:
     task = by_name.get("in_domain") or by_name.get("out_of_domain")
     if task is None:
         start = "What the adapter does for its task was not measured"
+    elif task.word == TOO_FEW:
+        start = "Too few examples tell what the adapter does for its task"
     else:
         start = {
             "better": "The adapter is better than its base at the task",
@@ -115,6 +118,8 @@ def headline(run: RunFiles) -> str:
 
 
 def _other_rows(task: SetVerdict, other: SetVerdict) -> str:
+    if other.word == TOO_FEW:
+        return " in-domain, too few examples tell about out-of-domain"
     if other.effect == task.effect:
         return ", in-domain and out-of-domain"
     told = {"better": "better", "same": "no different", "worse": "worse"}[other.effect]

@@ -24,6 +24,7 @@ from lorakit.cli.chat.commands import COMMANDS, LeaveError, question_of, run_com
 from lorakit.cli.chat.dialogue import Answer, Dialogue
 from lorakit.cli.chat.lines import talk_in_lines
 from lorakit.cli.chat.terminal import TerminalChat, show_side_by_side
+from lorakit.cli.chat.text_stream import TextStream
 from lorakit.cli.output import visible
 from lorakit.data.conversation import Conversation
 from lorakit.data.meanings import DataRules, read_meanings
@@ -179,6 +180,30 @@ def test_answers_to_piped_questions_cannot_steer_the_terminal_either(
         talk_in_lines(open_dialogues(served, GREEDY, base=False), ["What helps?"], out)
     assert shown[True].getvalue() == "a\u241b[2Jb\n"
     assert shown[False].getvalue() == "a\x1b[2Jb\n"  # a file holds what was said
+
+
+def test_questions_in_another_encoding_exit_2(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9?\n"), "utf-8"))
+    assert main(["chat", str(tiny_run)]) == 2
+    assert "no utf-8 text" in capsys.readouterr().err
+
+
+def test_undo_takes_the_same_question_back_from_both(
+    served: ServedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialogues = open_dialogues(served, GREEDY, base=True)
+    for dialogue in dialogues:
+        dialogue.ask("What helps?")
+    with monkeypatch.context() as patch:  # the tuned model ends its answer at once
+        dialogues[0].ask("And then?")
+        patch.setattr(TextStream, "add", lambda stream, token: "")
+        patch.setattr(TextStream, "rest", lambda stream, whole: "")
+        assert not dialogues[1].ask("And then?").text
+    assert "And then?" not in str(dialogues[1].messages())
+    assert run_command("/undo", dialogues) == "taken back: And then?"
+    assert [[turn.question for turn in one.turns] for one in dialogues] == [["What helps?"]] * 2
 
 
 def answer_with(text: str) -> Callable[..., Answer]:

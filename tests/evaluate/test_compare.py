@@ -188,6 +188,7 @@ def test_a_model_whose_losses_are_no_numbers_is_worse_and_not_asked(tiny_folder:
     result = compare((model, tokenizer), sets, measures, Pretender(model, references))["in_domain"]
     assert (result.primary, result.verdict) == ("loss", "worse")
     assert "its losses are no numbers: nothing was answered" in result.notes
+    assert "what was forgotten: not known" in "\n".join(summary({"retention": result}))
     json.dumps(result.to_json(), allow_nan=False)
 
 

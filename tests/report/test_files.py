@@ -43,6 +43,12 @@ def test_what_is_no_run_is_refused(name: str, tmp_path: Path) -> None:
         read_run(tmp_path / name)
 
 
+def with_lengths(lengths: dict[str, list[int]]) -> str:
+    facts = dict.fromkeys(("read", "kept", "tokens", "trained_tokens", "longest"), 1)
+    train = facts | {"dropped": 0, "max_length": None, "lengths": lengths}
+    return json.dumps({"sets": {"train": train}, "findings": [], "examples": []})
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -50,7 +56,11 @@ def test_what_is_no_run_is_refused(name: str, tmp_path: Path) -> None:
         ("plan.json", b"\xff\xfe\xfa", "utf-8"),
         ("evaluation.json", '{"in_domain": {"examples": "many"}}', "in_domain.examples"),
         ("evaluation.json", "[]", "dict"),
+        ("evaluation.json", "[" * 100_000, "recursion"),
         ("data.json", '{"sets": {}, "findings": []}', "examples"),
+        ("data.json", with_lengths({"edges": [], "counts": []}), "counts"),
+        ("data.json", with_lengths({"edges": [0, 9], "counts": [1, 2]}), "edges should rise"),
+        ("data.json", with_lengths({"edges": [9, 0], "counts": [1]}), "edges should rise"),
         ("answers.jsonl", '{"set": "in_domain"}\n', "0.index"),
         ("answers.jsonl", "not json\n", "Expecting"),
         ("metrics.jsonl", '{"step": 1, "loss": NaN}\n', "0."),

@@ -116,6 +116,7 @@ def test_a_sentence_has_every_number(tmp_path: Path) -> None:
 
 KEPT = one_set(0.01, 0.01, "no difference", margin=0.1)
 LOST = one_set(0.5, 0.01, "worse", margin=0.1)
+FEW = one_set(-1, 0.1, "no difference") | {"examples": MIN_EXAMPLES - 1}
 UNSURE = one_set(0.0, 0.5, "worse", margin=0.1)
 
 
@@ -141,6 +142,15 @@ UNSURE = one_set(0.0, 0.5, "worse", margin=0.1)
             {"in_domain": SAME, "retention": UNSURE},
             "The adapter shows no difference from its base at the task, but it is not shown that "
             "it kept what the base could do.",
+        ),
+        (
+            {"in_domain": FEW, "out_of_domain": SAME, "retention": KEPT},
+            "Too few examples tell what the adapter does for its task, and it kept",
+        ),
+        (
+            {"in_domain": SAME, "out_of_domain": FEW},
+            "The adapter shows no difference from its base at the task in-domain, too few examples "
+            "tell about out-of-domain; what it forgot was not measured.",
         ),
         ({"in_domain": WORSE, "retention": KEPT}, "The adapter is worse than its base"),
         ({"retention": KEPT}, "What the adapter does for its task was not measured, and it kept"),

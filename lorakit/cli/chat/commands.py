@@ -96,7 +96,7 @@ def _save(dialogues: Sequence[Dialogue], name: str) -> str:
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} does not exist. Make it first.")
     messages = dialogues[-1].messages()
-    if not dialogues[-1].turns:
+    if not any(turn.is_told for turn in dialogues[-1].turns):
         raise InputError("nothing has been said yet, so there is nothing to save.")
     row = json.dumps({"messages": messages}, ensure_ascii=False)
     write_atomically(path, (row + "\n").encode())

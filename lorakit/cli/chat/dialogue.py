@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,10 +42,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer."""
+    """A question and its answer; one without an answer is kept to be taken back, and not told."""
 
     question: str
     answer: str
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is part of the conversation that the model is given."""
+        return bool(self.answer.strip())
 
 
 class Dialogue:
@@ -122,10 +128,8 @@ class Dialogue:
         except KeyboardInterrupt:
             is_stopped = True
         seconds = time.monotonic() - started
-        num_forgotten = len(self.turns) - len(kept)
-        self.turns = kept
-        if stream.shown.strip():
-            self.turns.append(Turn(question, stream.shown))
+        num_forgotten = sum(turn.is_told for turn in self.turns[: len(self.turns) - len(kept)])
+        self.turns = [*kept, Turn(question, stream.shown)]
         return Answer(stream.shown, num_tokens, seconds, is_cut, is_stopped, num_forgotten)
 
     def reset(self, system: str | None) -> None:
@@ -143,7 +147,7 @@ class Dialogue:
 
     def _messages(self, turns: list[Turn]) -> list[dict[str, str]]:
         said = [] if self.system is None else [("system", self.system)]
-        for turn in turns:
+        for turn in filter(attrgetter("is_told"), turns):
             said += [("user", turn.question), ("assistant", turn.answer)]
         return [{"role": role, "content": content} for role, content in said]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from lorakit.cli.chat.commands import LeaveError, question_of, run_command
 from lorakit.cli.chat.dialogue import Dialogue
 from lorakit.cli.chat.notes import remarks
 from lorakit.cli.output import visible
+from lorakit.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: Text
         out.write(visible(text) if out.isatty() else text)
         out.flush()
 
-    for line in lines:
+    for line in _as_text(lines):
         said = line.rstrip("\r\n")
         if not said.strip():
             continue
@@ -52,3 +53,12 @@ def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: Text
                 raise KeyboardInterrupt
             for remark in remarks(answer):
                 log.info("(%s: %s)", dialogue.name, remark)
+
+
+def _as_text(lines: Iterable[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the questions are no {error.encoding} text: {error.reason}. Convert them to it."
+        ) from error

@@ -48,6 +48,9 @@ class TerminalChat:
             except KeyboardInterrupt:
                 self._note("\n(Ctrl-D or /exit leaves)")
                 continue
+            except UnicodeDecodeError as error:
+                self._note(f"(what was typed is no {error.encoding} text)")
+                continue
             if not line.strip():
                 continue
             try:
