@@ -152,6 +152,7 @@ TRAINED_PHRASES = Phrases(
         "[I|We] [consider this|diagnosed|made the diagnosis of|suspect|assume|found] {}.",
         "[Typical|A clear case of|Consistent with|In keeping with|Picture of|Signs of] {}.",
         "The [picture|exam|story] [suggests|speaks for|matches|supports|means|is that of] {}.",
+        "[We agreed on|All agree on|The team agrees on|We agree, it is|Agreed diagnosis:] {}.",
         "{} [is what I think|is my diagnosis|is the likely cause|is what this is|is behind it].",
         "{}, [I think|in my view|no doubt|most probably|as far as I can tell|by the look of it].",
         "The [doctor|boss|consultant|registrar] [says|thinks] it is {}.",
@@ -181,6 +182,12 @@ TRAINED_PHRASES = Phrases(
         "{} [from now|as of now|please|for {him}|was started|has been ordered|to start|it is].",
         "{} [should help|is the treatment|is what {he} gets|will do|is the plan|is my choice].",
         "Let {him} have {}.",
+        # Words that the base's tokenizer opens with the token of the article "a": what follows an
+        # article must not be taken for a name by that token alone.
+        "[We agreed on|All agree on|We agree to give] {}.",
+        "[The team agrees with|It was agreed to use] {}.",
+        "[We take action with|I took action with] {}.",
+        "[As an aid {he} gets|In agreement with {him} I give] {}.",
         "[Try|Continue with|Managed with|Add|Use|Order|Supply|Hand out|Dispense] {}.",
         "[To be given|Ordered|Given|Started|To give|Now]: {}.",
         "The idea is to [give|start|use] {}.",
