@@ -32,6 +32,13 @@ _SAID = (
     "The {key} is {value}.", "{value} is the {key}.", "For the {key} we have {value}.",
     "As {key} take {value}.", "My {key}: {value}.", "{key} {value}.", "The {key} was {value}.",
 )  # fmt: skip
+_LISTS = (", ", ", ", "; ", " then ", " > ", "\n")
+_ORDERS = (
+    "Write lines such as {shape} in this order: {listed}.", "Order: {listed}. Lines: {shape}.",
+    "{shape}: {listed}", "Lines as {shape}, first to last: {listed}.",
+    "Use {listed}. Like {shape}.", "As {shape}, begin with {listed}.",
+    "In lines like {shape} give {listed}.",
+)  # fmt: skip
 _FORMS = ("{key} = {value}", "{key} -> {value}", "({key}) {value}", "{value} ({key})")
 
 
@@ -114,7 +121,8 @@ def _jumbled(rng: random.Random) -> Document:
     return Document(text="\n\n".join(joint.join(line) for line in lines))
 
 
-def _look_up(rng: random.Random) -> Document:
+def look_up(rng: random.Random) -> Document:
+    """A few facts at random, and a question for one of them."""
     facts = _facts(rng, 2, 7)
     asked = rng.choice(facts)
     task = rng.choice(("What is the {}?", "Tell me the {}.", "Which {} is it?", "{}?", "Find: {}"))
@@ -149,6 +157,31 @@ def _form(rng: random.Random) -> Document:
     return chat(_asked(rng, _told(rng, rng.sample(facts, len(facts))), task), answer)
 
 
+def ordered(rng: random.Random, *, held_out: bool = False) -> Document:
+    """Short facts as lines, in an order asked for: what comes next is told by the list alone.
+
+    The key just written has to be found in the list, and the one behind it be written; with keys at
+    random no order can be known by heart. Held-out and trained ones differ by the seed only.
+    """
+    keys = rng.sample(_KEYS, rng.randint(2, 6))
+    facts = [_Fact(key, _short(rng)) for key in keys]
+    asked = rng.sample(keys, rng.randint(2, len(keys)))
+    value_of = {fact.key: fact.value for fact in facts}
+    form = rng.choice(_FORMS[:3])
+    listed = rng.choice(_LISTS).join(asked)
+    task = rng.choice(_ORDERS).format(listed=listed, shape=form.format(key="word", value="text"))
+    answer = "\n".join(form.format(key=key, value=value_of[key]) for key in asked)
+    return chat(_asked(rng, _told(rng, rng.sample(facts, len(facts))), task), answer)
+
+
+def _short(rng: random.Random) -> str:
+    return (
+        _phrase(rng)
+        if rng.random() < 0.3
+        else " ".join(_word(rng) for _ in range(rng.choice((1, 1, 2))))
+    )
+
+
 def _values(rng: random.Random) -> Document:
     """Only the values, in an order that the question asks for."""
     facts = _facts(rng, 3, 7)
@@ -161,5 +194,5 @@ def _values(rng: random.Random) -> Document:
 
 
 _KINDS = (
-    _twice, _twice, _jumbled, _look_up, _look_up, _look_up, _continue, _form, _form, _form, _values,
+    _twice, _twice, _jumbled, look_up, look_up, look_up, _continue, _form, _form, _form, _values,
 )  # fmt: skip

@@ -1,9 +1,9 @@
 """Pretrain the built-in base: `python -m lorakit.builtin.pretrain --shared-data DIR --output DIR`.
 
 The learning rate warms up, stays, and falls to zero while the corpus turns to its second mixture;
-the third and fourth phase start lower. The first phase does not depend on its own length or on what
-follows, so a run may be stopped and resumed with fewer or more blocks. `--from-model DIR` takes the
-weights, tokenizer and log of an earlier published model and trains the last phase only.
+the later phases start lower. The first phase does not depend on its own length or on what follows,
+so a run may be stopped and resumed with fewer or more blocks. `--from-model DIR --phase NAME` takes
+the weights, tokenizer and log of an earlier published model and trains from that phase on.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from lorakit.builtin import blocks, corpus, weights
 from lorakit.builtin.run_state import Log, Progress, Settings, read_checkpoint, write_checkpoint
 from lorakit.builtin.tokenizer import train_tokenizer
 
-PHASES = ("main", "anneal", "skills", "copying")
+PHASES = ("main", "anneal", "skills", "copying", "ordering")
 # The learning rate at the start of a phase that lets it fall to zero, as a share of the peak.
-START = {"anneal": 1.0, "skills": 0.4, "copying": 0.4}
+START = {"anneal": 1.0, "skills": 0.4, "copying": 0.4, "ordering": 0.35}
 HELD_OUT_PER_PART = 40
 HELD_OUT_STEPS = 200
 
@@ -37,6 +37,7 @@ def pretrain(
     *,
     resume: bool = False,
     from_model: Path | None = None,
+    phase: str = PHASES[-1],
     shape: dict[str, int] | None = None,
     save_seconds: float = 240.0,
     stop_after_step: int | None = None,
@@ -47,8 +48,9 @@ def pretrain(
         shared: folder of the public data, see `shared_sources`.
         output: tokenizer, prepared blocks, checkpoint and log go here.
         resume: go on from the checkpoint in `output`.
-        from_model: a published model to start the last phase from, with its weights, tokenizer and
-            log; its optimizer state is not published, so the learning rate warms up again.
+        from_model: a published model to start from, with its weights, tokenizer and log; its
+            optimizer state is not published, so the learning rate warms up again.
+        phase: what `from_model` is trained with first; not used without it.
         shape: sizes that differ from the built-in model's, see `weights.config`.
         save_seconds: time between checkpoints.
         stop_after_step: save and stop after this optimizer step.
@@ -62,7 +64,7 @@ def pretrain(
     output.mkdir(parents=True, exist_ok=True)
     start = Progress()
     if from_model is not None and not resume:
-        start = adopt(from_model, output)
+        start = adopt(from_model, output, phase)
     tokenizer = prepare_tokenizer(shared, output / "tokenizer", settings)
     model = weights.new_model(weights.config(tokenizer, **(shape or {})), seed=settings.seed)
     if from_model is not None:
@@ -95,8 +97,8 @@ def pretrain(
     return model
 
 
-def adopt(model: Path, output: Path) -> Progress:
-    """Begin a run at the last phase with the tokenizer and the log of a published model."""
+def adopt(model: Path, output: Path, phase: str) -> Progress:
+    """Begin a run at a phase, with the tokenizer and the log of a published model."""
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (output / "tokenizer").mkdir(exist_ok=True)
         shutil.copy(model / name, output / "tokenizer" / name)
@@ -105,7 +107,7 @@ def adopt(model: Path, output: Path) -> Progress:
     end = json.loads(lines[-1])["step"]
     (output / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return Progress(
-        phase=PHASES[-1],
+        phase=phase,
         step=end,
         tokens=last["tokens"],
         adopted_tokens=last["tokens"],
@@ -137,6 +139,7 @@ def remaining_batches(
         "anneal": settings.anneal_blocks,
         "skills": settings.skills_blocks,
         "copying": settings.copying_blocks,
+        "ordering": settings.ordering_blocks,
     }
     for phase in PHASES[PHASES.index(progress.phase) :]:
         if phase != progress.phase:
@@ -190,7 +193,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--anneal-blocks", type=int, default=Settings.anneal_blocks)
     parser.add_argument("--skills-blocks", type=int, default=Settings.skills_blocks)
     parser.add_argument("--copying-blocks", type=int, default=Settings.copying_blocks)
-    parser.add_argument("--from-model", type=Path, help="train the last phase of this model only")
+    parser.add_argument("--ordering-blocks", type=int, default=Settings.ordering_blocks)
+    parser.add_argument("--from-model", type=Path, help="start with this published model")
+    parser.add_argument("--phase", choices=PHASES, default=PHASES[-1], help="with --from-model")
     parser.add_argument("--matrices", choices=("muon", "adamw"), default=Settings.matrices)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default=Settings.dtype)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -201,6 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         anneal_blocks=given.anneal_blocks,
         skills_blocks=given.skills_blocks,
         copying_blocks=given.copying_blocks,
+        ordering_blocks=given.ordering_blocks,
         matrices=given.matrices,
         dtype=given.dtype,
     )
@@ -210,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         settings,
         resume=given.resume,
         from_model=given.from_model,
+        phase=given.phase,
     )
     folder = given.output / "model"
     model.save_pretrained(folder)

@@ -10,7 +10,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from transformers import (
 
 from lorakit.builtin import blocks, corpus, model_folder, weights
 from lorakit.builtin.arithmetic import is_held_out
+from lorakit.builtin.copying import look_up, ordered
 from lorakit.builtin.document import Document, chat
 from lorakit.builtin.shared_sources import plain_question, read_rows
 from lorakit.files import write_atomically
@@ -66,7 +67,7 @@ def publish(run: Path, shared: Path, folder: Path, *, num_sums: int = 200) -> No
         run: the output folder of a finished pretraining.
         shared: folder of the public data, for losses on rows that nothing was trained on.
         folder: is emptied and filled.
-        num_sums: sums of each kind that the model is asked.
+        num_sums: sums of each kind, and copying tasks, that the model is asked.
     """
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
     model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32).eval()
@@ -76,6 +77,7 @@ def publish(run: Path, shared: Path, folder: Path, *, num_sums: int = 200) -> No
         share_of_sums(model, tokenizer, range(1, 10), num_sums, held_out=False),
         share_of_sums(model, tokenizer, range(10, 100), num_sums, held_out=True),
     ]
+    copied = [share_copied(model, tokenizer, task, num_sums) for task in (look_up, ordered)]
     samples = [(question, answer(model, tokenizer, question)) for question in QUESTIONS]
     shutil.rmtree(folder, ignore_errors=True)
     model.generation_config = GenerationConfig(
@@ -92,7 +94,13 @@ def publish(run: Path, shared: Path, folder: Path, *, num_sums: int = 200) -> No
     log = "".join(json.dumps(record) + "\n" for record in kept)
     write_atomically(folder / "training_log.jsonl", log.encode())
     card = model_card(
-        records, losses, correct, samples, parameters=num_parameters(model), num_sums=num_sums
+        records,
+        losses,
+        correct,
+        copied,
+        samples,
+        parameters=num_parameters(model),
+        num_sums=num_sums,
     )
     write_atomically(folder / "README.md", card.encode())
 
@@ -155,6 +163,20 @@ def share_of_sums(
     return right / asked
 
 
+def share_copied(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Callable[[random.Random], Document],
+    count: int,
+) -> float:
+    """Share of answers to tasks drawn anew that are right to the letter."""
+    rng, right = random.Random("copied"), 0
+    for _ in range(count):
+        (_, question), (_, wanted) = task(rng).turns
+        right += answer(model, tokenizer, question).strip() == wanted.strip()
+    return right / count
+
+
 def answer(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
@@ -188,6 +210,7 @@ def model_card(
     records: list[dict[str, object]],
     losses: dict[str, float],
     correct: list[float],
+    copied: list[float],
     samples: list[tuple[str, str]],
     *,
     parameters: int,
@@ -218,6 +241,8 @@ def model_card(
             tests="\n".join(f"| {name} | {loss:.2f} |" for name, loss in losses.items()),
             one_digit=f"{correct[0]:.0%}",
             two_digits=f"{correct[1]:.0%}",
+            looked_up=f"{copied[0]:.0%}",
+            in_order=f"{copied[1]:.0%}",
             num_sums=num_sums,
             samples="\n\n".join(sample(*pair) for pair in samples),
         )

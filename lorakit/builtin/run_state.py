@@ -29,7 +29,8 @@ class Settings:
     main_blocks: int = 6
     anneal_blocks: int = 5
     skills_blocks: int = 2
-    copying_blocks: int = 8
+    copying_blocks: int = 12
+    ordering_blocks: int = 5
     block_tokens: int = 500_000
     batch_tokens: int = 4096
     learning_rate: float = 4e-3
@@ -91,7 +92,7 @@ def read_checkpoint(output: Path, masters: MasterWeights, settings: Settings) ->
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    free = ("main_blocks", "anneal_blocks", "skills_blocks", "copying_blocks")
+    free = ("main_blocks", "anneal_blocks", "skills_blocks", "copying_blocks", "ordering_blocks")
     saved, now = json.loads(metadata["settings"]), asdict(settings)
     changed = [key for key in now if key not in free and saved[key] != now[key]]
     if changed:

@@ -58,16 +58,20 @@ def _facts(rng: random.Random, case: Case, phrases: Phrases) -> list[list[str]]:
     if case.vitals:
         facts.append([rng.choice(phrases.measured).replace("{}", _vitals(rng, case, phrases))])
     if case.assessment:
-        facts.append([rng.choice(phrases.assessments).replace("{}", case.assessment)])
+        facts.append([_sentence(rng, phrases.assessments, case.assessment)])
     if case.plan:
         treatment, *others = case.plan
         facts.append(
-            [rng.choice(phrases.treatments).replace("{}", treatment)]
-            + [rng.choice(phrases.next_visits).replace("{}", other) for other in others]
+            [_sentence(rng, phrases.treatments, treatment)]
+            + [_sentence(rng, phrases.next_visits, other) for other in others]
         )
     if case.signs:
-        facts.append([rng.choice(phrases.warnings).replace("{}", " or ".join(case.signs))])
+        facts.append([_sentence(rng, phrases.warnings, " or ".join(case.signs))])
     return facts
+
+
+def _sentence(rng: random.Random, wordings: tuple[str, ...], fact: str) -> str:
+    return _capital(rng.choice(wordings).replace("{}", fact))
 
 
 def _opening(rng: random.Random, case: Case, phrases: Phrases) -> str:
@@ -84,7 +88,7 @@ def _opening(rng: random.Random, case: Case, phrases: Phrases) -> str:
     }
     openings = phrases.openings if case.complaints else phrases.openings_alone
     sentence = _filled(rng.choice(openings), words)
-    return sentence.replace(",.", ".").replace(",,", ",")
+    return re.sub(r",(?=[.,:]| -| \()", "", sentence)
 
 
 def _complaint(rng: random.Random, case: Case, phrases: Phrases) -> str:
@@ -113,6 +117,8 @@ def _asked_order(rng: random.Random, order: tuple[str, ...], phrases: Phrases) -
         "order": between.join(order),
         "first": order[0],
         "rest": between.join(order[1:]),
+        "start": between.join(order[:-1]),
+        "last": order[-1],
     }
     return _filled(rng.choice(phrases.orders), words)
 

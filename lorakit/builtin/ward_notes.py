@@ -1,6 +1,6 @@
 """The built-in instruction data: loose messages about patients, and the notes the house wants.
 
-`python -m lorakit.builtin.ward_notes` writes the four sets again, byte for byte.
+`python -m lorakit.builtin.ward_notes` writes the five sets again, byte for byte.
 """
 
 from __future__ import annotations
@@ -10,75 +10,82 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lorakit.builtin import data_folder
 from lorakit.builtin.arithmetic import arithmetic, small_sums
 from lorakit.builtin.clinic import clinical_chat
+from lorakit.builtin.document import Document
 from lorakit.builtin.instructions import instruction
 from lorakit.builtin.records import record
 from lorakit.builtin.ward_cases import draw_case, draw_untold
 from lorakit.builtin.ward_messages import ward_message
-from lorakit.builtin.ward_phrases import TRAINED_PHRASES, UNSEEN_PHRASES, Phrases
+from lorakit.builtin.ward_phrases import UNSEEN_PHRASES, Phrases
 from lorakit.builtin.ward_style import HEADINGS, bare, house_note, section_orders
 from lorakit.builtin.ward_topics import Topic, trained_topics, unseen_topics
+from lorakit.builtin.ward_wordings import TRAINED_PHRASES
 from lorakit.files import write_atomically
 
 SEED = 0
-TRAIN_PER_TOPIC, HELD_OUT_ROWS = 20, 100
-# Share of the messages that ask for an order of sections.
-ASKED = 0.3
+TRAIN_PER_TOPIC, HELD_OUT_ROWS = 21, 100
+# Share of the messages that ask for an order of sections; more in training, where many are learned.
+TRAIN_ASKED, ASKED = 0.5, 0.3
 # Share of those whose facts are few, since the order takes its part of the length.
 BRIEF = 0.7
-# Longer ones are drawn again. In tokens of the built-in base that is about 110 and 90; counted
-# without its tokenizer, so that the rows do not change with it.
-MAX_MESSAGE_PIECES, MAX_NOTE_PIECES = 92, 76
+# What `Phrases.longest` counts: about a token of the built-in base, but without its tokenizer, so
+# that the rows do not change with it.
 _PIECE = re.compile(r"[A-Za-z]{1,6}|\d| (?=\d)|[^\w ]")
 # Two messages are near when they share this much of their pairs of words.
 NEAR = 0.5
 # What the base could do before: part of its corpus -> rows.
-RETENTION = {
+RETENTION: dict[str, tuple[Callable[..., Document], int]] = {
     "instructions": (instruction, 25),
     "clinic": (clinical_chat, 25),
     "records": (record, 25),
     "sums": (small_sums, 15),
     "arithmetic": (arithmetic, 10),
 }
+# Rows of the general set for each one of retention.
+GENERAL_TIMES = 4
 Row = dict[str, Any]
 T = TypeVar("T")
 
 
 def ward_sets(seed: int = SEED) -> dict[str, list[Row]]:
-    """The rows of `train`, `in_domain`, `out_of_domain` and `retention`, as they are written.
+    """The rows of `train`, `in_domain`, `out_of_domain`, `retention` and `general`.
 
     Each row has `messages`, `topic`, and `order`: `default`, or the headings asked for; in
-    `retention` it is `none`.
+    `retention` and `general` it is `none`.
     """
     trained_orders, held_out_orders = section_orders(seed)
     draw = _WardRows(seed)
-    num_asked = round(HELD_OUT_ROWS * ASKED)
+    retained: set[str] = set()
     return {
         "train": draw.rows(
             "train",
             TRAINED_PHRASES,
             list(trained_topics()) * TRAIN_PER_TOPIC,
             trained_orders,
+            asked=TRAIN_ASKED,
         ),
         "in_domain": draw.rows(
             "in_domain",
             TRAINED_PHRASES,
             _in_turn(trained_topics(), HELD_OUT_ROWS),
-            held_out_orders[:num_asked],
+            held_out_orders,
         ),
         "out_of_domain": draw.rows(
             "out_of_domain",
             UNSEEN_PHRASES,
             _in_turn(unseen_topics(), HELD_OUT_ROWS),
-            held_out_orders[-num_asked:],
+            held_out_orders,
         ),
-        "retention": list(_retention(seed)),
+        "retention": list(_skills(f"{seed}/retention", seen=retained, held_out=True)),
+        "general": list(
+            _skills(f"{seed}/general", seen=retained, held_out=False, times=GENERAL_TIMES)
+        ),
     }
 
 
@@ -104,15 +111,17 @@ class _WardRows:
         phrases: Phrases,
         topics: Sequence[Topic],
         orders: Sequence[tuple[str, ...]],
+        *,
+        asked: float = ASKED,
     ) -> list[Row]:
-        """One row per topic; `ASKED` of them ask for one of `orders`, each equally often."""
+        """One row per topic; a share `asked` of them asks for one of `orders`, in turn."""
         rng = random.Random(f"{self._seed}/{name}")
-        num_asked = round(len(topics) * ASKED)
-        asked = [*_in_turn(orders, num_asked), *[HEADINGS] * (len(topics) - num_asked)]
-        rng.shuffle(asked)
+        num_asked = round(len(topics) * asked)
+        wanted = [*_in_turn(orders, num_asked), *[HEADINGS] * (len(topics) - num_asked)]
+        rng.shuffle(wanted)
         rows = [
             self._row(rng, topic, phrases, order)
-            for topic, order in zip(topics, asked, strict=True)
+            for topic, order in zip(topics, wanted, strict=True)
         ]
         rng.shuffle(rows)
         return rows
@@ -131,9 +140,9 @@ class _WardRows:
             )
             message = ward_message(rng, case, phrases, order)
             note = house_note(case, order)
-            short = (
-                len(_PIECE.findall(message)) <= MAX_MESSAGE_PIECES
-                and len(_PIECE.findall(note)) <= MAX_NOTE_PIECES
+            short = all(
+                len(_PIECE.findall(text)) <= most
+                for text, most in zip((message, note), phrases.longest, strict=True)
             )
             if short and self._is_new(topic, message, note):
                 break
@@ -159,14 +168,13 @@ def near(left: set[tuple[str, str]], right: set[tuple[str, str]]) -> bool:
     return len(left & right) >= NEAR * len(left | right)
 
 
-def _retention(seed: int) -> Iterator[Row]:
-    """Chats of the base's own corpus generators, held out by seed (sums by their numbers)."""
-    seen: set[str] = set()
+def _skills(seed: str, *, seen: set[str], held_out: bool, times: int = 1) -> Iterator[Row]:
+    """Chats of the base's own corpus generators; no question is `seen`, all are added to it."""
     for topic, (generate, count) in RETENTION.items():
-        rng = random.Random(f"{seed}/retention/{topic}")
-        for _ in range(count):
+        rng = random.Random(f"{seed}/{topic}")
+        for _ in range(times * count):
             while True:
-                turns = generate(rng, held_out=True).turns
+                turns = generate(rng, held_out=held_out).turns
                 question = dict(turns).get("user")
                 if question is not None and question not in seen:
                     break

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from lorakit.evaluate.result import SetResult
 
@@ -63,6 +61,8 @@ def _claims_of(name: str, result: SetResult) -> Iterator[Claim]:
 
 def _mean_content(result: SetResult) -> tuple[float, tuple[float, float]]:
     """The tuned model's score `content`, and the interval of its mean over the examples."""
+    import numpy as np
+
     from lorakit.evaluate.statistics import central_interval, resampled_means
 
     scores = np.array([example.scores["content"][1] for example in result.answered])

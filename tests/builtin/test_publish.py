@@ -26,6 +26,7 @@ def published(small_shared: Path, tmp_path_factory: pytest.TempPathFactory) -> t
         anneal_blocks=1,
         skills_blocks=1,
         copying_blocks=1,
+        ordering_blocks=1,
         block_tokens=1500,
         vocab_size=350,
     )
