@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -35,10 +36,8 @@ def main() -> None:
             print(table({seed: runs[seed]}), flush=True)
         answers = samples(run)
         last = json.loads((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
-    options = "".join(f" --set {option}" for option in arguments.options)
-    write_section(
-        "MedQuAD on the built-in base", text(runs, answers, last["seconds"], options.strip())
-    )
+    options = shlex.join(sys.argv[1:])
+    write_section("MedQuAD on the built-in base", text(runs, answers, last["seconds"], options))
 
 
 def train(run: Path, options: list[str]) -> None:
@@ -81,7 +80,8 @@ def text(runs: dict[int, dict[str, Any]], answers: str, seconds: float, options:
     """The section of docs/results.md."""
     counts = next(iter(runs.values()))["in_domain"]
     answered = counts["metrics"]["content"]["examples"]
-    return f"""Written by `python benchmarks/medquad_builtin.py {options}`. {machine()}
+    command = f"python benchmarks/medquad_builtin.py {options}".strip()
+    return f"""Written by `{command}`. {machine()}
 
 `{RECIPE}`, QLoRA + DoRA, r 16, on `small_train_2000`; measured on {counts["examples"]} of
 `small_test_300`, topics that neither the recipe nor the base's pretraining saw, and on the built-in

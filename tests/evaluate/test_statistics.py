@@ -214,10 +214,10 @@ def test_the_verdict_needs_enough_answers_whatever_the_number_of_losses() -> Non
 @pytest.mark.parametrize(
     ("drop", "margin", "verdict", "says"),
     [
-        (0.02, 0.1, "no difference", "the margin was kept: at most 0.0"),
-        (0.3, 0.1, "worse", "the margin was not kept: 0.2"),
-        (0.1, 0.1, "worse", "not shown to be kept: the loss of score may be 0.1"),
-        (-0.3, 0.1, "better", "the margin was kept: no score is lost"),
+        (0.02, 0.1, "no difference", "the margin was kept: score is worse by at most 0.0"),
+        (0.3, 0.1, "worse", "the margin was not kept: score is worse by 0.2"),
+        (0.1, 0.1, "worse", "not shown to be kept: score may be worse by up to 0.1"),
+        (-0.3, 0.1, "better", "the margin was kept: score is not worse"),
     ],
 )
 def test_retention_keeps_its_margin_in_the_unit_of_a_score(
