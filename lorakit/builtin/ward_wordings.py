@@ -282,5 +282,5 @@ TRAINED_PHRASES = Phrases(
         "The headings go {order}.",
         "This time {order}.",
     ),
-    lists=(", ", ", ", ", ", "; ", " / ", " - ", " > ", ", next "),
+    lists=(*[", "] * 9, "; ", " / ", " - ", " > ", ", next "),
 )
