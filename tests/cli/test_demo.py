@@ -32,7 +32,7 @@ class Shown:
 def small_sets(folder: Path) -> Path:
     """Sets in the shape of the built-in ones that a few steps can learn."""
     folder.mkdir()
-    sizes = {"train": 60, "in_domain": 24, "out_of_domain": 24, "retention": 24}
+    sizes = {"train": 60, "in_domain": 24, "out_of_domain": 24, "retention": 24, "general": 8}
     first = 0
     for name, size in sizes.items():
         rows = []
