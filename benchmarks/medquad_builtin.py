@@ -53,7 +53,11 @@ def samples(run: Path) -> str:
     shown = [line for line in lines if line["set"] == "in_domain"][:SHOWN]
     return "\n\n".join(
         f"> {line['prompt'].strip()}\n\n"
-        + "\n\n".join(f"*{who}*: {line[who].strip()}" for who in ("reference", "base", "tuned"))
+        + "\n\n".join(
+            # One line each: what a model writes must not become the page's headings.
+            f"*{who}*: {' '.join(line[who].split())}"
+            for who in ("reference", "base", "tuned")
+        )
         for line in shown
     )
 

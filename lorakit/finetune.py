@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attach_adapter
@@ -30,7 +31,7 @@ from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.plan.plan import plan
 from lorakit.recipe import Recipe
 from lorakit.report.page import write_report
-from lorakit.run_folder import RunFolder, find_run, finished_run, write_recipe
+from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.settings import LoopSettings
@@ -162,7 +163,8 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
-    model, tokenizer = load_base_of(recipe.base)
+    # As the run computed, not as this machine would by itself.
+    model, tokenizer = load_base_of(recipe.base, dtype=getattr(torch, dtype_of(run)))
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     results = _evaluate(model, tokenizer, recipe, sets, run)

@@ -94,7 +94,7 @@ def read_checkpoint(output: Path, masters: MasterWeights, settings: Settings) ->
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     free = ("main_blocks", "anneal_blocks", "skills_blocks", "copying_blocks", "ordering_blocks")
     saved, now = json.loads(metadata["settings"]), asdict(settings)
-    changed = [key for key in now if key not in free and saved[key] != now[key]]
+    changed = [key for key in now if key not in free and saved.get(key) != now[key]]
     if changed:
         raise CheckpointError(
             f"{path} was made with other {', '.join(changed)}; possible on resume: other "
