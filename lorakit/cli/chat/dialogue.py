@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from types import FrameType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -51,6 +53,27 @@ class Turn:
     def is_told(self) -> bool:
         """Whether it is part of the conversation that the model is given."""
         return bool(self.answer.strip())
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C is noted, to be asked for between tokens; the second one raises.
+
+    Raised at any moment, KeyboardInterrupt can land in a destructor or a callback, where Python
+    prints and forgets it: the answer would go on.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Dialogue:
@@ -105,6 +128,8 @@ class Dialogue:
         def on_token(_: int, token: int) -> None:
             nonlocal num_tokens
             num_tokens += 1
+            if is_interrupted():
+                raise KeyboardInterrupt
             if piece := stream.add(token):
                 on_text(piece)
 
@@ -113,7 +138,10 @@ class Dialogue:
         started = time.monotonic()
         is_cut = is_stopped = False
         try:
-            with nullcontext() if self._with_adapter else adapter_disabled(self._model):
+            with (
+                _interrupts_noted() as is_interrupted,
+                nullcontext() if self._with_adapter else adapter_disabled(self._model),
+            ):
                 (completion,) = generate(
                     self._model,
                     self._tokenizer,
