@@ -106,8 +106,8 @@ class Demo:
         self._out.print("lorakit demo", style="bold")
         self._tell(
             "A small language model, which ships with lorakit, has read medical English but does "
-            "not know how your hospital writes. Fine-tuning teaches it: on a few thousand examples, "
-            "on this machine, offline, in a few minutes. Each step below names the command that "
+            "not know how your hospital writes. Fine-tuning teaches it: on a few thousand "
+            "examples, on this machine, offline, in a few minutes. Each step below names the command that "
             "does the same. What is fine-tuned is written down in a recipe."
         )
         self._command("lorakit new demo.yaml --template demo")
