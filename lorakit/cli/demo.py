@@ -107,8 +107,8 @@ class Demo:
         self._tell(
             "A small language model, which ships with lorakit, has read medical English but does "
             "not know how your hospital writes. Fine-tuning teaches it: on a few thousand "
-            "examples, on this machine, offline, in a few minutes. Each step below names the command "
-            "that does the same. What is fine-tuned is written down in a recipe."
+            "examples, on this machine, offline, in a few minutes. Each step below names the "
+            "command that does the same. What is fine-tuned is written down in a recipe."
         )
         self._command("lorakit new demo.yaml --template demo")
         if self._resume:
