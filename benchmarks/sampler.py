@@ -54,7 +54,7 @@ def main() -> None:
     table = []
     for model in options.model or [str(model_folder())]:
         table += lines(model, options.rounds)
-        print("\n".join(table), flush=True)
+        print("\n".join(table[-len(SAMPLERS) :]), flush=True)
     write_section("Sampler", text(table, options.rounds, shlex.join(sys.argv[1:])))
 
 
