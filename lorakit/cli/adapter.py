@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -194,7 +195,7 @@ def combine(
       lorakit adapter combine clinic:1 toxic:-1 --rank 16 --output without
       lorakit adapter combine clinic:0.5 --output half
     """
-    weights = dict(map(_folder_and_weight, folders))
+    weights: dict[str | os.PathLike[str], float] = dict(map(_folder_and_weight, folders))
     if len(weights) < len(folders):
         raise InputError(f"a folder is given twice in {', '.join(folders)}. Add up its weights.")
     with stdout_for_results():
