@@ -300,8 +300,8 @@ def _read_state(weight: TensorEntry, entry: TensorEntry, quantization: str) -> d
 def _check_sizes(entry: PackedEntry) -> None:
     weight, parts = entry.weight, entry.companions
     num_bytes, num_weights = weight.stop - weight.start, math.prod(entry.shape)
-    itemsize = TORCH_DTYPES[weight.dtype].itemsize if weight.dtype in TORCH_DTYPES else 0
-    if itemsize == 0 or num_bytes != -(-((num_weights + 1) // 2) // itemsize) * itemsize:
+    itemsize = TORCH_DTYPES[weight.dtype].itemsize
+    if num_bytes != -(-((num_weights + 1) // 2) // itemsize) * itemsize:
         raise _broken(
             weight,
             f"its state says the shape {tuple(entry.shape)}, but it has {num_bytes} bytes of "
