@@ -197,7 +197,6 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("adapter.r", {"adapter": {"path": "adapter", "r": 8}}),
     ("base.revision", {"base": {"model": "builtin", "revision": "main"}}),
-    ("base.quantization", {"base": {"quantization": "int3"}}),
     *[
         (f"base.{name}", {"base": {"quantization": quantization, name: value}})
         for quantization in ("none", "int8", "checkpoint")

@@ -7,6 +7,7 @@ tensors that are not changed keep their bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.store import read_adapter
 from lorakit.base import hub
+from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
 from lorakit.base.config import read_config
-from lorakit.base.empty import empty_base
+from lorakit.base.device import compute_dtype
+from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import (
     TensorGroup,
     copy_small_files,
@@ -27,6 +30,7 @@ from lorakit.base.model_folder import (
     write_weights,
 )
 from lorakit.base.packing import packable_linears
+from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked
 from lorakit.base.storages import storage
 from lorakit.errors import AdapterError, VerificationError
 from lorakit.files import staged_folder, write_json
@@ -83,7 +87,8 @@ def merge_folder(
         into: "dequantized": the weights the adapter was trained on, for a quantized base the
             dequantized ones (the faithful merge); "original": the checkpoint's weights, where the
             difference from base + adapter is measured and reported, not bounded.
-        quantization, double_quantization, block_size: how the base was stored in training.
+        quantization, double_quantization, block_size: how the base was stored in training; the
+            result of "checkpoint" is dense.
         dtype: of the written weights; None: each tensor as stored.
         base_dtype: that the base computed in while the adapter was trained; a quantized base was
             packed from it. None: that of the written weights.
@@ -103,20 +108,32 @@ def merge_folder(
     final = Path(output)
     max_bytes = _checked_options(final, into, max_shard_size)
     folder = hub.resolve(base, revision)
-    empty = empty_base(folder, dtype=dtype or torch.float32)
+    is_stored = quantization == CHECKPOINT
+    check_asked(read_config(folder / "config.json"), quantization)
+    if is_stored and into == "original":
+        raise AdapterError(
+            f"{str(folder)!r} is itself quantized: it holds no original weights. Possible is into "
+            "'dequantized'. Use that, or merge with the original model as the base."
+        )
+    empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
     stored = read_adapter(empty, adapter)
     refuse_shared_weights(
         {name: m.get_parameter("weight") for name, m in stored.targets.adapted.items()}
     )
     base_dtype = base_dtype or dtype or _widest_stored(folder)
     # A dense base has rounded what it was adapted in, if to anything, to `base_dtype`.
-    rounded = stored.targets.adapted if quantization == "none" else packable_linears(empty)
+    rounded: Iterable[str] = stored.targets.adapted
+    if is_stored:
+        rounded = [*rounded, *stored_weights(folder, empty, is_packed=True).layers]
+    elif quantization != "none":
+        rounded = packable_linears(empty)
     packing = Packing(
-        storage(quantization),
+        storage("none" if is_stored else quantization),
         frozenset(rounded if into == "dequantized" else ()),
         block_size,
         double_quantization,
         base_dtype,
+        is_stored,
     )
     pieces = make_pieces(folder, empty, stored, packing, dtype)
     with staged_folder(final) as staging:
@@ -185,6 +202,7 @@ def _config(
     unties.
     """
     values = read_config(folder / "config.json")
+    values.pop(KEY, None)  # what is written is dense
     if dtype is not None:
         values.pop("torch_dtype", None)
         values["dtype"] = str(dtype).removeprefix("torch.")

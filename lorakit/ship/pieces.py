@@ -16,9 +16,10 @@ from lorakit.adapters.contract import Kind, NormCache
 from lorakit.adapters.save import PREFIX
 from lorakit.adapters.store import StoredAdapter
 from lorakit.adapters.targets import features, module_rank_and_alpha, scaling_of
-from lorakit.base.checkpoint import TensorEntry, read_entries
+from lorakit.base.as_stored import stored_weights
+from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.frozen_linear import FrozenLinear
-from lorakit.base.origin import Origin, origins_of
+from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
@@ -39,7 +40,8 @@ NUM_PROBES, PROBE_SEED = 16, 0
 class Packing:
     """How the base stored its linear weights in training: a storage and the names of its layers.
 
-    `dtype` is the one it computed in: weights were packed from it, and unpacked to it.
+    `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
+    says that the checkpoint itself holds them packed.
     """
 
     storage: Storage
@@ -47,6 +49,7 @@ class Packing:
     block_size: int
     double_quantization: bool
     dtype: torch.dtype
+    is_stored: bool = False
 
     def dequantized(self, weight: torch.Tensor) -> torch.Tensor:
         """What the base computed with in place of `weight` (O, I)."""
@@ -99,7 +102,7 @@ class Piece:
     @torch.no_grad()
     def make(self) -> Made:
         """Read the source and compute the tensor to write."""
-        value = torch.empty(0) if self.source is None else self.source.read()
+        value = torch.empty(0) if self.source is None else self.source.dense()
         if self.dtype is None:
             return Made(value, 0.0)
         value = value if self.base is None else self.base(value)
@@ -130,8 +133,9 @@ def make_pieces(
     Raises:
         AdapterError: a weight to change is computed from several tensors of the checkpoint.
     """
-    entries = read_entries(folder)
-    origins = origins_of(empty, entries)
+    weights = stored_weights(folder, empty, is_packed=packing.is_stored)
+    packed, origins = weights.packed, weights.origins
+    entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
     changes = _Changes(empty, stored, packing)
     pieces: dict[str, Piece] = {}
@@ -151,7 +155,10 @@ def make_pieces(
     for name, entry in entries.items():
         if name not in pieces:
             kept = None if dtype is None else kept_dtypes.get(name, dtype)
-            pieces[name] = _copied(name, entry, Origin(entry.file, name, False), kept)
+            if name in packed and dtype is None:
+                kept = packing.dtype
+            source = Origin(entry.file, name, False, packed.get(name))
+            pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
     return [pieces[name] for name in order]
 
@@ -210,6 +217,8 @@ class _Changes:
         base = change = error_of = None
         if layer in self._packing.layers:
             base = _oriented(self._packing.dequantized, transposed)
+            if transposed and source.packed is not None:
+                base = _turned(self._packing.dequantized)
         if layer in self._ranks:
             kind = self._kind(layer)
             change = _oriented(kind.merged_weight, transposed)
@@ -265,6 +274,11 @@ def _replaced_parameters(stored: StoredAdapter) -> dict[str, torch.Tensor]:
         elif name.endswith(".bias"):
             replaced[name.replace(".base_layer.bias", ".bias")] = tensor
     return replaced
+
+
+def _turned(change: Change) -> Change:
+    """`change` works on (O, I), as a packed weight is in any layer; Conv1D needs (I, O)."""
+    return lambda weight: change(weight).t()
 
 
 def _oriented(change: Change, transposed: bool) -> Change:

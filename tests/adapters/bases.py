@@ -35,23 +35,28 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: tiny.folder(root / family, family) for family in FAMILIES}
 
 
-@pytest.fixture(scope="session")
-def packed_folders(folders: dict[str, Path]) -> dict[str, Path]:
-    """{family: the same model, quantized on disk}"""
-    packed = {family: folder.with_name(f"{family}-nf4") for family, folder in folders.items()}
-    for family, folder in folders.items():
-        quantize_folder(folder, packed[family], PackSettings("nf4"))
+def folder_of(
+    folders: dict[str, Path], family: str, storage: str, beside: Path | None = None
+) -> Path:
+    """The model folder to load with `storage`: for a checkpoint that is packed, one such, made
+    once and kept in `beside` (None: beside the original).
+    """
+    if storage != CHECKPOINT:
+        return folders[family]
+    packed = (beside or folders[family].parent) / f"{family}-packed"
+    if not packed.exists():
+        quantize_folder(folders[family], packed, PackSettings("nf4"))
     return packed
 
 
 @pytest.fixture
-def load(folders: dict[str, Path], packed_folders: dict[str, Path]) -> Load:
+def load(folders: dict[str, Path]) -> Load:
     """Loads a fresh base: `load(family, storage="none", dtype=torch.float32)`."""
 
     def load_fresh(
         family: str, storage: str = "none", dtype: torch.dtype = torch.float32
     ) -> PreTrainedModel:
-        folder = (packed_folders if storage == CHECKPOINT else folders)[family]
+        folder = folder_of(folders, family, storage)
         return load_base(folder, quantization=storage, dtype=dtype, device="cpu")[0]
 
     return load_fresh
