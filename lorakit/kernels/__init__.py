@@ -13,6 +13,7 @@ from lorakit.kernels.reference.attention import (
 )
 from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
+from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
 from lorakit.kernels.reference.frozen_linear import frozen_linear
 from lorakit.kernels.reference.nf4 import (
     dequantize_scales,
@@ -23,6 +24,7 @@ from lorakit.kernels.reference.nf4 import (
 
 __all__ = [
     "decode_attention",
+    "dequantize_dynamic",
     "dequantize_scales",
     "dropout_mask",
     "frozen_linear",
@@ -33,5 +35,6 @@ __all__ = [
     "nf4_dequantize",
     "nf4_quantize",
     "packed_attention",
+    "quantize_dynamic",
     "quantize_scales",
 ]

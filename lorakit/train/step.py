@@ -13,8 +13,8 @@ from lorakit import kernels
 from lorakit.adapters.attach import Attached
 from lorakit.base.head import backbone_hidden, head_parameters, logits_fn
 from lorakit.data.examples import MicroBatch
+from lorakit.optimizers.optimizer import AdamW
 from lorakit.train.batches import StepBatch, row_keys
-from lorakit.train.optimizer import AdamW
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from lorakit.base.storages import nf4
 from lorakit.errors import InputError
-from lorakit.kernels.reference.nf4 import CHUNK_WEIGHTS, CODE_BOOK, dynamic_map
+from lorakit.kernels.reference.dynamic8 import dynamic_map
+from lorakit.kernels.reference.nf4 import CHUNK_WEIGHTS, CODE_BOOK
 from tests.tolerances import relative_error
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
