@@ -127,7 +127,7 @@ def layout_of(
         device_type: "cpu" or "cuda": decides the size of a page.
 
     Raises:
-        InputError: no parameter, or none that the codec would keep in fewer bits.
+        InputError: no parameter, or none that the codec keeps.
     """
     if not parameters:
         raise InputError(
@@ -138,13 +138,17 @@ def layout_of(
     )
     group_of = {name: groups.get(name, Group()) for name in parameters}
     codec_of = {
-        name: WHOLE_FLOATS
-        if group_of[name].whole_floats or parameter.numel() < codec.smallest
-        else codec
+        name: codec
+        if codec.encodes(parameter.shape) and not group_of[name].whole_floats
+        else WHOLE_FLOATS
         for name, parameter in parameters.items()
     }
     if codec not in codec_of.values():
-        raise _nothing_to_encode(parameters, codec)
+        raise InputError(
+            "an 8-bit optimizer keeps vectors, embeddings and matrices of less than a block in "
+            f"float32, which is all that trains here: {', '.join(sorted(parameters)[:5])}. Use "
+            "train.optim: adamw_torch (or paged_adamw_32bit)."
+        )
     # Stable: names of one group stay in their order.
     order = sorted(
         parameters,
@@ -215,12 +219,3 @@ def page_elements(size: int, device_type: str) -> int:
     smallest, largest = PAGE_ELEMENTS.get(device_type, PAGE_ELEMENTS_ELSEWHERE)
     wanted = 1 << (-(-size // MOST_PAGES) - 1).bit_length()
     return min(max(wanted, smallest), largest)
-
-
-def _nothing_to_encode(parameters: Mapping[str, torch.Tensor], codec: Codec) -> InputError:
-    largest = max(parameter.numel() for parameter in parameters.values())
-    return InputError(
-        f"an 8-bit optimizer keeps embeddings, and parameters of fewer than {codec.smallest} "
-        f"elements, in float32; here that is all {len(parameters)} of them (the largest has "
-        f"{largest}), so it would change nothing. Use train.optim: adamw_torch, or raise adapter.r."
-    )

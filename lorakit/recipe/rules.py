@@ -188,7 +188,7 @@ def _optim(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]
     optims = _names_in("optimizers/forms")
     if train.optim in OPTIMS_ELSEWHERE:
         here = OPTIMS_ELSEWHERE[train.optim]
-        yield Fault((*place, "optim"), f"{train.optim!r}: here it is {here}")
+        yield Fault((*place, "optim"), f"{train.optim!r} is not built; here it is {here}")
     elif train.optim in OPTIMS_NOT_BUILT:
         yield _not_built((*place, "optim"), train.optim, optims)
     elif train.optim not in optims:

@@ -64,6 +64,7 @@ class TrainOutcome:
         best_step: the step whose weights the model now has, with early stopping; otherwise None.
         metrics: the lines of metrics.jsonl.
         choices: what the engine decided.
+        optimizer: its form, the bytes of its state, the pages that moved (see `AdamW.facts`).
     """
 
     steps: int
@@ -76,6 +77,7 @@ class TrainOutcome:
     best_step: int | None
     metrics: list[dict[str, Any]]
     choices: Choices
+    optimizer: dict[str, int | str]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the metrics, which have a file of their own."""
@@ -340,4 +342,5 @@ def _outcome(run: Run) -> TrainOutcome:
         best_step=run.stopping.best_step if early else None,
         metrics=run.lines,
         choices=run.choices,
+        optimizer=run.optimizer.facts(),
     )

@@ -14,7 +14,7 @@ RULE = AdamWRule(betas=(0.8, 0.95), epsilon=1e-6, weight_decay=0.1)
 
 
 def model() -> nn.Module:
-    """Two matrices of 5,600 elements, which have 8-bit moments; biases and a norm, which do not."""
+    """Two matrices of 5,600 elements, which have 8-bit moments; vectors, which have not."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(70, 80), nn.LayerNorm(80), nn.Tanh(), nn.Linear(80, 70))
 

@@ -194,7 +194,7 @@ def test_a_released_model_has_its_own_tensors_and_no_gradient(optim: str) -> Non
 @pytest.mark.parametrize("optim", forms.names())
 def test_a_smaller_dtype_trains_through_a_float32_master(optim: str) -> None:
     bias = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-    weight = nn.Parameter(torch.ones(4096))
+    weight = nn.Parameter(torch.ones(64, 64))
     parameters = {"weight": weight, "bias": bias}
     ours = AdamW(parameters, plan_state(parameters, optim=optim))
     for _ in range(10):
@@ -217,8 +217,9 @@ def test_nothing_to_train_is_refused(optim: str) -> None:
 
 @pytest.mark.parametrize("optim", ENCODED)
 def test_an_encoding_that_would_change_nothing_is_refused(optim: str) -> None:
-    with pytest.raises(InputError, match=r"4096 elements.*all 2 of them.*4095.*adamw_torch"):
-        plan_state({"a": torch.zeros(4095), "b": torch.zeros(3)}, optim=optim)
+    with pytest.raises(InputError, match=r"vectors, embeddings and .*: a, b\. Use .*adamw_torch"):
+        plan_state({"a": torch.zeros(9000), "b": torch.zeros(3, 85)}, optim=optim)
+    assert plan_state({"a": torch.zeros(4, 64)}, optim=optim).layout.state_bytes == 2 * (256 + 4)
 
 
 def test_an_unknown_optimizer_is_refused() -> None:

@@ -106,7 +106,7 @@ def test_what_is_not_paged_gives_nothing_up(optim: str) -> None:
 
 @pytest.mark.parametrize("optim", PAGED)
 def test_a_budget_below_two_pages_is_refused(optim: str) -> None:
-    parameters = {"a": nn.Parameter(torch.zeros(100_000))}
+    parameters = {"a": nn.Parameter(torch.zeros(100, 1000))}
     smallest = plan_state(parameters, optim=optim).layout.smallest_budget
     with pytest.raises(InputError, match=rf"{smallest - 1:,} bytes.*possible: {smallest:,} bytes"):
         plan_state(parameters, optim=optim, memory=smallest - 1)

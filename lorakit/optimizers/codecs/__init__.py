@@ -27,11 +27,12 @@ class Codec(Protocol):
     Attributes:
         span: every parameter starts at a multiple of it, padded with zeros, so that parameters
             share no item of any field.
-        smallest: a parameter of fewer elements is kept in whole floats.
     """
 
     span: int
-    smallest: int
+
+    def encodes(self, shape: torch.Size) -> bool:
+        """Whether it keeps the moments of a parameter of this shape; else they are whole floats."""
 
     def fields(self, dtype: torch.dtype) -> dict[str, Field]:
         """The fields by name, for parameters whose master copy has `dtype`."""

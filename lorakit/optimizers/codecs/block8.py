@@ -20,13 +20,18 @@ class Block8:
     """bitsandbytes' layout: no block reaches over the end of a parameter.
 
     A block that did would take its scale from the larger of two layers' gradients (those of A and
-    B lie orders of magnitude apart), so parameters are padded to whole blocks. Parameters of fewer
-    than 4096 elements stay whole, as in bitsandbytes: magnitudes and biases are most of them, and
-    there is next to nothing to save.
+    B lie orders of magnitude apart), so parameters are padded to whole blocks.
+
+    Vectors (biases, norms, DoRA's magnitudes) stay whole: there is little to save, and each of
+    their elements scales a whole row. bitsandbytes draws the line at 4096 elements instead, to
+    spare itself a kernel launch for each small tensor. In flat buffers a small matrix costs no
+    launch, and A and B of a small layer or rank are all there is to save on.
     """
 
     span = BLOCK_SIZE
-    smallest = 4096
+
+    def encodes(self, shape: torch.Size) -> bool:
+        return len(shape) > 1 and shape.numel() >= BLOCK_SIZE
 
     def fields(self, dtype: torch.dtype) -> dict[str, Field]:
         return {

@@ -13,7 +13,9 @@ class WholeFloats:
     """Eight bytes for each parameter, with a float32 master."""
 
     span = 1
-    smallest = 0
+
+    def encodes(self, shape: torch.Size) -> bool:
+        return True
 
     def fields(self, dtype: torch.dtype) -> dict[str, Field]:
         return {"exp_avg": Field(dtype), "exp_avg_sq": Field(dtype)}
