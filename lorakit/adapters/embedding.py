@@ -1,8 +1,8 @@
 """LoRA on an embedding: every row of the table moves within a space of rank R.
 
 An embedding (V, D) is a linear layer without bias over one-hot inputs, with the weight (D, V). So
-a kind is used as it is, with I = V and O = D: row t becomes `W[t] + scaling * B A[:, t]`, and DoRA's
-magnitudes belong to the D features, as in PEFT. PEFT's file names the factors
+a kind is used as it is, with I = V and O = D: row t becomes `W[t] + scaling * B A[:, t]`, and
+DoRA's magnitudes belong to the D features, as in PEFT. PEFT's file names the factors
 `lora_embedding_A` (R, V) and `lora_embedding_B` (D, R). A starts at zero and B normal: the other
 way round than a linear layer, and whatever `init_lora_weights` says. `lora_dropout` does not apply:
 its inputs are token ids.

@@ -105,6 +105,15 @@ def read_config(path: Path) -> PeftConfig:
         AdapterError: no such file, no JSON object, another method than LoRA or DoRA, or a value
             out of range.
     """
+    return parse_config(path, read_values(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The fields of an adapter_config.json, as they stand.
+
+    Raises:
+        AdapterError: no such file, or no JSON object.
+    """
     try:
         refuse_special_file(path)
         size = path.stat().st_size
@@ -128,7 +137,7 @@ def read_config(path: Path) -> PeftConfig:
         raise AdapterError(
             f"{path} holds a {type(values).__name__}, not a JSON object. Restore the file."
         )
-    return parse_config(path, values)
+    return values
 
 
 def refuse_special_file(path: Path) -> None:
@@ -147,6 +156,19 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
         AdapterError: as in `read_config`.
     """
     _refuse_other_methods(path, values)
+    return PeftConfig(
+        path,
+        shared_config(path, values),
+        targets_unnamed=values.get("target_modules") is None,
+    )
+
+
+def shared_config(path: Path, values: Mapping[str, Any]) -> LoraConfig:
+    """The fields that mean here what they mean in PEFT, as a LoraConfig with the default init.
+
+    Raises:
+        AdapterError: a value of a wrong type or out of range.
+    """
     fields = PEFT_DEFAULTS | {name: values[name] for name in SHARED if values.get(name) is not None}
     try:
         config = LoraConfig(**(fields | {"init_lora_weights": True}))
@@ -161,7 +183,7 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
             f"{path}: lora_alpha {max(alphas):g} is out of range; at most {MAX_ALPHA:g} is "
             "possible. Fix the file."
         )
-    return PeftConfig(path, config, targets_unnamed=values.get("target_modules") is None)
+    return config
 
 
 def peft_values(
@@ -215,13 +237,18 @@ def peft_values(
     return values | dict(kind_fields)
 
 
-def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
+def refuse_other_type(path: Path, values: Mapping[str, Any]) -> None:
+    """Raise AdapterError, by its name, for any type of PEFT's but LoRA."""
     method = values.get("peft_type")
     if method != "LORA":
         raise AdapterError(
             f"{path} has peft_type {method!r}; possible is 'LORA' (LoRA, rsLoRA, DoRA). Load it "
             "with PEFT, or train a LoRA."
         )
+
+
+def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
+    refuse_other_type(path, values)
     task = values.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise AdapterError(

@@ -93,9 +93,9 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     The model may be on the meta device; it is not changed.
     """
     refuse_second_adapter(model)
-    path = _adapter_folder(Path(folder))
+    path = adapter_folder(Path(folder))
     parsed = read_config(path / FILE_NAME)
-    header = _read_header(_tensors_path(path))
+    header = read_header(tensors_path(path))
     config = _with_targets(model, parsed, header)
     targets = find_targets(model, config)
     expected = expected_shapes(model, targets, config)
@@ -134,7 +134,7 @@ def read_tensors(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, to
     """
     tensors = {}
     try:
-        with safe_open(_tensors_path(path), "pt") as file:
+        with safe_open(tensors_path(path), "pt") as file:
             for name, stored in header.items():
                 tensors[name] = file.get_tensor(stored.key)
     except (OSError, SafetensorError) as error:
@@ -150,7 +150,12 @@ def read_tensors(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, to
     return tensors
 
 
-def _adapter_folder(folder: Path) -> Path:
+def adapter_folder(folder: Path) -> Path:
+    """`folder`, or the one adapter in a folder below it (a run's, or PEFT's named ones).
+
+    Raises:
+        AdapterError: there are several.
+    """
     if (folder / FILE_NAME).exists() or not folder.is_dir():
         return folder
     below = sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}"))
@@ -162,7 +167,12 @@ def _adapter_folder(folder: Path) -> Path:
     return below[0] if below else folder
 
 
-def _tensors_path(folder: Path) -> Path:
+def tensors_path(folder: Path) -> Path:
+    """The safetensors file of the adapter in `folder`.
+
+    Raises:
+        AdapterError: there is none; pickles are never opened.
+    """
     path = folder / TENSORS_FILE_NAME
     if not path.exists():
         pickled = folder / "adapter_model.bin"
@@ -177,8 +187,12 @@ def _tensors_path(folder: Path) -> Path:
     return path
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
-    """{name in PEFT's current format: what the file says of it}."""
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """{name in PEFT's current format: what the file says of it}.
+
+    Raises:
+        AdapterError: no whole safetensors file.
+    """
     stored: dict[str, StoredTensor] = {}
     try:
         with safe_open(path, "pt") as file:
