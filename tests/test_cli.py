@@ -22,7 +22,7 @@ from lorakit.cli.output import human_bytes
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
-VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "report", "chat", "merge")
+VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "report", "chat", "merge", "adapter")
 
 
 @pytest.mark.parametrize("verb", VERBS)
