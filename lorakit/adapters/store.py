@@ -15,18 +15,23 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.adapters import kinds
 from lorakit.adapters.attach import (
     Attached,
     attach_targets,
     refuse_second_adapter,
     trained_biases,
 )
-from lorakit.adapters.contract import InitRequest, NormCache
+from lorakit.adapters.contract import InitRequest
+from lorakit.adapters.make import make_on_meta
 from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config, refuse_special_file
-from lorakit.adapters.plain import dense_shapes
-from lorakit.adapters.save import PREFIX, TENSORS_FILE_NAME, peft_names, save_adapter
-from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
+from lorakit.adapters.save import (
+    PREFIX,
+    TENSORS_FILE_NAME,
+    module_tensors,
+    save_adapter,
+    saved_tensors,
+)
+from lorakit.adapters.targets import Targets, find_targets
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -55,15 +60,16 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
     """
     stored = read_adapter(model, folder)
     adapter = attach_targets(model, stored.config, stored.targets, _zeros)
-    own = adapter.parameters()
-    buffers = dict(model.named_buffers())
-    with torch.no_grad():
-        for file_name, name in peft_names(adapter).items():
-            target = own.get(name, buffers.get(name))
-            assert target is not None
-            target.copy_(stored.tensors[file_name])
+    fill(saved_tensors(adapter), stored.tensors)
     adapter.parameters_changed()
     return adapter
+
+
+@torch.no_grad()
+def fill(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy the saved tensors into those of the same name."""
+    for name, target in targets.items():
+        target.copy_(tensors[name])
 
 
 @dataclass(frozen=True)
@@ -113,16 +119,8 @@ def expected_shapes(
     model: PreTrainedModel, targets: Targets, config: LoraConfig
 ) -> dict[str, torch.Size]:
     """{tensor name in PEFT's file: shape} of the adapter that `config` makes of `model`."""
-    make = kinds.kind(config.kind_name)
-    shapes = {}
-    for name, (r, _) in module_rank_and_alpha(targets.adapted, config).items():
-        shape = features(targets.adapted[name])
-        on_meta = make(*shape, r, 1.0, device=torch.device("meta"), norm_cache=NormCache())
-        for suffix, parameter in on_meta.peft_tensors().items():
-            shapes[f"{PREFIX}{name}.{suffix}"] = parameter.shape
-    for name, module in targets.trained.items():
-        for suffix, size in dense_shapes(module).items():
-            shapes[f"{PREFIX}{name}.{suffix}"] = size
+    modules = make_on_meta(targets, config)
+    shapes = {name: tensor.shape for name, tensor in module_tensors(modules).items()}
     for name, bias in trained_biases(model, targets, config.bias).items():
         shapes[f"{PREFIX}{name}"] = bias.shape
     return shapes

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
@@ -45,6 +46,16 @@ BYTES_PER_ELEMENT = {
     "U64": 8,
     "F64": 8,
     "C64": 8,
+}
+
+# What a stored weight may consist of.
+TORCH_DTYPES = {
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
 }
 
 
@@ -160,6 +171,19 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         size,
     )
     return entries
+
+
+def read_tensor(entry: TensorEntry) -> torch.Tensor:
+    """One tensor of a checked header (of a dtype in `TORCH_DTYPES`), read and not mapped.
+
+    Raises:
+        ModelError: the file has become shorter.
+    """
+    count = entry.stop - entry.start
+    raw = np.fromfile(entry.file, np.uint8, count, offset=entry.start)
+    if raw.size != count:
+        raise _broken(entry.file, f"the data of {entry.name!r} ends early")
+    return torch.from_numpy(raw).view(TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def count_memory(
     """
     trained = adapter.parameters()
     own: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in trained.values()}
-    own |= {id(b): b for module in adapter.modules.values() for b in module.adapter.buffers()}
+    own |= {id(t): t for module in adapter.modules.values() for t in module.kept_tensors()}
     packed = _packed_tensors(model)
     frozen = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     frozen |= packed

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.adapters.attached import attached, forget
-from lorakit.adapters.modules import AdaptedLinear, TrainedCopy
+from lorakit.adapters.contract import AdaptedModule
+from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.plain import plain_linear
 from lorakit.base import attention
 from lorakit.base.config import NOISE_FIELD, read_config
@@ -24,8 +24,6 @@ from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
-
-OURS = (AdaptedLinear, TrainedCopy, FrozenLinear)
 
 
 @torch.no_grad()
@@ -48,7 +46,8 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         {
             name: module.base_layer.stored.weight
             for name, module in adapter.modules.items()
-            if isinstance(module.base_layer.stored, DenseWeight)
+            if isinstance(module, AdaptedLinear)
+            and isinstance(module.base_layer.stored, DenseWeight)
         }
     )
     # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
@@ -58,24 +57,18 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-        if id(module) not in memo and isinstance(module, OURS):
+        if id(module) not in memo and isinstance(module, AdaptedModule | FrozenLinear):
             memo |= {id(part): None for part in module.modules()}
-            memo[id(module)] = plain_module(module)
+            memo[id(module)] = (
+                module.plain_module()
+                if isinstance(module, AdaptedModule)
+                else plain_linear(module, module.weight)
+            )
     merged = copy.deepcopy(model, memo)
     forget(merged)
     del vars(merged)["save_pretrained"]
     restore_config(model, merged)
     return merged.requires_grad_(True).eval()
-
-
-def plain_module(module: nn.Module) -> nn.Module:
-    """What stands in for one of lorakit's modules in a merged model."""
-    if isinstance(module, AdaptedLinear):
-        return plain_linear(module.base_layer, module.weight)
-    if isinstance(module, FrozenLinear):
-        return plain_linear(module, module.weight)
-    assert isinstance(module, TrainedCopy)
-    return module.plain_copy()
 
 
 def refuse_shared_weights(weights: Mapping[str, torch.Tensor]) -> None:
