@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lorakit.adapters.arithmetic.combine import METHODS, combine_adapters
 from lorakit.adapters.store import load_adapter
 from lorakit.errors import AdapterError, InputError
-from tests.adapters.arithmetic.made_by_peft import TENSORS, VARIANTS, base, deltas, make
+from tests.adapters.arithmetic.made_by_peft import TENSORS, VARIANTS, Variant, base, deltas, make
 from tests.tolerances import relative_error
 
 # One rounding of each factor to float32, and PEFT's own sums.
@@ -318,3 +319,52 @@ def test_tokenizers_are_kept_where_all_agree(made: Made, tmp_path: Path) -> None
     written = combine_adapters([one, two], tmp_path / "apart")
     assert written.dropped == ["tokenizer.json"]
     assert not (tmp_path / "apart" / "tokenizer.json").exists()
+
+
+def random_options(seed: int) -> dict[str, object]:
+    """A LoRA config drawn at random: patterns may overlap, targets take every form."""
+    draw = random.Random(seed)
+    leaves = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"]
+    chosen = draw.sample(leaves, draw.randint(1, 5))
+    keys = [chosen[0], r"layers\.1\..*", rf"self_attn\.{chosen[0]}", r".*_proj"]
+    named = [key for key in keys if key != keys[2] or chosen[0] in leaves[:4]]
+    targets: object = draw.choice([chosen, rf".*\.({'|'.join(chosen)})"])
+    options: dict[str, object] = {
+        "r": draw.randint(1, 9),
+        "lora_alpha": draw.randint(1, 40),
+        "use_rslora": draw.random() < 0.5,
+        "target_modules": targets,
+        "rank_pattern": {key: draw.randint(1, 7) for key in draw.sample(named, draw.randint(0, 2))},
+        "alpha_pattern": {
+            key: draw.randint(1, 30) for key in draw.sample(named, draw.randint(0, 2))
+        },
+        "init_lora_weights": draw.choice([True, False, "gaussian", "orthogonal"]),
+        "lora_dropout": draw.choice([0.0, 0.1]),
+    }
+    if options["init_lora_weights"] == "orthogonal":  # of even ranks only
+        options |= {"r": 4, "rank_pattern": {}}
+    return options
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pairs_of_random_adapters(tmp_path: Path, seed: int) -> None:
+    """PEFT reads a saved config's patterns in sorted order, so the file is what counts."""
+    folders = [
+        make(Variant(sorted_patterns(random_options(2 * seed + n))), tmp_path / str(n), seed=n)
+        for n in range(2)
+    ]
+    weights = [1.3, -0.6]
+    combine_adapters(folders, tmp_path / "sum", weights=weights)
+    expected = weighted(
+        [(w, deltas("qwen2", folder)) for w, folder in zip(weights, folders, strict=True)]
+    )
+    assert_same(deltas("qwen2", tmp_path / "sum"), expected)
+    assert_same(here("qwen2", tmp_path / "sum"), expected)
+
+
+def sorted_patterns(options: dict[str, object]) -> dict[str, object]:
+    """PEFT saves patterns sorted: made in another order, the adapter could not be loaded."""
+    return {
+        name: dict(sorted(value.items())) if isinstance(value, dict) else value
+        for name, value in options.items()
+    }
