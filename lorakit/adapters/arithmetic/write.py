@@ -203,6 +203,12 @@ def _config_values(
         fan_in_fan_out=all(bool(adapter.values.get("fan_in_fan_out")) for adapter in adapters),
     )
     has_bias = any(layer.change.bias is not None for layer in layers.values())
+    without = [name for name, layer in layers.items() if layer.layout != "linear"]
+    if has_bias and without:
+        raise AdapterError(
+            f"the result would have lora_bias, and {without[0]}, which PEFT cannot adapt with it; "
+            "possible is one or the other. Leave an adapter out."
+        )
     kept = ("task_type", "auto_mapping", "target_parameters", "trainable_token_indices")
     return (
         values
