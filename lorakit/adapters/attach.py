@@ -8,9 +8,8 @@ lm_head.trained.weight, lm_head.original.weight        a module of `modules_to_s
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -20,16 +19,24 @@ from lorakit.adapters import inits, kinds
 from lorakit.adapters.attached import (
     AdaptedFacts,
     Attached,
+    StartError,
     adapter_disabled,
     attached,
     has_adapter,
     remember,
 )
-from lorakit.adapters.contract import InitRequest, Kind, NormCache
+from lorakit.adapters.contract import NormCache, Survey
 from lorakit.adapters.modules import AdaptedLinear, Dropout, Switch, TrainedCopy
 from lorakit.adapters.plain import dense_copy
 from lorakit.adapters.save import PretrainedSaver
-from lorakit.adapters.targets import Targets, find_targets, module_rank_and_alpha, scaling_of
+from lorakit.adapters.starting import Initialize, Starter, log_start_errors
+from lorakit.adapters.targets import (
+    Targets,
+    features,
+    find_targets,
+    module_rank_and_alpha,
+    scaling_of,
+)
 from lorakit.base.frozen_linear import FrozenLinear, frozen
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
@@ -37,11 +44,15 @@ from lorakit.recipe import LoraConfig
 
 __all__ = ["Attached", "adapter_disabled", "attach_adapter", "attached"]
 
-Initialize = Callable[[InitRequest], tuple[torch.Tensor, torch.Tensor]]
+Calibration = Iterable[Mapping[str, torch.Tensor]]
 
 
 def attach_adapter(
-    model: PreTrainedModel, config: LoraConfig, *, calibration: Any = None, seed: int = 0
+    model: PreTrainedModel,
+    config: LoraConfig,
+    *,
+    calibration: Calibration | None = None,
+    seed: int = 0,
 ) -> Attached:
     """Attach a trainable adapter to `model`, in place; everything else is frozen.
 
@@ -49,7 +60,8 @@ def attach_adapter(
         model: a transformers model, dense or quantized by `load_base`; on the meta device only
             shapes are made.
         config: what to adapt and how.
-        calibration: for inits that need data.
+        calibration: batches for inits that need data (eva): each what `model(**batch)` takes, at
+            least `input_ids`; `attention_mask` and `labels` say which tokens count.
         seed: of the init; each module draws from a generator of its own, seeded by this and its
             name.
 
@@ -66,9 +78,21 @@ def attach_adapter(
             f"adapter.path {config.path!r} continues from a saved adapter, attach_adapter makes a "
             "new one; call lorakit.load_adapter(model, path), or remove path."
         )
-    initialize = inits.init(config.init_lora_weights).initialize
-    targets = find_targets(model, config)
-    return attach_targets(model, config, targets, initialize, calibration=calibration, seed=seed)
+    init = inits.init(config.init_lora_weights)
+    if calibration is not None and not init.NEEDS_CALIBRATION:
+        raise AdapterError(
+            f"calibration cannot take effect: init_lora_weights {config.init_lora_weights!r} looks "
+            "at no data; possible: eva. Leave it out, or choose that init."
+        )
+    survey = init.prepare(Survey(model, config, find_targets(model, config), calibration))
+    return attach_targets(
+        model,
+        survey.config,
+        survey.targets,
+        init.initialize,
+        measured=survey.measured,
+        seed=seed,
+    )
 
 
 def attach_targets(
@@ -77,32 +101,40 @@ def attach_targets(
     targets: Targets,
     initialize: Initialize,
     *,
-    calibration: Any = None,
+    measured: Mapping[str, torch.Tensor] | None = None,
     seed: int = 0,
 ) -> Attached:
     """`attach_adapter` with the modules already found, and any init.
 
+    Args:
+        measured: {module name: what the init's `prepare` found out}.
+
     Raises:
-        AdapterError: the config does not fit the modules; the model is unchanged then.
+        AdapterError: the config does not fit the modules, or the init needs an original weight that
+            is gone; the model is unchanged then.
     """
     make = kinds.kind(config.kind_name)
     ranks = module_rank_and_alpha(targets.adapted, config)
     biases = trained_biases(model, targets, config.bias)
     dropout, switch, norm_cache = Dropout(config.lora_dropout), Switch(), NormCache()
 
-    model.requires_grad_(False)
+    starter = Starter(model, config, initialize, measured or {}, seed=seed)
     modules: dict[str, AdaptedLinear] = {}
-    for name, module in targets.adapted.items():
-        base = frozen(module)
-        r, alpha = ranks[name]
-        scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
-        shape = base.in_features, base.out_features
-        adapter = make(*shape, r, scaling, device=model.device, norm_cache=norm_cache)
-        generator = _generator(seed, name)
-        request = InitRequest(name, *shape, r, scaling, base, generator, calibration)
-        _start(adapter, initialize, request)
-        modules[name] = AdaptedLinear(name, base, adapter, dropout=dropout, switch=switch)
-        modules[name].train(module.training)
+    start_errors: dict[str, StartError] = {}
+    with _frozen_once_done(model):
+        for name, module in targets.adapted.items():
+            r, alpha = ranks[name]
+            scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
+            adapter = make(
+                *features(module), r, scaling, device=model.device, norm_cache=norm_cache
+            )
+            started = starter.start(name, frozen(module), adapter)
+            modules[name] = AdaptedLinear(
+                name, started.base, adapter, dropout=dropout, switch=switch, start=started.kept
+            ).train(module.training)
+            if started.error is not None:
+                start_errors[name] = started.error
+    log_start_errors(config.init_lora_weights, start_errors)
     copies = {
         name: TrainedCopy(module, dense_copy(module), switch=switch)
         for name, module in targets.trained.items()
@@ -120,6 +152,7 @@ def attach_targets(
         dropout=dropout,
         norm_cache=norm_cache,
         switch=switch,
+        start_errors=start_errors,
     )
     for bias in biases.values():
         bias.requires_grad_(True)
@@ -180,18 +213,17 @@ def _facts(module: AdaptedLinear) -> AdaptedFacts:
     return AdaptedFacts(shape, module.adapter.r, module.adapter.scaling)
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-@torch.no_grad()
-def _start(adapter: Kind, initialize: Initialize, request: InitRequest) -> None:
-    if not adapter.lora_A.is_meta:
-        lora_A, lora_B = initialize(request)
-        adapter.lora_A.copy_(lora_A)
-        adapter.lora_B.copy_(lora_B)
-    adapter.begin(request.base)
+@contextmanager
+def _frozen_once_done(model: nn.Module) -> Iterator[None]:
+    """Freeze every parameter; after an error each is again as it was."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    try:
+        yield
+    except BaseException:
+        for parameter, trained in before.items():
+            parameter.requires_grad_(trained)
+        raise
 
 
 def _replace(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:

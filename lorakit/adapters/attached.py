@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters.contract import NormCache
+from lorakit.adapters.low_rank import start_tensors
 from lorakit.adapters.modules import AdaptedLinear, Dropout, Switch, TrainedCopy
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
@@ -25,6 +26,20 @@ class AdaptedFacts:
     shape: tuple[int, int]
     r: int
     scaling: float
+
+
+@dataclass(frozen=True)
+class StartError:
+    """What an init made of one quantized layer, W its original weight and Q what is stored.
+
+    Attributes:
+        ratio: ||W - (Q + scaling * B A)|| / ||W - pack(W)||, both as Frobenius norms.
+        plain_difference: ||(pack(W) - scaling * B0 A0) - Q|| / ||W||: what the converted plain
+            adapter computes on pack(W) instead; 0 where nothing was subtracted.
+    """
+
+    ratio: float
+    plain_difference: float
 
 
 @dataclass
@@ -43,6 +58,8 @@ class Attached:
         dropout: set `dropout.rows` to key the masks by token.
         norm_cache: of kinds that need a norm per forward pass; see `cached_norms`.
         switch: see `adapter_disabled`.
+        start_errors: {module name: what its init made of the quantization error}, for inits whose
+            start is part of the base.
     """
 
     config: LoraConfig
@@ -55,6 +72,7 @@ class Attached:
     dropout: Dropout
     norm_cache: NormCache
     switch: Switch
+    start_errors: dict[str, StartError] = field(default_factory=dict)
 
     @property
     def trainable(self) -> int:
@@ -93,6 +111,19 @@ class Attached:
             for suffix, parameter in copy.trained.named_parameters()
         }
         return named | {name: bias for name, (bias, _) in self.biases.items()}
+
+    def kept_starts(self) -> dict[str, torch.Tensor]:
+        """{module name and part: factor} of what inits made part of the base, each once.
+
+        Parts are `start_A`, `start_B` and, where factors were subtracted, `subtracted_A`,
+        `subtracted_B`. A start that equals what was subtracted is left out.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        for name, module in self.modules.items():
+            if module.start is not None:
+                parts = start_tensors(module.start.start)
+                tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+        return tensors
 
 
 def attached(model: PreTrainedModel) -> Attached:

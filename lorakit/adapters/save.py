@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
+from lorakit.adapters import own_form
 from lorakit.adapters.attached import Attached, attached
 from lorakit.adapters.model_card import model_card
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
+from lorakit.adapters.plain_form import stacked, widened
 from lorakit.adapters.targets import global_alpha, is_below, match_patterns, module_rank_and_alpha
 from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
@@ -35,6 +37,9 @@ def save_adapter(
     Every file is replaced in one step. A config that changes is removed first and written last, so
     a crash leaves the old adapter, the new one, or a folder that does not load; never a mixture.
 
+    An adapter whose init changed the base is written in two forms: the plain one, which every
+    engine can load, and in `unconverted/` the one that `load_adapter` takes (see own_form.py).
+
     Args:
         model: with an attached adapter.
         folder: made if it does not exist.
@@ -50,16 +55,40 @@ def save_adapter(
         raise AdapterError(
             f"{path} is a file; an adapter is saved to a folder. Choose another path."
         )
-    tensors = gather_tensors(adapter, state_dict)
+    tensors, starts = gather_tensors(adapter, state_dict), adapter.kept_starts()
     values = config_values(model)
     content = (json.dumps(values, indent=2, sort_keys=True, allow_nan=False)).encode()
     path.mkdir(parents=True, exist_ok=True)
     config_path = path / FILE_NAME
+    own_form.forget(path)
     if config_path.exists() and config_path.read_bytes() != content:
         config_path.unlink()
-    write_atomically(path / TENSORS_FILE_NAME, save(tensors, metadata={"format": "pt"}))
+    if starts:
+        own_form.write_tensors(path, tensors, starts)
+    else:
+        own_form.remove(path)
+    plain = _plain_tensors(adapter, tensors)
+    write_atomically(path / TENSORS_FILE_NAME, save(plain, metadata={"format": "pt"}))
     write_atomically(path / "README.md", model_card(adapter, values, _info(model)).encode())
+    if starts:
+        own_values = config_values(model, plain=False)
+        names = ("init_lora_weights", "loftq_config", "eva_config")
+        init_fields = {name: getattr(adapter.config, name) for name in names}
+        own_form.write(path, own_values, init_fields, adapter.start_errors)
     write_atomically(config_path, content)
+
+
+def _plain_tensors(
+    adapter: Attached, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """{tensor name in PEFT's file: value} for the base as it is without the init's change."""
+    plain = dict(tensors)
+    for name, module in adapter.modules.items():
+        start = None if module.start is None else module.start.start
+        for suffix in module.adapter.peft_tensors():
+            file_name = f"{PREFIX}{name}.{suffix}"
+            plain[file_name] = stacked(suffix, tensors[file_name], start)
+    return plain
 
 
 class PretrainedSaver:
@@ -148,8 +177,11 @@ def gather_tensors(
     return tensors
 
 
-def config_values(model: PreTrainedModel) -> dict[str, object]:
+def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, object]:
     """The fields of adapter_config.json for the adapter of `model`.
+
+    Args:
+        plain: in its plain form, which differs where an init changed the base.
 
     Raises:
         AdapterError: PEFT would read other modules, ranks or alphas from it than this model has.
@@ -159,19 +191,23 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
     names = list(adapter.modules)
     replaced = adapter.modules.keys() | adapter.trained_copies.keys()
     others = [name for name, _ in model.named_modules() if name and not is_below(name, replaced)]
-    wanted = module_rank_and_alpha(names, config)
-    alpha = global_alpha(config)
-    ranks = portable_pattern(
-        {name: r for name, (r, _) in wanted.items()}, config.rank_pattern, config.r, "rank_pattern"
+    starts = {n: m.start.start for n, m in adapter.modules.items() if m.start is not None}
+    wanted = widened(
+        module_rank_and_alpha(names, config),
+        starts if plain else {},
+        rank_pattern=config.rank_pattern,
+        alpha_pattern=config.alpha_pattern,
+        r=config.r,
+        alpha=global_alpha(config),
+        use_rslora=config.use_rslora,
     )
-    alphas = portable_pattern(
-        {name: a for name, (_, a) in wanted.items()}, config.alpha_pattern, alpha, "alpha_pattern"
-    )
+    ranks = portable_pattern(wanted.ranks, wanted.rank_pattern, wanted.r, "rank_pattern")
+    alphas = portable_pattern(wanted.alphas, wanted.alpha_pattern, wanted.alpha, "alpha_pattern")
     kind = next(iter(adapter.modules.values())).adapter
     return peft_values(
         config,
-        r=config.r,
-        alpha=alpha,
+        r=wanted.r,
+        alpha=wanted.alpha,
         target_modules=minimal_endings(names, others),
         rank_pattern={name: int(rank) for name, rank in ranks.items()},
         alpha_pattern=alphas,

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters import kinds
-from lorakit.adapters.contract import Kind, NormCache
+from lorakit.adapters.contract import Factors, Kind, NormCache
+from lorakit.adapters.low_rank import subtract, wide
 from lorakit.adapters.save import PREFIX
 from lorakit.adapters.store import StoredAdapter
 from lorakit.adapters.targets import features, module_rank_and_alpha, scaling_of
@@ -48,10 +49,14 @@ class Packing:
     double_quantization: bool
     dtype: torch.dtype
 
-    def dequantized(self, weight: torch.Tensor) -> torch.Tensor:
-        """What the base computed with in place of `weight` (O, I)."""
+    def dequantized(
+        self, weight: torch.Tensor, taken: Factors | None = None, scaling: float = 1.0
+    ) -> torch.Tensor:
+        """What the base computed with in place of `weight` (O, I), once an init had taken
+        `scaling * B @ A` of the factors `taken` out of it."""
+        weight = weight.to(self.dtype)
         packed = self.storage.pack(
-            weight.to(self.dtype),
+            weight if taken is None else subtract(weight, taken, scaling),
             block_size=self.block_size,
             double_quantization=self.double_quantization,
         )
@@ -128,8 +133,16 @@ def make_pieces(
         dtype: of the result; None: each tensor as stored.
 
     Raises:
-        AdapterError: a weight to change is computed from several tensors of the checkpoint.
+        AdapterError: a weight to change is computed from several tensors of the checkpoint, or the
+            adapter's init has to be done again on the base.
     """
+    if stored.is_redone:
+        raise AdapterError(
+            f"the adapter has init_lora_weights {stored.config.init_lora_weights!r}, which has to "
+            "be done again on the loaded base; possible in a folder merge: an adapter with its "
+            "start beside it. Load it with lorakit.load_adapter and save it with "
+            "lorakit.save_adapter, then merge that."
+        )
     entries = read_entries(folder)
     origins = origins_of(empty, entries)
     state = empty.state_dict()
@@ -208,10 +221,19 @@ class _Changes:
             return Piece(name, layer, None, shape, dtype, num_bytes, change=lambda _: value)
         transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
         base = change = error_of = None
+        start = self._stored.starts.get(layer)
+        kind = self._kind(layer) if layer in self._ranks else None
         if layer in self._packing.layers:
-            base = _oriented(self._packing.dequantized, transposed)
-        if layer in self._ranks:
-            kind = self._kind(layer)
+            taken = None if start is None else start.subtracted
+            scaling = 1.0 if kind is None else kind.scaling
+            base = _oriented(
+                lambda weight: self._packing.dequantized(weight, taken, scaling), transposed
+            )
+        elif start is not None and kind is not None:
+            # Into the original weight goes what training changed since the start.
+            began = Factors(start.lora_A, start.lora_B)
+            base = _oriented(lambda weight: subtract(wide(weight), began, kind.scaling), transposed)
+        if kind is not None:
             change = _oriented(kind.merged_weight, transposed)
             error_of = _ErrorOnProbes(kind, transposed=transposed)
         return Piece(name, layer, source, shape, dtype, num_bytes, base, change, error_of)

@@ -11,16 +11,20 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters import inits, kinds
-from lorakit.adapters.attached import attached
+from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.attached import Attached, attached
 from lorakit.base.load import load_base
 from lorakit.base.storages import quantizations
+from lorakit.recipe import LoraConfig
 from tests import tiny
 
 # llama: the common case; qwen2: biases in q, k, v; gpt2: Conv1D and a tied head.
 FAMILIES = ("llama", "qwen2", "gpt2")
 STORAGES = sorted(quantizations())
 KINDS = kinds.names()
-STARTING_AT_BASE = [name for name in inits.names() if inits.init(name).STARTS_AT_BASE]
+# With a number where the name of an init has an N.
+INITS = [name.replace("N", "4") if isinstance(name, str) else name for name in inits.names()]
+STARTING_AT_BASE = [name for name in INITS if inits.init(name).STARTS_AT_BASE]
 
 Load = Callable[..., PreTrainedModel]
 
@@ -47,6 +51,24 @@ def load(folders: dict[str, Path]) -> Load:
 def every_variant() -> list[tuple[str, str, str, bool]]:
     """Every (family, storage, kind, use_rslora)."""
     return list(itertools.product(FAMILIES, STORAGES, KINDS, (False, True)))
+
+
+def variants_with_inits() -> list[tuple[str, str, bool | str]]:
+    """Every (storage, kind, init) that starts at the base; loftq has nothing to do on a dense
+    one."""
+    return [
+        (storage, kind, init)
+        for storage, kind, init in itertools.product(STORAGES, KINDS, STARTING_AT_BASE)
+        if not (init == "loftq" and storage == "none")
+    ]
+
+
+def attach_init(model: PreTrainedModel, init: bool | str, **config: object) -> Attached:
+    """`attach_adapter` with an init, and calibration batches where it needs some."""
+    needs = inits.init(init).NEEDS_CALIBRATION
+    batches = [{"input_ids": token_ids(4, 16, seed)} for seed in range(3)] if needs else None
+    adapter = LoraConfig(**({"r": 4, "init_lora_weights": init} | config))
+    return attach_adapter(model, adapter, calibration=batches)
 
 
 def token_ids(rows: int = 2, tokens: int = 11, seed: int = 0) -> torch.Tensor:
