@@ -94,7 +94,7 @@ BAD_TARGETS = {
     "an unmatched rank": ({"rank_pattern": {"q_prj": 4}}, "rank_pattern 'q_prj' matches none"),
     "an unmatched alpha": ({"alpha_pattern": {"lm_head": 4}}, "alpha_pattern 'lm_head' matches"),
     "an unknown kind": ({"kind": "adalora"}, "kinds are dora, lora"),
-    "an unknown init": ({"init_lora_weights": "pissa"}, "'pissa' is not built; possible are"),
+    "an unknown init": ({"init_lora_weights": "corda"}, "'corda' is not built; possible are"),
     "no biases": ({"bias": "all"}, "trains nothing"),
     "a path to go on from": ({"path": "runs/x"}, "load_adapter"),
 }
