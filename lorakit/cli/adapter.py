@@ -263,13 +263,13 @@ def _short(value: Any) -> str | None:
 
 def _group_table(groups: list[LayerGroup]) -> Table:
     table = _table(
-        "name", "layers", "shape", "rank", "scaling", "norm from", "median", "to", "eff. rank"
+        "name", "layers", "shape", "rank", "scaling", "norm", "median", "most", "eff. rank"
     )
     for group in groups:
         table.add_row(
             visible(group.name),
             str(group.count),
-            f"{group.shape[0]} x {group.shape[1]}",
+            _shape(group.shape),
             _spread(group.r),
             _spread(group.scaling),
             f"{group.norm.least:.3g}",
@@ -286,7 +286,7 @@ def _layer_table(layers: list[LayerInfo]) -> Table:
         experts = f"{layer.num_experts} x " if layer.layout == "experts" else ""
         table.add_row(
             visible(layer.name),
-            f"{experts}{layer.shape[0]} x {layer.shape[1]}",
+            experts + _shape(layer.shape),
             str(layer.r),
             f"{layer.scaling:.4g}",
             f"{layer.norm:.4g}",
@@ -301,6 +301,10 @@ def _table(*names: str) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     return table
+
+
+def _shape(shape: tuple[int, int]) -> str:
+    return f"{shape[0]}x{shape[1]}"
 
 
 def _spread(values: Spread) -> str:
@@ -319,13 +323,17 @@ def _show(written: Written, *, as_json: bool) -> None:
     before, after = (
         _range(values[key]["least"], values[key]["most"]) for key in ("rank_before", "rank")
     )
-    name, worst = written.worst
     out.print(f"wrote {written.output}: {written.method}", markup=False)
     out.print(
         f"{len(written.layers)} layers, rank {before} -> {after}, "
         f"{written.num_parameters:,} parameters"
     )
-    out.print(f"relative error {written.error:.3g} in all; {worst:.3g} at most, in {visible(name)}")
+    name, worst = written.worst
+    out.print(
+        f"relative error {written.error:.3g} in all; {worst:.3g} at most, in {visible(name)}"
+        if worst > 0
+        else "exact: no factor was rounded"
+    )
     if written.dropped:
         out.print(f"tokenizer left out, the adapters' differ: {', '.join(written.dropped)}")
 

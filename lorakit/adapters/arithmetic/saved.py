@@ -114,8 +114,9 @@ class SavedAdapter:
 
     @property
     def name(self) -> str:
-        """The folder's name; its path is private to a machine."""
-        return self.folder.resolve().name
+        """The folder's name, of a run's adapter the run's; paths are private to a machine."""
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == "adapter" else folder.name
 
     @property
     def uses_dora(self) -> bool:
