@@ -22,7 +22,19 @@ from lorakit.cli.output import human_bytes
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
-VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "report", "chat", "merge", "adapter")
+VERBS = (
+    "demo",
+    "new",
+    "check",
+    "plan",
+    "train",
+    "evaluate",
+    "report",
+    "chat",
+    "merge",
+    "quantize",
+    "adapter",
+)
 GROUPS = {"adapter": ("info", "convert", "combine")}
 COMMANDS = [f"{verb} {below}".strip() for verb in VERBS for below in GROUPS.get(verb, ("",))]
 

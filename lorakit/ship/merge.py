@@ -7,6 +7,7 @@ the dequantized ones. It never goes into 4-bit codes, where a small change is ro
 from __future__ import annotations
 
 import copy
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +23,16 @@ from lorakit.base import attention
 from lorakit.base.config import NOISE_FIELD, read_config
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
+from lorakit.base.quantization_config import KEY
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
+
+logger = logging.getLogger(__name__)
+
+UNTIED = (
+    "the merged model is untied: output head and input embedding were one weight, and the adapter "
+    "changes one of them, or each in its own way; tie_word_embeddings is false now"
+)
 
 
 @torch.no_grad()
@@ -67,6 +76,9 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     merged = copy.deepcopy(model, memo)
     forget(merged)
     del vars(merged)["save_pretrained"]
+    for name, module in adapter.modules.items():
+        for partner in module.tied:
+            merged.get_submodule(partner).weight = merged.get_submodule(name).weight
     restore_config(model, merged)
     return merged.requires_grad_(True).eval()
 
@@ -96,12 +108,15 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
     except ModelError:
         pass  # not loaded by load_base, which alone changes noise values
     else:
+        values.pop(KEY, None)  # about the files
         original = AutoConfig.for_model(values.pop("model_type"), **values)
         # The language model of a composite checkpoint has a config of its own inside.
         of_text = config.model_type != original.model_type
         restore_noise(config, original.get_text_config() if of_text else original)
     inputs, outputs = merged.get_input_embeddings(), merged.get_output_embeddings()
     if outputs is not None and inputs.weight is not outputs.weight:
+        if config.tie_word_embeddings:
+            logger.warning(UNTIED)
         config.tie_word_embeddings = False
         config.get_text_config().tie_word_embeddings = False
 
