@@ -16,7 +16,8 @@ import torch
 
 from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit, MadeLayer, make_layer
-from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer, read_saved
+from lorakit.adapters.arithmetic.read import read_saved
+from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer
 from lorakit.adapters.arithmetic.write import Written, check_output, write_result
 from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.errors import AdapterError, InputError

@@ -12,7 +12,8 @@ from lorakit.adapters.arithmetic.combine import cut_words, make_layers, other_te
 from lorakit.adapters.arithmetic.dora import Base, lora_of_dora
 from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit
-from lorakit.adapters.arithmetic.saved import SavedAdapter, read_saved
+from lorakit.adapters.arithmetic.read import read_saved
+from lorakit.adapters.arithmetic.saved import SavedAdapter
 from lorakit.adapters.arithmetic.write import Written, check_output, write_result
 from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.errors import AdapterError, InputError

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapters.arithmetic.low_rank import effective_rank, singular_values
-from lorakit.adapters.arithmetic.saved import TOKEN_ROWS, SavedAdapter, SavedLayer, read_saved
+from lorakit.adapters.arithmetic.read import read_saved
+from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer
 from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.adapters.save import PREFIX
 from lorakit.adapters.store import tensors_path
+from lorakit.adapters.token_rows import PEFT_NAME as TOKEN_ROWS
 from lorakit.progress import bar
 
 
