@@ -91,8 +91,8 @@ def attach_targets(
     """
     biases = trained_biases(model, targets, config.bias)
     shared = Shared.fresh(config.lora_dropout)
-    model.requires_grad_(False)
     modules = make_modules(targets, config, device=model.device, shared=shared)
+    model.requires_grad_(False)
     for name, module in modules.items():
         generator = _generator(seed, name)
         if isinstance(module, AdaptedLinear):  # the others start in one way only
