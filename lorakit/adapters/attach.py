@@ -25,7 +25,7 @@ from lorakit.adapters.attached import (
     remember,
 )
 from lorakit.adapters.contract import AdaptedModule, InitRequest, Kind
-from lorakit.adapters.make import make_modules
+from lorakit.adapters.make import make_modules, make_on_meta
 from lorakit.adapters.modules import AdaptedLinear, Shared
 from lorakit.adapters.save import PretrainedSaver
 from lorakit.adapters.targets import Targets, find_targets
@@ -90,6 +90,7 @@ def attach_targets(
         AdapterError: the config does not fit the modules; the model is unchanged then.
     """
     biases = trained_biases(model, targets, config.bias)
+    make_on_meta(targets, config)  # raises what the real ones would, and changes nothing
     shared = Shared.fresh(config.lora_dropout)
     modules = make_modules(targets, config, device=model.device, shared=shared)
     model.requires_grad_(False)

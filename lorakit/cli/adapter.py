@@ -194,15 +194,14 @@ def combine(
       lorakit adapter combine clinic:1 toxic:-1 --rank 16 --output without
       lorakit adapter combine clinic:0.5 --output half
     """
-    weights = dict(map(_folder_and_weight, folders))
-    if len(weights) < len(folders):
-        raise InputError(f"a folder is given twice in {', '.join(folders)}. Add up its weights.")
+    given = [_folder_and_weight(text) for text in folders]
     with stdout_for_results():
         from lorakit.adapters.arithmetic.combine import combine_adapters
 
         written = combine_adapters(
-            weights,
+            [path for path, _ in given],
             output,
+            weights=[weight for _, weight in given],
             method=method.value,
             rank=rank,
             max_error=max_error,
@@ -264,7 +263,7 @@ def _short(value: Any) -> str | None:
 
 def _group_table(groups: list[LayerGroup]) -> Table:
     table = _table(
-        "name", "layers", "shape", "rank", "scaling", "norm", "median", "to", "effective rank"
+        "name", "layers", "shape", "rank", "scaling", "norm from", "median", "to", "eff. rank"
     )
     for group in groups:
         table.add_row(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
 if TYPE_CHECKING:
     from lorakit.recipe.sections import LoraConfig, Recipe, TrainSection
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1]
 
-QUANTIZATIONS = ("none", "nf4")
+BLOCKWISE = ("nf4", "fp4")  # the quantizations that have blocks, and scales of them
 METHODS = ("sft",)
 METRICS = ("loss", "perplexity")  # and every scorer of tasks/
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
@@ -76,12 +77,14 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
         yield _unknown(("base", "device"), base.device, ("auto", "cpu", "cuda", "cuda:0"))
     if not base.model.strip():
         yield Fault(("base", "model"), "is empty; give a folder, a hub id or `builtin`")
-    if base.quantization not in QUANTIZATIONS:
-        yield _not_built(("base", "quantization"), base.quantization, QUANTIZATIONS)
-    elif base.quantization == "none":
+    if base.quantization not in BLOCKWISE:
         for name in ("double_quantization", "block_size"):
             if name in base.model_fields_set:
-                yield _no_effect(("base", name), "base.quantization is none", "set it to nf4")
+                yield _no_effect(
+                    ("base", name),
+                    f"base.quantization is {base.quantization}",
+                    f"set it to {' or '.join(BLOCKWISE)}",
+                )
     if base.offload == "none" and base.max_device_memory is not None:
         yield _no_effect(
             ("base", "max_device_memory"),
@@ -177,11 +180,34 @@ def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
         yield _no_effect(
             (*place, "num_train_epochs"), f"{section}max_steps says how long", "remove max_steps"
         )
+    yield from _optim(place, train)
     if train.early_stopping_patience is None and _given(train, "early_stopping_threshold"):
         yield _no_effect(
             (*place, "early_stopping_threshold"),
             f"{section}early_stopping_patience is not set",
             "set it",
+        )
+
+
+def _optim(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
+    section = "".join(f"{part}." for part in place)
+    optims = _names_in("optimizers/forms")
+    if train.optim in OPTIMS_ELSEWHERE:
+        here = OPTIMS_ELSEWHERE[train.optim]
+        yield Fault((*place, "optim"), f"{train.optim!r} is not built; here it is {here}")
+    elif train.optim in OPTIMS_NOT_BUILT:
+        yield _not_built((*place, "optim"), train.optim, optims)
+    elif train.optim not in optims:
+        yield _unknown((*place, "optim"), train.optim, optims)
+    elif train.optim_memory is not None and not train.optim.startswith("paged_"):
+        yield _no_effect(
+            (*place, "optim_memory"),
+            f"{section}optim {train.optim} keeps its whole state on the device",
+            f"set {section}optim to paged_adamw_32bit or paged_adamw_8bit",
+        )
+    if train.loraplus_lr_embedding is not None and train.loraplus_lr_ratio is None:
+        yield _no_effect(
+            (*place, "loraplus_lr_embedding"), f"{section}loraplus_lr_ratio is not set", "set it"
         )
 
 

@@ -270,7 +270,22 @@ class TrainSection(Section):
     micro_batch_tokens: PositiveInt | None = Field(
         None, description="Token budget of one forward pass; null: chosen, recorded in the run."
     )
+    optim: str = Field(
+        "adamw_torch",
+        description="adamw_torch, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit.",
+    )
+    optim_memory: str | None = Field(
+        None,
+        description="Bytes of a paged optimizer's state on the device, such as `64MB`; the rest is "
+        "in host memory. null: 64 MiB.",
+    )
     learning_rate: PositiveFloat = 2e-4
+    loraplus_lr_ratio: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of lora_B over that of lora_A; null: 1."
+    )
+    loraplus_lr_embedding: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of adapted embeddings; null: 1e-6."
+    )
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: NonNegativeInt | None = None
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(

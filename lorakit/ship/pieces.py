@@ -15,8 +15,9 @@ from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import Shared
 from lorakit.adapters.save import PREFIX, module_tensors
 from lorakit.adapters.store import StoredAdapter, fill
-from lorakit.base.checkpoint import TensorEntry, read_entries
-from lorakit.base.origin import Origin, origins_of
+from lorakit.base.as_stored import stored_weights
+from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
 from lorakit.errors import AdapterError
 
@@ -34,7 +35,8 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 class Packing:
     """How the base stored its linear weights in training: a storage and the names of its layers.
 
-    `dtype` is the one it computed in: weights were packed from it, and unpacked to it.
+    `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
+    says that the checkpoint itself holds them packed.
     """
 
     storage: Storage
@@ -42,6 +44,7 @@ class Packing:
     block_size: int
     double_quantization: bool
     dtype: torch.dtype
+    is_stored: bool = False
 
     def dequantized(self, weight: torch.Tensor) -> torch.Tensor:
         """What the base computed with in place of `weight` (O, I)."""
@@ -94,7 +97,7 @@ class Piece:
     @torch.no_grad()
     def make(self) -> Made:
         """Read the source and compute the tensor to write."""
-        value = torch.empty(0) if self.source is None else self.source.read()
+        value = torch.empty(0) if self.source is None else self.source.dense()
         if self.dtype is None:
             return Made(value, 0.0)
         value = value if self.base is None else self.base(value)
@@ -125,8 +128,9 @@ def make_pieces(
     Raises:
         AdapterError: a weight to change is computed from several tensors of the checkpoint.
     """
-    entries = read_entries(folder)
-    origins = origins_of(empty, entries)
+    weights = stored_weights(folder, empty, is_packed=packing.is_stored)
+    packed, origins = weights.packed, weights.origins
+    entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
     changes = _Changes(empty, stored, packing, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
@@ -147,7 +151,10 @@ def make_pieces(
     for name, entry in entries.items():
         if name not in pieces:
             kept = None if dtype is None else kept_dtypes.get(name, dtype)
-            pieces[name] = _copied(name, entry, Origin(entry.file, name, False), kept)
+            if name in packed and dtype is None:
+                kept = packing.dtype
+            source = Origin(entry.file, name, False, packed.get(name))
+            pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
     return [pieces[name] for name in order]
 
@@ -214,6 +221,8 @@ class _Changes:
         if leaf == "weight" and layer in self._packing.layers:
             transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
             base = _oriented(self._packing.dequantized, transposed)
+            if transposed and source.packed is not None:
+                base = _turned(self._packing.dequantized)
         if merge is None:
             return Piece(name, layer, source, shape, dtype, num_bytes, base)
         return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
@@ -242,6 +251,11 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
         for partner in module.tied
     }
     return merges, leaders
+
+
+def _turned(change: Change) -> Change:
+    """`change` works on (O, I), as a packed weight is in any layer; Conv1D needs (I, O)."""
+    return lambda weight: change(weight).t()
 
 
 def _oriented(change: Change, transposed: bool) -> Change:

@@ -27,6 +27,9 @@ def peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*_pattern keys did not match any")
         warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message=r".*invalid shape: \S*lora_B\.bias")
+        warnings.filterwarnings("ignore", message="`lora_bias=True` was passed but the targeted")
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
         yield
 
 

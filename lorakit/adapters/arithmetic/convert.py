@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lorakit.adapters.arithmetic.combine import cut_words, make_layers, mean_of_others
+from lorakit.adapters.arithmetic.combine import cut_words, make_layers, other_tensors
 from lorakit.adapters.arithmetic.dora import Base, lora_of_dora
 from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit
@@ -82,7 +82,7 @@ def convert_adapter(
         final,
         sources,
         layers,
-        mean_of_others([(1.0, saved)]),
+        other_tensors([(1.0, saved)]),
         method=words + cut_words(limit),
         base=saved.values.get("base_model_name_or_path"),
         use_rslora=to == "rslora",

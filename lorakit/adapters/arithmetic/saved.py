@@ -255,8 +255,6 @@ def _ranks(
     Patterns speak of an expert parameter by its own name, which the file does not have: patterns
     that would match one are refused.
     """
-    plain = [name for name in layers if name not in experts]
-    found = module_rank_and_alpha(plain, config) if plain else {}
     parameters = [
         f"{_module_of(layer)}.{name.rpartition('.')[2]}"
         for layer in experts
@@ -272,6 +270,8 @@ def _ranks(
                     "are r and lora_alpha. Load it with PEFT."
                 )
     assert config.lora_alpha is not None
+    plain = [name for name in layers if name not in experts]
+    found = module_rank_and_alpha(plain, config) if plain else {}
     return found | dict.fromkeys(experts, (config.r, config.lora_alpha))
 
 
