@@ -210,7 +210,7 @@ def peft_values(
     target_modules: list[str],
     rank_pattern: Mapping[str, int],
     alpha_pattern: Mapping[str, float],
-    token_indices: object,
+    token_indices: object = None,
     kind_fields: Mapping[str, object],
     base_model: str | None,
     fan_in_fan_out: bool,

@@ -19,7 +19,7 @@ from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.patterns import is_below, matches_list
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.plain_form import stacked, widened
-from lorakit.adapters.targets import global_alpha, match_patterns, module_rank_and_alpha
+from lorakit.adapters.targets import global_alpha, matching_values, module_rank_and_alpha
 from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
@@ -297,8 +297,8 @@ def portable_pattern(
         AdapterError: not even full names tell the modules apart.
     """
     for pattern in (dict(sorted(written.items())), _full_names(wanted, default)):
-        found = match_patterns(wanted, pattern, field)
-        if all(found.get(name, default) == value for name, value in wanted.items()):
+        found = matching_values(wanted, pattern, field)
+        if all(set(found.get(name, [default])) == {value} for name, value in wanted.items()):
             return pattern
     raise AdapterError(
         f"{field} {dict(written)!r} cannot be written so that PEFT reads the same: a module name "

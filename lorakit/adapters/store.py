@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters import inits, own_form
@@ -22,7 +21,9 @@ from lorakit.adapters.attach import (
     trained_biases,
 )
 from lorakit.adapters.contract import InitRequest, Start
+from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
 from lorakit.adapters.make import make_on_meta
+from lorakit.adapters.overlaps import resolve_overlaps
 from lorakit.adapters.patterns import matches_list
 from lorakit.adapters.peft_config import (
     FILE_NAME,
@@ -144,10 +145,12 @@ def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> Store
     header = read_header(tensors_path(path))
     config = _with_targets(model, parsed, header)
     targets = find_targets(model, config)
+    config = resolve_overlaps(config, targets.adapted, _ranks(header))
     expected = expected_shapes(model, targets, config)
-    copies = _copies_of_base(model, header.keys() - expected.keys())
-    _check_copies(path, copies, header)
-    header = {name: stored for name, stored in header.items() if name not in copies}
+    copies = copies_of_base(model, targets, header.keys() - expected.keys())
+    doubled = doubled_biases(targets, header.keys() - expected.keys())
+    check_copies(path, copies, doubled, lambda names: read_tensors(path, pick(header, names)))
+    header = pick(header, header.keys() - copies.keys() - doubled.keys())
     _compare(path, expected, header)
     return StoredAdapter(config, targets, read_tensors(path, header), {}, is_redone=False)
 
@@ -175,6 +178,20 @@ class StoredTensor:
     key: str
     shape: torch.Size
     dtype: str
+
+
+def pick(header: Mapping[str, StoredTensor], names: Iterable[str]) -> dict[str, StoredTensor]:
+    """Those of `header` that are named."""
+    return {name: header[name] for name in names}
+
+
+def _ranks(header: Mapping[str, StoredTensor]) -> dict[str, int]:
+    """{module name: rank} of the factors in the file."""
+    return {
+        name.removeprefix(PREFIX).rpartition(".lora_")[0]: stored.shape[0]
+        for name, stored in header.items()
+        if name.endswith((".lora_A.weight", ".lora_embedding_A")) and len(stored.shape) == 2
+    }
 
 
 def expected_shapes(
@@ -279,8 +296,13 @@ def _current_name(key: str) -> str:
 def _with_targets(
     model: PreTrainedModel, parsed: PeftConfig, header: Mapping[str, StoredTensor]
 ) -> LoraConfig:
-    """The config with the modules that only the model or the file can name."""
+    """The config with the modules that only the model or the file can name.
+
+    Biases that the model does not have are asked for in vain, as in PEFT.
+    """
     config = parsed.config
+    if not any(name.rpartition(".")[2] == "bias" for name, _ in model.named_parameters()):
+        config = config.model_copy(update={"bias": "none"})
     if config.modules_to_save:
         config = config.model_copy(
             update={"modules_to_save": _taken_by_peft(model, config.modules_to_save)}
@@ -301,44 +323,6 @@ def _taken_by_peft(model: PreTrainedModel, wanted: list[str]) -> list[str]:
     taken = {item: [name for name in names if name.endswith(item)] for item in wanted}
     exact = all(matches_list(name, [item]) for item in wanted for name in taken[item])
     return wanted if exact else sorted({name for each in taken.values() for name in each})
-
-
-def _copies_of_base(model: PreTrainedModel, names: Iterable[str]) -> dict[str, nn.Parameter]:
-    """{name in PEFT's file: the model's parameter} of embeddings and output head.
-
-    PEFT saves them beside the adapter when a target is one of them, or when asked to.
-    """
-    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
-    found = {}
-    for name in names:
-        own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
-        for path, module in model.named_modules():
-            parameters = dict(module.named_parameters(path, recurse=False))
-            if module in embeddings and own in parameters:
-                found[name] = parameters[own]
-    return found
-
-
-def _check_copies(
-    path: Path, copies: Mapping[str, nn.Parameter], header: Mapping[str, StoredTensor]
-) -> None:
-    """Raise AdapterError where a saved copy is not the base's own weight.
-
-    On the meta device only shapes can be compared.
-    """
-    for name, saved in read_tensors(path, {name: header[name] for name in copies}).items():
-        own = copies[name].detach()
-        same = saved.shape == own.shape
-        if same and not own.is_meta:
-            # Saved from the same weights in another dtype: equal in the narrower of the two.
-            narrow = max(saved.dtype, own.dtype, key=lambda dtype: torch.finfo(dtype).eps)
-            same = torch.equal(saved.to(narrow), own.to("cpu", narrow))
-        if not same:
-            raise AdapterError(
-                f"{path} holds {name!r} {tuple(saved.shape)}, which differs from the base's weight "
-                f"{tuple(own.shape)}; possible: a copy of it, or modules_to_save. Load the base "
-                "model it was trained on."
-            )
 
 
 def _compare(
