@@ -19,7 +19,7 @@ from lorakit.adapters.store import read_adapter
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
-from lorakit.base.config import read_config
+from lorakit.base.config import as_json, read_config
 from lorakit.base.device import compute_dtype
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import (
@@ -141,7 +141,7 @@ def merge_folder(
         copy_small_files(folder, staging)
         if tokenizer is not None:
             copy_small_files(Path(tokenizer), staging)
-        write_json(staging / "config.json", _config(folder, empty, pieces, dtype))
+        write_json(staging / "config.json", as_json(_config(folder, empty, pieces, dtype)))
         verification = verify_merge(
             staging,
             base=folder,
