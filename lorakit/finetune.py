@@ -63,6 +63,7 @@ class Outcome:
                 "seconds": self.training.seconds,
                 "loss": self.training.loss,
                 "validation_loss": self.training.validation_loss,
+                "optimizer": self.training.optimizer,
             },
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
         }

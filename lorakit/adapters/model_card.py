@@ -66,7 +66,7 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
         base=base if hub_id else BUILTIN if builtin else UNNAMED,
         trainable=adapter.trainable,
         total=adapter.total,
-        num_modules=len(adapter.modules),
+        num_modules=len(adapter.adapted),
         r=values["r"],
         alpha=values["lora_alpha"],
         rslora=", rsLoRA scaling" if values["use_rslora"] else "",

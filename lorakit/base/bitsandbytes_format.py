@@ -32,12 +32,8 @@ from lorakit.base.four_bit import BLOCK_SIZES, FourBitWeight
 from lorakit.base.storages import int8
 from lorakit.base.storages.int8 import Int8Weight
 from lorakit.errors import ModelError
-from lorakit.kernels.reference.four_bit import (
-    CODE_VALUES,
-    NESTED_BLOCK_SIZE,
-    code_values,
-    dynamic_map,
-)
+from lorakit.kernels.reference.dynamic8 import dynamic_map
+from lorakit.kernels.reference.four_bit import CODE_VALUES, NESTED_BLOCK_SIZE, code_values
 
 STATE = "quant_state.bitsandbytes__"
 COMPANION = re.compile(

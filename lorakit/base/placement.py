@@ -90,8 +90,12 @@ def place(
     return tuple(placed)
 
 
-def parse_bytes(size: int | str | None) -> int | None:
+def parse_bytes(size: int | str | None, *, option: str = "base.max_device_memory") -> int | None:
     """Bytes of a size such as 6GB (1e9 each), 6GiB (2**30 each) or a plain number.
+
+    Args:
+        size: None stays None.
+        option: what to name in an error.
 
     Raises:
         ModelError: not a size.
@@ -101,8 +105,7 @@ def parse_bytes(size: int | str | None) -> int | None:
     match = SIZE.fullmatch(size)
     if match is None:
         raise ModelError(
-            f"{size!r} is not a size; possible: 6GB, 512MiB, 6000000000. Fix "
-            "base.max_device_memory."
+            f"{size!r} is not a size; possible: 6GB, 512MiB, 6000000000. Fix {option}."
         )
     number, prefix, binary = match.groups()
     step = 1024 if binary else 1000

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
 if TYPE_CHECKING:
     from lorakit.recipe.sections import LoraConfig, Recipe, TrainSection
@@ -107,6 +108,10 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
         yield _not_built(
             ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
         )
+    if adapter.layers_pattern is not None and adapter.layers is None:
+        yield _no_effect(
+            ("adapter", "layers_pattern"), "adapter.layers_to_transform is not set", "set it"
+        )
     if adapter.path is not None:
         for name in sorted(adapter.model_fields_set - {"path"}):
             yield _no_effect(
@@ -175,11 +180,34 @@ def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
         yield _no_effect(
             (*place, "num_train_epochs"), f"{section}max_steps says how long", "remove max_steps"
         )
+    yield from _optim(place, train)
     if train.early_stopping_patience is None and _given(train, "early_stopping_threshold"):
         yield _no_effect(
             (*place, "early_stopping_threshold"),
             f"{section}early_stopping_patience is not set",
             "set it",
+        )
+
+
+def _optim(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
+    section = "".join(f"{part}." for part in place)
+    optims = _names_in("optimizers/forms")
+    if train.optim in OPTIMS_ELSEWHERE:
+        here = OPTIMS_ELSEWHERE[train.optim]
+        yield Fault((*place, "optim"), f"{train.optim!r} is not built; here it is {here}")
+    elif train.optim in OPTIMS_NOT_BUILT:
+        yield _not_built((*place, "optim"), train.optim, optims)
+    elif train.optim not in optims:
+        yield _unknown((*place, "optim"), train.optim, optims)
+    elif train.optim_memory is not None and not train.optim.startswith("paged_"):
+        yield _no_effect(
+            (*place, "optim_memory"),
+            f"{section}optim {train.optim} keeps its whole state on the device",
+            f"set {section}optim to paged_adamw_32bit or paged_adamw_8bit",
+        )
+    if train.loraplus_lr_embedding is not None and train.loraplus_lr_ratio is None:
+        yield _no_effect(
+            (*place, "loraplus_lr_embedding"), f"{section}loraplus_lr_ratio is not set", "set it"
         )
 
 

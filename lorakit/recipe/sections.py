@@ -111,6 +111,12 @@ class LoraConfig(Section):
     exclude_modules: str | list[str] | None = Field(
         None, description="Names or a regex to leave out."
     )
+    layers_to_transform: NonNegativeInt | list[NonNegativeInt] | None = Field(
+        None, description="Only these decoder layers; null: all."
+    )
+    layers_pattern: str | list[str] | None = Field(
+        None, description="Name of the module list that layers_to_transform counts; null: any."
+    )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (arXiv 2312.03732).")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
     init_lora_weights: bool | str = Field(
@@ -128,12 +134,32 @@ class LoraConfig(Section):
     modules_to_save: list[str] | None = Field(
         None, description="Modules trained in full and saved with the adapter."
     )
+    trainable_token_indices: list[NonNegativeInt] | dict[str, list[NonNegativeInt]] | None = Field(
+        None,
+        description="Token ids whose rows of the input embedding train; or {module name: ids}.",
+    )
+    ensure_weight_tying: bool = Field(
+        False, description="Refuse what would untie the output head from the embedding."
+    )
     path: str | None = Field(None, description="Continue from the adapter in this folder.")
 
     @property
     def kind_name(self) -> str:
         """The file in adapters/kinds that implements this adapter."""
         return self.kind or ("dora" if self.use_dora else "lora")
+
+    @property
+    def layers(self) -> list[int] | None:
+        """`layers_to_transform` as a list; None: all layers."""
+        one = isinstance(self.layers_to_transform, int)
+        layers = [self.layers_to_transform] if one else self.layers_to_transform
+        return layers or None  # type: ignore[return-value]
+
+    @property
+    def patterns_of_layers(self) -> list[str]:
+        """`layers_pattern` as a list; empty: any."""
+        one = isinstance(self.layers_pattern, str)
+        return [p for p in ([self.layers_pattern] if one else self.layers_pattern or []) if p]  # type: ignore[misc]
 
     @model_validator(mode="after")
     def _consistent(self) -> LoraConfig:
@@ -244,7 +270,22 @@ class TrainSection(Section):
     micro_batch_tokens: PositiveInt | None = Field(
         None, description="Token budget of one forward pass; null: chosen, recorded in the run."
     )
+    optim: str = Field(
+        "adamw_torch",
+        description="adamw_torch, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit.",
+    )
+    optim_memory: str | None = Field(
+        None,
+        description="Bytes of a paged optimizer's state on the device, such as `64MB`; the rest is "
+        "in host memory. null: 64 MiB.",
+    )
     learning_rate: PositiveFloat = 2e-4
+    loraplus_lr_ratio: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of lora_B over that of lora_A; null: 1."
+    )
+    loraplus_lr_embedding: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of adapted embeddings; null: 1e-6."
+    )
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: NonNegativeInt | None = None
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from lorakit.adapters.store import read_adapter
+from lorakit.adapters.store import StoredAdapter, read_adapter
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
 from lorakit.base.config import as_json, read_config
 from lorakit.base.device import compute_dtype
+from lorakit.base.frozen_linear import is_linear
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import (
     TensorGroup,
@@ -52,6 +53,7 @@ class MergeReport:
         num_tensors, num_changed: tensors written, and how many of them are not the base's own.
         weight_error: the largest relative error of a written weight against float64.
         verification: of the logits against base + adapter.
+        unties: output head and embedding were one weight, and are two now.
     """
 
     output: Path
@@ -60,6 +62,7 @@ class MergeReport:
     num_changed: int
     weight_error: float
     verification: Verification
+    unties: bool
 
 
 def merge_folder(
@@ -118,7 +121,11 @@ def merge_folder(
     empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
     stored = read_adapter(empty, adapter)
     refuse_shared_weights(
-        {name: m.get_parameter("weight") for name, m in stored.targets.adapted.items()}
+        {
+            name: module.get_parameter("weight")
+            for name, module in stored.targets.adapted.items()
+            if is_linear(module)  # beside an embedding, a head is untied
+        }
     )
     base_dtype = base_dtype or dtype or _widest_stored(folder)
     # A dense base has rounded what it was adapted in, if to anything, to `base_dtype`.
@@ -141,7 +148,8 @@ def merge_folder(
         copy_small_files(folder, staging)
         if tokenizer is not None:
             copy_small_files(Path(tokenizer), staging)
-        write_json(staging / "config.json", as_json(_config(folder, empty, pieces, dtype)))
+        unties = _unties(empty, stored, pieces)
+        write_json(staging / "config.json", as_json(_config(folder, unties, dtype)))
         verification = verify_merge(
             staging,
             base=folder,
@@ -154,7 +162,7 @@ def merge_folder(
             bounded=into == "dequantized",
         )
     num_changed = sum(piece.is_changed for piece in pieces)
-    return MergeReport(final, into, len(pieces), num_changed, weight_error, verification)
+    return MergeReport(final, into, len(pieces), num_changed, weight_error, verification, unties)
 
 
 def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
@@ -195,9 +203,18 @@ def _check_error(piece: Piece, error: float) -> None:
         )
 
 
-def _config(
-    folder: Path, empty: PreTrainedModel, pieces: list[Piece], dtype: torch.dtype | None
-) -> dict[str, Any]:
+def _unties(empty: PreTrainedModel, stored: StoredAdapter, pieces: list[Piece]) -> bool:
+    """Whether output head and embedding were one weight, and are two once merged."""
+    if any(target.tied_to is not None for target in stored.targets.rows.values()):
+        return False
+    inputs, outputs = empty.get_input_embeddings(), empty.get_output_embeddings()
+    tied = outputs is not None and inputs.weight is outputs.weight
+    changed = {piece.layer for piece in pieces if piece.is_changed}
+    embeddings = {name for name, m in empty.named_modules() if m is inputs or m is outputs}
+    return tied and not changed.isdisjoint(embeddings)
+
+
+def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, Any]:
     """The original config.json, with another dtype if asked for, and untied where a merge
     unties.
     """
@@ -206,11 +223,7 @@ def _config(
     if dtype is not None:
         values.pop("torch_dtype", None)
         values["dtype"] = str(dtype).removeprefix("torch.")
-    inputs, outputs = empty.get_input_embeddings(), empty.get_output_embeddings()
-    tied = outputs is not None and inputs.weight is outputs.weight
-    changed = {piece.layer for piece in pieces if piece.is_changed}
-    embeddings = {name for name, m in empty.named_modules() if m is inputs or m is outputs}
-    if tied and changed & embeddings:
+    if unties:
         values["tie_word_embeddings"] = False
     return values
 

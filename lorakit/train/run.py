@@ -18,6 +18,7 @@ from lorakit.adapters.attach import Attached
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import NonFiniteError
 from lorakit.files import write_json
+from lorakit.optimizers.optimizer import AdamW
 from lorakit.progress import bars_are_shown
 from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.choices import Choices
@@ -27,7 +28,6 @@ from lorakit.train.loggers import Logger, open_loggers
 from lorakit.train.losses import ExampleLosses, StoppedError, example_losses
 from lorakit.train.memory import peak_bytes
 from lorakit.train.metrics import MetricsFile, MetricsLine
-from lorakit.train.optimizer import AdamW
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import StepResult, compute_device
 from lorakit.train.step_log import StepLog
