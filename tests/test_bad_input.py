@@ -456,6 +456,24 @@ OUTPUT_CASES = [
         "no run folder",
         lambda shop: ["merge", str(shop.folder), "--output", str(shop.folder / "merged")],
     ),
+    Case(
+        "quantize no model",
+        "no config.json",
+        lambda shop: ["quantize", str(shop.folder), "--output", str(shop.folder / "packed")],
+    ),
+    Case(
+        "quantize to where something is",
+        "not an empty folder",
+        lambda shop: ["quantize", "builtin", "--output", str(shop.folder)],
+    ),
+    Case(
+        "blocks of int8 on disk",
+        "--block-size cannot take effect because --quantization is int8",
+        lambda shop: [
+            *("quantize", "builtin", "--output", str(shop.folder / "packed")),
+            *("--quantization", "int8", "--block-size", "64"),
+        ],
+    ),
 ]
 
 CASES = [*RECIPE_CASES, *COMMAND_CASES, *DATA_CASES, *MODEL_CASES, *OUTPUT_CASES]
