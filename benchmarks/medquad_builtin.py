@@ -8,15 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from page import machine, write_section
+from runs import metrics_table, train
 
-ROOT = Path(__file__).parents[1]
 RECIPE = "recipes/medquad.yaml"
 SHOWN = 3  # questions whose answers stand in the page, the first of the file: no choice is made
 
@@ -31,20 +30,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in arguments.seeds:
             run = Path(folder) / str(seed)
-            train(run, [f"train.seed={seed}", *arguments.options])
-            runs[seed] = json.loads((run / "evaluation.json").read_text("utf-8"))
-            print(table({seed: runs[seed]}), flush=True)
+            runs[seed] = train(RECIPE, run, [f"train.seed={seed}", *arguments.options])
+            print(metrics_table("seed", {seed: runs[seed]}), flush=True)
         answers = samples(run)
         last = json.loads((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
     options = shlex.join(sys.argv[1:])
     write_section("MedQuAD on the built-in base", text(runs, answers, last["seconds"], options))
-
-
-def train(run: Path, options: list[str]) -> None:
-    """One run through the command line, where the recipe's relative paths resolve."""
-    sets = [word for option in options for word in ("--set", option)]
-    command = [sys.executable, "-m", "lorakit", "train", RECIPE, "--output", str(run), *sets]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def samples(run: Path) -> str:
@@ -62,24 +53,6 @@ def samples(run: Path) -> str:
     )
 
 
-def table(runs: dict[int, dict[str, Any]]) -> str:
-    """The Markdown table: every metric of every seed."""
-    lines = [
-        "| seed | set | metric | before | after | difference, 95 % interval | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for seed, evaluation in runs.items():
-        for name, result in evaluation.items():
-            for metric, change in result["metrics"].items():
-                low, high = change["interval"]
-                verdict = result["verdict"] if metric == result["primary"] else ""
-                lines.append(
-                    f"| {seed} | {name} | {metric} | {change['base']:.3f} | {change['tuned']:.3f} "
-                    f"| {change['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {verdict} |"
-                )
-    return "\n".join(lines)
-
-
 def text(runs: dict[int, dict[str, Any]], answers: str, seconds: float, options: str) -> str:
     """The section of docs/results.md."""
     counts = next(iter(runs.values()))["in_domain"]
@@ -92,7 +65,7 @@ def text(runs: dict[int, dict[str, Any]], answers: str, seconds: float, options:
 retention set. {answered} questions were answered, greedily. Training took {seconds:.0f} s with the
 last seed. A verdict rests on the primary metric alone.
 
-{table(runs)}
+{metrics_table("seed", runs)}
 
 The first {SHOWN} test questions, with the last seed:
 

@@ -13,18 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from page import machine, write_section
+from runs import metrics_table, train
 
 from lorakit.builtin import data_folder
 
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "recipes" / "demo.yaml"
+RECIPE = "recipes/demo.yaml"
 SEED = 0
 # Of all runs alike: the verdict rests on content, form (outline) and loss stand beside it.
 MEASURED = (
@@ -32,7 +30,6 @@ MEASURED = (
     "evaluate.primary={in_domain: content, out_of_domain: content, retention: loss}",
 )
 OVER_TRAINED_ROWS = 40
-SETS = ("in_domain", "out_of_domain", "retention")
 
 
 def main() -> None:
@@ -48,8 +45,8 @@ def main() -> None:
         few = write_rows(folder / "few.jsonl", spread)
         mixed = write_rows(folder / "mixed.jsonl", with_answers_shuffled(rows))
         for title, options in options_of_runs(few, mixed, epochs).items():
-            results[title] = train(folder / title.replace(" ", "-"), options)
-            print(table({title: results[title]}), flush=True)
+            results[title] = train(RECIPE, folder / title.replace(" ", "-"), options)
+            print(metrics_table("run", {title: results[title]}), flush=True)
     given = "" if epochs is None else f" --epochs {epochs:g}"
     write_section("Verdicts on runs that are bad on purpose", text(results, given))
 
@@ -95,39 +92,11 @@ def with_answers_shuffled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return shuffled
 
 
-def train(run: Path, options: list[str]) -> dict[str, Any]:
-    """evaluation.json of one run through the command line."""
-    sets = [word for option in options for word in ("--set", option)]
-    command = [sys.executable, "-m", "lorakit", "train", str(RECIPE), "--output", str(run), *sets]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return json.loads((run / "evaluation.json").read_text("utf-8"))
-
-
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The Markdown table: every metric of every run; the verdict stands at the primary one."""
-    lines = [
-        "| run | set | metric | before | after | difference, 95 % interval | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for title, evaluation in results.items():
-        for name in SETS:
-            result = evaluation[name]
-            for metric, change in result["metrics"].items():
-                low, high = change["interval"]
-                verdict = result["verdict"] if metric == result["primary"] else ""
-                lines.append(
-                    f"| {title} | {name} | {metric} | {change['base']:.3f} "
-                    f"| {change['tuned']:.3f} | {change['difference']:+.3f} ({low:+.3f} to "
-                    f"{high:+.3f}) | {verdict} |"
-                )
-    return "\n".join(lines)
-
-
 def text(results: dict[str, dict[str, Any]], given: str) -> str:
     """The section of docs/results.md."""
     return f"""Written by `python benchmarks/proof.py{given}`. {machine()}
 
-{table(results)}
+{metrics_table("run", results)}
 
 `content` is token F1 of an answer against its own reference minus its mean F1 against the
 references of other rows: 0 for an answer that would fit any question as well. Retention rests on

@@ -1,7 +1,7 @@
 """Generated tokens per second: lorakit's sampler against `model.generate` of transformers.
 
-    .venv/bin/python benchmarks/sampler.py
-    .venv/bin/python benchmarks/sampler.py --rounds 5 --model lorakit/builtin/model --model FOLDER
+    python benchmarks/sampler.py
+    python benchmarks/sampler.py --rounds 5 --model lorakit/builtin/model --model FOLDER
 
 The work: 64 prompts of 10 to 300 tokens, whose answers have 5 to 200 tokens, each its own number,
 taken greedily. transformers gets one batch, padded on the left, and a stop criterion that ends
@@ -17,25 +17,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import shlex
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from page import machine, write_section
 from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
 
 from lorakit.base.load import load_base
+from lorakit.builtin import model_folder
 from lorakit.generate import SamplingSettings, generate
-from lorakit.run_folder import commit
 
-ROOT = Path(__file__).parents[1]
 NUM_PROMPTS = 64
 PROMPT_LENGTHS = (10, 300)
 ANSWER_LENGTHS = (5, 200)
@@ -43,7 +42,7 @@ SAMPLERS = ("transformers", "lorakit")
 
 
 def main() -> None:
-    """Measure every model and print a table."""
+    """Measure every model and write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", action="append", help="folder; several times for several")
@@ -52,17 +51,29 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(*options.one)))
         return
-    versions = ", ".join(f"{name} {version(name)}" for name in ("lorakit", "torch", "transformers"))
-    print(f"{platform.platform()}, {platform.processor() or platform.machine()}, ", end="")
-    print(f"{torch.get_num_threads()} threads; {versions}; commit {commit()}")
-    print("{} prompts of {} to {} tokens,".format(NUM_PROMPTS, *PROMPT_LENGTHS), end=" ")
-    print("answers of {} to {}, greedy, float32;".format(*ANSWER_LENGTHS), end=" ")
-    print(f"median (lowest - highest) of {options.rounds} rounds\n")
-    print("| model | sampler | tokens/s | CPU s | ratio | CPU ratio | same tokens |")
-    print("|---|---|---|---|---|---|---|")
-    for model in options.model or [str(ROOT / "lorakit" / "builtin" / "model")]:
-        for line in lines(model, options.rounds):
-            print(line, flush=True)
+    table = []
+    for model in options.model or [str(model_folder())]:
+        table += lines(model, options.rounds)
+        print("\n".join(table[-len(SAMPLERS) :]), flush=True)
+    write_section("Sampler", text(table, options.rounds, shlex.join(sys.argv[1:])))
+
+
+def text(table: list[str], rounds: int, options: str) -> str:
+    """The section of docs/results.md."""
+    prompts = "{} prompts of {} to {} tokens".format(NUM_PROMPTS, *PROMPT_LENGTHS)
+    answers = "answers of {} to {}".format(*ANSWER_LENGTHS)
+    command = f"python benchmarks/sampler.py {options}".strip()
+    rows = "\n".join(table)
+    return f"""Written by `{command}`. {machine()} {torch.get_num_threads()} threads.
+
+{prompts}, {answers}, greedy, float32; median (lowest to highest) of {rounds} rounds, each sampler
+in a process of its own, by turns. The ratio is to `model.generate` of transformers, padded on the
+left.
+
+| model | sampler | tokens/s | CPU s | ratio | CPU ratio | same tokens |
+|---|---|---|---|---|---|---|
+{rows}
+"""
 
 
 def lines(model: str, rounds: int) -> list[str]:
@@ -83,8 +94,14 @@ def lines(model: str, rounds: int) -> list[str]:
             spread([b["cpu_seconds"] / a["cpu_seconds"] for a, b in pairs], ".2f"),
             f"{min(same):.1%}",
         ]
-        table.append(f"| {Path(model).name} | {name} | {' | '.join(columns)} |")
+        table.append(f"| {name_of(model)} | {name} | {' | '.join(columns)} |")
     return table
+
+
+def name_of(folder: str) -> str:
+    """The built-in base by its name, any other model by its folder's."""
+    built_in = Path(folder).resolve() == model_folder().resolve()
+    return "built-in" if built_in else Path(folder).name
 
 
 def agreement(mine: list[list[int]], theirs: list[list[int]]) -> float:

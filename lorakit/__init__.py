@@ -8,6 +8,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorakit.adapters.arithmetic.combine import combine_adapters
+    from lorakit.adapters.arithmetic.convert import convert_adapter
+    from lorakit.adapters.arithmetic.info import adapter_info
     from lorakit.adapters.attach import adapter_disabled, attach_adapter
     from lorakit.adapters.store import load_adapter, save_adapter
     from lorakit.base.load import load_base
@@ -52,8 +55,11 @@ __all__ = [
     "SFTConfig",
     "VerificationError",
     "adapter_disabled",
+    "adapter_info",
     "attach_adapter",
     "check",
+    "combine_adapters",
+    "convert_adapter",
     "dump_recipe",
     "evaluate_run",
     "finetune",
@@ -69,6 +75,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "lorakit.adapters.arithmetic.combine": ("combine_adapters",),
+    "lorakit.adapters.arithmetic.convert": ("convert_adapter",),
+    "lorakit.adapters.arithmetic.info": ("adapter_info",),
     "lorakit.adapters.attach": ("adapter_disabled", "attach_adapter"),
     "lorakit.adapters.store": ("load_adapter", "save_adapter"),
     "lorakit.base.load": ("load_base",),

@@ -196,8 +196,11 @@ RECIPE_CASES = [
         "'pissa' is not built yet; possible",
         adapter={"init_lora_weights": "pissa"},
     ),
+    recipe_value("int3", "base.quantization", base={"quantization": "int3"}),
     recipe_value(
-        "fp4", "'fp4' is not built yet; possible: none, nf4", base={"quantization": "fp4"}
+        "blocks of int8",
+        "base.quantization is int8; remove it, or set it to nf4 or fp4",
+        base={"quantization": "int8", "block_size": 64},
     ),
     recipe_value("grpo", "'grpo' is not built yet; possible: sft", train={"method": "grpo"}),
     recipe_value(

@@ -9,7 +9,8 @@ import pytest
 
 from lorakit.recipe import load_recipe
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def test_the_runs_that_are_bad_on_purpose_are_recipes(
@@ -18,7 +19,7 @@ def test_the_runs_that_are_bad_on_purpose_are_recipes(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     proof = importlib.import_module("proof")
     runs = proof.options_of_runs(tmp_path / "few.jsonl", tmp_path / "mixed.jsonl")
-    recipes = {title: load_recipe(proof.RECIPE, options) for title, options in runs.items()}
+    recipes = {title: load_recipe(ROOT / proof.RECIPE, options) for title, options in runs.items()}
     assert set(recipes) == {"as it is", "over-trained", "shuffled answers"}
     for recipe in recipes.values():
         assert isinstance(recipe.evaluate.primary, dict)

@@ -22,12 +22,26 @@ from lorakit.cli.output import human_bytes
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
-VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "report", "chat", "merge")
+VERBS = (
+    "demo",
+    "new",
+    "check",
+    "plan",
+    "train",
+    "evaluate",
+    "report",
+    "chat",
+    "merge",
+    "quantize",
+    "adapter",
+)
+GROUPS = {"adapter": ("info", "convert", "combine")}
+COMMANDS = [f"{verb} {below}".strip() for verb in VERBS for below in GROUPS.get(verb, ("",))]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, "--help"]) == 0
+    assert main([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert "Example:" in shown
     assert f"  lorakit {verb} " in shown

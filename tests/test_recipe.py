@@ -198,9 +198,11 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("adapter.r", {"adapter": {"path": "adapter", "r": 8}}),
     ("base.revision", {"base": {"model": "builtin", "revision": "main"}}),
-    ("base.quantization", {"base": {"quantization": "fp4"}}),
-    ("base.quantization", {"base": {"quantization": "int8"}}),
-    ("base.quantization", {"base": {"quantization": "checkpoint"}}),
+    *[
+        (f"base.{name}", {"base": {"quantization": quantization, name: value}})
+        for quantization in ("none", "int8", "checkpoint")
+        for name, value in (("block_size", 64), ("double_quantization", False))
+    ],
     ("train.method", {"train": {"method": "grpo"}}),
     ("train.optim_memory", {"train": {"optim_memory": "64MB"}}),
     ("train.optim_memory", {"train": {"optim": "adamw_8bit", "optim_memory": "64MB"}}),

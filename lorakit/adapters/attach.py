@@ -16,21 +16,20 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.adapters import inits, kinds
+from lorakit.adapters import inits
 from lorakit.adapters.attached import (
-    AdaptedFacts,
     Attached,
     adapter_disabled,
     attached,
     has_adapter,
     remember,
 )
-from lorakit.adapters.contract import InitRequest, Kind, NormCache
-from lorakit.adapters.modules import AdaptedLinear, Dropout, Switch, TrainedCopy
-from lorakit.adapters.plain import dense_copy
+from lorakit.adapters.contract import AdaptedModule, InitRequest, Kind
+from lorakit.adapters.make import make_modules, make_on_meta
+from lorakit.adapters.modules import AdaptedLinear, Shared
 from lorakit.adapters.save import PretrainedSaver
-from lorakit.adapters.targets import Targets, find_targets, module_rank_and_alpha, scaling_of
-from lorakit.base.frozen_linear import FrozenLinear, frozen
+from lorakit.adapters.targets import Targets, find_targets
+from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
@@ -68,6 +67,11 @@ def attach_adapter(
         )
     initialize = inits.init(config.init_lora_weights).initialize
     targets = find_targets(model, config)
+    if config.ensure_weight_tying and not any(t.tied_to for t in targets.rows.values()):
+        raise AdapterError(
+            "ensure_weight_tying cannot take effect: no trained row of the embedding is shared "
+            "with a tied output head. Remove adapter.ensure_weight_tying."
+        )
     return attach_targets(model, config, targets, initialize, calibration=calibration, seed=seed)
 
 
@@ -85,41 +89,32 @@ def attach_targets(
     Raises:
         AdapterError: the config does not fit the modules; the model is unchanged then.
     """
-    make = kinds.kind(config.kind_name)
-    ranks = module_rank_and_alpha(targets.adapted, config)
     biases = trained_biases(model, targets, config.bias)
-    dropout, switch, norm_cache = Dropout(config.lora_dropout), Switch(), NormCache()
-
+    make_on_meta(targets, config)  # raises what the real ones would, and changes nothing
+    shared = Shared.fresh(config.lora_dropout)
     model.requires_grad_(False)
-    modules: dict[str, AdaptedLinear] = {}
-    for name, module in targets.adapted.items():
-        base = frozen(module)
-        r, alpha = ranks[name]
-        scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
-        shape = base.in_features, base.out_features
-        adapter = make(*shape, r, scaling, device=model.device, norm_cache=norm_cache)
+    modules = make_modules(targets, config, device=model.device, shared=shared)
+    for name, module in modules.items():
         generator = _generator(seed, name)
-        request = InitRequest(name, *shape, r, scaling, base, generator, calibration)
-        _start(adapter, initialize, request)
-        modules[name] = AdaptedLinear(name, base, adapter, dropout=dropout, switch=switch)
-        modules[name].train(module.training)
-    copies = {
-        name: TrainedCopy(module, dense_copy(module), switch=switch)
-        for name, module in targets.trained.items()
-    }
-    _replace(model, {id(targets.adapted[name]): module for name, module in modules.items()})
-    _replace(model, {id(targets.trained[name]): module for name, module in copies.items()})
+        if isinstance(module, AdaptedLinear):  # the others start in one way only
+            base, kind = module.base_layer, module.adapter
+            shape = base.in_features, base.out_features
+            request = InitRequest(name, *shape, kind.r, kind.scaling, base, generator, calibration)
+            _start(kind, initialize, request)
+        else:
+            module.start(generator)
+    replaced = targets.modules()
+    _replace(model, {id(replaced[name]): module for name, module in modules.items()})
     value = Attached(
         config=config,
-        adapted={name: _facts(module) for name, module in modules.items()},
+        adapted={name: m.facts for name, m in modules.items() if m.facts is not None},
         not_adapted=targets.left_out,
         modules=modules,
-        trained_copies=copies,
         biases={name: (bias, bias.detach().clone()) for name, bias in biases.items()},
         total=count_parameters(model),
-        dropout=dropout,
-        norm_cache=norm_cache,
-        switch=switch,
+        dropout=shared.dropout,
+        norm_cache=shared.norm_cache,
+        switch=shared.switch,
     )
     for bias in biases.values():
         bias.requires_grad_(True)
@@ -163,6 +158,12 @@ def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, 
         owner, _, leaf = name.rpartition(".")
         if leaf != "bias":
             continue
+        if owner in targets.rows and which == "all":
+            raise AdapterError(
+                f"bias 'all' would train {name!r} beside rows of {owner}, which PEFT's format has "
+                "no name for; possible: bias 'lora_only', or without trainable_token_indices for "
+                "it. Fix one of the two."
+            )
         if owner in targets.adapted:
             biases[f"{owner}.base_layer.bias"] = parameter
         elif which == "all" and not targets.is_trained(owner):
@@ -173,11 +174,6 @@ def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, 
             f"{'modules' if which == 'all' else 'adapted layers'}. Set adapter.bias to none."
         )
     return biases
-
-
-def _facts(module: AdaptedLinear) -> AdaptedFacts:
-    shape = module.out_features, module.in_features
-    return AdaptedFacts(shape, module.adapter.r, module.adapter.scaling)
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
@@ -197,7 +193,7 @@ def _start(adapter: Kind, initialize: Initialize, request: InitRequest) -> None:
 def _replace(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
     """Put the new modules at every place of the old ones (a module may stand at several)."""
     for parent in list(model.modules()):
-        if isinstance(parent, AdaptedLinear | TrainedCopy):
+        if isinstance(parent, AdaptedModule):
             continue
         for child_name, child in list(parent._modules.items()):
             if id(child) in replaced:

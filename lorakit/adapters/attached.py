@@ -10,21 +10,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.adapters.contract import NormCache
-from lorakit.adapters.modules import AdaptedLinear, Dropout, Switch, TrainedCopy
+from lorakit.adapters.contract import AdaptedFacts, AdaptedModule, NormCache, Switch
+from lorakit.adapters.modules import Dropout
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
 _ATTRIBUTE = "_lorakit_attached"
-
-
-@dataclass(frozen=True)
-class AdaptedFacts:
-    """One adapted layer: shape (O, I) of its frozen weight, rank and scaling."""
-
-    shape: tuple[int, int]
-    r: int
-    scaling: float
 
 
 @dataclass
@@ -33,11 +24,10 @@ class Attached:
 
     Attributes:
         config: what was asked for.
-        adapted: {module name: its facts}.
+        adapted: {module name: its facts} of the modules with low-rank factors.
         not_adapted: {module or parameter name: reason} for every other weight of two or more
             dimensions.
-        modules: {module name: the adapted layer}.
-        trained_copies: {module name: the copy that trains} of `modules_to_save`.
+        modules: {module name: what stands there}, those of `modules_to_save` included.
         biases: {parameter name: (the bias that trains, its frozen value)} of `bias`.
         total: number of all parameters, packed weights counted unpacked.
         dropout: set `dropout.rows` to key the masks by token.
@@ -48,8 +38,7 @@ class Attached:
     config: LoraConfig
     adapted: dict[str, AdaptedFacts]
     not_adapted: dict[str, str]
-    modules: dict[str, AdaptedLinear]
-    trained_copies: dict[str, TrainedCopy]
+    modules: dict[str, AdaptedModule]
     biases: dict[str, tuple[nn.Parameter, torch.Tensor]]
     total: int
     dropout: Dropout
@@ -81,16 +70,11 @@ class Attached:
         self.norm_cache.version += 1
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """{name under the model: trained parameter}, in module order: adapters, copies, biases."""
+        """{name under the model: trained parameter}, in module order, biases of the base last."""
         named = {
-            f"{name}.adapter.{suffix}": parameter
+            f"{name}.{below}": parameter
             for name, module in self.modules.items()
-            for suffix, parameter in module.adapter.named_parameters()
-        }
-        named |= {
-            f"{name}.trained.{suffix}": parameter
-            for name, copy in self.trained_copies.items()
-            for suffix, parameter in copy.trained.named_parameters()
+            for below, parameter in module.trained_parameters().items()
         }
         return named | {name: bias for name, (bias, _) in self.biases.items()}
 

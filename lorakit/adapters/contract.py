@@ -1,8 +1,11 @@
-"""What an adapter kind and an init are: the contracts of the files in `adapters/kinds/` and
-`adapters/inits/`.
+"""What an adapted module, an adapter kind and an init are.
 
-O out_features, I in_features, R rank. The laws of the test-suite run over every file in both
-folders.
+`AdaptedModule` is the contract of everything that `attach_adapter` puts into a model: saving,
+loading, planning and merging loop over these modules and never ask which one it is. `Kind` and
+`Init` are those of the files in `adapters/kinds/` and `adapters/inits/`, over which the laws of the
+test-suite run.
+
+O out_features, I in_features, R rank.
 """
 
 from __future__ import annotations
@@ -28,6 +31,103 @@ class NormCache:
     def __init__(self) -> None:
         self.allowed = False
         self.version = 0
+
+
+class Switch:
+    """Whether the adapter of a model takes part in its forward pass."""
+
+    def __init__(self) -> None:
+        self.on = True
+
+
+@dataclass(frozen=True)
+class AdaptedFacts:
+    """One module with low-rank factors: shape of its frozen weight ((O, I) of a linear layer), rank
+    and scaling.
+    """
+
+    shape: tuple[int, ...]
+    r: int
+    scaling: float
+
+
+@dataclass(frozen=True)
+class ParameterMerge:
+    """How one parameter of a merged model comes about.
+
+    Attributes:
+        change: the base's parameter, in the layout of the plain module, -> the merged one;
+            computed in the dtype it is given, float32 or wider.
+        reads_base: False where the base's value does not matter; `change` may be given anything.
+        error: (base's parameter, merged parameter) -> relative error against what the adapted
+            module computes in float64; None where the value is a copy.
+    """
+
+    change: Callable[[torch.Tensor], torch.Tensor]
+    reads_base: bool = True
+    error: Callable[[torch.Tensor, torch.Tensor], float] | None = None
+
+
+def constant_merge(value: torch.Tensor) -> ParameterMerge:
+    """The merge of a parameter that was trained itself."""
+    return ParameterMerge(lambda _: value, reads_base=False)
+
+
+class AdaptedModule(nn.Module):
+    """What stands in a model at the place of a module that is adapted or trained.
+
+    Attributes:
+        name: module name in the model.
+        switch: shared by all adapted modules of a model; while it is off, the module computes what
+            the base's module computes.
+    """
+
+    tied: tuple[str, ...] = ()
+    """Names of other modules over the same base weight, whose weight follows this one's when it is
+    merged."""
+
+    def __init__(self, name: str, switch: Switch) -> None:
+        super().__init__()
+        self.name = name
+        self.switch = switch
+
+    @property
+    def facts(self) -> AdaptedFacts | None:
+        """Of a module with low-rank factors; None for the others."""
+        return None
+
+    def start(self, generator: torch.Generator) -> None:
+        """Fill the trained parameters before training; called once, unless an init does it.
+
+        Args:
+            generator: CPU generator seeded for this module alone.
+        """
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """{name below the module: trained parameter}, those that another module trains left out."""
+        raise NotImplementedError
+
+    def kept_tensors(self) -> list[torch.Tensor]:
+        """What the adapter keeps in memory beside the trained parameters, such as DoRA's norms."""
+        return []
+
+    def peft_names(self) -> dict[str, str]:
+        """{suffix of the module's name in PEFT's file: parameter or buffer below the module}.
+
+        Such as `lora_A.weight: adapter.lora_A`. Holds on the meta device too.
+        """
+        raise NotImplementedError
+
+    def plain_module(self) -> nn.Module:
+        """The library's own module that computes the same, merged, with parameters of its own.
+
+        Where the base's module of a merged model has no place for what is trained: AdapterError.
+        """
+        raise NotImplementedError
+
+    def merges(self) -> dict[str, ParameterMerge]:
+        """{parameter of the plain module: how it is merged}; parameters that stay are left out."""
+        raise NotImplementedError
 
 
 class Kind(nn.Module):
@@ -82,6 +182,23 @@ class Kind(nn.Module):
 
         Returns:
             (..., O) in the dtype of `x`.
+        """
+        down = low_rank_x @ self.lora_A.to(x.dtype).T  # (..., R)
+        y = self.combine(base.product(x), down, base)
+        return y if base.bias is None else y + base.bias.to(x.dtype)
+
+    def combine(
+        self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
+    ) -> torch.Tensor:
+        """The adapted product, for layers whose inputs are never made (an embedding's are one-hot).
+
+        Args:
+            product: (..., O), what the frozen weight makes of the inputs, without bias.
+            down: (..., R), what `lora_A` makes of them.
+            base: the frozen layer, for kinds that need its weight.
+
+        Returns:
+            (..., O) in the dtype of `product`.
         """
         raise NotImplementedError
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 from lorakit.adapters.attached import Attached
 from lorakit.base.info import BaseInfo
+from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.rules import BLOCKWISE
 
 UNNAMED = "not named (a local folder, or made in memory)"
 BUILTIN = "the one that ships with lorakit (`builtin`)"
@@ -64,7 +66,7 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
         base=base if hub_id else BUILTIN if builtin else UNNAMED,
         trainable=adapter.trainable,
         total=adapter.total,
-        num_modules=len(adapter.modules),
+        num_modules=len(adapter.adapted),
         r=values["r"],
         alpha=values["lora_alpha"],
         rslora=", rsLoRA scaling" if values["use_rslora"] else "",
@@ -74,8 +76,11 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
 
 
 def _quantized(info: BaseInfo | None) -> str:
-    if info is None or info.quantization == "none":
+    # A quantized checkpoint is loaded as what it was trained on by everybody.
+    if info is None or info.quantization in ("none", CHECKPOINT):
         return ""
+    if info.quantization not in BLOCKWISE:
+        return QUANTIZED.format(quantization=info.quantization, details="")
     double = "double" if info.double_quantization else "no double"
     details = f" (block size {info.block_size}, {double} quantization)"
     return QUANTIZED.format(quantization=info.quantization, details=details)

@@ -7,13 +7,24 @@ TrainedCopy     a module of `modules_to_save`: the frozen original and a float32
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from lorakit import kernels
-from lorakit.adapters.contract import Kind
+from lorakit.adapters.contract import (
+    AdaptedFacts,
+    AdaptedModule,
+    Kind,
+    NormCache,
+    ParameterMerge,
+    Switch,
+    constant_merge,
+)
+from lorakit.adapters.merge_error import error_on_probes
+from lorakit.adapters.plain import plain_linear
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.errors import AdapterError
 
@@ -52,14 +63,21 @@ class Dropout:
         return x * kernels.dropout_mask(keys, x.shape[-1], self.p, x.dtype).view(x.shape)
 
 
-class Switch:
-    """Whether the adapter of a model takes part in its forward pass."""
+@dataclass(frozen=True)
+class Shared:
+    """What all adapted modules of a model share."""
 
-    def __init__(self) -> None:
-        self.on = True
+    dropout: Dropout
+    switch: Switch
+    norm_cache: NormCache
+
+    @classmethod
+    def fresh(cls, lora_dropout: float = 0.0) -> Shared:
+        """Of a model that is switched on and caches nothing."""
+        return cls(Dropout(lora_dropout), Switch(), NormCache())
 
 
-class AdaptedLinear(nn.Module):
+class AdaptedLinear(AdaptedModule):
     """A frozen linear layer and the kind that changes it; stands where the linear layer stood.
 
     Parameter names below the layer's own name are `adapter.*` (float32, trained) and
@@ -81,12 +99,10 @@ class AdaptedLinear(nn.Module):
         dropout: Dropout,
         switch: Switch,
     ) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(name, switch)
         self.base_layer = base_layer
         self.adapter = adapter
         self.dropout = dropout
-        self.switch = switch
         self.in_features = base_layer.in_features
         self.out_features = base_layer.out_features
 
@@ -118,30 +134,66 @@ class AdaptedLinear(nn.Module):
         low_rank_x = self.dropout.apply(x, self.name) if dropped else x
         return self.adapter(x, self.base_layer, low_rank_x)
 
+    @property
+    def facts(self) -> AdaptedFacts:
+        """Shape (O, I), rank and scaling."""
+        shape = self.out_features, self.in_features
+        return AdaptedFacts(shape, self.adapter.r, self.adapter.scaling)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        return {f"adapter.{name}": p for name, p in self.adapter.named_parameters()}
+
+    def kept_tensors(self) -> list[torch.Tensor]:
+        return list(self.adapter.buffers())
+
+    def peft_names(self) -> dict[str, str]:
+        names = {id(p): name for name, p in self.trained_parameters().items()}
+        return {suffix: names[id(p)] for suffix, p in self.adapter.peft_tensors().items()}
+
+    def plain_module(self) -> nn.Module:
+        return plain_linear(self.base_layer, self.weight)
+
+    def merges(self) -> dict[str, ParameterMerge]:
+        transposed = self.base_layer.fan_in_fan_out  # Conv1D stores (I, O)
+
+        def change(weight: torch.Tensor) -> torch.Tensor:
+            if not transposed:
+                return self.adapter.merged_weight(weight)
+            return self.adapter.merged_weight(weight.t().contiguous()).t()
+
+        def error(weight: torch.Tensor, merged: torch.Tensor) -> float:
+            if transposed:
+                weight, merged = weight.t(), merged.t()
+            return error_on_probes(self.adapter, weight, merged)
+
+        return {"weight": ParameterMerge(change, error=error)}
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-class TrainedCopy(nn.Module):
+class TrainedCopy(AdaptedModule):
     """A module trained in full: the original stays frozen, a float32 copy trains in its place.
 
     The copy is cast to the original's dtype for the forward pass, so gradients arrive in float32.
     Parameter names below the module's own name are `trained.*` and `original.*`.
 
     Args:
+        name: module name in the model.
         original: the frozen module.
         copied: a dense copy of it in its dtype; becomes the trained module.
         switch: shared by all adapted modules of the model.
     """
 
-    def __init__(self, original: nn.Module, copied: nn.Module, *, switch: Switch) -> None:
-        super().__init__()
+    def __init__(
+        self, name: str, original: nn.Module, copied: nn.Module, *, switch: Switch
+    ) -> None:
+        super().__init__(name, switch)
         self._dtypes = {name: tensor.dtype for name, tensor in copied.named_parameters()}
         for parameter in copied.parameters():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         self.original = original.requires_grad_(False)
         self.trained = copied.requires_grad_(True)
-        self.switch = switch
         self.train(original.training)
 
     @property
@@ -160,8 +212,17 @@ class TrainedCopy(nn.Module):
             return self.original(*args, **kwargs)
         return torch.func.functional_call(self.trained, self._cast(), args, kwargs)
 
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        return {f"trained.{name}": p for name, p in self.trained.named_parameters()}
+
+    def peft_names(self) -> dict[str, str]:
+        return {name: f"trained.{name}" for name in self.trained.state_dict()}
+
+    def merges(self) -> dict[str, ParameterMerge]:
+        return {name: constant_merge(value) for name, value in self.trained.state_dict().items()}
+
     @torch.no_grad()
-    def plain_copy(self) -> nn.Module:
+    def plain_module(self) -> nn.Module:
         """The trained module alone, in the original's dtype, with parameters of its own."""
         plain = copy.deepcopy(self.trained)
         for name, parameter in plain.named_parameters():

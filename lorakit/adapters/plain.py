@@ -28,25 +28,36 @@ def plain_linear(layer: FrozenLinear, weight: torch.Tensor) -> nn.Module:
     return plain.train(layer.training)
 
 
-def dense_copy(module: nn.Module) -> nn.Module:
-    """A copy of `module` with its own parameters; frozen linear layers in it become plain ones."""
-    plain: dict[int, Any] = {
-        id(child): plain_linear(child, child.weight)
-        for child in module.modules()
-        if isinstance(child, FrozenLinear)
-    }
-    return copy.deepcopy(module, plain)
+def dense_copy(module: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """A copy of `module` with its own parameters; frozen linear layers in it become plain ones.
 
-
-def dense_shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """{name: shape} of `dense_copy(module).state_dict()`, without making the copy."""
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    for name, child in module.named_modules():
+    Args:
+        module: to copy.
+        device: of the copy; None: where `module` is. Nothing but shapes is copied from or to the
+            meta device.
+    """
+    stand_ins: dict[int, Any] = {}
+    for child in module.modules():
         if isinstance(child, FrozenLinear):
-            prefix = f"{name}." if name else ""
-            shapes = {k: v for k, v in shapes.items() if not k.startswith(f"{prefix}stored.")}
-            shape = child.stored.shape
-            shapes[f"{prefix}weight"] = (
-                torch.Size(reversed(shape)) if child.fan_in_fan_out else shape
-            )
-    return shapes
+            on_meta = device is not None and device.type == "meta"
+            shape, dtype = child.stored.shape, child.stored.dtype
+            weight = torch.empty(shape, dtype=dtype, device=device) if on_meta else child.weight
+            plain = plain_linear(child, weight)
+            stand_ins[id(child)] = plain if device is None else _moved(plain, device)
+        elif device is not None:
+            for tensor in (*child.parameters(recurse=False), *child.buffers(recurse=False)):
+                stand_ins[id(tensor)] = _moved_tensor(tensor, device)
+    return copy.deepcopy(module, stand_ins)
+
+
+def _moved(module: nn.Module, device: torch.device) -> nn.Module:
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(t): _moved_tensor(t, device) for t in tensors})
+
+
+def _moved_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if tensor.is_meta or device.type == "meta":
+        moved = torch.empty_like(tensor, device=device)
+    else:
+        moved = tensor.detach().to(device, copy=True)
+    return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved

@@ -11,13 +11,18 @@ import torch
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
+from lorakit.adapters import kinds
 from lorakit.adapters.attached import Attached, attached
+from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.model_card import model_card
+from lorakit.adapters.modules import AdaptedLinear
+from lorakit.adapters.patterns import is_below, matches_list
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
-from lorakit.adapters.targets import global_alpha, is_below, match_patterns, module_rank_and_alpha
+from lorakit.adapters.targets import global_alpha, match_patterns, module_rank_and_alpha
 from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
+from lorakit.recipe import LoraConfig
 from lorakit.recipe.builtin_names import is_builtin_model
 
 TENSORS_FILE_NAME = "adapter_model.safetensors"
@@ -103,17 +108,28 @@ class PretrainedSaver:
 
 def peft_names(adapter: Attached) -> dict[str, str]:
     """{tensor name in PEFT's file: parameter name in the model}, sorted by file name."""
-    names = {}
+    names = {name: name for name in adapter.biases}
     for name, module in adapter.modules.items():
-        parameters = {id(p): suffix for suffix, p in module.adapter.named_parameters()}
-        for suffix, parameter in module.adapter.peft_tensors().items():
-            names[f"{PREFIX}{name}.{suffix}"] = f"{name}.adapter.{parameters[id(parameter)]}"
-    for name, copied in adapter.trained_copies.items():
-        for suffix in copied.trained.state_dict():
-            names[f"{PREFIX}{name}.{suffix}"] = f"{name}.trained.{suffix}"
-    for name in adapter.biases:
-        names[f"{PREFIX}{name}"] = name
-    return dict(sorted(names.items()))
+        names |= {
+            f"{name}.{suffix}": f"{name}.{below}" for suffix, below in module.peft_names().items()
+        }
+    return {f"{PREFIX}{file_name}": names[file_name] for file_name in sorted(names)}
+
+
+def saved_tensors(adapter: Attached) -> dict[str, torch.Tensor]:
+    """{tensor name in PEFT's file: the model's tensor that is saved there}, biases included."""
+    biases = {f"{PREFIX}{name}": bias for name, (bias, _) in adapter.biases.items()}
+    return module_tensors(adapter.modules) | biases
+
+
+def module_tensors(modules: Mapping[str, AdaptedModule]) -> dict[str, torch.Tensor]:
+    """As `saved_tensors`, of modules that may not be part of a model."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, module in modules.items():
+        own = dict(module.named_parameters()) | dict(module.named_buffers())
+        names = module.peft_names()
+        tensors |= {f"{PREFIX}{name}.{suffix}": own[below] for suffix, below in names.items()}
+    return tensors
 
 
 def gather_tensors(
@@ -125,19 +141,15 @@ def gather_tensors(
         AdapterError: `state_dict` lacks a parameter, or has it in another shape.
         NonFiniteError: a value is NaN or infinite.
     """
-    own: dict[str, torch.Tensor] = dict(adapter.parameters())
-    for name, module in adapter.trained_copies.items():
-        own |= {
-            f"{name}.trained.{key}": value for key, value in module.trained.state_dict().items()
-        }
+    own = saved_tensors(adapter)
     tensors = {}
     for file_name, name in peft_names(adapter).items():
-        value = own[name] if state_dict is None else state_dict.get(name)
-        if value is None or value.shape != own[name].shape:
+        value = own[file_name] if state_dict is None else state_dict.get(name)
+        if value is None or value.shape != own[file_name].shape:
             found = "nothing" if value is None else tuple(value.shape)
             raise AdapterError(
                 f"the state_dict given to save has {found} for {name!r}, the model "
-                f"{tuple(own[name].shape)}. Gather the sharded parameters before saving."
+                f"{tuple(own[file_name].shape)}. Gather the sharded parameters before saving."
             )
         if not torch.isfinite(value).all():
             raise NonFiniteError(
@@ -156,9 +168,10 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
     """
     adapter = attached(model)
     config = adapter.config
-    names = list(adapter.modules)
-    replaced = adapter.modules.keys() | adapter.trained_copies.keys()
-    others = [name for name, _ in model.named_modules() if name and not is_below(name, replaced)]
+    names = list(adapter.adapted)
+    others = [
+        name for name, _ in model.named_modules() if name and not is_below(name, adapter.modules)
+    ]
     wanted = module_rank_and_alpha(names, config)
     alpha = global_alpha(config)
     ranks = portable_pattern(
@@ -167,7 +180,6 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
     alphas = portable_pattern(
         {name: a for name, (_, a) in wanted.items()}, config.alpha_pattern, alpha, "alpha_pattern"
     )
-    kind = next(iter(adapter.modules.values())).adapter
     return peft_values(
         config,
         r=config.r,
@@ -175,10 +187,31 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
         target_modules=minimal_endings(names, others),
         rank_pattern={name: int(rank) for name, rank in ranks.items()},
         alpha_pattern=alphas,
-        kind_fields=kind.PEFT_FIELDS,
+        token_indices=_token_indices(model, config),
+        kind_fields=kinds.kind(config.kind_name).PEFT_FIELDS,
         base_model=_base_model(model),
-        fan_in_fan_out=all(m.base_layer.fan_in_fan_out for m in adapter.modules.values()),
+        fan_in_fan_out=_fan_in_fan_out(adapter),
     )
+
+
+def _fan_in_fan_out(adapter: Attached) -> bool:
+    """PEFT's one word for all adapted linear layers: whether they store (I, O)."""
+    linear = [m for m in adapter.modules.values() if isinstance(m, AdaptedLinear)]
+    return bool(linear) and all(module.base_layer.fan_in_fan_out for module in linear)
+
+
+def _token_indices(model: PreTrainedModel, config: LoraConfig) -> object:
+    """As given, but module names in full: PEFT takes every name that ends with the bare text."""
+    given = config.trainable_token_indices
+    if not isinstance(given, dict):
+        return given
+    names = [name for name, _ in model.named_modules()]
+    return {
+        name: token_ids
+        for item, token_ids in given.items()
+        for name in names
+        if matches_list(name, [item])
+    }
 
 
 def _base_model(model: PreTrainedModel) -> str | None:

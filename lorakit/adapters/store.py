@@ -5,7 +5,6 @@ present.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,24 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.adapters import kinds
 from lorakit.adapters.attach import (
     Attached,
     attach_targets,
     refuse_second_adapter,
     trained_biases,
 )
-from lorakit.adapters.contract import InitRequest, NormCache
+from lorakit.adapters.contract import InitRequest
+from lorakit.adapters.make import make_on_meta
+from lorakit.adapters.patterns import matches_list
 from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config, refuse_special_file
-from lorakit.adapters.plain import dense_shapes
-from lorakit.adapters.save import PREFIX, TENSORS_FILE_NAME, peft_names, save_adapter
-from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
+from lorakit.adapters.save import (
+    PREFIX,
+    TENSORS_FILE_NAME,
+    module_tensors,
+    save_adapter,
+    saved_tensors,
+)
+from lorakit.adapters.targets import Targets, find_targets
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -55,15 +60,16 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
     """
     stored = read_adapter(model, folder)
     adapter = attach_targets(model, stored.config, stored.targets, _zeros)
-    own = adapter.parameters()
-    buffers = dict(model.named_buffers())
-    with torch.no_grad():
-        for file_name, name in peft_names(adapter).items():
-            target = own.get(name, buffers.get(name))
-            assert target is not None
-            target.copy_(stored.tensors[file_name])
+    fill(saved_tensors(adapter), stored.tensors)
     adapter.parameters_changed()
     return adapter
+
+
+@torch.no_grad()
+def fill(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy the saved tensors into those of the same name."""
+    for name, target in targets.items():
+        target.copy_(tensors[name])
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,9 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     The model may be on the meta device; it is not changed.
     """
     refuse_second_adapter(model)
-    path = _adapter_folder(Path(folder))
+    path = adapter_folder(Path(folder))
     parsed = read_config(path / FILE_NAME)
-    header = _read_header(_tensors_path(path))
+    header = read_header(tensors_path(path))
     config = _with_targets(model, parsed, header)
     targets = find_targets(model, config)
     expected = expected_shapes(model, targets, config)
@@ -113,16 +119,8 @@ def expected_shapes(
     model: PreTrainedModel, targets: Targets, config: LoraConfig
 ) -> dict[str, torch.Size]:
     """{tensor name in PEFT's file: shape} of the adapter that `config` makes of `model`."""
-    make = kinds.kind(config.kind_name)
-    shapes = {}
-    for name, (r, _) in module_rank_and_alpha(targets.adapted, config).items():
-        shape = features(targets.adapted[name])
-        on_meta = make(*shape, r, 1.0, device=torch.device("meta"), norm_cache=NormCache())
-        for suffix, parameter in on_meta.peft_tensors().items():
-            shapes[f"{PREFIX}{name}.{suffix}"] = parameter.shape
-    for name, module in targets.trained.items():
-        for suffix, size in dense_shapes(module).items():
-            shapes[f"{PREFIX}{name}.{suffix}"] = size
+    modules = make_on_meta(targets, config)
+    shapes = {name: tensor.shape for name, tensor in module_tensors(modules).items()}
     for name, bias in trained_biases(model, targets, config.bias).items():
         shapes[f"{PREFIX}{name}"] = bias.shape
     return shapes
@@ -136,7 +134,7 @@ def read_tensors(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, to
     """
     tensors = {}
     try:
-        with safe_open(_tensors_path(path), "pt") as file:
+        with safe_open(tensors_path(path), "pt") as file:
             for name, stored in header.items():
                 tensors[name] = file.get_tensor(stored.key)
     except (OSError, SafetensorError) as error:
@@ -152,7 +150,12 @@ def read_tensors(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, to
     return tensors
 
 
-def _adapter_folder(folder: Path) -> Path:
+def adapter_folder(folder: Path) -> Path:
+    """`folder`, or the one adapter in a folder below it (a run's, or PEFT's named ones).
+
+    Raises:
+        AdapterError: there are several.
+    """
     if (folder / FILE_NAME).exists() or not folder.is_dir():
         return folder
     below = sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}"))
@@ -164,7 +167,12 @@ def _adapter_folder(folder: Path) -> Path:
     return below[0] if below else folder
 
 
-def _tensors_path(folder: Path) -> Path:
+def tensors_path(folder: Path) -> Path:
+    """The safetensors file of the adapter in `folder`.
+
+    Raises:
+        AdapterError: there is none; pickles are never opened.
+    """
     path = folder / TENSORS_FILE_NAME
     if not path.exists():
         pickled = folder / "adapter_model.bin"
@@ -179,8 +187,12 @@ def _tensors_path(folder: Path) -> Path:
     return path
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
-    """{name in PEFT's current format: what the file says of it}."""
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """{name in PEFT's current format: what the file says of it}.
+
+    Raises:
+        AdapterError: no whole safetensors file.
+    """
     stored: dict[str, StoredTensor] = {}
     try:
         with safe_open(path, "pt") as file:
@@ -205,26 +217,28 @@ def _current_name(key: str) -> str:
 def _with_targets(
     model: PreTrainedModel, parsed: PeftConfig, header: Mapping[str, StoredTensor]
 ) -> LoraConfig:
-    """The config with the targets that only the model or the file can name."""
+    """The config with the modules that only the model or the file can name."""
+    config = parsed.config
+    if config.modules_to_save:
+        config = config.model_copy(
+            update={"modules_to_save": _taken_by_peft(model, config.modules_to_save)}
+        )
     if parsed.targets_unnamed:
         names = {name.removeprefix(PREFIX).removesuffix(".lora_A.weight") for name in header}
         known = sorted(name for name, _ in model.named_modules() if name in names)
-        return parsed.config.model_copy(update={"target_modules": known})
-    if parsed.layers is None:
-        return parsed.config
-    targets = find_targets(model, parsed.config.model_copy(update=NO_PATTERNS))
-    kept = [name for name in targets.adapted if _layer(name, parsed) in parsed.layers]
-    return parsed.config.model_copy(update={"target_modules": kept})
+        config = config.model_copy(update={"target_modules": known})
+    return config
 
 
-NO_PATTERNS: dict[str, object] = {"rank_pattern": {}, "alpha_pattern": {}}
+def _taken_by_peft(model: PreTrainedModel, wanted: list[str]) -> list[str]:
+    """The items of a file's `modules_to_save`, written out where PEFT takes more than they name.
 
-
-def _layer(name: str, parsed: PeftConfig) -> int | None:
-    """The layer index in a module name, as PEFT finds it."""
-    lists = "|".join(re.escape(one) for one in parsed.layers_pattern) or r"[^.]*"
-    found = re.match(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.", name)
-    return int(found.group(1)) if found else None
+    PEFT takes every module whose name ends with the bare text. The file holds the tensors of all.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    taken = {item: [name for name in names if name.endswith(item)] for item in wanted}
+    exact = all(matches_list(name, [item]) for item in wanted for name in taken[item])
+    return wanted if exact else sorted({name for each in taken.values() for name in each})
 
 
 def _copies_of_base(model: PreTrainedModel, names: Iterable[str]) -> dict[str, nn.Parameter]:

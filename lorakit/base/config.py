@@ -15,6 +15,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from lorakit.base import quantization_config
 from lorakit.base.families import attention_of, family, model_class_of
 from lorakit.errors import ModelError
 
@@ -31,7 +32,7 @@ REMOVED_KEYS = frozenset(
         "experts_implementation",
         "fusion_config",
         "kernel_config",
-        "quantization_config",  # refused unless empty
+        "quantization_config",  # kept, checked, where a checkpoint of bitsandbytes has it
         "transformers_weights",
         "trust_remote_code",
         "use_kernels",
@@ -75,11 +76,12 @@ def read_config(path: Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        The values without keys that start with an underscore or choose code.
+        The values without keys that start with an underscore or choose code; of a checkpoint
+        quantized by bitsandbytes its checked `quantization_config`.
 
     Raises:
-        ModelError: unreadable or broken file, remote code, unknown model_type, quantized
-            checkpoint, or a size outside its bounds.
+        ModelError: unreadable or broken file, remote code, unknown model_type, a checkpoint
+            quantized in another way, or a size outside its bounds.
     """
     if not path.is_file():
         raise ModelError(
@@ -109,7 +111,11 @@ def read_config(path: Path) -> dict[str, Any]:
 def filtered(values: dict[str, Any]) -> dict[str, Any]:
     """The values of a config without what could choose code; errors as in `read_config`."""
     _check_model_type(values)
-    return _filtered_object(values, "config.json", 0)
+    kept = _filtered_object(values, "config.json", 0)
+    stored = values.get(quantization_config.KEY)
+    if stored:
+        kept[quantization_config.KEY] = quantization_config.checked(stored, "config.json")
+    return kept
 
 
 def model_config(values: dict[str, Any]) -> PreTrainedConfig:
@@ -119,6 +125,7 @@ def model_config(values: dict[str, Any]) -> PreTrainedConfig:
         ModelError: values that the architecture refuses.
     """
     values = dict(values)
+    values.pop(quantization_config.KEY, None)  # about the files, not the architecture
     model_type = values.pop("model_type")
     try:
         config = CONFIG_MAPPING[model_type].from_dict(values)
@@ -174,15 +181,10 @@ def _filtered_object(values: dict[str, Any], where: str, depth: int) -> dict[str
             "models that the installed transformers knows by itself. If it knows this model_type, "
             "remove the `auto_map` entry from config.json; otherwise choose another base.model."
         )
-    if values.get("quantization_config"):
-        quantization = values["quantization_config"]
-        method = (
-            quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        )
+    if depth > 0 and values.get(quantization_config.KEY):
         raise ModelError(
-            f"{where} says that the checkpoint is stored quantized ({method!r}); possible: "
-            "checkpoints in float32, bfloat16 or float16, quantized while loading by "
-            "base.quantization: nf4. Use the original model."
+            f"{where} has a {quantization_config.KEY} ({values[quantization_config.KEY]!r}); "
+            "possible: one at the top of config.json. Use the original model."
         )
     kept: dict[str, Any] = {}
     for key, value in values.items():

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lorakit.base import attention, hub, packing
+from lorakit.base import hub
+from lorakit.base.as_stored import empty_as_configured, pack_as_stored, stored_weights
 from lorakit.base.config import model_config, read_config
 from lorakit.base.device import compute_device, compute_dtype
-from lorakit.base.families import model_class_of
-from lorakit.base.frozen_linear import linear_at
-from lorakit.base.storages import storage
-from lorakit.errors import ModelError
+from lorakit.base.meta_model import empty_model
+from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked
 
 
 def empty_base(
@@ -30,66 +29,33 @@ def empty_base(
 
     Args:
         model: a folder, a hub id (its config alone is downloaded), or the path of a config.json.
-        quantization, double_quantization, block_size, dtype, revision: as for `load_base`.
+        quantization, double_quantization, block_size, dtype, revision: as for `load_base`. For
+            `checkpoint` the headers of the weights say how they are stored; where they are not
+            here, what transformers writes for the config is assumed.
 
     Returns:
         The frozen model on the meta device, in eval mode.
 
     Raises:
-        ModelError: config.json is missing, refused or broken.
+        ModelError: config.json is missing, refused or broken, or asks for another quantization.
     """
     path = hub.resolve_config(model, revision)
+    values = read_config(path)
+    check_asked(values, quantization)
+    dtype = compute_dtype(dtype, compute_device(None))
+    if quantization == CHECKPOINT:
+        return _as_stored(path.parent, values, dtype)
     return empty_model(
-        model_config(read_config(path)),
+        model_config(values),
         quantization=quantization,
         double_quantization=double_quantization,
         block_size=block_size,
-        dtype=compute_dtype(dtype, compute_device(None)),
+        dtype=dtype,
     )
 
 
-def empty_model(
-    config: PreTrainedConfig,
-    *,
-    quantization: str,
-    double_quantization: bool,
-    block_size: int,
-    dtype: torch.dtype,
-) -> PreTrainedModel:
-    """As `empty_base`, from a checked config."""
-    chosen = storage(quantization)
-    attention.register()
-    model_class = model_class_of(config)
-    try:
-        with torch.device("meta"):
-            # transformers' own constructor: it sets dtype and attention as from_pretrained does.
-            model = model_class._from_config(
-                config, dtype=dtype, attn_implementation=config._attn_implementation
-            )
-    # Model code meets values that config classes let pass, with exceptions of every kind.
-    except Exception as error:
-        raise ModelError(
-            f"a {config.model_type!r} model cannot be built from its config.json "
-            f"({type(error).__name__}: {error}); possible: the values of a released model of this "
-            "type. Compare config.json with one."
-        ) from error
-    model.to("meta")  # some architectures name a device for a buffer
-    _keep_dtypes(model, dtype)
-    if quantization != "none":
-        for path in packing.packable_linears(model):
-            layer = linear_at(model, path)
-            weight_OI = packing.weight_as_out_in(layer)
-            packed = chosen.pack(
-                weight_OI, block_size=block_size, double_quantization=double_quantization
-            )
-            packing.replace_layer(model, path, packed)
-    return model.requires_grad_(False).eval()
-
-
-def _keep_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    # The few tensors that an architecture keeps in float32, as from_pretrained would.
-    for pattern, kept in model._get_dtype_plan(dtype).items():
-        expression = re.compile(pattern.replace("*", ".*"))
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            if expression.search(name):
-                tensor.data = tensor.data.to(kept)
+def _as_stored(folder: Path, values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    plain = empty_model(model_config(values), dtype=dtype)
+    if not hub.weights_are_here(folder):
+        return empty_as_configured(plain, values[KEY], dtype)
+    return pack_as_stored(plain, stored_weights(folder, plain, is_packed=True).layers, dtype)

@@ -71,6 +71,11 @@ def resolve_small_files(model: str | Path, revision: str | None = None) -> Path:
     return _download(str(model), revision, SMALL_FILES)
 
 
+def weights_are_here(folder: Path) -> bool:
+    """Whether all weight files of a model folder have been downloaded."""
+    return all((folder / name).is_file() for name in weight_files(folder))
+
+
 def local_path(model: str | Path) -> Path:
     """Where the files of `model` lie if it is no hub id; the path need not exist."""
     # A Path is never the word: `Path("./builtin")` has lost its dot.

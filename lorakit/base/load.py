@@ -7,7 +7,6 @@ transformers then builds the model from the filtered config and reads the tensor
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -26,14 +25,16 @@ from transformers import (
 )
 
 from lorakit.base import checkpoint, config, head, hub, info, packing, placement
+from lorakit.base.as_stored import StoredWeights, pack_as_stored, stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.device import compute_device, compute_dtype
-from lorakit.base.empty import empty_base, empty_model
+from lorakit.base.empty import empty_base
 from lorakit.base.families import model_class_of
-from lorakit.base.offload import DEVICE, DISK, TORCH_DTYPES
-from lorakit.base.origin import Origin, origins_of
-from lorakit.base.packing import Destination
+from lorakit.base.meta_model import empty_model
+from lorakit.base.offload import DEVICE, DISK
+from lorakit.base.packing import Destination, PackedTensor, UnpackedTensor
 from lorakit.base.placement import Placed, layer_of
+from lorakit.base.quantization_config import CHECKPOINT, check_asked
 from lorakit.base.tokenizer import load_tokenizer
 from lorakit.errors import ModelError
 from lorakit.progress import bar
@@ -74,9 +75,10 @@ def load_base(
         model: a folder as `save_pretrained` writes it, or a hub id. safetensors only, no remote
             code.
         quantization: how linear weights are stored: a name of `base/storages`. Output head,
-            embeddings, expert routers and fused experts stay dense.
-        double_quantization: quantize the block scales as well.
-        block_size: weights that share a scale.
+            embeddings, expert routers and fused experts stay dense. "checkpoint": as the files have
+            them, which bitsandbytes (or `lorakit quantize`) has packed; nothing is quantized again.
+        double_quantization: quantize the block scales of 4-bit storages as well.
+        block_size: weights that share a scale in 4-bit storages.
         dtype: of dense weights and computation; None: bfloat16 on GPUs that have it, else float32.
         device: None or "auto": the first GPU if there is one, otherwise the CPU.
         offload, max_device_memory: where decoder layers live that do not fit; see
@@ -94,6 +96,7 @@ def load_base(
     dtype = compute_dtype(dtype, device)
     folder = hub.resolve(model, revision)
     values = config.read_config(folder / "config.json")
+    check_asked(values, quantization)
     model_config = config.model_config(values)
     tokenizer = load_tokenizer(folder, model_config)
     loaded, placed = load_weights(
@@ -164,37 +167,33 @@ def load_weights(
     Returns:
         The frozen model, and where its layers live.
     """
-    entries = checkpoint.read_entries(folder)
-    plain = _empty(model_config, "none", double_quantization, block_size, dtype)
-    _check_size(plain, entries, folder)
-    found = origins_of(plain, entries)
+    plain = empty_model(model_config, dtype=dtype)
+    stored = stored_weights(folder, plain, is_packed=quantization == CHECKPOINT)
+    _check_size(plain, stored.num_weights, folder)
     targets = packing.packable_linears(plain)
     # The same model as it will be stored.
-    empty = plain
-    if quantization != "none":
-        empty = _empty(model_config, quantization, double_quantization, block_size, dtype)
+    if quantization == CHECKPOINT:
+        empty = pack_as_stored(plain, stored.layers, dtype)
+    else:
+        empty = empty_model(
+            model_config,
+            quantization=quantization,
+            double_quantization=double_quantization,
+            block_size=block_size,
+            dtype=dtype,
+        )
     placed = placement.place(empty, device, offload=offload, max_device_memory=max_device_memory)
-    where = {row.layer: row.where for row in placed}
     packing.register()
     with ExitStack() as stack:
         spill = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorakit-")))
-        destinations = {
-            path: Destination(where[layer_of(path)], spill / f"{path}.safetensors")
-            for path in targets
-            if quantization != "none" or where[layer_of(path)] != DEVICE
-        }
-        if quantization == "none":
-            destinations = _left_in_checkpoint(destinations, found, entries, dtype)
         packing_config = packing.PackingConfig(
-            destinations,
+            _destinations(stored, targets, placed, quantization, dtype, spill),
             quantization,
             block_size=block_size,
             double_quantization=double_quantization,
             device=device,
         )
-        loaded = _read_tensors(
-            folder, model_config, entries, packing_config if destinations else None, dtype
-        )
+        loaded = _read_tensors(folder, model_config, stored, packing_config, dtype)
         # The spilled weights live as long as the model does.
         weakref.finalize(loaded, stack.pop_all().close)
     load_generation_config(loaded, folder)
@@ -207,16 +206,21 @@ def load_weights(
 def _read_tensors(
     folder: Path,
     model_config: PreTrainedConfig,
-    entries: dict[str, TensorEntry],
-    packing_config: packing.PackingConfig | None,
+    stored: StoredWeights,
+    packing_config: packing.PackingConfig,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
     model_class: Any = model_class_of(model_config)
+    in_layers = {entry.weight.name for entry in stored.layers.values()}
     with (
-        bar("loading", len(entries)) as running,
-        checkpoint.lazy_tensors(entries, running.advance) as tensors,
+        bar("loading", len(stored.entries) + len(stored.packed)) as running,
+        checkpoint.lazy_tensors(stored.entries, running.advance) as lazy,
         quiet_loading(),
     ):
+        tensors: dict[str, Any] = dict(lazy)
+        for name, entry in stored.packed.items():
+            kind = PackedTensor if name in in_layers else UnpackedTensor
+            tensors[name] = kind(entry, dtype, running.advance)
         # Without a path, transformers opens no file of the folder by itself: neither an
         # adapter_config.json nor custom code nor weights other than the checked ones.
         loaded, report = model_class.from_pretrained(
@@ -225,7 +229,7 @@ def _read_tensors(
             state_dict=tensors,
             dtype=dtype,
             attn_implementation=model_config._attn_implementation,
-            quantization_config=packing_config,
+            quantization_config=packing_config if packing_config.destinations else None,
             # Not ignored: `_check_report` names them in an error of ours.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -234,47 +238,41 @@ def _read_tensors(
     return loaded
 
 
-def _empty(
-    model_config: PreTrainedConfig,
+def _destinations(
+    stored: StoredWeights,
+    targets: list[str],
+    placed: tuple[Placed, ...],
     quantization: str,
-    double_quantization: bool,
-    block_size: int,
     dtype: torch.dtype,
-) -> PreTrainedModel:
-    return empty_model(
-        model_config,
-        quantization=quantization,
-        double_quantization=double_quantization,
-        block_size=block_size,
-        dtype=dtype,
-    )
+    spill: Path,
+) -> dict[str, Destination]:
+    """Where the linear weights go that are stored by us."""
+    where = {row.layer: row.where for row in placed}
+    destinations = {}
+    for path in dict.fromkeys([*targets, *stored.layers]):
+        # What is packed but no target (a router, the head) was counted among what stays.
+        target = where[layer_of(path)] if path in targets else DEVICE
+        is_packed = path in stored.layers or quantization not in ("none", CHECKPOINT)
+        if is_packed or target != DEVICE:
+            entry = None if is_packed else _left_in_checkpoint(stored, path, target, dtype)
+            destinations[path] = Destination(target, spill / f"{path}.safetensors", entry)
+    return destinations
 
 
 def _left_in_checkpoint(
-    destinations: dict[str, Destination],
-    found: dict[str, tuple[Origin, ...]],
-    entries: dict[str, TensorEntry],
-    dtype: torch.dtype,
-) -> dict[str, Destination]:
-    """The same, dense weights going to disk taken from where the checkpoint already has them."""
-    kept = {}
-    for path, destination in destinations.items():
-        parts = found.get(f"{path}.weight", ())
-        stored_as_is = (
-            destination.where == DISK
-            and len(parts) == 1
-            and not parts[0].converted
-            and TORCH_DTYPES.get(entries[parts[0].tensor].dtype) == dtype
-        )
-        entry = entries[parts[0].tensor] if stored_as_is else None
-        kept[path] = Destination(destination.where, destination.file, entry)
-    return kept
+    stored: StoredWeights, path: str, where: str, dtype: torch.dtype
+) -> TensorEntry | None:
+    """The checkpoint tensor that a dense weight going to disk already is, if it is one."""
+    parts = stored.origins.get(f"{path}.weight", ())
+    if where != DISK or len(parts) != 1 or parts[0].converted or parts[0].packed is not None:
+        return None
+    entry = stored.entries[parts[0].tensor]
+    return entry if checkpoint.TORCH_DTYPES[entry.dtype] == dtype else None
 
 
-def _check_size(plain: PreTrainedModel, entries: dict[str, TensorEntry], folder: Path) -> None:
+def _check_size(plain: PreTrainedModel, held: int, folder: Path) -> None:
     # Before anything is allocated: what the checkpoint lacks would be drawn at random first.
     described = sum(parameter.numel() for parameter in plain.parameters())
-    held = sum(math.prod(entry.shape) for entry in entries.values())
     if described > 2 * held + SMALL_MODEL:
         raise ModelError(
             f"config.json in {str(folder)!r} describes {described} parameters, but the weights "

@@ -10,19 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lorakit.base.checkpoint import TensorEntry, read_header
+from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_header
 from lorakit.base.frozen_linear import MovableWeight
 from lorakit.base.storages.dense import DenseWeight
 
 DEVICE, HOST, DISK = "device", "cpu", "disk"  # where a weight lives
-
-TORCH_DTYPES = {
-    "U8": torch.uint8,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
 
 
 class HostWeight(nn.Module):

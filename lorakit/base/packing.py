@@ -8,6 +8,7 @@ registry, under our own name, at the first load.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
+from lorakit.base.bitsandbytes_format import PackedEntry
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.frozen_linear import (
     FrozenLinear,
@@ -32,6 +34,7 @@ from lorakit.base.frozen_linear import (
     linear_at,
 )
 from lorakit.base.offload import DISK, HOST, HostWeight, from_checkpoint, to_disk
+from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.base.storages import storage
 from lorakit.base.storages.dense import DenseWeight
 
@@ -52,6 +55,51 @@ class Destination:
     where: str
     file: Path | None = None
     entry: TensorEntry | None = None
+
+
+class PackedTensor:
+    """Stands in for a packed weight of the checkpoint on its way through transformers' loader,
+    which neither reads nor casts it: our operation does.
+    """
+
+    def __init__(self, entry: PackedEntry, dtype: torch.dtype, on_read: Callable[[], None]) -> None:
+        self._entry = entry
+        self._dtype = dtype
+        self._on_read = on_read
+
+    def __getitem__(self, index: Any) -> PackedTensor:
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> PackedTensor:
+        """Itself: bytes have no other dtype, and the operation knows the device."""
+        return self
+
+    def read(self) -> MovableWeight:
+        """The storage over the bytes of the file."""
+        stored = self._entry.read(self._dtype)
+        self._on_read()
+        return stored
+
+
+class UnpackedTensor:
+    """A packed weight of the checkpoint that transformers makes a part of a larger tensor, as it
+    does with experts: dense once it is read.
+    """
+
+    def __init__(self, entry: PackedEntry, dtype: torch.dtype, on_read: Callable[[], None]) -> None:
+        self._packed = PackedTensor(entry, dtype, on_read)
+        self._shape = entry.shape
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._packed.read().dequantize()[index]
+
+    def get_dtype(self) -> str:
+        """safetensors' name of a floating dtype."""
+        return "F32"
+
+    def get_shape(self) -> list[int]:
+        """Shape of the dense weight."""
+        return list(self._shape)
 
 
 class PackingConfig(QuantizationConfigMixin):
@@ -80,10 +128,14 @@ class PackingConfig(QuantizationConfigMixin):
         self.double_quantization = double_quantization
         self.device = device
 
-    def store(self, path: str, layer: nn.Module, weight: torch.Tensor) -> FrozenWeight:
+    def store(
+        self, path: str, layer: nn.Module, weight: torch.Tensor | PackedTensor
+    ) -> FrozenWeight:
         """The layer's weight (as the model holds it) in its storage, at its destination."""
         destination = self.destinations[path]
-        if self.quantization == "none":
+        if isinstance(weight, PackedTensor):
+            return _put(weight.read(), destination, self.device)
+        if self.quantization in ("none", CHECKPOINT):
             if destination.entry is not None:
                 return from_checkpoint(weight, destination.entry, transposed=is_conv1d(layer))
             return _put(DenseWeight(_as_out_in(weight, layer)), destination, self.device)
@@ -143,8 +195,11 @@ class StoreWeight(ConversionOps):
             tensor = value[0] if isinstance(value, list) else value
             path = name.removesuffix(".weight")
             target = path in self._config.destinations
-            if not target or tensor.shape != model.get_submodule(path).weight.shape:
-                left[name] = value  # a wrong shape is reported by the usual way
+            # A wrong shape is reported by the usual way; of packed ones it is known to be right.
+            if not isinstance(tensor, PackedTensor) and (
+                not target or tensor.shape != model.get_submodule(path).weight.shape
+            ):
+                left[name] = value
                 continue
             replace_layer(model, path, self._config.store(path, model.get_submodule(path), tensor))
             missing_keys.discard(name)

@@ -14,26 +14,29 @@ from lorakit.kernels.reference.attention import (
 from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
-from lorakit.kernels.reference.frozen_linear import frozen_linear
-from lorakit.kernels.reference.nf4 import (
+from lorakit.kernels.reference.four_bit import (
     dequantize_scales,
-    nf4_dequantize,
-    nf4_quantize,
+    four_bit_dequantize,
+    four_bit_quantize,
     quantize_scales,
 )
+from lorakit.kernels.reference.frozen_linear import frozen_linear
+from lorakit.kernels.reference.int8 import int8_dequantize, int8_quantize
 
 __all__ = [
     "decode_attention",
     "dequantize_dynamic",
     "dequantize_scales",
     "dropout_mask",
+    "four_bit_dequantize",
+    "four_bit_quantize",
     "frozen_linear",
+    "int8_dequantize",
+    "int8_quantize",
     "linear_cross_entropy",
     "masked_attention",
     "mix_keys",
     "module_key",
-    "nf4_dequantize",
-    "nf4_quantize",
     "packed_attention",
     "quantize_dynamic",
     "quantize_scales",

@@ -74,7 +74,7 @@ def count_memory(
     """
     trained = adapter.parameters()
     own: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in trained.values()}
-    own |= {id(b): b for module in adapter.modules.values() for b in module.adapter.buffers()}
+    own |= {id(t): t for module in adapter.modules.values() for t in module.kept_tensors()}
     flat = state.layout.size * state.layout.dtype.itemsize
     rounded = [p for p in trained.values() if p.dtype != state.layout.dtype]
     views = [p for p in trained.values() if p.dtype == state.layout.dtype]

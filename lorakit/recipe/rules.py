@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1]
 
-QUANTIZATIONS = ("none", "nf4")
+BLOCKWISE = ("nf4", "fp4")  # the quantizations that have blocks, and scales of them
 METHODS = ("sft",)
 METRICS = ("loss", "perplexity")  # and every scorer of tasks/
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
@@ -77,12 +77,14 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
         yield _unknown(("base", "device"), base.device, ("auto", "cpu", "cuda", "cuda:0"))
     if not base.model.strip():
         yield Fault(("base", "model"), "is empty; give a folder, a hub id or `builtin`")
-    if base.quantization not in QUANTIZATIONS:
-        yield _not_built(("base", "quantization"), base.quantization, QUANTIZATIONS)
-    elif base.quantization == "none":
+    if base.quantization not in BLOCKWISE:
         for name in ("double_quantization", "block_size"):
             if name in base.model_fields_set:
-                yield _no_effect(("base", name), "base.quantization is none", "set it to nf4")
+                yield _no_effect(
+                    ("base", name),
+                    f"base.quantization is {base.quantization}",
+                    f"set it to {' or '.join(BLOCKWISE)}",
+                )
     if base.offload == "none" and base.max_device_memory is not None:
         yield _no_effect(
             ("base", "max_device_memory"),
@@ -105,6 +107,10 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
     if isinstance(init, str) and init.split("_niter")[0].lower() in INITS_NOT_BUILT:
         yield _not_built(
             ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
+        )
+    if adapter.layers_pattern is not None and adapter.layers is None:
+        yield _no_effect(
+            ("adapter", "layers_pattern"), "adapter.layers_to_transform is not set", "set it"
         )
     if adapter.path is not None:
         for name in sorted(adapter.model_fields_set - {"path"}):

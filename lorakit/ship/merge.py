@@ -7,25 +7,32 @@ the dequantized ones. It never goes into 4-bit codes, where a small change is ro
 from __future__ import annotations
 
 import copy
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.adapters.attached import attached, forget
-from lorakit.adapters.modules import AdaptedLinear, TrainedCopy
+from lorakit.adapters.contract import AdaptedModule
+from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.plain import plain_linear
 from lorakit.base import attention
 from lorakit.base.config import NOISE_FIELD, read_config
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
+from lorakit.base.quantization_config import KEY
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
 
-OURS = (AdaptedLinear, TrainedCopy, FrozenLinear)
+logger = logging.getLogger(__name__)
+
+UNTIED = (
+    "the merged model is untied: output head and input embedding were one weight, and the adapter "
+    "changes one of them, or each in its own way; tie_word_embeddings is false now"
+)
 
 
 @torch.no_grad()
@@ -48,7 +55,8 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         {
             name: module.base_layer.stored.weight
             for name, module in adapter.modules.items()
-            if isinstance(module.base_layer.stored, DenseWeight)
+            if isinstance(module, AdaptedLinear)
+            and isinstance(module.base_layer.stored, DenseWeight)
         }
     )
     # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
@@ -58,24 +66,21 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-        if id(module) not in memo and isinstance(module, OURS):
+        if id(module) not in memo and isinstance(module, AdaptedModule | FrozenLinear):
             memo |= {id(part): None for part in module.modules()}
-            memo[id(module)] = plain_module(module)
+            memo[id(module)] = (
+                module.plain_module()
+                if isinstance(module, AdaptedModule)
+                else plain_linear(module, module.weight)
+            )
     merged = copy.deepcopy(model, memo)
     forget(merged)
     del vars(merged)["save_pretrained"]
+    for name, module in adapter.modules.items():
+        for partner in module.tied:
+            merged.get_submodule(partner).weight = merged.get_submodule(name).weight
     restore_config(model, merged)
     return merged.requires_grad_(True).eval()
-
-
-def plain_module(module: nn.Module) -> nn.Module:
-    """What stands in for one of lorakit's modules in a merged model."""
-    if isinstance(module, AdaptedLinear):
-        return plain_linear(module.base_layer, module.weight)
-    if isinstance(module, FrozenLinear):
-        return plain_linear(module, module.weight)
-    assert isinstance(module, TrainedCopy)
-    return module.plain_copy()
 
 
 def refuse_shared_weights(weights: Mapping[str, torch.Tensor]) -> None:
@@ -103,12 +108,15 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
     except ModelError:
         pass  # not loaded by load_base, which alone changes noise values
     else:
+        values.pop(KEY, None)  # about the files
         original = AutoConfig.for_model(values.pop("model_type"), **values)
         # The language model of a composite checkpoint has a config of its own inside.
         of_text = config.model_type != original.model_type
         restore_noise(config, original.get_text_config() if of_text else original)
     inputs, outputs = merged.get_input_embeddings(), merged.get_output_embeddings()
     if outputs is not None and inputs.weight is not outputs.weight:
+        if config.tie_word_embeddings:
+            logger.warning(UNTIED)
         config.tie_word_embeddings = False
         config.get_text_config().tie_word_embeddings = False
 

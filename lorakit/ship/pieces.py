@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +10,15 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.adapters import kinds
-from lorakit.adapters.contract import Kind, NormCache
-from lorakit.adapters.save import PREFIX
-from lorakit.adapters.store import StoredAdapter
-from lorakit.adapters.targets import features, module_rank_and_alpha, scaling_of
-from lorakit.base.checkpoint import TensorEntry, read_entries
-from lorakit.base.frozen_linear import FrozenLinear
-from lorakit.base.origin import Origin, origins_of
+from lorakit.adapters.contract import ParameterMerge, constant_merge
+from lorakit.adapters.make import make_modules
+from lorakit.adapters.modules import Shared
+from lorakit.adapters.save import PREFIX, module_tensors
+from lorakit.adapters.store import StoredAdapter, fill
+from lorakit.base.as_stored import stored_weights
+from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
-from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
 
 TORCH_DTYPES = {
@@ -32,14 +30,13 @@ TORCH_DTYPES = {
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
-NUM_PROBES, PROBE_SEED = 16, 0
-
 
 @dataclass(frozen=True)
 class Packing:
     """How the base stored its linear weights in training: a storage and the names of its layers.
 
-    `dtype` is the one it computed in: weights were packed from it, and unpacked to it.
+    `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
+    says that the checkpoint itself holds them packed.
     """
 
     storage: Storage
@@ -47,6 +44,7 @@ class Packing:
     block_size: int
     double_quantization: bool
     dtype: torch.dtype
+    is_stored: bool = False
 
     def dequantized(self, weight: torch.Tensor) -> torch.Tensor:
         """What the base computed with in place of `weight` (O, I)."""
@@ -99,7 +97,7 @@ class Piece:
     @torch.no_grad()
     def make(self) -> Made:
         """Read the source and compute the tensor to write."""
-        value = torch.empty(0) if self.source is None else self.source.read()
+        value = torch.empty(0) if self.source is None else self.source.dense()
         if self.dtype is None:
             return Made(value, 0.0)
         value = value if self.base is None else self.base(value)
@@ -130,10 +128,11 @@ def make_pieces(
     Raises:
         AdapterError: a weight to change is computed from several tensors of the checkpoint.
     """
-    entries = read_entries(folder)
-    origins = origins_of(empty, entries)
+    weights = stored_weights(folder, empty, is_packed=packing.is_stored)
+    packed, origins = weights.packed, weights.origins
+    entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
-    changes = _Changes(empty, stored, packing)
+    changes = _Changes(empty, stored, packing, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
     for parameter in changes.parameters:
         source = _source(parameter, origins, empty)
@@ -144,14 +143,18 @@ def make_pieces(
         pieces[name] = changes.piece(name, parameter, source, state[parameter].shape, out)
         # What was tied to it keeps the old values, and needs a tensor of its own now.
         for partner in tied_parameters(empty, parameter):
-            if partner not in origins and partner not in changes.parameters:
+            own = partner not in origins and partner not in changes.parameters
+            if own and partner not in changes.following:
                 entry = entries[source.tensor]
                 pieces[partner] = _copied(partner, entry, source, dtype)
     kept_dtypes = {o.tensor: state[name].dtype for name, each in origins.items() for o in each}
     for name, entry in entries.items():
         if name not in pieces:
             kept = None if dtype is None else kept_dtypes.get(name, dtype)
-            pieces[name] = _copied(name, entry, Origin(entry.file, name, False), kept)
+            if name in packed and dtype is None:
+                kept = packing.dtype
+            source = Origin(entry.file, name, False, packed.get(name))
+            pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
     return [pieces[name] for name in order]
 
@@ -186,85 +189,73 @@ def _source(
 
 
 class _Changes:
-    """Which parameters change, and how."""
+    """Which parameters change, and how; `following` are those that stay tied to changed ones."""
 
-    def __init__(self, empty: PreTrainedModel, stored: StoredAdapter, packing: Packing) -> None:
-        self._empty, self._stored, self._packing = empty, stored, packing
-        self._ranks = module_rank_and_alpha(stored.targets.adapted, stored.config)
-        self._replaced = _replaced_parameters(stored)
-        layers = [*stored.targets.adapted, *sorted(packing.layers - stored.targets.adapted.keys())]
-        weights = [f"{layer}.weight" for layer in layers]
-        self.parameters = [name for name in weights if name not in self._replaced]
-        self.parameters += self._replaced
+    def __init__(
+        self,
+        empty: PreTrainedModel,
+        stored: StoredAdapter,
+        packing: Packing,
+        stored_names: Collection[str],
+    ) -> None:
+        self._empty, self._packing = empty, packing
+        self._merges, leaders = _merges(stored)
+        self.following = leaders.keys()
+        # A checkpoint may hold both of a tied pair.
+        self._merges |= {
+            name: self._merges[leader] for name, leader in leaders.items() if name in stored_names
+        }
+        packed = [f"{layer}.weight" for layer in sorted(packing.layers)]
+        self.parameters = [*self._merges, *(name for name in packed if name not in self._merges)]
 
     def piece(
         self, name: str, parameter: str, source: Origin, shape: torch.Size, dtype: torch.dtype
     ) -> Piece:
         """The changed tensor for a parameter of the model, called `name` in the checkpoint."""
-        layer = parameter.rpartition(".")[0]
+        layer, _, leaf = parameter.rpartition(".")
         num_bytes = shape.numel() * dtype.itemsize
-        if parameter in self._replaced:
-            value = self._replaced[parameter]
-            return Piece(name, layer, None, shape, dtype, num_bytes, change=lambda _: value)
-        transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
-        base = change = error_of = None
-        if layer in self._packing.layers:
+        merge = self._merges.get(parameter)
+        if merge is not None and not merge.reads_base:
+            return Piece(name, layer, None, shape, dtype, num_bytes, change=merge.change)
+        base = None
+        if leaf == "weight" and layer in self._packing.layers:
+            transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
             base = _oriented(self._packing.dequantized, transposed)
-        if layer in self._ranks:
-            kind = self._kind(layer)
-            change = _oriented(kind.merged_weight, transposed)
-            error_of = _ErrorOnProbes(kind, transposed=transposed)
-        return Piece(name, layer, source, shape, dtype, num_bytes, base, change, error_of)
-
-    def _kind(self, layer: str) -> Kind:
-        r, alpha = self._ranks[layer]
-        config = self._stored.config
-        kind = kinds.kind(config.kind_name)(
-            *features(self._stored.targets.adapted[layer]),
-            r,
-            scaling_of(r, alpha, use_rslora=config.use_rslora),
-            device=torch.device("cpu"),
-            norm_cache=NormCache(),
-        ).requires_grad_(False)
-        for suffix, parameter in kind.peft_tensors().items():
-            parameter.copy_(self._stored.tensors[f"{PREFIX}{layer}.{suffix}"])
-        return kind
+            if transposed and source.packed is not None:
+                base = _turned(self._packing.dequantized)
+        if merge is None:
+            return Piece(name, layer, source, shape, dtype, num_bytes, base)
+        return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
 
 
-class _ErrorOnProbes:
-    """The relative error of a merged weight's product with random inputs, against the forward pass
-    of the adapted layer in float64: what the adapter computes, not what its merge says.
+def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str, str]]:
+    """{parameter of the plain model: how it is merged} of adapted modules and trained biases, and
+    {parameter: the one that it stays tied to}.
     """
+    modules = make_modules(
+        stored.targets, stored.config, device=torch.device("cpu"), shared=Shared.fresh()
+    )
+    own = module_tensors(modules)
+    fill(own, stored.tensors)
+    merges = {
+        f"{name}.{parameter}": merge
+        for name, module in modules.items()
+        for parameter, merge in module.requires_grad_(False).merges().items()
+    }
+    for file_name in stored.tensors.keys() - own.keys():
+        name = file_name.removeprefix(PREFIX).replace(".base_layer.bias", ".bias")
+        merges[name] = constant_merge(stored.tensors[file_name])
+    leaders = {
+        f"{partner}.weight": f"{name}.weight"
+        for name, module in modules.items()
+        for partner in module.tied
+    }
+    return merges, leaders
 
-    def __init__(self, kind: Kind, *, transposed: bool) -> None:
-        self._kind, self._transposed = kind, transposed
 
-    def __call__(self, weight: torch.Tensor, merged: torch.Tensor) -> float:
-        if self._transposed:
-            weight, merged = weight.t(), merged.t()
-        kind = copy.deepcopy(self._kind).double()
-        trained = {name: tensor.clone() for name, tensor in kind.peft_tensors().items()}
-        layer = FrozenLinear(DenseWeight(weight.double()))
-        kind.begin(layer)  # norms of the frozen weight; it sets magnitudes, too
-        for name, tensor in kind.peft_tensors().items():
-            tensor.copy_(trained[name])
-        generator = torch.Generator().manual_seed(PROBE_SEED)
-        probes = torch.randn(NUM_PROBES, layer.in_features, generator=generator).double()
-        exact = kind(probes, layer, probes)
-        norm = exact.norm().clamp_min(torch.finfo(torch.float32).tiny)
-        return float((probes @ merged.double().T - exact).norm() / norm)
-
-
-def _replaced_parameters(stored: StoredAdapter) -> dict[str, torch.Tensor]:
-    """{parameter of the plain model: its new value}: modules trained in full and trained biases."""
-    replaced = {}
-    for file_name, tensor in stored.tensors.items():
-        name = file_name.removeprefix(PREFIX)
-        if stored.targets.is_trained(name):
-            replaced[name] = tensor
-        elif name.endswith(".bias"):
-            replaced[name.replace(".base_layer.bias", ".bias")] = tensor
-    return replaced
+def _turned(change: Change) -> Change:
+    """`change` works on (O, I), as a packed weight is in any layer; Conv1D needs (I, O)."""
+    return lambda weight: change(weight).t()
 
 
 def _oriented(change: Change, transposed: bool) -> Change:

@@ -13,12 +13,15 @@ from transformers import PreTrainedModel
 from lorakit.adapters import inits, kinds
 from lorakit.adapters.attached import attached
 from lorakit.base.load import load_base
+from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.base.storages import quantizations
+from lorakit.base.write_quantized import PackSettings, quantize_folder
 from tests import tiny
 
 # llama: the common case; qwen2: biases in q, k, v; gpt2: Conv1D and a tied head.
 FAMILIES = ("llama", "qwen2", "gpt2")
-STORAGES = sorted(quantizations())
+# Every storage, and a checkpoint that is packed on disk.
+STORAGES = [*sorted(quantizations()), CHECKPOINT]
 KINDS = kinds.names()
 STARTING_AT_BASE = [name for name in inits.names() if inits.init(name).STARTS_AT_BASE]
 
@@ -32,6 +35,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: tiny.folder(root / family, family) for family in FAMILIES}
 
 
+def folder_of(
+    folders: dict[str, Path], family: str, storage: str, beside: Path | None = None
+) -> Path:
+    """The model folder to load with `storage`: for a checkpoint that is packed, one such, made
+    once and kept in `beside` (None: beside the original).
+    """
+    if storage != CHECKPOINT:
+        return folders[family]
+    packed = (beside or folders[family].parent) / f"{family}-packed"
+    if not packed.exists():
+        quantize_folder(folders[family], packed, PackSettings("nf4"))
+    return packed
+
+
 @pytest.fixture
 def load(folders: dict[str, Path]) -> Load:
     """Loads a fresh base: `load(family, storage="none", dtype=torch.float32)`."""
@@ -39,14 +56,18 @@ def load(folders: dict[str, Path]) -> Load:
     def load_fresh(
         family: str, storage: str = "none", dtype: torch.dtype = torch.float32
     ) -> PreTrainedModel:
-        return load_base(folders[family], quantization=storage, dtype=dtype, device="cpu")[0]
+        folder = folder_of(folders, family, storage)
+        return load_base(folder, quantization=storage, dtype=dtype, device="cpu")[0]
 
     return load_fresh
 
 
 def every_variant() -> list[tuple[str, str, str, bool]]:
-    """Every (family, storage, kind, use_rslora)."""
-    return list(itertools.product(FAMILIES, STORAGES, KINDS, (False, True)))
+    """Every (family, storage, kind, use_rslora); scaling and storage have nothing in common, so
+    rsLoRA is there on dense bases only.
+    """
+    variants = itertools.product(FAMILIES, STORAGES, KINDS, (False, True))
+    return [variant for variant in variants if variant[1] == "none" or not variant[3]]
 
 
 def token_ids(rows: int = 2, tokens: int = 11, seed: int = 0) -> torch.Tensor:

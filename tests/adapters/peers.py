@@ -20,6 +20,9 @@ def peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Could not find a config file in")
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to (True|False)")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message=r".*invalid shape: \S*lora_B\.bias")
+        warnings.filterwarnings("ignore", message="`lora_bias=True` was passed but the targeted")
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
         yield
 
 

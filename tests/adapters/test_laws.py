@@ -142,7 +142,7 @@ def test_parts_beside_the_adapter_are_saved_and_loaded(load: Load, tmp_path) -> 
     again = load("qwen2", dtype=torch.bfloat16)
     adapter = load_adapter(again, tmp_path)
     assert torch.equal(logits(again), logits(model))
-    assert adapter.trained_copies["lm_head"].trained.weight.dtype == torch.float32
+    assert adapter.modules["lm_head"].trained.weight.dtype == torch.float32
     tensors = gather_tensors(adapter)
     assert "base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias" in tensors
     assert "base_model.model.model.norm.weight" in tensors

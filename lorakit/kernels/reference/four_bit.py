@@ -1,5 +1,6 @@
-"""NF4: four-bit codes at normal quantiles with one scale per block (arXiv 2305.14314), in plain
-PyTorch.
+"""Four-bit codes with one scale per block, in plain PyTorch: NF4 (arXiv 2305.14314) has its code
+values at normal quantiles, FP4 at the values of a 4-bit float (sign, two exponent bits, one of
+mantissa).
 
 The bytes are bitsandbytes': codes of neighbouring weights share a byte, the first in the high
 nibble; double quantization stores the scales as 8-bit codes of a dynamic map (arXiv 1511.04561)
@@ -17,25 +18,30 @@ import torch
 
 from lorakit.kernels.reference.dynamic8 import dynamic_map
 
-# Quantiles of a standard normal, scaled to [-1, 1], with an exact zero (QLoRA, appendix E).
-CODE_BOOK = (
-    -1.0,
-    -0.6961928009986877,
-    -0.5250730514526367,
-    -0.39491748809814453,
-    -0.28444138169288635,
-    -0.18477343022823334,
-    -0.09105003625154495,
-    0.0,
-    0.07958029955625534,
-    0.16093020141124725,
-    0.24611230194568634,
-    0.33791524171829224,
-    0.44070982933044434,
-    0.5626170039176941,
-    0.7229568362236023,
-    1.0,
-)
+# {storage: the values of codes 0 to 15, times a constant that does not matter}.
+CODE_VALUES = {
+    # Quantiles of a standard normal, scaled to [-1, 1], with an exact zero (QLoRA, appendix E).
+    "nf4": (
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ),
+    # bitsandbytes' own order of 4-bit floats; code 8 is a second zero.
+    "fp4": (0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3),
+}
 NESTED_BLOCK_SIZE = 256  # block scales that share one scale of their own
 SMALLEST_SCALE = 1e-38  # keeps 1 / absmax finite for blocks of zeros
 DYNAMIC_GRID = 65535.0  # steps from -1 to 1 in bitsandbytes' table of nearest dynamic codes
@@ -45,11 +51,14 @@ CHUNK_WEIGHTS = {"cpu": 1 << 18}
 CHUNK_WEIGHTS_ELSEWHERE = 1 << 24
 
 
-def nf4_quantize(weight: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def four_bit_quantize(
+    weight: torch.Tensor, code_book: str, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize in blocks of the row-major flattened weight; the last block may be shorter.
 
     Args:
         weight: any shape, floating point, N elements.
+        code_book: "nf4" or "fp4".
         block_size: weights per scale.
 
     Returns:
@@ -63,16 +72,17 @@ def nf4_quantize(weight: torch.Tensor, block_size: int) -> tuple[torch.Tensor, t
     step = CHUNK_WEIGHTS.get(weight.device.type, CHUNK_WEIGHTS_ELSEWHERE)
     for start in range(0, num_weights, step):
         chunk = flat[start : start + step].float()
-        chunk_codes, chunk_absmax = _quantize_chunk(chunk, block_size)
+        chunk_codes, chunk_absmax = _quantize_chunk(chunk, code_book, block_size)
         codes[start // 2 : start // 2 + chunk_codes.numel()] = chunk_codes
         first = start // block_size
         absmax[first : first + chunk_absmax.numel()] = chunk_absmax
     return codes, absmax
 
 
-def nf4_dequantize(
+def four_bit_dequantize(
     codes: torch.Tensor,
     absmax: torch.Tensor,
+    code_book: str,
     shape: torch.Size,
     block_size: int,
     dtype: torch.dtype,
@@ -82,6 +92,7 @@ def nf4_dequantize(
     Args:
         codes: uint8 (ceil(N / 2),).
         absmax: float32 (B,).
+        code_book: "nf4" or "fp4".
         shape: of the result, N elements.
         block_size: weights per scale.
         dtype: of the result.
@@ -93,7 +104,7 @@ def nf4_dequantize(
     out = torch.empty(num_weights, dtype=dtype, device=codes.device)
     if out.is_meta:
         return out.view(shape)
-    pairs = _pair_table(codes.device)
+    pairs = _pair_table(code_book, codes.device)
     step = CHUNK_WEIGHTS.get(codes.device.type, CHUNK_WEIGHTS_ELSEWHERE)
     for start in range(0, num_weights, step):
         stop = min(start + step, num_weights)
@@ -142,7 +153,9 @@ def dequantize_scales(
     return scaled.add_(nested_offset)
 
 
-def _quantize_chunk(chunk: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _quantize_chunk(
+    chunk: torch.Tensor, code_book: str, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     num_full = chunk.numel() // block_size * block_size
     blocks = chunk[:num_full].view(-1, block_size)
     absmax = blocks.abs().amax(dim=1)
@@ -157,7 +170,8 @@ def _quantize_chunk(chunk: torch.Tensor, block_size: int) -> tuple[torch.Tensor,
         scaled = torch.cat([scaled, (tail / tail_absmax).clamp_(-1, 1)])
     if scaled.numel() % 2:
         scaled = torch.nn.functional.pad(scaled, (0, 1))
-    codes = torch.bucketize(scaled, _midpoints(chunk.device), out_int32=True).to(torch.uint8)
+    midpoints, order = _nearest(code_book, chunk.device)
+    codes = order[torch.bucketize(scaled, midpoints, out_int32=True)]
     return (codes[::2] << 4) | codes[1::2], absmax
 
 
@@ -183,14 +197,24 @@ def _nearest_dynamic(normed: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def _midpoints(device: torch.device) -> torch.Tensor:
-    book = torch.tensor(CODE_BOOK, dtype=torch.float32, device=device)
-    return (book[:-1] + book[1:]) / 2
+def code_values(code_book: str, device: torch.device) -> torch.Tensor:
+    """The values of the codes 0 to 15: float32 (16,), the largest of them 1."""
+    values = torch.tensor(CODE_VALUES[code_book], dtype=torch.float32, device=device)
+    return values / values.abs().max()
 
 
 @lru_cache(maxsize=8)
-def _pair_table(device: torch.device) -> torch.Tensor:
+def _nearest(code_book: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Midpoints of the code values in ascending order, float32 (15,), and their codes (16,)."""
+    values = code_values(code_book, device)
+    order = torch.argsort(values, stable=True)
+    ascending = values[order]
+    return (ascending[:-1] + ascending[1:]) / 2, order.to(torch.uint8)
+
+
+@lru_cache(maxsize=8)
+def _pair_table(code_book: str, device: torch.device) -> torch.Tensor:
     """float32 (256, 2): the two code values a byte stands for."""
-    book = torch.tensor(CODE_BOOK, dtype=torch.float32, device=device)
+    values = code_values(code_book, device)
     byte = torch.arange(256, device=device)
-    return torch.stack([book[byte >> 4], book[byte & 15]], dim=1)
+    return torch.stack([values[byte >> 4], values[byte & 15]], dim=1)

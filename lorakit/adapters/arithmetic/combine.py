@@ -1,0 +1,291 @@
+"""Sums and means of saved adapters: of the changes they make, never of their factors.
+
+add           sum of weight * change
+interpolate   sum of weight * change / sum of weight; modules trained in full likewise
+concatenate   the sum at weight 1, and nothing cut: the ranks add up, in the order given
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
+from lorakit.adapters.arithmetic.made import Limit, MadeLayer, make_layer
+from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer, read_saved
+from lorakit.adapters.arithmetic.write import Written, check_output, write_result
+from lorakit.adapters.peft_config import INITS_ON_THE_BASE
+from lorakit.errors import AdapterError, InputError
+from lorakit.progress import bar
+
+METHODS = ("add", "interpolate", "concatenate")
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+Source = tuple[float, SavedAdapter]
+
+
+def combine_adapters(
+    adapters: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    weights: Sequence[float] | None = None,
+    method: str = "add",
+    rank: int | None = None,
+    max_error: float | None = None,
+    dtype: torch.dtype | None = None,
+    base: str | None = None,
+) -> Written:
+    """Write the adapter whose change is the weighted sum, or mean, of the changes of others.
+
+    Exact but for one rounding to `dtype`; ranks, alphas, targets and dtypes may differ. The rank is
+    the sum of theirs, at most that of the layer ("concatenate": the sum), unless it is cut. Nothing
+    of the size of a weight is made, and no base is read.
+
+    Args:
+        adapters: folders of LoRA or rsLoRA adapters in PEFT's format, or of runs, of one base.
+        output: the folder to write; may not hold anything.
+        weights: one for each, of any sign; None: 1 each.
+        method: "add", "interpolate" or "concatenate"; a single adapter is scaled by "add".
+        rank: cut every layer to this rank, by the best approximation (SVD).
+        max_error: cut every layer to the least rank within this relative Frobenius error.
+        dtype: of the written factors; None: the widest of a layer's factors.
+        base: name of the base that all share, for the config; needed where they name different
+            ones.
+
+    Returns:
+        What was written, and its error against the exact result.
+
+    Raises:
+        InputError: options that do not go together, or an `output` that is in use.
+        AdapterError: what cannot be combined, by name; nothing is written.
+    """
+    limit = Limit(rank, max_error)
+    final = Path(output)
+    given = [1.0] * len(adapters) if weights is None else list(weights)
+    _check_options(method, limit, given, len(adapters))
+    sources = [(weight, read_saved(f)) for weight, f in zip(given, adapters, strict=True)]
+    check_output(final)
+    common_base = _check_together([adapter for _, adapter in sources], method, base)
+    if method == "interpolate":
+        sources = [(weight / sum(given), adapter) for weight, adapter in sources]
+    others = other_tensors(sources)
+    layers = make_layers(sources, limit, dtype, cut_to_size=method != "concatenate")
+    return write_result(
+        final, sources, layers, others, method=_words(method, limit), base=common_base
+    )
+
+
+def make_layers(
+    sources: Sequence[Source],
+    limit: Limit,
+    dtype: torch.dtype | None,
+    *,
+    cut_to_size: bool = True,
+    exact: Callable[[str], LowRank] | None = None,
+) -> dict[str, MadeLayer]:
+    """{layer name: the weighted sum over the sources that have it}.
+
+    Args:
+        cut_to_size: cut ranks above that of the layer, which loses nothing.
+        exact: makes a layer's exact change, if it is not the weighted sum.
+    """
+    found: dict[str, list[tuple[float, SavedAdapter]]] = {}
+    for weight, adapter in sources:
+        for name in adapter.layers:
+            found.setdefault(name, []).append((weight, adapter))
+    made = {}
+    with bar("combining", total=len(found)) as running:
+        for name, holders in sorted(found.items()):
+            change = (
+                weighted_sum([(weight, adapter.low_rank(name)) for weight, adapter in holders])
+                if exact is None
+                else exact(name)
+            )
+            too_long = cut_to_size and change.rank > change.most_rank and not limit.cuts
+            saved = [adapter.layers[name] for _, adapter in holders]
+            made[name] = make_layer(
+                name,
+                change,
+                saved[0].layout,
+                dtype or widest(saved),
+                Limit(change.most_rank) if too_long else limit,
+            )
+            running.advance()
+    return made
+
+
+def widest(layers: Sequence[SavedLayer]) -> torch.dtype:
+    """The dtype that holds all factors of these layers."""
+    stored = [TORCH_DTYPES[dtype] for layer in layers for dtype in sorted(layer.dtypes)]
+    found = stored[0]
+    for dtype in stored[1:]:
+        found = torch.promote_types(found, dtype)
+    return found
+
+
+def other_tensors(sources: Sequence[Source]) -> dict[str, torch.Tensor]:
+    """What is no low-rank factor: weighted sums of the values that stand in for the base's, and
+    copies of the base's as they are.
+
+    Summed in float64; in the dtype of the first.
+
+    Raises:
+        AdapterError: shapes differ, or copies of the base do.
+    """
+    values = [(weight, adapter, adapter.others()) for weight, adapter in sources]
+    result: dict[str, torch.Tensor] = {}
+    for _, adapter, tensors in values:
+        for name in adapter.copies:
+            if name in result and not torch.equal(result[name], tensors[name]):
+                raise AdapterError(
+                    f"the copies of the base's {name!r} differ between the adapters; possible: "
+                    "adapters of one base. Check what they were trained on."
+                )
+            result[name] = tensors[name]
+    _, first, own = values[0]
+    for name in first.replaced:
+        shapes = {tensors[name].shape for _, _, tensors in values}
+        if len(shapes) > 1:
+            raise AdapterError(
+                f"{name!r} has the shapes {sorted(map(tuple, shapes))}; possible: one shape. Leave "
+                "one of the adapters out."
+            )
+        parts = [weight * tensors[name].double() for weight, _, tensors in values]
+        result[name] = torch.stack(parts).sum(dim=0).to(own[name].dtype)
+    return result
+
+
+def _check_options(method: str, limit: Limit, weights: list[float], num_adapters: int) -> None:
+    if method not in METHODS:
+        raise InputError(
+            f"method {method!r} is not possible; possible are {', '.join(METHODS)}. Choose one."
+        )
+    if not weights or len(weights) != num_adapters:
+        raise InputError(
+            f"{num_adapters} adapters and {len(weights)} weights were given; possible: one or more "
+            "adapters, with a weight each. Name them."
+        )
+    if not all(math.isfinite(weight) for weight in weights):
+        raise InputError(f"the weights {weights} are not all numbers. Fix them.")
+    if method == "interpolate" and sum(weights) == 0:
+        raise InputError(
+            f"the weights {weights} sum to 0, which has no mean; possible with 'interpolate' is "
+            "any other sum. Change them, or use 'add'."
+        )
+    if method == "concatenate" and (limit.cuts or any(weight != 1 for weight in weights)):
+        raise InputError(
+            "'concatenate' keeps every adapter's factors whole, at weight 1; weights and a rank "
+            "are possible with 'add'. Use that."
+        )
+
+
+def _check_together(adapters: Sequence[SavedAdapter], method: str, base: str | None) -> str | None:
+    """The base of all.
+
+    Raises:
+        AdapterError: something keeps the adapters from being combined.
+    """
+    for adapter in adapters:
+        _refuse_not_additive(adapter)
+        if method != "interpolate" and adapter.replaced:
+            raise AdapterError(
+                f"{adapter.folder} holds values that stand in for the base's own "
+                f"({_names(adapter.replaced)}); their sum means nothing without the base. Possible "
+                "is the method 'interpolate', when every adapter has them. Use that, or leave the "
+                "adapter out."
+            )
+    first = adapters[0]
+    for other in adapters[1:]:
+        _check_same(first, other, "task_type")
+        _check_same(first, other, "target_parameters")
+        _check_shapes(first, other)
+        differing = first.replaced.keys() ^ other.replaced.keys()
+        if differing:
+            raise AdapterError(
+                f"only one of {first.folder} and {other.folder} holds {_names(differing)}, values "
+                "that stand in for the base's own; possible to interpolate is what every adapter "
+                "has. Leave one of them out."
+            )
+        for field in ("bias", "modules_to_save", "trainable_token_indices"):
+            _check_same(first, other, field)
+    bases = {adapter.values.get("base_model_name_or_path") for adapter in adapters}
+    if base is None and len(bases) > 1:
+        raise AdapterError(
+            f"the adapters name the bases {', '.join(sorted(map(repr, bases)))}; possible: "
+            "adapters of one base. If these are names of the same one, say which to write with "
+            "base (--base)."
+        )
+    return base if base is not None else bases.pop()
+
+
+def _refuse_not_additive(adapter: SavedAdapter) -> None:
+    if adapter.uses_dora:
+        raise AdapterError(
+            f"{adapter.folder} is a DoRA: it rescales every row of the base's weight, so changes "
+            "do not add up; possible are LoRA and rsLoRA. Make a LoRA of it first: `lorakit "
+            "adapter convert --to lora --base MODEL --rank N`."
+        )
+    if adapter.init not in INITS_ON_THE_BASE:
+        raise AdapterError(
+            f"{adapter.folder} has init_lora_weights {adapter.init!r}, which changes the base when "
+            "it is loaded, so its factors are not the change; possible are adapters on the base "
+            "itself. Make a plain LoRA of it first: `lorakit adapter convert --to lora --initial "
+            "DIR`."
+        )
+
+
+def _check_same(first: SavedAdapter, other: SavedAdapter, field: str) -> None:
+    one, two = first.values.get(field), other.values.get(field)
+    one, two = (sorted(v) if isinstance(v, list) else v or None for v in (one, two))
+    if one != two and not (field == "bias" and {one, two} <= {None, "none"}):
+        raise AdapterError(
+            f"{field} is {str(one)[:80]} in {first.folder} and {str(two)[:80]} in {other.folder}; "
+            "possible: the same in all. Leave one of them out."
+        )
+
+
+def _check_shapes(first: SavedAdapter, other: SavedAdapter) -> None:
+    differing = [
+        f"{name} {first.layers[name].layout} {first.layers[name].shape[1:]} and "
+        f"{other.layers[name].layout} {other.layers[name].shape[1:]}"
+        for name in first.layers.keys() & other.layers.keys()
+        if (first.layers[name].layout, first.layers[name].shape)
+        != (other.layers[name].layout, other.layers[name].shape)
+    ]
+    if differing:
+        raise AdapterError(
+            f"{first.folder} and {other.folder} adapt {len(differing)} layers of different shapes, "
+            f"such as {min(differing)}; possible: adapters of one base. Leave one of them out."
+        )
+
+
+def _names(names: Mapping[str, object] | set[str]) -> str:
+    shown = sorted(names)[:3]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
+
+
+def _words(method: str, limit: Limit) -> str:
+    what = {
+        "add": "The sum of weight times change.",
+        "interpolate": "The mean of the changes, by weight.",
+        "concatenate": "The sum of the changes, factors one after the other.",
+    }[method]
+    return what + cut_words(limit)
+
+
+def cut_words(limit: Limit) -> str:
+    """How the rank was cut, in words."""
+    if limit.rank is not None:
+        return f" Cut to rank {limit.rank} by SVD."
+    if limit.max_error is not None:
+        return f" Cut by SVD to a relative error of at most {limit.max_error:g} in every layer."
+    return ""
