@@ -213,7 +213,8 @@ class AdaptedLinear(AdaptedModule):
         return {f"adapter.{name}": p for name, p in self.adapter.named_parameters()}
 
     def kept_tensors(self) -> list[torch.Tensor]:
-        return list(self.adapter.buffers())
+        kept = [] if self.kept_start is None else self.kept_start.buffers()
+        return [*self.adapter.buffers(), *kept]
 
     def peft_names(self) -> dict[str, str]:
         names = {id(p): name for name, p in self.trained_parameters().items()}

@@ -91,6 +91,12 @@ class Starter:
             raise AdapterError(
                 f"init_lora_weights {self._config.init_lora_weights!r}: {error}"
             ) from error
+        except torch.linalg.LinAlgError as error:
+            raise AdapterError(
+                f"init_lora_weights {self._config.init_lora_weights!r} cannot decompose the weight "
+                f"of {name!r} ({error}); possible: finite weights. Check the base's files, or "
+                "choose another init."
+            ) from error
         adapter.lora_A.copy_(start.lora_A)
         adapter.lora_B.copy_(start.lora_B)
         adapter.begin(module.base_layer)

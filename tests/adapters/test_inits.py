@@ -5,6 +5,7 @@ W is the original weight, Q the stored one, s the scaling.
 
 from __future__ import annotations
 
+import pkgutil
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters import inits
 from lorakit.adapters.attach import adapter_disabled, attach_adapter
+from lorakit.adapters.dense_layers import dense_layers
 from lorakit.adapters.inits.pissa_niter import randomized_svd
 from lorakit.adapters.low_rank import start_from, start_tensors
 from lorakit.adapters.modules import AdaptedLinear
@@ -23,7 +25,9 @@ from lorakit.base.offload import DiskWeight, HostWeight
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.base.storages import storage as storage_named
 from lorakit.errors import AdapterError
+from lorakit.plan.memory import count_memory
 from lorakit.recipe import LoraConfig
+from lorakit.ship.merge import merge
 from tests import tiny
 from tests.adapters.bases import (
     FAMILIES,
@@ -34,7 +38,7 @@ from tests.adapters.bases import (
     perturb,
     variants_with_inits,
 )
-from tests.tolerances import IDENTITY, relative_error
+from tests.tolerances import IDENTITY, LOGITS_FLOAT32, relative_error
 
 VARIANTS = [v for v in variants_with_inits() if v[2] in PART_OF_BASE]
 PACKED = sorted({storage for storage, _, _ in VARIANTS} - {"none"})
@@ -236,6 +240,71 @@ def test_what_is_taken_apart_is_put_together_again(load: Load) -> None:
     again = start_from(start_tensors(start))
     assert torch.equal(again.lora_A, start.lora_A)
     assert torch.equal(again.subtracted.lora_B, start.subtracted.lora_B)
+
+
+@pytest.mark.parametrize("init", ["pissa", "loftq"])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_merged_and_dense_stand_ins_compute_the_same(load: Load, init: str, kind: str) -> None:
+    model = load("llama", "nf4")
+    attach_init(model, init, kind=kind)
+    perturb(model)
+    expected = logits(model)
+    assert relative_error(logits(merge(model)), expected) <= LOGITS_FLOAT32
+    with adapter_disabled(model):
+        started = logits(model)
+        with dense_layers(model, 1 << 40):
+            assert relative_error(logits(model), started) <= LOGITS_FLOAT32
+    with dense_layers(model, 1 << 40):
+        assert relative_error(logits(model), expected) <= LOGITS_FLOAT32
+
+
+def test_a_worse_fit_is_not_taken(tmp_path: Path) -> None:
+    """Ternary weights fit NF4 but for the rounding of their scales: subtracting spoils that."""
+    model = tiny.model("llama")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                blocks = parameter.sign().view(-1, 64)
+                scales = 0.02 * torch.rand(len(blocks), 1) + 0.01
+                parameter.copy_((blocks * scales).view_as(parameter))
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+
+    def ratios(init: str, **load: object) -> list[float]:
+        base, _ = load_base(tmp_path, quantization="nf4", device="cpu", **load)
+        config = {"loftq_config": {"loftq_iter": 5}} if init == "loftq" else {}
+        adapter = attach_init(base, init, **config)
+        assert all(m.adapter.lora_A.abs().max() > 0 for m in adapter.modules.values())
+        return [error.ratio for error in adapter.start_errors.values()]
+
+    fitted = ratios("loftq")
+    assert fitted and max(fitted) < 1 < max(ratios("pissa"))
+    assert ratios("loftq", double_quantization=False) == []  # nothing to correct: by default
+
+
+def test_weights_that_are_not_finite_are_told(load: Load) -> None:
+    model = load("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(AdapterError, match=r"'pissa' cannot decompose .*layers\.1\.mlp\.up_proj"):
+        attach_init(model, "pissa")
+    assert not any(isinstance(module, AdaptedLinear) for module in model.modules())
+
+
+def test_the_plan_counts_what_is_kept(load: Load) -> None:
+    plain, kept = (
+        count_memory(model, attach_init(model, init))
+        for model, init in ((load("llama", "nf4"), True), (load("llama", "nf4"), "pissa"))
+    )
+    assert kept.adapter == 2 * plain.adapter and kept.weights == plain.weights
+
+
+def test_every_init_has_a_page() -> None:
+    pages = Path(__file__).parents[2] / "docs" / "inits"
+    written = {path.stem for path in pages.glob("*.md")} - {"README"}
+    assert written == {module.name for module in pkgutil.iter_modules(inits.__path__)}
+    index = (pages / "README.md").read_text()
+    assert all(f"({page}.md)" in index for page in written)
 
 
 def unchanged(model: PreTrainedModel, config: LoraConfig, expected: str) -> None:
