@@ -457,6 +457,22 @@ OUTPUT_CASES = [
         lambda shop: ["merge", str(shop.folder), "--output", str(shop.folder / "merged")],
     ),
     Case(
+        "merge with blocks that nothing has",
+        "--block-size cannot take effect in a merge that packs nothing",
+        lambda shop: [
+            *("merge", str(shop.folder), "--output", str(shop.folder / "merged")),
+            *("--block-size", "64"),
+        ],
+    ),
+    Case(
+        "merge with blocks of int8",
+        "--double-quantization cannot take effect because --quantize is int8",
+        lambda shop: [
+            *("merge", str(shop.folder), "--output", str(shop.folder / "merged")),
+            *("--quantize", "int8", "--no-double-quantization"),
+        ],
+    ),
+    Case(
         "quantize no model",
         "no config.json",
         lambda shop: ["quantize", str(shop.folder), "--output", str(shop.folder / "packed")],

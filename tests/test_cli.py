@@ -351,7 +351,34 @@ def test_merge_writes_a_folder_that_transformers_loads(
     assert shown["logits"]["error"] <= shown["logits"]["bound"] < shown["logits"]["effect"]
     AutoModelForCausalLM.from_pretrained(merged)
     assert AutoTokenizer.from_pretrained(merged).chat_template
+    assert shown["weights"] is None and shown["quantize"] is None
     assert main(["merge", str(trained / "run"), "--output", str(merged)]) == 2
+
+
+def test_merges_that_are_not_faithful_say_what_became_of_the_weights(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = ["merge", str(trained / "run")]
+    packed = ["--output", str(tmp_path / "packed"), "--quantize", "nf4", "--block-size", "128"]
+    shown = run_json([*run, *packed], capfd)
+    assert (shown["into"], shown["quantize"]) == ("original", "nf4")
+    assert shown["logits"]["bound"] is None
+    weights = shown["weights"]
+    assert 0.08 < weights["noise"] < 0.12 and weights["change"] > 0
+    assert weights["retained"] == pytest.approx(1, abs=5 * weights["retained_standard_error"])
+    assert weights["retained_worst"]["parameter"] in weights["by_parameter"]
+    assert len(weights["by_parameter"]) == 14
+    values = json.loads((tmp_path / "packed" / "config.json").read_text())
+    assert values["quantization_config"]["load_in_4bit"] is True
+    again = [*run, "--output", str(tmp_path / "again"), "--into"]
+    assert main([*again, "dequantized", "--quantize", "nf4"]) == 2
+    assert "rounds a small change away" in capfd.readouterr().err
+    assert not (tmp_path / "again").exists()
+    assert main([*again, "original"]) == 0
+    told = capfd.readouterr().out
+    assert "merged into the original weights; the adapter was trained on those in nf4" in told
+    assert "weights differ by" in told and "of that is in what was written" in told
+    assert "not bounded" in told
 
 
 def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
@@ -406,6 +433,12 @@ def test_quantize_writes_a_base_that_trains(
     assert run_json(["plan", str(recipe)], capfd)["memory_bytes"]["weights"] > 0
     assert main(["check", str(recipe)]) == 0
     assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
-    assert main(["merge", str(tmp_path / "run"), "--output", str(tmp_path / "merged")]) == 0
+    merge = ["merge", str(tmp_path / "run"), "--output"]
+    assert main([*merge, str(tmp_path / "merged")]) == 0
+    assert main([*merge, str(tmp_path / "packed again"), "--quantize", "nf4"]) == 2
+    assert "--original MODEL" in capfd.readouterr().err
+    original = ["--original", str(tiny_folder), "--quantize", "int8"]
+    shown = run_json([*merge, str(tmp_path / "packed again"), *original], capfd)
+    assert shown["into"] == "original" and shown["weights"]["noise"] < 0.01
     assert main(["train", str(recipe), "--set", "base.quantization=nf4"]) == 2
     assert "base.quantization: checkpoint" in capfd.readouterr().err
