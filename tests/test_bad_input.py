@@ -193,8 +193,18 @@ RECIPE_CASES = [
     recipe_value("unknown kind", "'vera' is not known", adapter={"kind": "vera"}),
     recipe_value(
         "init not built",
-        "'pissa' is not built yet; possible",
-        adapter={"init_lora_weights": "pissa"},
+        "'corda' is not built yet; possible",
+        adapter={"init_lora_weights": "corda"},
+    ),
+    recipe_value(
+        "loftq on a dense base",
+        "base.quantization is none",
+        adapter={"init_lora_weights": "loftq"},
+    ),
+    recipe_value(
+        "an unknown init",
+        "'pisa' is not built; possible are",
+        adapter={"init_lora_weights": "pisa"},
     ),
     recipe_value("int3", "base.quantization", base={"quantization": "int3"}),
     recipe_value(

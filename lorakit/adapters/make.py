@@ -30,13 +30,13 @@ def make_modules(
     Returns:
         {module name: adapted module}, low-rank ones first, all at zero until they are started.
     """
+    make = kinds.kind(config.kind_name)
     modules: dict[str, AdaptedModule] = {}
     for name, (r, alpha) in module_rank_and_alpha(targets.adapted, config).items():
         module = targets.adapted[name]
         scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
-        kind = kinds.kind(config.kind_name)(
-            *features(module), r, scaling, device=device, norm_cache=shared.norm_cache
-        )
+        shape = features(module)
+        kind = make(*shape, r, scaling, device=device, norm_cache=shared.norm_cache)
         if isinstance(module, nn.Embedding):
             modules[name] = AdaptedEmbedding(name, module, kind, switch=shared.switch)
         else:
