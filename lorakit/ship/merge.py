@@ -20,7 +20,7 @@ from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.plain import plain_linear
 from lorakit.base import attention
-from lorakit.base.config import NOISE_FIELD, read_config
+from lorakit.base.config import NOISE_FIELD, RESCALING_FIELD, read_config
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
 from lorakit.base.quantization_config import KEY
@@ -124,7 +124,7 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
 def restore_noise(config: PreTrainedConfig, original: PreTrainedConfig) -> None:
     """Copy dropout and noise values, which `load_base` sets to zero, from the original config."""
     for name, value in vars(original).items():
-        if NOISE_FIELD.search(name):
+        if NOISE_FIELD.search(name) or name == RESCALING_FIELD:
             setattr(config, name, value)
     for part in original.sub_configs:
         ours, theirs = vars(config).get(part), vars(original).get(part)
