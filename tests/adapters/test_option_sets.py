@@ -24,7 +24,7 @@ from tests.adapters.option_sets import FAMILIES, OptionSet, draw
 from tests.adapters.peers import load_in_peft, make_in_peft, same_weights, save_from_peft
 from tests.tolerances import GRADIENT_FLOAT32, LOGITS_FLOAT32, relative_error
 
-NUM_SETS, NUM_FAST = 48, 16
+NUM_SETS, NUM_FAST = 48, 8
 SEEDS = [
     pytest.param(seed, marks=[] if seed < NUM_FAST else pytest.mark.slow)
     for seed in range(NUM_SETS)
