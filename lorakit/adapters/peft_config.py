@@ -79,7 +79,7 @@ DEFAULTS: dict[str, object] = {
     "velora_config": None,
 }
 # Inits that leave the base weights alone: the saved factors are all there is to load.
-INITS_ON_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
+INITS_ON_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -263,6 +263,12 @@ def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
                 "possible are LoRA, rsLoRA and DoRA without it. Load it with PEFT."
             )
     init = values.get("init_lora_weights", True)
+    if init == "mica":
+        raise AdapterError(
+            f"{path} has init_lora_weights 'mica', a method of its own that trains lora_A alone; "
+            "possible are LoRA, rsLoRA and DoRA. Its factors are those of a plain LoRA: set "
+            "init_lora_weights to true in the file to load it as one."
+        )
     if not isinstance(init, bool | str) or init not in INITS_ON_THE_BASE:
         raise AdapterError(
             f"{path} has init_lora_weights {init!r}, which changes the base weights when it is "
