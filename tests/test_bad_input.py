@@ -193,8 +193,18 @@ RECIPE_CASES = [
     recipe_value("unknown kind", "'vera' is not known", adapter={"kind": "vera"}),
     recipe_value(
         "init not built",
-        "'pissa' is not built yet; possible",
-        adapter={"init_lora_weights": "pissa"},
+        "'corda' is not built yet; possible",
+        adapter={"init_lora_weights": "corda"},
+    ),
+    recipe_value(
+        "loftq on a dense base",
+        "base.quantization is none",
+        adapter={"init_lora_weights": "loftq"},
+    ),
+    recipe_value(
+        "an unknown init",
+        "'pisa' is not built; possible are",
+        adapter={"init_lora_weights": "pisa"},
     ),
     recipe_value("int3", "base.quantization", base={"quantization": "int3"}),
     recipe_value(
@@ -445,6 +455,24 @@ OUTPUT_CASES = [
         "merge no run",
         "no run folder",
         lambda shop: ["merge", str(shop.folder), "--output", str(shop.folder / "merged")],
+    ),
+    Case(
+        "quantize no model",
+        "no config.json",
+        lambda shop: ["quantize", str(shop.folder), "--output", str(shop.folder / "packed")],
+    ),
+    Case(
+        "quantize to where something is",
+        "not an empty folder",
+        lambda shop: ["quantize", "builtin", "--output", str(shop.folder)],
+    ),
+    Case(
+        "blocks of int8 on disk",
+        "--block-size cannot take effect because --quantization is int8",
+        lambda shop: [
+            *("quantize", "builtin", "--output", str(shop.folder / "packed")),
+            *("--quantization", "int8", "--block-size", "64"),
+        ],
     ),
 ]
 

@@ -225,8 +225,21 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ],
     *[
         ("adapter.init_lora_weights", {"adapter": {"init_lora_weights": name}})
-        for name in (*INITS_NOT_BUILT, "pissa_niter_4")
+        for name in INITS_NOT_BUILT
     ],
+    ("adapter.init_lora_weights", {"adapter": {"init_lora_weights": "loftq"}}),
+    ("adapter.loftq_config", {"adapter": {"loftq_config": {"loftq_iter": 2}}}),
+    (
+        "adapter.eva_config",
+        {"adapter": {"init_lora_weights": "pissa", "eva_config": {"rho": 1.5}}},
+    ),
+    (
+        "adapter.loftq_config.loftq_bits",
+        {
+            "base": {"quantization": "nf4"},
+            "adapter": {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 8}},
+        },
+    ),
 ]
 
 
@@ -341,6 +354,12 @@ def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
         {},
         {"base": {"model": "m", "quantization": "nf4", "block_size": 128}},
         {"base": {"model": "m", "offload": "none"}},
+        {"adapter": {"init_lora_weights": "pissa_niter_16"}},
+        {"adapter": {"init_lora_weights": "eva", "eva_config": {"rho": 1.5}}},
+        {
+            "base": {"model": "m", "quantization": "nf4"},
+            "adapter": {"init_lora_weights": "loftq", "loftq_config": {"loftq_iter": 5}},
+        },
         {"adapter": {"path": "somewhere"}},
         {"data": {"train": [{"path": "a", "weight": 0.5}], "validation": 0.1, "group": "topic"}},
         {"evaluate": {"in_domain": "a", "retention": ["b"], "margin": 0.1}},

@@ -6,25 +6,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from lorakit.adapters import inits, own_form
 from lorakit.adapters.attach import (
     Attached,
     attach_targets,
     refuse_second_adapter,
     trained_biases,
 )
-from lorakit.adapters.contract import InitRequest
+from lorakit.adapters.contract import InitRequest, Start
 from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
 from lorakit.adapters.make import make_on_meta
 from lorakit.adapters.overlaps import resolve_overlaps
 from lorakit.adapters.patterns import matches_list
-from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config, refuse_special_file
+from lorakit.adapters.peft_config import (
+    FILE_NAME,
+    PeftConfig,
+    parse_config,
+    read_config,
+    refuse_special_file,
+)
 from lorakit.adapters.save import (
     PREFIX,
     TENSORS_FILE_NAME,
@@ -32,7 +39,9 @@ from lorakit.adapters.save import (
     save_adapter,
     saved_tensors,
 )
-from lorakit.adapters.targets import Targets, find_targets
+from lorakit.adapters.starting import Initialize
+from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
+from lorakit.base.frozen_linear import is_conv1d, is_linear
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -49,7 +58,8 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
     Args:
         model: the base the adapter was trained on, without an adapter.
         folder: with adapter_config.json and adapter_model.safetensors; or one level above, when it
-            holds a single adapter (PEFT saves adapters not called "default" in a subfolder).
+            holds a single adapter (PEFT saves adapters not called "default" in a subfolder). Where
+            it has an `unconverted/` form, that is loaded: the very model that was trained.
 
     Returns:
         As `attach_adapter`.
@@ -60,7 +70,7 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
             The model is unchanged then.
     """
     stored = read_adapter(model, folder)
-    adapter = attach_targets(model, stored.config, stored.targets, _zeros)
+    adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
     fill(saved_tensors(adapter), stored.tensors)
     adapter.parameters_changed()
     return adapter
@@ -81,11 +91,15 @@ class StoredAdapter:
         config: with every target named.
         targets: the model's modules it concerns.
         tensors: {name in PEFT's file: value}.
+        starts: {module name: its start} where that is part of the base.
+        is_redone: starts are not in the folder: the init that the config names gives them.
     """
 
     config: LoraConfig
     targets: Targets
     tensors: dict[str, torch.Tensor]
+    starts: dict[str, Start]
+    is_redone: bool
 
 
 def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> StoredAdapter:
@@ -95,7 +109,39 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     """
     refuse_second_adapter(model)
     path = adapter_folder(Path(folder))
-    parsed = read_config(path / FILE_NAME)
+    unconverted = own_form.find(path)
+    if unconverted is None:
+        parsed = read_config(path / FILE_NAME)
+        stored = _read_plain(model, path, parsed)
+        if parsed.redone:
+            _refuse_transposed_olora(path, stored)
+        return replace(stored, is_redone=parsed.redone)
+    form = own_form.read(unconverted)
+    inits.init(form.init_lora_weights)  # refuses one that is not known
+    path = unconverted / own_form.FOLDER
+    stored = _read_plain(model, path, parse_config(path / own_form.FILE, form.adapter_config))
+    config = stored.config.model_copy(update=form.init_fields)
+    ranks = module_rank_and_alpha(stored.targets.adapted, config)
+    layers = {name: module for name, module in stored.targets.adapted.items() if is_linear(module)}
+    shapes = {name: (ranks[name][0], *features(module)) for name, module in layers.items()}
+    starts = own_form.read_starts(unconverted, shapes)
+    return replace(stored, config=config, starts=starts)
+
+
+def _refuse_transposed_olora(path: Path, stored: StoredAdapter) -> None:
+    """PEFT 0.21 decomposes a Conv1D as it lies, (I, O), and takes the product out as if (O, I)."""
+    conv1d = [name for name, module in stored.targets.adapted.items() if is_conv1d(module)]
+    if stored.config.init_lora_weights == "olora" and conv1d:
+        raise AdapterError(
+            f"{path} has init_lora_weights 'olora' on {conv1d[0]}, a Conv1D, whose transposed "
+            "weight PEFT decomposes; possible: olora on other linear layers, or converted to a "
+            "plain LoRA. Convert it with PEFT's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)."
+        )
+
+
+def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> StoredAdapter:
+    """The tensors in the folder `path`, as `parsed` describes them."""
     header = read_header(tensors_path(path))
     config = _with_targets(model, parsed, header)
     targets = find_targets(model, config)
@@ -106,7 +152,23 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     check_copies(path, copies, doubled, lambda names: read_tensors(path, pick(header, names)))
     header = pick(header, header.keys() - copies.keys() - doubled.keys())
     _compare(path, expected, header)
-    return StoredAdapter(config, targets, read_tensors(path, header))
+    return StoredAdapter(config, targets, read_tensors(path, header), {}, is_redone=False)
+
+
+def _initialize_of(stored: StoredAdapter) -> Initialize:
+    """What gives each layer the start it had; its parameters are filled in afterwards."""
+    if stored.is_redone:
+        return inits.init(stored.config.init_lora_weights).initialize
+
+    def initialize(request: InitRequest) -> Start:
+        if request.name in stored.starts:
+            return stored.starts[request.name]
+        return Start(
+            torch.zeros(request.r, request.in_features),
+            torch.zeros(request.out_features, request.r),
+        )
+
+    return initialize
 
 
 @dataclass(frozen=True)
@@ -288,7 +350,3 @@ def _compare(
             f"{path} does not fit this model, {len(faults)} faults: {'; '.join(shown)}"
             f"{f'; and {more} more' if more else ''}. Load the base model it was trained on."
         )
-
-
-def _zeros(request: InitRequest) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(request.r, request.in_features), torch.zeros(request.out_features, request.r)

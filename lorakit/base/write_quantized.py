@@ -23,8 +23,13 @@ from lorakit.base import hub, quantization_config
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.bitsandbytes_format import Packed, stored_tensors
 from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_entries, read_tensor
-from lorakit.base.config import read_config
-from lorakit.base.convertible import bitsandbytes_linears, convertible_linears
+from lorakit.base.config import as_json, read_config
+from lorakit.base.convertible import (
+    bitsandbytes_linears,
+    convertible_linears,
+    refuse_rebuilt,
+)
+from lorakit.base.families import READ_DIRECTLY
 from lorakit.base.frozen_linear import FrozenWeight, is_conv1d
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import (
@@ -182,7 +187,7 @@ def write_quantized(
     if settings.dtype is not None:
         values.pop("torch_dtype", None)
         values["dtype"] = str(settings.dtype).removeprefix("torch.")
-    write_json(target / "config.json", values)
+    write_json(target / "config.json", as_json(values))
     _verify(target, packer.digests)
     bytes_before = sum(entry.stop - entry.start for entry in entries.values())
     return PackReport(packer.errors, skipped, bytes_before, bytes_after)
@@ -284,15 +289,18 @@ def _rows(
 
 def _packed_tensors(plain: PreTrainedModel, entries: dict[str, TensorEntry]) -> dict[str, str]:
     """{tensor to pack: path of its layer}."""
+    refuse_rebuilt(plain)
     tied = plain.all_tied_weights_keys
     origins = origins_of(plain, entries)
     convertible = set(convertible_linears(plain, []))
     shared = {*tied, *tied.values()}
+    direct = READ_DIRECTLY.get(plain.config.model_type, ())
     layers: dict[str, str] = {}
     for path in packable_linears(plain):
         parts = origins.get(f"{path}.weight", ())
         is_whole = len(parts) == 1 and not parts[0].converted
-        if path in convertible and is_whole and f"{path}.weight" not in shared:
+        is_alone = f"{path}.weight" not in shared and path.rpartition(".")[2] not in direct
+        if path in convertible and is_whole and is_alone:
             layers[parts[0].tensor] = path
     if not layers:
         raise ModelError(
@@ -312,7 +320,7 @@ def _skipped(plain: PreTrainedModel, packed: set[str]) -> dict[str, str]:
         elif path not in packable:
             skipped[path] = "output heads and expert routers stay as they are"
         else:
-            skipped[path] = "transformers keeps it in float32, ties it or makes it when loading"
+            skipped[path] = "transformers ties it, reads it directly or makes it when loading"
     if set(convertible_linears(plain, sorted(skipped))) != packed:
         raise ModelError(
             f"a {plain.config.model_type!r} model has layers that transformers cannot tell apart "

@@ -20,6 +20,7 @@ from lorakit.errors import InputError
 # transformers' Trainer (get_decay_parameter_names, 5.x) leaves these out of weight decay, and the
 # parameters of nn.LayerNorm. A, B and DoRA's magnitudes do decay, as under PEFT + Trainer.
 _NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+_FACTORS = (".lora_A", ".lora_B")
 LORAPLUS_LR_EMBEDDING = 1e-6  # PEFT's default
 
 
@@ -59,12 +60,14 @@ def parameter_groups(
         InputError: a LoRA+ option that no parameter answers to.
     """
     decayed = decayed_names(model)
-    embeddings = set(_embedding_weights(model))
+    # transformers' Trainer keeps their moments in 32 bits beside bitsandbytes' 8-bit optimizers:
+    # the rows of rare tokens get gradients seldom, and ones of another size.
+    embeddings = set(_embedding_parameters(model))
     factors = dict.fromkeys(parameters, 1.0)
     if loraplus_lr_ratio is not None:
         factors = _loraplus_factors(
-            model,
             parameters,
+            of_embeddings={name for name in embeddings if name.endswith(_FACTORS)},
             ratio=loraplus_lr_ratio,
             embedding=loraplus_lr_embedding,
             learning_rate=learning_rate,
@@ -88,21 +91,20 @@ def decayed_names(model: nn.Module) -> frozenset[str]:
 
 
 def _loraplus_factors(
-    model: nn.Module,
     parameters: Mapping[str, torch.Tensor],
     *,
+    of_embeddings: set[str],
     ratio: float,
     embedding: float | None,
     learning_rate: float,
 ) -> dict[str, float]:
-    of_embeddings = set(_embedding_factors(model)) & set(parameters)
     if not any("lora_B" in name for name in parameters if name not in of_embeddings):
         raise InputError(
             f"loraplus_lr_ratio {ratio:g} changes the learning rate of lora_B, and no trained "
             f"parameter is one; trained: {', '.join(sorted(parameters)[:5])}. Remove the option, "
             "or adapt linear layers (adapter.target_modules)."
         )
-    if embedding is not None and not of_embeddings:
+    if embedding is not None and not of_embeddings & parameters.keys():
         raise InputError(
             f"loraplus_lr_embedding {embedding:g} is the learning rate of adapted embeddings, and "
             "no embedding is adapted. Remove the option, or name an embedding in "
@@ -118,19 +120,13 @@ def _loraplus_factors(
     return factors
 
 
-def _embedding_factors(model: nn.Module) -> Iterator[str]:
-    """Names of A and B of every embedding that is adapted."""
-    for path, module in model.named_modules():
-        if isinstance(dict(module.named_children()).get("base_layer"), nn.Embedding):
-            for name, _ in module.named_parameters(prefix=path):
-                if "lora_" in name.removeprefix(path):
-                    yield name
-
-
-def _embedding_weights(model: nn.Module) -> Iterator[str]:
-    # transformers' Trainer keeps their moments in 32 bits beside bitsandbytes' 8-bit optimizers:
-    # the rows of rare tokens get gradients seldom, and very different ones.
+def _embedding_parameters(model: nn.Module) -> Iterator[str]:
+    """Names of what trains of an embedding: its weight, its low-rank factors, single rows of it."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding):
-            for name, _ in module.named_parameters(prefix=path, recurse=False):
-                yield name
+            names = [name for name, _ in module.named_parameters(prefix=path, recurse=False)]
+        elif isinstance(dict(module.named_children()).get("base_layer"), nn.Embedding):
+            names = [name for name, _ in module.named_parameters(prefix=path)]
+        else:
+            continue
+        yield from names

@@ -31,15 +31,9 @@ EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a JSON schema"}
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
-INITS_NOT_BUILT = (
-    "corda",
-    "eva",
-    "loftq",
-    "lora_ga",
-    "olora",
-    "orthogonal",
-    "pissa",
-)
+INITS_NOT_BUILT = ("corda", "lora_ga", "mica", "orthogonal")
+# Bits per weight of what `base.quantization` stores.
+BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,7 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
     return [
         *_base(recipe),
         *adapter_rules(recipe.adapter),
+        *_loftq(recipe),
         *_data(recipe),
         *_train(recipe),
         *_evaluate(recipe),
@@ -104,7 +99,7 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
     if adapter.kind is not None and adapter.kind not in kinds:
         yield _unknown(("adapter", "kind"), adapter.kind, kinds)
     init = adapter.init_lora_weights
-    if isinstance(init, str) and init.split("_niter")[0].lower() in INITS_NOT_BUILT:
+    if isinstance(init, str) and init.lower() in INITS_NOT_BUILT:
         yield _not_built(
             ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
         )
@@ -112,6 +107,13 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
         yield _no_effect(
             ("adapter", "layers_pattern"), "adapter.layers_to_transform is not set", "set it"
         )
+    for name, section in (("loftq", "loftq_config"), ("eva", "eva_config")):
+        if getattr(adapter, section) is not None and init != name:
+            yield _no_effect(
+                ("adapter", section),
+                f"adapter.init_lora_weights is {str(init).lower()}",
+                f"set it to {name}",
+            )
     if adapter.path is not None:
         for name in sorted(adapter.model_fields_set - {"path"}):
             yield _no_effect(
@@ -119,6 +121,24 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
                 "adapter.path continues from a saved adapter, whose own config says it",
                 "leave path out to start a new adapter",
             )
+
+
+def _loftq(recipe: Recipe) -> Iterator[Fault]:
+    """LoftQ corrects what the base's storage takes from the weights."""
+    adapter, stored = recipe.adapter, recipe.base.quantization
+    if adapter.init_lora_weights != "loftq":
+        return
+    if stored == "none":
+        yield _no_effect(
+            ("adapter", "init_lora_weights"), "base.quantization is none", "set that to nf4"
+        )
+    bits = None if adapter.loftq_config is None else adapter.loftq_config.loftq_bits
+    if bits is not None and stored in BITS and bits != BITS[stored]:
+        yield Fault(
+            ("adapter", "loftq_config", "loftq_bits"),
+            f"{bits} is not what the base is stored in; possible: {BITS[stored]}, the bits of "
+            f"base.quantization {stored}",
+        )
 
 
 def _data(recipe: Recipe) -> Iterator[Fault]:

@@ -19,7 +19,7 @@ from lorakit.adapters.store import StoredAdapter, read_adapter
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
-from lorakit.base.config import read_config
+from lorakit.base.config import as_json, read_config
 from lorakit.base.device import compute_dtype
 from lorakit.base.frozen_linear import is_linear
 from lorakit.base.meta_model import plain_model
@@ -149,7 +149,7 @@ def merge_folder(
         if tokenizer is not None:
             copy_small_files(Path(tokenizer), staging)
         unties = _unties(empty, stored, pieces)
-        write_json(staging / "config.json", _config(folder, unties, dtype))
+        write_json(staging / "config.json", as_json(_config(folder, unties, dtype)))
         verification = verify_merge(
             staging,
             base=folder,

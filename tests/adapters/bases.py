@@ -11,11 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters import inits, kinds
-from lorakit.adapters.attached import attached
+from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.attached import Attached, attached
 from lorakit.base.load import load_base
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.base.storages import quantizations
 from lorakit.base.write_quantized import PackSettings, quantize_folder
+from lorakit.recipe import LoraConfig
 from tests import tiny
 
 # llama: the common case; qwen2: biases in q, k, v; gpt2: Conv1D and a tied head.
@@ -23,7 +25,12 @@ FAMILIES = ("llama", "qwen2", "gpt2")
 # Every storage, and a checkpoint that is packed on disk.
 STORAGES = [*sorted(quantizations()), CHECKPOINT]
 KINDS = kinds.names()
-STARTING_AT_BASE = [name for name in inits.names() if inits.init(name).STARTS_AT_BASE]
+# With a number where the name of an init has an N.
+INITS = [name.replace("N", "4") if isinstance(name, str) else name for name in inits.names()]
+STARTING_AT_BASE = [name for name in INITS if inits.init(name).STARTS_AT_BASE]
+
+# They need the original weights, which a packed checkpoint does not hold.
+PART_OF_BASE = ("loftq", "olora", "pissa", "pissa_niter_4")
 
 Load = Callable[..., PreTrainedModel]
 
@@ -68,6 +75,25 @@ def every_variant() -> list[tuple[str, str, str, bool]]:
     """
     variants = itertools.product(FAMILIES, STORAGES, KINDS, (False, True))
     return [variant for variant in variants if variant[1] == "none" or not variant[3]]
+
+
+def variants_with_inits() -> list[tuple[str, str, bool | str]]:
+    """Every (storage, kind, init) that starts at the base; loftq has nothing to do on a dense
+    one, and what is part of the base needs its original weights."""
+    return [
+        (storage, kind, init)
+        for storage, kind, init in itertools.product(STORAGES, KINDS, STARTING_AT_BASE)
+        if not (init == "loftq" and storage == "none")
+        and not (init in PART_OF_BASE and storage == CHECKPOINT)
+    ]
+
+
+def attach_init(model: PreTrainedModel, init: bool | str, **config: object) -> Attached:
+    """`attach_adapter` with an init, and calibration batches where it needs some."""
+    needs = inits.init(init).NEEDS_CALIBRATION
+    batches = [{"input_ids": token_ids(4, 16, seed)} for seed in range(3)] if needs else None
+    adapter = LoraConfig(**({"r": 4, "init_lora_weights": init} | config))
+    return attach_adapter(model, adapter, calibration=batches)
 
 
 def token_ids(rows: int = 2, tokens: int = 11, seed: int = 0) -> torch.Tensor:

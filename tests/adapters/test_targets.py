@@ -96,7 +96,7 @@ BAD_TARGETS = {
     "an unmatched rank": ({"rank_pattern": {"q_prj": 4}}, "rank_pattern 'q_prj' matches none"),
     "an unmatched alpha": ({"alpha_pattern": {"lm_head": 4}}, "alpha_pattern 'lm_head' matches"),
     "an unknown kind": ({"kind": "adalora"}, "kinds are dora, lora"),
-    "an unknown init": ({"init_lora_weights": "pissa"}, "'pissa' is not built; possible are"),
+    "an unknown init": ({"init_lora_weights": "corda"}, "'corda' is not built; possible are"),
     "a layer that is not there": (
         {"target_modules": ["q_proj"], "layers_to_transform": [1, 7]},
         r"layers_to_transform \[7\] are not among the layers that have targets: 0 to 1",

@@ -45,9 +45,9 @@ def test_info_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "kind            LoRA, rsLoRA scaling" in lines
     assert "layers          14" in lines
     rows = [line.split() for line in lines if line.startswith(("q_proj", "up_proj"))]
-    assert [row[:6] for row in rows] == [
-        ["q_proj", "2", "32", "x", "32", "2"],
-        ["up_proj", "2", "64", "x", "32", "4"],
+    assert [row[:4] for row in rows] == [
+        ["q_proj", "2", "32x32", "2"],
+        ["up_proj", "2", "64x32", "4"],
     ]
     assert all(len(line) <= 80 for line in lines if "proj" in line and "targets" not in line)
     assert main(["adapter", "info", str(tmp_path / "one"), "--layers"]) == 0

@@ -16,9 +16,10 @@ import torch
 
 from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit, MadeLayer, make_layer
-from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer, read_saved
+from lorakit.adapters.arithmetic.read import read_saved
+from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer
 from lorakit.adapters.arithmetic.write import Written, check_output, write_result
-from lorakit.adapters.peft_config import INITS_ON_THE_BASE
+from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.errors import AdapterError, InputError
 from lorakit.progress import bar
 
@@ -234,7 +235,7 @@ def _refuse_not_additive(adapter: SavedAdapter) -> None:
             "do not add up; possible are LoRA and rsLoRA. Make a LoRA of it first: `lorakit "
             "adapter convert --to lora --base MODEL --rank N`."
         )
-    if adapter.init not in INITS_ON_THE_BASE:
+    if adapter.init not in INITS_BESIDE_THE_BASE:
         raise AdapterError(
             f"{adapter.folder} has init_lora_weights {adapter.init!r}, which changes the base when "
             "it is loaded, so its factors are not the change; possible are adapters on the base "

@@ -68,9 +68,7 @@ VARIANTS = {
     "lora_bias": Variant(
         {"r": 4, "lora_alpha": 9, "target_modules": ["q_proj"], "lora_bias": True}, here=False
     ),
-    "embedding": Variant(
-        {"r": 4, "lora_alpha": 6, "target_modules": ["embed_tokens", "q_proj"]}, here=False
-    ),
+    "embedding": Variant({"r": 4, "lora_alpha": 6, "target_modules": ["embed_tokens", "q_proj"]}),
     "conv1d": Variant(
         {"r": 4, "lora_alpha": 3, "target_modules": ["c_attn"], "fan_in_fan_out": True},
         family="gpt2",

@@ -60,13 +60,13 @@ def assert_same(found: Deltas, expected: Deltas) -> None:
 
 def here(family: str, folder: Path) -> Deltas:
     """The changes as lorakit computes them once attached."""
-    adapter = load_adapter(base(family), folder)
-    found = {}
-    for name, module in adapter.modules.items():
-        zeros = torch.zeros(module.out_features, module.in_features, dtype=torch.float64)
-        change = module.adapter.merged_weight(zeros).detach()
-        found[name] = change.t() if module.base_layer.fan_in_fan_out else change
-    return found
+    plain = base(family)
+    shapes = {name: parameter.shape for name, parameter in plain.named_parameters()}
+    adapter = load_adapter(plain, folder)
+    return {
+        name: module.merges()["weight"].change(torch.zeros(shapes[f"{name}.weight"]).double())
+        for name, module in adapter.modules.items()
+    }
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -170,6 +170,7 @@ def test_values_that_replace_the_base_s_are_averaged_and_never_added(
             compared += 1
     assert compared > 0
     deltas("qwen2", tmp_path / "out")  # PEFT reads it
+    load_adapter(base("qwen2"), tmp_path / "out")
     for method in ("add", "concatenate"):
         with pytest.raises(AdapterError, match=r"stand in for the base's own .*interpolate"):
             combine_adapters(folders, tmp_path / "sum", method=method)

@@ -97,6 +97,22 @@ def test_a_cut_by_error_keeps_the_error_with_the_least_rank(
     assert f"relative error of at most {max_error:g}" in written.method
 
 
+def test_a_real_adapter_is_cut_as_numpy_would_cut_it(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "adapters" / "gpt2-tigrinya-lora"
+    written = convert_adapter(folder, tmp_path / "out", to="rslora", rank=4)
+    before, after = (load_file(f / TENSORS) for f in (folder, tmp_path / "out"))
+    for layer in ("transformer.h.0.attn.c_proj", "transformer.h.11.attn.c_proj"):
+        b, a = (before[f"base_model.model.{layer}.lora_{x}.weight"].double() for x in "BA")
+        cut_b, cut_a = (after[f"base_model.model.{layer}.lora_{x}.weight"].double() for x in "BA")
+        exact = 32 / 8 * b @ a
+        own = relative_error(cut_b @ cut_a, exact)
+        values = np.linalg.svd(exact.numpy(), compute_uv=False)
+        best = float(np.linalg.norm(values[4:]) / np.linalg.norm(values))
+        assert own == pytest.approx(best, rel=1e-5)
+        assert own == pytest.approx(written.layers[layer].relative_error, rel=1e-9)
+    assert 0.05 < written.error < 0.2
+
+
 MOVING = {
     "pissa": Variant({"r": 4, "lora_alpha": 6, "init_lora_weights": "pissa"}),
     "pissa_niter": Variant({"r": 4, "init_lora_weights": "pissa_niter_4"}),
