@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters.contract import AdaptedFacts, AdaptedModule, NormCache, Switch
-from lorakit.adapters.low_rank import start_tensors
-from lorakit.adapters.modules import AdaptedLinear, Dropout, KeptStart
+from lorakit.adapters.kept_start import KeptStart
+from lorakit.adapters.modules import AdaptedLinear, Dropout
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -107,14 +107,13 @@ class Attached:
     def kept_starts(self) -> dict[str, torch.Tensor]:
         """{module name and part: factor} of what inits made part of the base, each once.
 
-        Parts are `start_A`, `start_B` and, where factors were subtracted, `subtracted_A`,
-        `subtracted_B`. A start that equals what was subtracted is left out.
+        Parts are those of `low_rank.start_tensors`.
         """
-        tensors: dict[str, torch.Tensor] = {}
-        for name, kept in self.starts().items():
-            parts = start_tensors(kept.start)
-            tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-        return tensors
+        return {
+            f"{name}.{part}": tensor
+            for name, kept in self.starts().items()
+            for part, tensor in kept.tensors().items()
+        }
 
 
 def attached(model: PreTrainedModel) -> Attached:
