@@ -97,9 +97,11 @@ def measured(base: Base, r: int, num_examples: int) -> str:
             config = LoraConfig(r=r, lora_alpha=factor * r, init_lora_weights=init, **options)
             model = quantized(base.model)
             errors = lorakit.attach_adapter(model, config).start_errors.values()
-            assert init != "loftq" or all(error.ratio < 1 for error in errors), title
-            each = [error.ratio for error in errors]
-            ratios[title].append(spread(each) if each else "nothing to correct")
+            each = [error.ratio for error in errors if error.ratio is not None]
+            assert init != "loftq" or all(ratio < 1 for ratio in each), title
+            exact = len(errors) - len(each)
+            told = f"; {exact} layers that were exact are not any more" if exact else ""
+            ratios[title].append(f"{spread(each)} of {len(each)} layers{told}")
             if factor == 1:
                 found[f"nf4, {title}"] = losses(model)
     lines = [*row("ratio", (f"alpha = {factor:g}r" for factor in ALPHAS)), rule(len(ALPHAS))]

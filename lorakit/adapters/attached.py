@@ -24,12 +24,13 @@ class StartError:
     """What an init made of one quantized layer, W its original weight and Q what is stored.
 
     Attributes:
-        ratio: ||W - (Q + scaling * B A)|| / ||W - pack(W)||, both as Frobenius norms.
+        ratio: ||W - (Q + scaling * B A)|| / ||W - pack(W)||, both as Frobenius norms; None where
+            pack(W) is W: nothing could be better.
         plain_difference: ||(pack(W) - scaling * B0 A0) - Q|| / ||W||: what the converted plain
             adapter computes on pack(W) instead; 0 where nothing was subtracted.
     """
 
-    ratio: float
+    ratio: float | None
     plain_difference: float
 
 

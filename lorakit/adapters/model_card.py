@@ -67,7 +67,9 @@ On this dense base both forms compute the same but for rounding."""
 
 ERRORS = """
 Error of the quantized base with the start against the original weights, as a part of what it is
-without: {ratio} over {num_layers} layers.{difference}"""
+without: {ratio}.{difference}"""
+
+NO_ERROR = "there is none without it"
 
 DIFFERENCE = """
 On the base quantized as it is, the plain form is not quite the model that was trained: its weights
@@ -112,12 +114,12 @@ def _start(adapter: Attached) -> str:
     errors = EXACT if subtracts else ""
     if adapter.start_errors:
         found = adapter.start_errors.values()
+        ratios = [error.ratio for error in found if error.ratio is not None]
         difference = DIFFERENCE.format(
             difference=spread([100 * error.plain_difference for error in found], " %")
         )
         errors = ERRORS.format(
-            ratio=spread([error.ratio for error in found]),
-            num_layers=len(found),
+            ratio=f"{spread(ratios)} over {len(ratios)} layers" if ratios else NO_ERROR,
             difference=difference if subtracts else "",
         )
     return START.format(

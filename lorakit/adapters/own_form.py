@@ -54,7 +54,7 @@ class OwnForm(BaseModel):
     loftq_config: LoftqConfig | None = None
     eva_config: EvaConfig | None = None
     adapter_config: dict[str, Any]
-    start_errors: dict[str, dict[str, float]] = Field(default_factory=dict)
+    start_errors: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     sha256: dict[str, str]
 
     @property

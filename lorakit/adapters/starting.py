@@ -140,8 +140,7 @@ class Starter:
         if start.subtracted is not None:
             converted = plain - product(weight, start.subtracted, scaling)
             difference = ((converted - stored).norm() / weight.norm()).item()
-        # A weight that its storage holds exactly leaves nothing to compare with.
-        ratio = with_init / without_init if without_init > 0 else 1.0
+        ratio = with_init / without_init if without_init > 0 else None
         return StartError(ratio, difference)
 
 
@@ -199,23 +198,21 @@ def log_start_errors(init: bool | str, errors: Mapping[str, StartError]) -> None
     """Say once how much of the quantization error an init left."""
     if not errors:
         return
-    ratios = {name: error.ratio for name, error in errors.items()}
-    worst = max(ratios, key=lambda name: ratios[name])
+    ratios = [error.ratio for error in errors.values() if error.ratio is not None]
     log.info(
         "init %s: error of the quantized base against the original weights, as a part of what it "
-        "is without the init: %s over %d layers",
+        "is without the init: %s",
         init,
-        spread(list(ratios.values())),
-        len(ratios),
+        f"{spread(ratios)} over {len(ratios)} layers" if ratios else "there is none without it",
     )
-    if ratios[worst] > 1:
+    larger = [name for name, error in errors.items() if error.ratio is None or error.ratio > 1]
+    if larger:
         log.warning(
-            "init %s makes the quantization error of %d layers larger (%s: %.3f times); another "
-            "init, or a smaller lora_alpha, keeps the base closer to the original",
+            "init %s makes the quantization error of %d layers larger, such as %s; another init, "
+            "or a smaller lora_alpha, keeps the base closer to the original",
             init,
-            sum(ratio > 1 for ratio in ratios.values()),
-            worst,
-            ratios[worst],
+            len(larger),
+            larger[0],
         )
 
 

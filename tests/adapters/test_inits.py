@@ -5,6 +5,7 @@ W is the original weight, Q the stored one, s the scaling.
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 import shutil
 from pathlib import Path
@@ -269,7 +270,7 @@ def test_merged_and_dense_stand_ins_compute_the_same(load: Load, init: str, kind
         assert relative_error(logits(model), expected) <= LOGITS_FLOAT32
 
 
-def test_a_worse_fit_is_not_taken(tmp_path: Path) -> None:
+def test_a_worse_fit_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Ternary weights fit NF4 but for the rounding of their scales: subtracting spoils that."""
     model = tiny.model("llama")
     with torch.no_grad():
@@ -281,7 +282,7 @@ def test_a_worse_fit_is_not_taken(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
 
-    def ratios(init: str, **load: object) -> list[float]:
+    def ratios(init: str, **load: object) -> list[float | None]:
         base, _ = load_base(tmp_path, quantization="nf4", device="cpu", **load)
         config = {"loftq_config": {"loftq_iter": 5}} if init == "loftq" else {}
         adapter = attach_init(base, init, **config)
@@ -291,6 +292,10 @@ def test_a_worse_fit_is_not_taken(tmp_path: Path) -> None:
     fitted = ratios("loftq")
     assert fitted and max(fitted) < 1 < max(ratios("pissa"))
     assert ratios("loftq", double_quantization=False) == []  # nothing to correct: by default
+    with caplog.at_level(logging.INFO):
+        assert set(ratios("pissa", double_quantization=False)) == {None}
+    told = [record.message for record in caplog.records if record.message.startswith("init ")]
+    assert "there is none without it" in told[-2] and "error of 14 layers larger" in told[-1]
 
 
 def test_weights_that_are_not_finite_are_told(load: Load) -> None:
