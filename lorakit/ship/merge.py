@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from lorakit.adapters.attached import attached, forget
+from lorakit.adapters.attached import adapters_of, attached, forget
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.plain import plain_linear
@@ -68,7 +68,7 @@ def merge(model: PreTrainedModel, *, into: str = DEQUANTIZED) -> PreTrainedModel
         }
     )
     # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
-    memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapter): None}
+    memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapters_of(model)): None}
     for module in model.modules():
         # Recurrent layers keep states with a history as plain attributes, which deepcopy refuses.
         for value in vars(module).values():
