@@ -20,6 +20,7 @@ from lorakit.adapters.attach import (
     refuse_second_adapter,
     trained_biases,
 )
+from lorakit.adapters.attached import DEFAULT_NAME
 from lorakit.adapters.contract import InitRequest, Start
 from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
 from lorakit.adapters.make import make_on_meta
@@ -39,6 +40,7 @@ from lorakit.adapters.save import (
     save_adapter,
     saved_tensors,
 )
+from lorakit.adapters.several import room_for
 from lorakit.adapters.starting import Initialize
 from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
 from lorakit.base.frozen_linear import is_conv1d, is_linear
@@ -52,28 +54,34 @@ DTYPES = {"F64", "F32", "F16", "BF16"}
 MAGNITUDE = "lora_magnitude_vector"
 
 
-def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Attached:
+def load_adapter(
+    model: PreTrainedModel, folder: str | os.PathLike[str], *, name: str = DEFAULT_NAME
+) -> Attached:
     """Attach the adapter saved in `folder`, by lorakit or by PEFT, to `model`; it can train on.
 
+    It is in use then, beside others that the model may have (see `attach_adapter`).
+
     Args:
-        model: the base the adapter was trained on, without an adapter.
+        model: the base the adapter was trained on.
         folder: with adapter_config.json and adapter_model.safetensors; or one level above, when it
             holds a single adapter (PEFT saves adapters not called "default" in a subfolder). Where
             it has an `unconverted/` form, that is loaded: the very model that was trained.
+        name: of the adapter, for `use_adapter`.
 
     Returns:
         As `attach_adapter`.
 
     Raises:
-        AdapterError: not a LoRA of PEFT's, pickled, an option that lorakit does not have, or
-            tensors that do not fit the model: all missing, surplus and misshapen ones are listed.
-            The model is unchanged then.
+        AdapterError: the name is taken, not a LoRA of PEFT's, pickled, an option that lorakit does
+            not have, or tensors that do not fit the model: all missing, surplus and misshapen ones
+            are listed. The model is unchanged then.
     """
-    stored = read_adapter(model, folder)
-    adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
-    fill(saved_tensors(adapter), stored.tensors)
-    adapter.parameters_changed()
-    return adapter
+    with room_for(model, name):
+        stored = read_adapter(model, folder)
+        adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
+        fill(saved_tensors(adapter), stored.tensors)
+        adapter.parameters_changed()
+        return adapter
 
 
 @torch.no_grad()
