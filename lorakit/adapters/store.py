@@ -5,7 +5,8 @@ present.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lorakit.adapters.attach import (
 from lorakit.adapters.contract import InitRequest, Start
 from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
 from lorakit.adapters.make import make_on_meta
+from lorakit.adapters.new_rows import room_for
 from lorakit.adapters.overlaps import resolve_overlaps
 from lorakit.adapters.patterns import matches_list
 from lorakit.adapters.peft_config import (
@@ -57,6 +59,7 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
 
     Args:
         model: the base the adapter was trained on, without an adapter.
+            Where it lacks rows of new tokens that the adapter trains, its vocabulary grows.
         folder: with adapter_config.json and adapter_model.safetensors; or one level above, when it
             holds a single adapter (PEFT saves adapters not called "default" in a subfolder). Where
             it has an `unconverted/` form, that is loaded: the very model that was trained.
@@ -69,11 +72,21 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
             tensors that do not fit the model: all missing, surplus and misshapen ones are listed.
             The model is unchanged then.
     """
-    stored = read_adapter(model, folder)
-    adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
+    with room_for_adapter(model, folder):
+        stored = read_adapter(model, folder)
+        adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
     fill(saved_tensors(adapter), stored.tensors)
     adapter.parameters_changed()
     return adapter
+
+
+@contextmanager
+def room_for_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Iterator[None]:
+    """`new_rows.room_for` the adapter in `folder`."""
+    refuse_second_adapter(model)
+    parsed = read_config(adapter_folder(Path(folder)) / FILE_NAME)
+    with room_for(model, parsed.config):
+        yield
 
 
 @torch.no_grad()

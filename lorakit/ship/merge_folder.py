@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from lorakit.adapters.store import StoredAdapter, read_adapter
+from lorakit.adapters.store import StoredAdapter, read_adapter, room_for_adapter
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
@@ -33,6 +33,7 @@ from lorakit.base.model_folder import (
 from lorakit.base.packing import packable_linears
 from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked
 from lorakit.base.storages import storage
+from lorakit.base.vocabulary import vocabulary_rows
 from lorakit.errors import AdapterError, VerificationError
 from lorakit.files import staged_folder, write_json
 from lorakit.ship.merge import refuse_shared_weights
@@ -119,7 +120,9 @@ def merge_folder(
             "'dequantized'. Use that, or merge with the original model as the base."
         )
     empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
-    stored = read_adapter(empty, adapter)
+    num_rows = vocabulary_rows(empty)
+    with room_for_adapter(empty, adapter):
+        stored = read_adapter(empty, adapter)
     refuse_shared_weights(
         {
             name: module.get_parameter("weight")
@@ -149,7 +152,10 @@ def merge_folder(
         if tokenizer is not None:
             copy_small_files(Path(tokenizer), staging)
         unties = _unties(empty, stored, pieces)
-        write_json(staging / "config.json", as_json(_config(folder, unties, dtype)))
+        grown = vocabulary_rows(empty)
+        vocab_size = grown if grown > num_rows else None
+        values = _config(folder, unties, dtype, vocab_size)
+        write_json(staging / "config.json", as_json(values))
         verification = verify_merge(
             staging,
             base=folder,
@@ -214,9 +220,11 @@ def _unties(empty: PreTrainedModel, stored: StoredAdapter, pieces: list[Piece]) 
     return tied and not changed.isdisjoint(embeddings)
 
 
-def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The original config.json, with another dtype if asked for, and untied where a merge
-    unties.
+def _config(
+    folder: Path, unties: bool, dtype: torch.dtype | None, vocab_size: int | None
+) -> dict[str, Any]:
+    """The original config.json, with another dtype if asked for, untied where a merge unties, and
+    with another vocabulary where that has grown.
     """
     values = read_config(folder / "config.json")
     values.pop(KEY, None)  # what is written is dense
@@ -225,6 +233,10 @@ def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, 
         values["dtype"] = str(dtype).removeprefix("torch.")
     if unties:
         values["tie_word_embeddings"] = False
+    if vocab_size is not None:
+        # A composite checkpoint has the config of its language model inside.
+        inner = values.get("text_config")
+        (values if inner is None else inner)["vocab_size"] = vocab_size
     return values
 
 

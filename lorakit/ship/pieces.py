@@ -21,6 +21,7 @@ from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
+from lorakit.base.vocabulary import with_more_rows
 from lorakit.errors import AdapterError
 
 TORCH_DTYPES = {
@@ -146,7 +147,12 @@ def make_pieces(
     packed, origins = weights.packed, weights.origins
     entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
-    changes = _Changes(empty, stored, packing, stored_names=origins.keys())
+    grown = {
+        name: state[name].shape[0]
+        for name in _vocabulary_parameters(empty) & origins.keys()
+        if entries[origins[name][0].tensor].shape[0] < state[name].shape[0]
+    }
+    changes = _Changes(empty, stored, packing, grown, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
     for parameter in changes.parameters:
         source = _source(parameter, origins, empty)
@@ -171,6 +177,17 @@ def make_pieces(
             pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
     return [pieces[name] for name in order]
+
+
+def _vocabulary_parameters(empty: PreTrainedModel) -> set[str]:
+    """Names of the parameters of input embedding and output head."""
+    tables = (empty.get_input_embeddings(), empty.get_output_embeddings())
+    return {
+        parameter
+        for name, module in empty.named_modules()
+        if module in tables
+        for parameter, _ in module.named_parameters(name)
+    }
 
 
 def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
@@ -210,9 +227,10 @@ class _Changes:
         empty: PreTrainedModel,
         stored: StoredAdapter,
         packing: Packing,
+        grown: Mapping[str, int],
         stored_names: Collection[str],
     ) -> None:
-        self._empty, self._stored, self._packing = empty, stored, packing
+        self._empty, self._stored, self._packing, self._grown = empty, stored, packing, grown
         self._merges, leaders = _merges(stored)
         self.following = leaders.keys()
         # A checkpoint may hold both of a tied pair.
@@ -220,7 +238,7 @@ class _Changes:
             name: self._merges[leader] for name, leader in leaders.items() if name in stored_names
         }
         packed = [f"{layer}.weight" for layer in sorted(packing.layers)]
-        self.parameters = [*self._merges, *(name for name in packed if name not in self._merges)]
+        self.parameters = list(dict.fromkeys([*self._merges, *packed, *grown]))
 
     def piece(
         self, name: str, parameter: str, source: Origin, shape: torch.Size, dtype: torch.dtype
@@ -232,6 +250,8 @@ class _Changes:
         if merge is not None and not merge.reads_base:
             return Piece(name, layer, None, shape, dtype, num_bytes, change=merge.change)
         base = self._base(layer, source) if leaf == "weight" else None
+        if parameter in self._grown:
+            base = _with_more_rows(base, self._grown[parameter])
         if merge is None:
             return Piece(name, layer, source, shape, dtype, num_bytes, base)
         return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
@@ -285,6 +305,11 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
         for partner in module.tied
     }
     return merges, leaders
+
+
+def _with_more_rows(base: Change | None, num_rows: int) -> Change:
+    """`base`, then rows for new tokens."""
+    return lambda weight: with_more_rows(weight if base is None else base(weight), num_rows)
 
 
 def _turned(change: Change) -> Change:
