@@ -63,13 +63,18 @@ def refuse_frozen_rows(adapter: Attached, model: PreTrainedModel, token_ids: lis
 
 
 @contextmanager
-def room_for(model: PreTrainedModel, config: LoraConfig) -> Iterator[None]:
+def room_for(model: PreTrainedModel, config: LoraConfig, num_saved: int) -> Iterator[None]:
     """Grow the vocabulary of `model`, where it lacks rows that `config` trains.
 
     Only where every row that would be added is trained: what it starts from does not matter then.
     An exception inside takes it back.
+
+    Args:
+        model: the base.
+        config: of a saved adapter.
+        num_saved: rows that its tensors hold: a config alone makes no model grow.
     """
-    undo = _grow(model, config.trainable_token_indices)
+    undo = _grow(model, config.trainable_token_indices, num_saved)
     try:
         yield
     except BaseException:
@@ -77,14 +82,15 @@ def room_for(model: PreTrainedModel, config: LoraConfig) -> Iterator[None]:
         raise
 
 
-def _grow(model: PreTrainedModel, indices: TokenIndices) -> Callable[[], object]:
+def _grow(model: PreTrainedModel, indices: TokenIndices, num_saved: int) -> Callable[[], object]:
     inputs = model.get_input_embeddings()
     num_rows = vocabulary_rows(model)
     if isinstance(indices, dict):
         name = next(name for name, module in model.named_modules() if module is inputs)
         indices = next((ids for item, ids in indices.items() if matches_list(name, [item])), None)
     missing = sorted(one for one in indices or [] if one >= num_rows)
+    in_a_row = missing == list(range(num_rows, num_rows + len(missing)))
     # Others are no rows of new tokens; `find_rows` names them.
-    if not missing or missing != list(range(num_rows, num_rows + len(missing))):
+    if not missing or not in_a_row or len(missing) > num_saved:
         return lambda: None
     return grow_vocabulary(model, num_rows + len(missing))

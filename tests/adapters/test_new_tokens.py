@@ -69,6 +69,9 @@ def test_rows_of_new_tokens_train_and_travel_alone(
     batch = torch.tensor([[5, *ids, 9]])
     adapted = model(batch).logits.detach()
     save_adapter(model, tmp_path / "adapter")
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "rows of 3 token ids are trained" in card
+    assert f"resize_token_embeddings({rows + 3})" in card
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert not any(tensor.shape[0] > rows // 2 for tensor in saved.values())
 
@@ -185,7 +188,9 @@ def recipe_of(folder: Path, data: Path, output: Path, **adapter: object) -> lora
 
 def test_the_whole_way_of_a_recipe(base_folders: dict[bool, Path], tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
-    rows = [{"prompt": f"Is there {i}?", "completion": f"<finding> dyspnoea {i}"} for i in range(12)]
+    rows = [
+        {"prompt": f"Is there {i}?", "completion": f"<finding> dyspnoea {i}"} for i in range(12)
+    ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = recipe_of(base_folders[True], data, tmp_path / "run")
     outcome = lorakit.finetune(recipe)
