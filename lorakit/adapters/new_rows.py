@@ -63,7 +63,7 @@ def refuse_frozen_rows(adapter: Attached, model: PreTrainedModel, token_ids: lis
 
 
 @contextmanager
-def room_for(model: PreTrainedModel, config: LoraConfig, num_saved: int) -> Iterator[None]:
+def grown_for(model: PreTrainedModel, config: LoraConfig, num_saved: int) -> Iterator[None]:
     """Grow the vocabulary of `model`, where it lacks rows that `config` trains.
 
     Only where every row that would be added is trained: what it starts from does not matter then.

@@ -25,8 +25,8 @@ from safetensors.torch import save
 
 from lorakit.adapters.attached import StartError
 from lorakit.adapters.contract import Start
-from lorakit.adapters.low_rank import start_from
-from lorakit.adapters.starting import PARTS, parts_of
+from lorakit.adapters.low_rank import PARTS, start_from
+from lorakit.adapters.starting import parts_of
 from lorakit.errors import AdapterError
 from lorakit.files import write_atomically
 from lorakit.recipe import EvaConfig, LoftqConfig

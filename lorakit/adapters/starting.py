@@ -15,8 +15,17 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.attached import Attached, StartError
 from lorakit.adapters.contract import Factors, InitRequest, Start
-from lorakit.adapters.low_rank import product, spread, start_from, start_tensors, subtract, wide
-from lorakit.adapters.modules import AdaptedLinear, KeptStart
+from lorakit.adapters.kept_start import KeptStart
+from lorakit.adapters.low_rank import (
+    PARTS,
+    product,
+    spread,
+    start_from,
+    start_tensors,
+    subtract,
+    wide,
+)
+from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.fingerprint import sampled_sha256, stored_tensors
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.repack import Repacker, is_packed
@@ -24,8 +33,6 @@ from lorakit.errors import AdapterError, ModelError
 from lorakit.recipe import LoraConfig
 
 Initialize = Callable[[InitRequest], Start]
-
-PARTS = ("start_A", "start_B", "subtracted_A", "subtracted_B")
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +163,7 @@ def restore_starts(
         module = adapter.modules[name]
         assert isinstance(module, AdaptedLinear)
         given = parts_of(name, tensors)
-        present = start_tensors(kept.start)
+        present = kept.tensors()
         if given.keys() == present.keys() and all(
             torch.equal(present[part].cpu(), given[part].cpu()) for part in given
         ):

@@ -22,10 +22,11 @@ from lorakit.adapters.attach import (
     refuse_second_adapter,
     trained_biases,
 )
+from lorakit.adapters.attached import DEFAULT_NAME, has_adapter
 from lorakit.adapters.contract import InitRequest, Start
 from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
 from lorakit.adapters.make import make_on_meta
-from lorakit.adapters.new_rows import room_for
+from lorakit.adapters.new_rows import grown_for
 from lorakit.adapters.overlaps import resolve_overlaps
 from lorakit.adapters.peft_config import (
     FILE_NAME,
@@ -41,6 +42,7 @@ from lorakit.adapters.save import (
     save_adapter,
     saved_tensors,
 )
+from lorakit.adapters.several import room_for
 from lorakit.adapters.starting import Initialize
 from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
 from lorakit.adapters.token_rows import PEFT_NAME
@@ -55,43 +57,54 @@ DTYPES = {"F64", "F32", "F16", "BF16"}
 MAGNITUDE = "lora_magnitude_vector"
 
 
-def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Attached:
+def load_adapter(
+    model: PreTrainedModel, folder: str | os.PathLike[str], *, name: str = DEFAULT_NAME
+) -> Attached:
     """Attach the adapter saved in `folder`, by lorakit or by PEFT, to `model`; it can train on.
 
+    It is in use then, beside others that the model may have (see `attach_adapter`).
+
     Args:
-        model: the base the adapter was trained on, without an adapter.
-            Where it lacks rows of new tokens that the adapter trains, its vocabulary grows.
+        model: the base the adapter was trained on. Where it lacks rows of new tokens that the
+            adapter trains, and has no other adapter, its vocabulary grows.
         folder: with adapter_config.json and adapter_model.safetensors; or one level above, when it
             holds a single adapter (PEFT saves adapters not called "default" in a subfolder). Where
             it has an `unconverted/` form, that is loaded: the very model that was trained.
+        name: of the adapter, for `use_adapter`.
 
     Returns:
         As `attach_adapter`.
 
     Raises:
-        AdapterError: not a LoRA of PEFT's, pickled, an option that lorakit does not have, or
-            tensors that do not fit the model: all missing, surplus and misshapen ones are listed.
-            The model is unchanged then.
+        AdapterError: the name is taken, not a LoRA of PEFT's, pickled, an option that lorakit does
+            not have, or tensors that do not fit the model: all missing, surplus and misshapen ones
+            are listed. The model is unchanged then.
     """
-    with room_for_adapter(model, folder):
+    with room_for_rows(model, folder), room_for(model, name):
         stored = read_adapter(model, folder)
         adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
-    fill(saved_tensors(adapter), stored.tensors)
-    adapter.parameters_changed()
-    return adapter
+        fill(saved_tensors(adapter), stored.tensors)
+        adapter.parameters_changed()
+        return adapter
 
 
 @contextmanager
-def room_for_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Iterator[None]:
-    """`new_rows.room_for` the adapter in `folder`."""
-    refuse_second_adapter(model)
+def room_for_rows(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Iterator[None]:
+    """`new_rows.grown_for` the adapter in `folder`; not while another adapter stands on the base's
+    tables.
+    """
     path = adapter_folder(Path(folder))
-    config = read_config(path / FILE_NAME).config
-    if config.trainable_token_indices is None:
+    unconverted = own_form.find(path)
+    if unconverted is None:
+        config = read_config(path / FILE_NAME).config
+    else:
+        path = unconverted / own_form.FOLDER
+        config = parse_config(path, own_form.read(unconverted).adapter_config).config
+    if config.trainable_token_indices is None or has_adapter(model):
         yield
         return
     rows = [s for name, s in read_header(tensors_path(path)).items() if name.endswith(PEFT_NAME)]
-    with room_for(model, config, max((stored.shape[0] for stored in rows), default=0)):
+    with grown_for(model, config, max((stored.shape[0] for stored in rows), default=0)):
         yield
 
 

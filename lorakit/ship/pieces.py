@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters.contract import Factors, ParameterMerge, constant_merge
-from lorakit.adapters.low_rank import subtract, wide
+from lorakit.adapters.low_rank import product, subtract, wide
 from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import Shared
 from lorakit.adapters.save import PREFIX, module_tensors
@@ -20,100 +20,9 @@ from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.origin import Origin
-from lorakit.base.storages import Storage
 from lorakit.base.vocabulary import with_more_rows
 from lorakit.errors import AdapterError
-
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-
-Change = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the base stored its linear weights in training: a storage and the names of its layers.
-
-    `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
-    says that the checkpoint itself holds them packed.
-    """
-
-    storage: Storage
-    layers: frozenset[str]
-    block_size: int
-    double_quantization: bool
-    dtype: torch.dtype
-    is_stored: bool = False
-
-    def dequantized(
-        self, weight: torch.Tensor, taken: Factors | None = None, scaling: float = 1.0
-    ) -> torch.Tensor:
-        """What the base computed with in place of `weight` (O, I), once an init had taken
-        `scaling * B @ A` of the factors `taken` out of it."""
-        weight = weight.to(self.dtype)
-        packed = self.storage.pack(
-            weight if taken is None else subtract(weight, taken, scaling),
-            block_size=self.block_size,
-            double_quantization=self.double_quantization,
-        )
-        return packed.dequantize()
-
-
-@dataclass(frozen=True)
-class Made:
-    """A tensor to write, and its relative error against base and adapter in float64."""
-
-    value: torch.Tensor
-    error: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One tensor to write.
-
-    Attributes:
-        name: in the written checkpoint.
-        layer: the module it belongs to, for messages.
-        source: the checkpoint's tensor; None when the adapter brings the tensor.
-        shape, dtype: as written; `dtype` None for a tensor that is copied as it is.
-        num_bytes: as written.
-        base: the weight of the base in training, from the source; None: the source itself.
-        change: what the adapter makes of the base's weight, computed in its dtype or float32, the
-            wider one; None: nothing.
-        error_of: the relative error of (the base's weight, the merged one); None: there is none.
-    """
-
-    name: str
-    layer: str
-    source: Origin | None
-    shape: torch.Size
-    dtype: torch.dtype | None
-    num_bytes: int
-    base: Change | None = None
-    change: Change | None = None
-    error_of: Callable[[torch.Tensor, torch.Tensor], float] | None = None
-
-    @property
-    def is_changed(self) -> bool:
-        return self.base is not None or self.change is not None
-
-    @torch.no_grad()
-    def make(self) -> Made:
-        """Read the source and compute the tensor to write."""
-        value = torch.empty(0) if self.source is None else self.source.dense()
-        if self.dtype is None:
-            return Made(value, 0.0)
-        value = value if self.base is None else self.base(value)
-        if self.change is None:
-            return Made(value.to(self.dtype).contiguous(), 0.0)
-        # Rounded once, to the dtype that is written.
-        wide = value.to(torch.promote_types(value.dtype, torch.float32))
-        merged = self.change(wide).to(self.dtype).contiguous()
-        return Made(merged, 0.0 if self.error_of is None else self.error_of(value, merged))
+from lorakit.ship.piece import TORCH_DTYPES, Change, Packing, Piece
 
 
 def make_pieces(
@@ -200,8 +109,8 @@ def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
 def _copied(name: str, entry: TensorEntry, source: Origin, dtype: torch.dtype | None) -> Piece:
     shape = torch.Size(entry.shape)
     if dtype is None or entry.dtype not in TORCH_DTYPES:
-        return Piece(name, name, source, shape, None, entry.stop - entry.start)
-    return Piece(name, name, source, shape, dtype, shape.numel() * dtype.itemsize)
+        return Piece(name, None, name, source, shape, None, entry.stop - entry.start)
+    return Piece(name, None, name, source, shape, dtype, shape.numel() * dtype.itemsize)
 
 
 def _source(
@@ -245,16 +154,17 @@ class _Changes:
     ) -> Piece:
         """The changed tensor for a parameter of the model, called `name` in the checkpoint."""
         layer, _, leaf = parameter.rpartition(".")
-        num_bytes = shape.numel() * dtype.itemsize
+        piece = Piece(name, parameter, layer, source, shape, dtype, shape.numel() * dtype.itemsize)
         merge = self._merges.get(parameter)
         if merge is not None and not merge.reads_base:
-            return Piece(name, layer, None, shape, dtype, num_bytes, change=merge.change)
-        base = self._base(layer, source) if leaf == "weight" else None
+            return replace(piece, source=None, change=merge.change)
+        if leaf == "weight":
+            piece = replace(piece, base=self._base(layer, source), started=self._started(layer))
         if parameter in self._grown:
-            base = _with_more_rows(base, self._grown[parameter])
+            piece = replace(piece, base=_with_more_rows(piece.base, self._grown[parameter]))
         if merge is None:
-            return Piece(name, layer, source, shape, dtype, num_bytes, base)
-        return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
+            return piece
+        return replace(piece, change=merge.change, error_of=merge.error)
 
     def _base(self, layer: str, source: Origin) -> Change | None:
         """What the layer computed with in training, from its weight in the checkpoint."""
@@ -275,6 +185,15 @@ class _Changes:
         # Into the original weight goes what training changed since the start.
         began = Factors(start.lora_A, start.lora_B)
         return _oriented(lambda weight: subtract(wide(weight), began, scaling), transposed)
+
+    def _started(self, layer: str) -> Change | None:
+        """The weight before training, from what `_base` gives: the start's factors come back."""
+        start = self._stored.starts.get(layer)
+        if start is None:
+            return None
+        began, scaling = Factors(start.lora_A, start.lora_B), self._scaling(layer)
+        transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
+        return _oriented(lambda weight: weight + product(weight, began, scaling), transposed)
 
     def _scaling(self, layer: str) -> float:
         config = self._stored.config

@@ -160,6 +160,21 @@ def test_a_failed_load_takes_the_growth_back(
         load_adapter(again, tmp_path)
 
 
+def test_a_base_with_another_adapter_does_not_grow(
+    base_folders: dict[bool, Path], tmp_path: Path
+) -> None:
+    model, tokenizer = load_base(base_folders[True], dtype=torch.float32, device="cpu")
+    ids = add_tokens(model, tokenizer, NEW)
+    attach_adapter(model, train_new_rows(LoraConfig(r=4), model, ids))
+    save_adapter(model, tmp_path)
+    again, _ = load_base(base_folders[True], dtype=torch.float32, device="cpu")
+    attach_adapter(again, LoraConfig(r=4), name="first")
+    before = logits(again)
+    with pytest.raises(AdapterError, match="add them first with"):
+        load_adapter(again, tmp_path, name="second")
+    assert torch.equal(logits(again), before)
+
+
 def test_a_module_in_full_needs_no_rows(base_folders: dict[bool, Path]) -> None:
     model = empty_base(base_folders[False])
     ids = [model.config.vocab_size - 1]

@@ -26,7 +26,7 @@ from lorakit.base import model_folder
 from lorakit.base.load import load_base
 from lorakit.errors import AdapterError, InputError, VerificationError
 from lorakit.recipe import LoraConfig
-from lorakit.ship import merge_folder as merging
+from lorakit.ship import write_merged as writing
 from lorakit.ship.merge import merge
 from lorakit.ship.merge_folder import merge_folder
 from lorakit.ship.verify import difference, error_bound, verify_merge
@@ -267,7 +267,7 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
 ) -> None:
     base, output = folders["llama"], tmp_path / "out"
     trained_adapter(base, tmp_path / "adapter")
-    right, config = Lora.merged_weight, merging._config
+    right, config = Lora.merged_weight, writing._config
     if wrong == "weights":
         # Wrong in float32 only, as a broken kernel would be.
         def merged_weight(self: Lora, weight: torch.Tensor) -> torch.Tensor:
@@ -285,7 +285,7 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
         expected = r"merged weight of 'model\.layers\.0\..*' is off by"
     else:
         monkeypatch.setattr(
-            merging, "_config", lambda *given: config(*given) | {"rms_norm_eps": 0.1}
+            writing, "_config", lambda *given: config(*given) | {"rms_norm_eps": 0.1}
         )
         expected = "first difference is in decoder layer 0"
     with pytest.raises(VerificationError, match=expected):

@@ -1,0 +1,120 @@
+"""One tensor of a merged checkpoint: where it comes from, and how it is made when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lorakit.adapters.contract import Factors
+from lorakit.adapters.low_rank import subtract, wide
+from lorakit.base.origin import Origin
+from lorakit.base.storages import Storage
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the base stored its linear weights in training: a storage and the names of its layers.
+
+    `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
+    says that the checkpoint itself holds them packed.
+    """
+
+    storage: Storage
+    layers: frozenset[str]
+    block_size: int
+    double_quantization: bool
+    dtype: torch.dtype
+    is_stored: bool = False
+
+    def dequantized(
+        self, weight: torch.Tensor, taken: Factors | None = None, scaling: float = 1.0
+    ) -> torch.Tensor:
+        """What the base computed with in place of `weight` (O, I), once an init had taken
+        `scaling * B @ A` of the factors `taken` out of it."""
+        weight = weight.to(self.dtype)
+        packed = self.storage.pack(
+            weight if taken is None else subtract(weight, taken, scaling),
+            block_size=self.block_size,
+            double_quantization=self.double_quantization,
+        )
+        return packed.dequantize()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tensor to write, and its relative error against base and adapter in float64."""
+
+    value: torch.Tensor
+    error: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor to write.
+
+    Attributes:
+        name: in the written checkpoint.
+        parameter: of the plain model; None for a tensor that is copied.
+        layer: the module it belongs to, for messages.
+        source: the checkpoint's tensor; None when the adapter brings the tensor.
+        shape, dtype: as written; `dtype` None for a tensor that is copied as it is.
+        num_bytes: as written.
+        base: the weight of the base in training, from the source; None: the source itself.
+        change: what the adapter makes of the base's weight, computed in its dtype or float32, the
+            wider one; None: nothing.
+        started: the weight before training, of the base's weight; None: the base's weight itself.
+        error_of: the relative error of (the base's weight, the merged one); None: there is none.
+    """
+
+    name: str
+    parameter: str | None
+    layer: str
+    source: Origin | None
+    shape: torch.Size
+    dtype: torch.dtype | None
+    num_bytes: int
+    base: Change | None = None
+    change: Change | None = None
+    started: Change | None = None
+    error_of: Callable[[torch.Tensor, torch.Tensor], float] | None = None
+
+    @property
+    def is_changed(self) -> bool:
+        return self.base is not None or self.change is not None
+
+    @torch.no_grad()
+    def make(self) -> Made:
+        """Read the source and compute the tensor to write."""
+        if self.dtype is None:
+            return Made(self._read(), 0.0)
+        base = self._base_weight()
+        if self.change is None:
+            return Made(base.to(self.dtype).contiguous(), 0.0)
+        # Rounded once, to the dtype that is written.
+        merged = self.change(wide(base)).to(self.dtype).contiguous()
+        return Made(merged, 0.0 if self.error_of is None else self.error_of(base, merged))
+
+    @torch.no_grad()
+    def before_and_after(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight as training began and as it ended, in float32 or wider, not rounded."""
+        base = wide(self._base_weight())
+        before = base if self.started is None else self.started(base)
+        return before, base if self.change is None else self.change(base)
+
+    def _base_weight(self) -> torch.Tensor:
+        value = self._read()
+        return value if self.base is None else self.base(value)
+
+    def _read(self) -> torch.Tensor:
+        return torch.empty(0) if self.source is None else self.source.dense()
