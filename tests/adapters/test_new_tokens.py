@@ -17,6 +17,7 @@ from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.empty import empty_base
 from lorakit.base.load import load_base
 from lorakit.base.vocabulary import add_tokens, grow_vocabulary
+from lorakit.base.write_quantized import PackSettings
 from lorakit.errors import AdapterError, ModelError
 from lorakit.recipe import LoraConfig
 from lorakit.ship.merge import merge
@@ -100,6 +101,32 @@ def test_rows_of_new_tokens_train_and_travel_alone(
         assert relative_error(one(batch).logits, adapted) <= LOGITS_FLOAT32
         assert one.config.vocab_size == one.get_output_embeddings().weight.shape[0] == rows + 3
     assert AutoTokenizer.from_pretrained(tmp_path / "out").encode(NEW[1]) == [ids[1]]
+
+
+def test_a_quantized_base_grows_and_merges(base_folders: dict[bool, Path], tmp_path: Path) -> None:
+    folder = base_folders[False]
+    model, tokenizer = load_base(folder, quantization="nf4", dtype=torch.float32, device="cpu")
+    ids = add_tokens(model, tokenizer, NEW)
+    attach_adapter(model, train_new_rows(LoraConfig(r=4), model, ids))
+    perturb(model)
+    save_adapter(model, tmp_path / "adapter")
+    batch = torch.tensor([[5, *ids, 9]])
+    merge_folder(folder, tmp_path / "adapter", tmp_path / "dense", quantization="nf4")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").eval()
+    assert relative_error(plain(batch).logits, model(batch).logits) <= LOGITS_FLOAT32
+    merge_folder(
+        folder,
+        tmp_path / "adapter",
+        tmp_path / "packed",
+        quantization="nf4",
+        quantize=PackSettings("nf4"),
+    )
+    packed, _ = load_base(tmp_path / "packed", quantization="checkpoint", device="cpu")
+    table = packed.get_input_embeddings().weight
+    assert table.shape[0] == packed.config.vocab_size == len(tokenizer)
+    rows = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    delta = rows["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"]
+    assert relative_error(table[ids].float(), delta) < 1e-6
 
 
 def test_reserved_rows_are_used_first(tmp_path: Path) -> None:
