@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lorakit.adapters.store import load_adapter, save_adapter
     from lorakit.base.load import load_base
     from lorakit.base.storages import nf4
+    from lorakit.base.vocabulary import add_tokens
     from lorakit.errors import (
         AdapterError,
         CheckpointError,
@@ -58,6 +59,7 @@ __all__ = [
     "adapter_disabled",
     "adapter_info",
     "adapter_names",
+    "add_tokens",
     "attach_adapter",
     "check",
     "combine_adapters",
@@ -86,6 +88,7 @@ _HOMES = {
     "lorakit.adapters.several": ("adapter_names", "drop_adapter", "use_adapter"),
     "lorakit.adapters.store": ("load_adapter", "save_adapter"),
     "lorakit.base.load": ("load_base",),
+    "lorakit.base.vocabulary": ("add_tokens",),
     "lorakit.base.storages": ("nf4",),
     "lorakit.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "lorakit.finetune": ("check", "evaluate_run", "finetune"),

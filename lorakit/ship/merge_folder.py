@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from lorakit.adapters.store import StoredAdapter, read_adapter
+from lorakit.adapters.store import StoredAdapter, read_adapter, room_for_rows
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
@@ -30,6 +30,7 @@ from lorakit.base.model_folder import copy_small_files, refuse_used_output, shar
 from lorakit.base.packing import packable_linears
 from lorakit.base.quantization_config import CHECKPOINT, check_asked
 from lorakit.base.storages import storage
+from lorakit.base.vocabulary import vocabulary_rows
 from lorakit.base.write_quantized import PackSettings
 from lorakit.files import staged_folder
 from lorakit.ship.merge import refuse_shared_weights
@@ -147,6 +148,7 @@ def merge_folder(
             quantize=None if quantize is None else replace(quantize, dtype=dtype),
             max_bytes=max_bytes,
             unties=unties,
+            vocab_size=opened.vocab_size,
         )
         copy_small_files(opened.folder, staging)
         if tokenizer is not None:
@@ -185,11 +187,15 @@ def merge_folder(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A model folder, its model on the meta device, and the adapter checked against it."""
+    """A model folder, its model on the meta device, and the adapter checked against it.
+
+    `vocab_size` is the new one where the adapter brings rows of new tokens.
+    """
 
     folder: Path
     empty: PreTrainedModel
     stored: StoredAdapter
+    vocab_size: int | None
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,9 @@ class _Storing:
 
 def _open(folder: Path, adapter: str | Path, dtype: torch.dtype | None) -> _Opened:
     empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
-    stored = read_adapter(empty, adapter)
+    num_rows = vocabulary_rows(empty)
+    with room_for_rows(empty, adapter):
+        stored = read_adapter(empty, adapter)
     refuse_shared_weights(
         {
             name: module.get_parameter("weight")
@@ -224,7 +232,8 @@ def _open(folder: Path, adapter: str | Path, dtype: torch.dtype | None) -> _Open
             if is_linear(module)  # beside an embedding, a head is untied
         }
     )
-    return _Opened(folder, empty, stored)
+    grown = vocabulary_rows(empty)
+    return _Opened(folder, empty, stored, grown if grown > num_rows else None)
 
 
 def _faithful_pieces(opened: _Opened, storing: _Storing, dtype: torch.dtype | None) -> list[Piece]:

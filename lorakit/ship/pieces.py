@@ -20,6 +20,7 @@ from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.origin import Origin
+from lorakit.base.vocabulary import with_more_rows
 from lorakit.errors import AdapterError
 from lorakit.ship.piece import TORCH_DTYPES, Change, Packing, Piece
 
@@ -55,7 +56,12 @@ def make_pieces(
     packed, origins = weights.packed, weights.origins
     entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
-    changes = _Changes(empty, stored, packing, stored_names=origins.keys())
+    grown = {
+        name: state[name].shape[0]
+        for name in _vocabulary_parameters(empty) & origins.keys()
+        if entries[origins[name][0].tensor].shape[0] < state[name].shape[0]
+    }
+    changes = _Changes(empty, stored, packing, grown, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
     for parameter in changes.parameters:
         source = _source(parameter, origins, empty)
@@ -80,6 +86,17 @@ def make_pieces(
             pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
     return [pieces[name] for name in order]
+
+
+def _vocabulary_parameters(empty: PreTrainedModel) -> set[str]:
+    """Names of the parameters of input embedding and output head."""
+    tables = (empty.get_input_embeddings(), empty.get_output_embeddings())
+    return {
+        parameter
+        for name, module in empty.named_modules()
+        if module in tables
+        for parameter, _ in module.named_parameters(name)
+    }
 
 
 def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
@@ -119,9 +136,10 @@ class _Changes:
         empty: PreTrainedModel,
         stored: StoredAdapter,
         packing: Packing,
+        grown: Mapping[str, int],
         stored_names: Collection[str],
     ) -> None:
-        self._empty, self._stored, self._packing = empty, stored, packing
+        self._empty, self._stored, self._packing, self._grown = empty, stored, packing, grown
         self._merges, leaders = _merges(stored)
         self.following = leaders.keys()
         # A checkpoint may hold both of a tied pair.
@@ -129,7 +147,7 @@ class _Changes:
             name: self._merges[leader] for name, leader in leaders.items() if name in stored_names
         }
         packed = [f"{layer}.weight" for layer in sorted(packing.layers)]
-        self.parameters = [*self._merges, *(name for name in packed if name not in self._merges)]
+        self.parameters = list(dict.fromkeys([*self._merges, *packed, *grown]))
 
     def piece(
         self, name: str, parameter: str, source: Origin, shape: torch.Size, dtype: torch.dtype
@@ -142,6 +160,8 @@ class _Changes:
             return replace(piece, source=None, change=merge.change)
         if leaf == "weight":
             piece = replace(piece, base=self._base(layer, source), started=self._started(layer))
+        if parameter in self._grown:
+            piece = replace(piece, base=_with_more_rows(piece.base, self._grown[parameter]))
         if merge is None:
             return piece
         return replace(piece, change=merge.change, error_of=merge.error)
@@ -204,6 +224,11 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
         for partner in module.tied
     }
     return merges, leaders
+
+
+def _with_more_rows(base: Change | None, num_rows: int) -> Change:
+    """`base`, then rows for new tokens."""
+    return lambda weight: with_more_rows(weight if base is None else base(weight), num_rows)
 
 
 def _turned(change: Change) -> Change:

@@ -32,6 +32,7 @@ def write_merged(
     quantize: PackSettings | None,
     max_bytes: int,
     unties: bool,
+    vocab_size: int | None = None,
 ) -> float:
     """Write weights and config.json.
 
@@ -43,6 +44,7 @@ def write_merged(
         quantize: how linear weights are packed; None: they are not.
         max_bytes: of one file.
         unties: output head and embedding were one weight, and are two now.
+        vocab_size: where it has grown; None: as it was.
 
     Returns:
         The largest relative error of a merged weight, before it is packed.
@@ -62,7 +64,7 @@ def write_merged(
 
         return make
 
-    config = _config(folder, unties, dtype)
+    config = _config(folder, unties, dtype, vocab_size)
     if quantize is None:
         groups = [_group(piece, checked(piece)) for piece in pieces]
         write_weights(groups, target, max_bytes, "merging")
@@ -108,9 +110,11 @@ def _check_error(piece: Piece, error: float) -> None:
         )
 
 
-def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The original config.json, with another dtype if asked for, and untied where a merge
-    unties.
+def _config(
+    folder: Path, unties: bool, dtype: torch.dtype | None, vocab_size: int | None
+) -> dict[str, Any]:
+    """The original config.json, with another dtype if asked for, untied where a merge unties, and
+    with another vocabulary where that has grown.
     """
     values = read_config(folder / "config.json")
     values.pop(KEY, None)  # what is written is dense
@@ -119,4 +123,8 @@ def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, 
         values["dtype"] = str(dtype).removeprefix("torch.")
     if unties:
         values["tie_word_embeddings"] = False
+    if vocab_size is not None:
+        # A composite checkpoint has the config of its language model inside.
+        inner = values.get("text_config")
+        (values if inner is None else inner)["vocab_size"] = vocab_size
     return values

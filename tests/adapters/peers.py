@@ -28,6 +28,7 @@ def peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*deprecated")
         warnings.filterwarnings("ignore", message="Could not find a config file in")
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to (True|False)")
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules=")
         warnings.filterwarnings("ignore", message=".*_pattern keys did not match any")
         warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorakit.adapters.attach import adapter_disabled, attach_adapter
 from lorakit.adapters.attached import Attached
+from lorakit.adapters.several import drop_adapter, use_adapter
 from lorakit.adapters.store import load_adapter, read_adapter, save_adapter
 from lorakit.adapters.targets import find_targets
 from lorakit.adapters.word_embeddings import scale_of, why_unfit
@@ -241,6 +242,23 @@ def test_an_adapter_on_both_of_a_tied_pair(base_folders, tmp_path: Path) -> None
     assert relative_error(logits(plain(tmp_path / "out")), adapted) <= LOGITS_FLOAT32
     in_peft = load_in_peft(plain(folder), tmp_path / "adapter")
     assert relative_error(logits(in_peft), adapted) <= LOGITS_FLOAT32
+
+
+def test_adapters_on_the_tables_are_switched(base_folders) -> None:
+    model = fresh(base_folders["llama", True])
+    before, seen = logits(model), {}
+    for what in WHAT:
+        attach_adapter(model, config_of("llama", what), name=what)
+        perturb(model)
+        seen[what] = logits(model)
+    for what in (*WHAT, *reversed(WHAT)):
+        use_adapter(model, what)
+        assert torch.equal(logits(model), seen[what]), what
+    for what in WHAT[1:]:
+        drop_adapter(model, what)
+    drop_adapter(model, WHAT[0])
+    assert torch.equal(logits(model), before)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_all_linear_leaves_embeddings_out(base_folders) -> None:
