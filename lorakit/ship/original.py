@@ -74,7 +74,7 @@ def _began(name: str, adapter: Attached, original: torch.Tensor) -> torch.Tensor
         return None
     transposed = is_conv1d(adapter.modules[name].get_submodule("base_layer"))
     weight = original.t() if transposed else original
-    began = product(weight, Factors(kept.lora_A, kept.lora_B), kept.scaling)
+    began = product(weight, Factors(kept.start.lora_A, kept.start.lora_B), kept.scaling)
     return began.t() if transposed else began
 
 

@@ -92,7 +92,7 @@ def test_merges_in_memory(load: Load, storage: str, kind: str, init: bool | str)
         for name, parameter in untrained.named_parameters():
             assert relative_error(parameter, original[name]) <= 1e-6, name
     if storage == CHECKPOINT:
-        with pytest.raises(AdapterError, match="holds .* quantized; possible"):
+        with pytest.raises(AdapterError, match=r"holds .* quantized; possible"):
             merge(model, into="original")
     else:
         in_original = logits(merge(model, into="original"))
