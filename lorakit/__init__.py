@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lorakit.adapters.arithmetic.convert import convert_adapter
     from lorakit.adapters.arithmetic.info import adapter_info
     from lorakit.adapters.attach import adapter_disabled, attach_adapter
+    from lorakit.adapters.mixed import adapters_by_row
     from lorakit.adapters.several import adapter_names, drop_adapter, use_adapter
     from lorakit.adapters.store import load_adapter, save_adapter
     from lorakit.base.load import load_base
@@ -59,6 +60,7 @@ __all__ = [
     "adapter_disabled",
     "adapter_info",
     "adapter_names",
+    "adapters_by_row",
     "add_tokens",
     "attach_adapter",
     "check",
@@ -85,6 +87,7 @@ _HOMES = {
     "lorakit.adapters.arithmetic.convert": ("convert_adapter",),
     "lorakit.adapters.arithmetic.info": ("adapter_info",),
     "lorakit.adapters.attach": ("adapter_disabled", "attach_adapter"),
+    "lorakit.adapters.mixed": ("adapters_by_row",),
     "lorakit.adapters.several": ("adapter_names", "drop_adapter", "use_adapter"),
     "lorakit.adapters.store": ("load_adapter", "save_adapter"),
     "lorakit.base.load": ("load_base",),
