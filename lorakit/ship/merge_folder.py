@@ -36,7 +36,7 @@ from lorakit.files import staged_folder
 from lorakit.ship.merge import refuse_shared_weights
 from lorakit.ship.merge_options import ORIGINAL, chosen_weights
 from lorakit.ship.piece import TORCH_DTYPES, Packing, Piece
-from lorakit.ship.pieces import make_pieces
+from lorakit.ship.pieces import into_original, make_pieces
 from lorakit.ship.verify import Verification, verify_merge
 from lorakit.ship.weight_change import WeightChange, measure_change, refuse_lost_change
 from lorakit.ship.write_merged import unties_head, write_merged
@@ -128,16 +128,16 @@ def merge_folder(
     folder = hub.resolve(base, revision)
     check_asked(read_config(folder / "config.json"), quantization)
     base_dtype = base_dtype or dtype or _widest_stored(folder)
-    settings = _Storing(quantization, double_quantization, block_size, base_dtype)
+    storing = _Storing(quantization, double_quantization, block_size, base_dtype)
     opened = _open(folder, adapter, dtype)
-    faithful = _faithful_pieces(opened, settings, dtype)
+    faithful = _faithful_pieces(opened, storing, dtype)
     pieces = faithful
     if into == ORIGINAL:
         if original is not None:
             folder_of_original = hub.resolve(original, None)
             check_asked(read_config(folder_of_original / "config.json"), "none")
             opened = _open(folder_of_original, adapter, dtype)
-        pieces = _original_pieces(opened, settings, dtype)
+        pieces = _original_pieces(opened, storing, dtype, faithful)
     with staged_folder(final) as staging:
         unties = unties_head(opened.empty, opened.stored, pieces)
         weight_error = write_merged(
@@ -248,9 +248,12 @@ def _faithful_pieces(opened: _Opened, storing: _Storing, dtype: torch.dtype | No
     return make_pieces(opened.folder, opened.empty, opened.stored, packing, dtype)
 
 
-def _original_pieces(opened: _Opened, storing: _Storing, dtype: torch.dtype | None) -> list[Piece]:
+def _original_pieces(
+    opened: _Opened, storing: _Storing, dtype: torch.dtype | None, faithful: list[Piece]
+) -> list[Piece]:
     unpacked = replace(storing, quantization="none").packing(())
-    return make_pieces(opened.folder, opened.empty, opened.stored, unpacked, dtype)
+    pieces = make_pieces(opened.folder, opened.empty, opened.stored, unpacked, dtype)
+    return into_original(pieces, faithful)
 
 
 def _widest_stored(folder: Path) -> torch.dtype:

@@ -10,9 +10,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attached import Attached
-from lorakit.adapters.contract import Factors, ParameterMerge
-from lorakit.adapters.low_rank import product, wide
-from lorakit.base.frozen_linear import is_conv1d
+from lorakit.adapters.contract import ParameterMerge
+from lorakit.adapters.low_rank import wide
+from lorakit.adapters.modules import KeptStart
+from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.origin import Origin, origins
 from lorakit.base.repack import is_packed
 from lorakit.errors import AdapterError
@@ -36,8 +37,8 @@ def put_into_original(model: PreTrainedModel, adapter: Attached, merged: PreTrai
     Raises:
         ModelError, AdapterError: an original weight cannot be read.
     """
-    names = list(_otherwise_held(model, adapter))
-    if not names:
+    held = dict(_otherwise_held(model, adapter))
+    if not held:
         return
     found = origins(model)
     merges = {
@@ -46,51 +47,49 @@ def put_into_original(model: PreTrainedModel, adapter: Attached, merged: PreTrai
         for parameter, merge in module.merges().items()
     }
     layers: dict[str, LayerChange] = {}
-    for name in names:
-        merge = merges.get(f"{name}.weight", UNCHANGED)
+    for name, layer in held.items():
+        parameter = f"{name}.weight"
+        merge = merges.get(parameter, UNCHANGED)
         if merge.reads_base:  # the others hold what was trained in full already
             target = merged.get_submodule(name).get_parameter("weight")
-            original = _read(f"{name}.weight", found.get(f"{name}.weight", ()))
-            layers[f"{name}.weight"] = _merge_into(
-                target, original.to(target.device), merge, _began(name, adapter, original)
-            )
+            original = wide(_read(parameter, found.get(parameter, ())).to(target.device))
+            before, after = _before_and_after(layer, merge, adapter.starts().get(name))
+            layers[parameter] = _put(target, after, original, original + (after - before))
     change = WeightChange(layers)
     logger.info("merged into the original weights; %s", change)
 
 
-def _otherwise_held(model: PreTrainedModel, adapter: Attached) -> Iterator[str]:
-    """Names of the layers that are packed, or that an init took something out of."""
+def _otherwise_held(
+    model: PreTrainedModel, adapter: Attached
+) -> Iterator[tuple[str, FrozenLinear]]:
+    """(name in the plain model, frozen layer) of what is packed, or had something taken out."""
     taken = {name for name, kept in adapter.starts().items() if kept.start.subtracted is not None}
     for path, module in model.named_modules():
         name = path.removesuffix(".base_layer")
-        if is_packed(module) or (path != name and name in taken):
-            yield name
+        if isinstance(module, FrozenLinear) and (is_packed(module) or name in taken):
+            yield name, module
 
 
-def _began(name: str, adapter: Attached, original: torch.Tensor) -> torch.Tensor | None:
-    """What the adapter of a layer started with, in the layout of `original`: no change of it."""
-    kept = adapter.starts().get(name)
-    if kept is None:
-        return None
-    transposed = is_conv1d(adapter.modules[name].get_submodule("base_layer"))
-    weight = original.t() if transposed else original
-    began = product(weight, Factors(kept.start.lora_A, kept.start.lora_B), kept.scaling)
-    return began.t() if transposed else began
+def _before_and_after(
+    layer: FrozenLinear, merge: ParameterMerge, kept: KeptStart | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight as training began and as it ended, laid out as in the plain model."""
+    base = wide(layer.weight)
+    before = base if kept is None else kept.added_to(base)
+    if layer.fan_in_fan_out:
+        base, before = base.t(), before.t()
+    return before, merge.change(base)
 
 
-def _merge_into(
-    target: torch.Tensor,
-    original: torch.Tensor,
-    merge: ParameterMerge,
-    began: torch.Tensor | None,
+def _put(
+    target: torch.Tensor, faithful: torch.Tensor, before: torch.Tensor, after: torch.Tensor
 ) -> LayerChange:
-    faithful, before = wide(target.clone()), wide(original)
-    base = before if began is None else before - began.to(before)
-    after = merge.change(base)
     target.copy_(after)
-    return layer_change(
-        wide(target), faithful, before, after, lambda weight: wide(weight.to(target.dtype))
-    )
+
+    def as_written(weight: torch.Tensor) -> torch.Tensor:
+        return wide(weight.to(target.dtype))
+
+    return layer_change(wide(target), faithful, before, after, as_written)
 
 
 def _read(parameter: str, parts: tuple[Origin, ...]) -> torch.Tensor:

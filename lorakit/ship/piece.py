@@ -74,6 +74,8 @@ class Piece:
         change: what the adapter makes of the base's weight, computed in its dtype or float32, the
             wider one; None: nothing.
         started: the weight before training, of the base's weight; None: the base's weight itself.
+        trained: the piece of the faithful merge, whose change goes into the source instead; `base`,
+            `change` and `started` are its own then.
         error_of: the relative error of (the base's weight, the merged one); None: there is none.
     """
 
@@ -88,33 +90,49 @@ class Piece:
     change: Change | None = None
     started: Change | None = None
     error_of: Callable[[torch.Tensor, torch.Tensor], float] | None = None
+    trained: Piece | None = None
 
     @property
     def is_changed(self) -> bool:
-        return self.base is not None or self.change is not None
+        return any(how is not None for how in (self.base, self.change, self.trained))
 
     @torch.no_grad()
     def make(self) -> Made:
         """Read the source and compute the tensor to write."""
         if self.dtype is None:
             return Made(self._read(), 0.0)
-        base = self._base_weight()
-        if self.change is None:
-            return Made(base.to(self.dtype).contiguous(), 0.0)
         # Rounded once, to the dtype that is written.
-        merged = self.change(wide(base)).to(self.dtype).contiguous()
-        return Made(merged, 0.0 if self.error_of is None else self.error_of(base, merged))
+        if self.trained is not None:
+            base, before, after = self.trained.steps()
+            _, merged = self.moved(before, after)
+            return Made(merged.to(self.dtype).contiguous(), self.trained._error(base, after))
+        base, _, after = self.steps()
+        merged = after.to(self.dtype).contiguous()
+        return Made(merged, self._error(base, merged))
 
     @torch.no_grad()
     def before_and_after(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight as training began and as it ended, in float32 or wider, not rounded."""
-        base = wide(self._base_weight())
-        before = base if self.started is None else self.started(base)
-        return before, base if self.change is None else self.change(base)
+        _, before, after = (self if self.trained is None else self.trained).steps()
+        return self.moved(before, after)
 
-    def _base_weight(self) -> torch.Tensor:
+    def moved(self, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same change of the weight that this piece changes; of `trained`'s steps."""
+        if self.trained is None:
+            return before, after
+        original = wide(self._read())
+        return original, original + (after - before)
+
+    def steps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The base's weight, the weight before training, and after; the last two unrounded."""
         value = self._read()
-        return value if self.base is None else self.base(value)
+        base = value if self.base is None else self.base(value)
+        unrounded = wide(base)
+        before = unrounded if self.started is None else self.started(unrounded)
+        return base, before, unrounded if self.change is None else self.change(unrounded)
+
+    def _error(self, base: torch.Tensor, merged: torch.Tensor) -> float:
+        return 0.0 if self.error_of is None else self.error_of(base, merged)
 
     def _read(self) -> torch.Tensor:
         return torch.empty(0) if self.source is None else self.source.dense()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters.contract import Factors, ParameterMerge, constant_merge
-from lorakit.adapters.low_rank import product, subtract, wide
+from lorakit.adapters.low_rank import product
 from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import Shared
 from lorakit.adapters.save import PREFIX, module_tensors
@@ -99,6 +99,26 @@ def _vocabulary_parameters(empty: PreTrainedModel) -> set[str]:
     }
 
 
+def into_original(pieces: Sequence[Piece], faithful: Sequence[Piece]) -> list[Piece]:
+    """The pieces of a merge into the checkpoint's own weights: what training changed, added to
+    them.
+
+    The change is that of the weights it was trained in, for every kind: a DoRA's magnitudes are
+    norms of those.
+
+    Args:
+        pieces: made without a packing, of the original checkpoint.
+        faithful: made with the packing of the training.
+    """
+    trained = {piece.parameter: piece for piece in faithful if piece.base is not None}
+    return [
+        replace(piece, base=None, change=None, started=None, trained=trained[piece.parameter])
+        if piece.change is not None and piece.parameter in trained
+        else piece
+        for piece in pieces
+    ]
+
+
 def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
     """Names of the other parameters that are the same tensor as `parameter`."""
     shared = empty.get_parameter(parameter)
@@ -169,22 +189,18 @@ class _Changes:
     def _base(self, layer: str, source: Origin) -> Change | None:
         """What the layer computed with in training, from its weight in the checkpoint."""
         transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
+        if layer not in self._packing.layers:
+            return None
         start = self._stored.starts.get(layer)
         scaling = self._scaling(layer) if start is not None else 1.0
-        if layer in self._packing.layers:
-            taken = None if start is None else start.subtracted
+        taken = None if start is None else start.subtracted
 
-            def dequantized(weight: torch.Tensor) -> torch.Tensor:
-                return self._packing.dequantized(weight, taken, scaling)
+        def dequantized(weight: torch.Tensor) -> torch.Tensor:
+            return self._packing.dequantized(weight, taken, scaling)
 
-            if transposed and source.packed is not None:
-                return _turned(dequantized)
-            return _oriented(dequantized, transposed)
-        if start is None:
-            return None
-        # Into the original weight goes what training changed since the start.
-        began = Factors(start.lora_A, start.lora_B)
-        return _oriented(lambda weight: subtract(wide(weight), began, scaling), transposed)
+        if transposed and source.packed is not None:
+            return _turned(dequantized)
+        return _oriented(dequantized, transposed)
 
     def _started(self, layer: str) -> Change | None:
         """The weight before training, from what `_base` gives: the start's factors come back."""

@@ -145,8 +145,10 @@ def measure_change(
         if exact.parameter is None or exact.source is None:
             continue
         (origin,) = stored.origins[exact.parameter]
-        before, after = by_name[origin.tensor].before_and_after()
-        target = exact.before_and_after()[1]
+        piece = by_name[origin.tensor]
+        started, target = exact.before_and_after()
+        moved = piece.trained is exact  # which is packed only once then
+        before, after = piece.moved(started, target) if moved else piece.before_and_after()
         written, as_written = _written(plain, stored, exact.parameter, origin)
         layers[exact.parameter] = layer_change(written, target, before, after, as_written)
     return WeightChange(layers)
