@@ -198,7 +198,8 @@ class Kind(nn.Module):
     def combine(
         self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
     ) -> torch.Tensor:
-        """The adapted product, for layers whose inputs are never made (an embedding's are one-hot).
+        """The adapted product, for layers whose inputs are never made (an embedding's are one-hot)
+        and for the rows of a mixed batch, whose frozen product is made for all at once.
 
         Args:
             product: (..., O), what the frozen weight makes of the inputs, without bias.

@@ -101,8 +101,8 @@ def _refuse_unmixable(adapter: Attached) -> None:
         if not (is_linear(original) or is_embedding(original) or _is_norm(module, original)):
             raise AdapterError(
                 f"adapter {adapter.name!r} changes {name!r}, a {type(original).__name__}, which "
-                "may look at several tokens at once; possible in a mixed batch: linear layers, "
-                f"embeddings and norms. {alone}"
+                "is not known to treat each token by itself; possible in a mixed batch: linear "
+                f"layers, embeddings and norms. {alone}"
             )
 
 

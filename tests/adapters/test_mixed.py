@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lorakit import kernels
@@ -20,6 +21,7 @@ from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 from lorakit.train.modes import training_mode
 from tests.adapters.bases import FAMILIES, KINDS, STORAGES, Load, logits, perturb, token_ids
+from tests.adapters.peers import peft_warnings, same_weights
 from tests.adapters.test_several import CASES, fingerprint
 from tests.tolerances import GRADIENT_FLOAT32, LOGITS_FLOAT32, relative_error
 
@@ -231,6 +233,26 @@ def test_a_mixed_batch_trains_every_adapter_under_checkpointing(load: Load) -> N
     assert len(gradients[0]) == sum(len(find(model, one).parameters()) for one in "ab")
     for name, gradient in gradients[0].items():
         assert torch.equal(gradients[1][name], gradient), name
+
+
+def test_mixed_batches_equal_pefts(load: Load, folders, tmp_path) -> None:
+    """On its side of the law: LoRA, one adapter for each sequence."""
+    model = attach_two(
+        load("llama"),
+        a=LoraConfig(r=4, lora_alpha=3),
+        b=LoraConfig(r=2, target_modules=SOME["llama"], use_rslora=True),
+    )
+    for name in ("a", "b"):
+        use_adapter(model, name)
+        save_adapter(model, tmp_path / name)
+    theirs = same_weights(model, folders["llama"])
+    with peft_warnings():
+        peer = PeftModel.from_pretrained(theirs, tmp_path / "a", adapter_name="a").eval()
+        peer.load_adapter(tmp_path / "b", adapter_name="b")
+    with torch.no_grad(), adapters_by_row(model, NAMES):
+        ours = model(IDS).logits
+        expected = peer(IDS, adapter_names=[name or "__base__" for name in NAMES]).logits
+    assert relative_error(ours, expected) <= LOGITS_FLOAT32
 
 
 def test_what_cannot_mix_is_refused_by_name(load: Load, tmp_path) -> None:
