@@ -67,6 +67,11 @@ def attach_adapter(
         )
     initialize = inits.init(config.init_lora_weights).initialize
     targets = find_targets(model, config)
+    if config.ensure_weight_tying and not any(t.tied_to for t in targets.rows.values()):
+        raise AdapterError(
+            "ensure_weight_tying cannot take effect: no trained row of the embedding is shared "
+            "with a tied output head. Remove adapter.ensure_weight_tying."
+        )
     return attach_targets(model, config, targets, initialize, calibration=calibration, seed=seed)
 
 
@@ -98,7 +103,7 @@ def attach_targets(
             _start(kind, initialize, request)
         else:
             module.start(generator)
-    replaced = targets.adapted | targets.trained
+    replaced = targets.modules()
     _replace(model, {id(replaced[name]): module for name, module in modules.items()})
     value = Attached(
         config=config,
@@ -153,6 +158,12 @@ def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, 
         owner, _, leaf = name.rpartition(".")
         if leaf != "bias":
             continue
+        if owner in targets.rows and which == "all":
+            raise AdapterError(
+                f"bias 'all' would train {name!r} beside rows of {owner}, which PEFT's format has "
+                "no name for; possible: bias 'lora_only', or without trainable_token_indices for "
+                "it. Fix one of the two."
+            )
         if owner in targets.adapted:
             biases[f"{owner}.base_layer.bias"] = parameter
         elif which == "all" and not targets.is_trained(owner):

@@ -183,6 +183,23 @@ class Kind(nn.Module):
         Returns:
             (..., O) in the dtype of `x`.
         """
+        down = low_rank_x @ self.lora_A.to(x.dtype).T  # (..., R)
+        y = self.combine(base.product(x), down, base)
+        return y if base.bias is None else y + base.bias.to(x.dtype)
+
+    def combine(
+        self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
+    ) -> torch.Tensor:
+        """The adapted product, for layers whose inputs are never made (an embedding's are one-hot).
+
+        Args:
+            product: (..., O), what the frozen weight makes of the inputs, without bias.
+            down: (..., R), what `lora_A` makes of them.
+            base: the frozen layer, for kinds that need its weight.
+
+        Returns:
+            (..., O) in the dtype of `product`.
+        """
         raise NotImplementedError
 
     def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:

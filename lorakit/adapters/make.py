@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
 from lorakit.adapters import kinds
 from lorakit.adapters.contract import AdaptedModule
+from lorakit.adapters.embedding import AdaptedEmbedding
 from lorakit.adapters.modules import AdaptedLinear, Shared, TrainedCopy
 from lorakit.adapters.plain import dense_copy
-from lorakit.adapters.targets import Targets, module_rank_and_alpha, scaling_of
+from lorakit.adapters.targets import Targets, features, module_rank_and_alpha, scaling_of
+from lorakit.adapters.token_rows import EmbeddingRows, HeadRows
 from lorakit.base.frozen_linear import frozen
 from lorakit.recipe import LoraConfig
 
@@ -30,29 +30,55 @@ def make_modules(
     Returns:
         {module name: adapted module}, low-rank ones first, all at zero until they are started.
     """
-    make = kinds.kind(config.kind_name)
     modules: dict[str, AdaptedModule] = {}
     for name, (r, alpha) in module_rank_and_alpha(targets.adapted, config).items():
         module = targets.adapted[name]
-        base = frozen(module)
         scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
-        shape = base.in_features, base.out_features
-        kind = make(*shape, r, scaling, device=device, norm_cache=shared.norm_cache)
-        modules[name] = AdaptedLinear(
-            name, base, kind, dropout=shared.dropout, switch=shared.switch
-        ).train(module.training)
+        kind = kinds.kind(config.kind_name)(
+            *features(module), r, scaling, device=device, norm_cache=shared.norm_cache
+        )
+        if isinstance(module, nn.Embedding):
+            modules[name] = AdaptedEmbedding(name, module, kind, switch=shared.switch)
+        else:
+            modules[name] = AdaptedLinear(
+                name, frozen(module), kind, dropout=shared.dropout, switch=shared.switch
+            ).train(module.training)
+    modules |= _token_rows(targets, device, shared)
     for name, module in targets.trained.items():
-        copied = dense_copy(module, device)
-        modules[name] = TrainedCopy(name, module, copied, switch=shared.switch)
+        modules[name] = TrainedCopy(name, module, dense_copy(module, device), switch=shared.switch)
+    return modules
+
+
+def _token_rows(
+    targets: Targets, device: torch.device, shared: Shared
+) -> dict[str, EmbeddingRows | HeadRows]:
+    modules: dict[str, EmbeddingRows | HeadRows] = {}
+    for name, target in targets.rows.items():
+        if isinstance(target.module, nn.Embedding):
+            tied = tuple(n for n, other in targets.rows.items() if other.tied_to == name)
+            modules[name] = EmbeddingRows(
+                name,
+                target.module,
+                target.token_ids,
+                tied=tied,
+                device=device,
+                switch=shared.switch,
+            )
+        else:
+            rows = None if target.tied_to is None else modules[target.tied_to].rows
+            modules[name] = HeadRows(
+                name,
+                frozen(target.module),
+                target.token_ids,
+                rows=rows,
+                device=device,
+                switch=shared.switch,
+            )
     return modules
 
 
 def make_on_meta(targets: Targets, config: LoraConfig) -> dict[str, AdaptedModule]:
     """`make_modules` without data, over stand-ins of the targets: the model stays as it is."""
     meta = torch.device("meta")
-
-    def stand_ins(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-        return {name: dense_copy(module, meta) for name, module in modules.items()}
-
-    empty = Targets(stand_ins(targets.adapted), stand_ins(targets.trained), targets.left_out)
-    return make_modules(empty, config, device=meta, shared=Shared.fresh())
+    stand_ins = targets.map(lambda module: dense_copy(module, meta))
+    return make_modules(stand_ins, config, device=meta, shared=Shared.fresh())

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import regex
 
@@ -71,3 +71,12 @@ class NamePattern:
 def matches_list(name: str, items: Iterable[str]) -> bool:
     """As PEFT matches a list: the name equals an item or ends with `"." + item`."""
     return any(name == item or name.endswith(f".{item}") for item in items)
+
+
+def is_below(name: str, parents: Collection[str]) -> bool:
+    """Whether a module or parameter is one of `parents`, or part of one."""
+    while name:
+        if name in parents:
+            return True
+        name = name.rpartition(".")[0]
+    return False

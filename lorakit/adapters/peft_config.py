@@ -28,21 +28,25 @@ PEFT_VERSION = "0.21.2"
 SHARED = (
     "alpha_pattern",
     "bias",
+    "ensure_weight_tying",
     "exclude_modules",
     "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
     "lora_alpha",
     "lora_dropout",
     "modules_to_save",
     "r",
     "rank_pattern",
     "target_modules",
+    "trainable_token_indices",
     "use_dora",
     "use_rslora",
 )
 # PEFT's own defaults where they differ from LoraConfig's.
 PEFT_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 8}
 # Fields read here in their own way.
-TRANSLATED = ("layers_pattern", "layers_to_transform", "peft_type", "task_type")
+TRANSLATED = ("peft_type", "task_type")
 # Fields that do not change what a loaded adapter computes: where it came from, how its init was
 # made, and settings of options that are refused below.
 WITHOUT_EFFECT = (
@@ -64,14 +68,12 @@ WITHOUT_EFFECT = (
 DEFAULTS: dict[str, object] = {
     "alora_invocation_tokens": None,
     "arrow_config": None,
-    "ensure_weight_tying": False,
     "kasa_config": None,
     "layer_replication": None,
     "lora_bias": False,
     "megatron_config": None,
     "monteclora_config": None,
     "target_parameters": None,
-    "trainable_token_indices": None,
     "use_bdlora": None,
     "use_qalora": False,
     "velora_config": None,
@@ -89,15 +91,11 @@ class PeftConfig:
         config: the same as a LoraConfig; its `target_modules` mean nothing when `targets_unnamed`.
         targets_unnamed: the file names no targets (PEFT's table for the architecture was in
             effect).
-        layers: layer indices the targets are limited to, or None.
-        layers_pattern: names of the module lists that hold the layers; empty for any.
     """
 
     path: Path
     config: LoraConfig
     targets_unnamed: bool
-    layers: list[int] | None
-    layers_pattern: list[str]
 
 
 def read_config(path: Path) -> PeftConfig:
@@ -158,16 +156,10 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
         AdapterError: as in `read_config`.
     """
     _refuse_other_methods(path, values)
-    pattern = values.get("layers_pattern") or []
-    pattern = [pattern] if isinstance(pattern, str) else pattern
-    if not isinstance(pattern, list) or not all(isinstance(one, str) for one in pattern):
-        raise AdapterError(f"{path}: layers_pattern {pattern!r} is no list of names. Fix the file.")
     return PeftConfig(
         path,
         shared_config(path, values),
         targets_unnamed=values.get("target_modules") is None,
-        layers=_layers(path, values.get("layers_to_transform")),
-        layers_pattern=pattern,
     )
 
 
@@ -202,6 +194,7 @@ def peft_values(
     target_modules: list[str],
     rank_pattern: Mapping[str, int],
     alpha_pattern: Mapping[str, float],
+    token_indices: object,
     kind_fields: Mapping[str, object],
     base_model: str | None,
     fan_in_fan_out: bool,
@@ -215,6 +208,7 @@ def peft_values(
         "base_model_name_or_path": base_model,
         "bias": config.bias,
         "corda_config": None,
+        "ensure_weight_tying": config.ensure_weight_tying,
         "eva_config": None,
         "exclude_modules": None,  # target_modules names exactly the adapted modules
         "fan_in_fan_out": fan_in_fan_out,
@@ -236,6 +230,7 @@ def peft_values(
         "revision": None,
         "target_modules": target_modules,
         "task_type": "CAUSAL_LM",
+        "trainable_token_indices": token_indices,
         "use_dora": False,
         "use_rslora": config.use_rslora,
     }
@@ -275,17 +270,6 @@ def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
             "Convert it to a plain LoRA with PEFT's "
             "save_pretrained(path_initial_model_for_weight_conversion=...)."
         )
-
-
-def _layers(path: Path, value: Any) -> list[int] | None:
-    if value is None or value == []:
-        return None
-    layers = [value] if isinstance(value, int) else value
-    if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
-        raise AdapterError(
-            f"{path}: layers_to_transform {value!r} is no list of layer numbers. Fix the file."
-        )
-    return layers
 
 
 def _number(value: float) -> float:

@@ -16,11 +16,13 @@ from lorakit.adapters.attached import Attached, attached
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.model_card import model_card
 from lorakit.adapters.modules import AdaptedLinear
+from lorakit.adapters.patterns import is_below, matches_list
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
-from lorakit.adapters.targets import global_alpha, is_below, match_patterns, module_rank_and_alpha
+from lorakit.adapters.targets import global_alpha, match_patterns, module_rank_and_alpha
 from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
+from lorakit.recipe import LoraConfig
 from lorakit.recipe.builtin_names import is_builtin_model
 
 TENSORS_FILE_NAME = "adapter_model.safetensors"
@@ -185,6 +187,7 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
         target_modules=minimal_endings(names, others),
         rank_pattern={name: int(rank) for name, rank in ranks.items()},
         alpha_pattern=alphas,
+        token_indices=_token_indices(model, config),
         kind_fields=kinds.kind(config.kind_name).PEFT_FIELDS,
         base_model=_base_model(model),
         fan_in_fan_out=_fan_in_fan_out(adapter),
@@ -195,6 +198,20 @@ def _fan_in_fan_out(adapter: Attached) -> bool:
     """PEFT's one word for all adapted linear layers: whether they store (I, O)."""
     linear = [m for m in adapter.modules.values() if isinstance(m, AdaptedLinear)]
     return bool(linear) and all(module.base_layer.fan_in_fan_out for module in linear)
+
+
+def _token_indices(model: PreTrainedModel, config: LoraConfig) -> object:
+    """As given, but module names in full: PEFT takes every name that ends with the bare text."""
+    given = config.trainable_token_indices
+    if not isinstance(given, dict):
+        return given
+    names = [name for name, _ in model.named_modules()]
+    return {
+        name: token_ids
+        for item, token_ids in given.items()
+        for name in names
+        if matches_list(name, [item])
+    }
 
 
 def _base_model(model: PreTrainedModel) -> str | None:

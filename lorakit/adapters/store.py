@@ -5,7 +5,6 @@ present.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lorakit.adapters.attach import (
 )
 from lorakit.adapters.contract import InitRequest
 from lorakit.adapters.make import make_on_meta
+from lorakit.adapters.patterns import matches_list
 from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config, refuse_special_file
 from lorakit.adapters.save import (
     PREFIX,
@@ -217,26 +217,28 @@ def _current_name(key: str) -> str:
 def _with_targets(
     model: PreTrainedModel, parsed: PeftConfig, header: Mapping[str, StoredTensor]
 ) -> LoraConfig:
-    """The config with the targets that only the model or the file can name."""
+    """The config with the modules that only the model or the file can name."""
+    config = parsed.config
+    if config.modules_to_save:
+        config = config.model_copy(
+            update={"modules_to_save": _taken_by_peft(model, config.modules_to_save)}
+        )
     if parsed.targets_unnamed:
         names = {name.removeprefix(PREFIX).removesuffix(".lora_A.weight") for name in header}
         known = sorted(name for name, _ in model.named_modules() if name in names)
-        return parsed.config.model_copy(update={"target_modules": known})
-    if parsed.layers is None:
-        return parsed.config
-    targets = find_targets(model, parsed.config.model_copy(update=NO_PATTERNS))
-    kept = [name for name in targets.adapted if _layer(name, parsed) in parsed.layers]
-    return parsed.config.model_copy(update={"target_modules": kept})
+        config = config.model_copy(update={"target_modules": known})
+    return config
 
 
-NO_PATTERNS: dict[str, object] = {"rank_pattern": {}, "alpha_pattern": {}}
+def _taken_by_peft(model: PreTrainedModel, wanted: list[str]) -> list[str]:
+    """The items of a file's `modules_to_save`, written out where PEFT takes more than they name.
 
-
-def _layer(name: str, parsed: PeftConfig) -> int | None:
-    """The layer index in a module name, as PEFT finds it."""
-    lists = "|".join(re.escape(one) for one in parsed.layers_pattern) or r"[^.]*"
-    found = re.match(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.", name)
-    return int(found.group(1)) if found else None
+    PEFT takes every module whose name ends with the bare text. The file holds the tensors of all.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    taken = {item: [name for name in names if name.endswith(item)] for item in wanted}
+    exact = all(matches_list(name, [item]) for item in wanted for name in taken[item])
+    return wanted if exact else sorted({name for each in taken.values() for name in each})
 
 
 def _copies_of_base(model: PreTrainedModel, names: Iterable[str]) -> dict[str, nn.Parameter]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -13,7 +13,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters.families import why_not_adaptable
-from lorakit.adapters.patterns import NamePattern, matches_list
+from lorakit.adapters.layer_numbers import limit_layers
+from lorakit.adapters.patterns import NamePattern, is_below, matches_list
+from lorakit.adapters.row_targets import RowsTarget, find_rows
+from lorakit.adapters.word_embeddings import is_embedding, why_unfit
 from lorakit.base.frozen_linear import FrozenLinear, is_linear
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
@@ -24,11 +27,31 @@ MAX_NAMES_IN_MESSAGE = 20
 
 @dataclass(frozen=True)
 class Targets:
-    """Modules by name: those to adapt, those to train in full, and why others are left alone."""
+    """Modules by name: those to adapt, those to train in full, those of which rows train, and why
+    others are left alone.
+    """
 
     adapted: dict[str, nn.Module]
     trained: dict[str, nn.Module]
     left_out: dict[str, str]
+    rows: dict[str, RowsTarget]
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module that something is to stand in for."""
+        rows = {name: target.module for name, target in self.rows.items()}
+        return self.adapted | self.trained | rows
+
+    def map(self, replace: Callable[[nn.Module], nn.Module]) -> Targets:
+        """The same targets over other modules."""
+        return Targets(
+            {name: replace(module) for name, module in self.adapted.items()},
+            {name: replace(module) for name, module in self.trained.items()},
+            self.left_out,
+            {
+                n: RowsTarget(replace(t.module), t.token_ids, t.tied_to)
+                for n, t in self.rows.items()
+            },
+        )
 
     def is_trained(self, name: str) -> bool:
         """Whether the module or parameter is part of a module trained in full."""
@@ -47,6 +70,7 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
     """
     modules = {name: module for name, module in model.named_modules() if name}
     trained = _modules_to_save(model, config.modules_to_save or [])
+    rows = find_rows(model, config, trained)
     left_out = {name: "modules_to_save" for name in modules if is_below(name, trained)}
     left_out |= dict.fromkeys(_excluded(modules, config.exclude_modules), "exclude_modules")
     free = {name: module for name, module in modules.items() if name not in left_out}
@@ -55,19 +79,44 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
         left_out |= reasons
     else:
         adapted = _named(modules, free, config.target_modules, model.config.model_type)
+    adapted, reasons = limit_layers(adapted, config)
+    left_out |= reasons
+    both = sorted(adapted.keys() & rows.keys())
+    if both:
+        raise AdapterError(
+            f"{both[0]!r} is named by target_modules and by trainable_token_indices; possible is "
+            "one of the two for a module. Remove it from one of them."
+        )
+    _check_tying(model, config, adapted.keys() | trained.keys())
     if not adapted:
         raise AdapterError(
             f"target_modules {config.target_modules!r} leave nothing to adapt once exclude_modules "
-            f"{config.exclude_modules!r} and modules_to_save {config.modules_to_save!r} are taken "
-            f"out. This model has: {_linear_names(modules)}. Fix adapter.target_modules."
+            f"{config.exclude_modules!r}, modules_to_save {config.modules_to_save!r} and "
+            f"layers_to_transform {config.layers_to_transform!r} are applied. This model has: "
+            f"{_linear_names(modules)}. Fix adapter.target_modules."
         )
-    return Targets(adapted, trained, _reasons(model, adapted, trained, left_out))
+    return Targets(adapted, trained, _reasons(model, adapted, trained, left_out, rows), rows)
+
+
+def _check_tying(model: PreTrainedModel, config: LoraConfig, changed: Collection[str]) -> None:
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not config.ensure_weight_tying or head is None or head.weight is not inputs.weight:
+        return
+    untied = [name for name in changed if model.get_submodule(name) in (inputs, head)]
+    if untied:
+        raise AdapterError(
+            f"ensure_weight_tying asks that {untied[0]} and what it is tied to train as one, which "
+            "lorakit has for trainable_token_indices only. Possible: without it, where the other "
+            "of the two keeps the frozen weight, and a merged model is untied."
+        )
 
 
 def features(module: nn.Module) -> tuple[int, int]:
-    """(in_features, out_features) of a linear layer."""
+    """(in_features, out_features) of a linear layer; an embedding's inputs are one-hot: (V, D)."""
     if isinstance(module, Conv1D):
         return module.nx, module.nf
+    if isinstance(module, nn.Embedding):
+        return module.num_embeddings, module.embedding_dim
     assert isinstance(module, nn.Linear | FrozenLinear)
     return module.in_features, module.out_features
 
@@ -159,13 +208,8 @@ def _named(
             f"target_modules {unmatched!r} match no module; this model has: "
             f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.target_modules."
         )
-    unfit = {
-        name: why_not_adaptable(model_type, name)
-        if is_linear(module)
-        else f"a {type(module).__name__}, no plain linear layer"
-        for name, module in adapted.items()
-    }
-    unfit = {name: reason for name, reason in unfit.items() if reason is not None}
+    reasons = {name: _why_unfit(module, model_type, name) for name, module in adapted.items()}
+    unfit = {name: reason for name, reason in reasons.items() if reason is not None}
     if unfit:
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(unfit.items())[:5])
         raise AdapterError(
@@ -174,6 +218,14 @@ def _named(
             "others out with adapter.exclude_modules."
         )
     return adapted
+
+
+def _why_unfit(module: nn.Module, model_type: str, name: str) -> str | None:
+    if is_linear(module):
+        return why_not_adaptable(model_type, name)
+    if is_embedding(module):
+        return why_unfit(module)
+    return f"a {type(module).__name__}, no plain linear layer or embedding"
 
 
 def _excluded(modules: Mapping[str, nn.Module], excluded: str | list[str] | None) -> set[str]:
@@ -205,18 +257,21 @@ def _modules_to_save(model: PreTrainedModel, wanted: list[str]) -> dict[str, nn.
     found: dict[str, nn.Module] = {}
     for item in wanted:
         meant = {name: m for name, m in modules.items() if matches_list(name, [item])}
-        by_peft = [name for name in modules if name.endswith(item) and name not in meant]
         if not meant:
             raise AdapterError(
                 f"modules_to_save {item!r} matches no module.{_nearest([item], modules)} "
                 "Fix adapter.modules_to_save."
             )
-        if by_peft:
-            raise AdapterError(
-                f"modules_to_save {item!r} is ambiguous: it names {next(iter(meant))}, but PEFT "
-                f"would also take {', '.join(by_peft[:3])}. Write the full module name."
-            )
         found |= meant
+    for item in wanted:
+        by_peft = [name for name in modules if name.endswith(item) and name not in found]
+        if by_peft:
+            meant_name = next(name for name in found if matches_list(name, [item]))
+            raise AdapterError(
+                f"modules_to_save {item!r} is ambiguous: it names {meant_name}, but PEFT "
+                f"would also take {', '.join(by_peft[:3])}. Write the full module name, or name "
+                "the others too."
+            )
     nested = [name for name in found if is_below(name, found.keys() - {name})]
     if nested:
         raise AdapterError(
@@ -230,6 +285,7 @@ def _reasons(
     adapted: Mapping[str, nn.Module],
     trained: Mapping[str, nn.Module],
     left_out: Mapping[str, str],
+    rows: Mapping[str, RowsTarget],
 ) -> dict[str, str]:
     """Why each linear layer and each other large parameter is not adapted."""
     reasons = {}
@@ -240,7 +296,10 @@ def _reasons(
             reasons[name] = left_out.get(name) or unfit or "not in target_modules"
         for parameter_name, parameter in module.named_parameters(recurse=False):
             full_name = f"{name}.{parameter_name}".removeprefix(".")
-            if not linear and parameter.dim() >= 2 and not is_below(name, adapted):
+            if name in rows:
+                count = len(rows[name].token_ids)
+                reasons[full_name] = f"trainable_token_indices: {count} rows of it train"
+            elif not linear and parameter.dim() >= 2 and not is_below(name, adapted):
                 saved = is_below(name, trained)
                 reasons[full_name] = (
                     "modules_to_save" if saved else _parameter_reason(parameter, module)
@@ -252,15 +311,6 @@ def _parameter_reason(parameter: nn.Parameter, module: nn.Module) -> str:
     expert = parameter.dim() == 3 and "expert" in type(module).__name__.lower()
     what = f"{'an expert' if expert else 'a'} parameter {tuple(parameter.shape)}"
     return f"{what} of {type(module).__name__}, no linear layer"
-
-
-def is_below(name: str, parents: Collection[str]) -> bool:
-    """Whether a module or parameter is one of `parents`, or part of one."""
-    while name:
-        if name in parents:
-            return True
-        name = name.rpartition(".")[0]
-    return False
 
 
 def _leaf(name: str) -> str:

@@ -94,6 +94,12 @@ def show_merge(report: MergeReport) -> None:
     changed = f"{report.num_changed} of {report.num_tensors} tensors changed"
     out.print(f"wrote {report.output}, {changed}; verified:", markup=False)
     out.print(str(report.verification), markup=False)
+    if report.unties:
+        out.print(
+            "output head and input embedding were one weight; the adapter changes one of them, so "
+            "they are two now (tie_word_embeddings: false)",
+            markup=False,
+        )
 
 
 def _values(report: MergeReport) -> dict[str, Any]:
@@ -103,5 +109,6 @@ def _values(report: MergeReport) -> dict[str, Any]:
         "into": report.into,
         "tensors": {"written": report.num_tensors, "changed": report.num_changed},
         "weight_error": report.weight_error,
+        "unties": report.unties,
         "logits": {"error": logits.error, "bound": logits.bound, "effect": logits.effect},
     }

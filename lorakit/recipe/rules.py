@@ -105,6 +105,10 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
         yield _not_built(
             ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
         )
+    if adapter.layers_pattern is not None and adapter.layers is None:
+        yield _no_effect(
+            ("adapter", "layers_pattern"), "adapter.layers_to_transform is not set", "set it"
+        )
     if adapter.path is not None:
         for name in sorted(adapter.model_fields_set - {"path"}):
             yield _no_effect(

@@ -111,6 +111,12 @@ class LoraConfig(Section):
     exclude_modules: str | list[str] | None = Field(
         None, description="Names or a regex to leave out."
     )
+    layers_to_transform: NonNegativeInt | list[NonNegativeInt] | None = Field(
+        None, description="Only these decoder layers; null: all."
+    )
+    layers_pattern: str | list[str] | None = Field(
+        None, description="Name of the module list that layers_to_transform counts; null: any."
+    )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (arXiv 2312.03732).")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
     init_lora_weights: bool | str = Field(
@@ -128,12 +134,32 @@ class LoraConfig(Section):
     modules_to_save: list[str] | None = Field(
         None, description="Modules trained in full and saved with the adapter."
     )
+    trainable_token_indices: list[NonNegativeInt] | dict[str, list[NonNegativeInt]] | None = Field(
+        None,
+        description="Token ids whose rows of the input embedding train; or {module name: ids}.",
+    )
+    ensure_weight_tying: bool = Field(
+        False, description="Refuse what would untie the output head from the embedding."
+    )
     path: str | None = Field(None, description="Continue from the adapter in this folder.")
 
     @property
     def kind_name(self) -> str:
         """The file in adapters/kinds that implements this adapter."""
         return self.kind or ("dora" if self.use_dora else "lora")
+
+    @property
+    def layers(self) -> list[int] | None:
+        """`layers_to_transform` as a list; None: all layers."""
+        one = isinstance(self.layers_to_transform, int)
+        layers = [self.layers_to_transform] if one else self.layers_to_transform
+        return layers or None  # type: ignore[return-value]
+
+    @property
+    def patterns_of_layers(self) -> list[str]:
+        """`layers_pattern` as a list; empty: any."""
+        one = isinstance(self.layers_pattern, str)
+        return [p for p in ([self.layers_pattern] if one else self.layers_pattern or []) if p]  # type: ignore[misc]
 
     @model_validator(mode="after")
     def _consistent(self) -> LoraConfig:

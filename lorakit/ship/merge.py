@@ -7,6 +7,7 @@ the dequantized ones. It never goes into 4-bit codes, where a small change is ro
 from __future__ import annotations
 
 import copy
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,13 @@ from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
+
+logger = logging.getLogger(__name__)
+
+UNTIED = (
+    "the merged model is untied: output head and input embedding were one weight, and the adapter "
+    "changes one of them, or each in its own way; tie_word_embeddings is false now"
+)
 
 
 @torch.no_grad()
@@ -67,6 +75,9 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     merged = copy.deepcopy(model, memo)
     forget(merged)
     del vars(merged)["save_pretrained"]
+    for name, module in adapter.modules.items():
+        for partner in module.tied:
+            merged.get_submodule(partner).weight = merged.get_submodule(name).weight
     restore_config(model, merged)
     return merged.requires_grad_(True).eval()
 
@@ -102,6 +113,8 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
         restore_noise(config, original.get_text_config() if of_text else original)
     inputs, outputs = merged.get_input_embeddings(), merged.get_output_embeddings()
     if outputs is not None and inputs.weight is not outputs.weight:
+        if config.tie_word_embeddings:
+            logger.warning(UNTIED)
         config.tie_word_embeddings = False
         config.get_text_config().tie_word_embeddings = False
 

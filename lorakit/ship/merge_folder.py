@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from lorakit.adapters.store import read_adapter
+from lorakit.adapters.store import StoredAdapter, read_adapter
 from lorakit.base import hub
 from lorakit.base.checkpoint import read_entries
 from lorakit.base.config import read_config
 from lorakit.base.empty import empty_base
+from lorakit.base.frozen_linear import is_linear
 from lorakit.base.packing import packable_linears
 from lorakit.base.placement import parse_bytes
 from lorakit.base.storages import storage
@@ -64,6 +65,7 @@ class MergeReport:
         num_tensors, num_changed: tensors written, and how many of them are not the base's own.
         weight_error: the largest relative error of a written weight against float64.
         verification: of the logits against base + adapter.
+        unties: output head and embedding were one weight, and are two now.
     """
 
     output: Path
@@ -72,6 +74,7 @@ class MergeReport:
     num_changed: int
     weight_error: float
     verification: Verification
+    unties: bool
 
 
 def merge_folder(
@@ -122,7 +125,11 @@ def merge_folder(
     empty = empty_base(folder, dtype=dtype or torch.float32)
     stored = read_adapter(empty, adapter)
     refuse_shared_weights(
-        {name: m.get_parameter("weight") for name, m in stored.targets.adapted.items()}
+        {
+            name: module.get_parameter("weight")
+            for name, module in stored.targets.adapted.items()
+            if is_linear(module)  # beside an embedding, a head is untied
+        }
     )
     base_dtype = base_dtype or dtype or _widest_stored(folder)
     # A dense base has rounded what it was adapted in, if to anything, to `base_dtype`.
@@ -140,7 +147,8 @@ def merge_folder(
         _copy_small_files(folder, staging)
         if tokenizer is not None:
             _copy_small_files(Path(tokenizer), staging)
-        write_json(staging / "config.json", _config(folder, empty, pieces, dtype))
+        unties = _unties(empty, stored, pieces)
+        write_json(staging / "config.json", _config(folder, unties, dtype))
         verification = verify_merge(
             staging,
             base=folder,
@@ -153,7 +161,7 @@ def merge_folder(
             bounded=into == "dequantized",
         )
     num_changed = sum(piece.is_changed for piece in pieces)
-    return MergeReport(final, into, len(pieces), num_changed, weight_error, verification)
+    return MergeReport(final, into, len(pieces), num_changed, weight_error, verification, unties)
 
 
 def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
@@ -261,9 +269,18 @@ def _copy_small_files(folder: Path, staging: Path) -> None:
                 shutil.copyfile(path, target)
 
 
-def _config(
-    folder: Path, empty: PreTrainedModel, pieces: list[Piece], dtype: torch.dtype | None
-) -> dict[str, Any]:
+def _unties(empty: PreTrainedModel, stored: StoredAdapter, pieces: list[Piece]) -> bool:
+    """Whether output head and embedding were one weight, and are two once merged."""
+    if any(target.tied_to is not None for target in stored.targets.rows.values()):
+        return False
+    inputs, outputs = empty.get_input_embeddings(), empty.get_output_embeddings()
+    tied = outputs is not None and inputs.weight is outputs.weight
+    changed = {piece.layer for piece in pieces if piece.is_changed}
+    embeddings = {name for name, m in empty.named_modules() if m is inputs or m is outputs}
+    return tied and not changed.isdisjoint(embeddings)
+
+
+def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, Any]:
     """The original config.json, with another dtype if asked for, and untied where a merge
     unties.
     """
@@ -271,11 +288,7 @@ def _config(
     if dtype is not None:
         values.pop("torch_dtype", None)
         values["dtype"] = str(dtype).removeprefix("torch.")
-    inputs, outputs = empty.get_input_embeddings(), empty.get_output_embeddings()
-    tied = outputs is not None and inputs.weight is outputs.weight
-    changed = {piece.layer for piece in pieces if piece.is_changed}
-    embeddings = {name for name, m in empty.named_modules() if m is inputs or m is outputs}
-    if tied and changed & embeddings:
+    if unties:
         values["tie_word_embeddings"] = False
     return values
 

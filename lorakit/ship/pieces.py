@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def make_pieces(
     entries = read_entries(folder)
     origins = origins_of(empty, entries)
     state = empty.state_dict()
-    changes = _Changes(empty, stored, packing)
+    changes = _Changes(empty, stored, packing, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
     for parameter in changes.parameters:
         source = _source(parameter, origins, empty)
@@ -139,7 +139,8 @@ def make_pieces(
         pieces[name] = changes.piece(name, parameter, source, state[parameter].shape, out)
         # What was tied to it keeps the old values, and needs a tensor of its own now.
         for partner in tied_parameters(empty, parameter):
-            if partner not in origins and partner not in changes.parameters:
+            own = partner not in origins and partner not in changes.parameters
+            if own and partner not in changes.following:
                 entry = entries[source.tensor]
                 pieces[partner] = _copied(partner, entry, source, dtype)
     kept_dtypes = {o.tensor: state[name].dtype for name, each in origins.items() for o in each}
@@ -181,11 +182,22 @@ def _source(
 
 
 class _Changes:
-    """Which parameters change, and how."""
+    """Which parameters change, and how; `following` are those that stay tied to changed ones."""
 
-    def __init__(self, empty: PreTrainedModel, stored: StoredAdapter, packing: Packing) -> None:
+    def __init__(
+        self,
+        empty: PreTrainedModel,
+        stored: StoredAdapter,
+        packing: Packing,
+        stored_names: Collection[str],
+    ) -> None:
         self._empty, self._packing = empty, packing
-        self._merges = _merges(stored)
+        self._merges, leaders = _merges(stored)
+        self.following = leaders.keys()
+        # A checkpoint may hold both of a tied pair.
+        self._merges |= {
+            name: self._merges[leader] for name, leader in leaders.items() if name in stored_names
+        }
         packed = [f"{layer}.weight" for layer in sorted(packing.layers)]
         self.parameters = [*self._merges, *(name for name in packed if name not in self._merges)]
 
@@ -207,8 +219,10 @@ class _Changes:
         return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
 
 
-def _merges(stored: StoredAdapter) -> dict[str, ParameterMerge]:
-    """{parameter of the plain model: how it is merged}: adapted modules and trained biases."""
+def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str, str]]:
+    """{parameter of the plain model: how it is merged} of adapted modules and trained biases, and
+    {parameter: the one that it stays tied to}.
+    """
     modules = make_modules(
         stored.targets, stored.config, device=torch.device("cpu"), shared=Shared.fresh()
     )
@@ -222,7 +236,12 @@ def _merges(stored: StoredAdapter) -> dict[str, ParameterMerge]:
     for file_name in stored.tensors.keys() - own.keys():
         name = file_name.removeprefix(PREFIX).replace(".base_layer.bias", ".bias")
         merges[name] = constant_merge(stored.tensors[file_name])
-    return merges
+    leaders = {
+        f"{partner}.weight": f"{name}.weight"
+        for name, module in modules.items()
+        for partner in module.tied
+    }
+    return merges, leaders
 
 
 def _oriented(change: Change, transposed: bool) -> Change:

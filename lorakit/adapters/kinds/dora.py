@@ -68,13 +68,11 @@ class Dora(Kind):
         self.weight_norm_squared.copy_(_row_norms_squared(base.weight))
         self.lora_magnitude_vector.copy_(self.row_norms(base))
 
-    def forward(
-        self, x: torch.Tensor, base: FrozenLinear, low_rank_x: torch.Tensor
+    def combine(
+        self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
     ) -> torch.Tensor:
-        down = (low_rank_x @ self.lora_A.to(x.dtype).T) * self.scaling  # (..., R)
-        y = base.product(x) + down @ self.lora_B.to(x.dtype).T
-        y = y * (self.lora_magnitude_vector / self._norms(base)).to(x.dtype)
-        return y + base.bias.to(x.dtype) if isinstance(base.bias, torch.Tensor) else y
+        y = product + (down * self.scaling) @ self.lora_B.to(product.dtype).T
+        return y * (self.lora_magnitude_vector / self._norms(base)).to(product.dtype)
 
     def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)

@@ -23,9 +23,14 @@ class Lora(Kind):
     def forward(
         self, x: torch.Tensor, base: FrozenLinear, low_rank_x: torch.Tensor
     ) -> torch.Tensor:
+        # The bias is fused into the frozen product, which the contract's forward cannot do.
+        return self.combine(base(x), low_rank_x @ self.lora_A.to(x.dtype).T, base)
+
+    def combine(
+        self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
+    ) -> torch.Tensor:
         # Scaled where it is narrow: (..., R) instead of (..., O).
-        down = (low_rank_x @ self.lora_A.to(x.dtype).T) * self.scaling
-        return base(x) + down @ self.lora_B.to(x.dtype).T
+        return product + (down * self.scaling) @ self.lora_B.to(product.dtype).T
 
     def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
