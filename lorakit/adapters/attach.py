@@ -3,6 +3,7 @@
 model.layers.0.self_attn.q_proj                        AdaptedLinear
 model.layers.0.self_attn.q_proj.base_layer             FrozenLinear, the weight as it was
 model.layers.0.self_attn.q_proj.adapter.lora_A         float32 (R, I), trained
+model.layers.0.mlp.experts.gate_up_proj                AdaptedExperts, where a parameter was
 lm_head.trained.weight, lm_head.original.weight        a module of `modules_to_save`
 """
 
@@ -25,10 +26,12 @@ from lorakit.adapters.attached import (
     remember,
 )
 from lorakit.adapters.contract import AdaptedModule, InitRequest, Kind
+from lorakit.adapters.experts import AdaptedExperts
 from lorakit.adapters.make import make_modules, make_on_meta
 from lorakit.adapters.modules import AdaptedLinear, Shared
 from lorakit.adapters.save import PretrainedSaver
 from lorakit.adapters.targets import Targets, find_targets
+from lorakit.base.frozen_experts import FrozenExperts, put_experts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
@@ -101,10 +104,15 @@ def attach_targets(
             shape = base.in_features, base.out_features
             request = InitRequest(name, *shape, kind.r, kind.scaling, base, generator, calibration)
             _start(kind, initialize, request)
+        elif isinstance(module, AdaptedExperts):
+            module.start_each(initialize, generator)
         else:
             module.start(generator)
     replaced = targets.modules()
     _replace(model, {id(replaced[name]): module for name, module in modules.items()})
+    for name, module in modules.items():
+        if isinstance(module, AdaptedExperts):  # what they replace may be a parameter
+            put_experts(model, name, module)
     value = Attached(
         config=config,
         adapted={name: m.facts for name, m in modules.items() if m.facts is not None},
@@ -137,7 +145,8 @@ def count_parameters(model: nn.Module) -> int:
     packed = sum(
         module.stored.shape.numel()
         for module in model.modules()
-        if isinstance(module, FrozenLinear) and not isinstance(module.stored, DenseWeight)
+        if isinstance(module, FrozenLinear | FrozenExperts)
+        and not isinstance(module.stored, DenseWeight)
     )
     return packed + sum(parameter.numel() for parameter in model.parameters())
 

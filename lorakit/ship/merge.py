@@ -13,18 +13,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.adapters.attached import attached, forget
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.modules import AdaptedLinear
-from lorakit.adapters.plain import plain_linear
-from lorakit.base import attention
+from lorakit.adapters.plain import plain_experts, plain_linear
+from lorakit.base import attention, experts_forward
 from lorakit.base.config import NOISE_FIELD, read_config
+from lorakit.base.frozen_experts import FrozenExperts, take_back
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
+
+FROZEN_OR_ADAPTED = AdaptedModule | FrozenLinear | FrozenExperts
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +69,11 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-        if id(module) not in memo and isinstance(module, AdaptedModule | FrozenLinear):
+        if id(module) not in memo and isinstance(module, FROZEN_OR_ADAPTED):
             memo |= {id(part): None for part in module.modules()}
-            memo[id(module)] = (
-                module.plain_module()
-                if isinstance(module, AdaptedModule)
-                else plain_linear(module, module.weight)
-            )
+            memo[id(module)] = _plain(module)
     merged = copy.deepcopy(model, memo)
+    take_back(merged)
     forget(merged)
     del vars(merged)["save_pretrained"]
     for name, module in adapter.modules.items():
@@ -80,6 +81,15 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
             merged.get_submodule(partner).weight = merged.get_submodule(name).weight
     restore_config(model, merged)
     return merged.requires_grad_(True).eval()
+
+
+def _plain(module: nn.Module) -> nn.Module | nn.Parameter:
+    if isinstance(module, AdaptedModule):
+        return module.plain_module()
+    if isinstance(module, FrozenExperts):
+        return plain_experts(module.layout, module.weight)
+    assert isinstance(module, FrozenLinear)
+    return plain_linear(module, module.weight)
 
 
 def refuse_shared_weights(weights: Mapping[str, torch.Tensor]) -> None:
@@ -102,6 +112,7 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
     if config._attn_implementation == attention.NAME:
         # transformers has no public way to ask for the default of a class.
         merged.set_attn_implementation("sdpa" if merged._supports_sdpa else "eager")
+    experts_forward.restore(merged)
     try:
         values = read_config(base_info(model).folder / "config.json")
     except ModelError:

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
 from lorakit.train.settings import LoopSettings
@@ -77,10 +78,11 @@ def _frozen_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]
     # Whether a stored tensor is a parameter as well depends on where it lies.
     stored: set[int] = set()
     for name, module in model.named_modules():
-        if isinstance(module, FrozenLinear):
+        if isinstance(module, FrozenLinear | FrozenExperts):
             tensors = module.stored.tensors()
             stored.update(map(id, tensors.values()))
-            if module.fan_in_fan_out and list(tensors) == ["weight"]:
+            is_conv1d = isinstance(module, FrozenLinear) and module.fan_in_fan_out
+            if is_conv1d and list(tensors) == ["weight"]:
                 # A dense Conv1D lies transposed in one place and not in another.
                 tensors = {"weight": module.weight}
             for part, tensor in tensors.items():
