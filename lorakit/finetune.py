@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.inits import init
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.families import why_not_packed
 from lorakit.base.from_recipe import load_base_of
 from lorakit.base.load import load_tokenizer_of
+from lorakit.data.calibration import calibration_batches
 from lorakit.data.contract import Finding
 from lorakit.data.facts import data_facts
 from lorakit.data.meanings import read_meanings
@@ -63,6 +65,7 @@ class Outcome:
                 "seconds": self.training.seconds,
                 "loss": self.training.loss,
                 "validation_loss": self.training.validation_loss,
+                "optimizer": self.training.optimizer,
             },
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
         }
@@ -119,7 +122,12 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     check_measurable(sets.evaluation, measures, _stop_ids(model, sets.train))
     planned = plan(recipe, prepared=sets.train)
     if recipe.adapter.path is None:
-        attach_adapter(model, recipe.adapter, seed=recipe.train.seed)
+        attach_adapter(
+            model,
+            recipe.adapter,
+            calibration=_calibration(recipe, sets.train),
+            seed=recipe.train.seed,
+        )
     else:
         load_adapter(model, recipe.adapter.path)
     held_out = None if sets.validation is None else sets.validation.examples
@@ -152,6 +160,18 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     evaluation = _evaluate(model, tokenizer, recipe, sets, run)
     write_report(run.path)
     return Outcome(run.path, training, evaluation)
+
+
+def _calibration(recipe: Recipe, train_set: Prepared) -> Iterator[dict[str, torch.Tensor]] | None:
+    """Batches of the training data for an init that looks at some; None for all others."""
+    if not init(recipe.adapter.init_lora_weights).NEEDS_CALIBRATION:
+        return None
+    return calibration_batches(
+        train_set.examples,
+        train_set.repeats,
+        seed=recipe.train.seed,
+        token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
+    )
 
 
 def evaluate_run(path: str | Path) -> dict[str, SetResult]:

@@ -193,11 +193,24 @@ RECIPE_CASES = [
     recipe_value("unknown kind", "'vera' is not known", adapter={"kind": "vera"}),
     recipe_value(
         "init not built",
-        "'pissa' is not built yet; possible",
-        adapter={"init_lora_weights": "pissa"},
+        "'corda' is not built yet; possible",
+        adapter={"init_lora_weights": "corda"},
     ),
     recipe_value(
-        "fp4", "'fp4' is not built yet; possible: none, nf4", base={"quantization": "fp4"}
+        "loftq on a dense base",
+        "base.quantization is none",
+        adapter={"init_lora_weights": "loftq"},
+    ),
+    recipe_value(
+        "an unknown init",
+        "'pisa' is not built; possible are",
+        adapter={"init_lora_weights": "pisa"},
+    ),
+    recipe_value("int3", "base.quantization", base={"quantization": "int3"}),
+    recipe_value(
+        "blocks of int8",
+        "base.quantization is int8; remove it, or set it to nf4 or fp4",
+        base={"quantization": "int8", "block_size": 64},
     ),
     recipe_value("grpo", "'grpo' is not built yet; possible: sft", train={"method": "grpo"}),
     recipe_value(
@@ -442,6 +455,24 @@ OUTPUT_CASES = [
         "merge no run",
         "no run folder",
         lambda shop: ["merge", str(shop.folder), "--output", str(shop.folder / "merged")],
+    ),
+    Case(
+        "quantize no model",
+        "no config.json",
+        lambda shop: ["quantize", str(shop.folder), "--output", str(shop.folder / "packed")],
+    ),
+    Case(
+        "quantize to where something is",
+        "not an empty folder",
+        lambda shop: ["quantize", "builtin", "--output", str(shop.folder)],
+    ),
+    Case(
+        "blocks of int8 on disk",
+        "--block-size cannot take effect because --quantization is int8",
+        lambda shop: [
+            *("quantize", "builtin", "--output", str(shop.folder / "packed")),
+            *("--quantization", "int8", "--block-size", "64"),
+        ],
     ),
 ]
 

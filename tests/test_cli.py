@@ -22,7 +22,19 @@ from lorakit.cli.output import human_bytes
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
-VERBS = ("demo", "new", "check", "plan", "train", "evaluate", "report", "chat", "merge", "adapter")
+VERBS = (
+    "demo",
+    "new",
+    "check",
+    "plan",
+    "train",
+    "evaluate",
+    "report",
+    "chat",
+    "merge",
+    "quantize",
+    "adapter",
+)
 GROUPS = {"adapter": ("info", "convert", "combine")}
 COMMANDS = [f"{verb} {below}".strip() for verb in VERBS for below in GROUPS.get(verb, ("",))]
 
@@ -364,3 +376,36 @@ def test_a_run_says_what_was_measured_when_it_was_resumed(trained: Path, tmp_pat
     refused = ["--set", "train.learning_rate=1", *other]
     assert main([*resume, *refused]) == 1
     assert load_recipe(run / "recipe.yaml").train.learning_rate != 1
+
+
+def test_quantize_writes_a_base_that_trains(
+    tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "packed"
+    shown = run_json(["quantize", str(tiny_folder), "--output", str(packed)], capfd)
+    assert shown["layers"] == {"packed": 14, "left": 1}
+    assert shown["bytes"]["after"] < shown["bytes"]["before"]
+    assert 0.05 < shown["relative_error"]["mean"] < 0.12
+    assert shown["left"].keys() == {"lm_head"}
+    assert main(["quantize", str(tiny_folder), "--output", str(packed)]) == 2
+    assert main(["quantize", str(packed), "--output", str(tmp_path / "again")]) == 2
+    assert not (tmp_path / "again").exists()
+    capfd.readouterr()
+    options = ["--quantization", "int8", "--dtype", "bfloat16"]
+    assert main(["quantize", str(tiny_folder), "--output", str(tmp_path / "int8"), *options]) == 0
+    told = capfd.readouterr().out
+    assert "14 layers in int8" in told and "not packed: lm_head (1 in all)" in told
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "What is asthma?", "completion": " A disease."}\n' * 4)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"base: {{model: {packed}, quantization: checkpoint}}\n"
+        f"data: {{train: {rows}, max_dropped: 0.5}}\n"
+        "train: {max_steps: 1}\n"
+    )
+    assert run_json(["plan", str(recipe)], capfd)["memory_bytes"]["weights"] > 0
+    assert main(["check", str(recipe)]) == 0
+    assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
+    assert main(["merge", str(tmp_path / "run"), "--output", str(tmp_path / "merged")]) == 0
+    assert main(["train", str(recipe), "--set", "base.quantization=nf4"]) == 2
+    assert "base.quantization: checkpoint" in capfd.readouterr().err

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lorakit.errors import RecipeError
 from lorakit.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, recipe_schema
 from lorakit.recipe.faults import NAMES_ELSEWHERE, known_keys
+from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 from lorakit.recipe.rules import INITS_NOT_BUILT, PACKAGE, broken_rules
 from lorakit.recipe.text import RecipeLoader, dump_text, parse_text
 
@@ -197,10 +198,17 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("adapter.r", {"adapter": {"path": "adapter", "r": 8}}),
     ("base.revision", {"base": {"model": "builtin", "revision": "main"}}),
-    ("base.quantization", {"base": {"quantization": "fp4"}}),
-    ("base.quantization", {"base": {"quantization": "int8"}}),
-    ("base.quantization", {"base": {"quantization": "checkpoint"}}),
+    *[
+        (f"base.{name}", {"base": {"quantization": quantization, name: value}})
+        for quantization in ("none", "int8", "checkpoint")
+        for name, value in (("block_size", 64), ("double_quantization", False))
+    ],
     ("train.method", {"train": {"method": "grpo"}}),
+    ("train.optim_memory", {"train": {"optim_memory": "64MB"}}),
+    ("train.optim_memory", {"train": {"optim": "adamw_8bit", "optim_memory": "64MB"}}),
+    ("train.loraplus_lr_embedding", {"train": {"loraplus_lr_embedding": 1e-5}}),
+    ("train.optim", {"train": {"optim": "adamw_8bits"}}),
+    *[("train.optim", {"train": {"optim": name}}) for name in OPTIMS_NOT_BUILT],
     ("adapter.kind", {"adapter": {"kind": "vera"}}),
     ("data.format", {"data": {"format": "alpacca"}}),
     ("evaluate.primary", {"evaluate": {"in_domain": "a", "primary": "rouge"}}),
@@ -217,8 +225,21 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ],
     *[
         ("adapter.init_lora_weights", {"adapter": {"init_lora_weights": name}})
-        for name in (*INITS_NOT_BUILT, "pissa_niter_4")
+        for name in INITS_NOT_BUILT
     ],
+    ("adapter.init_lora_weights", {"adapter": {"init_lora_weights": "loftq"}}),
+    ("adapter.loftq_config", {"adapter": {"loftq_config": {"loftq_iter": 2}}}),
+    (
+        "adapter.eva_config",
+        {"adapter": {"init_lora_weights": "pissa", "eva_config": {"rho": 1.5}}},
+    ),
+    (
+        "adapter.loftq_config.loftq_bits",
+        {
+            "base": {"quantization": "nf4"},
+            "adapter": {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 8}},
+        },
+    ),
 ]
 
 
@@ -309,6 +330,23 @@ def test_braces_in_the_output_folder(tmp_path: Path, written: str, read: str) ->
 def test_what_is_said_to_be_missing_is_missing() -> None:
     built = {path.stem for path in (PACKAGE / "adapters" / "inits").glob("*.py")}
     assert not built & set(INITS_NOT_BUILT)
+    optims = {path.stem for path in (PACKAGE / "optimizers" / "forms").glob("[!_]*.py")}
+    assert optims and not optims & {*OPTIMS_NOT_BUILT, *OPTIMS_ELSEWHERE}
+    assert set(OPTIMS_ELSEWHERE.values()) <= optims
+
+
+def test_every_optimizer_of_transformers_is_known_by_name(tmp_path: Path) -> None:
+    from transformers.training_args import OptimizerNames
+
+    for name in sorted({one.value for one in OptimizerNames}):
+        text = MINIMAL + f"train: {{optim: {name}}}\n"
+        if (PACKAGE / "optimizers" / "forms" / f"{name}.py").is_file():
+            assert load(tmp_path, text).train.optim == name
+        elif name in OPTIMS_ELSEWHERE:
+            message = refusal(tmp_path, text)
+            assert f"'{name}' is not built; here it is {OPTIMS_ELSEWHERE[name]}" in message
+        else:
+            assert f"'{name}' is not built yet; possible: adamw_8bit" in refusal(tmp_path, text)
 
 
 def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
@@ -316,6 +354,12 @@ def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
         {},
         {"base": {"model": "m", "quantization": "nf4", "block_size": 128}},
         {"base": {"model": "m", "offload": "none"}},
+        {"adapter": {"init_lora_weights": "pissa_niter_16"}},
+        {"adapter": {"init_lora_weights": "eva", "eva_config": {"rho": 1.5}}},
+        {
+            "base": {"model": "m", "quantization": "nf4"},
+            "adapter": {"init_lora_weights": "loftq", "loftq_config": {"loftq_iter": 5}},
+        },
         {"adapter": {"path": "somewhere"}},
         {"data": {"train": [{"path": "a", "weight": 0.5}], "validation": 0.1, "group": "topic"}},
         {"evaluate": {"in_domain": "a", "retention": ["b"], "margin": 0.1}},

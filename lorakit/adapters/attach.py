@@ -9,9 +9,8 @@ lm_head.trained.weight, lm_head.original.weight        a module of `modules_to_s
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -20,16 +19,18 @@ from transformers import PreTrainedModel
 from lorakit.adapters import inits
 from lorakit.adapters.attached import (
     Attached,
+    StartError,
     adapter_disabled,
     attached,
     has_adapter,
     remember,
 )
-from lorakit.adapters.contract import AdaptedModule, InitRequest, Kind
+from lorakit.adapters.contract import AdaptedModule, Survey
 from lorakit.adapters.experts import AdaptedExperts
-from lorakit.adapters.make import make_modules, make_on_meta
+from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import AdaptedLinear, Shared
 from lorakit.adapters.save import PretrainedSaver
+from lorakit.adapters.starting import Initialize, Starter, log_start_errors, module_generator
 from lorakit.adapters.targets import Targets, find_targets
 from lorakit.base.frozen_experts import FrozenExperts, put_experts
 from lorakit.base.frozen_linear import FrozenLinear
@@ -39,11 +40,15 @@ from lorakit.recipe import LoraConfig
 
 __all__ = ["Attached", "adapter_disabled", "attach_adapter", "attached"]
 
-Initialize = Callable[[InitRequest], tuple[torch.Tensor, torch.Tensor]]
+Calibration = Iterable[Mapping[str, torch.Tensor]]
 
 
 def attach_adapter(
-    model: PreTrainedModel, config: LoraConfig, *, calibration: Any = None, seed: int = 0
+    model: PreTrainedModel,
+    config: LoraConfig,
+    *,
+    calibration: Calibration | None = None,
+    seed: int = 0,
 ) -> Attached:
     """Attach a trainable adapter to `model`, in place; everything else is frozen.
 
@@ -51,7 +56,8 @@ def attach_adapter(
         model: a transformers model, dense or quantized by `load_base`; on the meta device only
             shapes are made.
         config: what to adapt and how.
-        calibration: for inits that need data.
+        calibration: batches for inits that need data (eva): each what `model(**batch)` takes, at
+            least `input_ids`; `attention_mask` and `labels` say which tokens count.
         seed: of the init; each module draws from a generator of its own, seeded by this and its
             name.
 
@@ -68,14 +74,27 @@ def attach_adapter(
             f"adapter.path {config.path!r} continues from a saved adapter, attach_adapter makes a "
             "new one; call lorakit.load_adapter(model, path), or remove path."
         )
-    initialize = inits.init(config.init_lora_weights).initialize
+    init = inits.init(config.init_lora_weights)
+    if calibration is not None and not init.NEEDS_CALIBRATION:
+        raise AdapterError(
+            f"calibration cannot take effect: init_lora_weights {config.init_lora_weights!r} looks "
+            "at no data; possible: eva. Leave it out, or choose that init."
+        )
     targets = find_targets(model, config)
     if config.ensure_weight_tying and not any(t.tied_to for t in targets.rows.values()):
         raise AdapterError(
             "ensure_weight_tying cannot take effect: no trained row of the embedding is shared "
             "with a tied output head. Remove adapter.ensure_weight_tying."
         )
-    return attach_targets(model, config, targets, initialize, calibration=calibration, seed=seed)
+    survey = init.prepare(Survey(model, config, targets, calibration))
+    return attach_targets(
+        model,
+        survey.config,
+        survey.targets,
+        init.initialize,
+        measured=survey.measured,
+        seed=seed,
+    )
 
 
 def attach_targets(
@@ -84,30 +103,34 @@ def attach_targets(
     targets: Targets,
     initialize: Initialize,
     *,
-    calibration: Any = None,
+    measured: Mapping[str, torch.Tensor] | None = None,
     seed: int = 0,
 ) -> Attached:
     """`attach_adapter` with the modules already found, and any init.
 
+    Args:
+        measured: {module name: what the init's `prepare` found out}.
+
     Raises:
-        AdapterError: the config does not fit the modules; the model is unchanged then.
+        AdapterError: the config does not fit the modules, or the init needs an original weight that
+            is gone; the model is unchanged then.
     """
     biases = trained_biases(model, targets, config.bias)
-    make_on_meta(targets, config)  # raises what the real ones would, and changes nothing
     shared = Shared.fresh(config.lora_dropout)
-    model.requires_grad_(False)
-    modules = make_modules(targets, config, device=model.device, shared=shared)
-    for name, module in modules.items():
-        generator = _generator(seed, name)
-        if isinstance(module, AdaptedLinear):  # the others start in one way only
-            base, kind = module.base_layer, module.adapter
-            shape = base.in_features, base.out_features
-            request = InitRequest(name, *shape, kind.r, kind.scaling, base, generator, calibration)
-            _start(kind, initialize, request)
-        elif isinstance(module, AdaptedExperts):
-            module.start_each(initialize, generator)
-        else:
-            module.start(generator)
+    starter = Starter(model, config, initialize, measured or {}, seed=seed)
+    start_errors: dict[str, StartError] = {}
+    with _frozen_once_done(model):
+        modules = make_modules(targets, config, device=model.device, shared=shared)
+        for name, module in modules.items():
+            if isinstance(module, AdaptedLinear):  # the others start in one way only
+                error = starter.start(module)
+                if error is not None:
+                    start_errors[name] = error
+            elif isinstance(module, AdaptedExperts):
+                starter.start_experts(module)
+            else:
+                module.start(module_generator(seed, name))
+    log_start_errors(config.init_lora_weights, start_errors)
     replaced = targets.modules()
     _replace(model, {id(replaced[name]): module for name, module in modules.items()})
     for name, module in modules.items():
@@ -123,6 +146,7 @@ def attach_targets(
         dropout=shared.dropout,
         norm_cache=shared.norm_cache,
         switch=shared.switch,
+        start_errors=start_errors,
     )
     for bias in biases.values():
         bias.requires_grad_(True)
@@ -185,18 +209,17 @@ def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, 
     return biases
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-@torch.no_grad()
-def _start(adapter: Kind, initialize: Initialize, request: InitRequest) -> None:
-    if not adapter.lora_A.is_meta:
-        lora_A, lora_B = initialize(request)
-        adapter.lora_A.copy_(lora_A)
-        adapter.lora_B.copy_(lora_B)
-    adapter.begin(request.base)
+@contextmanager
+def _frozen_once_done(model: nn.Module) -> Iterator[None]:
+    """Freeze every parameter; after an error each is again as it was."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    try:
+        yield
+    except BaseException:
+        for parameter, trained in before.items():
+            parameter.requires_grad_(trained)
+        raise
 
 
 def _replace(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:

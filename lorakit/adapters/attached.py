@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters.contract import AdaptedFacts, AdaptedModule, NormCache, Switch
-from lorakit.adapters.modules import Dropout
+from lorakit.adapters.low_rank import start_tensors
+from lorakit.adapters.modules import AdaptedLinear, Dropout, KeptStart
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
 _ATTRIBUTE = "_lorakit_attached"
+
+
+@dataclass(frozen=True)
+class StartError:
+    """What an init made of one quantized layer, W its original weight and Q what is stored.
+
+    Attributes:
+        ratio: ||W - (Q + scaling * B A)|| / ||W - pack(W)||, both as Frobenius norms.
+        plain_difference: ||(pack(W) - scaling * B0 A0) - Q|| / ||W||: what the converted plain
+            adapter computes on pack(W) instead; 0 where nothing was subtracted.
+    """
+
+    ratio: float
+    plain_difference: float
 
 
 @dataclass
@@ -33,6 +48,8 @@ class Attached:
         dropout: set `dropout.rows` to key the masks by token.
         norm_cache: of kinds that need a norm per forward pass; see `cached_norms`.
         switch: see `adapter_disabled`.
+        start_errors: {module name: what its init made of the quantization error}, for inits whose
+            start is part of the base.
     """
 
     config: LoraConfig
@@ -44,6 +61,7 @@ class Attached:
     dropout: Dropout
     norm_cache: NormCache
     switch: Switch
+    start_errors: dict[str, StartError] = field(default_factory=dict)
 
     @property
     def trainable(self) -> int:
@@ -77,6 +95,26 @@ class Attached:
             for below, parameter in module.trained_parameters().items()
         }
         return named | {name: bias for name, (bias, _) in self.biases.items()}
+
+    def starts(self) -> dict[str, KeptStart]:
+        """{module name: what its init made part of the base}, of the layers with such a start."""
+        return {
+            name: module.kept_start
+            for name, module in self.modules.items()
+            if isinstance(module, AdaptedLinear) and module.kept_start is not None
+        }
+
+    def kept_starts(self) -> dict[str, torch.Tensor]:
+        """{module name and part: factor} of what inits made part of the base, each once.
+
+        Parts are `start_A`, `start_B` and, where factors were subtracted, `subtracted_A`,
+        `subtracted_B`. A start that equals what was subtracted is left out.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        for name, kept in self.starts().items():
+            parts = start_tensors(kept.start)
+            tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+        return tensors
 
 
 def attached(model: PreTrainedModel) -> Attached:

@@ -10,14 +10,19 @@ O out_features, I in_features, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight
+from lorakit.recipe import LoraConfig
+
+if TYPE_CHECKING:
+    from lorakit.adapters.targets import Targets
 
 
 class NormCache:
@@ -149,6 +154,9 @@ class AdaptedModule(nn.Module):
 class Kind(nn.Module):
     """A trainable change to one frozen linear layer.
 
+    It depends on the frozen weight W and the factors only through `W + scaling * B @ A`: what an
+    init moves from one to the other changes nothing.
+
     Subclasses hold float32 parameters, and compute in the dtype of the input: parameters are cast
     for the products, gradients arrive in float32. Every kind has the low-rank factors `lora_A` (R,
     I) and `lora_B` (O, R), which the inits fill.
@@ -232,16 +240,68 @@ class Kind(nn.Module):
 
 
 @dataclass(frozen=True)
+class Factors:
+    """`lora_A` (R, I) and `lora_B` (O, R) of a low-rank product `scaling * B @ A`, float32."""
+
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where one layer's adapter starts.
+
+    Attributes:
+        lora_A, lora_B: float32 (R, I) and (O, R), on any device.
+        subtracted: factors A0, B0 to be taken out of the base: the frozen weight becomes
+            pack(W - scaling * B0 @ A0), W the original weight; None: it stays as it is.
+        is_part_of_base: the start factors belong to the model as it started: with the adapter
+            disabled the layer still adds them. False: disabled, the layer is the frozen one alone.
+    """
+
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+    subtracted: Factors | None = None
+    is_part_of_base: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known before the first layer is initialized; an init's `prepare` may change it.
+
+    Attributes:
+        model: without the adapter.
+        config: what to adapt and how, with the ranks in effect.
+        targets: the modules it names.
+        calibration: batches that the caller passed to `attach_adapter`; None: none.
+        measured: {module name: what `prepare` found out about it}.
+    """
+
+    model: PreTrainedModel
+    config: LoraConfig
+    targets: Targets
+    calibration: Iterable[Mapping[str, torch.Tensor]] | None = None
+    measured: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class InitRequest:
-    """What an init may look at to fill one layer's factors.
+    """What an init may look at to start one layer.
+
+    Everything is on the meta device, shapes without data, where the model is.
 
     Attributes:
         name: module name in the model.
         in_features, out_features, r, scaling: of the layer.
+        config: of the adapter, for the init's own options.
         base: the frozen layer.
+        is_packed: its weight is stored quantized.
         generator: CPU generator seeded for this module alone, so the order of the layers does not
             matter.
-        calibration: what the caller passed to `attach_adapter`, for inits that need data.
+        original: the weight (O, I) that the stored one was packed from, in the base's dtype; read
+            from the checkpoint when called. A dense layer's own weight.
+        pack: a dense weight (O, I) as this layer stores it.
+        measured: what the init's `prepare` found out about this layer; None: nothing.
     """
 
     name: str
@@ -249,19 +309,35 @@ class InitRequest:
     out_features: int
     r: int
     scaling: float
+    config: LoraConfig
     base: FrozenLinear
+    is_packed: bool
     generator: torch.Generator
-    calibration: Any
+    original: Callable[[], torch.Tensor]
+    pack: Callable[[torch.Tensor], FrozenWeight]
+    measured: torch.Tensor | None
+
+
+def nothing_to_prepare(survey: Survey) -> Survey:
+    """`prepare` of an init that looks at one layer at a time."""
+    return survey
 
 
 class Init(Protocol):
     """A file in `adapters/inits/`.
 
-    `NAMES` are the values of `init_lora_weights` it serves; `STARTS_AT_BASE` says whether the
-    adapted model computes what the base computes until the first update (law 1).
+    Attributes:
+        NAMES: the values of `init_lora_weights` it serves; a capital N stands for a number.
+        STARTS_AT_BASE: the adapted model computes what the base computes until the first update
+            (law 1); on a quantized base it may be closer to the original weights instead.
+        NEEDS_CALIBRATION: `prepare` looks at `Survey.calibration`.
+        prepare: called once, before the first layer; raises AdapterError where the init cannot
+            work. On the meta device it looks at no data.
+        initialize: the start of one layer.
     """
 
     NAMES: tuple[bool | str, ...]
     STARTS_AT_BASE: bool
-    initialize: Callable[[InitRequest], tuple[torch.Tensor, torch.Tensor]]
-    """Returns lora_A (R, I) and lora_B (O, R), float32, on any device."""
+    NEEDS_CALIBRATION: bool
+    prepare: Callable[[Survey], Survey]
+    initialize: Callable[[InitRequest], Start]

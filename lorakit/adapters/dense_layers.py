@@ -25,10 +25,10 @@ from lorakit.base.storages.dense import DenseWeight
 def dense_layers(model: PreTrainedModel, max_bytes: int) -> Iterator[None]:
     """Inside, layers multiply with dense weights that were made once; no gradient reaches adapters.
 
-    A packed weight is dequantized, those of experts too. An adapted layer whose adapter takes part is merged, where its
-    weight is float32 or wider: rounded to half precision, a merged weight would lose part of what
-    the adapter adds. Layers in host memory or on disk stay there. The adapter must neither change
-    nor be switched inside.
+    A packed weight is dequantized, those of experts too. An adapted layer whose adapter takes part
+    is merged, where its weight is float32 or wider: rounded to half precision, a merged weight
+    would lose part of what the adapter adds. Layers in host memory or on disk stay there. The
+    adapter must neither change nor be switched inside.
 
     Args:
         max_bytes: for the dense weights together; layers for which no room is left stay as they

@@ -25,7 +25,7 @@ MAX_NAMES_IN_MESSAGE = 5
 
 
 def all_experts(model: PreTrainedModel) -> dict[str, FrozenExperts]:
-    """{path: projection} of all experts of a model that can be adapted; the model stays as it is."""
+    """{path: projection} of all experts that can be adapted; the model stays as it is."""
     layouts = expert_layouts(model)
     return {path: experts_at(model, path, layout) for path, layout in layouts.items()}
 
@@ -78,7 +78,7 @@ def nesting_depths(experts: Mapping[str, ExpertsLayout]) -> dict[str, int]:
     by_owner: dict[str, list[str]] = defaultdict(list)
     for path, layout in experts.items():
         by_owner[parameter_name(path, layout).rpartition(".")[0]].append(path)
-    depths = {}
+    depths: dict[str, int] = {}
     for paths in by_owner.values():
         last_first = sorted(paths, key=_position, reverse=True)
         depths |= {path: depth for depth, path in enumerate(last_first)}

@@ -12,24 +12,16 @@ E experts, O out_features, I in_features, R rank, S rows sorted by expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from lorakit import kernels
-from lorakit.adapters.contract import (
-    AdaptedFacts,
-    AdaptedModule,
-    InitRequest,
-    ParameterMerge,
-    Switch,
-)
+from lorakit.adapters.contract import AdaptedFacts, AdaptedModule, ParameterMerge, Switch
 from lorakit.adapters.merge_error import NUM_PROBES, PROBE_SEED, relative_difference
 from lorakit.adapters.plain import plain_experts
 from lorakit.base.frozen_experts import FrozenExperts, parameter_name
-from lorakit.base.frozen_linear import FrozenLinear
-from lorakit.base.storages.dense import DenseWeight
 
 
 class ExpertFactors(nn.Module):
@@ -55,9 +47,15 @@ class ExpertFactors(nn.Module):
     ) -> None:
         super().__init__()
         self.num_experts, self.r, self.crosswise = num_experts, r, crosswise
-        options = {"dtype": torch.float32, "device": device}
-        self.lora_A = nn.Parameter(torch.zeros(num_experts * r, width, **options))  # type: ignore[arg-type]
-        self.lora_B = nn.Parameter(torch.zeros(height, r * num_experts, **options))  # type: ignore[arg-type]
+        shape_A, shape_B = (num_experts * r, width), (height, r * num_experts)
+        self.lora_A = nn.Parameter(torch.zeros(shape_A, dtype=torch.float32, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(shape_B, dtype=torch.float32, device=device))
+
+    @torch.no_grad()
+    def fill(self, expert: int, lora_A: torch.Tensor, lora_B: torch.Tensor) -> None:
+        """Set one expert's factors: (R, width) and (height, R)."""
+        self.lora_A.view(self.num_experts, self.r, -1)[expert].copy_(lora_A)
+        self.lora_B.view(-1, self.r, self.num_experts)[..., expert].copy_(lora_B)
 
     def by_expert(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """(E, R, I), what narrows a row, and (E, O, R), what widens it again."""
@@ -149,28 +147,6 @@ class AdaptedExperts(AdaptedModule):
         base = self.base_layer
         shape = base.num_experts, base.out_features, base.in_features
         return AdaptedFacts(shape, self.adapter.r, self.scaling)
-
-    @torch.no_grad()
-    def start_each(
-        self,
-        initialize: Callable[[InitRequest], tuple[torch.Tensor, torch.Tensor]],
-        generator: torch.Generator,
-    ) -> None:
-        """Fill the factors expert by expert, with an init that looks at shapes only."""
-        factors = self.adapter
-        if factors.lora_A.is_meta:
-            return
-        width, height, r = factors.lora_A.shape[1], factors.lora_B.shape[0], factors.r
-        no_base = FrozenLinear(DenseWeight(torch.empty(height, width, device="meta")))
-        request = InitRequest(
-            self.name, width, height, r, self.scaling, no_base, generator, calibration=None
-        )
-        by_expert_A = factors.lora_A.view(factors.num_experts, r, width)
-        by_expert_B = factors.lora_B.view(height, r, factors.num_experts)
-        for expert in range(factors.num_experts):
-            lora_A, lora_B = initialize(request)
-            by_expert_A[expert].copy_(lora_A)
-            by_expert_B[..., expert].copy_(lora_B)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         return {f"adapter.{name}": p for name, p in self.adapter.named_parameters()}

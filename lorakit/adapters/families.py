@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-# {model_type: layer names}. Mamba mixers of these families multiply with the weights of the layers
-# themselves: PEFT 0.21 refuses out_proj there, and silently ignores an adapter of dt_proj.
-READ_DIRECTLY = {
-    "falcon_h1": ("out_proj",),
-    "falcon_mamba": ("dt_proj", "out_proj"),
-    "jamba": ("dt_proj",),
-    "mamba": ("dt_proj", "out_proj"),
-    "mamba2": ("out_proj",),
-    "nemotron_h": ("out_proj",),
-}
+from lorakit.base.families import READ_DIRECTLY
 
 # Names that PEFT 0.21 takes for the experts of transformers 4 when it reads target_modules for
 # these families: it would leave the layer of that name (a shared expert, a dense layer) without its

@@ -33,6 +33,7 @@ def make_modules(
     Returns:
         {module name: adapted module}, low-rank ones first, all at zero until they are started.
     """
+    make = kinds.kind(config.kind_name)
     modules: dict[str, AdaptedModule] = {}
     experts = {n: m.layout for n, m in targets.adapted.items() if isinstance(m, FrozenExperts)}
     depths = nesting_depths(experts)
@@ -53,9 +54,8 @@ def make_modules(
                 switch=shared.switch,
             )
             continue
-        kind = kinds.kind(config.kind_name)(
-            *features(module), r, scaling, device=device, norm_cache=shared.norm_cache
-        )
+        shape = features(module)
+        kind = make(*shape, r, scaling, device=device, norm_cache=shared.norm_cache)
         if isinstance(module, nn.Embedding):
             modules[name] = AdaptedEmbedding(name, module, kind, switch=shared.switch)
         else:

@@ -7,8 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lorakit.adapters.attached import Attached
+from lorakit.adapters.low_rank import spread
 from lorakit.base.info import BaseInfo
+from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.rules import BLOCKWISE
 
 UNNAMED = "not named (a local folder, or made in memory)"
 BUILTIN = "the one that ships with lorakit (`builtin`)"
@@ -31,7 +34,7 @@ from peft import PeftModel
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base_code}), "this folder")
 ```
-{quantized}
+{quantized}{start}
 The tokenizer and the chat template it was trained with lie in this folder if
 `tokenizer_config.json` does: `AutoTokenizer.from_pretrained("this folder")`. Otherwise the base's.
 
@@ -44,6 +47,32 @@ The base was stored as {quantization} while this was trained{details}: on the
 dense base, as above, the logits are others. `lorakit merge` writes a plain model with the weights
 that were trained on.
 """
+
+
+START = """
+It started with init `{init}`{changed}. {forms}
+{errors}
+"""
+
+TWO_FORMS = """This folder is the converted plain form, of twice the rank,
+for the unchanged base: PEFT and other engines load it as above. `unconverted/` holds the form that
+was trained; `lorakit.load_adapter` takes it from here by itself, and training can go on from it."""
+
+ONE_FORM = """The factors began as a correction of the quantized base, so load
+this adapter on that base; on a dense one it adds a correction that is not needed. `unconverted/`
+holds what it started from; `lorakit.load_adapter` takes it from here by itself."""
+
+EXACT = """
+On this dense base both forms compute the same but for rounding."""
+
+ERRORS = """
+Error of the quantized base with the start against the original weights, as a part of what it is
+without: {ratio} over {num_layers} layers.{difference}"""
+
+DIFFERENCE = """
+On the base quantized as it is, the plain form is not quite the model that was trained: its weights
+differ by {difference} of their norm, because the base is quantized after the
+subtraction in training and before it there."""
 
 
 def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseInfo | None) -> str:
@@ -70,12 +99,41 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
         rslora=", rsLoRA scaling" if values["use_rslora"] else "",
         base_code=repr(base) if hub_id else '"base model"',
         quantized=_quantized(base_info),
+        start=_start(adapter),
+    )
+
+
+def _start(adapter: Attached) -> str:
+    """What an init that is part of the base means for who loads the adapter."""
+    starts = [kept.start for kept in adapter.starts().values()]
+    if not starts:
+        return ""
+    subtracts = any(start.subtracted is not None for start in starts)
+    errors = EXACT if subtracts else ""
+    if adapter.start_errors:
+        found = adapter.start_errors.values()
+        difference = DIFFERENCE.format(
+            difference=spread([100 * error.plain_difference for error in found], " %")
+        )
+        errors = ERRORS.format(
+            ratio=spread([error.ratio for error in found]),
+            num_layers=len(found),
+            difference=difference if subtracts else "",
+        )
+    return START.format(
+        init=adapter.config.init_lora_weights,
+        changed=", which changed the base" if subtracts else "",
+        forms=TWO_FORMS if subtracts else ONE_FORM,
+        errors=errors,
     )
 
 
 def _quantized(info: BaseInfo | None) -> str:
-    if info is None or info.quantization == "none":
+    # A quantized checkpoint is loaded as what it was trained on by everybody.
+    if info is None or info.quantization in ("none", CHECKPOINT):
         return ""
+    if info.quantization not in BLOCKWISE:
+        return QUANTIZED.format(quantization=info.quantization, details="")
     double = "double" if info.double_quantization else "no double"
     details = f" (block size {info.block_size}, {double} quantization)"
     return QUANTIZED.format(quantization=info.quantization, details=details)

@@ -1,12 +1,14 @@
 """The modules that `attach_adapter` puts into a model, and the state they share.
 
 AdaptedLinear   a frozen linear layer with a trainable kind beside it
+KeptStart       factors that an init made part of the model as it started
 TrainedCopy     a module of `modules_to_save`: the frozen original and a float32 copy that trains
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +19,15 @@ from lorakit import kernels
 from lorakit.adapters.contract import (
     AdaptedFacts,
     AdaptedModule,
+    Factors,
     Kind,
     NormCache,
     ParameterMerge,
+    Start,
     Switch,
     constant_merge,
 )
+from lorakit.adapters.low_rank import product, wide
 from lorakit.adapters.merge_error import error_on_probes
 from lorakit.adapters.plain import plain_linear
 from lorakit.base.frozen_linear import FrozenLinear
@@ -77,6 +82,62 @@ class Shared:
         return cls(Dropout(lora_dropout), Switch(), NormCache())
 
 
+class KeptStart(nn.Module):
+    """Factors of an init that are part of the model as it started; they never train.
+
+    `lora_A` (R, I) and `lora_B` (O, R) are added to the frozen layer while the adapter is disabled.
+    `subtracted_A`, `subtracted_B` were taken out of the frozen weight; None where nothing was. All
+    float32, whatever the model is cast to.
+
+    Args:
+        start: of the layer.
+        scaling: factor of the products.
+        original_sha256: fingerprint of the frozen weight before the subtraction; None where nothing
+            was subtracted.
+    """
+
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+    subtracted_A: torch.Tensor | None
+    subtracted_B: torch.Tensor | None
+
+    def __init__(self, start: Start, scaling: float, original_sha256: str | None) -> None:
+        super().__init__()
+        taken = start.subtracted
+        self.register_buffer("lora_A", start.lora_A, persistent=False)
+        self.register_buffer("lora_B", start.lora_B, persistent=False)
+        for name in ("A", "B"):
+            value = None if taken is None else vars(taken)[f"lora_{name}"]
+            self.register_buffer(f"subtracted_{name}", value, persistent=False)
+        self.scaling = scaling
+        self.original_sha256 = original_sha256
+
+    @property
+    def start(self) -> Start:
+        """The same as an init gives it."""
+        taken = None
+        if self.subtracted_A is not None and self.subtracted_B is not None:
+            taken = Factors(self.subtracted_A, self.subtracted_B)
+        return Start(self.lora_A, self.lora_B, taken, True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`scaling * B A x`: (..., I) -> (..., O) in the dtype of `x`."""
+        return ((x @ self.lora_A.to(x.dtype).T) * self.scaling) @ self.lora_B.to(x.dtype).T
+
+    def added_to(self, weight: torch.Tensor) -> torch.Tensor:
+        """`weight + scaling * B @ A` (O, I), rounded once to the dtype of `weight`."""
+        factors = Factors(self.lora_A, self.lora_B)
+        return (wide(weight) + product(weight, factors, self.scaling)).to(weight.dtype)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> KeptStart:
+        # model.to(device) moves them; model.half() must not round what was subtracted.
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(fn(tensor).device)
+
+        super()._apply(move, recurse)
+        return self
+
+
 class AdaptedLinear(AdaptedModule):
     """A frozen linear layer and the kind that changes it; stands where the linear layer stood.
 
@@ -88,6 +149,10 @@ class AdaptedLinear(AdaptedModule):
         base_layer: the frozen layer.
         adapter: the trainable change.
         dropout, switch: shared by all adapted layers of the model.
+
+    Attributes:
+        kept_start: what of the adapter's start is part of the model while the adapter is disabled;
+            None: nothing.
     """
 
     def __init__(
@@ -103,22 +168,25 @@ class AdaptedLinear(AdaptedModule):
         self.base_layer = base_layer
         self.adapter = adapter
         self.dropout = dropout
+        self.kept_start: KeptStart | None = None
         self.in_features = base_layer.in_features
         self.out_features = base_layer.out_features
 
     @property
     def weight(self) -> torch.Tensor:
-        """The dense weight (O, I) the layer multiplies with: merged, or the frozen one while
-        disabled.
+        """The dense weight (O, I) the layer multiplies with: merged, or the one it started with
+        while disabled.
 
         Some models read it instead of calling the layer (Mamba's `dt_proj`): they get the adapted
         one, with its gradient.
         """
-        if not self.switch.on:
+        if not self.switch.on and self.kept_start is None:
             return self.base_layer.weight
         # Stored bytes may live in host memory or on disk while the layer computes elsewhere.
-        device = self.adapter.lora_A.device
-        return self.adapter.merged_weight(self.base_layer.stored.dequantize(device=device))
+        frozen = self.base_layer.stored.dequantize(device=self.adapter.lora_A.device)
+        if not self.switch.on and self.kept_start is not None:
+            return self.kept_start.added_to(frozen)
+        return self.adapter.merged_weight(frozen)
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -129,7 +197,8 @@ class AdaptedLinear(AdaptedModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.switch.on:
-            return self.base_layer(x)
+            y = self.base_layer(x)
+            return y if self.kept_start is None else y + self.kept_start(x)
         dropped = self.training and self.dropout.p > 0
         low_rank_x = self.dropout.apply(x, self.name) if dropped else x
         return self.adapter(x, self.base_layer, low_rank_x)

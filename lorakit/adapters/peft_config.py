@@ -79,7 +79,16 @@ DEFAULTS: dict[str, object] = {
     "velora_config": None,
 }
 # Inits that leave the base weights alone: the saved factors are all there is to load.
-INITS_ON_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
+INITS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
+# Inits whose change of the base is done again when PEFT loads them, with the same result.
+INITS_DONE_AGAIN = ("pissa", "olora")
+# {beginning of the name: why PEFT itself does not load what it saved}
+INITS_LOST = {
+    "pissa_niter": "its SVD is random and unseeded, so the base it was trained on is lost",
+    "loftq": "it fits the base again, to what is there when it is loaded",
+    "corda": "it takes from the base what only its calibration data tell",
+    "lora_ga": "PEFT does not take it out of the base again",
+}
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,13 @@ class PeftConfig:
         config: the same as a LoraConfig; its `target_modules` mean nothing when `targets_unnamed`.
         targets_unnamed: the file names no targets (PEFT's table for the architecture was in
             effect).
+        redone: the init that `config` names has to be done again; otherwise `config` names none.
     """
 
     path: Path
     config: LoraConfig
     targets_unnamed: bool
+    redone: bool
 
 
 def read_config(path: Path) -> PeftConfig:
@@ -160,18 +171,23 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
         path,
         shared_config(path, values),
         targets_unnamed=values.get("target_modules") is None,
+        redone=values.get("init_lora_weights") in INITS_DONE_AGAIN,
     )
 
 
 def shared_config(path: Path, values: Mapping[str, Any]) -> LoraConfig:
-    """The fields that mean here what they mean in PEFT, as a LoraConfig with the default init.
+    """The fields that mean here what they mean in PEFT, as a LoraConfig.
+
+    Its init is the default one, unless the one the file names has to be done again on the base.
 
     Raises:
         AdapterError: a value of a wrong type or out of range.
     """
     fields = PEFT_DEFAULTS | {name: values[name] for name in SHARED if values.get(name) is not None}
     try:
-        config = LoraConfig(**(fields | {"init_lora_weights": True}))
+        given = values.get("init_lora_weights")
+        init = given if given in INITS_DONE_AGAIN else True
+        config = LoraConfig(**(fields | {"init_lora_weights": init}))
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
@@ -195,13 +211,12 @@ def peft_values(
     target_parameters: list[str] | None,
     rank_pattern: Mapping[str, int],
     alpha_pattern: Mapping[str, float],
-    token_indices: object,
+    token_indices: object = None,
     kind_fields: Mapping[str, object],
     base_model: str | None,
     fan_in_fan_out: bool,
 ) -> dict[str, object]:
     """All fields that PEFT 0.21 writes for a LoRA, with this adapter's values."""
-    init = config.init_lora_weights if config.init_lora_weights in INITS_ON_THE_BASE else True
     values: dict[str, object] = {
         **DEFAULTS,
         "alpha_pattern": {name: _number(value) for name, value in alpha_pattern.items()},
@@ -214,7 +229,7 @@ def peft_values(
         "exclude_modules": None,  # target_modules names exactly the adapted modules
         "fan_in_fan_out": fan_in_fan_out,
         "inference_mode": True,
-        "init_lora_weights": init,
+        "init_lora_weights": True,  # saved factors are all there is to load, whatever the init was
         "layers_pattern": None,
         "layers_to_transform": None,
         "loftq_config": {},
@@ -264,14 +279,25 @@ def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
                 f"{path} sets {field} to {str(value)[:80]!r}, which lorakit does not have; "
                 "possible are LoRA, rsLoRA and DoRA without it. Load it with PEFT."
             )
-    init = values.get("init_lora_weights", True)
-    if not isinstance(init, bool | str) or init not in INITS_ON_THE_BASE:
-        raise AdapterError(
-            f"{path} has init_lora_weights {init!r}, which changes the base weights when it is "
-            f"loaded; possible are {', '.join(str(name).lower() for name in INITS_ON_THE_BASE)}. "
-            "Convert it to a plain LoRA with PEFT's "
-            "save_pretrained(path_initial_model_for_weight_conversion=...)."
-        )
+    _refuse_lost_init(path, values.get("init_lora_weights", True))
+
+
+def _refuse_lost_init(path: Path, init: object) -> None:
+    possible = (*INITS_BESIDE_THE_BASE, *INITS_DONE_AGAIN)
+    if isinstance(init, bool | str) and init in possible:
+        return
+    reasons = [
+        reason
+        for name, reason in INITS_LOST.items()
+        if isinstance(init, str) and init.startswith(name)
+    ]
+    raise AdapterError(
+        f"{path} has init_lora_weights {init!r}, which changes the base weights when it is "
+        f"loaded{f': {reasons[0]}' if reasons else ''}; possible are "
+        f"{', '.join(str(name).lower() for name in possible)}. Convert it to a plain LoRA with "
+        "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...), in the process that "
+        "trained it."
+    )
 
 
 def _number(value: float) -> float:

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
-from lorakit.adapters import kinds
+from lorakit.adapters import kinds, own_form
 from lorakit.adapters.attached import Attached, attached
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.model_card import model_card
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.patterns import is_below, matches_list
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
-from lorakit.adapters.targets import global_alpha, match_patterns, module_rank_and_alpha
+from lorakit.adapters.plain_form import stacked, widened
+from lorakit.adapters.targets import global_alpha, matching_values, module_rank_and_alpha
 from lorakit.base.frozen_experts import expert_layouts, parameter_name
 from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
@@ -41,6 +42,9 @@ def save_adapter(
     Every file is replaced in one step. A config that changes is removed first and written last, so
     a crash leaves the old adapter, the new one, or a folder that does not load; never a mixture.
 
+    An adapter whose init changed the base is written in two forms: the plain one, which every
+    engine can load, and in `unconverted/` the one that `load_adapter` takes (see own_form.py).
+
     Args:
         model: with an attached adapter.
         folder: made if it does not exist.
@@ -56,16 +60,39 @@ def save_adapter(
         raise AdapterError(
             f"{path} is a file; an adapter is saved to a folder. Choose another path."
         )
-    tensors = gather_tensors(adapter, state_dict)
+    tensors, starts = gather_tensors(adapter, state_dict), adapter.kept_starts()
     values = config_values(model)
     content = (json.dumps(values, indent=2, sort_keys=True, allow_nan=False)).encode()
     path.mkdir(parents=True, exist_ok=True)
     config_path = path / FILE_NAME
+    own_form.forget(path)
     if config_path.exists() and config_path.read_bytes() != content:
         config_path.unlink()
-    write_atomically(path / TENSORS_FILE_NAME, save(tensors, metadata={"format": "pt"}))
+    if starts:
+        own_form.write_tensors(path, tensors, starts)
+    else:
+        own_form.remove(path)
+    plain = _plain_tensors(adapter, tensors)
+    write_atomically(path / TENSORS_FILE_NAME, save(plain, metadata={"format": "pt"}))
     write_atomically(path / "README.md", model_card(adapter, values, _info(model)).encode())
+    if starts:
+        own_values = config_values(model, plain=False)
+        names = ("init_lora_weights", "loftq_config", "eva_config")
+        init_fields = {name: getattr(adapter.config, name) for name in names}
+        own_form.write(path, own_values, init_fields, adapter.start_errors)
     write_atomically(config_path, content)
+
+
+def _plain_tensors(
+    adapter: Attached, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """{tensor name in PEFT's file: value} for the base as it is without the init's change."""
+    plain = dict(tensors)
+    for name, kept in adapter.starts().items():
+        for suffix in adapter.modules[name].peft_names():
+            file_name = f"{PREFIX}{name}.{suffix}"
+            plain[file_name] = stacked(suffix, tensors[file_name], kept.start)
+    return plain
 
 
 class PretrainedSaver:
@@ -162,8 +189,11 @@ def gather_tensors(
     return tensors
 
 
-def config_values(model: PreTrainedModel) -> dict[str, object]:
+def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, object]:
     """The fields of adapter_config.json for the adapter of `model`.
+
+    Args:
+        plain: in its plain form, which differs where an init changed the base.
 
     Raises:
         AdapterError: PEFT would read other modules, ranks or alphas from it than this model has.
@@ -176,18 +206,21 @@ def config_values(model: PreTrainedModel) -> dict[str, object]:
     others = [
         name for name, _ in model.named_modules() if name and not is_below(name, adapter.modules)
     ]
-    wanted = module_rank_and_alpha([*names, *experts], config)
-    alpha = global_alpha(config)
-    ranks = portable_pattern(
-        {name: r for name, (r, _) in wanted.items()}, config.rank_pattern, config.r, "rank_pattern"
+    wanted = widened(
+        module_rank_and_alpha([*names, *experts], config),
+        {name: kept.start for name, kept in adapter.starts().items()} if plain else {},
+        rank_pattern=config.rank_pattern,
+        alpha_pattern=config.alpha_pattern,
+        r=config.r,
+        alpha=global_alpha(config),
+        use_rslora=config.use_rslora,
     )
-    alphas = portable_pattern(
-        {name: a for name, (_, a) in wanted.items()}, config.alpha_pattern, alpha, "alpha_pattern"
-    )
+    ranks = portable_pattern(wanted.ranks, wanted.rank_pattern, wanted.r, "rank_pattern")
+    alphas = portable_pattern(wanted.alphas, wanted.alpha_pattern, wanted.alpha, "alpha_pattern")
     return peft_values(
         config,
-        r=config.r,
-        alpha=alpha,
+        r=wanted.r,
+        alpha=wanted.alpha,
         target_modules=minimal_endings(names, others),
         target_parameters=_parameter_endings(model, experts),
         rank_pattern={name: int(rank) for name, rank in ranks.items()},
@@ -285,8 +318,8 @@ def portable_pattern(
         AdapterError: not even full names tell the modules apart.
     """
     for pattern in (dict(sorted(written.items())), _full_names(wanted, default)):
-        found = match_patterns(wanted, pattern, field)
-        if all(found.get(name, default) == value for name, value in wanted.items()):
+        found = matching_values(wanted, pattern, field)
+        if all(set(found.get(name, [default])) == {value} for name, value in wanted.items()):
             return pattern
     raise AdapterError(
         f"{field} {dict(written)!r} cannot be written so that PEFT reads the same: a module name "

@@ -6,24 +6,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import PreTrainedModel
 
+from lorakit.adapters import inits, own_form
 from lorakit.adapters.attach import (
     Attached,
     attach_targets,
     refuse_second_adapter,
     trained_biases,
 )
-from lorakit.adapters.contract import InitRequest
+from lorakit.adapters.contract import InitRequest, Start
+from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
 from lorakit.adapters.make import make_on_meta
+from lorakit.adapters.overlaps import resolve_overlaps
 from lorakit.adapters.patterns import matches_list
-from lorakit.adapters.peft_config import FILE_NAME, PeftConfig, read_config, refuse_special_file
+from lorakit.adapters.peft_config import (
+    FILE_NAME,
+    PeftConfig,
+    parse_config,
+    read_config,
+    refuse_special_file,
+)
 from lorakit.adapters.save import (
     PREFIX,
     TENSORS_FILE_NAME,
@@ -31,7 +39,9 @@ from lorakit.adapters.save import (
     save_adapter,
     saved_tensors,
 )
-from lorakit.adapters.targets import Targets, find_targets
+from lorakit.adapters.starting import Initialize
+from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
+from lorakit.base.frozen_linear import is_conv1d, is_linear
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -48,7 +58,8 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
     Args:
         model: the base the adapter was trained on, without an adapter.
         folder: with adapter_config.json and adapter_model.safetensors; or one level above, when it
-            holds a single adapter (PEFT saves adapters not called "default" in a subfolder).
+            holds a single adapter (PEFT saves adapters not called "default" in a subfolder). Where
+            it has an `unconverted/` form, that is loaded: the very model that was trained.
 
     Returns:
         As `attach_adapter`.
@@ -59,7 +70,7 @@ def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Atta
             The model is unchanged then.
     """
     stored = read_adapter(model, folder)
-    adapter = attach_targets(model, stored.config, stored.targets, _zeros)
+    adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
     fill(saved_tensors(adapter), stored.tensors)
     adapter.parameters_changed()
     return adapter
@@ -80,11 +91,15 @@ class StoredAdapter:
         config: with every target named.
         targets: the model's modules it concerns.
         tensors: {name in PEFT's file: value}.
+        starts: {module name: its start} where that is part of the base.
+        is_redone: starts are not in the folder: the init that the config names gives them.
     """
 
     config: LoraConfig
     targets: Targets
     tensors: dict[str, torch.Tensor]
+    starts: dict[str, Start]
+    is_redone: bool
 
 
 def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> StoredAdapter:
@@ -94,16 +109,66 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     """
     refuse_second_adapter(model)
     path = adapter_folder(Path(folder))
-    parsed = read_config(path / FILE_NAME)
+    unconverted = own_form.find(path)
+    if unconverted is None:
+        parsed = read_config(path / FILE_NAME)
+        stored = _read_plain(model, path, parsed)
+        if parsed.redone:
+            _refuse_transposed_olora(path, stored)
+        return replace(stored, is_redone=parsed.redone)
+    form = own_form.read(unconverted)
+    inits.init(form.init_lora_weights)  # refuses one that is not known
+    path = unconverted / own_form.FOLDER
+    stored = _read_plain(model, path, parse_config(path / own_form.FILE, form.adapter_config))
+    config = stored.config.model_copy(update=form.init_fields)
+    ranks = module_rank_and_alpha(stored.targets.adapted, config)
+    layers = {name: module for name, module in stored.targets.adapted.items() if is_linear(module)}
+    shapes = {name: (ranks[name][0], *features(module)) for name, module in layers.items()}
+    starts = own_form.read_starts(unconverted, shapes)
+    return replace(stored, config=config, starts=starts)
+
+
+def _refuse_transposed_olora(path: Path, stored: StoredAdapter) -> None:
+    """PEFT 0.21 decomposes a Conv1D as it lies, (I, O), and takes the product out as if (O, I)."""
+    conv1d = [name for name, module in stored.targets.adapted.items() if is_conv1d(module)]
+    if stored.config.init_lora_weights == "olora" and conv1d:
+        raise AdapterError(
+            f"{path} has init_lora_weights 'olora' on {conv1d[0]}, a Conv1D, whose transposed "
+            "weight PEFT decomposes; possible: olora on other linear layers, or converted to a "
+            "plain LoRA. Convert it with PEFT's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)."
+        )
+
+
+def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> StoredAdapter:
+    """The tensors in the folder `path`, as `parsed` describes them."""
     header = read_header(tensors_path(path))
     config = _with_targets(model, parsed, header)
     targets = find_targets(model, config)
+    config = resolve_overlaps(config, targets.adapted, _ranks(header))
     expected = expected_shapes(model, targets, config)
-    copies = _copies_of_base(model, header.keys() - expected.keys())
-    _check_copies(path, copies, header)
-    header = {name: stored for name, stored in header.items() if name not in copies}
+    copies = copies_of_base(model, targets, header.keys() - expected.keys())
+    doubled = doubled_biases(targets, header.keys() - expected.keys())
+    check_copies(path, copies, doubled, lambda names: read_tensors(path, pick(header, names)))
+    header = pick(header, header.keys() - copies.keys() - doubled.keys())
     _compare(path, expected, header)
-    return StoredAdapter(config, targets, read_tensors(path, header))
+    return StoredAdapter(config, targets, read_tensors(path, header), {}, is_redone=False)
+
+
+def _initialize_of(stored: StoredAdapter) -> Initialize:
+    """What gives each layer the start it had; its parameters are filled in afterwards."""
+    if stored.is_redone:
+        return inits.init(stored.config.init_lora_weights).initialize
+
+    def initialize(request: InitRequest) -> Start:
+        if request.name in stored.starts:
+            return stored.starts[request.name]
+        return Start(
+            torch.zeros(request.r, request.in_features),
+            torch.zeros(request.out_features, request.r),
+        )
+
+    return initialize
 
 
 @dataclass(frozen=True)
@@ -113,6 +178,20 @@ class StoredTensor:
     key: str
     shape: torch.Size
     dtype: str
+
+
+def pick(header: Mapping[str, StoredTensor], names: Iterable[str]) -> dict[str, StoredTensor]:
+    """Those of `header` that are named."""
+    return {name: header[name] for name in names}
+
+
+def _ranks(header: Mapping[str, StoredTensor]) -> dict[str, int]:
+    """{module name: rank} of the factors in the file."""
+    return {
+        name.removeprefix(PREFIX).rpartition(".lora_")[0]: stored.shape[0]
+        for name, stored in header.items()
+        if name.endswith((".lora_A.weight", ".lora_embedding_A")) and len(stored.shape) == 2
+    }
 
 
 def expected_shapes(
@@ -217,8 +296,13 @@ def _current_name(key: str) -> str:
 def _with_targets(
     model: PreTrainedModel, parsed: PeftConfig, header: Mapping[str, StoredTensor]
 ) -> LoraConfig:
-    """The config with the modules that only the model or the file can name."""
+    """The config with the modules that only the model or the file can name.
+
+    Biases that the model does not have are asked for in vain, as in PEFT.
+    """
     config = parsed.config
+    if not any(name.rpartition(".")[2] == "bias" for name, _ in model.named_parameters()):
+        config = config.model_copy(update={"bias": "none"})
     if config.modules_to_save:
         config = config.model_copy(
             update={"modules_to_save": _taken_by_peft(model, config.modules_to_save)}
@@ -239,44 +323,6 @@ def _taken_by_peft(model: PreTrainedModel, wanted: list[str]) -> list[str]:
     taken = {item: [name for name in names if name.endswith(item)] for item in wanted}
     exact = all(matches_list(name, [item]) for item in wanted for name in taken[item])
     return wanted if exact else sorted({name for each in taken.values() for name in each})
-
-
-def _copies_of_base(model: PreTrainedModel, names: Iterable[str]) -> dict[str, nn.Parameter]:
-    """{name in PEFT's file: the model's parameter} of embeddings and output head.
-
-    PEFT saves them beside the adapter when a target is one of them, or when asked to.
-    """
-    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
-    found = {}
-    for name in names:
-        own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
-        for path, module in model.named_modules():
-            parameters = dict(module.named_parameters(path, recurse=False))
-            if module in embeddings and own in parameters:
-                found[name] = parameters[own]
-    return found
-
-
-def _check_copies(
-    path: Path, copies: Mapping[str, nn.Parameter], header: Mapping[str, StoredTensor]
-) -> None:
-    """Raise AdapterError where a saved copy is not the base's own weight.
-
-    On the meta device only shapes can be compared.
-    """
-    for name, saved in read_tensors(path, {name: header[name] for name in copies}).items():
-        own = copies[name].detach()
-        same = saved.shape == own.shape
-        if same and not own.is_meta:
-            # Saved from the same weights in another dtype: equal in the narrower of the two.
-            narrow = max(saved.dtype, own.dtype, key=lambda dtype: torch.finfo(dtype).eps)
-            same = torch.equal(saved.to(narrow), own.to("cpu", narrow))
-        if not same:
-            raise AdapterError(
-                f"{path} holds {name!r} {tuple(saved.shape)}, which differs from the base's weight "
-                f"{tuple(own.shape)}; possible: a copy of it, or modules_to_save. Load the base "
-                "model it was trained on."
-            )
 
 
 def _compare(
@@ -304,7 +350,3 @@ def _compare(
             f"{path} does not fit this model, {len(faults)} faults: {'; '.join(shown)}"
             f"{f'; and {more} more' if more else ''}. Load the base model it was trained on."
         )
-
-
-def _zeros(request: InitRequest) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(request.r, request.in_features), torch.zeros(request.out_features, request.r)

@@ -175,17 +175,26 @@ def match_patterns(
         AdapterError: a pattern matches none of the modules.
     """
     names = list(names)
-    values: dict[str, float] = {}
-    for text, value in patterns.items():
-        pattern = NamePattern(text, field)
-        matched = [name for name in names if pattern.matches_ending(name)]
-        if not matched:
+    for text in patterns:
+        if not any(NamePattern(text, field).matches_ending(name) for name in names):
             raise AdapterError(
                 f"{field} {text!r} matches none of the adapted modules, such as "
                 f"{', '.join(names[:3])}. Fix or remove it in adapter.{field}."
             )
-        for name in matched:
-            values.setdefault(name, value)
+    return {name: values[0] for name, values in matching_values(names, patterns, field).items()}
+
+
+def matching_values(
+    names: Iterable[str], patterns: Mapping[str, float], field: str
+) -> dict[str, list[float]]:
+    """{module name: values of all patterns that match its ending, in order}, of those with any."""
+    names = list(names)
+    values: dict[str, list[float]] = {}
+    for text, value in patterns.items():
+        pattern = NamePattern(text, field)
+        for name in names:
+            if pattern.matches_ending(name):
+                values.setdefault(name, []).append(value)
     return values
 
 

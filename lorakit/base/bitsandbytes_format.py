@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,8 @@ from lorakit.base.four_bit import BLOCK_SIZES, FourBitWeight
 from lorakit.base.storages import int8
 from lorakit.base.storages.int8 import Int8Weight
 from lorakit.errors import ModelError
-from lorakit.kernels.reference.four_bit import (
-    CODE_VALUES,
-    NESTED_BLOCK_SIZE,
-    code_values,
-    dynamic_map,
-)
+from lorakit.kernels.reference.dynamic8 import dynamic_map
+from lorakit.kernels.reference.four_bit import CODE_VALUES, NESTED_BLOCK_SIZE, code_values
 
 STATE = "quant_state.bitsandbytes__"
 COMPANION = re.compile(
@@ -62,7 +58,7 @@ class PackedEntry:
         companions: {suffix, such as `absmax`: the tensor}.
         quantization: the storage that holds it: "nf4", "fp4" or "int8".
         shape: of the dense weight, (O, I) for linear layers (and for GPT-2's `Conv1D` too).
-        dtype: that it was packed from.
+        dtype: that it was packed from; float16 in int8, which rounds to it.
         block_size: weights per scale; of int8, a row.
         nested_offset: the mean of the block scales; None without double quantization.
     """
@@ -78,6 +74,11 @@ class PackedEntry:
     @property
     def double_quantization(self) -> bool:
         return self.nested_offset is not None
+
+    def as_dense(self, dtype: torch.dtype) -> TensorEntry:
+        """The same place as if it held the dense weight in `dtype`."""
+        name = next(name for name, known in TORCH_DTYPES.items() if known == dtype)
+        return replace(self.weight, dtype=name, shape=tuple(self.shape))
 
     def empty(self, dtype: torch.dtype) -> Packed:
         """The storage on the meta device; `dtype` is that of its dense weight."""
@@ -300,8 +301,8 @@ def _read_state(weight: TensorEntry, entry: TensorEntry, quantization: str) -> d
 def _check_sizes(entry: PackedEntry) -> None:
     weight, parts = entry.weight, entry.companions
     num_bytes, num_weights = weight.stop - weight.start, math.prod(entry.shape)
-    itemsize = TORCH_DTYPES[weight.dtype].itemsize if weight.dtype in TORCH_DTYPES else 0
-    if itemsize == 0 or num_bytes != -(-((num_weights + 1) // 2) // itemsize) * itemsize:
+    itemsize = TORCH_DTYPES[weight.dtype].itemsize
+    if num_bytes != -(-((num_weights + 1) // 2) // itemsize) * itemsize:
         raise _broken(
             weight,
             f"its state says the shape {tuple(entry.shape)}, but it has {num_bytes} bytes of "

@@ -28,34 +28,25 @@ MAX_INDEX_BYTES = 64 << 20
 MAX_TENSORS_PER_FILE = 65_536
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-BYTES_PER_ELEMENT = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "F8_E8M0": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
-    "C64": 8,
-}
-
-# What a stored weight may consist of.
+# safetensors' names of dtypes.
 TORCH_DTYPES = {
+    "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I16": torch.int16,
+    "U16": torch.uint16,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
     "F32": torch.float32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
     "F64": torch.float64,
+    "C64": torch.complex64,
 }
 
 
@@ -174,7 +165,7 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
 
 
 def read_tensor(entry: TensorEntry) -> torch.Tensor:
-    """One tensor of a checked header (of a dtype in `TORCH_DTYPES`), read and not mapped.
+    """One tensor of a checked header, read and not mapped.
 
     Raises:
         ModelError: the file has become shorter.
@@ -212,12 +203,12 @@ def _entry(name: str, value: Any, file: Path, data_start: int, size: int) -> Ten
         begin, end = value["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(file, f"the entry of {name!r} lacks dtype, shape or data_offsets") from error
-    if not isinstance(dtype, str) or dtype not in BYTES_PER_ELEMENT:
+    if not isinstance(dtype, str) or dtype not in TORCH_DTYPES:
         raise _broken(file, f"{name!r} has the dtype {dtype!r}, which is not known")
     numbers = [begin, end, *shape] if isinstance(shape, list) else [None]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise _broken(file, f"{name!r} has a shape or offsets that are not counts")
-    if end - begin != math.prod(shape) * BYTES_PER_ELEMENT[dtype]:
+    if end - begin != math.prod(shape) * TORCH_DTYPES[dtype].itemsize:
         raise _broken(
             file, f"{name!r} of shape {shape} and dtype {dtype} has {end - begin} bytes of data"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,20 @@ def _of_text(config: PreTrainedConfig) -> PreTrainedConfig:
     if text_class is not None and model_class_of(config).config_class is text_class:
         return config.get_text_config()
     return config
+
+
+def as_json(values: Any) -> Any:
+    """Filtered values as they are written to a config.json: infinities and NaN as transformers
+    spells them.
+    """
+    if isinstance(values, dict):
+        return {key: as_json(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [as_json(value) for value in values]
+    if isinstance(values, float) and not math.isfinite(values):
+        spelled = {math.inf: "Infinity", -math.inf: "-Infinity"}
+        return {"__float__": spelled.get(values, "NaN")}
+    return values
 
 
 def config_fingerprint(values: dict[str, Any]) -> str:

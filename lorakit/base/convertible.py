@@ -4,11 +4,17 @@ exceptions: the checkpoints of both must agree on it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import HfQuantizer
+from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
 from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils.quantization_config import QuantizationMethod
+
+from lorakit.errors import ModelError
 
 
 def convertible_linears(model: PreTrainedModel, skip_modules: list[str] | None) -> list[str]:
@@ -21,6 +27,20 @@ def convertible_linears(model: PreTrainedModel, skip_modules: list[str] | None) 
     in_float32 = list(model._keep_in_fp32_modules or ())
     kept = HfQuantizer.get_modules_to_not_convert(model, skip_modules, in_float32)
     return [path for path in bitsandbytes_linears(model) if should_convert_module(path, kept)]
+
+
+def refuse_rebuilt(model: PreTrainedModel) -> None:
+    """Raise ModelError for a family that transformers builds of other modules when a checkpoint of
+    bitsandbytes is loaded: it would look for other tensors than a plain one has.
+    """
+    for module in model.modules():
+        rebuilt: dict[str, Any] = MODULES_TO_PATCH_FOR_QUANTIZATION.get(type(module).__name__, {})
+        if QuantizationMethod.BITS_AND_BYTES in rebuilt.get("quantization_methods", ()):
+            raise ModelError(
+                f"transformers builds a {model.config.model_type!r} model of other modules than "
+                f"{type(module).__name__} when it is packed by bitsandbytes; possible: other "
+                "families. Quantize it while loading (base.quantization)."
+            )
 
 
 def bitsandbytes_linears(model: PreTrainedModel) -> list[str]:

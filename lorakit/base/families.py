@@ -45,6 +45,18 @@ class FamilyFacts:
     refused: str | None = None
 
 
+# {model_type: layer names}. Mamba mixers of these families multiply with the weights of the layers
+# themselves: PEFT 0.21 refuses out_proj there and silently ignores an adapter of dt_proj, and the
+# packed layers of bitsandbytes fail.
+READ_DIRECTLY = {
+    "falcon_h1": ("out_proj",),
+    "falcon_mamba": ("dt_proj", "out_proj"),
+    "jamba": ("dt_proj",),
+    "mamba": ("dt_proj", "out_proj"),
+    "mamba2": ("out_proj",),
+    "nemotron_h": ("out_proj",),
+}
+
 RECURRENT = "its recurrent or convolutional layers carry state from one example into the next"
 OWN_ATTENTION = "its attention code does not know about packing"
 POSITION_BIAS = "its attention adds a position bias over the whole row"

@@ -120,6 +120,10 @@ class FourBitWeight(PackedWeight):
             nested_offset=tensors.get("nested_offset"),
         )
 
+    def pack_like(self, weight: torch.Tensor) -> FourBitWeight:
+        """Another dense weight, quantized with the same settings."""
+        return quantize(weight, self.code_book, self.block_size, self.double_quantization)
+
     def extra_repr(self) -> str:
         return (
             f"{self.code_book}, shape={tuple(self.shape)}, dtype={self.dtype}, "

@@ -110,7 +110,7 @@ def layout_of(owner: nn.Module, name: str) -> ExpertsLayout | None:
     if type(owner) is Llama4TextExperts:
         return ExpertsLayout(transposed=True, tells=False)
     facts = vars(owner)
-    return ExpertsLayout(facts["is_transposed"]) if DISPATCHED <= facts.keys() else None
+    return ExpertsLayout(facts["is_transposed"]) if facts.keys() >= DISPATCHED else None
 
 
 def parameter_name(path: str, layout: ExpertsLayout) -> str:
@@ -133,7 +133,7 @@ def put_experts(model: PreTrainedModel, path: str, module: nn.Module) -> None:
     owner, name = _owner(model, path)
     owner._parameters.pop(name, None)
     setattr(owner, name, module)
-    if DISPATCHED <= vars(owner).keys():
+    if vars(owner).keys() >= DISPATCHED:
         experts_forward.use_in(model)
     elif type(owner) is Llama4TextExperts:
         experts_forward.use_in_llama4(owner)

@@ -61,6 +61,10 @@ class MovableWeight(FrozenWeight, Protocol):
         """A storage of the same kind, shape and dtype over other tensors."""
         ...
 
+    def pack_like(self, weight: torch.Tensor) -> MovableWeight:
+        """Another dense weight (O, I), stored in the same way with the same settings."""
+        ...
+
     def to(self, device: torch.device | str) -> MovableWeight:
         """This storage, its tensors moved to `device` (as `nn.Module.to`)."""
         ...

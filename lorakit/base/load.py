@@ -269,7 +269,7 @@ def _left_in_checkpoint(
     if where != DISK or len(parts) != 1 or parts[0].converted or parts[0].packed is not None:
         return None
     entry = stored.entries[parts[0].tensor]
-    return entry if checkpoint.TORCH_DTYPES.get(entry.dtype) == dtype else None
+    return entry if checkpoint.TORCH_DTYPES[entry.dtype] == dtype else None
 
 
 def _check_size(plain: PreTrainedModel, held: int, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_header
-from lorakit.base.frozen_linear import MovableWeight
+from lorakit.base.frozen_linear import FrozenWeight, MovableWeight
 from lorakit.base.storages.dense import DenseWeight
 
 DEVICE, HOST, DISK = "device", "cpu", "disk"  # where a weight lives
@@ -116,6 +117,13 @@ class DiskWeight(nn.Module):
     def extra_repr(self) -> str:
         files = ", ".join(sorted({str(place.file) for place in self.places.values()}))
         return f"on disk in {files}: {self._empty[0]!r}"
+
+
+def storage_of(stored: FrozenWeight) -> MovableWeight:
+    """The storage itself, wherever its tensors lie; on the meta device for one on disk."""
+    if isinstance(stored, HostWeight):
+        return stored._held[0]
+    return stored._empty[0] if isinstance(stored, DiskWeight) else cast(MovableWeight, stored)
 
 
 def to_disk(stored: MovableWeight, file: Path) -> DiskWeight:

@@ -43,19 +43,20 @@ class Origin:
     packed: PackedEntry | None = None
 
     def read(self) -> torch.Tensor:
-        """The tensor as stored; a packed weight dequantized, in float32."""
-        if self.packed is not None:
-            return self.packed.read(torch.float32).dequantize()
-        return self._stored()
-
-    def sha256(self) -> str:
-        """SHA-256 (hex) of the tensor's bytes (of the codes, if it is packed)."""
-        data = self._stored().contiguous().view(-1).view(torch.uint8)
-        return hashlib.sha256(data.numpy().tobytes()).hexdigest()
-
-    def _stored(self) -> torch.Tensor:
+        """The tensor as stored: of a packed weight the codes."""
         with safe_open(self.file, framework="pt", backend="pread") as file:
             return file.get_tensor(self.tensor)
+
+    def dense(self) -> torch.Tensor:
+        """The tensor as stored, a packed weight dequantized: (O, I) in float32."""
+        if self.packed is None:
+            return self.read()
+        return self.packed.read(torch.float32).dequantize()
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the tensor's bytes."""
+        data = self.read().contiguous().view(-1).view(torch.uint8)
+        return hashlib.sha256(data.numpy().tobytes()).hexdigest()
 
 
 def origins(model: PreTrainedModel | str | Path) -> dict[str, tuple[Origin, ...]]:

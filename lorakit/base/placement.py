@@ -91,8 +91,12 @@ def place(
     return tuple(placed)
 
 
-def parse_bytes(size: int | str | None) -> int | None:
+def parse_bytes(size: int | str | None, *, option: str = "base.max_device_memory") -> int | None:
     """Bytes of a size such as 6GB (1e9 each), 6GiB (2**30 each) or a plain number.
+
+    Args:
+        size: None stays None.
+        option: what to name in an error.
 
     Raises:
         ModelError: not a size.
@@ -102,8 +106,7 @@ def parse_bytes(size: int | str | None) -> int | None:
     match = SIZE.fullmatch(size)
     if match is None:
         raise ModelError(
-            f"{size!r} is not a size; possible: 6GB, 512MiB, 6000000000. Fix "
-            "base.max_device_memory."
+            f"{size!r} is not a size; possible: 6GB, 512MiB, 6000000000. Fix {option}."
         )
     number, prefix, binary = match.groups()
     step = 1024 if binary else 1000
@@ -119,7 +122,7 @@ def layer_of(name: str) -> str:
 def _bytes_by_layer(model: PreTrainedModel) -> dict[str, int]:
     layers: dict[str, int] = defaultdict(int, {"": 0})
     counted: set[int] = set()
-    offloadable = {}
+    offloadable: dict[str, str] = {}
     frozen = {
         path: module
         for path, module in model.named_modules()

@@ -16,7 +16,19 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from lorakit.cli import adapter, chat, check, demo, evaluate, merge, new, plan, report, train
+from lorakit.cli import (
+    adapter,
+    chat,
+    check,
+    demo,
+    evaluate,
+    merge,
+    new,
+    plan,
+    quantize,
+    report,
+    train,
+)
 from lorakit.cli.output import visible
 from lorakit.errors import LorakitError
 
@@ -40,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune language models with LoRA and QLoRA: a recipe in, a proven adapter out.",
 )
-for verb in (demo, new, check, plan, train, evaluate, report, chat, merge):
+for verb in (demo, new, check, plan, train, evaluate, report, chat, merge, quantize):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(adapter.app, name="adapter")
 

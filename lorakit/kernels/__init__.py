@@ -13,6 +13,7 @@ from lorakit.kernels.reference.attention import (
 )
 from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
+from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
 from lorakit.kernels.reference.four_bit import (
     dequantize_scales,
     four_bit_dequantize,
@@ -25,6 +26,7 @@ from lorakit.kernels.reference.int8 import int8_dequantize, int8_quantize
 
 __all__ = [
     "decode_attention",
+    "dequantize_dynamic",
     "dequantize_scales",
     "dropout_mask",
     "four_bit_dequantize",
@@ -39,5 +41,6 @@ __all__ = [
     "mix_keys",
     "module_key",
     "packed_attention",
+    "quantize_dynamic",
     "quantize_scales",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters.attach import Attached
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.optimizers.state_plan import StatePlan
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Memory:
         weights: the frozen base as it is stored: packed codes and scales, dense weights, buffers.
         adapter: the parameters that train, and what the adapter keeps beside them (DoRA: norms).
         gradients: the flat gradient, and the parameter's own where its dtype is smaller.
-        optimizer: two moments, and float32 master copies of parameters in a smaller dtype.
+        optimizer: its state on the device, at most; float32 master copies of parameters in a
+            smaller dtype.
         activations: what a forward pass keeps for its backward.
         loading_peak: the whole base as stored, plus the largest tensor before it is packed.
         peak: the largest sum at any moment of a step.
@@ -59,18 +60,25 @@ class Memory:
 
 
 def count_memory(
-    model: PreTrainedModel, adapter: Attached, by_device: dict[str, int] | None = None
+    model: PreTrainedModel,
+    adapter: Attached,
+    state: StatePlan,
+    by_device: dict[str, int] | None = None,
 ) -> Memory:
     """Count the bytes of a model with an adapter attached.
 
     Args:
         model: on the meta device, or loaded.
         adapter: what `attach_adapter` returned for it.
+        state: of the optimizer.
         by_device: where the frozen weights will live, if that is planned.
     """
     trained = adapter.parameters()
     own: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in trained.values()}
     own |= {id(t): t for module in adapter.modules.values() for t in module.kept_tensors()}
+    flat = state.layout.size * state.layout.dtype.itemsize
+    rounded = [p for p in trained.values() if p.dtype != state.layout.dtype]
+    views = [p for p in trained.values() if p.dtype == state.layout.dtype]
     packed = _packed_tensors(model)
     frozen = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     frozen |= packed
@@ -80,8 +88,8 @@ def count_memory(
     return Memory(
         weights=weights,
         adapter=num_bytes(own.values()),
-        gradients=_gradient_bytes(trained),
-        optimizer=_optimizer_bytes(trained),
+        gradients=flat + num_bytes(rounded),
+        optimizer=state.device_bytes + flat - num_bytes(views),
         activations=None,
         loading_peak=weights + _largest_before_packing(model, dense),
         peak=None,
@@ -119,21 +127,3 @@ def _largest_before_packing(model: PreTrainedModel, dense: Iterable[torch.Tensor
         if isinstance(module, FrozenLinear | FrozenExperts)
     )
     return max(*unpacked, *(num_bytes([tensor]) for tensor in dense), 0)
-
-
-def _master_dtype(trained: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The dtype of the optimizer's flat buffers: float32, or float64 when a parameter is."""
-    return functools.reduce(torch.promote_types, (p.dtype for p in trained.values()), torch.float32)
-
-
-def _gradient_bytes(trained: Mapping[str, torch.Tensor]) -> int:
-    dtype = _master_dtype(trained)
-    flat = sum(parameter.numel() for parameter in trained.values()) * dtype.itemsize
-    return flat + num_bytes(p for p in trained.values() if p.dtype != dtype)
-
-
-def _optimizer_bytes(trained: Mapping[str, torch.Tensor]) -> int:
-    dtype = _master_dtype(trained)
-    count = sum(parameter.numel() for parameter in trained.values())
-    masters = sum(p.numel() for p in trained.values() if p.dtype != dtype)
-    return (2 * count + masters) * dtype.itemsize

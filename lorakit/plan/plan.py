@@ -18,6 +18,7 @@ from lorakit.data.named_sets import rules_of, specs_of, token_cache
 from lorakit.data.prepare import Prepared, prepare_meanings
 from lorakit.data.split import split_rows
 from lorakit.errors import DataError
+from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
 from lorakit.plan.steps import RunLength, count_run_length
@@ -35,6 +36,7 @@ class Plan:
         trainable_parameters: those that train.
         num_adapted, num_not_adapted: layers with an adapter, and other weights of two dimensions.
         memory: bytes by part.
+        state: of the optimizer.
         steps: optimizer steps; tokens, trained_tokens: seen in the whole run.
         gpu: {"name", "memory_bytes", "left_for_activations"} when one was named.
         notes: what a reader should know about these numbers.
@@ -45,6 +47,7 @@ class Plan:
     num_adapted: int
     num_not_adapted: int
     memory: Memory
+    state: StatePlan
     steps: int | None
     tokens: int | None
     trained_tokens: int | None
@@ -63,6 +66,13 @@ class Plan:
             "cost": None,
             "weights_by_storage": self.memory.by_storage,
             "weights_by_device": self.memory.by_device,
+            "optimizer_state": {
+                "optim": self.state.optim,
+                "bytes": self.state.layout.state_bytes,
+                "resident_bytes": self.state.resident_bytes,
+                "host_bytes": self.state.host_bytes,
+                "pages": len(self.state.layout.pages),
+            },
             "layers": {"adapted": self.num_adapted, "not_adapted": self.num_not_adapted},
             "gpu": self.gpu,
             "notes": list(self.notes),
@@ -94,7 +104,8 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
     )
     by_device = target.placement(model, base)
     adapter = attach_adapter(model, recipe.adapter)
-    memory = count_memory(model, adapter, by_device)
+    state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
+    memory = count_memory(model, adapter, state, by_device)
     notes = []
     if prepared is None:
         prepared, problem = _training_set(recipe, model.config)
@@ -111,6 +122,7 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
         num_adapted=len(adapter.adapted),
         num_not_adapted=len(adapter.not_adapted),
         memory=memory,
+        state=state,
         steps=recipe.train.max_steps if length is None else length.steps,
         tokens=None if length is None else length.tokens,
         trained_tokens=None if length is None else length.trained_tokens,

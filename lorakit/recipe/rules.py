@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
 if TYPE_CHECKING:
     from lorakit.recipe.sections import LoraConfig, Recipe, TrainSection
@@ -23,22 +24,16 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1]
 
-QUANTIZATIONS = ("none", "nf4")
+BLOCKWISE = ("nf4", "fp4")  # the quantizations that have blocks, and scales of them
 METHODS = ("sft",)
 METRICS = ("loss", "perplexity")  # and every scorer of tasks/
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a JSON schema"}
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
-INITS_NOT_BUILT = (
-    "corda",
-    "eva",
-    "loftq",
-    "lora_ga",
-    "olora",
-    "orthogonal",
-    "pissa",
-)
+INITS_NOT_BUILT = ("corda", "lora_ga", "mica", "orthogonal")
+# Bits per weight of what `base.quantization` stores.
+BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,7 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
     return [
         *_base(recipe),
         *adapter_rules(recipe.adapter),
+        *_loftq(recipe),
         *_data(recipe),
         *_train(recipe),
         *_evaluate(recipe),
@@ -76,12 +72,14 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
         yield _unknown(("base", "device"), base.device, ("auto", "cpu", "cuda", "cuda:0"))
     if not base.model.strip():
         yield Fault(("base", "model"), "is empty; give a folder, a hub id or `builtin`")
-    if base.quantization not in QUANTIZATIONS:
-        yield _not_built(("base", "quantization"), base.quantization, QUANTIZATIONS)
-    elif base.quantization == "none":
+    if base.quantization not in BLOCKWISE:
         for name in ("double_quantization", "block_size"):
             if name in base.model_fields_set:
-                yield _no_effect(("base", name), "base.quantization is none", "set it to nf4")
+                yield _no_effect(
+                    ("base", name),
+                    f"base.quantization is {base.quantization}",
+                    f"set it to {' or '.join(BLOCKWISE)}",
+                )
     if base.offload == "none" and base.max_device_memory is not None:
         yield _no_effect(
             ("base", "max_device_memory"),
@@ -101,7 +99,7 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
     if adapter.kind is not None and adapter.kind not in kinds:
         yield _unknown(("adapter", "kind"), adapter.kind, kinds)
     init = adapter.init_lora_weights
-    if isinstance(init, str) and init.split("_niter")[0].lower() in INITS_NOT_BUILT:
+    if isinstance(init, str) and init.lower() in INITS_NOT_BUILT:
         yield _not_built(
             ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
         )
@@ -109,6 +107,13 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
         yield _no_effect(
             ("adapter", "layers_pattern"), "adapter.layers_to_transform is not set", "set it"
         )
+    for name, section in (("loftq", "loftq_config"), ("eva", "eva_config")):
+        if getattr(adapter, section) is not None and init != name:
+            yield _no_effect(
+                ("adapter", section),
+                f"adapter.init_lora_weights is {str(init).lower()}",
+                f"set it to {name}",
+            )
     if adapter.path is not None:
         for name in sorted(adapter.model_fields_set - {"path"}):
             yield _no_effect(
@@ -116,6 +121,24 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
                 "adapter.path continues from a saved adapter, whose own config says it",
                 "leave path out to start a new adapter",
             )
+
+
+def _loftq(recipe: Recipe) -> Iterator[Fault]:
+    """LoftQ corrects what the base's storage takes from the weights."""
+    adapter, stored = recipe.adapter, recipe.base.quantization
+    if adapter.init_lora_weights != "loftq":
+        return
+    if stored == "none":
+        yield _no_effect(
+            ("adapter", "init_lora_weights"), "base.quantization is none", "set that to nf4"
+        )
+    bits = None if adapter.loftq_config is None else adapter.loftq_config.loftq_bits
+    if bits is not None and stored in BITS and bits != BITS[stored]:
+        yield Fault(
+            ("adapter", "loftq_config", "loftq_bits"),
+            f"{bits} is not what the base is stored in; possible: {BITS[stored]}, the bits of "
+            f"base.quantization {stored}",
+        )
 
 
 def _data(recipe: Recipe) -> Iterator[Fault]:
@@ -177,11 +200,34 @@ def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
         yield _no_effect(
             (*place, "num_train_epochs"), f"{section}max_steps says how long", "remove max_steps"
         )
+    yield from _optim(place, train)
     if train.early_stopping_patience is None and _given(train, "early_stopping_threshold"):
         yield _no_effect(
             (*place, "early_stopping_threshold"),
             f"{section}early_stopping_patience is not set",
             "set it",
+        )
+
+
+def _optim(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
+    section = "".join(f"{part}." for part in place)
+    optims = _names_in("optimizers/forms")
+    if train.optim in OPTIMS_ELSEWHERE:
+        here = OPTIMS_ELSEWHERE[train.optim]
+        yield Fault((*place, "optim"), f"{train.optim!r} is not built; here it is {here}")
+    elif train.optim in OPTIMS_NOT_BUILT:
+        yield _not_built((*place, "optim"), train.optim, optims)
+    elif train.optim not in optims:
+        yield _unknown((*place, "optim"), train.optim, optims)
+    elif train.optim_memory is not None and not train.optim.startswith("paged_"):
+        yield _no_effect(
+            (*place, "optim_memory"),
+            f"{section}optim {train.optim} keeps its whole state on the device",
+            f"set {section}optim to paged_adamw_32bit or paged_adamw_8bit",
+        )
+    if train.loraplus_lr_embedding is not None and train.loraplus_lr_ratio is None:
+        yield _no_effect(
+            (*place, "loraplus_lr_embedding"), f"{section}loraplus_lr_ratio is not set", "set it"
         )
 
 

@@ -88,6 +88,33 @@ class BaseSection(Section):
     )
 
 
+class LoftqConfig(Section):
+    """How init `loftq` fits the quantization error."""
+
+    loftq_bits: Literal[2, 4, 8] | None = Field(
+        None, description="Bits of the base's storage, which decides; null: whatever they are."
+    )
+    loftq_iter: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="How often base and factors are fitted to each other in turn."
+    )
+
+
+class EvaConfig(Section):
+    """How init `eva` shares the rank out and reads its calibration batches."""
+
+    rho: Annotated[float, Field(ge=1, le=1000)] = Field(
+        2.0, description="A layer's rank may grow to rho times its own; 1: ranks stay."
+    )
+    tau: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.99, description="A layer is done once its directions turn less than this cosine."
+    )
+    use_label_mask: bool = Field(True, description="Only tokens that are trained count.")
+    whiten: bool = Field(False, description="Scale directions down by their spread.")
+    adjust_scaling_factors: bool = Field(
+        True, description="Scaling stays what it was whatever rank a layer got."
+    )
+
+
 class LoraConfig(Section):
     """The adapter: names, meanings and defaults of PEFT's LoraConfig unless said otherwise.
 
@@ -124,8 +151,11 @@ class LoraConfig(Section):
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (arXiv 2312.03732).")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
     init_lora_weights: bool | str = Field(
-        True, description="Init by name: true, false, gaussian, ..."
+        True,
+        description="Init by name: true, false, gaussian, pissa, pissa_niter_N, olora, loftq, eva.",
     )
+    loftq_config: LoftqConfig | None = Field(None, description="Options of init loftq.")
+    eva_config: EvaConfig | None = Field(None, description="Options of init eva.")
     rank_pattern: dict[str, PositiveInt] = Field(
         default_factory=dict, description="{name or regex: rank}"
     )
@@ -274,7 +304,22 @@ class TrainSection(Section):
     micro_batch_tokens: PositiveInt | None = Field(
         None, description="Token budget of one forward pass; null: chosen, recorded in the run."
     )
+    optim: str = Field(
+        "adamw_torch",
+        description="adamw_torch, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit.",
+    )
+    optim_memory: str | None = Field(
+        None,
+        description="Bytes of a paged optimizer's state on the device, such as `64MB`; the rest is "
+        "in host memory. null: 64 MiB.",
+    )
     learning_rate: PositiveFloat = 2e-4
+    loraplus_lr_ratio: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of lora_B over that of lora_A; null: 1."
+    )
+    loraplus_lr_embedding: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of adapted embeddings; null: 1e-6."
+    )
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: NonNegativeInt | None = None
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lorakit.recipe import Recipe
+from lorakit.recipe.rules import BLOCKWISE
 from lorakit.report.files import ChoiceFacts, LoggedStep, PlanFacts, RunFiles
 from lorakit.report.words import count, duration, share, size
 
@@ -43,8 +44,8 @@ def _of_recipe(recipe: Recipe) -> Iterator[Fact]:
     base, adapter = recipe.base, recipe.adapter
     # A folder's path is in the recipe below; its name says which model it is.
     yield Fact("Base model", base.model.rstrip("/").rpartition("/")[2] or base.model)
-    if base.quantization == "none":
-        yield Fact("Quantization", "none")
+    if base.quantization not in BLOCKWISE:
+        yield Fact("Quantization", base.quantization)
     else:
         doubled = "double-quantized scales" if base.double_quantization else "plain scales"
         yield Fact("Quantization", base.quantization, f"blocks of {base.block_size}, {doubled}")

@@ -25,6 +25,7 @@ from lorakit.base.config import NOISE_FIELD, read_config
 from lorakit.base.frozen_experts import FrozenExperts, take_back
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
+from lorakit.base.quantization_config import KEY
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
 
@@ -118,6 +119,7 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
     except ModelError:
         pass  # not loaded by load_base, which alone changes noise values
     else:
+        values.pop(KEY, None)  # about the files
         original = AutoConfig.for_model(values.pop("model_type"), **values)
         # The language model of a composite checkpoint has a config of its own inside.
         of_text = config.model_type != original.model_type

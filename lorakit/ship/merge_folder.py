@@ -7,50 +7,38 @@ tensors that are not changed keep their bytes.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from lorakit.adapters.store import StoredAdapter, read_adapter
 from lorakit.base import hub
+from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
-from lorakit.base.config import read_config
-from lorakit.base.empty import empty_base
+from lorakit.base.config import as_json, read_config
+from lorakit.base.device import compute_dtype
 from lorakit.base.frozen_linear import is_linear
+from lorakit.base.meta_model import plain_model
+from lorakit.base.model_folder import (
+    TensorGroup,
+    copy_small_files,
+    refuse_used_output,
+    shard_bytes,
+    write_weights,
+)
 from lorakit.base.packing import packable_linears
-from lorakit.base.placement import parse_bytes
+from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked
 from lorakit.base.storages import storage
-from lorakit.errors import AdapterError, InputError, RunError, VerificationError
+from lorakit.errors import AdapterError, VerificationError
 from lorakit.files import staged_folder, write_json
-from lorakit.progress import bar
 from lorakit.ship.merge import refuse_shared_weights
 from lorakit.ship.pieces import TORCH_DTYPES, Packing, Piece, make_pieces
 from lorakit.ship.verify import Verification, verify_merge
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# What belongs to a model folder beside config and weights.
-COPIED = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "tekken.json",
-    "*.model",
-    "chat_template*",
-    "additional_chat_templates/*.jinja",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
-)
 # The float32 arithmetic of a merge against float64.
 ARITHMETIC_ERROR = 1e-6
 
@@ -102,7 +90,8 @@ def merge_folder(
         into: "dequantized": the weights the adapter was trained on, for a quantized base the
             dequantized ones (the faithful merge); "original": the checkpoint's weights, where the
             difference from base + adapter is measured and reported, not bounded.
-        quantization, double_quantization, block_size: how the base was stored in training.
+        quantization, double_quantization, block_size: how the base was stored in training; the
+            result of "checkpoint" is dense.
         dtype: of the written weights; None: each tensor as stored.
         base_dtype: that the base computed in while the adapter was trained; a quantized base was
             packed from it. None: that of the written weights.
@@ -122,7 +111,14 @@ def merge_folder(
     final = Path(output)
     max_bytes = _checked_options(final, into, max_shard_size)
     folder = hub.resolve(base, revision)
-    empty = empty_base(folder, dtype=dtype or torch.float32)
+    is_stored = quantization == CHECKPOINT
+    check_asked(read_config(folder / "config.json"), quantization)
+    if is_stored and into == "original":
+        raise AdapterError(
+            f"{str(folder)!r} is itself quantized: it holds no original weights. Possible is into "
+            "'dequantized'. Use that, or merge with the original model as the base."
+        )
+    empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
     stored = read_adapter(empty, adapter)
     refuse_shared_weights(
         {
@@ -133,22 +129,27 @@ def merge_folder(
     )
     base_dtype = base_dtype or dtype or _widest_stored(folder)
     # A dense base has rounded what it was adapted in, if to anything, to `base_dtype`.
-    rounded = stored.targets.adapted if quantization == "none" else packable_linears(empty)
+    rounded: Iterable[str] = stored.targets.adapted
+    if is_stored:
+        rounded = [*rounded, *stored_weights(folder, empty, is_packed=True).layers]
+    elif quantization != "none":
+        rounded = packable_linears(empty)
     packing = Packing(
-        storage(quantization),
+        storage("none" if is_stored else quantization),
         frozenset(rounded if into == "dequantized" else ()),
         block_size,
         double_quantization,
         base_dtype,
+        is_stored,
     )
     pieces = make_pieces(folder, empty, stored, packing, dtype)
     with staged_folder(final) as staging:
         weight_error = _write(pieces, staging, max_bytes)
-        _copy_small_files(folder, staging)
+        copy_small_files(folder, staging)
         if tokenizer is not None:
-            _copy_small_files(Path(tokenizer), staging)
+            copy_small_files(Path(tokenizer), staging)
         unties = _unties(empty, stored, pieces)
-        write_json(staging / "config.json", _config(folder, unties, dtype))
+        write_json(staging / "config.json", as_json(_config(folder, unties, dtype)))
         verification = verify_merge(
             staging,
             base=folder,
@@ -169,37 +170,25 @@ def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
         raise AdapterError(
             f"into {into!r} is not possible; possible are 'dequantized' (faithful) and 'original'."
         )
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise InputError(
-            f"{final} exists and is not an empty folder; a merge overwrites nothing. Choose "
-            "another output, or remove it."
-        )
-    max_bytes = parse_bytes(max_shard_size)
-    if not max_bytes:
-        raise InputError(f"max_shard_size {max_shard_size!r} is no size; possible is '5GB'.")
-    return max_bytes
+    refuse_used_output(final)
+    return shard_bytes(max_shard_size)
 
 
 def _write(pieces: list[Piece], folder: Path, max_bytes: int) -> float:
     """Write the weights; returns the largest relative error of a merged one."""
-    shards = list(_shards(pieces, max_bytes))
-    names = [SINGLE] if len(shards) == 1 else _shard_names(len(shards))
-    largest = 0.0
-    with bar("merging", total=len(pieces)) as running:
-        for name, shard in zip(names, shards, strict=True):
-            tensors = {}
-            for piece in shard:
-                made = piece.make()
-                _check_error(piece, made.error)
-                tensors[piece.name] = made.value
-                largest = max(largest, made.error)
-                running.advance()
-            _save(tensors, folder / name)
-    if len(shards) > 1:
-        total = sum(piece.num_bytes for piece in pieces)
-        places = {p.name: name for name, shard in zip(names, shards, strict=True) for p in shard}
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
-    return largest
+    errors = [0.0]
+
+    def group(piece: Piece) -> TensorGroup:
+        def make() -> dict[str, torch.Tensor]:
+            made = piece.make()
+            _check_error(piece, made.error)
+            errors.append(made.error)
+            return {piece.name: made.value}
+
+        return TensorGroup(piece.num_bytes, make)
+
+    write_weights([group(piece) for piece in pieces], folder, max_bytes, "merging")
+    return max(errors)
 
 
 def _check_error(piece: Piece, error: float) -> None:
@@ -212,61 +201,6 @@ def _check_error(piece: Piece, error: float) -> None:
             f"the merged weight of {piece.layer!r} is off by {error:.2g}; one rounding to "
             f"{piece.dtype} explains {bound:.2g}. Nothing was written. Report this."
         )
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write one file, and read it again."""
-    path.touch()
-    mode = path.stat().st_mode
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(mode)  # safetensors writes 0600, whatever the umask says
-        with safe_open(path, "pt") as file:
-            differing = [
-                name
-                for name, tensor in tensors.items()
-                if not torch.equal(_bytes(file.get_tensor(name)), _bytes(tensor))
-            ]
-    except SafetensorError as error:
-        raise RunError(
-            f"{path.name} of the merged model cannot be written: {error}. Make room on the disk, "
-            "or choose another output."
-        ) from error
-    if differing:
-        raise VerificationError(
-            f"{path.name} does not read back as it was written: {differing[0]!r} differs. Nothing "
-            "was written. Check the disk."
-        )
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    # Bytes, because a NaN does not equal itself.
-    return tensor.reshape(-1).view(torch.uint8)
-
-
-def _shards(pieces: list[Piece], max_bytes: int) -> Iterator[list[Piece]]:
-    shard: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        if shard and size + piece.num_bytes > max_bytes:
-            yield shard
-            shard, size = [], 0
-        shard.append(piece)
-        size += piece.num_bytes
-    yield shard
-
-
-def _shard_names(count: int) -> list[str]:
-    return [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
-
-
-def _copy_small_files(folder: Path, staging: Path) -> None:
-    for pattern in COPIED:
-        for path in sorted(folder.glob(pattern)):
-            if path.is_file():
-                target = staging / path.relative_to(folder)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
 
 
 def _unties(empty: PreTrainedModel, stored: StoredAdapter, pieces: list[Piece]) -> bool:
@@ -285,6 +219,7 @@ def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, 
     unties.
     """
     values = read_config(folder / "config.json")
+    values.pop(KEY, None)  # what is written is dense
     if dtype is not None:
         values.pop("torch_dtype", None)
         values["dtype"] = str(dtype).removeprefix("torch.")

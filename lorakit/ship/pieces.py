@@ -10,13 +10,16 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.adapters.contract import ParameterMerge, constant_merge
+from lorakit.adapters.contract import Factors, ParameterMerge, constant_merge
+from lorakit.adapters.low_rank import subtract, wide
 from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import Shared
 from lorakit.adapters.save import PREFIX, module_tensors
 from lorakit.adapters.store import StoredAdapter, fill
-from lorakit.base.checkpoint import TensorEntry, read_entries
-from lorakit.base.origin import Origin, origins_of
+from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
+from lorakit.base.as_stored import stored_weights
+from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
 from lorakit.errors import AdapterError
 
@@ -34,7 +37,8 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 class Packing:
     """How the base stored its linear weights in training: a storage and the names of its layers.
 
-    `dtype` is the one it computed in: weights were packed from it, and unpacked to it.
+    `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
+    says that the checkpoint itself holds them packed.
     """
 
     storage: Storage
@@ -42,11 +46,16 @@ class Packing:
     block_size: int
     double_quantization: bool
     dtype: torch.dtype
+    is_stored: bool = False
 
-    def dequantized(self, weight: torch.Tensor) -> torch.Tensor:
-        """What the base computed with in place of `weight` (O, I)."""
+    def dequantized(
+        self, weight: torch.Tensor, taken: Factors | None = None, scaling: float = 1.0
+    ) -> torch.Tensor:
+        """What the base computed with in place of `weight` (O, I), once an init had taken
+        `scaling * B @ A` of the factors `taken` out of it."""
+        weight = weight.to(self.dtype)
         packed = self.storage.pack(
-            weight.to(self.dtype),
+            weight if taken is None else subtract(weight, taken, scaling),
             block_size=self.block_size,
             double_quantization=self.double_quantization,
         )
@@ -94,7 +103,7 @@ class Piece:
     @torch.no_grad()
     def make(self) -> Made:
         """Read the source and compute the tensor to write."""
-        value = torch.empty(0) if self.source is None else self.source.read()
+        value = torch.empty(0) if self.source is None else self.source.dense()
         if self.dtype is None:
             return Made(value, 0.0)
         value = value if self.base is None else self.base(value)
@@ -123,10 +132,19 @@ def make_pieces(
         dtype: of the result; None: each tensor as stored.
 
     Raises:
-        AdapterError: a weight to change is computed from several tensors of the checkpoint.
+        AdapterError: a weight to change is computed from several tensors of the checkpoint, or the
+            adapter's init has to be done again on the base.
     """
-    entries = read_entries(folder)
-    origins = origins_of(empty, entries)
+    if stored.is_redone:
+        raise AdapterError(
+            f"the adapter has init_lora_weights {stored.config.init_lora_weights!r}, which has to "
+            "be done again on the loaded base; possible in a folder merge: an adapter with its "
+            "start beside it. Load it with lorakit.load_adapter and save it with "
+            "lorakit.save_adapter, then merge that."
+        )
+    weights = stored_weights(folder, empty, is_packed=packing.is_stored)
+    packed, origins = weights.packed, weights.origins
+    entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
     changes = _Changes(empty, stored, packing, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
@@ -147,7 +165,10 @@ def make_pieces(
     for name, entry in entries.items():
         if name not in pieces:
             kept = None if dtype is None else kept_dtypes.get(name, dtype)
-            pieces[name] = _copied(name, entry, Origin(entry.file, name, False), kept)
+            if name in packed and dtype is None:
+                kept = packing.dtype
+            source = Origin(entry.file, name, False, packed.get(name))
+            pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
     return [pieces[name] for name in order]
 
@@ -191,7 +212,7 @@ class _Changes:
         packing: Packing,
         stored_names: Collection[str],
     ) -> None:
-        self._empty, self._packing = empty, packing
+        self._empty, self._stored, self._packing = empty, stored, packing
         self._merges, leaders = _merges(stored)
         self.following = leaders.keys()
         # A checkpoint may hold both of a tied pair.
@@ -210,13 +231,35 @@ class _Changes:
         merge = self._merges.get(parameter)
         if merge is not None and not merge.reads_base:
             return Piece(name, layer, None, shape, dtype, num_bytes, change=merge.change)
-        base = None
-        if leaf == "weight" and layer in self._packing.layers:
-            transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
-            base = _oriented(self._packing.dequantized, transposed)
+        base = self._base(layer, source) if leaf == "weight" else None
         if merge is None:
             return Piece(name, layer, source, shape, dtype, num_bytes, base)
         return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
+
+    def _base(self, layer: str, source: Origin) -> Change | None:
+        """What the layer computed with in training, from its weight in the checkpoint."""
+        transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
+        start = self._stored.starts.get(layer)
+        scaling = self._scaling(layer) if start is not None else 1.0
+        if layer in self._packing.layers:
+            taken = None if start is None else start.subtracted
+
+            def dequantized(weight: torch.Tensor) -> torch.Tensor:
+                return self._packing.dequantized(weight, taken, scaling)
+
+            if transposed and source.packed is not None:
+                return _turned(dequantized)
+            return _oriented(dequantized, transposed)
+        if start is None:
+            return None
+        # Into the original weight goes what training changed since the start.
+        began = Factors(start.lora_A, start.lora_B)
+        return _oriented(lambda weight: subtract(wide(weight), began, scaling), transposed)
+
+    def _scaling(self, layer: str) -> float:
+        config = self._stored.config
+        r, alpha = module_rank_and_alpha(self._stored.targets.adapted, config)[layer]
+        return scaling_of(r, alpha, use_rslora=config.use_rslora)
 
 
 def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str, str]]:
@@ -242,6 +285,11 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
         for partner in module.tied
     }
     return merges, leaders
+
+
+def _turned(change: Change) -> Change:
+    """`change` works on (O, I), as a packed weight is in any layer; Conv1D needs (I, O)."""
+    return lambda weight: change(weight).t()
 
 
 def _oriented(change: Change, transposed: bool) -> Change:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
+from lorakit.adapters.modules import AdaptedLinear
+from lorakit.base.fingerprint import stored_tensors, update_digest
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
 from lorakit.train.settings import LoopSettings
-
-SAMPLED_VALUES = 4096  # about so many of every frozen tensor
 
 # They say where a model came from or what wrote its config, not what it is.
 _VOLATILE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
@@ -65,35 +65,42 @@ def frozen_weights_hash(model: PreTrainedModel) -> str:
     weights lie.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(_frozen_tensors(model), key=lambda item: item[0]):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.numel():
-            # An odd stride: one that divides the row length would read a single column.
-            stride = tensor.numel() // SAMPLED_VALUES | 1
-            digest.update(_bytes(tensor.detach().flatten()[::stride]))
+    originals = _original_hashes(model)
+    for name, tensor in sorted(_frozen_tensors(model, originals), key=lambda item: item[0]):
+        update_digest(digest, name, tensor)
+    for name, original in sorted(originals.items()):
+        digest.update(f"{name} {original}".encode())
     return digest.hexdigest()
 
 
-def _frozen_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+def _original_hashes(model: PreTrainedModel) -> dict[str, str]:
+    """{layer whose init took something out of its weight: the hash from before}.
+
+    What is left there depends on the last bits of a decomposition, which a resumed run takes from
+    its checkpoint.
+    """
+    return {
+        f"{name}.base_layer": module.kept_start.original_sha256
+        for name, module in model.named_modules()
+        if isinstance(module, AdaptedLinear)
+        and module.kept_start is not None
+        and module.kept_start.original_sha256 is not None
+    }
+
+
+def _frozen_tensors(
+    model: PreTrainedModel, without: Container[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
     # Whether a stored tensor is a parameter as well depends on where it lies.
     stored: set[int] = set()
     for name, module in model.named_modules():
         if isinstance(module, FrozenLinear | FrozenExperts):
-            tensors = module.stored.tensors()
-            stored.update(map(id, tensors.values()))
-            is_conv1d = isinstance(module, FrozenLinear) and module.fan_in_fan_out
-            if is_conv1d and list(tensors) == ["weight"]:
-                # A dense Conv1D lies transposed in one place and not in another.
-                tensors = {"weight": module.weight}
-            for part, tensor in tensors.items():
-                yield f"{name}.{part}", tensor
+            stored.update(map(id, module.stored.tensors().values()))
+            if name not in without:
+                yield from stored_tensors(name, module)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad and id(parameter) not in stored:
             yield name, parameter
-
-
-def _bytes(values: torch.Tensor) -> bytes:
-    return values.contiguous().cpu().view(torch.uint8).numpy().tobytes()
 
 
 def _sha256(content: bytes) -> str:

@@ -21,10 +21,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from lorakit.adapters.attach import Attached, attached
+from lorakit.adapters.attach import attached
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
 from lorakit.errors import CheckpointError, InputError
+from lorakit.optimizers.adamw import AdamWRule
+from lorakit.optimizers.optimizer import AdamW
+from lorakit.optimizers.state_plan import state_plan_of
 from lorakit.progress import bar
 from lorakit.train.batches import StepBatches
 from lorakit.train.checkpoint import Checkpoint, CheckpointStore
@@ -36,7 +39,6 @@ from lorakit.train.interrupts import InterruptionError, Interrupts, interrupts
 from lorakit.train.lock import run_lock
 from lorakit.train.memory import free_bytes
 from lorakit.train.modes import cpu_threads, training_mode
-from lorakit.train.optimizer import AdamW, decayed_names
 from lorakit.train.ranks import Ranks
 from lorakit.train.run import FINISHED, Run
 from lorakit.train.schedule import Schedule, count_warmup_steps
@@ -62,6 +64,7 @@ class TrainOutcome:
         best_step: the step whose weights the model now has, with early stopping; otherwise None.
         metrics: the lines of metrics.jsonl.
         choices: what the engine decided.
+        optimizer: its form, the bytes of its state, the pages that moved (see `AdamW.facts`).
     """
 
     steps: int
@@ -74,6 +77,7 @@ class TrainOutcome:
     best_step: int | None
     metrics: list[dict[str, Any]]
     choices: Choices
+    optimizer: dict[str, int | str]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the metrics, which have a file of their own."""
@@ -124,6 +128,7 @@ def train(
     _check(settings, validation, run_dir, resume)
     ranks = Ranks(rank, world_size, compute_device(model))
     ranks.check()
+    state_plan = state_plan_of(model, adapter.parameters(), settings, ranks.device.type)
     with ExitStack() as stack:
         if run_dir is not None and ranks.writes:
             stack.enter_context(run_lock(run_dir))
@@ -142,7 +147,7 @@ def train(
         stack.enter_context(cpu_threads(choices.num_threads))
         checkpointing = choices.gradient_checkpointing
         stack.enter_context(training_mode(model, adapter, gradient_checkpointing=checkpointing))
-        optimizer = _optimizer(model, adapter, settings)
+        optimizer = AdamW(adapter.parameters(), state_plan, rule=_rule(settings))
         stack.callback(optimizer.release)
         batches = StepBatches(
             examples,
@@ -296,13 +301,11 @@ def _choices(
     return make_choices(model, examples, settings, ranks.device, free_bytes=free)
 
 
-def _optimizer(model: PreTrainedModel, adapter: Attached, settings: LoopSettings) -> AdamW:
-    return AdamW(
-        adapter.parameters(),
+def _rule(settings: LoopSettings) -> AdamWRule:
+    return AdamWRule(
         betas=(settings.adam_beta1, settings.adam_beta2),
         epsilon=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
-        decayed=decayed_names(model),
     )
 
 
@@ -339,4 +342,5 @@ def _outcome(run: Run) -> TrainOutcome:
         best_step=run.stopping.best_step if early else None,
         metrics=run.lines,
         choices=run.choices,
+        optimizer=run.optimizer.facts(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
+from lorakit.adapters.starting import restore_starts
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import NonFiniteError
 from lorakit.files import write_json
+from lorakit.optimizers.optimizer import AdamW
 from lorakit.progress import bars_are_shown
 from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.choices import Choices
@@ -27,7 +29,6 @@ from lorakit.train.loggers import Logger, open_loggers
 from lorakit.train.losses import ExampleLosses, StoppedError, example_losses
 from lorakit.train.memory import peak_bytes
 from lorakit.train.metrics import MetricsFile, MetricsLine
-from lorakit.train.optimizer import AdamW
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import StepResult, compute_device
 from lorakit.train.step_log import StepLog
@@ -201,12 +202,15 @@ class Run:
             return
         assert self._metrics is not None
         self._metrics.sync()
-        tensors = {
+        tensors: dict[str, Mapping[str, torch.Tensor]] = {
             "parameters": self.optimizer.parameters(),
             "optimizer": self.optimizer.moments(),
         }
         if self._best is not None:
             tensors["best"] = self._best
+        starts = self.adapter.kept_starts()
+        if starts:
+            tensors["starts"] = starts
         state = {
             "counters": asdict(self.counters),
             "early_stopping": asdict(self.stopping),
@@ -228,6 +232,8 @@ class Run:
         state, tensors = checkpoint.state, checkpoint.tensors
         self.counters = Counters(**state["counters"])
         self.stopping = EarlyStopping(**state["early_stopping"])
+        # Before the parameters: a kind may set some of its own where it begins.
+        restore_starts(self.model, self.adapter, tensors.get("starts", {}))
         self.optimizer.restore(checkpoint.step, tensors["parameters"], tensors["optimizer"])
         self.adapter.parameters_changed()
         if "best" in tensors:

@@ -10,7 +10,7 @@ from lorakit.train.schedule import Kind
 
 # They change what is written and when, never what is trained: free to differ on resume.
 _FREE_ON_RESUME = frozenset(
-    {"logging_steps", "save_steps", "save_total_limit", "report_to"}
+    {"logging_steps", "save_steps", "save_total_limit", "report_to", "optim_memory"}
     # Checked, and replayed where they were automatic, in choices.py.
     | {"micro_batch_tokens", "gradient_checkpointing", "packing"}
 )
@@ -29,7 +29,11 @@ class LoopSettings:
     batch_size: int = 8
     micro_batch_tokens: int | None = None
     packing: bool = True
+    optim: str = "adamw_torch"
+    optim_memory: str | None = None
     learning_rate: float = 2e-4
+    loraplus_lr_ratio: float | None = None
+    loraplus_lr_embedding: float | None = None
     lr_scheduler_type: Kind = "cosine"
     warmup_steps: int | None = None
     warmup_ratio: float | None = None

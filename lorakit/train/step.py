@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from lorakit import kernels
 from lorakit.adapters.attach import Attached
 from lorakit.base.head import backbone_hidden, head_parameters, logits_fn
 from lorakit.data.examples import MicroBatch
+from lorakit.optimizers.optimizer import AdamW
 from lorakit.train.batches import StepBatch, row_keys
-from lorakit.train.optimizer import AdamW
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,7 @@ def take_step(
         seed: of the dropout masks.
         sum_over_ranks: adds a tensor up over all processes, in place; None: there is one.
     """
-    optimizer.zero_grad()
-    loss = backward(model, adapter, batch, seed=seed)
+    loss = _backward_with_room(model, adapter, optimizer, batch, seed)
     if sum_over_ranks is not None:
         sum_over_ranks(loss)
     loss /= batch.total_weight
@@ -81,6 +83,31 @@ def take_step(
     )
     adapter.parameters_changed()
     return _send_to_host(batch, learning_rate, torch.stack([loss, flags.grad_norm, flags.finite]))
+
+
+def _backward_with_room(
+    model: PreTrainedModel, adapter: Attached, optimizer: AdamW, batch: StepBatch, seed: int
+) -> torch.Tensor:
+    """`backward`; when the device's memory is full, once more after paged state has left it.
+
+    Both tries compute the same: masks depend on the step, not on what was drawn before.
+    """
+    optimizer.zero_grad()
+    try:
+        return backward(model, adapter, batch, seed=seed)
+    except torch.OutOfMemoryError:
+        freed = optimizer.evict()
+        if freed == 0:
+            raise
+        log.warning(
+            "step %d did not fit the device's memory; trying again after %.1f MiB of optimizer "
+            "state have left it",
+            batch.step + 1,
+            freed / 2**20,
+        )
+    # Outside of the handler, whose traceback keeps the activations of the first try.
+    optimizer.zero_grad()
+    return backward(model, adapter, batch, seed=seed)
 
 
 def backward(

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lorakit.base.bitsandbytes_format import stored_tensors
+from lorakit.base.four_bit import FourBitWeight
+from lorakit.base.frozen_linear import FrozenLinear
 
 
 @contextmanager
@@ -19,7 +24,12 @@ def peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*deprecated")
         warnings.filterwarnings("ignore", message="Could not find a config file in")
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to (True|False)")
+        warnings.filterwarnings("ignore", message=".*_pattern keys did not match any")
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message=r".*invalid shape: \S*lora_B\.bias")
+        warnings.filterwarnings("ignore", message="`lora_bias=True` was passed but the targeted")
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
         yield
 
 
@@ -31,7 +41,8 @@ def load_in_peft(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 def make_in_peft(model: PreTrainedModel, config: LoraConfig, *, size: float = 0.05) -> PeftModel:
     """A fresh adapter of PEFT's on a plain base, every trained parameter moved from its start."""
-    with peft_warnings():
+    with peft_warnings(), torch.random.fork_rng():
+        torch.manual_seed(3)
         made = get_peft_model(model, config).eval()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -46,3 +57,42 @@ def save_from_peft(model: PeftModel, folder: Path) -> None:
     """`save_pretrained` of PEFT's."""
     with peft_warnings():
         model.save_pretrained(folder)
+
+
+def same_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The library's own model over the very weights of `model`, which `load_base` made of `folder`.
+
+    Packed NF4 weights become bitsandbytes' layers over the very bytes.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
+        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, FrozenLinear) and isinstance(module.stored, FourBitWeight):
+            parent, _, leaf = name.rpartition(".")
+            setattr(plain.get_submodule(parent), leaf, _in_bitsandbytes(name, module))
+    return plain
+
+
+def _in_bitsandbytes(name: str, module: FrozenLinear) -> nn.Module:
+    import bitsandbytes as bnb
+
+    assert isinstance(module.stored, FourBitWeight)
+    tensors = stored_tensors("weight", module.stored)
+    layer = bnb.nn.Linear4bit(
+        module.in_features,
+        module.out_features,
+        bias=module.bias is not None,
+        compute_dtype=torch.float32,
+        quant_type="nf4",
+    )
+    layer.weight = bnb.nn.Params4bit.from_prequantized(
+        data=tensors.pop("weight"),
+        quantized_stats={key.removeprefix("weight."): value for key, value in tensors.items()},
+        requires_grad=False,
+        device="cpu",
+        module=layer,
+    )
+    if module.bias is not None:
+        layer.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
+    return layer

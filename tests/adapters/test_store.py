@@ -136,24 +136,28 @@ BAD_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
     "a regex bomb in a pattern": ({"rank_pattern": {BOMB: 4}}, "takes longer than"),
     "a path as target": ({"target_modules": ["../../q_proj"]}, "match no module"),
     "targets of a wrong type": ({"target_modules": {"q_proj": 1}}, "target_modules"),
-    "an init that changes the base": ({"init_lora_weights": "pissa"}, "'pissa', which changes the"),
+    "an init that changes the base": ({"init_lora_weights": "corda"}, "'corda', which changes the"),
+    "a random init": ({"init_lora_weights": "pissa_niter_4"}, "its SVD is random and unseeded"),
+    "loftq of PEFT's": ({"init_lora_weights": "loftq"}, "it fits the base again"),
     "an init of a wrong type": ({"init_lora_weights": 3}, "init_lora_weights 3"),
     "lora_bias": ({"lora_bias": True}, "sets lora_bias to 'True'"),
     "kasa": ({"kasa_config": {"beta": 1}}, "sets kasa_config"),
     "expert parameters": (
         {"target_parameters": ["experts.gate_up_proj"]},
-        "sets target_parameters",
+        "match no parameter of experts",
     ),
     "layer replication": ({"layer_replication": [[0, 2]]}, "sets layer_replication"),
-    "token rows": ({"trainable_token_indices": [1, 2]}, "sets trainable_token_indices"),
+    "token rows": ({"trainable_token_indices": [1, 2]}, r"missing \S+token_adapter"),
     "bdlora": ({"use_bdlora": {"nblocks": 2}}, "sets use_bdlora"),
     "a field of tomorrow": ({"use_magic": True}, "sets use_magic to 'True'"),
-    "layers of a wrong type": ({"layers_to_transform": "all"}, "layers_to_transform 'all'"),
+    "layers of a wrong type": (
+        {"layers_to_transform": "all"},
+        "no usable LoRA config: layers_to_trans",
+    ),
     "another rank": ({"r": 8}, "misshapen"),
     "dora without magnitudes": ({"use_dora": True}, "missing .*lora_magnitude_vector"),
     "fewer targets": ({"target_modules": ["q_proj"]}, "surplus"),
     "a module in full that is not there": ({"modules_to_save": ["lm_head"]}, "missing .*lm_head"),
-    "biases that are not there": ({"bias": "all"}, "trains nothing"),
 }
 
 
@@ -176,6 +180,7 @@ def test_harmless_fields_are_let_through(saved: Path) -> None:
         lora_dropout=0.3,
         peft_version="9.9",
         task_type=None,
+        bias="all",
     )
     adapter = load_adapter(tiny.model("llama"), saved)
     assert adapter.config.lora_dropout == 0.3

@@ -73,8 +73,10 @@ BAD_TARGETS = {
     "a regex of nothing": ({"target_modules": r".*\.nothing"}, "match no module"),
     "no regex": ({"target_modules": "(q_proj"}, "no regular expression"),
     "a long regex": ({"target_modules": "a" * 20_000}, "20000 characters"),
-    "the whole block": ({"target_modules": ["mlp"]}, "a LlamaMLP, no plain linear layer"),
-    "embeddings": ({"target_modules": ["embed_tokens"]}, "a Embedding, no plain linear layer"),
+    "the whole block": (
+        {"target_modules": ["mlp"]},
+        "a LlamaMLP, no plain linear layer or embedding",
+    ),
     "everything excluded": (
         {"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]},
         "leave nothing to adapt",
@@ -94,7 +96,38 @@ BAD_TARGETS = {
     "an unmatched rank": ({"rank_pattern": {"q_prj": 4}}, "rank_pattern 'q_prj' matches none"),
     "an unmatched alpha": ({"alpha_pattern": {"lm_head": 4}}, "alpha_pattern 'lm_head' matches"),
     "an unknown kind": ({"kind": "adalora"}, "kinds are dora, lora"),
-    "an unknown init": ({"init_lora_weights": "pissa"}, "'pissa' is not built; possible are"),
+    "an unknown init": ({"init_lora_weights": "corda"}, "'corda' is not built; possible are"),
+    "a layer that is not there": (
+        {"target_modules": ["q_proj"], "layers_to_transform": [1, 7]},
+        r"layers_to_transform \[7\] are not among the layers that have targets: 0 to 1",
+    ),
+    "layers of no list": (
+        {"layers_to_transform": 0, "layers_pattern": "blocks"},
+        r"layers_to_transform \[0\] .*of \['blocks'\] that have targets: none",
+    ),
+    "rows of nothing": ({"trainable_token_indices": {"embed": [1]}}, "no such module; embeddings"),
+    "no rows": ({"trainable_token_indices": []}, "name no row of model.embed_tokens"),
+    "rows beyond the table": (
+        {"trainable_token_indices": [3, 400]},
+        r"\[400\] are no rows of model.embed_tokens, which has 400.*add_tokens",
+    ),
+    "a row twice": ({"trainable_token_indices": [3, 5, 3]}, "give 3 twice"),
+    "rows of a linear layer": (
+        {"trainable_token_indices": {"q_proj": [1]}},
+        "a Linear, neither an embedding nor the output head",
+    ),
+    "rows of a module in full": (
+        {"trainable_token_indices": [1], "modules_to_save": ["embed_tokens"]},
+        "named by modules_to_save and by trainable_token_indices",
+    ),
+    "rows of an adapted module": (
+        {"trainable_token_indices": [1], "target_modules": ["embed_tokens"]},
+        "named by target_modules and by trainable_token_indices",
+    ),
+    "a tie that is not there": (
+        {"trainable_token_indices": [1], "ensure_weight_tying": True},
+        "ensure_weight_tying cannot take effect",
+    ),
     "no biases": ({"bias": "all"}, "trains nothing"),
     "a path to go on from": ({"path": "runs/x"}, "load_adapter"),
 }

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from lorakit.adapters.attach import Attached, adapter_disabled, attach_adapter
 from lorakit.adapters.store import load_adapter
+from lorakit.base.info import base_info
 from lorakit.base.load import load_base
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
-from tests.adapters.bases import KINDS, STORAGES, Load, logits
+from tests.adapters.bases import KINDS, STORAGES, Load, folder_of, logits
 from tests.adapters.peers import load_in_peft
 from tests.adapters.test_peft_parity import plain
 from tests.tolerances import LOGITS_FLOAT32, relative_error
@@ -27,7 +28,10 @@ SENTENCE = "What is asthma? Asthma is a chronic disease of the airways."
 def setting(folders, tmp_path: Path, request: pytest.FixtureRequest):
     storage, kind = request.param
     model, tokenizer = load_base(
-        folders["llama"], quantization=storage, dtype=torch.float32, device="cpu"
+        folder_of(folders, "llama", storage),
+        quantization=storage,
+        dtype=torch.float32,
+        device="cpu",
     )
     before = logits(model)
     config = LoraConfig(kind=kind, r=4, lora_dropout=0.1)
@@ -70,7 +74,7 @@ def check_training(
     saved = output / f"checkpoint-{STEPS}"
     assert (saved / "adapter_model.safetensors").is_file()
     assert not (saved / "model.safetensors").exists()
-    base = load("llama", "nf4" if "codes" in str(model.state_dict().keys()) else "none")
+    base = load("llama", base_info(model).quantization)
     theirs = load_in_peft(plain(base), saved)
     assert relative_error(logits(theirs), logits(model)) <= LOGITS_FLOAT32
     load_adapter(base, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lorakit.base.families import family
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.base.load import load_base
-from lorakit.base.storages import nf4
+from lorakit.base.storages import quantizations, storage
 from lorakit.data.examples import MicroBatch
 from lorakit.data.length_limit import length_limit
 from lorakit.errors import ModelError
@@ -115,19 +116,28 @@ def test_saved_and_loaded_computes_the_same(model_type: str, family_model, famil
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+PACKED = sorted(set(quantizations()) - {"none"})
+# Families and storages have nothing in common: each family has one, and the common one has all.
+STORED = [(t, PACKED[i % len(PACKED)]) for i, t in enumerate(MODEL_TYPES)]
+STORED += [("llama", name) for name in PACKED if ("llama", name) not in STORED]
+
+
+@pytest.mark.parametrize(("model_type", "quantization"), STORED)
 @torch.no_grad()
-def test_nf4_computes_with_the_rounded_weights(model_type: str, family_folder) -> None:
+def test_packed_computes_with_the_rounded_weights(
+    model_type: str, quantization: str, family_folder
+) -> None:
     expected = families.build(model_type)
     targets = packing.packable_linears(expected)
+    pack = partial(storage(quantization).pack, block_size=64, double_quantization=True)
     for name in targets:
         layer = expected.get_submodule(name)
         weight = layer.weight.data
-        rounded = nf4.quantize(weight if isinstance(layer, nn.Linear) else weight.t().contiguous())
+        rounded = pack(weight if isinstance(layer, nn.Linear) else weight.t().contiguous())
         dense = rounded.dequantize()
         layer.weight.data = dense if isinstance(layer, nn.Linear) else dense.t().contiguous()
     loaded, _ = load_base(
-        family_folder(model_type), quantization="nf4", dtype=torch.float32, device="cpu"
+        family_folder(model_type), quantization=quantization, dtype=torch.float32, device="cpu"
     )
     frozen = [name for name, module in loaded.named_modules() if isinstance(module, FrozenLinear)]
     assert sorted(frozen) == sorted(targets) and targets

@@ -19,7 +19,8 @@ from lorakit.base import four_bit
 from lorakit.base.four_bit import BLOCK_SIZES
 from lorakit.base.storages import quantizations
 from lorakit.errors import InputError
-from lorakit.kernels.reference.four_bit import CHUNK_WEIGHTS, CODE_VALUES, code_values, dynamic_map
+from lorakit.kernels.reference.dynamic8 import dynamic_map
+from lorakit.kernels.reference.four_bit import CHUNK_WEIGHTS, CODE_VALUES, code_values
 from tests.tolerances import relative_error
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.base.write_quantized import PackSettings, quantize_folder
 from tests import tiny
 
 # What the allocator keeps (seen to vary by 10 MB), a chunk's temporaries, late imports.
@@ -58,13 +59,23 @@ def measured(tiny_folder: Path, big: Path, **options: object) -> dict[str, int]:
     return json.loads(done.stdout)
 
 
+def tiny_folder_packed(tiny_folder: Path, tmp_path: Path) -> Path:
+    quantize_folder(tiny_folder, tmp_path / "tiny-packed", PackSettings("nf4"))
+    return tmp_path / "tiny-packed"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peak_is_what_is_stored_plus_one_tensor(tiny_folder: Path, tmp_path: Path) -> None:
-    big = tiny.folder(tmp_path, **SIZES)
+    big = tiny.folder(tmp_path / "big", **SIZES)
     one_tensor = SIZES["hidden_size"] * SIZES["intermediate_size"] * 4
+    packed = tmp_path / "packed"
+    quantize_folder(big, packed, PackSettings("nf4"))
+    stored = measured(tiny_folder_packed(tiny_folder, tmp_path), packed, quantization="checkpoint")
+    assert stored["peak"] < stored["stored"] + one_tensor + ALLOWANCE_BYTES
     for options in (
         {"quantization": "nf4"},
+        {"quantization": "int8"},
         {"quantization": "nf4", "double_quantization": False},
         {"quantization": "none"},
         {"quantization": "none", "offload": "disk", "max_device_memory": "60MB"},

@@ -14,12 +14,13 @@ from lorakit.base.info import base_info
 from lorakit.base.load import load_base
 from lorakit.base.offload import DiskWeight, HostWeight
 from lorakit.base.placement import layer_of, parse_bytes, place
+from lorakit.base.storages import quantizations
 from lorakit.errors import ModelError
 
 FAMILIES = ["llama", "gpt2", "phi3", "qwen3_moe"]  # linear, Conv1D, fused projections, experts
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("quantization", sorted(quantizations()))
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_offloaded_computes_the_same(

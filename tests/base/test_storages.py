@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -64,6 +65,15 @@ def test_the_same_over_copies_of_its_tensors(name: str) -> None:
         for other in (stored.with_tensors(tensors), copy.deepcopy(stored)):
             assert torch.equal(other.dequantize(), stored.dequantize())
             assert repr(other) == repr(stored)
+
+
+@pytest.mark.parametrize("name", STORAGES)
+def test_another_weight_is_packed_in_the_same_way(name: str) -> None:
+    for double in (True, False):
+        pack = partial(storage(name).pack, block_size=32, double_quantization=double)
+        like = pack(torch.randn(7, 9)).pack_like(other := torch.randn(7, 9))
+        assert torch.equal(like.dequantize(), pack(other).dequantize())
+        assert described(like) == described(pack(other))
 
 
 @pytest.mark.parametrize("name", PACKED)

@@ -12,17 +12,21 @@ import pytest
 import torch
 
 from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.attached import Attached
 from lorakit.base.load import load_base
 from lorakit.cli import main
 from lorakit.data.examples import Example, examples_in_memory
 from lorakit.errors import InputError
+from lorakit.optimizers import forms
+from lorakit.optimizers.optimizer import AdamW
+from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.gpus import GPUS, find_gpu
-from lorakit.plan.memory import count_memory, num_bytes
+from lorakit.plan.memory import Memory, count_memory, num_bytes
 from lorakit.plan.plan import plan
 from lorakit.plan.steps import count_run_length
 from lorakit.recipe import LoraConfig, parse_recipe
 from lorakit.train.batches import StepBatches
-from lorakit.train.optimizer import AdamW
+from tests import tiny
 
 LLAMA_3_1_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -128,7 +132,9 @@ def test_planned_bytes_are_those_of_the_loaded_model(
     predicted = plan(recipe)
     model, _ = load_base(tiny_folder, quantization=quantization, dtype=torch.bfloat16, device="cpu")
     adapter = attach_adapter(model, LoraConfig(r=4, **options))
-    loaded = count_memory(model, adapter, predicted.memory.by_device)
+    state = state_plan_of(model, adapter.parameters(), recipe.train, "cpu")
+    assert predicted.state == state
+    loaded = count_memory(model, adapter, state, predicted.memory.by_device)
     assert predicted.memory == loaded
     assert predicted.memory.by_device == {"cpu": loaded.weights}
     assert (predicted.total_parameters, predicted.trainable_parameters) == (
@@ -141,13 +147,61 @@ def test_planned_bytes_are_those_of_the_loaded_model(
             for tensor in (*model.parameters(), *model.buffers())
         }.values()
     )
-    optimizer = AdamW(adapter.parameters())
+    _assert_planned_bytes_are_held(adapter, state, loaded)
+
+
+@pytest.mark.parametrize(
+    ("optim", "memory"),
+    [(name, None) for name in forms.names()]
+    + [(name, "80KB") for name in forms.names() if forms.form(name).PAGED],
+)
+def test_planned_bytes_are_those_of_every_optimizer(
+    tmp_path: Path, optim: str, memory: str | None
+) -> None:
+    folder = tiny.folder(tmp_path, "qwen2")  # has biases, which train in bfloat16
+    options = {"r": 64, "use_dora": True, "bias": "all"}
+    recipe = parse_recipe(
+        values(folder, adapter=options, base={"dtype": "bfloat16"})
+        | {"train": {"optim": optim, "optim_memory": memory}}
+    )
+    predicted = plan(recipe)
+    model, _ = load_base(folder, dtype=torch.bfloat16, device="cpu")
+    adapter = attach_adapter(model, LoraConfig(**options))
+    state = state_plan_of(model, adapter.parameters(), recipe.train, "cpu")
+    loaded = count_memory(model, adapter, state, predicted.memory.by_device)
+    assert (predicted.state, predicted.memory) == (state, loaded)
+    _assert_planned_bytes_are_held(adapter, state, loaded)
+    shown = predicted.to_json()
+    assert shown["optimizer_state"]["bytes"] == state.layout.state_bytes
+    assert shown["optimizer_state"]["host_bytes"] == (
+        state.layout.state_bytes if forms.form(optim).PAGED else 0
+    )
+    if memory is not None:
+        assert shown["optimizer_state"]["resident_bytes"] == 80_000 < state.layout.state_bytes
+    # On a CPU the host's memory is the device's.
+    masters = 4 * sum(p.numel() for p in adapter.parameters().values() if p.dtype != torch.float32)
+    assert loaded.optimizer - state.resident_bytes - state.host_bytes >= masters > 0
+
+
+def _assert_planned_bytes_are_held(adapter: Attached, state: StatePlan, memory: Memory) -> None:
+    """That an optimizer which has taken a step holds what was planned."""
+    parameters = adapter.parameters()
+    optimizer = AdamW(parameters, state)
+    optimizer.step(1e-3, torch.zeros(()))
     flat = [t for t in vars(optimizer).values() if isinstance(t, torch.Tensor) and t.dim() == 1]
-    own = [p for p in adapter.parameters().values() if p.dtype != torch.float32]
     # The flat parameter buffer holds the float32 parameters themselves, and masters of the others.
-    held = num_bytes(flat) + 2 * num_bytes(own)
-    trained = num_bytes(adapter.parameters().values())
-    assert held == trained + loaded.gradients + loaded.optimizer
+    own = [p for p in parameters.values() if p.dtype != torch.float32]
+    held = num_bytes(flat) + 2 * num_bytes(own) + num_bytes(optimizer.moments().values())
+    trained = num_bytes(parameters.values())
+    padding = state.layout.size - sum(p.numel() for p in parameters.values())
+    peak = int(optimizer.facts()["peak_bytes"])
+    if state.budget is not None:
+        # Whole pages only: a little less than the budget.
+        assert state.resident_bytes - peak < max(page.num_bytes for page in state.layout.pages)
+        held += state.resident_bytes
+    unnamed = state.layout.state_bytes - num_bytes(optimizer.moments().values())
+    assert 0 <= unnamed <= 2 * padding
+    assert held + unnamed == trained + memory.gradients + memory.optimizer
 
 
 @pytest.mark.parametrize("max_steps", [None, 1, 5, 23])

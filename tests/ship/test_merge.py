@@ -22,6 +22,7 @@ from transformers import (
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.kinds.lora import Lora
 from lorakit.adapters.store import load_adapter, save_adapter
+from lorakit.base import model_folder
 from lorakit.base.load import load_base
 from lorakit.errors import AdapterError, InputError, VerificationError
 from lorakit.recipe import LoraConfig
@@ -36,6 +37,7 @@ from tests.adapters.bases import (
     STORAGES,
     Load,
     every_variant,
+    folder_of,
     logits,
     perturb,
     token_ids,
@@ -159,7 +161,7 @@ def test_written_files_follow_the_umask(tiny_folder: Path, tmp_path: Path, umask
 def test_merged_on_disk_equals_the_adapter(
     folders, tmp_path: Path, family: str, storage: str, kind: str
 ) -> None:
-    base, output = folders[family], tmp_path / "out"
+    base, output = folder_of(folders, family, storage), tmp_path / "out"
     model = trained_adapter(base, tmp_path / "adapter", storage, kind=kind, use_rslora=True)
     report = merge_folder(base, tmp_path / "adapter", output, quantization=storage)
     assert report.verification.error <= LOGITS_FLOAT32 < report.verification.effect
@@ -185,7 +187,7 @@ def test_biases_patterns_and_full_modules_on_disk(folders, tmp_path: Path, kind:
 def test_smaller_dtypes_stay_in_their_bound(
     folders, tmp_path: Path, dtype: torch.dtype, storage: str
 ) -> None:
-    base, output = folders["llama"], tmp_path / "out"
+    base, output = folder_of(folders, "llama", storage), tmp_path / "out"
     model = trained_adapter(base, tmp_path / "adapter", storage, dtype)
     report = merge_folder(base, tmp_path / "adapter", output, quantization=storage, dtype=dtype)
     assert report.verification.error <= report.verification.bound == error_bound(dtype, 3)
@@ -296,7 +298,7 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
 def test_real_models_merge_and_load_in_peft(
     shared_data: Path, tmp_path: Path, name: str, storage: str
 ) -> None:
-    base = shared_data / "models" / name
+    base = folder_of({name: shared_data / "models" / name}, name, storage, tmp_path)
     model = trained_adapter(base, tmp_path / "adapter", storage, use_dora=True)
     report = merge_folder(base, tmp_path / "adapter", tmp_path / "out", quantization=storage)
     assert report.verification.error <= LOGITS_FLOAT32 < report.verification.effect
@@ -316,7 +318,7 @@ def test_a_disk_that_forgets_is_caught(
     def forgetful(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         save_file({name: torch.zeros_like(t) for name, t in tensors.items()}, path, metadata)
 
-    monkeypatch.setattr(merging, "save_file", forgetful)
+    monkeypatch.setattr(model_folder, "save_file", forgetful)
     with pytest.raises(VerificationError, match="does not read back as it was written"):
         merge_folder(folders["llama"], tmp_path / "adapter", tmp_path / "out")
     assert not (tmp_path / "out").exists()

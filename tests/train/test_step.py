@@ -17,10 +17,10 @@ from lorakit.base import storages
 from lorakit.base.load import load_base
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import DataError
+from lorakit.optimizers.optimizer import AdamW
 from lorakit.recipe import LoraConfig
 from lorakit.train.batches import StepBatches
 from lorakit.train.modes import training_mode
-from lorakit.train.optimizer import AdamW
 from lorakit.train.step import backward, take_step
 from tests import tolerances
 from tests.train import runs

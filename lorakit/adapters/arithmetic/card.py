@@ -24,9 +24,8 @@ tags:
 |---|---|---|---|
 {rows}
 
-Rank {r}, alpha {alpha}{rslora}{patterns}. What is written differs from the exact result by
-{error:.2g} of its norm (Frobenius, all layers together, factors as stored). Written by lorakit in
-PEFT's format.
+Rank {r}, alpha {alpha}{rslora}{patterns}. Relative error against the exact result: {error:.2g}
+(Frobenius norm, all layers together, factors as stored). Written by lorakit in PEFT's format.
 
 No evaluation is part of this file: what a combination of adapters can do must be measured.
 """

@@ -16,9 +16,10 @@ import torch
 
 from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit, MadeLayer, make_layer
-from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer, read_saved
+from lorakit.adapters.arithmetic.read import read_saved
+from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer
 from lorakit.adapters.arithmetic.write import Written, check_output, write_result
-from lorakit.adapters.peft_config import INITS_ON_THE_BASE
+from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.errors import AdapterError, InputError
 from lorakit.progress import bar
 
@@ -34,9 +35,10 @@ Source = tuple[float, SavedAdapter]
 
 
 def combine_adapters(
-    adapters: Mapping[str | os.PathLike[str], float] | Sequence[str | os.PathLike[str]],
+    adapters: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
+    weights: Sequence[float] | None = None,
     method: str = "add",
     rank: int | None = None,
     max_error: float | None = None,
@@ -50,9 +52,9 @@ def combine_adapters(
     of the size of a weight is made, and no base is read.
 
     Args:
-        adapters: folders of LoRA or rsLoRA adapters in PEFT's format, or of runs, of one base;
-            with weights, or without: 1 for each.
+        adapters: folders of LoRA or rsLoRA adapters in PEFT's format, or of runs, of one base.
         output: the folder to write; may not hold anything.
+        weights: one for each, of any sign; None: 1 each.
         method: "add", "interpolate" or "concatenate"; a single adapter is scaled by "add".
         rank: cut every layer to this rank, by the best approximation (SVD).
         max_error: cut every layer to the least rank within this relative Frobenius error.
@@ -69,18 +71,14 @@ def combine_adapters(
     """
     limit = Limit(rank, max_error)
     final = Path(output)
-    weights = dict(adapters) if isinstance(adapters, Mapping) else None
-    sources = [
-        (1.0 if weights is None else float(weights[folder]), read_saved(folder))
-        for folder in adapters
-    ]
-    _check_options(method, limit, [weight for weight, _ in sources])
+    given = [1.0] * len(adapters) if weights is None else list(weights)
+    _check_options(method, limit, given, len(adapters))
+    sources = [(weight, read_saved(f)) for weight, f in zip(given, adapters, strict=True)]
     check_output(final)
     common_base = _check_together([adapter for _, adapter in sources], method, base)
-    others = mean_of_others(sources)
     if method == "interpolate":
-        total = sum(weight for weight, _ in sources)
-        sources = [(weight / total, adapter) for weight, adapter in sources]
+        sources = [(weight / sum(given), adapter) for weight, adapter in sources]
+    others = other_tensors(sources)
     layers = make_layers(sources, limit, dtype, cut_to_size=method != "concatenate")
     return write_result(
         final, sources, layers, others, method=_words(method, limit), base=common_base
@@ -135,16 +133,16 @@ def widest(layers: Sequence[SavedLayer]) -> torch.dtype:
     return found
 
 
-def mean_of_others(sources: Sequence[Source]) -> dict[str, torch.Tensor]:
-    """Weighted means of the values that stand in for the base's; copies of the base's as they are.
+def other_tensors(sources: Sequence[Source]) -> dict[str, torch.Tensor]:
+    """What is no low-rank factor: weighted sums of the values that stand in for the base's, and
+    copies of the base's as they are.
 
-    Computed in float64, in the dtype of the first.
+    Summed in float64; in the dtype of the first.
 
     Raises:
         AdapterError: shapes differ, or copies of the base do.
     """
-    total = sum(weight for weight, _ in sources)
-    values = [(weight / total, adapter, adapter.others()) for weight, adapter in sources]
+    values = [(weight, adapter, adapter.others()) for weight, adapter in sources]
     result: dict[str, torch.Tensor] = {}
     for _, adapter, tensors in values:
         for name in adapter.copies:
@@ -167,13 +165,16 @@ def mean_of_others(sources: Sequence[Source]) -> dict[str, torch.Tensor]:
     return result
 
 
-def _check_options(method: str, limit: Limit, weights: Sequence[float]) -> None:
+def _check_options(method: str, limit: Limit, weights: list[float], num_adapters: int) -> None:
     if method not in METHODS:
         raise InputError(
             f"method {method!r} is not possible; possible are {', '.join(METHODS)}. Choose one."
         )
-    if not weights:
-        raise InputError("no adapter was given; possible: one or more folders. Name them.")
+    if not weights or len(weights) != num_adapters:
+        raise InputError(
+            f"{num_adapters} adapters and {len(weights)} weights were given; possible: one or more "
+            "adapters, with a weight each. Name them."
+        )
     if not all(math.isfinite(weight) for weight in weights):
         raise InputError(f"the weights {weights} are not all numbers. Fix them.")
     if method == "interpolate" and sum(weights) == 0:
@@ -234,7 +235,7 @@ def _refuse_not_additive(adapter: SavedAdapter) -> None:
             "do not add up; possible are LoRA and rsLoRA. Make a LoRA of it first: `lorakit "
             "adapter convert --to lora --base MODEL --rank N`."
         )
-    if adapter.init not in INITS_ON_THE_BASE:
+    if adapter.init not in INITS_BESIDE_THE_BASE:
         raise AdapterError(
             f"{adapter.folder} has init_lora_weights {adapter.init!r}, which changes the base when "
             "it is loaded, so its factors are not the change; possible are adapters on the base "

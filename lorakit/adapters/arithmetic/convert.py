@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from lorakit.adapters.arithmetic.combine import cut_words, make_layers, mean_of_others
+from lorakit.adapters.arithmetic.combine import cut_words, make_layers, other_tensors
 from lorakit.adapters.arithmetic.dora import Base, lora_of_dora
 from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit
-from lorakit.adapters.arithmetic.saved import SavedAdapter, read_saved
+from lorakit.adapters.arithmetic.read import read_saved
+from lorakit.adapters.arithmetic.saved import SavedAdapter
 from lorakit.adapters.arithmetic.write import Written, check_output, write_result
-from lorakit.adapters.peft_config import INITS_ON_THE_BASE
+from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.errors import AdapterError, InputError
 
 FORMS = ("lora", "rslora")
@@ -82,7 +83,7 @@ def convert_adapter(
         final,
         sources,
         layers,
-        mean_of_others([(1.0, saved)]),
+        other_tensors([(1.0, saved)]),
         method=words + cut_words(limit),
         base=saved.values.get("base_model_name_or_path"),
         use_rslora=to == "rslora",
@@ -93,7 +94,7 @@ def _check_needs(
     saved: SavedAdapter, start: SavedAdapter | None, base: Base | None, limit: Limit
 ) -> None:
     """What the adapter's kind needs is given, and nothing that would have no effect."""
-    moved = saved.init not in INITS_ON_THE_BASE
+    moved = saved.init not in INITS_BESIDE_THE_BASE
     if saved.uses_dora and moved:
         raise AdapterError(
             f"{saved.folder} is a DoRA with init_lora_weights {saved.init!r}, whose base changes "

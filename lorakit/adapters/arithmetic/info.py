@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapters.arithmetic.low_rank import effective_rank, singular_values
-from lorakit.adapters.arithmetic.saved import TOKEN_ROWS, SavedAdapter, SavedLayer, read_saved
-from lorakit.adapters.peft_config import INITS_ON_THE_BASE
+from lorakit.adapters.arithmetic.read import read_saved
+from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer
+from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.adapters.save import PREFIX
 from lorakit.adapters.store import tensors_path
+from lorakit.adapters.token_rows import PEFT_NAME as TOKEN_ROWS
 from lorakit.progress import bar
 
 
@@ -159,7 +161,7 @@ def adapter_info(folder: str | os.PathLike[str]) -> AdapterInfo:
         kind="dora" if saved.uses_dora else "lora",
         use_rslora=saved.config.use_rslora,
         init_lora_weights=saved.init,
-        changes_base=saved.init not in INITS_ON_THE_BASE,
+        changes_base=saved.init not in INITS_BESIDE_THE_BASE,
         base_model=values.get("base_model_name_or_path"),
         revision=values.get("revision"),
         task_type=values.get("task_type"),

@@ -95,7 +95,10 @@ def norm(change: LowRank) -> float:
 
 
 def distance(one: LowRank, other: LowRank) -> float:
-    """Frobenius norm of the difference of two changes."""
+    """Frobenius norm of the difference of two changes; 0 where their factors are the same."""
+    same = one.scaling == other.scaling
+    if same and torch.equal(one.up, other.up) and torch.equal(one.down, other.down):
+        return 0.0
     return norm(weighted_sum([(1.0, one), (-1.0, other)]))
 
 

@@ -194,16 +194,24 @@ def _config_values(
         r=r,
         alpha=alpha,
         target_modules=[],
+        target_parameters=None,
         rank_pattern={name: int(rank) for name, rank in rank_pattern.items()},
         alpha_pattern=_pattern(
             {n: alphas[n] for n in plain}, alpha, "alpha_pattern", by_leaf=by_leaf
         ),
+        token_indices=first.values.get("trainable_token_indices"),
         kind_fields={},
         base_model=base,
         fan_in_fan_out=all(bool(adapter.values.get("fan_in_fan_out")) for adapter in adapters),
     )
     has_bias = any(layer.change.bias is not None for layer in layers.values())
-    kept = ("task_type", "auto_mapping", "target_parameters", "trainable_token_indices")
+    without = [name for name, layer in layers.items() if layer.layout != "linear"]
+    if has_bias and without:
+        raise AdapterError(
+            f"the result would have lora_bias, and {without[0]}, which PEFT cannot adapt with it; "
+            "possible is one or the other. Leave an adapter out."
+        )
+    kept = ("task_type", "auto_mapping", "target_parameters")
     return (
         values
         | _targeting(adapters, plain)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from functools import cache
 from typing import cast
 
 from lorakit.adapters.contract import Init
 from lorakit.errors import AdapterError
+
+NUMBER = "([1-9][0-9]{0,3})"  # what the N of a name stands for
 
 
 @cache
@@ -21,7 +24,7 @@ def _by_name() -> dict[bool | str, Init]:
 
 
 def names() -> list[bool | str]:
-    """The values of `init_lora_weights` that this folder serves."""
+    """The values of `init_lora_weights` that this folder serves; N stands for a number."""
     return sorted(_by_name(), key=str)
 
 
@@ -31,11 +34,25 @@ def init(name: bool | str) -> Init:
     Raises:
         AdapterError: no file serves that name.
     """
-    key = name.lower() if isinstance(name, str) else name
-    if key not in _by_name():
-        known = ", ".join(str(known).lower() for known in names())
-        raise AdapterError(
-            f"init_lora_weights {name!r} is not built; possible are {known}. Fix "
-            "adapter.init_lora_weights."
-        )
-    return _by_name()[key]
+    for known, found in _by_name().items():
+        if known is name or (isinstance(name, str) and _match(known, name) is not None):
+            return found
+    listed = ", ".join(
+        str(known).lower() if known in (True, False) else str(known) for known in names()
+    )
+    raise AdapterError(
+        f"init_lora_weights {name!r} is not built; possible are {listed}. Fix "
+        "adapter.init_lora_weights."
+    )
+
+
+def number_in(name: bool | str) -> int:
+    """The number that stands where the name of the init that serves `name` has its N."""
+    numbers = (_match(known, str(name)) for known in _by_name())
+    return next(int(found[1]) for found in numbers if found is not None and found.groups())
+
+
+def _match(known: bool | str, name: str) -> re.Match[str] | None:
+    if isinstance(known, bool):
+        return None
+    return re.fullmatch(re.escape(known).replace("N", NUMBER), name.lower())

@@ -7,13 +7,16 @@ import math
 import torch
 from torch import nn
 
-from lorakit.adapters.contract import InitRequest
+from lorakit.adapters.contract import InitRequest, Start, nothing_to_prepare
 
 NAMES = (False,)
 STARTS_AT_BASE = False
+NEEDS_CALIBRATION = False
+
+prepare = nothing_to_prepare
 
 
-def initialize(request: InitRequest) -> tuple[torch.Tensor, torch.Tensor]:
+def initialize(request: InitRequest) -> Start:
     """A (R, I) and B (O, R) as two `nn.Linear` layers start."""
     factors = (
         torch.empty(request.r, request.in_features),
@@ -21,4 +24,4 @@ def initialize(request: InitRequest) -> tuple[torch.Tensor, torch.Tensor]:
     )
     for factor in factors:
         nn.init.kaiming_uniform_(factor, a=math.sqrt(5), generator=request.generator)
-    return factors
+    return Start(*factors)

@@ -54,6 +54,12 @@ class DenseWeight(nn.Module):
         """The same over another parameter."""
         return DenseWeight(tensors["weight"], transposed=self.transposed)
 
+    def pack_like(self, weight: torch.Tensor) -> DenseWeight:
+        """Another weight (O, I), laid out in the same way."""
+        return DenseWeight(
+            weight.t().contiguous() if self.transposed else weight, transposed=self.transposed
+        )
+
     def extra_repr(self) -> str:
         return f"shape={tuple(self.shape)}, dtype={self.dtype}, transposed={self.transposed}"
 

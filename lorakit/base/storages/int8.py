@@ -57,6 +57,10 @@ class Int8Weight(PackedWeight):
         """The same dtype over other tensors."""
         return Int8Weight(tensors["codes"], tensors["absmax"], self.dtype)
 
+    def pack_like(self, weight: torch.Tensor) -> Int8Weight:
+        """Another dense weight, quantized in the same way."""
+        return quantize(weight)
+
     def extra_repr(self) -> str:
         return f"shape={tuple(self.shape)}, dtype={self.dtype}"
 

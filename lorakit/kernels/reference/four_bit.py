@@ -16,6 +16,8 @@ from functools import lru_cache
 
 import torch
 
+from lorakit.kernels.reference.dynamic8 import dynamic_map
+
 # {storage: the values of codes 0 to 15, times a constant that does not matter}.
 CODE_VALUES = {
     # Quantiles of a standard normal, scaled to [-1, 1], with an exact zero (QLoRA, appendix E).
@@ -149,17 +151,6 @@ def dequantize_scales(
     scaled = torch.empty_like(values)
     _write_scaled(scaled, values, nested_absmax, NESTED_BLOCK_SIZE)
     return scaled.add_(nested_offset)
-
-
-@lru_cache(maxsize=8)
-def dynamic_map(device: torch.device) -> torch.Tensor:
-    """The signed 8-bit dynamic map: float32 (256,), ascending; 7 decades, finer towards 1."""
-    values: list[float] = [0.0, 1.0]
-    for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
-        middles = 10.0 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2.0)
-        values += middles.tolist() + (-middles).tolist()
-    return torch.tensor(sorted(values), dtype=torch.float32, device=device)
 
 
 def _quantize_chunk(

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from lorakit.cli.output import (
-    AsJson,
-    console,
-    human_bytes,
-    print_json,
-    stdout_for_results,
-    visible,
-)
+from lorakit.cli.adapter.words import show_info, show_written
+from lorakit.cli.output import AsJson, print_json, stdout_for_results
 from lorakit.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
     from lorakit.adapters.arithmetic.dora import Base
-    from lorakit.adapters.arithmetic.info import AdapterInfo, LayerGroup, LayerInfo, Spread
     from lorakit.adapters.arithmetic.write import Written
 
 
@@ -160,7 +151,7 @@ def convert(
             initial=initial,
             base=_base_of(folder, base),
         )
-    _show(written, as_json=as_json)
+    _tell(written, as_json=as_json)
 
 
 @app.command()
@@ -195,145 +186,28 @@ def combine(
       lorakit adapter combine clinic:1 toxic:-1 --rank 16 --output without
       lorakit adapter combine clinic:0.5 --output half
     """
-    weights: dict[str | os.PathLike[str], float] = dict(map(_folder_and_weight, folders))
-    if len(weights) < len(folders):
-        raise InputError(f"a folder is given twice in {', '.join(folders)}. Add up its weights.")
+    given = [_folder_and_weight(text) for text in folders]
     with stdout_for_results():
         from lorakit.adapters.arithmetic.combine import combine_adapters
 
         written = combine_adapters(
-            weights,
+            [path for path, _ in given],
             output,
+            weights=[weight for _, weight in given],
             method=method.value,
             rank=rank,
             max_error=max_error,
             dtype=_torch_dtype(dtype),
             base=base,
         )
-    _show(written, as_json=as_json)
+    _tell(written, as_json=as_json)
 
 
-def show_info(found: AdapterInfo, *, every_layer: bool = False) -> None:
-    """What an adapter is, in words and a table."""
-    out = console()
-    for name, value in _facts(found):
-        out.print(visible(f"{name:<16}{value}"))
-    out.print()
-    out.print(_layer_table(found.layers) if every_layer else _group_table(found.groups()))
-    if found.kind == "dora":
-        out.print("A DoRA: norms are those of its low-rank part; its magnitudes need the base.")
-    if found.changes_base:
-        out.print(
-            f"init_lora_weights {found.init_lora_weights} changes the base when it is loaded: "
-            "norms are not those of the change. `lorakit adapter convert --initial` makes it plain."
-        )
-
-
-def _facts(found: AdapterInfo) -> list[tuple[str, str]]:
-    """(name, value) of what is not per layer; options that are off are left out."""
-    kind = {"lora": "LoRA", "dora": "DoRA"}[found.kind]
-    dtypes = ", ".join(f"{name} ({count})" for name, count in found.dtypes.items())
-    experts = sum(layer.num_experts for layer in found.layers if layer.layout == "experts")
-    facts: list[tuple[str, object]] = [
-        ("adapter", found.folder),
-        ("kind", f"{kind}{', rsLoRA scaling' if found.use_rslora else ''}"),
-        ("init", found.init_lora_weights),
-        ("base", found.base_model or "not named"),
-        ("revision", found.revision),
-        ("task", found.task_type),
-        ("targets", _short(found.target_modules) or "not named"),
-        ("experts", f"{_short(found.target_parameters)}, {experts} matrices" if experts else None),
-        ("layers", len(found.layers)),
-        ("parameters", f"{found.num_parameters:,}"),
-        ("size", f"{human_bytes(found.num_bytes)}, {dtypes}"),
-        ("trained in full", _short(found.modules_to_save)),
-        ("token rows", _short(found.trainable_token_indices)),
-        ("biases", None if found.bias == "none" else found.bias),
-        ("lora_bias", found.lora_bias or None),
-        ("copies of base", _short(list(found.copies))),
-    ]
-    return [(name, str(value)) for name, value in facts if value is not None]
-
-
-def _short(value: Any) -> str | None:
-    """A list as words, at most ten of them."""
-    if not isinstance(value, list):
-        return None if value is None else str(value)[:200]
-    more = f" and {len(value) - 10} more" if len(value) > 10 else ""
-    return f"{', '.join(map(str, value[:10]))}{more}" if value else None
-
-
-def _group_table(groups: list[LayerGroup]) -> Table:
-    table = _table(
-        "name", "layers", "shape", "rank", "scaling", "norm", "median", "to", "effective rank"
-    )
-    for group in groups:
-        table.add_row(
-            visible(group.name),
-            str(group.count),
-            f"{group.shape[0]} x {group.shape[1]}",
-            _spread(group.r),
-            _spread(group.scaling),
-            f"{group.norm.least:.3g}",
-            f"{group.norm.median:.3g}",
-            f"{group.norm.most:.3g}",
-            f"{group.effective_rank.median:.3g}",
-        )
-    return table
-
-
-def _layer_table(layers: list[LayerInfo]) -> Table:
-    table = _table("layer", "shape", "rank", "scaling", "norm of change", "largest", "effective")
-    for layer in layers:
-        experts = f"{layer.num_experts} x " if layer.layout == "experts" else ""
-        table.add_row(
-            visible(layer.name),
-            f"{experts}{layer.shape[0]} x {layer.shape[1]}",
-            str(layer.r),
-            f"{layer.scaling:.4g}",
-            f"{layer.norm:.4g}",
-            f"{layer.largest:.4g}",
-            f"{layer.effective_rank:.3g}",
-        )
-    return table
-
-
-def _table(*names: str) -> Table:
-    table = Table(*names, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
-def _spread(values: Spread) -> str:
-    """`8` where all layers agree, `4 to 16` where not."""
-    if values.least == values.most:
-        return f"{values.least:.4g}"
-    return f"{values.least:.3g} to {values.most:.3g}"
-
-
-def _show(written: Written, *, as_json: bool) -> None:
+def _tell(written: Written, *, as_json: bool) -> None:
     if as_json:
         print_json(written.to_json())
-        return
-    out = console()
-    values = written.to_json()
-    before, after = (
-        _range(values[key]["least"], values[key]["most"]) for key in ("rank_before", "rank")
-    )
-    name, worst = written.worst
-    out.print(f"wrote {written.output}: {written.method}", markup=False)
-    out.print(
-        f"{len(written.layers)} layers, rank {before} -> {after}, "
-        f"{written.num_parameters:,} parameters"
-    )
-    out.print(f"relative error {written.error:.3g} in all; {worst:.3g} at most, in {visible(name)}")
-    if written.dropped:
-        out.print(f"tokenizer left out, the adapters' differ: {', '.join(written.dropped)}")
-
-
-def _range(least: int, most: int) -> str:
-    return str(least) if least == most else f"{least} to {most}"
+    else:
+        show_written(written)
 
 
 def _folder_and_weight(text: str) -> tuple[Path, float]:

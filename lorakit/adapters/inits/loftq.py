@@ -1,0 +1,66 @@
+"""LoftQ (arXiv 2310.08659): the adapter starts as what quantization took from the weight.
+
+    R_0 = W;  Q_k = pack(R_{k-1}),  scaling * B_k A_k = the best rank-r approximation of W - Q_k,
+    R_k = W - scaling * B_k A_k;  k = 1 ... loftq_iter
+
+The last Q is the base's weight, so `pack` is the base's own storage, double quantization included.
+PEFT 0.21 leaves `scaling` out of the factors, which is right only where lora_alpha equals r, fits
+another quantizer than the one in use, and keeps Q in 16 bit.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lorakit.adapters.contract import Factors, InitRequest, Start, Survey
+from lorakit.adapters.inits import default
+from lorakit.adapters.low_rank import balanced_factors, refuse_rank_above, subtract, wide
+from lorakit.base.info import base_info
+from lorakit.base.repack import is_packed
+from lorakit.errors import AdapterError
+from lorakit.recipe import LoftqConfig
+from lorakit.recipe.rules import BITS
+
+NAMES = ("loftq",)
+STARTS_AT_BASE = True
+NEEDS_CALIBRATION = False
+
+
+def prepare(survey: Survey) -> Survey:
+    """Refuse a base that has nothing to correct, and bits that are not its own."""
+    if not any(is_packed(module) for module in survey.targets.adapted.values()):
+        raise AdapterError(
+            "init_lora_weights 'loftq' corrects what quantization took, and none of the adapted "
+            "layers is quantized; possible: a base loaded as nf4. Set base.quantization, or "
+            "another adapter.init_lora_weights."
+        )
+    wanted = (survey.config.loftq_config or LoftqConfig()).loftq_bits
+    if wanted is not None and survey.model.device.type != "meta":
+        quantization = base_info(survey.model).quantization
+        if wanted != BITS.get(quantization):
+            raise AdapterError(
+                f"loftq_config.loftq_bits {wanted} is not what the base is stored in: "
+                f"{quantization} has {BITS.get(quantization)} bits. Remove it, or fix "
+                "base.quantization."
+            )
+    return survey
+
+
+def initialize(request: InitRequest) -> Start:
+    """Factors of the quantization error. Layers that are stored dense have none: they start as by
+    default."""
+    if not request.is_packed:
+        return default.initialize(request)
+    refuse_rank_above(request)
+    num_iterations = (request.config.loftq_config or LoftqConfig()).loftq_iter
+    original = request.original()
+    weight, r = wide(original), request.r
+    subtracted, factors = None, None
+    for _ in range(num_iterations):
+        subtracted = factors
+        rest = original if factors is None else subtract(original, factors, request.scaling)
+        error = weight - request.pack(rest).dequantize(weight.dtype)
+        U, S, Vh = torch.linalg.svd(error, full_matrices=False)
+        factors = balanced_factors(U[:, :r], S[:r], Vh[:r], request.scaling)
+    assert isinstance(factors, Factors)
+    return Start(factors.lora_A, factors.lora_B, subtracted, True)

@@ -1,0 +1,381 @@
+"""Writing a model folder whose linear weights are packed as bitsandbytes packs them, tensor by
+tensor: transformers with bitsandbytes loads it, and `load_base(..., quantization="checkpoint")`.
+
+Which layers are packed is decided by both sides: those that lorakit packs (output head, expert
+routers and embeddings stay as they are) among those that transformers replaces by bitsandbytes'
+layers; all other linear layers are named in `llm_int8_skip_modules`, so that transformers leaves
+out exactly what was left out here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.base import hub, quantization_config
+from lorakit.base.as_stored import stored_weights
+from lorakit.base.bitsandbytes_format import Packed, stored_tensors
+from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_entries, read_tensor
+from lorakit.base.config import as_json, read_config
+from lorakit.base.convertible import (
+    bitsandbytes_linears,
+    convertible_linears,
+    refuse_rebuilt,
+)
+from lorakit.base.families import READ_DIRECTLY
+from lorakit.base.frozen_linear import FrozenWeight, is_conv1d
+from lorakit.base.meta_model import plain_model
+from lorakit.base.model_folder import (
+    TensorGroup,
+    copy_small_files,
+    refuse_used_output,
+    shard_bytes,
+    write_weights,
+)
+from lorakit.base.origin import origins_of
+from lorakit.base.packing import packable_linears
+from lorakit.base.storages import storage
+from lorakit.errors import ModelError, VerificationError
+from lorakit.files import staged_folder, write_json
+
+QUANTIZATIONS = ("nf4", "fp4", "int8")
+QUANT_STORAGES = quantization_config.QUANT_STORAGES
+# What bitsandbytes can dequantize to; float64 is packed from float32.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How weights are packed.
+
+    Attributes:
+        quantization: "nf4", "fp4" or "int8".
+        block_size, double_quantization, quant_storage: of 4-bit weights; see
+            `storages/nf4.py`. `quant_storage` is the dtype that the codes are viewed as.
+        dtype: that weights are packed from and others are written in; None: as stored.
+    """
+
+    quantization: str = "nf4"
+    block_size: int = 64
+    double_quantization: bool = True
+    quant_storage: torch.dtype = torch.uint8
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A tensor that takes the place of a checkpoint's, or is added to it.
+
+    Attributes:
+        shape, dtype: of what is made; a weight is laid out as in the checkpoint.
+        make: gives it when it is written.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    make: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What was written.
+
+    Attributes:
+        errors: {path of a packed layer: ||packed - weight|| / ||weight||}.
+        left: {path of a linear layer that is not packed: why}.
+        bytes_before, bytes_after: of all tensors of the base, and of those written.
+    """
+
+    errors: dict[str, float]
+    left: dict[str, str]
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def mean_error(self) -> float:
+        """The mean over the packed layers."""
+        return sum(self.errors.values()) / len(self.errors)
+
+
+def quantize_folder(
+    model: str | Path,
+    output: str | Path,
+    settings: PackSettings,
+    *,
+    max_shard_size: int | str = "5GB",
+    revision: str | None = None,
+) -> PackReport:
+    """Write a quantized copy of a model, and check it by reading it as a base.
+
+    Args:
+        model: a folder or hub id whose weights are not quantized.
+        output: appears by one rename once everything is written and checked; may not hold
+            anything.
+        settings: how weights are packed.
+        max_shard_size: bytes of one file, and about what is held in memory.
+        revision: of a hub id.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: the inputs do not fit each other, or `output` is in use; nothing is written.
+        RunError: the disk refuses.
+        VerificationError: what was written reads back as something else; it is removed again.
+    """
+    final = Path(output)
+    refuse_used_output(final)
+    max_bytes = shard_bytes(max_shard_size)
+    folder = hub.resolve(model, revision)
+    with staged_folder(final) as staging:
+        report = write_quantized(folder, staging, settings, max_bytes=max_bytes)
+        copy_small_files(folder, staging)
+    return report
+
+
+def write_quantized(
+    folder: Path,
+    target: Path,
+    settings: PackSettings,
+    *,
+    max_bytes: int,
+    replaced: Mapping[str, Replacement] | None = None,
+    config: dict[str, Any] | None = None,
+) -> PackReport:
+    """Write weights and config.json of a quantized copy into a folder, and read them back.
+
+    Args:
+        folder: of the unquantized base.
+        target: an empty folder, which the caller puts into place or removes.
+        settings: how weights are packed.
+        max_bytes: of one file.
+        replaced: {name of a tensor: what is written instead}; names that the checkpoint does not
+            have are added.
+        config: values instead of the base's config.json.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ModelError: settings that are not possible, or a base that is quantized already or that
+            bitsandbytes packs no layer of.
+        RunError, VerificationError: as in `quantize_folder`.
+    """
+    _check_settings(settings)
+    values = read_config(folder / "config.json") if config is None else dict(config)
+    _refuse_quantized(values, folder)
+    plain = plain_model(folder, settings.dtype or torch.float32)
+    entries = read_entries(folder)
+    rows = _rows(plain, entries, settings, replaced or {})
+    skipped = _skipped(plain, {row.layer for row in rows if row.layer is not None})
+    packer = _Packer(settings)
+    bytes_after = write_weights([packer.group(row) for row in rows], target, max_bytes, "packing")
+    values[quantization_config.KEY] = quantization_config.made(
+        settings.quantization,
+        double_quantization=settings.double_quantization,
+        quant_storage=settings.quant_storage,
+        compute_dtype=next(row.dtype for row in rows if row.layer is not None),
+        skip_modules=sorted(skipped),
+    )
+    if settings.dtype is not None:
+        values.pop("torch_dtype", None)
+        values["dtype"] = str(settings.dtype).removeprefix("torch.")
+    write_json(target / "config.json", as_json(values))
+    _verify(target, packer.digests)
+    bytes_before = sum(entry.stop - entry.start for entry in entries.values())
+    return PackReport(packer.errors, skipped, bytes_before, bytes_after)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One tensor to write.
+
+    Attributes:
+        layer: path of the linear layer whose packed weight it becomes; None: it stays as it is.
+        transposed: laid out as (I, O), as in a `Conv1D`.
+        dtype: that it is packed from, or written in.
+    """
+
+    name: str
+    shape: torch.Size
+    dtype: torch.dtype
+    read: Callable[[], torch.Tensor]
+    layer: str | None = None
+    transposed: bool = False
+
+
+class _Packer:
+    """Makes the tensors to write, and keeps what is to be known of the packed ones."""
+
+    def __init__(self, settings: PackSettings) -> None:
+        self._settings = settings
+        self.errors: dict[str, float] = {}
+        self.digests: dict[str, str] = {}
+
+    def group(self, row: _Row) -> TensorGroup:
+        """What a row becomes: a tensor, or a packed weight with its companions."""
+        if row.layer is None:
+            num_bytes = row.shape.numel() * row.dtype.itemsize
+            return TensorGroup(num_bytes, partial(self._as_it_is, row))
+        meta = self._pack(torch.empty(row.shape, dtype=row.dtype, device="meta"))
+        num_bytes = sum(t.numel() * t.element_size() for t in meta.tensors().values())
+        return TensorGroup(num_bytes, partial(self._packed, row, row.layer))
+
+    def _as_it_is(self, row: _Row) -> dict[str, torch.Tensor]:
+        return {row.name: row.read().to(row.dtype).contiguous()}
+
+    @torch.no_grad()
+    def _packed(self, row: _Row, layer: str) -> dict[str, torch.Tensor]:
+        weight = row.read().to(row.dtype)
+        if row.transposed:
+            weight = weight.t().contiguous()
+        if not weight.isfinite().all():
+            raise ModelError(
+                f"the weight {row.name!r} has values that are not finite in {row.dtype}; possible: "
+                "finite weights. Choose another dtype, or repair the model."
+            )
+        packed = self._pack(weight)
+        self.errors[layer] = _relative_error(packed, weight)
+        self.digests[layer] = _digest(packed)
+        return stored_tensors(row.name, packed, self._settings.quant_storage)
+
+    def _pack(self, weight: torch.Tensor) -> Packed:
+        packed = storage(self._settings.quantization).pack(
+            weight,
+            block_size=self._settings.block_size,
+            double_quantization=self._settings.double_quantization,
+        )
+        assert isinstance(packed, Packed)
+        return packed
+
+
+def _rows(
+    plain: PreTrainedModel,
+    entries: dict[str, TensorEntry],
+    settings: PackSettings,
+    replaced: Mapping[str, Replacement],
+) -> list[_Row]:
+    """All tensors to write, in the order of the checkpoint, added ones last."""
+    layers = _packed_tensors(plain, entries)
+    # What the model has a tensor in: some stay float32 in every dtype of the model.
+    dtypes = {name: tensor.dtype for name, tensor in plain.state_dict().items()}
+    for parameter, parts in origins_of(plain, entries).items():
+        dtypes |= {part.tensor: dtypes[parameter] for part in parts}
+    rows = []
+    for name in dict.fromkeys([*entries, *replaced]):
+        if name in replaced:
+            shape, dtype, read = replaced[name].shape, replaced[name].dtype, replaced[name].make
+        else:
+            shape, dtype = torch.Size(entries[name].shape), TORCH_DTYPES[entries[name].dtype]
+            read = partial(read_tensor, entries[name])
+        if settings.dtype is not None and dtype.is_floating_point:
+            dtype = dtypes.get(name, settings.dtype)
+        layer = layers.get(name)
+        if layer is None:
+            rows.append(_Row(name, shape, dtype, read))
+            continue
+        dtype = dtype if dtype in DTYPES else torch.float32
+        transposed = is_conv1d(plain.get_submodule(layer))
+        rows.append(_Row(name, shape, dtype, read, layer, transposed))
+    return rows
+
+
+def _packed_tensors(plain: PreTrainedModel, entries: dict[str, TensorEntry]) -> dict[str, str]:
+    """{tensor to pack: path of its layer}."""
+    refuse_rebuilt(plain)
+    tied = plain.all_tied_weights_keys
+    origins = origins_of(plain, entries)
+    convertible = set(convertible_linears(plain, []))
+    shared = {*tied, *tied.values()}
+    direct = READ_DIRECTLY.get(plain.config.model_type, ())
+    layers: dict[str, str] = {}
+    for path in packable_linears(plain):
+        parts = origins.get(f"{path}.weight", ())
+        is_whole = len(parts) == 1 and not parts[0].converted
+        is_alone = f"{path}.weight" not in shared and path.rpartition(".")[2] not in direct
+        if path in convertible and is_whole and is_alone:
+            layers[parts[0].tensor] = path
+    if not layers:
+        raise ModelError(
+            f"bitsandbytes packs no layer of a {plain.config.model_type!r} model; possible: "
+            "families of plain linear layers. Quantize it while loading (base.quantization)."
+        )
+    return layers
+
+
+def _skipped(plain: PreTrainedModel, packed: set[str]) -> dict[str, str]:
+    """{path of a linear layer that stays as it is: why}."""
+    known, packable = set(bitsandbytes_linears(plain)), set(packable_linears(plain))
+    skipped = {}
+    for path in sorted((known | packable) - packed):
+        if path not in known:
+            skipped[path] = "bitsandbytes has no layer of its kind"
+        elif path not in packable:
+            skipped[path] = "output heads and expert routers stay as they are"
+        else:
+            skipped[path] = "transformers ties it, reads it directly or makes it when loading"
+    if set(convertible_linears(plain, sorted(skipped))) != packed:
+        raise ModelError(
+            f"a {plain.config.model_type!r} model has layers that transformers cannot tell apart "
+            "by name; possible: other families. Quantize it while loading (base.quantization)."
+        )
+    return skipped
+
+
+def _check_settings(settings: PackSettings) -> None:
+    possible = {
+        "quantization": QUANTIZATIONS,
+        "quant_storage": tuple(QUANT_STORAGES.values()),
+        "dtype": (None, *DTYPES),
+    }
+    for name, values in possible.items():
+        given = getattr(settings, name)
+        if given not in values:
+            raise ModelError(
+                f"{name} {given!r} is not possible in a quantized checkpoint; possible: "
+                f"{', '.join(map(str, values))}. Change {name}."
+            )
+
+
+def _refuse_quantized(values: dict[str, Any], folder: Path) -> None:
+    stored = values.get(quantization_config.KEY)
+    if stored is not None:
+        raise ModelError(
+            f"the weights in {str(folder)!r} are already quantized, in "
+            f"{quantization_config.quantization_of(stored)}; possible: weights in float32, "
+            "bfloat16 or float16. Quantize the original model."
+        )
+
+
+def _verify(target: Path, digests: dict[str, str]) -> None:
+    """Read what was written as a base is read, one weight at a time."""
+    stored = stored_weights(target, plain_model(target), is_packed=True)
+    read = {path: _digest(entry.read(entry.dtype)) for path, entry in stored.layers.items()}
+    if read != digests:
+        differing = sorted(path for path in read | digests if read.get(path) != digests.get(path))
+        raise VerificationError(
+            f"the packed weight of {differing[0]!r} reads back as another one. Nothing was "
+            "written. Check the disk, and report this if it is whole."
+        )
+
+
+def _digest(packed: Packed) -> str:
+    digest = hashlib.sha256(f"{type(packed).__name__} {tuple(packed.shape)}".encode())
+    for name, tensor in packed.tensors().items():
+        digest.update(f"{name} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _relative_error(packed: FrozenWeight, weight: torch.Tensor) -> float:
+    wide = weight.float()
+    norm = float(torch.linalg.vector_norm(wide))
+    error = float(torch.linalg.vector_norm(packed.dequantize(torch.float32) - wide))
+    return error / norm if norm > 0 else error
