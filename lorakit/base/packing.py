@@ -264,6 +264,12 @@ def stored_at(model: nn.Module, path: str) -> FrozenWeight:
     return layer.stored if isinstance(layer, FrozenExperts) else frozen(layer).stored
 
 
+def weight_name(model: nn.Module, path: str) -> str:
+    """Name in the plain model of the weight of a linear layer, an embedding or experts."""
+    layout = layout_of(model.get_submodule(path.rpartition(".")[0]), _leaf(path))
+    return f"{path}.weight" if layout is None else parameter_name(path, layout)
+
+
 def path_of(model: nn.Module, parameter: str) -> str:
     """The path of `packable` that a parameter of the plain model belongs to."""
     owner, _, name = parameter.rpartition(".")

@@ -7,7 +7,6 @@ tensors that are not changed keep their bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from lorakit.base.model_folder import (
     shard_bytes,
     write_weights,
 )
-from lorakit.base.packing import packable_linears
+from lorakit.base.packing import packable, weight_name
 from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked
 from lorakit.base.storages import storage
 from lorakit.errors import AdapterError, VerificationError
@@ -129,11 +128,12 @@ def merge_folder(
     )
     base_dtype = base_dtype or dtype or _widest_stored(folder)
     # A dense base has rounded what it was adapted in, if to anything, to `base_dtype`.
-    rounded: Iterable[str] = stored.targets.adapted
+    rounded = {weight_name(empty, name) for name in stored.targets.adapted}
     if is_stored:
-        rounded = [*rounded, *stored_weights(folder, empty, is_packed=True).layers]
+        layers = stored_weights(folder, empty, is_packed=True).layers
+        rounded |= {f"{layer}.weight" for layer in layers}
     elif quantization != "none":
-        rounded = packable_linears(empty)
+        rounded = set(packable(empty).values())
     packing = Packing(
         storage("none" if is_stored else quantization),
         frozenset(rounded if into == "dequantized" else ()),
@@ -161,8 +161,9 @@ def merge_folder(
             block_size=block_size,
             bounded=into == "dequantized",
         )
-    num_changed = sum(piece.is_changed for piece in pieces)
-    return MergeReport(final, into, len(pieces), num_changed, weight_error, verification, unties)
+    num_tensors = sum(len(piece.names) for piece in pieces)
+    num_changed = sum(len(piece.names) for piece in pieces if piece.is_changed)
+    return MergeReport(final, into, num_tensors, num_changed, weight_error, verification, unties)
 
 
 def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
@@ -183,7 +184,7 @@ def _write(pieces: list[Piece], folder: Path, max_bytes: int) -> float:
             made = piece.make()
             _check_error(piece, made.error)
             errors.append(made.error)
-            return {piece.name: made.value}
+            return made.tensors
 
         return TensorGroup(piece.num_bytes, make)
 

@@ -1,4 +1,7 @@
-"""What a merged checkpoint consists of: one piece per tensor, made when it is written."""
+"""What a merged checkpoint consists of: one piece per tensor, made when it is written.
+
+Tensors that transformers makes one parameter of (a layer's experts) are one piece.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ from lorakit.adapters.store import StoredAdapter, fill
 from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.fusion import Fusion
 from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
-from lorakit.errors import AdapterError
+from lorakit.errors import AdapterError, ModelError
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -35,14 +39,14 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Packing:
-    """How the base stored its linear weights in training: a storage and the names of its layers.
+    """How the base stored its weights in training: a storage and the names of the parameters.
 
     `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
     says that the checkpoint itself holds them packed.
     """
 
     storage: Storage
-    layers: frozenset[str]
+    parameters: frozenset[str]
     block_size: int
     double_quantization: bool
     dtype: torch.dtype
@@ -51,8 +55,9 @@ class Packing:
     def dequantized(
         self, weight: torch.Tensor, taken: Factors | None = None, scaling: float = 1.0
     ) -> torch.Tensor:
-        """What the base computed with in place of `weight` (O, I), once an init had taken
-        `scaling * B @ A` of the factors `taken` out of it."""
+        """What the base computed with in place of `weight` (as its storage holds it), once an init
+        had taken `scaling * B @ A` of the factors `taken` out of it.
+        """
         weight = weight.to(self.dtype)
         packed = self.storage.pack(
             weight if taken is None else subtract(weight, taken, scaling),
@@ -64,20 +69,21 @@ class Packing:
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor to write, and its relative error against base and adapter in float64."""
+    """Tensors to write by name, and their relative error against base and adapter in float64."""
 
-    value: torch.Tensor
+    tensors: dict[str, torch.Tensor]
     error: float
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor to write.
+    """One tensor to write, or several that are parts of one parameter.
 
     Attributes:
-        name: in the written checkpoint.
+        name: in the written checkpoint; of several the first one's.
         layer: the module it belongs to, for messages.
-        source: the checkpoint's tensor; None when the adapter brings the tensor.
+        source: the checkpoint's tensor, or what several make; None when the adapter brings the
+            tensor.
         shape, dtype: as written; `dtype` None for a tensor that is copied as it is.
         num_bytes: as written.
         base: the weight of the base in training, from the source; None: the source itself.
@@ -88,7 +94,7 @@ class Piece:
 
     name: str
     layer: str
-    source: Origin | None
+    source: Origin | Fusion | None
     shape: torch.Size
     dtype: torch.dtype | None
     num_bytes: int
@@ -100,19 +106,30 @@ class Piece:
     def is_changed(self) -> bool:
         return self.base is not None or self.change is not None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors it writes."""
+        return self.source.names if isinstance(self.source, Fusion) else (self.name,)
+
     @torch.no_grad()
     def make(self) -> Made:
-        """Read the source and compute the tensor to write."""
+        """Read the source and compute what is to be written."""
         value = torch.empty(0) if self.source is None else self.source.dense()
         if self.dtype is None:
-            return Made(value, 0.0)
+            return Made({self.name: value}, 0.0)
         value = value if self.base is None else self.base(value)
         if self.change is None:
-            return Made(value.to(self.dtype).contiguous(), 0.0)
+            return Made(self._named(value.to(self.dtype).contiguous()), 0.0)
         # Rounded once, to the dtype that is written.
         wide = value.to(torch.promote_types(value.dtype, torch.float32))
         merged = self.change(wide).to(self.dtype).contiguous()
-        return Made(merged, 0.0 if self.error_of is None else self.error_of(value, merged))
+        error = 0.0 if self.error_of is None else self.error_of(value, merged)
+        return Made(self._named(merged), error)
+
+    def _named(self, value: torch.Tensor) -> dict[str, torch.Tensor]:
+        if isinstance(self.source, Fusion):
+            return self.source.split(value)
+        return {self.name: value}
 
 
 def make_pieces(
@@ -128,12 +145,12 @@ def make_pieces(
         folder: of the base.
         empty: the base on the meta device.
         stored: the adapter.
-        packing: layers whose dequantized weight stands for the original one.
+        packing: parameters whose dequantized value stands for the original one.
         dtype: of the result; None: each tensor as stored.
 
     Raises:
-        AdapterError: a weight to change is computed from several tensors of the checkpoint, or the
-            adapter's init has to be done again on the base.
+        AdapterError: a weight to change is computed from tensors of the checkpoint in a way that
+            cannot be undone, or the adapter's init has to be done again on the base.
     """
     if stored.is_redone:
         raise AdapterError(
@@ -150,17 +167,19 @@ def make_pieces(
     pieces: dict[str, Piece] = {}
     for parameter in changes.parameters:
         source = _source(parameter, origins, empty)
-        name = source.tensor if parameter in origins else parameter
-        as_stored = TORCH_DTYPES[entries[source.tensor].dtype]
+        first = source.names[0]
+        name = first if parameter in origins else parameter
+        as_stored = TORCH_DTYPES[entries[first].dtype]
         # Some parameters stay float32 in every dtype of the model.
         out = as_stored if dtype is None else state[parameter].dtype
-        pieces[name] = changes.piece(name, parameter, source, state[parameter].shape, out)
+        piece = changes.piece(name, parameter, source, state[parameter].shape, out)
+        pieces |= dict.fromkeys(piece.names, piece)
         # What was tied to it keeps the old values, and needs a tensor of its own now.
         for partner in tied_parameters(empty, parameter):
             own = partner not in origins and partner not in changes.parameters
             if own and partner not in changes.following:
-                entry = entries[source.tensor]
-                pieces[partner] = _copied(partner, entry, source, dtype)
+                assert isinstance(source, Origin)  # nothing is tied to a part of something
+                pieces[partner] = _copied(partner, entries[first], source, dtype)
     kept_dtypes = {o.tensor: state[name].dtype for name, each in origins.items() for o in each}
     for name, entry in entries.items():
         if name not in pieces:
@@ -170,7 +189,8 @@ def make_pieces(
             source = Origin(entry.file, name, False, packed.get(name))
             pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
-    return [pieces[name] for name in order]
+    # A piece of several tensors is where the first of them was.
+    return list({id(pieces[name]): pieces[name] for name in order}.values())
 
 
 def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
@@ -189,17 +209,18 @@ def _copied(name: str, entry: TensorEntry, source: Origin, dtype: torch.dtype | 
 
 def _source(
     parameter: str, origins: Mapping[str, tuple[Origin, ...]], empty: PreTrainedModel
-) -> Origin:
-    """The one checkpoint tensor behind a parameter, or behind the one it is tied to."""
+) -> Origin | Fusion:
+    """What the checkpoint has of a parameter, or of the one it is tied to."""
     names = [parameter, *tied_parameters(empty, parameter)]
     found = next((origins[name] for name in names if name in origins), ())
-    if len(found) != 1 or found[0].converted:
+    if len(found) == 1 and not found[0].converted:
+        return found[0]
+    try:
+        return Fusion(empty, parameter, found)
+    except ModelError as error:
         raise AdapterError(
-            f"{parameter!r} is made of {len(found)} tensors of the checkpoint, converted when it "
-            "is loaded; possible in a folder merge: weights stored as they are. Merge in memory "
-            "with lorakit.merge(model) and save the result."
-        )
-    return found[0]
+            f"{error} Merge in memory with lorakit.merge(model) and save the result."
+        ) from error
 
 
 class _Changes:
@@ -219,38 +240,43 @@ class _Changes:
         self._merges |= {
             name: self._merges[leader] for name, leader in leaders.items() if name in stored_names
         }
-        packed = [f"{layer}.weight" for layer in sorted(packing.layers)]
-        self.parameters = [*self._merges, *(name for name in packed if name not in self._merges)]
+        packed = sorted(packing.parameters - self._merges.keys())
+        self.parameters = [*self._merges, *packed]
 
     def piece(
-        self, name: str, parameter: str, source: Origin, shape: torch.Size, dtype: torch.dtype
+        self,
+        name: str,
+        parameter: str,
+        source: Origin | Fusion,
+        shape: torch.Size,
+        dtype: torch.dtype,
     ) -> Piece:
         """The changed tensor for a parameter of the model, called `name` in the checkpoint."""
-        layer, _, leaf = parameter.rpartition(".")
+        layer = parameter.rpartition(".")[0]
         num_bytes = shape.numel() * dtype.itemsize
         merge = self._merges.get(parameter)
         if merge is not None and not merge.reads_base:
             return Piece(name, layer, None, shape, dtype, num_bytes, change=merge.change)
-        base = self._base(layer, source) if leaf == "weight" else None
+        base = self._base(parameter, layer, source)
         if merge is None:
             return Piece(name, layer, source, shape, dtype, num_bytes, base)
         return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
 
-    def _base(self, layer: str, source: Origin) -> Change | None:
+    def _base(self, parameter: str, layer: str, source: Origin | Fusion) -> Change | None:
         """What the layer computed with in training, from its weight in the checkpoint."""
         transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
         start = self._stored.starts.get(layer)
         scaling = self._scaling(layer) if start is not None else 1.0
-        if layer in self._packing.layers:
+        if parameter in self._packing.parameters:
             taken = None if start is None else start.subtracted
 
             def dequantized(weight: torch.Tensor) -> torch.Tensor:
                 return self._packing.dequantized(weight, taken, scaling)
 
-            if transposed and source.packed is not None:
+            if transposed and isinstance(source, Origin) and source.packed is not None:
                 return _turned(dequantized)
             return _oriented(dequantized, transposed)
-        if start is None:
+        if start is None or parameter != f"{layer}.weight":
             return None
         # Into the original weight goes what training changed since the start.
         began = Factors(start.lora_A, start.lora_B)
@@ -272,7 +298,7 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
     own = module_tensors(modules)
     fill(own, stored.tensors)
     merges = {
-        f"{name}.{parameter}": merge
+        f"{name}.{parameter}".removesuffix("."): merge
         for name, module in modules.items()
         for parameter, merge in module.requires_grad_(False).merges().items()
     }
