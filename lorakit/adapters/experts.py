@@ -127,11 +127,12 @@ class AdaptedExperts(AdaptedModule):
         low_SR = kernels.grouped_linear(x, down_ERI, counts) * self.scaling
         return y + kernels.grouped_linear(low_SR, up_EOR, counts)
 
+    @torch.no_grad()
     def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """The dense weight that computes the same without the adapter, in the parameter's layout.
 
         Same dtype as `weight`, computed in float32 (float64 for a float64 weight), an expert at a
-        time.
+        time; without a gradient.
         """
         wide = torch.promote_types(weight.dtype, torch.float32)
         down_ERI, up_EOR = self.adapter.by_expert(wide)
@@ -161,6 +162,7 @@ class AdaptedExperts(AdaptedModule):
         layout = self.base_layer.layout
         return {layout.parameter: ParameterMerge(self.merged_weight, error=self._merge_error)}
 
+    @torch.no_grad()
     def _merge_error(self, weight: torch.Tensor, merged: torch.Tensor) -> float:
         """As `error_on_probes`, over all experts."""
         down_ERI, up_EOR = self.adapter.by_expert(torch.float64)

@@ -213,6 +213,9 @@ def _read_tensors(
 ) -> PreTrainedModel:
     model_class: Any = model_class_of(model_config)
     in_layers = {entry.weight.name for entry in stored.layers.values()}
+    # It also fuses experts without a second copy of them.
+    fuses = any(origin.converted for parts in stored.origins.values() for origin in parts)
+    uses_packing = fuses or bool(packing_config.destinations)
     with (
         bar("loading", len(stored.entries) + len(stored.packed)) as running,
         checkpoint.lazy_tensors(stored.entries, running.advance) as lazy,
@@ -230,7 +233,7 @@ def _read_tensors(
             state_dict=tensors,
             dtype=dtype,
             attn_implementation=model_config._attn_implementation,
-            quantization_config=packing_config if packing_config.destinations else None,
+            quantization_config=packing_config if uses_packing else None,
             # Not ignored: `_check_report` names them in an error of ours.
             ignore_mismatched_sizes=True,
             output_loading_info=True,

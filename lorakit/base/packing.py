@@ -17,12 +17,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import ConversionOps
+from transformers.core_model_loading import ConversionOps, WeightTransform
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
+from lorakit.base import fused_loading
 from lorakit.base.bitsandbytes_format import PackedEntry
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.frozen_experts import (
@@ -166,12 +167,18 @@ class PackingQuantizer(HfQuantizer):
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: Any) -> bool:
         return param_name in self.quantization_config.destinations
 
+    def update_weight_conversions(
+        self, weight_conversions: list[WeightTransform], model: PreTrainedModel
+    ) -> list[WeightTransform]:
+        return fused_loading.in_place(weight_conversions)
+
     def get_quantize_ops(self) -> ConversionOps:
         return StoreWeight(self.quantization_config)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         # From here on the model is a plain one: Trainer and `.to()` must not think otherwise.
         self.remove_quantization_config(model)
+        fused_loading.leave(model)
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 vars(module.config).pop("_is_quantized", None)

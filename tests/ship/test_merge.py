@@ -23,6 +23,7 @@ from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.kinds.lora import Lora
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base import model_folder
+from lorakit.base.checkpoint import read_entries
 from lorakit.base.load import load_base
 from lorakit.errors import AdapterError, InputError, VerificationError
 from lorakit.recipe import LoraConfig
@@ -253,12 +254,28 @@ def test_files_are_split_at_the_size_asked_for(folders, tmp_path: Path) -> None:
     assert len(list(again.glob("*.safetensors"))) == 1
 
 
-def test_experts_of_the_checkpoint_stay_as_they_are(tmp_path: Path) -> None:
-    base, output = families.folder(tmp_path / "base", "mixtral"), tmp_path / "out"
-    model = trained_adapter(base, tmp_path / "adapter", kind="dora")
-    merge_folder(base, tmp_path / "adapter", output)
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", "nemotron_h", "llama4_text"])
+def test_experts_are_written_as_the_checkpoint_has_them(
+    model_type: str, quantization: str, tmp_path: Path
+) -> None:
+    base, output = families.folder(tmp_path / "base", model_type), tmp_path / "out"
+    model = trained_adapter(base, tmp_path / "adapter", quantization)
+    report = merge_folder(base, tmp_path / "adapter", output, quantization=quantization)
+    before, after = read_entries(base), read_entries(output)
+    assert {n: e.shape for n, e in after.items()} == {n: e.shape for n, e in before.items()}
+    assert report.num_tensors == len(before) > report.num_changed > 0
     plain = AutoModelForCausalLM.from_pretrained(output).eval()
     assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
+
+
+def test_experts_that_have_no_adapter_keep_their_bytes(tmp_path: Path) -> None:
+    base, output = families.folder(tmp_path / "base", "mixtral"), tmp_path / "out"
+    trained_adapter(base, tmp_path / "adapter", kind="dora", target_parameters=[])
+    merge_folder(base, tmp_path / "adapter", output)
+    before, after = (load_file(path / "model.safetensors") for path in (base, output))
+    experts = [name for name in before if ".experts." in name]
+    assert experts and all(torch.equal(before[name], after[name]) for name in experts)
 
 
 @pytest.mark.parametrize("wrong", ["weights", "definition", "logits"])
