@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.jetmoe.modeling_jetmoe import JetMoeParallelExperts
 from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
 
@@ -28,6 +28,14 @@ from lorakit.base.storages.dense import DenseWeight
 DISPATCHED = frozenset({"has_bias", "has_gate", "has_post_expert_norm", "is_transposed"})
 # The weights of an experts module, in the order in which every class defines them.
 NAMES = ("gate_up_proj", "up_proj", "down_proj")
+# What configs call the number of experts that a token is sent to.
+EXPERTS_PER_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_k",
+    "top_k_experts",
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,15 @@ def layout_of(owner: nn.Module, name: str) -> ExpertsLayout | None:
         return ExpertsLayout(transposed=True, tells=False)
     facts = vars(owner)
     return ExpertsLayout(facts["is_transposed"]) if facts.keys() >= DISPATCHED else None
+
+
+def rows_per_token(module: FrozenExperts, config: PreTrainedConfig) -> int:
+    """How many of a projection's rows a token is; `config` is that of the text model."""
+    if module.layout.transposed and not module.layout.tells:
+        return module.num_experts  # Llama 4 sends every token to every expert
+    values = config.to_dict()
+    found = [values[name] for name in EXPERTS_PER_TOKEN if isinstance(values.get(name), int)]
+    return found[0] if found else module.num_experts
 
 
 def parameter_name(path: str, layout: ExpertsLayout) -> str:
