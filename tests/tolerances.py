@@ -32,3 +32,11 @@ IDENTITY = 1e-6
 # Log-probabilities of one token: with a cache, in a batch, against a fresh forward pass (the
 # issue's contract for the sampler).
 LOGPROBS_FLOAT32 = 1e-4
+
+# A faithful merge computed in bfloat16 against base + adapter in it, median over the tokens: a tiny
+# model rounds about 30 times in a row, twice (`ship.verify.error_bound` of 3 layers is 0.0175).
+MERGE_BFLOAT16 = 0.02
+
+# What of a change is in packed weights, over 16 million of them: the contract. Over fewer
+# the rounding is that of chance, which the standard error measures.
+RETAINED = 0.01

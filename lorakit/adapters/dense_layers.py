@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters.experts import AdaptedExperts
+from lorakit.adapters.mixed import Mixed
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
@@ -27,8 +28,8 @@ def dense_layers(model: PreTrainedModel, max_bytes: int) -> Iterator[None]:
 
     A packed weight is dequantized, those of experts too. An adapted layer whose adapter takes part
     is merged, where its weight is float32 or wider: rounded to half precision, a merged weight
-    would lose part of what the adapter adds. Layers in host memory or on disk stay there. The
-    adapter must neither change nor be switched inside.
+    would lose part of what the adapter adds. In a mixed batch nothing is merged. Layers in host
+    memory or on disk stay there. The adapter must neither change nor be switched inside.
 
     Args:
         max_bytes: for the dense weights together; layers for which no room is left stay as they
@@ -55,6 +56,8 @@ Frozen = FrozenLinear | FrozenExperts
 def _replaceable(owner: nn.Module) -> Iterator[tuple[nn.Module, str, Adapted | Frozen, int]]:
     """(module, name of its child, the child, bytes of its dense weight), in the model's order."""
     for name, child in list(owner.named_children()):
+        if isinstance(owner, Mixed) and child is not owner.base_layer:
+            continue  # a merged weight would be one adapter's
         if isinstance(child, Adapted) and _merges(child):
             yield owner, name, child, _dense_bytes(child.base_layer)
         elif isinstance(child, Frozen):

@@ -14,7 +14,7 @@ from lorakit.adapters.modules import AdaptedLinear, Shared, TrainedCopy
 from lorakit.adapters.plain import dense_copy
 from lorakit.adapters.targets import Targets, features, module_rank_and_alpha, scaling_of
 from lorakit.adapters.token_rows import EmbeddingRows, HeadRows
-from lorakit.base.frozen_experts import FrozenExperts, parameter_name
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import frozen
 from lorakit.recipe import LoraConfig
 
@@ -37,8 +37,7 @@ def make_modules(
     modules: dict[str, AdaptedModule] = {}
     experts = {n: m.layout for n, m in targets.adapted.items() if isinstance(m, FrozenExperts)}
     depths = nesting_depths(experts)
-    # PEFT reads patterns against the names of parameters where it adapts parameters.
-    named = {n: parameter_name(n, experts[n]) if n in experts else n for n in targets.adapted}
+    named = targets.pattern_names()
     ranks = module_rank_and_alpha(named.values(), config)
     for name, module in targets.adapted.items():
         r, alpha = ranks[named[name]]

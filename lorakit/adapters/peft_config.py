@@ -79,7 +79,7 @@ DEFAULTS: dict[str, object] = {
     "velora_config": None,
 }
 # Inits that leave the base weights alone: the saved factors are all there is to load.
-INITS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
+INITS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 # Inits whose change of the base is done again when PEFT loads them, with the same result.
 INITS_DONE_AGAIN = ("pissa", "olora")
 # {beginning of the name: why PEFT itself does not load what it saved}
@@ -283,6 +283,12 @@ def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _refuse_lost_init(path: Path, init: object) -> None:
+    if init == "mica":
+        raise AdapterError(
+            f"{path} has init_lora_weights 'mica', a method of its own that trains lora_A alone; "
+            "possible are LoRA, rsLoRA and DoRA. Its factors are those of a plain LoRA: set "
+            "init_lora_weights to true in the file to load it as one."
+        )
     possible = (*INITS_BESIDE_THE_BASE, *INITS_DONE_AGAIN)
     if isinstance(init, bool | str) and init in possible:
         return

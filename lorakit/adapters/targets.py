@@ -22,7 +22,7 @@ from lorakit.adapters.layer_numbers import limit_layers
 from lorakit.adapters.patterns import NamePattern, is_below, matches_list
 from lorakit.adapters.row_targets import RowsTarget, find_rows
 from lorakit.adapters.word_embeddings import is_embedding, why_unfit
-from lorakit.base.frozen_experts import FrozenExperts
+from lorakit.base.frozen_experts import FrozenExperts, parameter_name
 from lorakit.base.frozen_linear import FrozenLinear, is_linear
 from lorakit.base.packing import is_router
 from lorakit.errors import AdapterError
@@ -59,6 +59,15 @@ class Targets:
                 for n, t in self.rows.items()
             },
         )
+
+    def pattern_names(self) -> dict[str, str]:
+        """{adapted module: the name that patterns are matched against}: of experts that of the
+        parameter.
+        """
+        return {
+            name: parameter_name(name, module.layout) if isinstance(module, FrozenExperts) else name
+            for name, module in self.adapted.items()
+        }
 
     def is_trained(self, name: str) -> bool:
         """Whether the module or parameter is part of a module trained in full."""
@@ -346,8 +355,8 @@ def _reasons(
         if linear and name not in adapted:
             unfit = "" if is_linear(module) else f"a {type(module).__name__}, no plain linear layer"
             reasons[name] = left_out.get(name) or unfit or "not in target_modules"
-        for parameter_name, parameter in module.named_parameters(recurse=False):
-            full_name = f"{name}.{parameter_name}".removeprefix(".")
+        for own_name, parameter in module.named_parameters(recurse=False):
+            full_name = f"{name}.{own_name}".removeprefix(".")
             if name in rows:
                 count = len(rows[name].token_ids)
                 reasons[full_name] = f"trainable_token_indices: {count} rows of it train"

@@ -156,6 +156,20 @@ def put_experts(model: PreTrainedModel, path: str, module: nn.Module) -> None:
         experts_forward.use_in_llama4(owner)
 
 
+def put_parameters_back(model: PreTrainedModel) -> None:
+    """Undo `put_experts` where a projection is dense and has no adapter any more."""
+    for owner in list(model.modules()):
+        for name in NAMES:
+            child = owner._modules.get(name)
+            if isinstance(child, FrozenExperts) and isinstance(child.stored, DenseWeight):
+                del owner._modules[name]
+                owner.register_parameter(name, child.stored.get_parameter("weight"))
+        if type(owner) is Llama4TextExperts and not owner._modules.keys() & set(NAMES):
+            experts_forward.restore_llama4(owner)
+    if not any(isinstance(module, FrozenExperts) for module in model.modules()):
+        experts_forward.restore(model)
+
+
 def take_back(root: nn.Module) -> None:
     """Make parameters of those that a copy of a model has at the places of modules, and let the
     copy compute with transformers' own functions again.

@@ -95,5 +95,18 @@ class Fusion:
             )
 
 
+def source_of(plain: PreTrainedModel, parameter: str, parts: tuple[Origin, ...]) -> Origin | Fusion:
+    """What a parameter is read from: its one tensor, or several.
+
+    Raises:
+        ModelError: there is none, or several that cannot be taken apart again.
+    """
+    if len(parts) == 1 and not parts[0].converted:
+        return parts[0]
+    if not parts:
+        raise ModelError(f"the checkpoint has no tensor for {parameter!r}.")
+    return Fusion(plain, parameter, parts)
+
+
 def _single(value: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
     return value[0] if isinstance(value, list) else value

@@ -9,9 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.output import AsJson, RunFolder, console, print_json, stdout_for_results
+from lorakit.cli.pack_options import (
+    BlockSize,
+    DoubleQuantization,
+    Dtype,
+    Quantization,
+    QuantStorage,
+    QuantStorageOption,
+    given_options,
+    pack_settings,
+)
+from lorakit.errors import InputError
 
 if TYPE_CHECKING:
+    from lorakit.base.write_quantized import PackSettings
     from lorakit.ship.merge_folder import MergeReport
+    from lorakit.ship.weight_change import WeightChange
+
+FOUR_BIT = ("nf4", "fp4")
 
 
 class Into(StrEnum):
@@ -21,29 +36,38 @@ class Into(StrEnum):
     ORIGINAL = "original"
 
 
-class Dtype(StrEnum):
-    """The dtype of the written weights."""
-
-    STORED = "stored"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
 def command(
     run: RunFolder,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder to write; it must not hold anything.")
     ],
     into: Annotated[
-        Into,
+        Into | None,
         typer.Option(
-            help="dequantized: the very weights the adapter was trained on; "
-            "original: those of the checkpoint, the difference is measured and shown."
+            help="dequantized: the very weights the adapter was trained on; original: those of the "
+            "checkpoint, the difference is measured and shown.  [default: dequantized; original "
+            "with --quantize]"
         ),
-    ] = Into.DEQUANTIZED,
+    ] = None,
+    quantize: Annotated[
+        Quantization | None,
+        typer.Option(help="Pack the merged weights once, as bitsandbytes does."),
+    ] = None,
+    block_size: BlockSize = None,
+    double_quantization: DoubleQuantization = None,
+    quant_storage: QuantStorageOption = None,
+    original: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The unquantized model, where the run's base is a quantized checkpoint.",
+        ),
+    ] = None,
     dtype: Annotated[
-        Dtype, typer.Option(help="Of the written weights; stored: as in the base's files.")
+        Dtype,
+        typer.Option(
+            help="Of the written weights, or to pack them from; stored: as in the base's files."
+        ),
     ] = Dtype.STORED,
     as_json: AsJson = False,
 ) -> None:
@@ -53,9 +77,13 @@ def command(
     Example:
       lorakit merge runs/recipe --output merged
       lorakit merge runs/recipe --output merged --into original --dtype bfloat16
+      lorakit merge runs/recipe --output merged-nf4 --quantize nf4
     """
     with stdout_for_results():
-        report = merge_run(run, output, into=into, dtype=dtype)
+        settings = _settings(quantize, block_size, double_quantization, quant_storage)
+        report = merge_run(
+            run, output, into=into, quantize=settings, original=original, dtype=dtype
+        )
     if as_json:
         print_json(_values(report))
     else:
@@ -63,7 +91,13 @@ def command(
 
 
 def merge_run(
-    run: Path, output: Path, *, into: Into = Into.DEQUANTIZED, dtype: Dtype = Dtype.STORED
+    run: Path,
+    output: Path,
+    *,
+    into: Into | None = None,
+    quantize: PackSettings | None = None,
+    original: str | None = None,
+    dtype: Dtype = Dtype.STORED,
 ) -> MergeReport:
     """`merge_folder` with what a run's recipe says of its base."""
     import torch
@@ -77,7 +111,9 @@ def merge_run(
         base.model,
         folder.adapter,
         output,
-        into=into.value,
+        into=None if into is None else into.value,
+        quantize=quantize,
+        original=original,
         quantization=base.quantization,
         double_quantization=base.double_quantization,
         block_size=base.block_size,
@@ -92,7 +128,10 @@ def show_merge(report: MergeReport) -> None:
     """What was written and how it was verified, in words."""
     out = console()
     changed = f"{report.num_changed} of {report.num_tensors} tensors changed"
-    out.print(f"wrote {report.output}, {changed}; verified:", markup=False)
+    packed = "" if report.quantize is None else f", packed in {report.quantize}"
+    out.print(f"wrote {report.output}, {changed}{packed}; verified:", markup=False)
+    if report.weights is not None:
+        _show_weights(report, report.weights)
     out.print(str(report.verification), markup=False)
     if report.unties:
         out.print(
@@ -100,6 +139,55 @@ def show_merge(report: MergeReport) -> None:
             "they are two now (tie_word_embeddings: false)",
             markup=False,
         )
+    if report.weights is None and report.base_quantization in FOUR_BIT:
+        out.print(
+            "these weights lie on 4-bit codes: packed again they would lose the adapter. For a "
+            "4-bit model: lorakit merge --quantize nf4",
+            markup=False,
+        )
+
+
+def _show_weights(report: MergeReport, weights: WeightChange) -> None:
+    out, total = console(), weights.total
+    if report.into == Into.ORIGINAL and report.base_quantization != "none":
+        out.print(
+            "merged into the original weights; the adapter was trained on those in "
+            f"{report.base_quantization}, and may have learned to correct their error",
+            markup=False,
+        )
+    if report.init is not None and report.into == Into.ORIGINAL:
+        out.print(
+            f"init {report.init}: what went into them is what training changed since the start",
+            markup=False,
+        )
+    out.print(str(weights), markup=False)
+    worst = weights.worst_retained
+    if worst is None:
+        out.print("the adapter changes no weight", markup=False)
+        return
+    out.print(
+        f"training changed them by {total.relative_change:.2%}: {total.retained:.2%} of that is "
+        f"in what was written (standard error {total.standard_error:.2%}; worst layer "
+        f"{worst[0]}: {worst[1]:.2%}), beside a rounding noise of {total.relative_noise:.2%}",
+        markup=False,
+    )
+
+
+def _settings(
+    quantize: Quantization | None,
+    block_size: int | None,
+    double_quantization: bool | None,
+    quant_storage: QuantStorage | None,
+) -> PackSettings | None:
+    if quantize is not None:
+        return pack_settings("quantize", quantize, block_size, double_quantization, quant_storage)
+    effectless = given_options(block_size, double_quantization, quant_storage)
+    if effectless:
+        raise InputError(
+            f"--{effectless[0]} cannot take effect in a merge that packs nothing; possible with "
+            "--quantize nf4 or fp4. Add that, or remove it."
+        )
+    return None
 
 
 def _values(report: MergeReport) -> dict[str, Any]:
@@ -107,8 +195,31 @@ def _values(report: MergeReport) -> dict[str, Any]:
     return {
         "output": str(report.output),
         "into": report.into,
+        "quantize": report.quantize,
         "tensors": {"written": report.num_tensors, "changed": report.num_changed},
         "weight_error": report.weight_error,
+        "weights": None if report.weights is None else _weight_values(report.weights),
         "unties": report.unties,
         "logits": {"error": logits.error, "bound": logits.bound, "effect": logits.effect},
+    }
+
+
+def _weight_values(weights: WeightChange) -> dict[str, Any]:
+    total, worst = weights.total, weights.worst_retained
+    return {
+        "difference": total.relative_difference,
+        "change": total.relative_change,
+        "retained": total.retained,
+        "retained_standard_error": total.standard_error,
+        "retained_worst": None if worst is None else {"parameter": worst[0], "part": worst[1]},
+        "noise": total.relative_noise,
+        "by_parameter": {
+            name: {
+                "difference": layer.relative_difference,
+                "change": layer.relative_change,
+                "retained": layer.retained,
+                "noise": layer.relative_noise,
+            }
+            for name, layer in sorted(weights.layers.items())
+        },
     }

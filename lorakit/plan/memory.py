@@ -20,7 +20,8 @@ class Memory:
 
     Attributes:
         weights: the frozen base as it is stored: packed codes and scales, dense weights, buffers.
-        adapter: the parameters that train, and what the adapter keeps beside them (DoRA: norms).
+        adapter: the parameters that train, and what the adapter keeps beside them (DoRA: norms;
+            inits: what they started from).
         gradients: the flat gradient, and the parameter's own where its dtype is smaller.
         optimizer: its state on the device, at most; float32 master copies of parameters in a
             smaller dtype.

@@ -86,6 +86,9 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
             "base.offload is none",
             "set offload to auto, cpu or disk",
         )
+    for name in ("add_tokens", "add_special_tokens"):
+        if getattr(base, name) == []:
+            yield _no_effect(("base", name), "it names no token", "name some")
     if base.revision is not None:
         if is_builtin_model(base.model):
             yield _no_effect(("base", "revision"), "base.model is builtin", "name a hub id")

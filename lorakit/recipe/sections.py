@@ -86,6 +86,12 @@ class BaseSection(Section):
         None,
         description="Bytes of frozen weights on the device, such as `6GB`; the rest is offloaded.",
     )
+    add_tokens: list[str] | None = Field(
+        None, description="Texts that become one new token each; only their rows train."
+    )
+    add_special_tokens: list[str] | None = Field(
+        None, description="As add_tokens, for control tokens that text never spells."
+    )
 
 
 class LoftqConfig(Section):

@@ -1,7 +1,8 @@
 """Merge in memory: a plain transformers model that computes what base and adapter computed.
 
 The faithful merge goes into the very weights the adapter was trained on: for a quantized base into
-the dequantized ones. It never goes into 4-bit codes, where a small change is rounded away.
+the dequantized ones; another one into the original weights. None goes into 4-bit codes, where a
+small change is rounded away.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from lorakit.adapters.attached import attached, forget
+from lorakit.adapters.attached import adapters_of, attached, forget
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.plain import plain_experts, plain_linear
 from lorakit.base import attention, experts_forward
-from lorakit.base.config import NOISE_FIELD, read_config
+from lorakit.base.config import NOISE_FIELD, RESCALING_FIELD, read_config
 from lorakit.base.frozen_experts import FrozenExperts, take_back
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
 from lorakit.base.quantization_config import KEY
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
+from lorakit.ship.merge_options import DEQUANTIZED, ORIGINAL, check_into
+from lorakit.ship.original import put_into_original
 
 FROZEN_OR_ADAPTED = AdaptedModule | FrozenLinear | FrozenExperts
 
@@ -40,12 +43,15 @@ UNTIED = (
 
 
 @torch.no_grad()
-def merge(model: PreTrainedModel) -> PreTrainedModel:
+def merge(model: PreTrainedModel, *, into: str = DEQUANTIZED) -> PreTrainedModel:
     """A plain transformers model in eval mode, with no lorakit module left inside.
 
     Args:
         model: with an attached adapter. It stays as it is and shares no memory with the result, so
             both must fit: for large models use `merge_folder`, which streams.
+        into: "dequantized": the weights the adapter was trained on (the faithful merge);
+            "original": those that the base's files hold, with the change that training made since
+            the start. The difference is logged.
 
     Returns:
         The model with dense weights in the base's dtype; each merged weight is computed in float32
@@ -53,7 +59,9 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
 
     Raises:
         AdapterError: no adapter, or an adapted weight is shared with a layer that has another one.
+        InputError: an original weight cannot be read.
     """
+    check_into(into)
     adapter = attached(model)
     refuse_shared_weights(
         {
@@ -64,7 +72,7 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         }
     )
     # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
-    memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapter): None}
+    memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapters_of(model)): None}
     for module in model.modules():
         # Recurrent layers keep states with a history as plain attributes, which deepcopy refuses.
         for value in vars(module).values():
@@ -77,6 +85,8 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     take_back(merged)
     forget(merged)
     del vars(merged)["save_pretrained"]
+    if into == ORIGINAL:
+        put_into_original(model, adapter, merged)
     for name, module in adapter.modules.items():
         for partner in module.tied:
             merged.get_submodule(partner).weight = merged.get_submodule(name).weight
@@ -135,7 +145,7 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
 def restore_noise(config: PreTrainedConfig, original: PreTrainedConfig) -> None:
     """Copy dropout and noise values, which `load_base` sets to zero, from the original config."""
     for name, value in vars(original).items():
-        if NOISE_FIELD.search(name):
+        if NOISE_FIELD.search(name) or name == RESCALING_FIELD:
             setattr(config, name, value)
     for part in original.sub_configs:
         ours, theirs = vars(config).get(part), vars(original).get(part)

@@ -1,5 +1,9 @@
 """Merge on disk: a base folder and an adapter become a plain transformers folder, tensor by tensor.
 
+    faithful                  into the very weights the adapter was trained on
+    into="original"           into the weights that a quantized base was packed from
+    quantize=PackSettings()   into the original weights, which are packed once, afterwards
+
 Every tensor of the checkpoint is read, changed if the adapter or the quantization of the base says
 so, and written; at most one output file is in memory. Names and layout of the checkpoint stay, and
 tensors that are not changed keep their bytes.
@@ -7,39 +11,35 @@ tensors that are not changed keep their bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from lorakit.adapters.store import StoredAdapter, read_adapter
+from lorakit.adapters.store import StoredAdapter, read_adapter, room_for_rows
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
-from lorakit.base.config import as_json, read_config
+from lorakit.base.config import read_config
 from lorakit.base.device import compute_dtype
 from lorakit.base.frozen_linear import is_linear
 from lorakit.base.meta_model import plain_model
-from lorakit.base.model_folder import (
-    TensorGroup,
-    copy_small_files,
-    refuse_used_output,
-    shard_bytes,
-    write_weights,
-)
+from lorakit.base.model_folder import copy_small_files, refuse_used_output, shard_bytes
 from lorakit.base.packing import packable, weight_name
-from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked
+from lorakit.base.quantization_config import CHECKPOINT, check_asked
 from lorakit.base.storages import storage
-from lorakit.errors import AdapterError, VerificationError
-from lorakit.files import staged_folder, write_json
+from lorakit.base.vocabulary import vocabulary_rows
+from lorakit.base.write_quantized import PackSettings
+from lorakit.files import staged_folder
 from lorakit.ship.merge import refuse_shared_weights
-from lorakit.ship.pieces import TORCH_DTYPES, Packing, Piece, make_pieces
+from lorakit.ship.merge_options import ORIGINAL, chosen_weights
+from lorakit.ship.piece import TORCH_DTYPES, Packing, Piece
+from lorakit.ship.pieces import into_original, make_pieces
 from lorakit.ship.verify import Verification, verify_merge
-
-# The float32 arithmetic of a merge against float64.
-ARITHMETIC_ERROR = 1e-6
+from lorakit.ship.weight_change import WeightChange, measure_change, refuse_lost_change
+from lorakit.ship.write_merged import unties_head, write_merged
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,25 @@ class MergeReport:
     Attributes:
         output: the folder.
         into: "dequantized" or "original".
+        base_quantization: how the base was stored in training.
+        quantize: how the written linear weights are packed; None: they are dense.
+        init: `init_lora_weights` of an adapter that started with a part of its base; None: another.
         num_tensors, num_changed: tensors written, and how many of them are not the base's own.
-        weight_error: the largest relative error of a written weight against float64.
+        weight_error: the largest relative error of a written (or packed) weight against float64.
+        weights: what became of the weights; None for the faithful merge, which is held to a bound.
         verification: of the logits against base + adapter.
         unties: output head and embedding were one weight, and are two now.
     """
 
     output: Path
     into: str
+    base_quantization: str
+    quantize: str | None
+    init: str | None
     num_tensors: int
     num_changed: int
     weight_error: float
+    weights: WeightChange | None
     verification: Verification
     unties: bool
 
@@ -69,7 +77,9 @@ def merge_folder(
     adapter: str | Path,
     output: str | Path,
     *,
-    into: str = "dequantized",
+    into: str | None = None,
+    quantize: PackSettings | None = None,
+    original: str | Path | None = None,
     quantization: str = "none",
     double_quantization: bool = True,
     block_size: int = 64,
@@ -79,7 +89,7 @@ def merge_folder(
     revision: str | None = None,
     tokenizer: str | Path | None = None,
 ) -> MergeReport:
-    """Write base and adapter as one plain transformers folder, and prove that it computes the same.
+    """Write base and adapter as one plain transformers folder, and prove what it computes.
 
     Args:
         base: folder or hub id the adapter was trained on.
@@ -88,68 +98,66 @@ def merge_folder(
             anything.
         into: "dequantized": the weights the adapter was trained on, for a quantized base the
             dequantized ones (the faithful merge); "original": the checkpoint's weights, where the
-            difference from base + adapter is measured and reported, not bounded.
+            difference from base + adapter is measured and reported, not bounded. None:
+            "original" with `quantize`, else "dequantized".
+        quantize: pack the merged weights once, as bitsandbytes does; its dtype is `dtype`.
+        original: folder or hub id of the unquantized model, where `base` is itself quantized.
         quantization, double_quantization, block_size: how the base was stored in training; the
             result of "checkpoint" is dense.
-        dtype: of the written weights; None: each tensor as stored.
+        dtype: of the written weights, or that they are packed from; None: each tensor as stored.
         base_dtype: that the base computed in while the adapter was trained; a quantized base was
             packed from it. None: that of the written weights.
         max_shard_size: bytes of one file, and about what is held in memory.
-        revision: of a hub id.
+        revision: of a hub id, the base's.
         tokenizer: folder whose tokenizer, chat template and generation config replace the base's,
             such as a run's.
 
     Returns:
-        What was written, and the verification.
+        What was written, and how it compares.
 
     Raises:
         InputError: the inputs do not fit each other, or `output` is in use; nothing is written.
-        VerificationError: what was written computes something else; it is removed again.
+        VerificationError: what was written computes something else, or has lost what training
+            changed; it is removed again.
         RunError: the disk refuses.
     """
     final = Path(output)
-    max_bytes = _checked_options(final, into, max_shard_size)
+    into = chosen_weights(into, quantize, original, quantization)
+    refuse_used_output(final)
+    max_bytes = shard_bytes(max_shard_size)
     folder = hub.resolve(base, revision)
-    is_stored = quantization == CHECKPOINT
     check_asked(read_config(folder / "config.json"), quantization)
-    if is_stored and into == "original":
-        raise AdapterError(
-            f"{str(folder)!r} is itself quantized: it holds no original weights. Possible is into "
-            "'dequantized'. Use that, or merge with the original model as the base."
-        )
-    empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
-    stored = read_adapter(empty, adapter)
-    refuse_shared_weights(
-        {
-            name: module.get_parameter("weight")
-            for name, module in stored.targets.adapted.items()
-            if is_linear(module)  # beside an embedding, a head is untied
-        }
-    )
     base_dtype = base_dtype or dtype or _widest_stored(folder)
-    # A dense base has rounded what it was adapted in, if to anything, to `base_dtype`.
-    rounded = {weight_name(empty, name) for name in stored.targets.adapted}
-    if is_stored:
-        layers = stored_weights(folder, empty, is_packed=True).layers
-        rounded |= {f"{layer}.weight" for layer in layers}
-    elif quantization != "none":
-        rounded = set(packable(empty).values())
-    packing = Packing(
-        storage("none" if is_stored else quantization),
-        frozenset(rounded if into == "dequantized" else ()),
-        block_size,
-        double_quantization,
-        base_dtype,
-        is_stored,
-    )
-    pieces = make_pieces(folder, empty, stored, packing, dtype)
+    storing = _Storing(quantization, double_quantization, block_size, base_dtype)
+    opened = _open(folder, adapter, dtype)
+    faithful = _faithful_pieces(opened, storing, dtype)
+    pieces = faithful
+    if into == ORIGINAL:
+        if original is not None:
+            folder_of_original = hub.resolve(original, None)
+            check_asked(read_config(folder_of_original / "config.json"), "none")
+            opened = _open(folder_of_original, adapter, dtype)
+        pieces = _original_pieces(opened, storing, dtype, faithful)
     with staged_folder(final) as staging:
-        weight_error = _write(pieces, staging, max_bytes)
-        copy_small_files(folder, staging)
+        unties = unties_head(opened.empty, opened.stored, pieces)
+        weight_error = write_merged(
+            pieces,
+            opened.folder,
+            staging,
+            dtype=dtype,
+            quantize=None if quantize is None else replace(quantize, dtype=dtype),
+            max_bytes=max_bytes,
+            unties=unties,
+            vocab_size=opened.vocab_size,
+        )
+        copy_small_files(opened.folder, staging)
         if tokenizer is not None:
             copy_small_files(Path(tokenizer), staging)
-        unties = _unties(empty, stored, pieces)
-        write_json(staging / "config.json", as_json(_config(folder, unties, dtype)))
+        weights = None
+        if into == ORIGINAL or quantize is not None:
+            weights = measure_change(staging, pieces, faithful, is_packed=quantize is not None)
+            if quantize is not None:
+                refuse_lost_change(weights)
         verification = verify_merge(
             staging,
             base=folder,
@@ -159,74 +167,93 @@ def merge_folder(
             quantization=quantization,
             double_quantization=double_quantization,
             block_size=block_size,
-            bounded=into == "dequantized",
+            is_packed=quantize is not None,
+            bounded=weights is None,
         )
-    num_tensors = sum(len(piece.names) for piece in pieces)
-    num_changed = sum(len(piece.names) for piece in pieces if piece.is_changed)
-    return MergeReport(final, into, num_tensors, num_changed, weight_error, verification, unties)
+    return MergeReport(
+        output=final,
+        into=into,
+        base_quantization=quantization,
+        quantize=None if quantize is None else quantize.quantization,
+        init=str(opened.stored.config.init_lora_weights) if opened.stored.starts else None,
+        num_tensors=sum(len(piece.names) for piece in pieces),
+        num_changed=sum(len(piece.names) for piece in pieces if piece.is_changed),
+        weight_error=weight_error,
+        weights=weights,
+        verification=verification,
+        unties=unties,
+    )
 
 
-def _checked_options(final: Path, into: str, max_shard_size: int | str) -> int:
-    if into not in ("dequantized", "original"):
-        raise AdapterError(
-            f"into {into!r} is not possible; possible are 'dequantized' (faithful) and 'original'."
-        )
-    refuse_used_output(final)
-    return shard_bytes(max_shard_size)
+@dataclass(frozen=True)
+class _Opened:
+    """A model folder, its model on the meta device, and the adapter checked against it.
 
-
-def _write(pieces: list[Piece], folder: Path, max_bytes: int) -> float:
-    """Write the weights; returns the largest relative error of a merged one."""
-    errors = [0.0]
-
-    def group(piece: Piece) -> TensorGroup:
-        def make() -> dict[str, torch.Tensor]:
-            made = piece.make()
-            _check_error(piece, made.error)
-            errors.append(made.error)
-            return made.tensors
-
-        return TensorGroup(piece.num_bytes, make)
-
-    write_weights([group(piece) for piece in pieces], folder, max_bytes, "merging")
-    return max(errors)
-
-
-def _check_error(piece: Piece, error: float) -> None:
-    if piece.dtype is None:
-        return
-    bound = torch.finfo(piece.dtype).eps / 2 + ARITHMETIC_ERROR
-    # `not <=`: a NaN is a failure too.
-    if not error <= bound:
-        raise VerificationError(
-            f"the merged weight of {piece.layer!r} is off by {error:.2g}; one rounding to "
-            f"{piece.dtype} explains {bound:.2g}. Nothing was written. Report this."
-        )
-
-
-def _unties(empty: PreTrainedModel, stored: StoredAdapter, pieces: list[Piece]) -> bool:
-    """Whether output head and embedding were one weight, and are two once merged."""
-    if any(target.tied_to is not None for target in stored.targets.rows.values()):
-        return False
-    inputs, outputs = empty.get_input_embeddings(), empty.get_output_embeddings()
-    tied = outputs is not None and inputs.weight is outputs.weight
-    changed = {piece.layer for piece in pieces if piece.is_changed}
-    embeddings = {name for name, m in empty.named_modules() if m is inputs or m is outputs}
-    return tied and not changed.isdisjoint(embeddings)
-
-
-def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The original config.json, with another dtype if asked for, and untied where a merge
-    unties.
+    `vocab_size` is the new one where the adapter brings rows of new tokens.
     """
-    values = read_config(folder / "config.json")
-    values.pop(KEY, None)  # what is written is dense
-    if dtype is not None:
-        values.pop("torch_dtype", None)
-        values["dtype"] = str(dtype).removeprefix("torch.")
-    if unties:
-        values["tie_word_embeddings"] = False
-    return values
+
+    folder: Path
+    empty: PreTrainedModel
+    stored: StoredAdapter
+    vocab_size: int | None
+
+
+@dataclass(frozen=True)
+class _Storing:
+    """How the base was stored in training, and the dtype that it computed in."""
+
+    quantization: str
+    double_quantization: bool
+    block_size: int
+    dtype: torch.dtype
+
+    def packing(self, parameters: Iterable[str]) -> Packing:
+        """Of the parameters whose dequantized value stands for the checkpoint's."""
+        is_stored = self.quantization == CHECKPOINT
+        return Packing(
+            storage("none" if is_stored else self.quantization),
+            frozenset(parameters),
+            self.block_size,
+            self.double_quantization,
+            self.dtype,
+            is_stored,
+        )
+
+
+def _open(folder: Path, adapter: str | Path, dtype: torch.dtype | None) -> _Opened:
+    empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
+    num_rows = vocabulary_rows(empty)
+    with room_for_rows(empty, adapter):
+        stored = read_adapter(empty, adapter)
+    refuse_shared_weights(
+        {
+            name: module.get_parameter("weight")
+            for name, module in stored.targets.adapted.items()
+            if is_linear(module)  # beside an embedding, a head is untied
+        }
+    )
+    grown = vocabulary_rows(empty)
+    return _Opened(folder, empty, stored, grown if grown > num_rows else None)
+
+
+def _faithful_pieces(opened: _Opened, storing: _Storing, dtype: torch.dtype | None) -> list[Piece]:
+    # A dense base has rounded what it was adapted in, if to anything, to its dtype.
+    rounded = {weight_name(opened.empty, name) for name in opened.stored.targets.adapted}
+    if storing.quantization == CHECKPOINT:
+        packed = stored_weights(opened.folder, opened.empty, is_packed=True).layers
+        rounded |= {f"{layer}.weight" for layer in packed}
+    elif storing.quantization != "none":
+        rounded = set(packable(opened.empty).values())
+    packing = storing.packing(rounded)
+    return make_pieces(opened.folder, opened.empty, opened.stored, packing, dtype)
+
+
+def _original_pieces(
+    opened: _Opened, storing: _Storing, dtype: torch.dtype | None, faithful: list[Piece]
+) -> list[Piece]:
+    unpacked = replace(storing, quantization="none").packing(())
+    pieces = make_pieces(opened.folder, opened.empty, opened.stored, unpacked, dtype)
+    return into_original(pieces, faithful)
 
 
 def _widest_stored(folder: Path) -> torch.dtype:

@@ -1,12 +1,9 @@
-"""What a merged checkpoint consists of: one piece per tensor, made when it is written.
-
-Tensors that transformers makes one parameter of (a layer's experts) are one piece.
-"""
+"""What a merged checkpoint consists of: one piece per tensor, made when it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters.contract import Factors, ParameterMerge, constant_merge
-from lorakit.adapters.low_rank import subtract, wide
+from lorakit.adapters.low_rank import product
 from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import Shared
 from lorakit.adapters.save import PREFIX, module_tensors
@@ -22,114 +19,11 @@ from lorakit.adapters.store import StoredAdapter, fill
 from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
-from lorakit.base.fusion import Fusion
+from lorakit.base.fusion import Fusion, source_of
 from lorakit.base.origin import Origin
-from lorakit.base.storages import Storage
+from lorakit.base.vocabulary import with_more_rows
 from lorakit.errors import AdapterError, ModelError
-
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-
-Change = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the base stored its weights in training: a storage and the names of the parameters.
-
-    `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
-    says that the checkpoint itself holds them packed.
-    """
-
-    storage: Storage
-    parameters: frozenset[str]
-    block_size: int
-    double_quantization: bool
-    dtype: torch.dtype
-    is_stored: bool = False
-
-    def dequantized(
-        self, weight: torch.Tensor, taken: Factors | None = None, scaling: float = 1.0
-    ) -> torch.Tensor:
-        """What the base computed with in place of `weight` (as its storage holds it), once an init
-        had taken `scaling * B @ A` of the factors `taken` out of it.
-        """
-        weight = weight.to(self.dtype)
-        packed = self.storage.pack(
-            weight if taken is None else subtract(weight, taken, scaling),
-            block_size=self.block_size,
-            double_quantization=self.double_quantization,
-        )
-        return packed.dequantize()
-
-
-@dataclass(frozen=True)
-class Made:
-    """Tensors to write by name, and their relative error against base and adapter in float64."""
-
-    tensors: dict[str, torch.Tensor]
-    error: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One tensor to write, or several that are parts of one parameter.
-
-    Attributes:
-        name: in the written checkpoint; of several the first one's.
-        layer: the module it belongs to, for messages.
-        source: the checkpoint's tensor, or what several make; None when the adapter brings the
-            tensor.
-        shape, dtype: as written; `dtype` None for a tensor that is copied as it is.
-        num_bytes: as written.
-        base: the weight of the base in training, from the source; None: the source itself.
-        change: what the adapter makes of the base's weight, computed in its dtype or float32, the
-            wider one; None: nothing.
-        error_of: the relative error of (the base's weight, the merged one); None: there is none.
-    """
-
-    name: str
-    layer: str
-    source: Origin | Fusion | None
-    shape: torch.Size
-    dtype: torch.dtype | None
-    num_bytes: int
-    base: Change | None = None
-    change: Change | None = None
-    error_of: Callable[[torch.Tensor, torch.Tensor], float] | None = None
-
-    @property
-    def is_changed(self) -> bool:
-        return self.base is not None or self.change is not None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the tensors it writes."""
-        return self.source.names if isinstance(self.source, Fusion) else (self.name,)
-
-    @torch.no_grad()
-    def make(self) -> Made:
-        """Read the source and compute what is to be written."""
-        value = torch.empty(0) if self.source is None else self.source.dense()
-        if self.dtype is None:
-            return Made({self.name: value}, 0.0)
-        value = value if self.base is None else self.base(value)
-        if self.change is None:
-            return Made(self._named(value.to(self.dtype).contiguous()), 0.0)
-        # Rounded once, to the dtype that is written.
-        wide = value.to(torch.promote_types(value.dtype, torch.float32))
-        merged = self.change(wide).to(self.dtype).contiguous()
-        error = 0.0 if self.error_of is None else self.error_of(value, merged)
-        return Made(self._named(merged), error)
-
-    def _named(self, value: torch.Tensor) -> dict[str, torch.Tensor]:
-        if isinstance(self.source, Fusion):
-            return self.source.split(value)
-        return {self.name: value}
+from lorakit.ship.piece import TORCH_DTYPES, Change, Packing, Piece
 
 
 def make_pieces(
@@ -163,7 +57,12 @@ def make_pieces(
     packed, origins = weights.packed, weights.origins
     entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
-    changes = _Changes(empty, stored, packing, stored_names=origins.keys())
+    grown = {
+        name: state[name].shape[0]
+        for name in _vocabulary_parameters(empty) & origins.keys()
+        if entries[origins[name][0].tensor].shape[0] < state[name].shape[0]
+    }
+    changes = _Changes(empty, stored, packing, grown, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
     for parameter in changes.parameters:
         source = _source(parameter, origins, empty)
@@ -193,6 +92,37 @@ def make_pieces(
     return list({id(pieces[name]): pieces[name] for name in order}.values())
 
 
+def _vocabulary_parameters(empty: PreTrainedModel) -> set[str]:
+    """Names of the parameters of input embedding and output head."""
+    tables = (empty.get_input_embeddings(), empty.get_output_embeddings())
+    return {
+        parameter
+        for name, module in empty.named_modules()
+        if module in tables
+        for parameter, _ in module.named_parameters(name)
+    }
+
+
+def into_original(pieces: Sequence[Piece], faithful: Sequence[Piece]) -> list[Piece]:
+    """The pieces of a merge into the checkpoint's own weights: what training changed, added to
+    them.
+
+    The change is that of the weights it was trained in, for every kind: a DoRA's magnitudes are
+    norms of those.
+
+    Args:
+        pieces: made without a packing, of the original checkpoint.
+        faithful: made with the packing of the training.
+    """
+    trained = {piece.parameter: piece for piece in faithful if piece.base is not None}
+    return [
+        replace(piece, base=None, change=None, started=None, trained=trained[piece.parameter])
+        if piece.change is not None and piece.parameter in trained
+        else piece
+        for piece in pieces
+    ]
+
+
 def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
     """Names of the other parameters that are the same tensor as `parameter`."""
     shared = empty.get_parameter(parameter)
@@ -203,8 +133,8 @@ def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
 def _copied(name: str, entry: TensorEntry, source: Origin, dtype: torch.dtype | None) -> Piece:
     shape = torch.Size(entry.shape)
     if dtype is None or entry.dtype not in TORCH_DTYPES:
-        return Piece(name, name, source, shape, None, entry.stop - entry.start)
-    return Piece(name, name, source, shape, dtype, shape.numel() * dtype.itemsize)
+        return Piece(name, None, name, source, shape, None, entry.stop - entry.start)
+    return Piece(name, None, name, source, shape, dtype, shape.numel() * dtype.itemsize)
 
 
 def _source(
@@ -213,10 +143,8 @@ def _source(
     """What the checkpoint has of a parameter, or of the one it is tied to."""
     names = [parameter, *tied_parameters(empty, parameter)]
     found = next((origins[name] for name in names if name in origins), ())
-    if len(found) == 1 and not found[0].converted:
-        return found[0]
     try:
-        return Fusion(empty, parameter, found)
+        return source_of(empty, parameter, found)
     except ModelError as error:
         raise AdapterError(
             f"{error} Merge in memory with lorakit.merge(model) and save the result."
@@ -231,17 +159,18 @@ class _Changes:
         empty: PreTrainedModel,
         stored: StoredAdapter,
         packing: Packing,
+        grown: Mapping[str, int],
         stored_names: Collection[str],
     ) -> None:
-        self._empty, self._stored, self._packing = empty, stored, packing
+        self._empty, self._stored, self._packing, self._grown = empty, stored, packing, grown
         self._merges, leaders = _merges(stored)
         self.following = leaders.keys()
         # A checkpoint may hold both of a tied pair.
         self._merges |= {
             name: self._merges[leader] for name, leader in leaders.items() if name in stored_names
         }
-        packed = sorted(packing.parameters - self._merges.keys())
-        self.parameters = [*self._merges, *packed]
+        packed = sorted(packing.parameters)
+        self.parameters = list(dict.fromkeys([*self._merges, *packed, *grown]))
 
     def piece(
         self,
@@ -253,34 +182,42 @@ class _Changes:
     ) -> Piece:
         """The changed tensor for a parameter of the model, called `name` in the checkpoint."""
         layer = parameter.rpartition(".")[0]
-        num_bytes = shape.numel() * dtype.itemsize
+        piece = Piece(name, parameter, layer, source, shape, dtype, shape.numel() * dtype.itemsize)
         merge = self._merges.get(parameter)
         if merge is not None and not merge.reads_base:
-            return Piece(name, layer, None, shape, dtype, num_bytes, change=merge.change)
-        base = self._base(parameter, layer, source)
+            return replace(piece, source=None, change=merge.change)
+        if parameter in self._packing.parameters:
+            piece = replace(piece, base=self._base(layer, source))
+        if parameter == f"{layer}.weight":
+            piece = replace(piece, started=self._started(layer))
+        if parameter in self._grown:
+            piece = replace(piece, base=_with_more_rows(piece.base, self._grown[parameter]))
         if merge is None:
-            return Piece(name, layer, source, shape, dtype, num_bytes, base)
-        return Piece(name, layer, source, shape, dtype, num_bytes, base, merge.change, merge.error)
+            return piece
+        return replace(piece, change=merge.change, error_of=merge.error)
 
-    def _base(self, parameter: str, layer: str, source: Origin | Fusion) -> Change | None:
+    def _base(self, layer: str, source: Origin | Fusion) -> Change:
         """What the layer computed with in training, from its weight in the checkpoint."""
         transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
         start = self._stored.starts.get(layer)
         scaling = self._scaling(layer) if start is not None else 1.0
-        if parameter in self._packing.parameters:
-            taken = None if start is None else start.subtracted
+        taken = None if start is None else start.subtracted
 
-            def dequantized(weight: torch.Tensor) -> torch.Tensor:
-                return self._packing.dequantized(weight, taken, scaling)
+        def dequantized(weight: torch.Tensor) -> torch.Tensor:
+            return self._packing.dequantized(weight, taken, scaling)
 
-            if transposed and isinstance(source, Origin) and source.packed is not None:
-                return _turned(dequantized)
-            return _oriented(dequantized, transposed)
-        if start is None or parameter != f"{layer}.weight":
+        if transposed and isinstance(source, Origin) and source.packed is not None:
+            return _turned(dequantized)
+        return _oriented(dequantized, transposed)
+
+    def _started(self, layer: str) -> Change | None:
+        """The weight before training, from what `_base` gives: the start's factors come back."""
+        start = self._stored.starts.get(layer)
+        if start is None:
             return None
-        # Into the original weight goes what training changed since the start.
-        began = Factors(start.lora_A, start.lora_B)
-        return _oriented(lambda weight: subtract(wide(weight), began, scaling), transposed)
+        began, scaling = Factors(start.lora_A, start.lora_B), self._scaling(layer)
+        transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
+        return _oriented(lambda weight: weight + product(weight, began, scaling), transposed)
 
     def _scaling(self, layer: str) -> float:
         config = self._stored.config
@@ -311,6 +248,11 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
         for partner in module.tied
     }
     return merges, leaders
+
+
+def _with_more_rows(base: Change | None, num_rows: int) -> Change:
+    """`base`, then rows for new tokens."""
+    return lambda weight: with_more_rows(weight if base is None else base(weight), num_rows)
 
 
 def _turned(change: Change) -> Change:

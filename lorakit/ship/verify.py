@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.adapters.store import load_adapter
 from lorakit.base.load import load_base, quiet_loading
+from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.errors import VerificationError
 
 PROBE_ROWS, PROBE_TOKENS, PROBE_SEED = 2, 32, 0
@@ -71,9 +72,10 @@ def verify_merge(
     quantization: str = "none",
     double_quantization: bool = True,
     block_size: int = 64,
+    is_packed: bool = False,
     bounded: bool = True,
 ) -> Verification:
-    """Compare a merged folder, loaded plainly by transformers, with base + adapter.
+    """Compare a merged folder, loaded plainly or as a quantized checkpoint, with base + adapter.
 
     One model is in memory at a time, on the CPU.
 
@@ -84,6 +86,7 @@ def verify_merge(
         written_dtype: of the merged weights where it is smaller than `dtype`; the bound is then
             that of computing in it.
         quantization, double_quantization, block_size: of the base in training.
+        is_packed: the merged folder holds packed weights.
         bounded: False measures only.
 
     Raises:
@@ -106,11 +109,7 @@ def verify_merge(
     # The model refers to itself (its save_pretrained): without this both would be in memory.
     del model
     gc.collect()
-    with quiet_loading():
-        plain = AutoModelForCausalLM.from_pretrained(
-            str(merged), dtype=dtype, local_files_only=True, trust_remote_code=False
-        )
-    result = run_probe(plain.eval(), ids)
+    result = run_probe(_load_merged(merged, dtype, is_packed), ids)
     narrow = written_dtype or dtype
     possible = error_bound(narrow, len(result.hidden_states))
     bound = possible if bounded else None
@@ -134,6 +133,16 @@ def verify_merge(
                 "Write the weights in float32, where small changes are not rounded away."
             )
     return Verification(dtype, error, bound, effect)
+
+
+def _load_merged(folder: str | Path, dtype: torch.dtype, is_packed: bool) -> PreTrainedModel:
+    if is_packed:
+        return load_base(folder, quantization=CHECKPOINT, dtype=dtype, device="cpu")[0]
+    with quiet_loading():
+        plain = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
+    return plain.eval()
 
 
 def probe_ids(vocab_size: int) -> torch.Tensor:

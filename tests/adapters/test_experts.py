@@ -16,6 +16,8 @@ from lorakit.adapters.attach import adapter_disabled, attach_adapter, attached
 from lorakit.adapters.contract import Switch
 from lorakit.adapters.dense_layers import dense_layers
 from lorakit.adapters.experts import AdaptedExperts
+from lorakit.adapters.mixed import adapters_by_row
+from lorakit.adapters.several import drop_adapter, use_adapter
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base import packing
 from lorakit.base.frozen_experts import ExpertsLayout, FrozenExperts, expert_layouts, parameter_name
@@ -301,3 +303,35 @@ def test_routers_stay_as_they_are() -> None:
     adapter = attach_adapter(packed_model("jetmoe"), LoraConfig(r=4))
     routers = {n: r for n, r in adapter.not_adapted.items() if ".router." in n}
     assert set(routers.values()) == {"expert router"} and len(routers) == 4
+
+
+@pytest.mark.parametrize("name", ["none", "nf4"])
+@pytest.mark.parametrize("model_type", ["mixtral", "llama4_text"])
+def test_several_adapters_with_experts_and_none_again(model_type: str, name: str) -> None:
+    model = packed_model(model_type, name)
+    kinds = [(path, type(module)) for path, module in model.named_modules()]
+    implementation, before = model.config._experts_implementation, logits(model)
+    found = {}
+    for one in ("first", "second"):
+        attach_adapter(model, LoraConfig(r=4), name=one)
+        perturb(model, seed=len(one))
+        found[one] = logits(model)
+    assert relative_error(found["first"], found["second"]) > 1e-2
+    for one in ("first", "second"):
+        use_adapter(model, one)
+        assert torch.equal(logits(model), found[one])
+    drop_adapter(model, "first")
+    drop_adapter(model, "second")
+    assert [(path, type(module)) for path, module in model.named_modules()] == kinds
+    assert model.config._experts_implementation == implementation
+    assert relative_error(logits(model), before) <= IDENTITY
+
+
+def test_experts_cannot_be_mixed_in_one_batch() -> None:
+    model = packed_model("mixtral")
+    attach_adapter(model, LoraConfig(r=4), name="first")
+    with (
+        pytest.raises(AdapterError, match="a FrozenExperts, which may look at several tokens"),
+        adapters_by_row(model, ["first", None]),
+    ):
+        pass

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.base import packing
@@ -144,6 +150,25 @@ def test_packed_computes_with_the_rounded_weights(
     assert sorted(frozen) == sorted(targets) and targets
     ids = examples()[1][None]
     assert relative_error(loaded(ids).logits, expected(ids).logits) < LOGITS_FLOAT32
+
+
+@torch.no_grad()
+def test_layers_that_are_rescaled_in_place_are_packed_too(tmp_path: Path) -> None:
+    """RWKV halves weights every six layers, which packed ones would not notice."""
+    folder = families.folder(tmp_path, "rwkv", num_hidden_layers=8)
+    config = json.loads((folder / "config.json").read_text()) | {"rescale_every": 6}
+    (folder / "config.json").write_text(json.dumps(config))
+    expected, _ = load_base(folder, dtype=torch.float32, device="cpu")
+    original = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = examples()[1][None]
+    assert original.config.rescale_every == 6
+    assert relative_error(expected(ids).logits, original(ids).logits) < LOGITS_FLOAT32
+    for quantization in PACKED:
+        loaded, _ = load_base(folder, quantization=quantization, dtype=torch.float32, device="cpu")
+        for name, module in loaded.named_modules():
+            if isinstance(module, FrozenLinear):
+                expected.get_submodule(name).weight.data = module.weight
+        assert relative_error(loaded(ids).logits, expected(ids).logits) < LOGITS_FLOAT32
 
 
 COMPOSITES = {

@@ -25,9 +25,10 @@ from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base import model_folder
 from lorakit.base.checkpoint import read_entries
 from lorakit.base.load import load_base
+from lorakit.base.write_quantized import PackSettings
 from lorakit.errors import AdapterError, InputError, VerificationError
 from lorakit.recipe import LoraConfig
-from lorakit.ship import merge_folder as merging
+from lorakit.ship import write_merged as writing
 from lorakit.ship.merge import merge
 from lorakit.ship.merge_folder import merge_folder
 from lorakit.ship.verify import difference, error_bound, verify_merge
@@ -269,6 +270,36 @@ def test_experts_are_written_as_the_checkpoint_has_them(
     assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_experts_merge_into_the_original_and_quantized(model_type: str, tmp_path: Path) -> None:
+    base = families.folder(tmp_path / "base", model_type)
+    model = trained_adapter(base, tmp_path / "adapter", "nf4")
+    report = merge_folder(
+        base, tmp_path / "adapter", tmp_path / "original", quantization="nf4", into="original"
+    )
+    assert report.weights is not None
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    assert report.weights.layers[name].retained == pytest.approx(1, abs=1e-4)
+    on_disk = AutoModelForCausalLM.from_pretrained(tmp_path / "original")
+    in_memory = merge(model, into="original").get_parameter(name)
+    assert relative_error(on_disk.get_parameter(name), in_memory) <= LOGITS_FLOAT32
+    merge_folder(
+        base,
+        tmp_path / "adapter",
+        tmp_path / "packed",
+        quantization="nf4",
+        quantize=PackSettings("nf4"),
+    )
+    packed, _ = load_base(tmp_path / "packed", quantization="checkpoint", device="cpu")
+    assert relative_error(packed.get_parameter(name), in_memory) <= 1e-2  # experts stay dense
+    again = tmp_path / "saved"
+    merge(model).save_pretrained(again)
+    before, after = read_entries(base), read_entries(again)
+    assert {n: e.shape for n, e in after.items()} == {n: e.shape for n, e in before.items()}
+    plain = AutoModelForCausalLM.from_pretrained(again)
+    assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
+
+
 def test_experts_that_have_no_adapter_keep_their_bytes(tmp_path: Path) -> None:
     base, output = families.folder(tmp_path / "base", "mixtral"), tmp_path / "out"
     trained_adapter(base, tmp_path / "adapter", kind="dora", target_parameters=[])
@@ -284,7 +315,7 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
 ) -> None:
     base, output = folders["llama"], tmp_path / "out"
     trained_adapter(base, tmp_path / "adapter")
-    right, config = Lora.merged_weight, merging._config
+    right, config = Lora.merged_weight, writing._config
     if wrong == "weights":
         # Wrong in float32 only, as a broken kernel would be.
         def merged_weight(self: Lora, weight: torch.Tensor) -> torch.Tensor:
@@ -302,7 +333,7 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
         expected = r"merged weight of 'model\.layers\.0\..*' is off by"
     else:
         monkeypatch.setattr(
-            merging, "_config", lambda *given: config(*given) | {"rms_norm_eps": 0.1}
+            writing, "_config", lambda *given: config(*given) | {"rms_norm_eps": 0.1}
         )
         expected = "first difference is in decoder layer 0"
     with pytest.raises(VerificationError, match=expected):

@@ -3,7 +3,9 @@
     R_0 = W;  Q_k = pack(R_{k-1}),  scaling * B_k A_k = the best rank-r approximation of W - Q_k,
     R_k = W - scaling * B_k A_k;  k = 1 ... loftq_iter
 
-The last Q is the base's weight, so `pack` is the base's own storage, double quantization included.
+The Q of the iteration that leaves the smallest error is the base's weight, so `pack` is the base's
+own storage, double quantization included. (The paper takes the last iteration. The first one always
+helps; a later one is worse where W fits its storage better than W - scaling * B A does.)
 PEFT 0.21 leaves `scaling` out of the factors, which is right only where lora_alpha equals r, fits
 another quantizer than the one in use, and keeps Q in 16 bit.
 """
@@ -47,20 +49,29 @@ def prepare(survey: Survey) -> Survey:
 
 
 def initialize(request: InitRequest) -> Start:
-    """Factors of the quantization error. Layers that are stored dense have none: they start as by
-    default."""
+    """Factors of the quantization error, of the iteration that leaves the least of it.
+
+    A layer that quantization took nothing from, dense or exactly representable, starts as by
+    default: factors that are both zero would never train.
+    """
     if not request.is_packed:
         return default.initialize(request)
     refuse_rank_above(request)
     num_iterations = (request.config.loftq_config or LoftqConfig()).loftq_iter
     original = request.original()
     weight, r = wide(original), request.r
-    subtracted, factors = None, None
+    subtracted: Factors | None = None
+    iterations: list[tuple[float, Start]] = []
     for _ in range(num_iterations):
-        subtracted = factors
-        rest = original if factors is None else subtract(original, factors, request.scaling)
+        rest = original if subtracted is None else subtract(original, subtracted, request.scaling)
         error = weight - request.pack(rest).dequantize(weight.dtype)
         U, S, Vh = torch.linalg.svd(error, full_matrices=False)
         factors = balanced_factors(U[:, :r], S[:r], Vh[:r], request.scaling)
-    assert isinstance(factors, Factors)
-    return Start(factors.lora_A, factors.lora_B, subtracted, True)
+        left = 0.0 if S.is_meta else S[r:].norm().item()
+        iterations.append((left, Start(factors.lora_A, factors.lora_B, subtracted, True)))
+        if not S.is_meta and S[0] == 0:
+            return default.initialize(request)
+        subtracted = factors
+    if weight.is_meta:
+        return iterations[-1][1]
+    return min(iterations, key=lambda iteration: iteration[0])[1]
