@@ -13,6 +13,7 @@ from lorakit.adapters.layer_numbers import layer_number
 from lorakit.adapters.patterns import NamePattern, matches_list
 from lorakit.adapters.peft_config import PeftConfig
 from lorakit.adapters.save import PREFIX
+from lorakit.base.frozen_experts import expert_layouts, parameter_name
 from lorakit.recipe import LoraConfig
 
 
@@ -45,6 +46,10 @@ def config_as_peft(
     elif isinstance(config.target_modules, list):
         known = [one for one in config.target_modules if _matches(names, one)]
         changes["target_modules"] = known or config.target_modules
+    if config.target_parameters:
+        parameters = [parameter_name(path, one) for path, one in expert_layouts(model).items()]
+        named = [one for one in config.target_parameters if _matches(parameters, one)]
+        changes["target_parameters"] = named or config.target_parameters
     if config.layers is not None:
         there = {layer_number(name, config.patterns_of_layers) for name in names}
         known_layers = [number for number in config.layers if number in there]

@@ -3,6 +3,7 @@
 model.layers.0.self_attn.q_proj                        AdaptedLinear
 model.layers.0.self_attn.q_proj.base_layer             FrozenLinear, the weight as it was
 model.layers.0.self_attn.q_proj.adapter.lora_A         float32 (R, I), trained
+model.layers.0.mlp.experts.gate_up_proj                AdaptedExperts, where a parameter was
 lm_head.trained.weight, lm_head.original.weight        a module of `modules_to_save`
 """
 
@@ -27,12 +28,14 @@ from lorakit.adapters.attached import (
     remember,
 )
 from lorakit.adapters.contract import Survey
+from lorakit.adapters.experts import AdaptedExperts
 from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import AdaptedLinear, Shared
 from lorakit.adapters.save import PretrainedSaver
 from lorakit.adapters.several import replace_modules, room_for
 from lorakit.adapters.starting import Initialize, Starter, log_start_errors, module_generator
 from lorakit.adapters.targets import Targets, find_targets
+from lorakit.base.frozen_experts import FrozenExperts, put_experts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
@@ -137,10 +140,15 @@ def attach_targets(
                 error = starter.start(module)
                 if error is not None:
                     start_errors[name] = error
+            elif isinstance(module, AdaptedExperts):
+                starter.start_experts(module)
             else:
                 module.start(module_generator(seed, name))
     log_start_errors(config.init_lora_weights, start_errors)
     replaced = targets.modules()
+    for name, original in replaced.items():
+        if isinstance(original, FrozenExperts):  # where a parameter may be
+            put_experts(model, name, original)
     replace_modules(model, {id(replaced[name]): module for name, module in modules.items()})
     value = Attached(
         config=config,
@@ -176,7 +184,8 @@ def count_parameters(model: nn.Module) -> int:
     packed = sum(
         module.stored.shape.numel()
         for module in model.modules()
-        if isinstance(module, FrozenLinear) and not isinstance(module.stored, DenseWeight)
+        if isinstance(module, FrozenLinear | FrozenExperts)
+        and not isinstance(module.stored, DenseWeight)
     )
     return packed + sum(parameter.numel() for parameter in model.parameters())
 

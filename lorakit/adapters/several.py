@@ -22,6 +22,7 @@ from lorakit.adapters.attached import (
     remember,
 )
 from lorakit.adapters.contract import AdaptedModule
+from lorakit.base.frozen_experts import put_parameters_back
 from lorakit.errors import AdapterError
 
 
@@ -76,6 +77,7 @@ def drop_adapter(model: PreTrainedModel, name: str) -> None:
         refuse_fixed(model, adapter)
         take_out(model, adapter)
         forget(model)
+        put_parameters_back(model)
         del vars(model)["save_pretrained"]
     else:
         del adapters.by_name[name]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.attached import Attached, StartError
 from lorakit.adapters.contract import Factors, InitRequest, Start
+from lorakit.adapters.experts import AdaptedExperts
 from lorakit.adapters.kept_start import KeptStart
 from lorakit.adapters.low_rank import (
     PARTS,
@@ -29,6 +30,7 @@ from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.fingerprint import sampled_sha256, stored_tensors
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.repack import Repacker, is_packed
+from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
 from lorakit.recipe import LoraConfig
 
@@ -108,6 +110,31 @@ class Starter:
         adapter.lora_B.copy_(start.lora_B)
         adapter.begin(module.base_layer)
         return error
+
+    def start_experts(self, module: AdaptedExperts) -> None:
+        """Fill the factors expert by expert, with an init that looks at shapes only."""
+        factors = module.adapter
+        if factors.lora_A.is_meta:
+            return
+        width, height = factors.lora_A.shape[1], factors.lora_B.shape[0]
+        nothing = torch.empty(height, width, device="meta")
+        request = InitRequest(
+            name=module.name,
+            in_features=width,
+            out_features=height,
+            r=factors.r,
+            scaling=module.scaling,
+            config=self._config,
+            base=FrozenLinear(DenseWeight(nothing)),
+            is_packed=False,
+            generator=module_generator(self._seed, module.name),
+            original=lambda: nothing,
+            pack=DenseWeight,
+            measured=None,
+        )
+        for expert in range(factors.num_experts):
+            start = self._initialize(request)
+            factors.fill(expert, start.lora_A, start.lora_B)
 
     def _apply(self, module: AdaptedLinear, start: Start) -> StartError | None:
         if not start.is_part_of_base:

@@ -177,7 +177,7 @@ def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> Store
     header = read_header(tensors_path(path))
     config = config_as_peft(model, parsed, header)
     targets = find_targets(model, config)
-    config = resolve_overlaps(config, targets.adapted, _ranks(header))
+    config = resolve_overlaps(config, targets.pattern_names().values(), _ranks(header))
     expected = expected_shapes(model, targets, config)
     copies = copies_of_base(model, targets, header.keys() - expected.keys())
     doubled = doubled_biases(targets, header.keys() - expected.keys())

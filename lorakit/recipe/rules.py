@@ -106,6 +106,17 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
         yield _not_built(
             ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
         )
+    if adapter.target_parameters:
+        for name, given in (
+            ("use_dora", adapter.use_dora),
+            ("lora_dropout", adapter.lora_dropout > 0),
+        ):
+            if given:
+                yield Fault(
+                    ("adapter", name),
+                    "cannot be applied to target_parameters; possible for experts in PEFT's format "
+                    "is plain LoRA without dropout. Remove one of the two",
+                )
     if adapter.layers_pattern is not None and adapter.layers is None:
         yield _no_effect(
             ("adapter", "layers_pattern"), "adapter.layers_to_transform is not set", "set it"

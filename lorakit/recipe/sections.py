@@ -141,6 +141,10 @@ class LoraConfig(Section):
         "all-linear",
         description='"all-linear" (without the output head), a list of name endings, or a regex.',
     )
+    target_parameters: list[str] | None = Field(
+        None,
+        description="Name endings of expert parameters; null: all with all-linear, else none.",
+    )
     exclude_modules: str | list[str] | None = Field(
         None, description="Names or a regex to leave out."
     )

@@ -27,7 +27,7 @@ from lorakit.base.device import compute_dtype
 from lorakit.base.frozen_linear import is_linear
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import copy_small_files, refuse_used_output, shard_bytes
-from lorakit.base.packing import packable_linears
+from lorakit.base.packing import packable, weight_name
 from lorakit.base.quantization_config import CHECKPOINT, check_asked
 from lorakit.base.storages import storage
 from lorakit.base.vocabulary import vocabulary_rows
@@ -176,8 +176,8 @@ def merge_folder(
         base_quantization=quantization,
         quantize=None if quantize is None else quantize.quantization,
         init=str(opened.stored.config.init_lora_weights) if opened.stored.starts else None,
-        num_tensors=len(pieces),
-        num_changed=sum(piece.is_changed for piece in pieces),
+        num_tensors=sum(len(piece.names) for piece in pieces),
+        num_changed=sum(len(piece.names) for piece in pieces if piece.is_changed),
         weight_error=weight_error,
         weights=weights,
         verification=verification,
@@ -207,12 +207,12 @@ class _Storing:
     block_size: int
     dtype: torch.dtype
 
-    def packing(self, layers: Iterable[str]) -> Packing:
-        """Of the layers whose dequantized weight stands for the checkpoint's."""
+    def packing(self, parameters: Iterable[str]) -> Packing:
+        """Of the parameters whose dequantized value stands for the checkpoint's."""
         is_stored = self.quantization == CHECKPOINT
         return Packing(
             storage("none" if is_stored else self.quantization),
-            frozenset(layers),
+            frozenset(parameters),
             self.block_size,
             self.double_quantization,
             self.dtype,
@@ -238,12 +238,12 @@ def _open(folder: Path, adapter: str | Path, dtype: torch.dtype | None) -> _Open
 
 def _faithful_pieces(opened: _Opened, storing: _Storing, dtype: torch.dtype | None) -> list[Piece]:
     # A dense base has rounded what it was adapted in, if to anything, to its dtype.
-    rounded: Iterable[str] = opened.stored.targets.adapted
+    rounded = {weight_name(opened.empty, name) for name in opened.stored.targets.adapted}
     if storing.quantization == CHECKPOINT:
         packed = stored_weights(opened.folder, opened.empty, is_packed=True).layers
-        rounded = [*rounded, *packed]
+        rounded |= {f"{layer}.weight" for layer in packed}
     elif storing.quantization != "none":
-        rounded = packable_linears(opened.empty)
+        rounded = set(packable(opened.empty).values())
     packing = storing.packing(rounded)
     return make_pieces(opened.folder, opened.empty, opened.stored, packing, dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +56,34 @@ def write_merged(
     """
     errors = [0.0]
 
-    def checked(piece: Piece) -> Callable[[], torch.Tensor]:
-        def make() -> torch.Tensor:
+    def checked(piece: Piece) -> Callable[[], dict[str, torch.Tensor]]:
+        def make() -> dict[str, torch.Tensor]:
             made = piece.make()
             _check_error(piece, made.error)
             errors.append(made.error)
-            return made.value
+            return made.tensors
 
         return make
 
     config = _config(folder, unties, dtype, vocab_size)
     if quantize is None:
-        groups = [_group(piece, checked(piece)) for piece in pieces]
+        groups = [TensorGroup(piece.num_bytes, checked(piece)) for piece in pieces]
         write_weights(groups, target, max_bytes, "merging")
         write_json(target / "config.json", as_json(config))
         return max(errors)
     entries = read_entries(folder)
-    replaced = {}
+    replaced: dict[str, Replacement] = {}
     for piece in pieces:
         if piece.is_changed or piece.name not in entries:
             written = piece.dtype
             if written is None and piece.source is not None:
-                written = TORCH_DTYPES[entries[piece.source.tensor].dtype]
+                written = TORCH_DTYPES[entries[piece.source.names[0]].dtype]
             assert written is not None  # what the adapter brings has a dtype
-            replaced[piece.name] = Replacement(piece.shape, written, checked(piece))
+            made = _MadeOnce(checked(piece))
+            is_one = len(piece.names) == 1
+            for name in piece.names:
+                shape = piece.shape if is_one else torch.Size(entries[name].shape)
+                replaced[name] = Replacement(shape, written, partial(made.take, name))
     write_quantized(folder, target, quantize, max_bytes=max_bytes, replaced=replaced, config=config)
     return max(errors)
 
@@ -94,8 +99,17 @@ def unties_head(empty: PreTrainedModel, stored: StoredAdapter, pieces: Sequence[
     return tied and not changed.isdisjoint(embeddings)
 
 
-def _group(piece: Piece, make: Callable[[], torch.Tensor]) -> TensorGroup:
-    return TensorGroup(piece.num_bytes, lambda: {piece.name: make()})
+class _MadeOnce:
+    """The tensors of one piece, made when the first is asked for, each given away once."""
+
+    def __init__(self, make: Callable[[], dict[str, torch.Tensor]]) -> None:
+        self._make = make
+        self._left: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str) -> torch.Tensor:
+        if not self._left:
+            self._left = self._make()
+        return self._left.pop(name)
 
 
 def _check_error(piece: Piece, error: float) -> None:

@@ -143,7 +143,7 @@ BAD_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
     "kasa": ({"kasa_config": {"beta": 1}}, "sets kasa_config"),
     "expert parameters": (
         {"target_parameters": ["experts.gate_up_proj"]},
-        "sets target_parameters",
+        "match no parameter of experts",
     ),
     "layer replication": ({"layer_replication": [[0, 2]]}, "sets layer_replication"),
     "token rows": ({"trainable_token_indices": [1, 2]}, r"missing \S+token_adapter"),
