@@ -35,9 +35,9 @@ from lorakit.builtin import data_folder
 
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "rslora.png"
 ALPHA = 16
-NUM_ROWS = 4
-NUM_STEPS = 10
-# Small enough that ten plain gradient steps at rank 2048 stay in the linear regime.
+NUM_ROWS = 1
+NUM_STEPS = 5
+# Small enough that a few plain gradient steps at rank 2048 stay in the linear regime.
 SGD_LEARNING_RATE = 1e-3
 ADAMW_LEARNING_RATE = 2e-4
 METHODS = {"LoRA": False, "rsLoRA": True}
@@ -190,7 +190,7 @@ def text(ranks: list[int], measured: dict[str, np.ndarray]) -> str:
     seeds = next(iter(measured.values())).shape[1]
     return f"""Written by `python benchmarks/rslora.py`. {machine()}
 
-The built-in base, all linear layers, alpha {ALPHA}, {NUM_ROWS} conversations in one row, float32,
+The built-in base, all linear layers, alpha {ALPHA}, {NUM_ROWS} conversation, float32,
 means over layers and {seeds} seeds. Slope: of log value over log rank; 0 is level. Gradient steps
 with learning rate {SGD_LEARNING_RATE:g}, AdamW with {ADAMW_LEARNING_RATE:g}.
 

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from lorakit.adapters.arithmetic.convert import convert_adapter
     from lorakit.adapters.arithmetic.info import adapter_info
     from lorakit.adapters.attach import adapter_disabled, attach_adapter
+    from lorakit.adapters.mixed import adapters_by_row
+    from lorakit.adapters.several import adapter_names, drop_adapter, use_adapter
     from lorakit.adapters.store import load_adapter, save_adapter
     from lorakit.base.load import load_base
     from lorakit.base.storages import nf4
+    from lorakit.base.vocabulary import add_tokens
     from lorakit.errors import (
         AdapterError,
         CheckpointError,
@@ -56,10 +59,14 @@ __all__ = [
     "VerificationError",
     "adapter_disabled",
     "adapter_info",
+    "adapter_names",
+    "adapters_by_row",
+    "add_tokens",
     "attach_adapter",
     "check",
     "combine_adapters",
     "convert_adapter",
+    "drop_adapter",
     "dump_recipe",
     "evaluate_run",
     "finetune",
@@ -72,6 +79,7 @@ __all__ = [
     "recipe_schema",
     "save_adapter",
     "train_sft",
+    "use_adapter",
 ]
 
 _HOMES = {
@@ -79,8 +87,11 @@ _HOMES = {
     "lorakit.adapters.arithmetic.convert": ("convert_adapter",),
     "lorakit.adapters.arithmetic.info": ("adapter_info",),
     "lorakit.adapters.attach": ("adapter_disabled", "attach_adapter"),
+    "lorakit.adapters.mixed": ("adapters_by_row",),
+    "lorakit.adapters.several": ("adapter_names", "drop_adapter", "use_adapter"),
     "lorakit.adapters.store": ("load_adapter", "save_adapter"),
     "lorakit.base.load": ("load_base",),
+    "lorakit.base.vocabulary": ("add_tokens",),
     "lorakit.base.storages": ("nf4",),
     "lorakit.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "lorakit.finetune": ("check", "evaluate_run", "finetune"),

@@ -15,10 +15,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.inits import init
+from lorakit.adapters.new_rows import refuse_frozen_rows, train_new_rows
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.families import why_not_packed
-from lorakit.base.from_recipe import load_base_of
-from lorakit.base.load import load_tokenizer_of
+from lorakit.base.from_recipe import load_base_of, load_tokenizer_of_base, token_ids_of
 from lorakit.data.calibration import calibration_batches
 from lorakit.data.contract import Finding
 from lorakit.data.facts import data_facts
@@ -121,15 +121,16 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     _report_findings(sets)
     check_measurable(sets.evaluation, measures, _stop_ids(model, sets.train))
     planned = plan(recipe, prepared=sets.train)
+    new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(
             model,
-            recipe.adapter,
+            train_new_rows(recipe.adapter, model, new_ids),
             calibration=_calibration(recipe, sets.train),
             seed=recipe.train.seed,
         )
     else:
-        load_adapter(model, recipe.adapter.path)
+        refuse_frozen_rows(load_adapter(model, recipe.adapter.path), model, new_ids)
     held_out = None if sets.validation is None else sets.validation.examples
     check_sets(model, {"train": sets.train.examples, "validation": held_out})
     # From here on files are written: all that can be wrong with the input has been seen.
@@ -202,7 +203,7 @@ def check(recipe: Recipe) -> CheckReport:
         InputError: recipe, adapter, tokenizer or a file of the data cannot work.
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
-    tokenizer, config = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
+    tokenizer, config = load_tokenizer_of_base(recipe.base)
     try:
         sets = prepare_named_sets(recipe, tokenizer, config)
         check_measurable(sets.evaluation, measures, sets.train.stop_ids)

@@ -7,6 +7,7 @@ python scripts/family_table.py --check    # exit 1 when it is not current
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from lorakit.adapters.attach import attach_adapter  # noqa: E402
 from lorakit.base.empty import empty_model  # noqa: E402
 from lorakit.base.families import family  # noqa: E402
+from lorakit.base.frozen_experts import expert_layouts  # noqa: E402
 from lorakit.base.frozen_linear import is_linear  # noqa: E402
 from lorakit.recipe import LoraConfig  # noqa: E402
 from tests import families  # noqa: E402
@@ -34,13 +36,15 @@ or is refused (`tests/base/test_families.py`). Another causal language model of 
 not refused by name (`lorakit/base/families.py`) loads too, without that promise.
 
 "Adapted" is the share of the linear weights (experts included, output head not) that `all-linear`
-adapts in the tiny model: two layers, four experts. "Left out" names what it does not adapt, by
-layer name: experts that are one fused parameter; layers whose weight a Mamba kernel reads; and
-shared experts or dense layers whose name PEFT 0.21 takes for the fused experts
+adapts in the tiny model: two layers, four experts. "Experts" says of a family that has them how it
+holds them: (E, out, in) or (E, in, out), and whether its class is served by transformers' registry
+or by name (`docs/targets/experts.md`); they are packed by `base.quantization` like linear layers.
+"Left out" names what is not adapted, by layer name: expert routers; layers whose weight a Mamba
+kernel reads; and shared experts or dense layers whose name PEFT 0.21 takes for the fused experts
 (`lorakit/adapters/families.py`). Written by `scripts/family_table.py`.
 
-| family | adapted | packs | left out |
-|---|---|---|---|
+| family | adapted | packs | experts | left out |
+|---|---|---|---|---|
 """
 
 
@@ -65,10 +69,21 @@ def row(model_type: str) -> str:
     )
     total = linear_weights(model)
     adapter = attach_adapter(model, LoraConfig(r=4))
-    adapted = sum(rows * columns for rows, columns in (f.shape for f in adapter.adapted.values()))
+    adapted = sum(math.prod(facts.shape) for facts in adapter.adapted.values())
     packs = "no" if family(model_type).no_packing else "yes"
     left = left_out(adapter.not_adapted)
-    return f"| {model_type} | {100 * adapted / total:.0f} % | {packs} | {left} |\n"
+    share = f"{100 * adapted / total:.0f} %"
+    return f"| {model_type} | {share} | {packs} | {experts(model)} | {left} |\n"
+
+
+def experts(model: PreTrainedModel) -> str:
+    """How a model holds its experts; empty when it has none."""
+    layouts = list(expert_layouts(model).values())
+    if not layouts:
+        return ""
+    order = "(E, in, out)" if layouts[0].transposed else "(E, out, in)"
+    registered = layouts[0].tells and not layouts[0].parameter
+    return order if registered else f"{order}, by name"
 
 
 def linear_weights(model: PreTrainedModel) -> int:
@@ -86,8 +101,9 @@ def linear_weights(model: PreTrainedModel) -> int:
 
 def left_out(reasons: dict[str, str]) -> str:
     """Names of linear layers and experts without an adapter, each once."""
+    notes = {"expert router": " (router)"}
     names = {
-        name.rpartition(".")[2] + (" (experts)" if "expert parameter" in reason else "")
+        name.rpartition(".")[2] + notes.get(reason, "")
         for name, reason in reasons.items()
         if reason != "output head" and not reason.startswith("a parameter")
     }

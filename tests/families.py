@@ -81,7 +81,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "aria_text": {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
     "axk1": {**LATENT, "n_group": 1, "topk_group": 1},
     "bamba": {**MAMBA2, "attn_layer_indices": [1]},
-    "beam": {},
+    "beam": {"mlp_layer_types": ["dense", "sparse"], "n_group": 1, "topk_group": 1},
     "biogpt": {},
     "bitnet": {},
     "bloom": {},
@@ -102,7 +102,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon_h1": {**MAMBA2, "mamba_d_ssm": 64},
     "falcon_mamba": {"state_size": 8, "time_step_rank": 4},
     "flex_olmo": {},
-    "flint": {},
+    "flint": {"mlp_only_layers": [0]},
     "gemma": {},
     "gemma2": WINDOWED,
     "gemma3_text": WINDOWED,
@@ -116,6 +116,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "gemma4_text": {
         **WINDOWED,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 16,
         "head_dim": None,
         "num_kv_shared_layers": 0,
         "vocab_size_per_layer_input": 400,
@@ -160,7 +164,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "jetmoe": {},
     "laguna": {},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "llama": {},
     "llama4_text": {
@@ -182,7 +186,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "nanochat": {},
     "nemotron": {},
     "nemotron_h": {
-        "layers_block_type": ["mamba", "attention"],
+        "layers_block_type": ["mamba", "attention", "moe"],
+        "num_hidden_layers": 3,
         "mamba_num_heads": 4,
         "mamba_head_dim": 16,
         "ssm_state_size": 8,
@@ -217,6 +222,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "youtu": LATENT,
     "xglm": {"ffn_dim": 64, "d_model": 32, "attention_heads": 4, "num_layers": 2},
 }
+
+
+# Those with experts in three-dimensional parameters that lorakit stores and adapts.
+# tests/base/test_experts.py compares this with what it finds.
+# fmt: off
+WITH_EXPERTS = [
+    "afmoe", "aria_text", "axk1", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "dots1",
+    "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "gemma4_text", "glm4_moe",
+    "glm4_moe_lite", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid",
+    "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "jamba", "jetmoe", "laguna", "lfm2_moe",
+    "llama4_text", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "mixtral", "nemotron_h",
+    "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "solar_open",
+]
+# fmt: on
 
 
 def config(model_type: str, **overrides: Any) -> PreTrainedConfig:

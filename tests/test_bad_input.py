@@ -228,6 +228,22 @@ RECIPE_CASES = [
     recipe_value(
         "unknown metric", "'rouge' is not known", evaluate={"in_domain": "a", "metrics": ["rouge"]}
     ),
+    recipe_value("optimizer of transformers", "is not built yet", train={"optim": "lion_8bit"}),
+    trained_value(
+        "too little for pages",
+        "holds no two pages",
+        train={"optim": "paged_adamw_32bit", "optim_memory": "1KB"},
+    ),
+    trained_value(
+        "no size",
+        "Fix train.optim_memory",
+        train={"optim": "paged_adamw_32bit", "optim_memory": "lots"},
+    ),
+    trained_value(
+        "no embedding for LoRA+",
+        "no embedding is adapted",
+        train={"loraplus_lr_ratio": 4, "loraplus_lr_embedding": 1e-5},
+    ),
     recipe_value("device without storage", "Possible: auto, cpu, cuda", base={"device": "meta"}),
     recipe_value("seed too large", "less than", train={"seed": 2**64}),
     recipe_value("data path empty", "data.train is empty", data={"train": ""}),

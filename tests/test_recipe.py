@@ -229,6 +229,8 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ],
     ("adapter.init_lora_weights", {"adapter": {"init_lora_weights": "loftq"}}),
     ("adapter.loftq_config", {"adapter": {"loftq_config": {"loftq_iter": 2}}}),
+    ("adapter.use_dora", {"adapter": {"target_parameters": ["down_proj"], "use_dora": True}}),
+    ("adapter.lora_dropout", {"adapter": {"target_parameters": ["up_proj"], "lora_dropout": 0.1}}),
     (
         "adapter.eva_config",
         {"adapter": {"init_lora_weights": "pissa", "eva_config": {"rho": 1.5}}},

@@ -3,6 +3,7 @@
 model.layers.0.self_attn.q_proj                        AdaptedLinear
 model.layers.0.self_attn.q_proj.base_layer             FrozenLinear, the weight as it was
 model.layers.0.self_attn.q_proj.adapter.lora_A         float32 (R, I), trained
+model.layers.0.mlp.experts.gate_up_proj                AdaptedExperts, where a parameter was
 lm_head.trained.weight, lm_head.original.weight        a module of `modules_to_save`
 """
 
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters import inits
 from lorakit.adapters.attached import (
+    DEFAULT_NAME,
+    Adapters,
     Attached,
     StartError,
     adapter_disabled,
@@ -24,12 +27,15 @@ from lorakit.adapters.attached import (
     has_adapter,
     remember,
 )
-from lorakit.adapters.contract import AdaptedModule, Survey
+from lorakit.adapters.contract import Survey
+from lorakit.adapters.experts import AdaptedExperts
 from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import AdaptedLinear, Shared
 from lorakit.adapters.save import PretrainedSaver
+from lorakit.adapters.several import replace_modules, room_for
 from lorakit.adapters.starting import Initialize, Starter, log_start_errors, module_generator
 from lorakit.adapters.targets import Targets, find_targets
+from lorakit.base.frozen_experts import FrozenExperts, put_experts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError
@@ -46,8 +52,12 @@ def attach_adapter(
     *,
     calibration: Calibration | None = None,
     seed: int = 0,
+    name: str = DEFAULT_NAME,
 ) -> Attached:
     """Attach a trainable adapter to `model`, in place; everything else is frozen.
+
+    A model may have several, by name. The new one is in use: it is what the model computes, trains,
+    saves and merges until `use_adapter` switches to another.
 
     Args:
         model: a transformers model, dense or quantized by `load_base`; on the meta device only
@@ -57,15 +67,22 @@ def attach_adapter(
             least `input_ids`; `attention_mask` and `labels` say which tokens count.
         seed: of the init; each module draws from a generator of its own, seeded by this and its
             name.
+        name: of the adapter, for `use_adapter`.
 
     Returns:
         What was adapted and what was not, and why.
 
     Raises:
-        AdapterError: the model has an adapter already, or the config does not fit the model. The
-            model is unchanged then.
+        AdapterError: the model has an adapter of that name, or one that can only stand alone, or
+            the config does not fit the model. The model is unchanged then.
     """
-    refuse_second_adapter(model)
+    with room_for(model, name):
+        return _attach(model, config, calibration, seed)
+
+
+def _attach(
+    model: PreTrainedModel, config: LoraConfig, calibration: Calibration | None, seed: int
+) -> Attached:
     if config.path is not None:
         raise AdapterError(
             f"adapter.path {config.path!r} continues from a saved adapter, attach_adapter makes a "
@@ -123,11 +140,16 @@ def attach_targets(
                 error = starter.start(module)
                 if error is not None:
                     start_errors[name] = error
+            elif isinstance(module, AdaptedExperts):
+                starter.start_experts(module)
             else:
                 module.start(module_generator(seed, name))
     log_start_errors(config.init_lora_weights, start_errors)
     replaced = targets.modules()
-    _replace(model, {id(replaced[name]): module for name, module in modules.items()})
+    for name, original in replaced.items():
+        if isinstance(original, FrozenExperts):  # where a parameter may be
+            put_experts(model, name, original)
+    replace_modules(model, {id(replaced[name]): module for name, module in modules.items()})
     value = Attached(
         config=config,
         adapted={name: m.facts for name, m in modules.items() if m.facts is not None},
@@ -139,10 +161,11 @@ def attach_targets(
         norm_cache=shared.norm_cache,
         switch=shared.switch,
         start_errors=start_errors,
+        replaced=replaced,
     )
     for bias in biases.values():
         bias.requires_grad_(True)
-    remember(model, value)
+    remember(model, Adapters({value.name: value}, value.name))
     vars(model)["save_pretrained"] = PretrainedSaver(model)
     return value
 
@@ -151,8 +174,8 @@ def refuse_second_adapter(model: PreTrainedModel) -> None:
     """Raise AdapterError when `model` has an adapter."""
     if has_adapter(model):
         raise AdapterError(
-            f"this {type(model).__name__} has an adapter already; possible is one at a time. "
-            "Merge it with lorakit.merge(model), or load the base again."
+            f"this {type(model).__name__} has an adapter already; possible is its base. "
+            "Give a base without an adapter."
         )
 
 
@@ -161,7 +184,8 @@ def count_parameters(model: nn.Module) -> int:
     packed = sum(
         module.stored.shape.numel()
         for module in model.modules()
-        if isinstance(module, FrozenLinear) and not isinstance(module.stored, DenseWeight)
+        if isinstance(module, FrozenLinear | FrozenExperts)
+        and not isinstance(module.stored, DenseWeight)
     )
     return packed + sum(parameter.numel() for parameter in model.parameters())
 
@@ -211,13 +235,3 @@ def _frozen_once_done(model: nn.Module) -> Iterator[None]:
         for parameter, trained in before.items():
             parameter.requires_grad_(trained)
         raise
-
-
-def _replace(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
-    """Put the new modules at every place of the old ones (a module may stand at several)."""
-    for parent in list(model.modules()):
-        if isinstance(parent, AdaptedModule):
-            continue
-        for child_name, child in list(parent._modules.items()):
-            if id(child) in replaced:
-                setattr(parent, child_name, replaced[id(child)])

@@ -11,11 +11,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters.contract import AdaptedFacts, AdaptedModule, NormCache, Switch
-from lorakit.adapters.low_rank import start_tensors
-from lorakit.adapters.modules import AdaptedLinear, Dropout, KeptStart
+from lorakit.adapters.kept_start import KeptStart
+from lorakit.adapters.modules import AdaptedLinear, Dropout
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
+DEFAULT_NAME = "default"
 _ATTRIBUTE = "_lorakit_attached"
 
 
@@ -24,12 +25,13 @@ class StartError:
     """What an init made of one quantized layer, W its original weight and Q what is stored.
 
     Attributes:
-        ratio: ||W - (Q + scaling * B A)|| / ||W - pack(W)||, both as Frobenius norms.
+        ratio: ||W - (Q + scaling * B A)|| / ||W - pack(W)||, both as Frobenius norms; None where
+            pack(W) is W: nothing could be better.
         plain_difference: ||(pack(W) - scaling * B0 A0) - Q|| / ||W||: what the converted plain
             adapter computes on pack(W) instead; 0 where nothing was subtracted.
     """
 
-    ratio: float
+    ratio: float | None
     plain_difference: float
 
 
@@ -50,6 +52,10 @@ class Attached:
         switch: see `adapter_disabled`.
         start_errors: {module name: what its init made of the quantization error}, for inits whose
             start is part of the base.
+        name: among the adapters of the model.
+        replaced: {module name: what the module there stands in for}; empty where the start is part
+            of the base: such an adapter stays.
+        resting_biases: {parameter name: its trained value} while another adapter is in use.
     """
 
     config: LoraConfig
@@ -62,6 +68,9 @@ class Attached:
     norm_cache: NormCache
     switch: Switch
     start_errors: dict[str, StartError] = field(default_factory=dict)
+    name: str = DEFAULT_NAME
+    replaced: dict[str, nn.Module] = field(default_factory=dict)
+    resting_biases: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def trainable(self) -> int:
@@ -107,18 +116,52 @@ class Attached:
     def kept_starts(self) -> dict[str, torch.Tensor]:
         """{module name and part: factor} of what inits made part of the base, each once.
 
-        Parts are `start_A`, `start_B` and, where factors were subtracted, `subtracted_A`,
-        `subtracted_B`. A start that equals what was subtracted is left out.
+        Parts are those of `low_rank.start_tensors`.
         """
-        tensors: dict[str, torch.Tensor] = {}
-        for name, kept in self.starts().items():
-            parts = start_tensors(kept.start)
-            tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-        return tensors
+        return {
+            f"{name}.{part}": tensor
+            for name, kept in self.starts().items()
+            for part, tensor in kept.tensors().items()
+        }
+
+
+@dataclass
+class Adapters:
+    """The adapters of one model.
+
+    Attributes:
+        by_name: in the order in which they were attached.
+        in_use: name of the one whose modules are in the model.
+        by_row: inside `adapters_by_row`, where no single one is in use.
+    """
+
+    by_name: dict[str, Attached]
+    in_use: str
+    by_row: bool = False
+
+    def rename(self, name: str) -> None:
+        """Give the only adapter its name."""
+        (only,) = self.by_name.values()
+        self.by_name, self.in_use = {name: only}, name
 
 
 def attached(model: PreTrainedModel) -> Attached:
-    """The adapter in `model`.
+    """The adapter in use in `model`.
+
+    Raises:
+        AdapterError: there is none, or inside `adapters_by_row` several.
+    """
+    adapters = adapters_of(model)
+    if adapters.by_row:
+        raise AdapterError(
+            "inside adapters_by_row no single adapter is in use; possible there are forward and "
+            "backward passes. Do what needs one adapter before or after it."
+        )
+    return adapters.by_name[adapters.in_use]
+
+
+def adapters_of(model: PreTrainedModel) -> Adapters:
+    """All adapters of `model`.
 
     Raises:
         AdapterError: there is none.
@@ -129,7 +172,9 @@ def attached(model: PreTrainedModel) -> Attached:
             "lorakit.attach_adapter(model, config), or load one with lorakit.load_adapter(model, "
             "folder)."
         )
-    return vars(model)[_ATTRIBUTE]
+    adapters = vars(model)[_ATTRIBUTE]
+    assert isinstance(adapters, Adapters)
+    return adapters
 
 
 def has_adapter(model: PreTrainedModel) -> bool:
@@ -137,14 +182,22 @@ def has_adapter(model: PreTrainedModel) -> bool:
     return _ATTRIBUTE in vars(model)
 
 
-def remember(model: PreTrainedModel, value: Attached) -> None:
-    """Let `attached(model)` find `value`."""
-    vars(model)[_ATTRIBUTE] = value
+def remember(model: PreTrainedModel, adapters: Adapters) -> None:
+    """Let `attached(model)` find the adapters."""
+    vars(model)[_ATTRIBUTE] = adapters
 
 
 def forget(model: PreTrainedModel) -> None:
     """Undo `remember`."""
     del vars(model)[_ATTRIBUTE]
+
+
+def put_frozen_biases(adapter: Attached) -> dict[str, torch.Tensor]:
+    """Give the biases that train the base's values; {parameter name: the trained value}."""
+    trained = {name: bias.data for name, (bias, _) in adapter.biases.items()}
+    for bias, frozen in adapter.biases.values():
+        bias.data = frozen.to(bias.device, bias.dtype)
+    return trained
 
 
 @contextmanager
@@ -160,14 +213,10 @@ def adapter_disabled(model: PreTrainedModel) -> Iterator[None]:
     adapter = attached(model)
     before = adapter.switch.on
     adapter.switch.on = False
-    trained = {name: bias.data for name, (bias, _) in adapter.biases.items()}
-    if before:
-        for bias, frozen in adapter.biases.values():
-            bias.data = frozen.to(bias.device, bias.dtype)
+    trained = put_frozen_biases(adapter) if before else {}
     try:
         yield
     finally:
         adapter.switch.on = before
-        if before:
-            for name, (bias, _) in adapter.biases.items():
-                bias.data = trained[name]
+        for name, value in trained.items():
+            adapter.biases[name][0].data = value

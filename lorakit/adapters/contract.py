@@ -47,8 +47,8 @@ class Switch:
 
 @dataclass(frozen=True)
 class AdaptedFacts:
-    """One module with low-rank factors: shape of its frozen weight ((O, I) of a linear layer), rank
-    and scaling.
+    """One module with low-rank factors: shape of its frozen weight ((O, I) of a linear layer, (E,
+    O, I) of experts), rank and scaling.
     """
 
     shape: tuple[int, ...]
@@ -97,6 +97,18 @@ class AdaptedModule(nn.Module):
         self.switch = switch
 
     @property
+    def file_name(self) -> str:
+        """Name in PEFT's file of the module it adapts."""
+        return self.name
+
+    @property
+    def target_parameter(self) -> str | None:
+        """Name in the plain model of the parameter it adapts, where PEFT's format names that (in
+        `target_parameters`) and not a module.
+        """
+        return None
+
+    @property
     def facts(self) -> AdaptedFacts | None:
         """Of a module with low-rank factors; None for the others."""
         return None
@@ -117,21 +129,25 @@ class AdaptedModule(nn.Module):
         return []
 
     def peft_names(self) -> dict[str, str]:
-        """{suffix of the module's name in PEFT's file: parameter or buffer below the module}.
+        """{suffix of `file_name` in PEFT's file: parameter or buffer below the module}.
 
         Such as `lora_A.weight: adapter.lora_A`. Holds on the meta device too.
         """
         raise NotImplementedError
 
-    def plain_module(self) -> nn.Module:
-        """The library's own module that computes the same, merged, with parameters of its own.
+    def plain_module(self) -> nn.Module | nn.Parameter:
+        """The library's own module that computes the same, merged, with parameters of its own; a
+        parameter where the adapted module stands in for one.
 
         Where the base's module of a merged model has no place for what is trained: AdapterError.
         """
         raise NotImplementedError
 
     def merges(self) -> dict[str, ParameterMerge]:
-        """{parameter of the plain module: how it is merged}; parameters that stay are left out."""
+        """{parameter of the plain module: how it is merged}; parameters that stay are left out.
+
+        The name is "" where the module stands in for the parameter itself.
+        """
         raise NotImplementedError
 
 
@@ -198,7 +214,8 @@ class Kind(nn.Module):
     def combine(
         self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
     ) -> torch.Tensor:
-        """The adapted product, for layers whose inputs are never made (an embedding's are one-hot).
+        """The adapted product, for layers whose inputs are never made (an embedding's are one-hot)
+        and for the rows of a mixed batch, whose frozen product is made for all at once.
 
         Args:
             product: (..., O), what the frozen weight makes of the inputs, without bias.

@@ -13,7 +13,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorakit.adapters.experts import AdaptedExperts
+from lorakit.adapters.mixed import Mixed
 from lorakit.adapters.modules import AdaptedLinear
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.offload import DiskWeight, HostWeight
 from lorakit.base.storages.dense import DenseWeight
@@ -23,10 +26,10 @@ from lorakit.base.storages.dense import DenseWeight
 def dense_layers(model: PreTrainedModel, max_bytes: int) -> Iterator[None]:
     """Inside, layers multiply with dense weights that were made once; no gradient reaches adapters.
 
-    A packed weight is dequantized. An adapted layer whose adapter takes part is merged, where its
-    weight is float32 or wider: rounded to half precision, a merged weight would lose part of what
-    the adapter adds. Layers in host memory or on disk stay there. The adapter must neither change
-    nor be switched inside.
+    A packed weight is dequantized, those of experts too. An adapted layer whose adapter takes part
+    is merged, where its weight is float32 or wider: rounded to half precision, a merged weight
+    would lose part of what the adapter adds. In a mixed batch nothing is merged. Layers in host
+    memory or on disk stay there. The adapter must neither change nor be switched inside.
 
     Args:
         max_bytes: for the dense weights together; layers for which no room is left stay as they
@@ -46,31 +49,38 @@ def dense_layers(model: PreTrainedModel, max_bytes: int) -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def _replaceable(
-    owner: nn.Module,
-) -> Iterator[tuple[nn.Module, str, AdaptedLinear | FrozenLinear, int]]:
+Adapted = AdaptedLinear | AdaptedExperts
+Frozen = FrozenLinear | FrozenExperts
+
+
+def _replaceable(owner: nn.Module) -> Iterator[tuple[nn.Module, str, Adapted | Frozen, int]]:
     """(module, name of its child, the child, bytes of its dense weight), in the model's order."""
     for name, child in list(owner.named_children()):
-        if isinstance(child, AdaptedLinear) and _merges(child):
+        if isinstance(owner, Mixed) and child is not owner.base_layer:
+            continue  # a merged weight would be one adapter's
+        if isinstance(child, Adapted) and _merges(child):
             yield owner, name, child, _dense_bytes(child.base_layer)
-        elif isinstance(child, FrozenLinear):
+        elif isinstance(child, Frozen):
             if not isinstance(child.stored, DenseWeight | HostWeight | DiskWeight):
                 yield owner, name, child, _dense_bytes(child)
         else:
             yield from _replaceable(child)
 
 
-def _merges(layer: AdaptedLinear) -> bool:
+def _merges(layer: Adapted) -> bool:
     stored = layer.base_layer.stored
     elsewhere = isinstance(stored, HostWeight | DiskWeight)
     return layer.switch.on and not elsewhere and stored.dtype.itemsize >= 4
 
 
-def _dense_bytes(layer: FrozenLinear) -> int:
+def _dense_bytes(layer: Frozen) -> int:
     return layer.stored.shape.numel() * layer.stored.dtype.itemsize
 
 
 @torch.no_grad()
-def _dense(layer: AdaptedLinear | FrozenLinear) -> FrozenLinear:
-    base = layer.base_layer if isinstance(layer, AdaptedLinear) else layer
-    return FrozenLinear(DenseWeight(layer.weight), base.bias, fan_in_fan_out=base.fan_in_fan_out)
+def _dense(layer: Adapted | Frozen) -> Frozen:
+    base = layer.base_layer if isinstance(layer, Adapted) else layer
+    stored = DenseWeight(layer.weight)
+    if isinstance(base, FrozenExperts):
+        return FrozenExperts(stored, base.layout)
+    return FrozenLinear(stored, base.bias, fan_in_fan_out=base.fan_in_fan_out)

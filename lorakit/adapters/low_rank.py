@@ -13,6 +13,9 @@ import torch
 from lorakit.adapters.contract import Factors, InitRequest, Start
 from lorakit.errors import AdapterError
 
+# What `start_tensors` takes a start apart into.
+PARTS = ("start_A", "start_B", "subtracted_A", "subtracted_B")
+
 
 def wide(weight: torch.Tensor) -> torch.Tensor:
     """`weight` in float32, in which decompositions are computed (float64 stays)."""

@@ -8,10 +8,13 @@ from torch import nn
 from lorakit.adapters import kinds
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.embedding import AdaptedEmbedding
+from lorakit.adapters.expert_targets import nesting_depths
+from lorakit.adapters.experts import AdaptedExperts
 from lorakit.adapters.modules import AdaptedLinear, Shared, TrainedCopy
 from lorakit.adapters.plain import dense_copy
 from lorakit.adapters.targets import Targets, features, module_rank_and_alpha, scaling_of
 from lorakit.adapters.token_rows import EmbeddingRows, HeadRows
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import frozen
 from lorakit.recipe import LoraConfig
 
@@ -32,9 +35,24 @@ def make_modules(
     """
     make = kinds.kind(config.kind_name)
     modules: dict[str, AdaptedModule] = {}
-    for name, (r, alpha) in module_rank_and_alpha(targets.adapted, config).items():
-        module = targets.adapted[name]
+    experts = {n: m.layout for n, m in targets.adapted.items() if isinstance(m, FrozenExperts)}
+    depths = nesting_depths(experts)
+    named = targets.pattern_names()
+    ranks = module_rank_and_alpha(named.values(), config)
+    for name, module in targets.adapted.items():
+        r, alpha = ranks[named[name]]
         scaling = scaling_of(r, alpha, use_rslora=config.use_rslora)
+        if isinstance(module, FrozenExperts):
+            modules[name] = AdaptedExperts(
+                name,
+                module,
+                r,
+                scaling,
+                depth=depths[name],
+                device=device,
+                switch=shared.switch,
+            )
+            continue
         shape = features(module)
         kind = make(*shape, r, scaling, device=device, norm_cache=shared.norm_cache)
         if isinstance(module, nn.Embedding):

@@ -6,8 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from lorakit.adapters.attached import Attached
+from lorakit.adapters.embedding import AdaptedEmbedding
 from lorakit.adapters.low_rank import spread
+from lorakit.adapters.modules import AdaptedLinear
+from lorakit.adapters.token_rows import EmbeddingRows, HeadRows
 from lorakit.base.info import BaseInfo
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.recipe.builtin_names import is_builtin_model
@@ -25,7 +30,7 @@ tags:
 
 # {title} adapter
 
-Base model: {base}. Trained parameters: {trainable:,} of {total:,}, in {num_modules} linear layers.
+Base model: {base}. Trained parameters: {trainable:,} of {total:,}, in {layers}.
 Rank {r}, alpha {alpha}{rslora}. Written by lorakit in PEFT's format.
 
 ```python
@@ -34,7 +39,7 @@ from peft import PeftModel
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base_code}), "this folder")
 ```
-{quantized}{start}
+{quantized}{start}{rows}
 The tokenizer and the chat template it was trained with lie in this folder if
 `tokenizer_config.json` does: `AutoTokenizer.from_pretrained("this folder")`. Otherwise the base's.
 
@@ -46,6 +51,13 @@ QUANTIZED = """
 The base was stored as {quantization} while this was trained{details}: on the
 dense base, as above, the logits are others. `lorakit merge` writes a plain model with the weights
 that were trained on.
+"""
+
+
+ROWS = """
+Beside that, rows of {count} token ids are trained ({names}).
+A base whose table has fewer than {needed} rows has to grow first:
+`model.resize_token_embeddings({needed})`; `lorakit.load_adapter` does so by itself.
 """
 
 
@@ -67,7 +79,9 @@ On this dense base both forms compute the same but for rounding."""
 
 ERRORS = """
 Error of the quantized base with the start against the original weights, as a part of what it is
-without: {ratio} over {num_layers} layers.{difference}"""
+without: {ratio}.{difference}"""
+
+NO_ERROR = "there is none without it"
 
 DIFFERENCE = """
 On the base quantized as it is, the plain form is not quite the model that was trained: its weights
@@ -93,10 +107,11 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
         base=base if hub_id else BUILTIN if builtin else UNNAMED,
         trainable=adapter.trainable,
         total=adapter.total,
-        num_modules=len(adapter.adapted),
+        layers=_layers(adapter),
         r=values["r"],
         alpha=values["lora_alpha"],
         rslora=", rsLoRA scaling" if values["use_rslora"] else "",
+        rows=_rows(adapter),
         base_code=repr(base) if hub_id else '"base model"',
         quantized=_quantized(base_info),
         start=_start(adapter),
@@ -112,12 +127,12 @@ def _start(adapter: Attached) -> str:
     errors = EXACT if subtracts else ""
     if adapter.start_errors:
         found = adapter.start_errors.values()
+        ratios = [error.ratio for error in found if error.ratio is not None]
         difference = DIFFERENCE.format(
             difference=spread([100 * error.plain_difference for error in found], " %")
         )
         errors = ERRORS.format(
-            ratio=spread([error.ratio for error in found]),
-            num_layers=len(found),
+            ratio=f"{spread(ratios)} over {len(ratios)} layers" if ratios else NO_ERROR,
             difference=difference if subtracts else "",
         )
     return START.format(
@@ -137,3 +152,23 @@ def _quantized(info: BaseInfo | None) -> str:
     double = "double" if info.double_quantization else "no double"
     details = f" (block size {info.block_size}, {double} quantization)"
     return QUANTIZED.format(quantization=info.quantization, details=details)
+
+
+def _layers(adapter: Attached) -> str:
+    modules = adapter.modules
+    num_linear = sum(isinstance(module, AdaptedLinear) for module in modules.values())
+    tables = [name for name, module in modules.items() if isinstance(module, AdaptedEmbedding)]
+    listed = [f"the embedding {name}" for name in tables]
+    return " and ".join([f"{num_linear} linear layers", *listed])
+
+
+def _rows(adapter: Attached) -> str:
+    tables = {
+        name: module.token_ids
+        for name, module in adapter.modules.items()
+        if isinstance(module, EmbeddingRows | HeadRows)
+    }
+    if not tables:
+        return ""
+    ids = torch.cat([token_ids.cpu() for token_ids in tables.values()])
+    return ROWS.format(count=len(ids.unique()), names=", ".join(tables), needed=int(ids.max()) + 1)

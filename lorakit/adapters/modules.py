@@ -1,14 +1,12 @@
 """The modules that `attach_adapter` puts into a model, and the state they share.
 
 AdaptedLinear   a frozen linear layer with a trainable kind beside it
-KeptStart       factors that an init made part of the model as it started
 TrainedCopy     a module of `modules_to_save`: the frozen original and a float32 copy that trains
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +17,13 @@ from lorakit import kernels
 from lorakit.adapters.contract import (
     AdaptedFacts,
     AdaptedModule,
-    Factors,
     Kind,
     NormCache,
     ParameterMerge,
-    Start,
     Switch,
     constant_merge,
 )
-from lorakit.adapters.low_rank import product, wide
+from lorakit.adapters.kept_start import KeptStart
 from lorakit.adapters.merge_error import error_on_probes
 from lorakit.adapters.plain import plain_linear
 from lorakit.base.frozen_linear import FrozenLinear
@@ -80,62 +76,6 @@ class Shared:
     def fresh(cls, lora_dropout: float = 0.0) -> Shared:
         """Of a model that is switched on and caches nothing."""
         return cls(Dropout(lora_dropout), Switch(), NormCache())
-
-
-class KeptStart(nn.Module):
-    """Factors of an init that are part of the model as it started; they never train.
-
-    `lora_A` (R, I) and `lora_B` (O, R) are added to the frozen layer while the adapter is disabled.
-    `subtracted_A`, `subtracted_B` were taken out of the frozen weight; None where nothing was. All
-    float32, whatever the model is cast to.
-
-    Args:
-        start: of the layer.
-        scaling: factor of the products.
-        original_sha256: fingerprint of the frozen weight before the subtraction; None where nothing
-            was subtracted.
-    """
-
-    lora_A: torch.Tensor
-    lora_B: torch.Tensor
-    subtracted_A: torch.Tensor | None
-    subtracted_B: torch.Tensor | None
-
-    def __init__(self, start: Start, scaling: float, original_sha256: str | None) -> None:
-        super().__init__()
-        taken = start.subtracted
-        self.register_buffer("lora_A", start.lora_A, persistent=False)
-        self.register_buffer("lora_B", start.lora_B, persistent=False)
-        for name in ("A", "B"):
-            value = None if taken is None else vars(taken)[f"lora_{name}"]
-            self.register_buffer(f"subtracted_{name}", value, persistent=False)
-        self.scaling = scaling
-        self.original_sha256 = original_sha256
-
-    @property
-    def start(self) -> Start:
-        """The same as an init gives it."""
-        taken = None
-        if self.subtracted_A is not None and self.subtracted_B is not None:
-            taken = Factors(self.subtracted_A, self.subtracted_B)
-        return Start(self.lora_A, self.lora_B, taken, True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`scaling * B A x`: (..., I) -> (..., O) in the dtype of `x`."""
-        return ((x @ self.lora_A.to(x.dtype).T) * self.scaling) @ self.lora_B.to(x.dtype).T
-
-    def added_to(self, weight: torch.Tensor) -> torch.Tensor:
-        """`weight + scaling * B @ A` (O, I), rounded once to the dtype of `weight`."""
-        factors = Factors(self.lora_A, self.lora_B)
-        return (wide(weight) + product(weight, factors, self.scaling)).to(weight.dtype)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> KeptStart:
-        # model.to(device) moves them; model.half() must not round what was subtracted.
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(fn(tensor).device)
-
-        super()._apply(move, recurse)
-        return self
 
 
 class AdaptedLinear(AdaptedModule):

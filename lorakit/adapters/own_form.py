@@ -25,8 +25,8 @@ from safetensors.torch import save
 
 from lorakit.adapters.attached import StartError
 from lorakit.adapters.contract import Start
-from lorakit.adapters.low_rank import start_from
-from lorakit.adapters.starting import PARTS, parts_of
+from lorakit.adapters.low_rank import PARTS, start_from
+from lorakit.adapters.starting import parts_of
 from lorakit.errors import AdapterError
 from lorakit.files import write_atomically
 from lorakit.recipe import EvaConfig, LoftqConfig
@@ -54,7 +54,7 @@ class OwnForm(BaseModel):
     loftq_config: LoftqConfig | None = None
     eva_config: EvaConfig | None = None
     adapter_config: dict[str, Any]
-    start_errors: dict[str, dict[str, float]] = Field(default_factory=dict)
+    start_errors: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     sha256: dict[str, str]
 
     @property

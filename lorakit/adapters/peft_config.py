@@ -39,12 +39,13 @@ SHARED = (
     "r",
     "rank_pattern",
     "target_modules",
+    "target_parameters",
     "trainable_token_indices",
     "use_dora",
     "use_rslora",
 )
 # PEFT's own defaults where they differ from LoraConfig's.
-PEFT_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 8}
+PEFT_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 8, "target_parameters": []}
 # Fields read here in their own way.
 TRANSLATED = ("peft_type", "task_type")
 # Fields that do not change what a loaded adapter computes: where it came from, how its init was
@@ -73,13 +74,12 @@ DEFAULTS: dict[str, object] = {
     "lora_bias": False,
     "megatron_config": None,
     "monteclora_config": None,
-    "target_parameters": None,
     "use_bdlora": None,
     "use_qalora": False,
     "velora_config": None,
 }
 # Inits that leave the base weights alone: the saved factors are all there is to load.
-INITS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
+INITS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 # Inits whose change of the base is done again when PEFT loads them, with the same result.
 INITS_DONE_AGAIN = ("pissa", "olora")
 # {beginning of the name: why PEFT itself does not load what it saved}
@@ -208,6 +208,7 @@ def peft_values(
     r: int,
     alpha: float,
     target_modules: list[str],
+    target_parameters: list[str] | None,
     rank_pattern: Mapping[str, int],
     alpha_pattern: Mapping[str, float],
     token_indices: object = None,
@@ -244,6 +245,7 @@ def peft_values(
         "rank_pattern": dict(rank_pattern),
         "revision": None,
         "target_modules": target_modules,
+        "target_parameters": target_parameters,
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": token_indices,
         "use_dora": False,
@@ -281,6 +283,12 @@ def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _refuse_lost_init(path: Path, init: object) -> None:
+    if init == "mica":
+        raise AdapterError(
+            f"{path} has init_lora_weights 'mica', a method of its own that trains lora_A alone; "
+            "possible are LoRA, rsLoRA and DoRA. Its factors are those of a plain LoRA: set "
+            "init_lora_weights to true in the file to load it as one."
+        )
     possible = (*INITS_BESIDE_THE_BASE, *INITS_DONE_AGAIN)
     if isinstance(init, bool | str) and init in possible:
         return

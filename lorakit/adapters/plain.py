@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.models.jetmoe.modeling_jetmoe import JetMoeParallelExperts
 from transformers.pytorch_utils import Conv1D
 
+from lorakit.base.frozen_experts import ExpertsLayout, FrozenExperts, take_back
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.storages.dense import DenseWeight
 
 
 def plain_linear(layer: FrozenLinear, weight: torch.Tensor) -> nn.Module:
@@ -28,26 +31,52 @@ def plain_linear(layer: FrozenLinear, weight: torch.Tensor) -> nn.Module:
     return plain.train(layer.training)
 
 
+def plain_experts(layout: ExpertsLayout, weight: torch.Tensor) -> nn.Module | nn.Parameter:
+    """What transformers has at the place of experts, over a copy of `weight`: a parameter, or the
+    module around one.
+    """
+    parameter = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+    if not layout.parameter:
+        return parameter
+    num_experts, out_features, in_features = weight.shape
+    with torch.device("meta"):
+        module = JetMoeParallelExperts(num_experts, in_features, out_features)
+    module.weight = parameter
+    return module
+
+
 def dense_copy(module: nn.Module, device: torch.device | None = None) -> nn.Module:
-    """A copy of `module` with its own parameters; frozen linear layers in it become plain ones.
+    """A copy of `module` with its own parameters; frozen layers in it become plain ones.
+
+    Of experts themselves the copy is a `FrozenExperts` again, over a dense weight.
 
     Args:
         module: to copy.
         device: of the copy; None: where `module` is. Nothing but shapes is copied from or to the
             meta device.
     """
+    if isinstance(module, FrozenExperts):
+        return FrozenExperts(DenseWeight(_dense(module, device)), module.layout)
     stand_ins: dict[int, Any] = {}
     for child in module.modules():
         if isinstance(child, FrozenLinear):
-            on_meta = device is not None and device.type == "meta"
-            shape, dtype = child.stored.shape, child.stored.dtype
-            weight = torch.empty(shape, dtype=dtype, device=device) if on_meta else child.weight
-            plain = plain_linear(child, weight)
+            plain = plain_linear(child, _dense(child, device))
             stand_ins[id(child)] = plain if device is None else _moved(plain, device)
+        elif isinstance(child, FrozenExperts):
+            stand_ins[id(child)] = plain_experts(child.layout, _dense(child, device))
         elif device is not None:
             for tensor in (*child.parameters(recurse=False), *child.buffers(recurse=False)):
                 stand_ins[id(tensor)] = _moved_tensor(tensor, device)
-    return copy.deepcopy(module, stand_ins)
+    copied = copy.deepcopy(module, stand_ins)
+    take_back(copied)
+    return copied
+
+
+def _dense(child: FrozenLinear | FrozenExperts, device: torch.device | None) -> torch.Tensor:
+    """Its weight where the copy will be; without data on the meta device."""
+    if device is not None and device.type == "meta":
+        return torch.empty(child.stored.shape, dtype=child.stored.dtype, device=device)
+    return child.stored.dequantize(device=device)
 
 
 def _moved(module: nn.Module, device: torch.device) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -125,7 +126,7 @@ def _check_ids(name: str, token_ids: list[int], vocab_size: int) -> None:
             "base.add_tokens."
         )
     if len(set(token_ids)) < len(token_ids):
-        twice = next(one for one in token_ids if token_ids.count(one) > 1)
+        twice, _ = Counter(token_ids).most_common(1)[0]
         raise AdapterError(
             f"trainable_token_indices give {twice} twice for {name}. Give each id once."
         )

@@ -20,6 +20,7 @@ from lorakit.adapters.patterns import is_below, matches_list
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.plain_form import stacked, widened
 from lorakit.adapters.targets import global_alpha, matching_values, module_rank_and_alpha
+from lorakit.base.frozen_experts import expert_layouts, parameter_name
 from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
@@ -138,7 +139,8 @@ def peft_names(adapter: Attached) -> dict[str, str]:
     names = {name: name for name in adapter.biases}
     for name, module in adapter.modules.items():
         names |= {
-            f"{name}.{suffix}": f"{name}.{below}" for suffix, below in module.peft_names().items()
+            f"{module.file_name}.{suffix}": f"{name}.{below}"
+            for suffix, below in module.peft_names().items()
         }
     return {f"{PREFIX}{file_name}": names[file_name] for file_name in sorted(names)}
 
@@ -152,10 +154,10 @@ def saved_tensors(adapter: Attached) -> dict[str, torch.Tensor]:
 def module_tensors(modules: Mapping[str, AdaptedModule]) -> dict[str, torch.Tensor]:
     """As `saved_tensors`, of modules that may not be part of a model."""
     tensors: dict[str, torch.Tensor] = {}
-    for name, module in modules.items():
+    for module in modules.values():
         own = dict(module.named_parameters()) | dict(module.named_buffers())
-        names = module.peft_names()
-        tensors |= {f"{PREFIX}{name}.{suffix}": own[below] for suffix, below in names.items()}
+        prefix = f"{PREFIX}{module.file_name}"
+        tensors |= {f"{prefix}.{suffix}": own[n] for suffix, n in module.peft_names().items()}
     return tensors
 
 
@@ -198,12 +200,14 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
     """
     adapter = attached(model)
     config = adapter.config
-    names = list(adapter.adapted)
+    parameters = [module.target_parameter for module in adapter.modules.values()]
+    experts = [name for name in parameters if name is not None]
+    names = [name for name in adapter.adapted if adapter.modules[name].target_parameter is None]
     others = [
         name for name, _ in model.named_modules() if name and not is_below(name, adapter.modules)
     ]
     wanted = widened(
-        module_rank_and_alpha(names, config),
+        module_rank_and_alpha([*names, *experts], config),
         {name: kept.start for name, kept in adapter.starts().items()} if plain else {},
         rank_pattern=config.rank_pattern,
         alpha_pattern=config.alpha_pattern,
@@ -218,6 +222,7 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
         r=wanted.r,
         alpha=wanted.alpha,
         target_modules=minimal_endings(names, others),
+        target_parameters=_parameter_endings(model, experts),
         rank_pattern={name: int(rank) for name, rank in ranks.items()},
         alpha_pattern=alphas,
         token_indices=_token_indices(model, config),
@@ -225,6 +230,22 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
         base_model=_base_model(model),
         fan_in_fan_out=_fan_in_fan_out(adapter),
     )
+
+
+def _parameter_endings(model: PreTrainedModel, names: list[str]) -> list[str] | None:
+    """Few endings of two parts or more that name these parameters of the plain model, in the order
+    in which PEFT nests them.
+    """
+    if not names:
+        return None
+    others = {parameter_name(path, layout) for path, layout in expert_layouts(model).items()}
+    others |= {name for name, _ in model.named_parameters()}
+    foreign = {ending for name in others - set(names) for ending in _endings(name)}
+    chosen: list[str] = []
+    for name in names:
+        if not matches_list(name, chosen):
+            chosen.append(next(end for end in _endings(name)[1:] if end not in foreign))
+    return chosen
 
 
 def _fan_in_fan_out(adapter: Attached) -> bool:

@@ -15,17 +15,26 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.attached import Attached, StartError
 from lorakit.adapters.contract import Factors, InitRequest, Start
-from lorakit.adapters.low_rank import product, spread, start_from, start_tensors, subtract, wide
-from lorakit.adapters.modules import AdaptedLinear, KeptStart
+from lorakit.adapters.experts import AdaptedExperts
+from lorakit.adapters.kept_start import KeptStart
+from lorakit.adapters.low_rank import (
+    PARTS,
+    product,
+    spread,
+    start_from,
+    start_tensors,
+    subtract,
+    wide,
+)
+from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.fingerprint import sampled_sha256, stored_tensors
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.repack import Repacker, is_packed
+from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
 from lorakit.recipe import LoraConfig
 
 Initialize = Callable[[InitRequest], Start]
-
-PARTS = ("start_A", "start_B", "subtracted_A", "subtracted_B")
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +111,31 @@ class Starter:
         adapter.begin(module.base_layer)
         return error
 
+    def start_experts(self, module: AdaptedExperts) -> None:
+        """Fill the factors expert by expert, with an init that looks at shapes only."""
+        factors = module.adapter
+        if factors.lora_A.is_meta:
+            return
+        width, height = factors.lora_A.shape[1], factors.lora_B.shape[0]
+        nothing = torch.empty(height, width, device="meta")
+        request = InitRequest(
+            name=module.name,
+            in_features=width,
+            out_features=height,
+            r=factors.r,
+            scaling=module.scaling,
+            config=self._config,
+            base=FrozenLinear(DenseWeight(nothing)),
+            is_packed=False,
+            generator=module_generator(self._seed, module.name),
+            original=lambda: nothing,
+            pack=DenseWeight,
+            measured=None,
+        )
+        for expert in range(factors.num_experts):
+            start = self._initialize(request)
+            factors.fill(expert, start.lora_A, start.lora_B)
+
     def _apply(self, module: AdaptedLinear, start: Start) -> StartError | None:
         if not start.is_part_of_base:
             assert start.subtracted is None
@@ -133,8 +167,7 @@ class Starter:
         if start.subtracted is not None:
             converted = plain - product(weight, start.subtracted, scaling)
             difference = ((converted - stored).norm() / weight.norm()).item()
-        # A weight that its storage holds exactly leaves nothing to compare with.
-        ratio = with_init / without_init if without_init > 0 else 1.0
+        ratio = with_init / without_init if without_init > 0 else None
         return StartError(ratio, difference)
 
 
@@ -156,7 +189,7 @@ def restore_starts(
         module = adapter.modules[name]
         assert isinstance(module, AdaptedLinear)
         given = parts_of(name, tensors)
-        present = start_tensors(kept.start)
+        present = kept.tensors()
         if given.keys() == present.keys() and all(
             torch.equal(present[part].cpu(), given[part].cpu()) for part in given
         ):
@@ -192,23 +225,21 @@ def log_start_errors(init: bool | str, errors: Mapping[str, StartError]) -> None
     """Say once how much of the quantization error an init left."""
     if not errors:
         return
-    ratios = {name: error.ratio for name, error in errors.items()}
-    worst = max(ratios, key=lambda name: ratios[name])
+    ratios = [error.ratio for error in errors.values() if error.ratio is not None]
     log.info(
         "init %s: error of the quantized base against the original weights, as a part of what it "
-        "is without the init: %s over %d layers",
+        "is without the init: %s",
         init,
-        spread(list(ratios.values())),
-        len(ratios),
+        f"{spread(ratios)} over {len(ratios)} layers" if ratios else "there is none without it",
     )
-    if ratios[worst] > 1:
+    larger = [name for name, error in errors.items() if error.ratio is None or error.ratio > 1]
+    if larger:
         log.warning(
-            "init %s makes the quantization error of %d layers larger (%s: %.3f times); another "
-            "init, or a smaller lora_alpha, keeps the base closer to the original",
+            "init %s makes the quantization error of %d layers larger, such as %s; another init, "
+            "or a smaller lora_alpha, keeps the base closer to the original",
             init,
-            sum(ratio > 1 for ratio in ratios.values()),
-            worst,
-            ratios[worst],
+            len(larger),
+            larger[0],
         )
 
 

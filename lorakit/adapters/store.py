@@ -5,7 +5,8 @@ present.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,17 +15,19 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lorakit.adapters import inits, own_form
+from lorakit.adapters.as_peft import config_as_peft
 from lorakit.adapters.attach import (
     Attached,
     attach_targets,
     refuse_second_adapter,
     trained_biases,
 )
+from lorakit.adapters.attached import DEFAULT_NAME, has_adapter
 from lorakit.adapters.contract import InitRequest, Start
 from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
 from lorakit.adapters.make import make_on_meta
+from lorakit.adapters.new_rows import grown_for
 from lorakit.adapters.overlaps import resolve_overlaps
-from lorakit.adapters.patterns import matches_list
 from lorakit.adapters.peft_config import (
     FILE_NAME,
     PeftConfig,
@@ -39,8 +42,10 @@ from lorakit.adapters.save import (
     save_adapter,
     saved_tensors,
 )
+from lorakit.adapters.several import room_for
 from lorakit.adapters.starting import Initialize
 from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
+from lorakit.adapters.token_rows import PEFT_NAME
 from lorakit.base.frozen_linear import is_conv1d, is_linear
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
@@ -52,28 +57,55 @@ DTYPES = {"F64", "F32", "F16", "BF16"}
 MAGNITUDE = "lora_magnitude_vector"
 
 
-def load_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Attached:
+def load_adapter(
+    model: PreTrainedModel, folder: str | os.PathLike[str], *, name: str = DEFAULT_NAME
+) -> Attached:
     """Attach the adapter saved in `folder`, by lorakit or by PEFT, to `model`; it can train on.
 
+    It is in use then, beside others that the model may have (see `attach_adapter`).
+
     Args:
-        model: the base the adapter was trained on, without an adapter.
+        model: the base the adapter was trained on. Where it lacks rows of new tokens that the
+            adapter trains, and has no other adapter, its vocabulary grows.
         folder: with adapter_config.json and adapter_model.safetensors; or one level above, when it
             holds a single adapter (PEFT saves adapters not called "default" in a subfolder). Where
             it has an `unconverted/` form, that is loaded: the very model that was trained.
+        name: of the adapter, for `use_adapter`.
 
     Returns:
         As `attach_adapter`.
 
     Raises:
-        AdapterError: not a LoRA of PEFT's, pickled, an option that lorakit does not have, or
-            tensors that do not fit the model: all missing, surplus and misshapen ones are listed.
-            The model is unchanged then.
+        AdapterError: the name is taken, not a LoRA of PEFT's, pickled, an option that lorakit does
+            not have, or tensors that do not fit the model: all missing, surplus and misshapen ones
+            are listed. The model is unchanged then.
     """
-    stored = read_adapter(model, folder)
-    adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
-    fill(saved_tensors(adapter), stored.tensors)
-    adapter.parameters_changed()
-    return adapter
+    with room_for_rows(model, folder), room_for(model, name):
+        stored = read_adapter(model, folder)
+        adapter = attach_targets(model, stored.config, stored.targets, _initialize_of(stored))
+        fill(saved_tensors(adapter), stored.tensors)
+        adapter.parameters_changed()
+        return adapter
+
+
+@contextmanager
+def room_for_rows(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Iterator[None]:
+    """`new_rows.grown_for` the adapter in `folder`; not while another adapter stands on the base's
+    tables.
+    """
+    path = adapter_folder(Path(folder))
+    unconverted = own_form.find(path)
+    if unconverted is None:
+        config = read_config(path / FILE_NAME).config
+    else:
+        path = unconverted / own_form.FOLDER
+        config = parse_config(path, own_form.read(unconverted).adapter_config).config
+    if config.trainable_token_indices is None or has_adapter(model):
+        yield
+        return
+    rows = [s for name, s in read_header(tensors_path(path)).items() if name.endswith(PEFT_NAME)]
+    with grown_for(model, config, max((stored.shape[0] for stored in rows), default=0)):
+        yield
 
 
 @torch.no_grad()
@@ -143,9 +175,9 @@ def _refuse_transposed_olora(path: Path, stored: StoredAdapter) -> None:
 def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> StoredAdapter:
     """The tensors in the folder `path`, as `parsed` describes them."""
     header = read_header(tensors_path(path))
-    config = _with_targets(model, parsed, header)
+    config = config_as_peft(model, parsed, header)
     targets = find_targets(model, config)
-    config = resolve_overlaps(config, targets.adapted, _ranks(header))
+    config = resolve_overlaps(config, targets.pattern_names().values(), _ranks(header))
     expected = expected_shapes(model, targets, config)
     copies = copies_of_base(model, targets, header.keys() - expected.keys())
     doubled = doubled_biases(targets, header.keys() - expected.keys())
@@ -291,38 +323,6 @@ def _current_name(key: str) -> str:
     `.weight`.
     """
     return key.removesuffix(".weight") if key.endswith(f".{MAGNITUDE}.weight") else key
-
-
-def _with_targets(
-    model: PreTrainedModel, parsed: PeftConfig, header: Mapping[str, StoredTensor]
-) -> LoraConfig:
-    """The config with the modules that only the model or the file can name.
-
-    Biases that the model does not have are asked for in vain, as in PEFT.
-    """
-    config = parsed.config
-    if not any(name.rpartition(".")[2] == "bias" for name, _ in model.named_parameters()):
-        config = config.model_copy(update={"bias": "none"})
-    if config.modules_to_save:
-        config = config.model_copy(
-            update={"modules_to_save": _taken_by_peft(model, config.modules_to_save)}
-        )
-    if parsed.targets_unnamed:
-        names = {name.removeprefix(PREFIX).removesuffix(".lora_A.weight") for name in header}
-        known = sorted(name for name, _ in model.named_modules() if name in names)
-        config = config.model_copy(update={"target_modules": known})
-    return config
-
-
-def _taken_by_peft(model: PreTrainedModel, wanted: list[str]) -> list[str]:
-    """The items of a file's `modules_to_save`, written out where PEFT takes more than they name.
-
-    PEFT takes every module whose name ends with the bare text. The file holds the tensors of all.
-    """
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    taken = {item: [name for name in names if name.endswith(item)] for item in wanted}
-    exact = all(matches_list(name, [item]) for item in wanted for name in taken[item])
-    return wanted if exact else sorted({name for each in taken.values() for name in each})
 
 
 def _compare(

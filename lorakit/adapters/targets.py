@@ -12,12 +12,19 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lorakit.adapters.expert_targets import (
+    all_experts,
+    named_experts,
+    refuse_what_experts_lack,
+)
 from lorakit.adapters.families import why_not_adaptable
 from lorakit.adapters.layer_numbers import limit_layers
 from lorakit.adapters.patterns import NamePattern, is_below, matches_list
 from lorakit.adapters.row_targets import RowsTarget, find_rows
 from lorakit.adapters.word_embeddings import is_embedding, why_unfit
+from lorakit.base.frozen_experts import FrozenExperts, parameter_name
 from lorakit.base.frozen_linear import FrozenLinear, is_linear
+from lorakit.base.packing import is_router
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -53,6 +60,15 @@ class Targets:
             },
         )
 
+    def pattern_names(self) -> dict[str, str]:
+        """{adapted module: the name that patterns are matched against}: of experts that of the
+        parameter.
+        """
+        return {
+            name: parameter_name(name, module.layout) if isinstance(module, FrozenExperts) else name
+            for name, module in self.adapted.items()
+        }
+
     def is_trained(self, name: str) -> bool:
         """Whether the module or parameter is part of a module trained in full."""
         return is_below(name, self.trained)
@@ -68,17 +84,23 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
     Raises:
         AdapterError: an option matches nothing, or names something that cannot be adapted.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    experts = all_experts(model)
+    modules = {n: m for n, m in model.named_modules() if n and not is_below(n, experts)}
     trained = _modules_to_save(model, config.modules_to_save or [])
     rows = find_rows(model, config, trained)
-    left_out = {name: "modules_to_save" for name in modules if is_below(name, trained)}
-    left_out |= dict.fromkeys(_excluded(modules, config.exclude_modules), "exclude_modules")
+    left_out = {n: "modules_to_save" for n in (*modules, *experts) if is_below(n, trained)}
+    left_out |= dict.fromkeys(
+        _excluded(modules, experts, config.exclude_modules), "exclude_modules"
+    )
     free = {name: module for name, module in modules.items() if name not in left_out}
-    if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
+    is_all = isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR
+    if is_all:
         adapted, reasons = _all_linear(model, free)
         left_out |= reasons
     else:
-        adapted = _named(modules, free, config.target_modules, model.config.model_type)
+        adapted = _named(modules, free, config, model.config.model_type)
+    if is_all and config.target_parameters is None:
+        adapted |= {path: module for path, module in experts.items() if path not in left_out}
     adapted, reasons = limit_layers(adapted, config)
     left_out |= reasons
     both = sorted(adapted.keys() & rows.keys())
@@ -87,7 +109,9 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
             f"{both[0]!r} is named by target_modules and by trainable_token_indices; possible is "
             "one of the two for a module. Remove it from one of them."
         )
-    _check_tying(model, config, adapted.keys() | trained.keys())
+    adapted |= _named_experts(experts, config.target_parameters or [], trained)
+    refuse_what_experts_lack(adapted.keys() & experts.keys(), config)
+    _check_tying(model, config, (adapted.keys() - experts.keys()) | trained.keys())
     if not adapted:
         raise AdapterError(
             f"target_modules {config.target_modules!r} leave nothing to adapt once exclude_modules "
@@ -95,7 +119,24 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
             f"layers_to_transform {config.layers_to_transform!r} are applied. This model has: "
             f"{_linear_names(modules)}. Fix adapter.target_modules."
         )
-    return Targets(adapted, trained, _reasons(model, adapted, trained, left_out, rows), rows)
+    reasons = _reasons(model, adapted, trained, left_out, rows, experts)
+    return Targets(adapted, trained, reasons, rows)
+
+
+def _named_experts(
+    experts: Mapping[str, FrozenExperts], wanted: list[str], trained: Collection[str]
+) -> dict[str, FrozenExperts]:
+    """Those that `target_parameters` names; as in PEFT, exclude_modules and layers_to_transform do
+    not concern them.
+    """
+    named = named_experts(experts, wanted)
+    both = sorted(path for path in named if is_below(path, trained))
+    if both:
+        raise AdapterError(
+            f"{both[0]!r} is named by target_parameters and is part of modules_to_save; possible "
+            "is one of the two. Remove it from one of them."
+        )
+    return {path: module for path, module in experts.items() if path in named}
 
 
 def _check_tying(model: PreTrainedModel, config: LoraConfig, changed: Collection[str]) -> None:
@@ -117,7 +158,7 @@ def features(module: nn.Module) -> tuple[int, int]:
         return module.nx, module.nf
     if isinstance(module, nn.Embedding):
         return module.num_embeddings, module.embedding_dim
-    assert isinstance(module, nn.Linear | FrozenLinear)
+    assert isinstance(module, nn.Linear | FrozenLinear | FrozenExperts)
     return module.in_features, module.out_features
 
 
@@ -189,6 +230,8 @@ def _all_linear(
     for name, module in free.items():
         if module is head:
             reasons[name] = "output head"
+        elif is_linear(module) and is_router(name):
+            reasons[name] = "expert router"
         elif is_linear(module):
             reason = why_not_adaptable(model.config.model_type, name)
             if reason is None:
@@ -201,9 +244,10 @@ def _all_linear(
 def _named(
     modules: Mapping[str, nn.Module],
     free: Mapping[str, nn.Module],
-    wanted: str | list[str],
+    config: LoraConfig,
     model_type: str,
 ) -> dict[str, nn.Module]:
+    wanted = config.target_modules
     if isinstance(wanted, str):
         pattern = NamePattern(wanted, "target_modules")
         adapted = {name: module for name, module in free.items() if pattern.matches_whole(name)}
@@ -211,7 +255,7 @@ def _named(
     else:
         adapted = {name: module for name, module in free.items() if matches_list(name, wanted)}
         unmatched = [w for w in wanted if not any(matches_list(name, [w]) for name in modules)]
-        unmatched = unmatched or ([] if wanted else ["[]"])
+        unmatched = unmatched or ([] if wanted or config.target_parameters else ["[]"])
     if unmatched:
         raise AdapterError(
             f"target_modules {unmatched!r} match no module; this model has: "
@@ -237,22 +281,28 @@ def _why_unfit(module: nn.Module, model_type: str, name: str) -> str | None:
     return f"a {type(module).__name__}, no plain linear layer or embedding"
 
 
-def _excluded(modules: Mapping[str, nn.Module], excluded: str | list[str] | None) -> set[str]:
+def _excluded(
+    modules: Mapping[str, nn.Module],
+    experts: Collection[str],
+    excluded: str | list[str] | None,
+) -> set[str]:
     if not excluded:
         return set()
+    known = [*modules, *experts]
     if isinstance(excluded, str):
         pattern = NamePattern(excluded, "exclude_modules")
-        names = {name for name in modules if pattern.matches_whole(name)}
+        names = {name for name in known if pattern.matches_whole(name)}
         unmatched = [] if names else [excluded]
     else:
-        names = {name for name in modules if matches_list(name, excluded)}
-        unmatched = [e for e in excluded if not any(matches_list(name, [e]) for name in modules)]
+        names = {name for name in known if matches_list(name, excluded)}
+        unmatched = [e for e in excluded if not any(matches_list(name, [e]) for name in known)]
     if unmatched:
         raise AdapterError(
             f"exclude_modules {unmatched!r} match no module; this model has: "
             f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.exclude_modules."
         )
-    return names
+    # The module around experts stands for them.
+    return names | {path for path in experts if is_below(path, names)}
 
 
 def _modules_to_save(model: PreTrainedModel, wanted: list[str]) -> dict[str, nn.Module]:
@@ -295,20 +345,24 @@ def _reasons(
     trained: Mapping[str, nn.Module],
     left_out: Mapping[str, str],
     rows: Mapping[str, RowsTarget],
+    experts: Collection[str],
 ) -> dict[str, str]:
     """Why each linear layer and each other large parameter is not adapted."""
-    reasons = {}
+    others = [path for path in experts if path not in adapted]
+    reasons = {path: left_out.get(path) or "not in target_parameters" for path in others}
     for name, module in model.named_modules():
         linear = isinstance(module, nn.Linear | Conv1D | FrozenLinear)
         if linear and name not in adapted:
             unfit = "" if is_linear(module) else f"a {type(module).__name__}, no plain linear layer"
             reasons[name] = left_out.get(name) or unfit or "not in target_modules"
-        for parameter_name, parameter in module.named_parameters(recurse=False):
-            full_name = f"{name}.{parameter_name}".removeprefix(".")
+        for own_name, parameter in module.named_parameters(recurse=False):
+            full_name = f"{name}.{own_name}".removeprefix(".")
             if name in rows:
                 count = len(rows[name].token_ids)
                 reasons[full_name] = f"trainable_token_indices: {count} rows of it train"
-            elif not linear and parameter.dim() >= 2 and not is_below(name, adapted):
+            elif is_below(full_name, (*adapted, *experts)):
+                continue
+            elif not linear and parameter.dim() >= 2:
                 saved = is_below(name, trained)
                 reasons[full_name] = (
                     "modules_to_save" if saved else _parameter_reason(parameter, module)
@@ -317,9 +371,10 @@ def _reasons(
 
 
 def _parameter_reason(parameter: nn.Parameter, module: nn.Module) -> str:
-    expert = parameter.dim() == 3 and "expert" in type(module).__name__.lower()
-    what = f"{'an expert' if expert else 'a'} parameter {tuple(parameter.shape)}"
-    return f"{what} of {type(module).__name__}, no linear layer"
+    kind, shape = type(module).__name__, tuple(parameter.shape)
+    if parameter.dim() == 3 and "expert" in kind.lower():
+        return f"an expert parameter {shape} of {kind}, whose class multiplies with it by itself"
+    return f"a parameter {shape} of {kind}, no linear layer"
 
 
 def _leaf(name: str) -> str:

@@ -78,7 +78,7 @@ def empty_as_configured(
     chosen = storage(quantization_of(quantization_config))
     for path in convertible_linears(plain, quantization_config["llm_int8_skip_modules"]):
         packed = chosen.pack(
-            packing.weight_as_out_in(linear_at(plain, path)).to(dtype),
+            packing.storable_weight(linear_at(plain, path)).to(dtype),
             block_size=64,  # the one that transformers has no option to change
             double_quantization=quantization_config["bnb_4bit_use_double_quant"],
         )

@@ -69,6 +69,10 @@ NOISE_FIELD = re.compile(
     r"(dropout(_p|_prob|_probs|_rate|_ratio)?|pdrop|layerdrop|drop_path_rate|jitter_noise)$"
 )
 
+# RWKV halves weights in place every so many layers, against overflow in float16. Packed weights
+# would not notice, and frozen ones are not to change.
+RESCALING_FIELD = "rescale_every"
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read and filter a `config.json`.
@@ -120,7 +124,8 @@ def filtered(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_config(values: dict[str, Any]) -> PreTrainedConfig:
-    """transformers' config object from filtered values, with all dropout and noise set to zero.
+    """transformers' config object from filtered values, with dropout, noise and rescaling set
+    to zero.
 
     Raises:
         ModelError: values that the architecture refuses.
@@ -141,6 +146,8 @@ def model_config(values: dict[str, Any]) -> PreTrainedConfig:
         for name, value in vars(part).items():
             if NOISE_FIELD.search(name) and type(value) in (int, float):
                 setattr(part, name, 0.0)
+            if name == RESCALING_FIELD:
+                setattr(part, name, 0)
     config._attn_implementation = attention_of(config)
     return config
 

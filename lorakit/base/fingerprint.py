@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 
 SAMPLED_VALUES = 4096  # about so many of every tensor
@@ -23,10 +24,13 @@ def update_digest(digest: Any, name: str, tensor: torch.Tensor) -> None:
         digest.update(values.view(torch.uint8).numpy().tobytes())
 
 
-def stored_tensors(name: str, layer: FrozenLinear) -> Iterator[tuple[str, torch.Tensor]]:
+def stored_tensors(
+    name: str, layer: FrozenLinear | FrozenExperts
+) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) of a frozen layer's weight, the same wherever it lies."""
     tensors = layer.stored.tensors()
-    if layer.fan_in_fan_out and list(tensors) == ["weight"]:
+    is_conv1d = isinstance(layer, FrozenLinear) and layer.fan_in_fan_out
+    if is_conv1d and list(tensors) == ["weight"]:
         # A dense Conv1D lies transposed in one place and not in another.
         tensors = {"weight": layer.weight}
     for part, tensor in tensors.items():

@@ -59,18 +59,53 @@ class FourBitWeight(PackedWeight):
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> torch.Tensor:
         """The dense weight, new each time; float32 arithmetic, rounded once to `dtype`."""
-        codes, scales = self.codes, self.scales()
-        if device is not None:
-            codes, scales = codes.to(device), scales.to(device)
-        return kernels.four_bit_dequantize(
-            codes, scales, self.code_book, self.shape, self.block_size, dtype or self.dtype
-        )
+        return self._dequantized(self.codes, self.scales(), self.shape, dtype, device)
+
+    def dequantize_part(
+        self, index: int, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """One part of the dense weight along its first dimension.
+
+        Only the blocks it is in are unpacked; at its ends it may share one with its neighbours.
+        """
+        shape = self.shape[1:]
+        start, stop = index * shape.numel(), (index + 1) * shape.numel()
+        first, last = start // self.block_size, -(-stop // self.block_size)
+        begin, end = first * self.block_size, min(last * self.block_size, self.shape.numel())
+        codes = self.codes[begin // 2 : (end + 1) // 2]
+        scales = self._scales_between(first, last)
+        blocks = self._dequantized(codes, scales, torch.Size([end - begin]), dtype, device)
+        return blocks[start - begin : stop - begin].view(shape)
 
     def scales(self) -> torch.Tensor:
         """The block scales, float32 (B,)."""
         if self.nested_absmax is None or self.nested_offset is None:
             return self.absmax
         return kernels.dequantize_scales(self.absmax, self.nested_absmax, self.nested_offset)
+
+    def _scales_between(self, first: int, last: int) -> torch.Tensor:
+        if self.nested_absmax is None or self.nested_offset is None:
+            return self.absmax[first:last]
+        nested = slice(first // NESTED_BLOCK_SIZE, -(-last // NESTED_BLOCK_SIZE))
+        skipped = nested.start * NESTED_BLOCK_SIZE
+        scales = kernels.dequantize_scales(
+            self.absmax[skipped:last], self.nested_absmax[nested], self.nested_offset
+        )
+        return scales[first - skipped :]
+
+    def _dequantized(
+        self,
+        codes: torch.Tensor,
+        scales: torch.Tensor,
+        shape: torch.Size,
+        dtype: torch.dtype | None,
+        device: torch.device | None,
+    ) -> torch.Tensor:
+        if device is not None:
+            codes, scales = codes.to(device), scales.to(device)
+        return kernels.four_bit_dequantize(
+            codes, scales, self.code_book, shape, self.block_size, dtype or self.dtype
+        )
 
     def with_tensors(self, tensors: dict[str, torch.Tensor]) -> FourBitWeight:
         """The same code book, shape, dtype and block size over other tensors."""

@@ -17,7 +17,8 @@ from lorakit.base.storages.dense import DenseWeight
 
 
 class FrozenWeight(Protocol):
-    """What a storage (one file in `base/storages/`) promises: an (O, I) weight that never changes.
+    """What a storage (one file in `base/storages/`) promises: a weight that never changes, (O, I)
+    of a linear layer or three-dimensional of a layer's experts.
 
     A storage may keep its bytes on the compute device, in host memory or on disk; `dequantize`
     brings the dense weight to where it is needed. The storages here are `nn.Module`s, so that
@@ -38,6 +39,14 @@ class FrozenWeight(Protocol):
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> torch.Tensor:
         """The dense weight (O, I), not copied when nothing has to be converted."""
+        ...
+
+    def dequantize_part(
+        self, index: int, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """The dense weight at one index of its first dimension, such as one expert's; the other
+        parts are neither read nor unpacked.
+        """
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -74,9 +74,10 @@ def load_base(
     Args:
         model: a folder as `save_pretrained` writes it, or a hub id. safetensors only, no remote
             code.
-        quantization: how linear weights are stored: a name of `base/storages`. Output head,
-            embeddings, expert routers and fused experts stay dense. "checkpoint": as the files have
-            them, which bitsandbytes (or `lorakit quantize`) has packed; nothing is quantized again.
+        quantization: how weights of linear layers and experts are stored: a name of
+            `base/storages`. Output head, embeddings and expert routers stay dense. "checkpoint": as
+            the files have them, which bitsandbytes (or `lorakit quantize`) has packed; nothing is
+            quantized again.
         double_quantization: quantize the block scales of 4-bit storages as well.
         block_size: weights that share a scale in 4-bit storages.
         dtype: of dense weights and computation; None: bfloat16 on GPUs that have it, else float32.
@@ -170,7 +171,7 @@ def load_weights(
     plain = empty_model(model_config, dtype=dtype)
     stored = stored_weights(folder, plain, is_packed=quantization == CHECKPOINT)
     _check_size(plain, stored.num_weights, folder)
-    targets = packing.packable_linears(plain)
+    targets = packing.packable(plain)
     # The same model as it will be stored.
     if quantization == CHECKPOINT:
         empty = pack_as_stored(plain, stored.layers, dtype)
@@ -212,6 +213,9 @@ def _read_tensors(
 ) -> PreTrainedModel:
     model_class: Any = model_class_of(model_config)
     in_layers = {entry.weight.name for entry in stored.layers.values()}
+    # It also fuses experts without a second copy of them.
+    fuses = any(origin.converted for parts in stored.origins.values() for origin in parts)
+    uses_packing = fuses or bool(packing_config.destinations)
     with (
         bar("loading", len(stored.entries) + len(stored.packed)) as running,
         checkpoint.lazy_tensors(stored.entries, running.advance) as lazy,
@@ -229,7 +233,7 @@ def _read_tensors(
             state_dict=tensors,
             dtype=dtype,
             attn_implementation=model_config._attn_implementation,
-            quantization_config=packing_config if packing_config.destinations else None,
+            quantization_config=packing_config if uses_packing else None,
             # Not ignored: `_check_report` names them in an error of ours.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -240,30 +244,31 @@ def _read_tensors(
 
 def _destinations(
     stored: StoredWeights,
-    targets: list[str],
+    targets: dict[str, str],
     placed: tuple[Placed, ...],
     quantization: str,
     dtype: torch.dtype,
     spill: Path,
 ) -> dict[str, Destination]:
-    """Where the linear weights go that are stored by us."""
+    """Where the weights go that are stored by us, by the name of their parameter."""
     where = {row.layer: row.where for row in placed}
     destinations = {}
-    for path in dict.fromkeys([*targets, *stored.layers]):
+    as_stored = {path: f"{path}.weight" for path in stored.layers}
+    for path, parameter in (targets | as_stored).items():
         # What is packed but no target (a router, the head) was counted among what stays.
         target = where[layer_of(path)] if path in targets else DEVICE
         is_packed = path in stored.layers or quantization not in ("none", CHECKPOINT)
         if is_packed or target != DEVICE:
-            entry = None if is_packed else _left_in_checkpoint(stored, path, target, dtype)
-            destinations[path] = Destination(target, spill / f"{path}.safetensors", entry)
+            entry = None if is_packed else _left_in_checkpoint(stored, parameter, target, dtype)
+            destinations[parameter] = Destination(target, spill / f"{path}.safetensors", entry)
     return destinations
 
 
 def _left_in_checkpoint(
-    stored: StoredWeights, path: str, where: str, dtype: torch.dtype
+    stored: StoredWeights, parameter: str, where: str, dtype: torch.dtype
 ) -> TensorEntry | None:
     """The checkpoint tensor that a dense weight going to disk already is, if it is one."""
-    parts = stored.origins.get(f"{path}.weight", ())
+    parts = stored.origins.get(parameter, ())
     if where != DISK or len(parts) != 1 or parts[0].converted or parts[0].packed is not None:
         return None
     entry = stored.entries[parts[0].tensor]

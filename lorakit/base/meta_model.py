@@ -11,7 +11,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lorakit.base import attention, packing
 from lorakit.base.config import model_config, read_config
 from lorakit.base.families import model_class_of
-from lorakit.base.frozen_linear import linear_at
 from lorakit.base.storages import storage
 from lorakit.errors import ModelError
 
@@ -57,11 +56,11 @@ def empty_model(
     model.to("meta")  # some architectures name a device for a buffer
     _keep_dtypes(model, dtype)
     if quantization != "none":
-        for path in packing.packable_linears(model):
-            layer = linear_at(model, path)
-            weight_OI = packing.weight_as_out_in(layer)
+        for path in packing.packable(model):
             packed = chosen.pack(
-                weight_OI, block_size=block_size, double_quantization=double_quantization
+                packing.storable_weight(packing.layer_at(model, path)),
+                block_size=block_size,
+                double_quantization=double_quantization,
             )
             packing.replace_layer(model, path, packed)
     return model.requires_grad_(False).eval()

@@ -40,6 +40,12 @@ class HostWeight(nn.Module):
         """The dense weight (O, I): what is stored crosses to the device, not the dense weight."""
         return self._held[0].dequantize(dtype, device)
 
+    def dequantize_part(
+        self, index: int, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """One part along the first dimension: nothing else crosses to the device."""
+        return self._held[0].dequantize_part(index, dtype, device)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The stored tensors, in host memory."""
         return self._held[0].tensors()
@@ -96,6 +102,13 @@ class DiskWeight(nn.Module):
     ) -> torch.Tensor:
         """The dense weight (O, I), read now."""
         return self._empty[0].with_tensors(self.tensors()).dequantize(dtype, device)
+
+    def dequantize_part(
+        self, index: int, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """One part along the first dimension, read now: the others stay on disk."""
+        stored = self._empty[0].with_tensors(self.tensors())
+        return stored.dequantize_part(index, dtype, device)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The stored tensors, mapped from disk."""

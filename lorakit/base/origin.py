@@ -42,6 +42,11 @@ class Origin:
     converted: bool
     packed: PackedEntry | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensor's name alone; a `Fusion` has several."""
+        return (self.tensor,)
+
     def read(self) -> torch.Tensor:
         """The tensor as stored: of a packed weight the codes."""
         with safe_open(self.file, framework="pt", backend="pread") as file:

@@ -1,8 +1,9 @@
 """Storing a model's linear weights while transformers loads them, one tensor at a time.
 
-transformers hands each tensor, as it is read, to the operation of an `HfQuantizer`. Ours puts the
-weight into its storage and its place, replaces the layer by a `FrozenLinear` over it and lets the
-tensor go, so the peak is the stored model plus one tensor. Registered in transformers' official
+transformers hands each tensor, as it is read (of experts: as it is put together), to the operation
+of an `HfQuantizer`. Ours puts the weight into its storage and its place, replaces the layer by a
+`FrozenLinear` over it (the experts' parameter by a `FrozenExperts`) and lets the tensor go, so the
+peak is the stored model plus one tensor. Registered in transformers' official
 registry, under our own name, at the first load.
 """
 
@@ -16,19 +17,29 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import ConversionOps
+from transformers.core_model_loading import ConversionOps, WeightTransform
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
+from lorakit.base import fused_loading
 from lorakit.base.bitsandbytes_format import PackedEntry
 from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.frozen_experts import (
+    FrozenExperts,
+    expert_layouts,
+    experts_at,
+    layout_of,
+    parameter_name,
+    put_experts,
+)
 from lorakit.base.frozen_linear import (
     FrozenLinear,
     FrozenWeight,
     LinearLayer,
     MovableWeight,
+    frozen,
     is_conv1d,
     is_linear,
     linear_at,
@@ -43,7 +54,7 @@ NAME = "lorakit"
 
 @dataclass(frozen=True)
 class Destination:
-    """Where one linear layer's weight goes.
+    """Where the weight of one linear layer, or of one projection of experts, goes.
 
     Attributes:
         where: "device", "cpu" or "disk".
@@ -106,7 +117,7 @@ class PackingConfig(QuantizationConfigMixin):
     """What the packing quantizer is told. transformers copies it, so it holds plain values.
 
     Attributes:
-        destinations: {module path: destination} of the layers that are stored by us; all others
+        destinations: {parameter name: destination} of the weights that are stored by us; all others
             are loaded the usual way.
         quantization, block_size, double_quantization: as for `load_base`.
         device: that computes; weights are packed there.
@@ -129,10 +140,10 @@ class PackingConfig(QuantizationConfigMixin):
         self.device = device
 
     def store(
-        self, path: str, layer: nn.Module, weight: torch.Tensor | PackedTensor
+        self, name: str, layer: nn.Module, weight: torch.Tensor | PackedTensor
     ) -> FrozenWeight:
         """The layer's weight (as the model holds it) in its storage, at its destination."""
-        destination = self.destinations[path]
+        destination = self.destinations[name]
         if isinstance(weight, PackedTensor):
             return _put(weight.read(), destination, self.device)
         if self.quantization in ("none", CHECKPOINT):
@@ -154,8 +165,12 @@ class PackingQuantizer(HfQuantizer):
     quantization_config: PackingConfig
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: Any) -> bool:
-        path, _dot, parameter = param_name.rpartition(".")
-        return parameter == "weight" and path in self.quantization_config.destinations
+        return param_name in self.quantization_config.destinations
+
+    def update_weight_conversions(
+        self, weight_conversions: list[WeightTransform], model: PreTrainedModel
+    ) -> list[WeightTransform]:
+        return fused_loading.in_place(weight_conversions)
 
     def get_quantize_ops(self) -> ConversionOps:
         return StoreWeight(self.quantization_config)
@@ -163,6 +178,7 @@ class PackingQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         # From here on the model is a plain one: Trainer and `.to()` must not think otherwise.
         self.remove_quantization_config(model)
+        fused_loading.leave(model)
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 vars(module.config).pop("_is_quantized", None)
@@ -193,15 +209,15 @@ class StoreWeight(ConversionOps):
         left: dict[str, Any] = {}
         for name, value in input_dict.items():
             tensor = value[0] if isinstance(value, list) else value
-            path = name.removesuffix(".weight")
-            target = path in self._config.destinations
+            target = name in self._config.destinations
             # A wrong shape is reported by the usual way; of packed ones it is known to be right.
             if not isinstance(tensor, PackedTensor) and (
-                not target or tensor.shape != model.get_submodule(path).weight.shape
+                not target or tensor.shape != model.get_parameter(name).shape
             ):
                 left[name] = value
                 continue
-            replace_layer(model, path, self._config.store(path, model.get_submodule(path), tensor))
+            path = path_of(model, name)
+            replace_layer(model, path, self._config.store(name, layer_at(model, path), tensor))
             missing_keys.discard(name)
         return left
 
@@ -212,11 +228,19 @@ def register() -> None:
         register_quantizer(NAME)(PackingQuantizer)
 
 
+def packable(model: PreTrainedModel) -> dict[str, str]:
+    """{path: name of its parameter in the plain model} of all that is stored packed: linear layers
+    but output head and expert routers, and experts.
+    """
+    linears = {path: f"{path}.weight" for path in packable_linears(model)}
+    layouts = expert_layouts(model)
+    return linears | {path: parameter_name(path, layout) for path, layout in layouts.items()}
+
+
 def packable_linears(model: PreTrainedModel) -> list[str]:
     """Paths of the linear layers that are stored packed: all but output head and expert routers.
 
-    Routers stay dense because a rounded score chooses other experts altogether. Experts whose
-    weights transformers fuses into one parameter are no linear layers and stay dense too.
+    Routers stay dense because a rounded score chooses other experts altogether.
     """
     head = model.get_output_embeddings()
     return [
@@ -232,21 +256,62 @@ def is_router(path: str) -> bool:
     return last in ("router", "gate", "shared_expert_gate") or ".router." in f".{path}."
 
 
-def replace_layer(model: nn.Module, path: str, stored: FrozenWeight) -> None:
-    """Put a `FrozenLinear` over `stored` in the place of the linear layer at `path`."""
-    parent_path, _, name = path.rpartition(".")
-    layer = linear_at(model, path)
-    frozen = FrozenLinear(stored, layer.bias, fan_in_fan_out=is_conv1d(layer))
+Layer = LinearLayer | FrozenExperts
+
+
+def layer_at(model: nn.Module, path: str) -> Layer:
+    """The linear layer at a path of `packable`, or the experts there; `model` stays as it is."""
+    layout = layout_of(model.get_submodule(path.rpartition(".")[0]), _leaf(path))
+    return linear_at(model, path) if layout is None else experts_at(model, path, layout)
+
+
+def stored_at(model: nn.Module, path: str) -> FrozenWeight:
+    """The weight at a path of `packable`, dense where it is no frozen one yet."""
+    layer = layer_at(model, path)
+    return layer.stored if isinstance(layer, FrozenExperts) else frozen(layer).stored
+
+
+def weight_name(model: nn.Module, path: str) -> str:
+    """Name in the plain model of the weight of a linear layer, an embedding or experts."""
+    layout = layout_of(model.get_submodule(path.rpartition(".")[0]), _leaf(path))
+    return f"{path}.weight" if layout is None else parameter_name(path, layout)
+
+
+def path_of(model: nn.Module, parameter: str) -> str:
+    """The path of `packable` that a parameter of the plain model belongs to."""
+    owner, _, name = parameter.rpartition(".")
+    return owner if layout_of(model.get_submodule(owner), name) is None else parameter
+
+
+def replace_layer(model: PreTrainedModel, path: str, stored: FrozenWeight) -> None:
+    """Put a `FrozenLinear` over `stored` in the place of the linear layer at `path`, or a
+    `FrozenExperts` in the place of the experts there.
+    """
+    layer = layer_at(model, path)
+    replacing: FrozenLinear | FrozenExperts
+    if isinstance(layer, FrozenExperts):
+        replacing = FrozenExperts(stored, layer.layout)
+    else:
+        replacing = FrozenLinear(stored, layer.bias, fan_in_fan_out=is_conv1d(layer))
     # transformers draws random weights for modules and tensors without this mark.
-    marked: list[Any] = [*frozen.modules(), *stored.tensors().values()]
+    marked: list[Any] = [*replacing.modules(), *stored.tensors().values()]
     for each in marked:
         each._is_hf_initialized = True
-    setattr(model.get_submodule(parent_path), name, frozen)
+    if isinstance(replacing, FrozenExperts):
+        put_experts(model, path, replacing)
+    else:
+        setattr(model.get_submodule(path.rpartition(".")[0]), _leaf(path), replacing)
 
 
-def weight_as_out_in(layer: LinearLayer) -> torch.Tensor:
-    """A linear layer's weight as (O, I)."""
+def storable_weight(layer: Layer) -> torch.Tensor:
+    """A layer's dense weight as its storage holds it: (O, I) of a linear layer, as it is of
+    experts.
+    """
     return layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _as_out_in(weight: torch.Tensor, layer: nn.Module) -> torch.Tensor:

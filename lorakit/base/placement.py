@@ -13,9 +13,10 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.offload import DEVICE, DISK, HOST
-from lorakit.base.packing import packable_linears
+from lorakit.base.packing import packable
 from lorakit.errors import ModelError
 
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
@@ -121,12 +122,19 @@ def layer_of(name: str) -> str:
 def _bytes_by_layer(model: PreTrainedModel) -> dict[str, int]:
     layers: dict[str, int] = defaultdict(int, {"": 0})
     counted: set[int] = set()
-    offloadable = {}
-    for path in packable_linears(model):
-        layer = model.get_submodule(path)
-        parts = layer.stored.tensors() if isinstance(layer, FrozenLinear) else {}
-        for name in [f"stored.{part}" for part in parts] or ["weight"]:
-            offloadable[f"{path}.{name}"] = layer_of(path)
+    offloadable: dict[str, str] = {}
+    frozen = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, FrozenLinear | FrozenExperts)
+    }
+    for path, parameter in packable(model).items():
+        stored = (
+            [f"{path}.stored.{part}" for part in frozen[path].stored.tensors()]
+            if path in frozen
+            else [parameter]
+        )
+        offloadable |= dict.fromkeys(stored, layer_of(path))
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if id(tensor) not in counted:
             counted.add(id(tensor))

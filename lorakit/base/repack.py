@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight, MovableWeight
 from lorakit.base.info import base_info
 from lorakit.base.offload import DiskWeight, HostWeight, storage_of, to_disk
@@ -22,7 +23,7 @@ from lorakit.errors import ModelError
 
 def is_packed(module: nn.Module) -> bool:
     """Whether a layer's weight is stored in another form than a dense tensor."""
-    return isinstance(module, FrozenLinear) and not isinstance(
+    return isinstance(module, FrozenLinear | FrozenExperts) and not isinstance(
         storage_of(module.stored), DenseWeight
     )
 

@@ -24,12 +24,7 @@ from lorakit.base.as_stored import stored_weights
 from lorakit.base.bitsandbytes_format import Packed, stored_tensors
 from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_entries, read_tensor
 from lorakit.base.config import as_json, read_config
-from lorakit.base.convertible import (
-    bitsandbytes_linears,
-    convertible_linears,
-    refuse_rebuilt,
-)
-from lorakit.base.families import READ_DIRECTLY
+from lorakit.base.convertible import layers_left, tensors_to_pack
 from lorakit.base.frozen_linear import FrozenWeight, is_conv1d
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import (
@@ -40,7 +35,6 @@ from lorakit.base.model_folder import (
     write_weights,
 )
 from lorakit.base.origin import origins_of
-from lorakit.base.packing import packable_linears
 from lorakit.base.storages import storage
 from lorakit.errors import ModelError, VerificationError
 from lorakit.files import staged_folder, write_json
@@ -174,7 +168,7 @@ def write_quantized(
     plain = plain_model(folder, settings.dtype or torch.float32)
     entries = read_entries(folder)
     rows = _rows(plain, entries, settings, replaced or {})
-    skipped = _skipped(plain, {row.layer for row in rows if row.layer is not None})
+    skipped = layers_left(plain, {row.layer for row in rows if row.layer is not None})
     packer = _Packer(settings)
     bytes_after = write_weights([packer.group(row) for row in rows], target, max_bytes, "packing")
     values[quantization_config.KEY] = quantization_config.made(
@@ -263,7 +257,7 @@ def _rows(
     replaced: Mapping[str, Replacement],
 ) -> list[_Row]:
     """All tensors to write, in the order of the checkpoint, added ones last."""
-    layers = _packed_tensors(plain, entries)
+    layers = tensors_to_pack(plain, entries)
     # What the model has a tensor in: some stay float32 in every dtype of the model.
     dtypes = {name: tensor.dtype for name, tensor in plain.state_dict().items()}
     for parameter, parts in origins_of(plain, entries).items():
@@ -285,48 +279,6 @@ def _rows(
         transposed = is_conv1d(plain.get_submodule(layer))
         rows.append(_Row(name, shape, dtype, read, layer, transposed))
     return rows
-
-
-def _packed_tensors(plain: PreTrainedModel, entries: dict[str, TensorEntry]) -> dict[str, str]:
-    """{tensor to pack: path of its layer}."""
-    refuse_rebuilt(plain)
-    tied = plain.all_tied_weights_keys
-    origins = origins_of(plain, entries)
-    convertible = set(convertible_linears(plain, []))
-    shared = {*tied, *tied.values()}
-    direct = READ_DIRECTLY.get(plain.config.model_type, ())
-    layers: dict[str, str] = {}
-    for path in packable_linears(plain):
-        parts = origins.get(f"{path}.weight", ())
-        is_whole = len(parts) == 1 and not parts[0].converted
-        is_alone = f"{path}.weight" not in shared and path.rpartition(".")[2] not in direct
-        if path in convertible and is_whole and is_alone:
-            layers[parts[0].tensor] = path
-    if not layers:
-        raise ModelError(
-            f"bitsandbytes packs no layer of a {plain.config.model_type!r} model; possible: "
-            "families of plain linear layers. Quantize it while loading (base.quantization)."
-        )
-    return layers
-
-
-def _skipped(plain: PreTrainedModel, packed: set[str]) -> dict[str, str]:
-    """{path of a linear layer that stays as it is: why}."""
-    known, packable = set(bitsandbytes_linears(plain)), set(packable_linears(plain))
-    skipped = {}
-    for path in sorted((known | packable) - packed):
-        if path not in known:
-            skipped[path] = "bitsandbytes has no layer of its kind"
-        elif path not in packable:
-            skipped[path] = "output heads and expert routers stay as they are"
-        else:
-            skipped[path] = "transformers ties it, reads it directly or makes it when loading"
-    if set(convertible_linears(plain, sorted(skipped))) != packed:
-        raise ModelError(
-            f"a {plain.config.model_type!r} model has layers that transformers cannot tell apart "
-            "by name; possible: other families. Quantize it while loading (base.quantization)."
-        )
-    return skipped
 
 
 def _check_settings(settings: PackSettings) -> None:

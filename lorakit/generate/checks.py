@@ -27,6 +27,7 @@ def check_request(
     *,
     seeds: Sequence[int] | None,
     max_new_tokens: Sequence[int] | None,
+    adapters: Sequence[str | None] | None,
     max_batch: int,
 ) -> list[int]:
     """Check the arguments of `generate`.
@@ -41,7 +42,8 @@ def check_request(
         raise InputError(
             f"max_batch is {max_batch!r}; possible: 1 or more sequences at a time. Change it."
         )
-    for name, values in (("seeds", seeds), ("max_new_tokens", max_new_tokens)):
+    given = {"seeds": seeds, "max_new_tokens": max_new_tokens, "adapters": adapters}
+    for name, values in given.items():
         if values is not None and len(values) != len(prompts):
             raise InputError(
                 f"{len(values)} {name} for {len(prompts)} prompts; possible: one for each prompt, "

@@ -16,6 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorakit import kernels
 from lorakit.adapters.attached import attached, has_adapter
 from lorakit.adapters.dense_layers import dense_layers
+from lorakit.adapters.mixed import mixed
+from lorakit.adapters.mixture import Mixture
+from lorakit.adapters.several import find
 from lorakit.base.head import logits_fn
 from lorakit.errors import NonFiniteError
 from lorakit.generate.checks import check_request, end_tokens
@@ -40,6 +43,7 @@ def generate(
     *,
     seeds: Sequence[int] | None = None,
     max_new_tokens: Sequence[int] | None = None,
+    adapters: Sequence[str | None] | None = None,
     max_batch: int = 64,
     max_dense_bytes: int = MAX_DENSE_BYTES,
     on_token: OnToken | None = None,
@@ -55,6 +59,8 @@ def generate(
         seeds: one for each prompt, taken modulo 2**64; None: made of `settings.seed` and the
             prompt's index. At temperature 0 nothing is drawn.
         max_new_tokens: one for each prompt, instead of `settings.max_new_tokens`.
+        adapters: for each prompt the name of its adapter, None for the base alone; they run in one
+            batch. None: the adapter in use, for all.
         max_batch: the most sequences that are continued at a time; it changes speed and memory,
             not what comes out.
         max_dense_bytes: memory for dense weights, made once and given back at the end, of layers
@@ -67,25 +73,35 @@ def generate(
 
     Raises:
         InputError: an argument that cannot work.
+        AdapterError: a name that no adapter has, or one that cannot run in a mixed batch.
         NonFiniteError: the model's logits became NaN or infinite.
     """
     limits = check_request(
-        model, prompts, settings, seeds=seeds, max_new_tokens=max_new_tokens, max_batch=max_batch
+        model,
+        prompts,
+        settings,
+        seeds=seeds,
+        max_new_tokens=max_new_tokens,
+        adapters=adapters,
+        max_batch=max_batch,
     )
     if seeds is None:
         numbers = kernels.mix_keys(settings.seed, torch.arange(len(prompts)))
     else:
         numbers = torch.tensor([int(kernels.mix_keys(seed)) for seed in seeds])
     sequences = [
-        Growing(index, prompt, seed, limit)
-        for index, (prompt, seed, limit) in enumerate(
-            zip(prompts, numbers.tolist(), limits, strict=True)
+        Growing(index, prompt, seed, limit, adapter)
+        for index, (prompt, seed, limit, adapter) in enumerate(
+            zip(prompts, numbers.tolist(), limits, adapters or [None] * len(prompts), strict=True)
         )
     ]
     stop_ids = {*settings.stop_ids, *(() if settings.ignore_eos else end_tokens(model, tokenizer))}
     stops = Stops(tokenizer, tuple(stop_ids), settings.stop_strings)
-    with _generating(model, max_dense_bytes), bar(description, len(prompts)) as running_bar:
-        for finished in _run(model, sequences, settings, stops, max_batch, on_token):
+    with (
+        _generating(model, adapters, max_dense_bytes) as mixture,
+        bar(description, len(prompts)) as running_bar,
+    ):
+        for finished in _run(model, sequences, settings, stops, max_batch, on_token, mixture):
             if on_token is None:  # a bar would cut through text that is shown as it comes
                 running_bar.advance(finished)
     return [sequence.completion() for sequence in sequences]
@@ -98,6 +114,7 @@ def _run(
     stops: Stops,
     max_batch: int,
     on_token: OnToken | None,
+    mixture: Mixture | None,
 ) -> Iterator[int]:
     """Generate all sequences; yields how many a step finished."""
     decoder: Decoder = decoder_for(model, min(max_batch, max(1, len(sequences))))
@@ -108,6 +125,9 @@ def _run(
     while waiting or running:
         count = decoder.joining([s.prompt for s in waiting], len(running)) if waiting else 0
         joining, waiting = waiting[:count], waiting[count:]
+        if mixture is not None:
+            lengths = [1] * len(running) + [len(sequence.prompt) for sequence in joining]
+            mixture.choose([sequence.adapter for sequence in (*running, *joining)], lengths)
         hidden_SD = decoder.step(
             [sequence.token_ids[-1] for sequence in running],
             [sequence.prompt for sequence in joining],
@@ -151,16 +171,30 @@ def _draw(running: Sequence[Growing], logits_SV: torch.Tensor, settings: Samplin
 
 
 @contextmanager
-def _generating(model: PreTrainedModel, max_dense_bytes: int) -> Iterator[None]:
+def _generating(
+    model: PreTrainedModel, adapters: Sequence[str | None] | None, max_dense_bytes: int
+) -> Iterator[Mixture | None]:
     """Inside, nothing is dropped at random, and what does not change is computed once."""
+    with ExitStack() as stack:
+        mixture = None
+        if adapters is not None:
+            mixture = stack.enter_context(mixed(model, adapters))
+            used = [find(model, name) for name in mixture.names]
+        else:
+            used = [attached(model)] if has_adapter(model) else []
+        stack.enter_context(_in_eval_mode(model))
+        for adapter in used:
+            stack.enter_context(adapter.cached_norms())
+        stack.enter_context(dense_layers(model, max_dense_bytes))
+        yield mixture
+
+
+@contextmanager
+def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    with ExitStack() as stack:
-        if has_adapter(model):
-            stack.enter_context(attached(model).cached_norms())
-        stack.enter_context(dense_layers(model, max_dense_bytes))
-        try:
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

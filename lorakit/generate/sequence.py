@@ -24,12 +24,14 @@ class Growing:
         index: of its prompt.
         seed: 64 bits as int64.
         limit: the most tokens, what is left of the model's context included.
+        adapter: name of its adapter in a mixed batch; None: the base.
     """
 
     index: int
     prompt: Sequence[int]
     seed: int
     limit: int
+    adapter: str | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None

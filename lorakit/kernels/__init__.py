@@ -21,6 +21,7 @@ from lorakit.kernels.reference.four_bit import (
     quantize_scales,
 )
 from lorakit.kernels.reference.frozen_linear import frozen_linear
+from lorakit.kernels.reference.grouped_linear import frozen_grouped_linear, grouped_linear
 from lorakit.kernels.reference.int8 import int8_dequantize, int8_quantize
 
 __all__ = [
@@ -30,7 +31,9 @@ __all__ = [
     "dropout_mask",
     "four_bit_dequantize",
     "four_bit_quantize",
+    "frozen_grouped_linear",
     "frozen_linear",
+    "grouped_linear",
     "int8_dequantize",
     "int8_quantize",
     "linear_cross_entropy",

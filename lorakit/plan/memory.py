@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.optimizers.state_plan import StatePlan
 
@@ -108,13 +109,13 @@ def _packed_tensors(model: PreTrainedModel) -> dict[int, torch.Tensor]:
     return {
         id(tensor): tensor
         for module in model.modules()
-        if isinstance(module, FrozenLinear)
+        if isinstance(module, FrozenLinear | FrozenExperts)
         for tensor in module.stored.tensors().values()
         if _is_packed(module)
     }
 
 
-def _is_packed(module: FrozenLinear) -> bool:
+def _is_packed(module: FrozenLinear | FrozenExperts) -> bool:
     tensors = module.stored.tensors().values()
     return sum(tensor.numel() for tensor in tensors) != module.stored.shape.numel()
 
@@ -124,6 +125,6 @@ def _largest_before_packing(model: PreTrainedModel, dense: Iterable[torch.Tensor
     unpacked = (
         module.stored.shape.numel() * module.stored.dtype.itemsize
         for module in model.modules()
-        if isinstance(module, FrozenLinear)
+        if isinstance(module, FrozenLinear | FrozenExperts)
     )
     return max(*unpacked, *(num_bytes([tensor]) for tensor in dense), 0)

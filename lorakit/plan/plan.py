@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.new_rows import train_new_rows
 from lorakit.base import hub
 from lorakit.base.empty import empty_base
+from lorakit.base.from_recipe import add_tokens_of, load_tokenizer_of_base, new_tokens
 from lorakit.base.load import load_tokenizer_of
 from lorakit.base.tokenizer import TOKENIZER_FILES
 from lorakit.data.meanings import read_meanings
@@ -23,7 +25,7 @@ from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.target import Target
-from lorakit.recipe import Recipe, TrainSection
+from lorakit.recipe import LoraConfig, Recipe, TrainSection
 from lorakit.recipe.builtin_names import is_builtin_data
 
 
@@ -102,8 +104,9 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
         dtype=target.dtype,
         revision=base.revision,
     )
+    config = _with_new_tokens(model, recipe)
     by_device = target.placement(model, base)
-    adapter = attach_adapter(model, recipe.adapter)
+    adapter = attach_adapter(model, config)
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
     memory = count_memory(model, adapter, state, by_device)
     notes = []
@@ -142,6 +145,14 @@ def _run_length(train: TrainSection, prepared: Prepared) -> RunLength:
     )
 
 
+def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
+    """The adapter's config with the rows of new tokens, for which `model` grows."""
+    if not new_tokens(recipe.base):
+        return recipe.adapter
+    tokenizer, _ = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
+    return train_new_rows(recipe.adapter, model, add_tokens_of(recipe.base, model, tokenizer))
+
+
 def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | None, str | None]:
     """The training set, or which file is not here yet: memory can be planned without it.
 
@@ -159,7 +170,7 @@ def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | 
     folder = hub.local_path(recipe.base.model)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None, f"{str(folder)!r} has no tokenizer"
-    tokenizer, _ = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
+    tokenizer, _ = load_tokenizer_of_base(recipe.base)
     validation = recipe.data.validation
     if isinstance(validation, float):
         meanings, _ = split_rows(

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from lorakit.base import packing
 from lorakit.base.device import compute_device, compute_dtype
-from lorakit.base.frozen_linear import frozen
 from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.memory import Memory
@@ -42,9 +41,9 @@ class Target:
         limit: int | str | None = base.max_device_memory
         if limit is None and self.gpu is not None:
             limit = int(self.gpu.memory_bytes * SHARE_OF_FREE_MEMORY)
-        # As in loading: a dense linear layer can be offloaded too, once it is a FrozenLinear.
-        for path in packing.packable_linears(model):
-            packing.replace_layer(model, path, frozen(model.get_submodule(path)).stored)
+        # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
+        for path in packing.packable(model):
+            packing.replace_layer(model, path, packing.stored_at(model, path))
         elsewhere = self.device.type == "cuda" and not torch.cuda.is_available()
         placed = place(
             model,

@@ -86,6 +86,9 @@ def _base(recipe: Recipe) -> Iterator[Fault]:
             "base.offload is none",
             "set offload to auto, cpu or disk",
         )
+    for name in ("add_tokens", "add_special_tokens"):
+        if getattr(base, name) == []:
+            yield _no_effect(("base", name), "it names no token", "name some")
     if base.revision is not None:
         if is_builtin_model(base.model):
             yield _no_effect(("base", "revision"), "base.model is builtin", "name a hub id")
@@ -103,6 +106,17 @@ def adapter_rules(adapter: LoraConfig) -> Iterator[Fault]:
         yield _not_built(
             ("adapter", "init_lora_weights"), init, ("true", "false", *_names_in("adapters/inits"))
         )
+    if adapter.target_parameters:
+        for name, given in (
+            ("use_dora", adapter.use_dora),
+            ("lora_dropout", adapter.lora_dropout > 0),
+        ):
+            if given:
+                yield Fault(
+                    ("adapter", name),
+                    "cannot be applied to target_parameters; possible for experts in PEFT's format "
+                    "is plain LoRA without dropout. Remove one of the two",
+                )
     if adapter.layers_pattern is not None and adapter.layers is None:
         yield _no_effect(
             ("adapter", "layers_pattern"), "adapter.layers_to_transform is not set", "set it"

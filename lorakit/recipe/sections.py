@@ -86,6 +86,12 @@ class BaseSection(Section):
         None,
         description="Bytes of frozen weights on the device, such as `6GB`; the rest is offloaded.",
     )
+    add_tokens: list[str] | None = Field(
+        None, description="Texts that become one new token each; only their rows train."
+    )
+    add_special_tokens: list[str] | None = Field(
+        None, description="As add_tokens, for control tokens that text never spells."
+    )
 
 
 class LoftqConfig(Section):
@@ -134,6 +140,10 @@ class LoraConfig(Section):
     target_modules: str | list[str] = Field(
         "all-linear",
         description='"all-linear" (without the output head), a list of name endings, or a regex.',
+    )
+    target_parameters: list[str] | None = Field(
+        None,
+        description="Name endings of expert parameters; null: all with all-linear, else none.",
     )
     exclude_modules: str | list[str] | None = Field(
         None, description="Names or a regex to leave out."

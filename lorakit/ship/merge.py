@@ -14,14 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from lorakit.adapters.attached import attached, forget
+from lorakit.adapters.attached import adapters_of, attached, forget
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.modules import AdaptedLinear
-from lorakit.adapters.plain import plain_linear
-from lorakit.base import attention
-from lorakit.base.config import NOISE_FIELD, read_config
+from lorakit.adapters.plain import plain_experts, plain_linear
+from lorakit.base import attention, experts_forward
+from lorakit.base.config import NOISE_FIELD, RESCALING_FIELD, read_config
+from lorakit.base.frozen_experts import FrozenExperts, take_back
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import base_info
 from lorakit.base.quantization_config import KEY
@@ -29,6 +31,8 @@ from lorakit.base.storages.dense import DenseWeight
 from lorakit.errors import AdapterError, ModelError
 from lorakit.ship.merge_options import DEQUANTIZED, ORIGINAL, check_into
 from lorakit.ship.original import put_into_original
+
+FROZEN_OR_ADAPTED = AdaptedModule | FrozenLinear | FrozenExperts
 
 logger = logging.getLogger(__name__)
 
@@ -68,20 +72,17 @@ def merge(model: PreTrainedModel, *, into: str = DEQUANTIZED) -> PreTrainedModel
         }
     )
     # deepcopy takes a module's stand-in from its memo, wherever in the model the module is.
-    memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapter): None}
+    memo: dict[int, Any] = {id(vars(model)["save_pretrained"]): None, id(adapters_of(model)): None}
     for module in model.modules():
         # Recurrent layers keep states with a history as plain attributes, which deepcopy refuses.
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-        if id(module) not in memo and isinstance(module, AdaptedModule | FrozenLinear):
+        if id(module) not in memo and isinstance(module, FROZEN_OR_ADAPTED):
             memo |= {id(part): None for part in module.modules()}
-            memo[id(module)] = (
-                module.plain_module()
-                if isinstance(module, AdaptedModule)
-                else plain_linear(module, module.weight)
-            )
+            memo[id(module)] = _plain(module)
     merged = copy.deepcopy(model, memo)
+    take_back(merged)
     forget(merged)
     del vars(merged)["save_pretrained"]
     if into == ORIGINAL:
@@ -91,6 +92,15 @@ def merge(model: PreTrainedModel, *, into: str = DEQUANTIZED) -> PreTrainedModel
             merged.get_submodule(partner).weight = merged.get_submodule(name).weight
     restore_config(model, merged)
     return merged.requires_grad_(True).eval()
+
+
+def _plain(module: nn.Module) -> nn.Module | nn.Parameter:
+    if isinstance(module, AdaptedModule):
+        return module.plain_module()
+    if isinstance(module, FrozenExperts):
+        return plain_experts(module.layout, module.weight)
+    assert isinstance(module, FrozenLinear)
+    return plain_linear(module, module.weight)
 
 
 def refuse_shared_weights(weights: Mapping[str, torch.Tensor]) -> None:
@@ -113,6 +123,7 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
     if config._attn_implementation == attention.NAME:
         # transformers has no public way to ask for the default of a class.
         merged.set_attn_implementation("sdpa" if merged._supports_sdpa else "eager")
+    experts_forward.restore(merged)
     try:
         values = read_config(base_info(model).folder / "config.json")
     except ModelError:
@@ -134,7 +145,7 @@ def restore_config(model: PreTrainedModel, merged: PreTrainedModel) -> None:
 def restore_noise(config: PreTrainedConfig, original: PreTrainedConfig) -> None:
     """Copy dropout and noise values, which `load_base` sets to zero, from the original config."""
     for name, value in vars(original).items():
-        if NOISE_FIELD.search(name):
+        if NOISE_FIELD.search(name) or name == RESCALING_FIELD:
             setattr(config, name, value)
     for part in original.sub_configs:
         ours, theirs = vars(config).get(part), vars(original).get(part)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from lorakit.adapters.store import StoredAdapter, read_adapter
+from lorakit.adapters.store import StoredAdapter, read_adapter, room_for_rows
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import read_entries
@@ -27,9 +27,10 @@ from lorakit.base.device import compute_dtype
 from lorakit.base.frozen_linear import is_linear
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import copy_small_files, refuse_used_output, shard_bytes
-from lorakit.base.packing import packable_linears
+from lorakit.base.packing import packable, weight_name
 from lorakit.base.quantization_config import CHECKPOINT, check_asked
 from lorakit.base.storages import storage
+from lorakit.base.vocabulary import vocabulary_rows
 from lorakit.base.write_quantized import PackSettings
 from lorakit.files import staged_folder
 from lorakit.ship.merge import refuse_shared_weights
@@ -147,6 +148,7 @@ def merge_folder(
             quantize=None if quantize is None else replace(quantize, dtype=dtype),
             max_bytes=max_bytes,
             unties=unties,
+            vocab_size=opened.vocab_size,
         )
         copy_small_files(opened.folder, staging)
         if tokenizer is not None:
@@ -174,8 +176,8 @@ def merge_folder(
         base_quantization=quantization,
         quantize=None if quantize is None else quantize.quantization,
         init=str(opened.stored.config.init_lora_weights) if opened.stored.starts else None,
-        num_tensors=len(pieces),
-        num_changed=sum(piece.is_changed for piece in pieces),
+        num_tensors=sum(len(piece.names) for piece in pieces),
+        num_changed=sum(len(piece.names) for piece in pieces if piece.is_changed),
         weight_error=weight_error,
         weights=weights,
         verification=verification,
@@ -185,11 +187,15 @@ def merge_folder(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A model folder, its model on the meta device, and the adapter checked against it."""
+    """A model folder, its model on the meta device, and the adapter checked against it.
+
+    `vocab_size` is the new one where the adapter brings rows of new tokens.
+    """
 
     folder: Path
     empty: PreTrainedModel
     stored: StoredAdapter
+    vocab_size: int | None
 
 
 @dataclass(frozen=True)
@@ -201,12 +207,12 @@ class _Storing:
     block_size: int
     dtype: torch.dtype
 
-    def packing(self, layers: Iterable[str]) -> Packing:
-        """Of the layers whose dequantized weight stands for the checkpoint's."""
+    def packing(self, parameters: Iterable[str]) -> Packing:
+        """Of the parameters whose dequantized value stands for the checkpoint's."""
         is_stored = self.quantization == CHECKPOINT
         return Packing(
             storage("none" if is_stored else self.quantization),
-            frozenset(layers),
+            frozenset(parameters),
             self.block_size,
             self.double_quantization,
             self.dtype,
@@ -216,7 +222,9 @@ class _Storing:
 
 def _open(folder: Path, adapter: str | Path, dtype: torch.dtype | None) -> _Opened:
     empty = plain_model(folder, compute_dtype(dtype or torch.float32, torch.device("cpu")))
-    stored = read_adapter(empty, adapter)
+    num_rows = vocabulary_rows(empty)
+    with room_for_rows(empty, adapter):
+        stored = read_adapter(empty, adapter)
     refuse_shared_weights(
         {
             name: module.get_parameter("weight")
@@ -224,17 +232,18 @@ def _open(folder: Path, adapter: str | Path, dtype: torch.dtype | None) -> _Open
             if is_linear(module)  # beside an embedding, a head is untied
         }
     )
-    return _Opened(folder, empty, stored)
+    grown = vocabulary_rows(empty)
+    return _Opened(folder, empty, stored, grown if grown > num_rows else None)
 
 
 def _faithful_pieces(opened: _Opened, storing: _Storing, dtype: torch.dtype | None) -> list[Piece]:
     # A dense base has rounded what it was adapted in, if to anything, to its dtype.
-    rounded: Iterable[str] = opened.stored.targets.adapted
+    rounded = {weight_name(opened.empty, name) for name in opened.stored.targets.adapted}
     if storing.quantization == CHECKPOINT:
         packed = stored_weights(opened.folder, opened.empty, is_packed=True).layers
-        rounded = [*rounded, *packed]
+        rounded |= {f"{layer}.weight" for layer in packed}
     elif storing.quantization != "none":
-        rounded = packable_linears(opened.empty)
+        rounded = set(packable(opened.empty).values())
     packing = storing.packing(rounded)
     return make_pieces(opened.folder, opened.empty, opened.stored, packing, dtype)
 

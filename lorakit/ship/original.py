@@ -13,10 +13,15 @@ from lorakit.adapters.attached import Attached
 from lorakit.adapters.contract import ParameterMerge
 from lorakit.adapters.low_rank import wide
 from lorakit.adapters.modules import KeptStart
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.fusion import source_of
+from lorakit.base.info import base_info
+from lorakit.base.meta_model import plain_model
 from lorakit.base.origin import Origin, origins
+from lorakit.base.packing import weight_name
 from lorakit.base.repack import is_packed
-from lorakit.errors import AdapterError
+from lorakit.errors import AdapterError, ModelError
 from lorakit.ship.weight_change import LayerChange, WeightChange, layer_change
 
 logger = logging.getLogger(__name__)
@@ -40,19 +45,20 @@ def put_into_original(model: PreTrainedModel, adapter: Attached, merged: PreTrai
     held = dict(_otherwise_held(model, adapter))
     if not held:
         return
-    found = origins(model)
+    found, plain = origins(model), plain_model(base_info(model).folder)
     merges = {
-        f"{name}.{parameter}": merge
+        f"{name}.{parameter}".removesuffix("."): merge
         for name, module in adapter.modules.items()
         for parameter, merge in module.merges().items()
     }
     layers: dict[str, LayerChange] = {}
     for name, layer in held.items():
-        parameter = f"{name}.weight"
+        parameter = weight_name(merged, name)
         merge = merges.get(parameter, UNCHANGED)
         if merge.reads_base:  # the others hold what was trained in full already
-            target = merged.get_submodule(name).get_parameter("weight")
-            original = wide(_read(parameter, found.get(parameter, ())).to(target.device))
+            target = merged.get_parameter(parameter)
+            original = _read(plain, parameter, found.get(parameter, ()))
+            original = wide(original.to(target.device))
             before, after = _before_and_after(layer, merge, adapter.starts().get(name))
             layers[parameter] = _put(target, after, original, original + (after - before))
     change = WeightChange(layers)
@@ -61,22 +67,23 @@ def put_into_original(model: PreTrainedModel, adapter: Attached, merged: PreTrai
 
 def _otherwise_held(
     model: PreTrainedModel, adapter: Attached
-) -> Iterator[tuple[str, FrozenLinear]]:
-    """(name in the plain model, frozen layer) of what is packed, or had something taken out."""
+) -> Iterator[tuple[str, FrozenLinear | FrozenExperts]]:
+    """(path in the plain model, frozen layer) of what is packed, or had something taken out."""
     taken = {name for name, kept in adapter.starts().items() if kept.start.subtracted is not None}
     for path, module in model.named_modules():
         name = path.removesuffix(".base_layer")
-        if isinstance(module, FrozenLinear) and (is_packed(module) or name in taken):
+        frozen = isinstance(module, FrozenLinear | FrozenExperts)
+        if frozen and (is_packed(module) or name in taken):
             yield name, module
 
 
 def _before_and_after(
-    layer: FrozenLinear, merge: ParameterMerge, kept: KeptStart | None
+    layer: FrozenLinear | FrozenExperts, merge: ParameterMerge, kept: KeptStart | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weight as training began and as it ended, laid out as in the plain model."""
     base = wide(layer.weight)
     before = base if kept is None else kept.added_to(base)
-    if layer.fan_in_fan_out:
+    if isinstance(layer, FrozenLinear) and layer.fan_in_fan_out:
         base, before = base.t(), before.t()
     return before, merge.change(base)
 
@@ -92,17 +99,16 @@ def _put(
     return layer_change(wide(target), faithful, before, after, as_written)
 
 
-def _read(parameter: str, parts: tuple[Origin, ...]) -> torch.Tensor:
-    if len(parts) != 1 or parts[0].converted or parts[0].packed is not None:
-        how = "quantized" if any(part.packed for part in parts) else f"as {len(parts)} tensors"
+def _read(plain: PreTrainedModel, parameter: str, parts: tuple[Origin, ...]) -> torch.Tensor:
+    if any(part.packed for part in parts):
         raise AdapterError(
-            f"the checkpoint holds {parameter!r} {how}; possible in a merge into 'original': "
-            "weights stored as they are. Merge into 'dequantized', or on disk with "
+            f"the checkpoint holds {parameter!r} quantized; possible in a merge into 'original': "
+            "weights that are not. Merge into 'dequantized', or on disk with "
             "`lorakit merge --original MODEL`."
         )
     try:
-        return parts[0].read()
-    except (OSError, SafetensorError) as error:
+        return source_of(plain, parameter, parts).dense()
+    except (ModelError, OSError, SafetensorError) as error:
         raise AdapterError(
             f"the original weight of {parameter!r} cannot be read again: {error}. Restore the "
             "checkpoint, or merge into 'dequantized'."

@@ -1,4 +1,7 @@
-"""One tensor of a merged checkpoint: where it comes from, and how it is made when it is written."""
+"""One tensor of a merged checkpoint: where it comes from, and how it is made when it is written.
+
+Tensors that transformers makes one parameter of (a layer's experts) are one piece.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 
 from lorakit.adapters.contract import Factors
 from lorakit.adapters.low_rank import subtract, wide
+from lorakit.base.fusion import Fusion
 from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
 
@@ -24,14 +28,14 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Packing:
-    """How the base stored its linear weights in training: a storage and the names of its layers.
+    """How the base stored its weights in training: a storage and the names of the parameters.
 
     `dtype` is the one it computed in: weights were packed from it, and unpacked to it. `is_stored`
     says that the checkpoint itself holds them packed.
     """
 
     storage: Storage
-    layers: frozenset[str]
+    parameters: frozenset[str]
     block_size: int
     double_quantization: bool
     dtype: torch.dtype
@@ -40,8 +44,9 @@ class Packing:
     def dequantized(
         self, weight: torch.Tensor, taken: Factors | None = None, scaling: float = 1.0
     ) -> torch.Tensor:
-        """What the base computed with in place of `weight` (O, I), once an init had taken
-        `scaling * B @ A` of the factors `taken` out of it."""
+        """What the base computed with in place of `weight` (as its storage holds it), once an init
+        had taken `scaling * B @ A` of the factors `taken` out of it.
+        """
         weight = weight.to(self.dtype)
         packed = self.storage.pack(
             weight if taken is None else subtract(weight, taken, scaling),
@@ -53,21 +58,22 @@ class Packing:
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor to write, and its relative error against base and adapter in float64."""
+    """Tensors to write by name, and their relative error against base and adapter in float64."""
 
-    value: torch.Tensor
+    tensors: dict[str, torch.Tensor]
     error: float
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor to write.
+    """One tensor to write, or several that are parts of one parameter.
 
     Attributes:
-        name: in the written checkpoint.
+        name: in the written checkpoint; of several that of the first.
         parameter: of the plain model; None for a tensor that is copied.
         layer: the module it belongs to, for messages.
-        source: the checkpoint's tensor; None when the adapter brings the tensor.
+        source: the checkpoint's tensor, or what several make; None when the adapter brings the
+            tensor.
         shape, dtype: as written; `dtype` None for a tensor that is copied as it is.
         num_bytes: as written.
         base: the weight of the base in training, from the source; None: the source itself.
@@ -82,7 +88,7 @@ class Piece:
     name: str
     parameter: str | None
     layer: str
-    source: Origin | None
+    source: Origin | Fusion | None
     shape: torch.Size
     dtype: torch.dtype | None
     num_bytes: int
@@ -96,19 +102,25 @@ class Piece:
     def is_changed(self) -> bool:
         return any(how is not None for how in (self.base, self.change, self.trained))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors it writes."""
+        return self.source.names if isinstance(self.source, Fusion) else (self.name,)
+
     @torch.no_grad()
     def make(self) -> Made:
-        """Read the source and compute the tensor to write."""
+        """Read the source and compute what is to be written."""
         if self.dtype is None:
-            return Made(self._read(), 0.0)
+            return Made({self.name: self._read()}, 0.0)
         # Rounded once, to the dtype that is written.
         if self.trained is not None:
             base, before, after = self.trained.steps()
             _, merged = self.moved(before, after)
-            return Made(merged.to(self.dtype).contiguous(), self.trained._error(base, after))
+            written = merged.to(self.dtype).contiguous()
+            return Made(self._named(written), self.trained._error(base, after))
         base, _, after = self.steps()
         merged = after.to(self.dtype).contiguous()
-        return Made(merged, self._error(base, merged))
+        return Made(self._named(merged), self._error(base, merged))
 
     @torch.no_grad()
     def before_and_after(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,6 +142,11 @@ class Piece:
         unrounded = wide(base)
         before = unrounded if self.started is None else self.started(unrounded)
         return base, before, unrounded if self.change is None else self.change(unrounded)
+
+    def _named(self, value: torch.Tensor) -> dict[str, torch.Tensor]:
+        if isinstance(self.source, Fusion):
+            return self.source.split(value)
+        return {self.name: value}
 
     def _error(self, base: torch.Tensor, merged: torch.Tensor) -> float:
         return 0.0 if self.error_of is None else self.error_of(base, merged)

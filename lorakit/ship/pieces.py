@@ -19,8 +19,10 @@ from lorakit.adapters.store import StoredAdapter, fill
 from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.fusion import Fusion, source_of
 from lorakit.base.origin import Origin
-from lorakit.errors import AdapterError
+from lorakit.base.vocabulary import with_more_rows
+from lorakit.errors import AdapterError, ModelError
 from lorakit.ship.piece import TORCH_DTYPES, Change, Packing, Piece
 
 
@@ -37,12 +39,12 @@ def make_pieces(
         folder: of the base.
         empty: the base on the meta device.
         stored: the adapter.
-        packing: layers whose dequantized weight stands for the original one.
+        packing: parameters whose dequantized value stands for the original one.
         dtype: of the result; None: each tensor as stored.
 
     Raises:
-        AdapterError: a weight to change is computed from several tensors of the checkpoint, or the
-            adapter's init has to be done again on the base.
+        AdapterError: a weight to change is computed from tensors of the checkpoint in a way that
+            cannot be undone, or the adapter's init has to be done again on the base.
     """
     if stored.is_redone:
         raise AdapterError(
@@ -55,21 +57,28 @@ def make_pieces(
     packed, origins = weights.packed, weights.origins
     entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
     state = empty.state_dict()
-    changes = _Changes(empty, stored, packing, stored_names=origins.keys())
+    grown = {
+        name: state[name].shape[0]
+        for name in _vocabulary_parameters(empty) & origins.keys()
+        if entries[origins[name][0].tensor].shape[0] < state[name].shape[0]
+    }
+    changes = _Changes(empty, stored, packing, grown, stored_names=origins.keys())
     pieces: dict[str, Piece] = {}
     for parameter in changes.parameters:
         source = _source(parameter, origins, empty)
-        name = source.tensor if parameter in origins else parameter
-        as_stored = TORCH_DTYPES[entries[source.tensor].dtype]
+        first = source.names[0]
+        name = first if parameter in origins else parameter
+        as_stored = TORCH_DTYPES[entries[first].dtype]
         # Some parameters stay float32 in every dtype of the model.
         out = as_stored if dtype is None else state[parameter].dtype
-        pieces[name] = changes.piece(name, parameter, source, state[parameter].shape, out)
+        piece = changes.piece(name, parameter, source, state[parameter].shape, out)
+        pieces |= dict.fromkeys(piece.names, piece)
         # What was tied to it keeps the old values, and needs a tensor of its own now.
         for partner in tied_parameters(empty, parameter):
             own = partner not in origins and partner not in changes.parameters
             if own and partner not in changes.following:
-                entry = entries[source.tensor]
-                pieces[partner] = _copied(partner, entry, source, dtype)
+                assert isinstance(source, Origin)  # nothing is tied to a part of something
+                pieces[partner] = _copied(partner, entries[first], source, dtype)
     kept_dtypes = {o.tensor: state[name].dtype for name, each in origins.items() for o in each}
     for name, entry in entries.items():
         if name not in pieces:
@@ -79,7 +88,19 @@ def make_pieces(
             source = Origin(entry.file, name, False, packed.get(name))
             pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
-    return [pieces[name] for name in order]
+    # A piece of several tensors is where the first of them was.
+    return list({id(pieces[name]): pieces[name] for name in order}.values())
+
+
+def _vocabulary_parameters(empty: PreTrainedModel) -> set[str]:
+    """Names of the parameters of input embedding and output head."""
+    tables = (empty.get_input_embeddings(), empty.get_output_embeddings())
+    return {
+        parameter
+        for name, module in empty.named_modules()
+        if module in tables
+        for parameter, _ in module.named_parameters(name)
+    }
 
 
 def into_original(pieces: Sequence[Piece], faithful: Sequence[Piece]) -> list[Piece]:
@@ -118,17 +139,16 @@ def _copied(name: str, entry: TensorEntry, source: Origin, dtype: torch.dtype | 
 
 def _source(
     parameter: str, origins: Mapping[str, tuple[Origin, ...]], empty: PreTrainedModel
-) -> Origin:
-    """The one checkpoint tensor behind a parameter, or behind the one it is tied to."""
+) -> Origin | Fusion:
+    """What the checkpoint has of a parameter, or of the one it is tied to."""
     names = [parameter, *tied_parameters(empty, parameter)]
     found = next((origins[name] for name in names if name in origins), ())
-    if len(found) != 1 or found[0].converted:
+    try:
+        return source_of(empty, parameter, found)
+    except ModelError as error:
         raise AdapterError(
-            f"{parameter!r} is made of {len(found)} tensors of the checkpoint, converted when it "
-            "is loaded; possible in a folder merge: weights stored as they are. Merge in memory "
-            "with lorakit.merge(model) and save the result."
-        )
-    return found[0]
+            f"{error} Merge in memory with lorakit.merge(model) and save the result."
+        ) from error
 
 
 class _Changes:
@@ -139,38 +159,46 @@ class _Changes:
         empty: PreTrainedModel,
         stored: StoredAdapter,
         packing: Packing,
+        grown: Mapping[str, int],
         stored_names: Collection[str],
     ) -> None:
-        self._empty, self._stored, self._packing = empty, stored, packing
+        self._empty, self._stored, self._packing, self._grown = empty, stored, packing, grown
         self._merges, leaders = _merges(stored)
         self.following = leaders.keys()
         # A checkpoint may hold both of a tied pair.
         self._merges |= {
             name: self._merges[leader] for name, leader in leaders.items() if name in stored_names
         }
-        packed = [f"{layer}.weight" for layer in sorted(packing.layers)]
-        self.parameters = [*self._merges, *(name for name in packed if name not in self._merges)]
+        packed = sorted(packing.parameters)
+        self.parameters = list(dict.fromkeys([*self._merges, *packed, *grown]))
 
     def piece(
-        self, name: str, parameter: str, source: Origin, shape: torch.Size, dtype: torch.dtype
+        self,
+        name: str,
+        parameter: str,
+        source: Origin | Fusion,
+        shape: torch.Size,
+        dtype: torch.dtype,
     ) -> Piece:
         """The changed tensor for a parameter of the model, called `name` in the checkpoint."""
-        layer, _, leaf = parameter.rpartition(".")
+        layer = parameter.rpartition(".")[0]
         piece = Piece(name, parameter, layer, source, shape, dtype, shape.numel() * dtype.itemsize)
         merge = self._merges.get(parameter)
         if merge is not None and not merge.reads_base:
             return replace(piece, source=None, change=merge.change)
-        if leaf == "weight":
-            piece = replace(piece, base=self._base(layer, source), started=self._started(layer))
+        if parameter in self._packing.parameters:
+            piece = replace(piece, base=self._base(layer, source))
+        if parameter == f"{layer}.weight":
+            piece = replace(piece, started=self._started(layer))
+        if parameter in self._grown:
+            piece = replace(piece, base=_with_more_rows(piece.base, self._grown[parameter]))
         if merge is None:
             return piece
         return replace(piece, change=merge.change, error_of=merge.error)
 
-    def _base(self, layer: str, source: Origin) -> Change | None:
+    def _base(self, layer: str, source: Origin | Fusion) -> Change:
         """What the layer computed with in training, from its weight in the checkpoint."""
         transposed = isinstance(self._empty.get_submodule(layer), Conv1D)
-        if layer not in self._packing.layers:
-            return None
         start = self._stored.starts.get(layer)
         scaling = self._scaling(layer) if start is not None else 1.0
         taken = None if start is None else start.subtracted
@@ -178,7 +206,7 @@ class _Changes:
         def dequantized(weight: torch.Tensor) -> torch.Tensor:
             return self._packing.dequantized(weight, taken, scaling)
 
-        if transposed and source.packed is not None:
+        if transposed and isinstance(source, Origin) and source.packed is not None:
             return _turned(dequantized)
         return _oriented(dequantized, transposed)
 
@@ -207,7 +235,7 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
     own = module_tensors(modules)
     fill(own, stored.tensors)
     merges = {
-        f"{name}.{parameter}": merge
+        f"{name}.{parameter}".removesuffix("."): merge
         for name, module in modules.items()
         for parameter, merge in module.requires_grad_(False).merges().items()
     }
@@ -220,6 +248,11 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
         for partner in module.tied
     }
     return merges, leaders
+
+
+def _with_more_rows(base: Change | None, num_rows: int) -> Change:
+    """`base`, then rows for new tokens."""
+    return lambda weight: with_more_rows(weight if base is None else base(weight), num_rows)
 
 
 def _turned(change: Change) -> Change:

@@ -24,8 +24,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.base.as_stored import StoredWeights, stored_weights
-from lorakit.base.checkpoint import read_tensor
 from lorakit.base.frozen_linear import is_conv1d
+from lorakit.base.fusion import Fusion, source_of
 from lorakit.base.meta_model import plain_model
 from lorakit.base.origin import Origin
 from lorakit.errors import VerificationError
@@ -139,17 +139,17 @@ def measure_change(
     """
     plain = plain_model(folder)
     stored = stored_weights(folder, plain, is_packed=is_packed)
-    by_name = {piece.name: piece for piece in pieces}
+    by_name = {name: piece for piece in pieces for name in piece.names}
     layers = {}
     for exact in faithful:
         if exact.parameter is None or exact.source is None:
             continue
-        (origin,) = stored.origins[exact.parameter]
-        piece = by_name[origin.tensor]
+        source = source_of(plain, exact.parameter, stored.origins[exact.parameter])
+        piece = by_name[source.names[0]]
         started, target = exact.before_and_after()
         moved = piece.trained is exact  # which is packed only once then
         before, after = piece.moved(started, target) if moved else piece.before_and_after()
-        written, as_written = _written(plain, stored, exact.parameter, origin)
+        written, as_written = _written(plain, stored, exact.parameter, source)
         layers[exact.parameter] = layer_change(written, target, before, after, as_written)
     return WeightChange(layers)
 
@@ -201,15 +201,15 @@ def refuse_lost_change(change: WeightChange) -> None:
 
 
 def _written(
-    plain: PreTrainedModel, stored: StoredWeights, parameter: str, origin: Origin
+    plain: PreTrainedModel, stored: StoredWeights, parameter: str, source: Origin | Fusion
 ) -> tuple[torch.Tensor, Change]:
     """A weight as the file holds it, in float32 or wider in the plain model's layout, and what the
     file would hold of another one."""
-    if origin.packed is None:
-        value = read_tensor(stored.entries[origin.tensor])
+    if isinstance(source, Fusion) or source.packed is None:
+        value = source.dense()
         wide = torch.promote_types(value.dtype, torch.float32)
         return value.to(wide), lambda weight: weight.to(value.dtype).to(wide)
-    packed = origin.packed.read(origin.packed.dtype)
+    packed = source.packed.read(source.packed.dtype)
     transposed = is_conv1d(plain.get_submodule(parameter.rpartition(".")[0]))
 
     def turned(weight: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def write_merged(
     quantize: PackSettings | None,
     max_bytes: int,
     unties: bool,
+    vocab_size: int | None = None,
 ) -> float:
     """Write weights and config.json.
 
@@ -43,6 +45,7 @@ def write_merged(
         quantize: how linear weights are packed; None: they are not.
         max_bytes: of one file.
         unties: output head and embedding were one weight, and are two now.
+        vocab_size: where it has grown; None: as it was.
 
     Returns:
         The largest relative error of a merged weight, before it is packed.
@@ -53,30 +56,34 @@ def write_merged(
     """
     errors = [0.0]
 
-    def checked(piece: Piece) -> Callable[[], torch.Tensor]:
-        def make() -> torch.Tensor:
+    def checked(piece: Piece) -> Callable[[], dict[str, torch.Tensor]]:
+        def make() -> dict[str, torch.Tensor]:
             made = piece.make()
             _check_error(piece, made.error)
             errors.append(made.error)
-            return made.value
+            return made.tensors
 
         return make
 
-    config = _config(folder, unties, dtype)
+    config = _config(folder, unties, dtype, vocab_size)
     if quantize is None:
-        groups = [_group(piece, checked(piece)) for piece in pieces]
+        groups = [TensorGroup(piece.num_bytes, checked(piece)) for piece in pieces]
         write_weights(groups, target, max_bytes, "merging")
         write_json(target / "config.json", as_json(config))
         return max(errors)
     entries = read_entries(folder)
-    replaced = {}
+    replaced: dict[str, Replacement] = {}
     for piece in pieces:
         if piece.is_changed or piece.name not in entries:
             written = piece.dtype
             if written is None and piece.source is not None:
-                written = TORCH_DTYPES[entries[piece.source.tensor].dtype]
+                written = TORCH_DTYPES[entries[piece.source.names[0]].dtype]
             assert written is not None  # what the adapter brings has a dtype
-            replaced[piece.name] = Replacement(piece.shape, written, checked(piece))
+            made = _MadeOnce(checked(piece))
+            is_one = len(piece.names) == 1
+            for name in piece.names:
+                shape = piece.shape if is_one else torch.Size(entries[name].shape)
+                replaced[name] = Replacement(shape, written, partial(made.take, name))
     write_quantized(folder, target, quantize, max_bytes=max_bytes, replaced=replaced, config=config)
     return max(errors)
 
@@ -92,8 +99,17 @@ def unties_head(empty: PreTrainedModel, stored: StoredAdapter, pieces: Sequence[
     return tied and not changed.isdisjoint(embeddings)
 
 
-def _group(piece: Piece, make: Callable[[], torch.Tensor]) -> TensorGroup:
-    return TensorGroup(piece.num_bytes, lambda: {piece.name: make()})
+class _MadeOnce:
+    """The tensors of one piece, made when the first is asked for, each given away once."""
+
+    def __init__(self, make: Callable[[], dict[str, torch.Tensor]]) -> None:
+        self._make = make
+        self._left: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str) -> torch.Tensor:
+        if not self._left:
+            self._left = self._make()
+        return self._left.pop(name)
 
 
 def _check_error(piece: Piece, error: float) -> None:
@@ -108,9 +124,11 @@ def _check_error(piece: Piece, error: float) -> None:
         )
 
 
-def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The original config.json, with another dtype if asked for, and untied where a merge
-    unties.
+def _config(
+    folder: Path, unties: bool, dtype: torch.dtype | None, vocab_size: int | None
+) -> dict[str, Any]:
+    """The original config.json, with another dtype if asked for, untied where a merge unties, and
+    with another vocabulary where that has grown.
     """
     values = read_config(folder / "config.json")
     values.pop(KEY, None)  # what is written is dense
@@ -119,4 +137,8 @@ def _config(folder: Path, unties: bool, dtype: torch.dtype | None) -> dict[str, 
         values["dtype"] = str(dtype).removeprefix("torch.")
     if unties:
         values["tie_word_embeddings"] = False
+    if vocab_size is not None:
+        # A composite checkpoint has the config of its language model inside.
+        inner = values.get("text_config")
+        (values if inner is None else inner)["vocab_size"] = vocab_size
     return values

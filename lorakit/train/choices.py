@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.base.families import why_not_packed
+from lorakit.base.frozen_experts import FrozenExperts, rows_per_token
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
 from lorakit.errors import CheckpointError
@@ -157,18 +158,21 @@ def replay_choices(
 def activation_bytes_per_token(model: PreTrainedModel) -> tuple[float, float]:
     """What one token keeps for the backward, by estimate: without and with recompute, in bytes.
 
-    Without recompute every linear layer keeps its input and its output. With it, every layer keeps
-    its input, and one layer at a time is there in full.
+    Without recompute every linear layer keeps its input and its output, and so do experts, for each
+    that a token is sent to. With it, every layer keeps its input, and one layer at a time is there
+    in full.
     """
     config = model.config.get_text_config()
     itemsize = _dtype(model).itemsize
-    linear = sum(
-        module.in_features + module.out_features
-        for module in model.base_model.modules()
-        if isinstance(module, nn.Linear | FrozenLinear)
-    )
+    features = 0
+    for module in model.base_model.modules():
+        if isinstance(module, nn.Linear | FrozenLinear):
+            features += module.in_features + module.out_features
+        elif isinstance(module, FrozenExperts):
+            rows = rows_per_token(module, config)
+            features += rows * (module.in_features + module.out_features)
     num_layers = max(1, config.num_hidden_layers)
-    kept = float(linear * itemsize)
+    kept = float(features * itemsize)
     return kept, num_layers * config.hidden_size * itemsize + kept / num_layers
 
 

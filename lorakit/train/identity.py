@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters.attach import Attached
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.fingerprint import stored_tensors, update_digest
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
 from lorakit.train.settings import LoopSettings
@@ -93,7 +94,7 @@ def _frozen_tensors(
     # Whether a stored tensor is a parameter as well depends on where it lies.
     stored: set[int] = set()
     for name, module in model.named_modules():
-        if isinstance(module, FrozenLinear):
+        if isinstance(module, FrozenLinear | FrozenExperts):
             stored.update(map(id, module.stored.tensors().values()))
             if name not in without:
                 yield from stored_tensors(name, module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +25,12 @@ from tests import tiny
 FAMILIES = ("llama", "qwen2", "gpt2")
 # Every storage, and a checkpoint that is packed on disk.
 STORAGES = [*sorted(quantizations()), CHECKPOINT]
+FAST_STORAGES = ("none", "nf4")
 KINDS = kinds.names()
 # With a number where the name of an init has an N.
 INITS = [name.replace("N", "4") if isinstance(name, str) else name for name in inits.names()]
 STARTING_AT_BASE = [name for name in INITS if inits.init(name).STARTS_AT_BASE]
-
-# They need the original weights, which a packed checkpoint does not hold.
+# Those that take something out of the base, or start as a correction of it.
 PART_OF_BASE = ("loftq", "olora", "pissa", "pissa_niter_4")
 
 Load = Callable[..., PreTrainedModel]
@@ -78,13 +79,30 @@ def every_variant() -> list[tuple[str, str, str, bool]]:
 
 
 def variants_with_inits() -> list[tuple[str, str, bool | str]]:
-    """Every (storage, kind, init) that starts at the base; loftq has nothing to do on a dense
-    one, and what is part of the base needs its original weights."""
+    """Every (storage, kind, init) that starts at the base and is possible: loftq has nothing to
+    correct in a dense one, and a packed checkpoint has lost the original weights.
+    """
     return [
         (storage, kind, init)
         for storage, kind, init in itertools.product(STORAGES, KINDS, STARTING_AT_BASE)
         if not (init == "loftq" and storage == "none")
         and not (init in PART_OF_BASE and storage == CHECKPOINT)
+    ]
+
+
+def mostly_slow(variants: list[tuple[str, str, bool | str]]) -> list[Any]:
+    """The same as test parameters, of which a part runs by default: the other packed storages
+    differ in their numbers only, the randomized SVD in its factors.
+    """
+    return [
+        pytest.param(
+            *variant,
+            id="-".join(map(str, variant)),
+            marks=[]
+            if variant[0] in FAST_STORAGES and variant[2] != "pissa_niter_4"
+            else pytest.mark.slow,
+        )
+        for variant in variants
     ]
 
 

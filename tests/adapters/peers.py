@@ -12,9 +12,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lorakit.adapters.attached import Attached
+from lorakit.adapters.save import PREFIX
 from lorakit.base.bitsandbytes_format import stored_tensors
 from lorakit.base.four_bit import FourBitWeight
 from lorakit.base.frozen_linear import FrozenLinear
+from tests.adapters.bases import token_ids
+from tests.tolerances import GRADIENT_FLOAT32
 
 
 @contextmanager
@@ -24,6 +28,7 @@ def peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*deprecated")
         warnings.filterwarnings("ignore", message="Could not find a config file in")
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to (True|False)")
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules=")
         warnings.filterwarnings("ignore", message=".*_pattern keys did not match any")
         warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
@@ -96,3 +101,36 @@ def _in_bitsandbytes(name: str, module: FrozenLinear) -> nn.Module:
     if module.bias is not None:
         layer.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
     return layer
+
+
+def assert_gradients_equal(ours: PreTrainedModel, adapter: Attached, theirs: PeftModel) -> None:
+    """That every trained tensor has the gradient PEFT gives it, and no other has one."""
+    ids = token_ids()
+    for model in (ours, theirs):
+        model(input_ids=ids, labels=ids).loss.backward()
+    by_name = {}
+    for name, parameter in theirs.named_parameters():
+        # With bias "all" PEFT lets the frozen copy of a module train, which it never calls.
+        if parameter.requires_grad and ".original_module." not in name:
+            by_name[_file_name(name)] = parameter.grad
+    mine = {
+        f"{PREFIX}{name}.{suffix}": module.get_parameter(below).grad
+        for name, module in adapter.modules.items()
+        for suffix, below in module.peft_names().items()
+    }
+    mine |= {f"{PREFIX}{name}": bias.grad for name, (bias, _) in adapter.biases.items()}
+    assert mine.keys() == by_name.keys()
+    scale = max(gradient.norm().item() for gradient in by_name.values() if gradient is not None)
+    for name, gradient in by_name.items():
+        if gradient is None:
+            assert mine[name] is None, name
+            continue
+        # A gradient much smaller than the others carries their rounding.
+        size = max(gradient.norm().item(), 0.1 * scale)
+        assert (mine[name] - gradient).norm().item() <= GRADIENT_FLOAT32 * size, name
+
+
+def _file_name(parameter: str) -> str:
+    """PEFT's name of a parameter in its file."""
+    name = parameter.replace(".modules_to_save.default", "").replace(".default", "")
+    return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name

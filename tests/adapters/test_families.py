@@ -31,7 +31,8 @@ KIND_PARAMETERS = [
 def test_laws(model_type: str, kind: str, tmp_path) -> None:
     model = families.build(model_type)
     before = logits(model)
-    adapter = attach_adapter(model, LoraConfig(kind=kind, r=4))
+    experts = None if kind == "lora" else []  # they have plain LoRA only
+    adapter = attach_adapter(model, LoraConfig(kind=kind, r=4, target_parameters=experts))
     assert relative_error(logits(model), before) <= IDENTITY
     perturb(model)
     adapted = logits(model)
@@ -84,14 +85,16 @@ def test_a_name_that_peft_would_misread_is_refused() -> None:
     assert adapter.not_adapted["model.layers.0.mlp.up_proj"].startswith("PEFT takes up_proj")
 
 
-def test_expert_parameters_are_listed() -> None:
+def test_experts_are_adapted_and_what_is_left_of_them_has_a_reason() -> None:
     adapter = attach_adapter(families.build("mixtral"), LoraConfig(r=4))
+    assert adapter.adapted["model.layers.0.mlp.experts.gate_up_proj"].shape == (4, 128, 32)
+    adapter = attach_adapter(families.build("mixtral"), LoraConfig(r=4, target_parameters=[]))
     name = "model.layers.0.mlp.experts.gate_up_proj"
-    assert adapter.not_adapted[name].startswith("an expert parameter (4, 128, 32)")
+    assert adapter.not_adapted[name] == "not in target_parameters"
 
 
 def test_every_large_parameter_is_adapted_or_has_a_reason() -> None:
-    for model_type in ("mixtral", "mamba", "gpt2", "phimoe"):
+    for model_type in ("mixtral", "mamba", "gpt2", "phimoe", "gpt_oss", "jetmoe"):
         model = families.build(model_type)
         large = {name for name, parameter in model.named_parameters() if parameter.dim() >= 2}
         adapter = attach_adapter(model, LoraConfig(r=4))

@@ -19,6 +19,7 @@ from tests.adapters.bases import (
     attach_init,
     every_variant,
     logits,
+    mostly_slow,
     perturb,
     token_ids,
     variants_with_inits,
@@ -26,7 +27,7 @@ from tests.adapters.bases import (
 from tests.tolerances import IDENTITY, relative_error
 
 
-@pytest.mark.parametrize(("storage", "kind", "init"), variants_with_inits())
+@pytest.mark.parametrize(("storage", "kind", "init"), mostly_slow(variants_with_inits()))
 def test_attaching_changes_nothing(load: Load, storage: str, kind: str, init: bool | str) -> None:
     """But for an init that brings a quantized base closer to the original weights."""
     for family in FAMILIES:

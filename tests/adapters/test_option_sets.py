@@ -14,17 +14,21 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from lorakit.adapters.attached import Attached
-from lorakit.adapters.save import PREFIX
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.load import load_base
 from tests import families, tiny
-from tests.adapters.bases import logits, token_ids
+from tests.adapters.bases import logits
 from tests.adapters.option_sets import FAMILIES, OptionSet, draw
-from tests.adapters.peers import load_in_peft, make_in_peft, same_weights, save_from_peft
-from tests.tolerances import GRADIENT_FLOAT32, LOGITS_FLOAT32, relative_error
+from tests.adapters.peers import (
+    assert_gradients_equal,
+    load_in_peft,
+    make_in_peft,
+    same_weights,
+    save_from_peft,
+)
+from tests.tolerances import LOGITS_FLOAT32, relative_error
 
-NUM_SETS, NUM_FAST = 48, 16
+NUM_SETS, NUM_FAST = 48, 8
 SEEDS = [
     pytest.param(seed, marks=[] if seed < NUM_FAST else pytest.mark.slow)
     for seed in range(NUM_SETS)
@@ -63,7 +67,7 @@ def test_a_drawn_config_goes_to_peft_and_back(
     ours = fresh()
     adapter = load_adapter(ours, tmp_path / "theirs")
     assert relative_error(logits(ours), logits(theirs)) <= LOGITS_FLOAT32
-    _compare_gradients(ours, adapter, theirs)
+    assert_gradients_equal(ours, adapter, theirs)
 
     save_adapter(ours, tmp_path / "ours")
     _compare_tensors(tmp_path / "theirs", tmp_path / "ours")
@@ -77,38 +81,6 @@ def test_a_drawn_config_goes_to_peft_and_back(
 
 def _config(drawn: OptionSet) -> peft.LoraConfig:
     return peft.LoraConfig(task_type="CAUSAL_LM", **drawn.options)
-
-
-def _compare_gradients(ours: PreTrainedModel, adapter: Attached, theirs: peft.PeftModel) -> None:
-    ids = token_ids()
-    for model in (ours, theirs):
-        model(input_ids=ids, labels=ids).loss.backward()
-    by_name = {}
-    for name, parameter in theirs.named_parameters():
-        # With bias "all" PEFT lets the frozen copy of a module train, which it never calls.
-        if parameter.requires_grad and ".original_module." not in name:
-            by_name[_file_name(name)] = parameter.grad
-    mine = {
-        f"{PREFIX}{name}.{suffix}": module.get_parameter(below).grad
-        for name, module in adapter.modules.items()
-        for suffix, below in module.peft_names().items()
-    }
-    mine |= {f"{PREFIX}{name}": bias.grad for name, (bias, _) in adapter.biases.items()}
-    assert mine.keys() == by_name.keys()
-    scale = max(gradient.norm().item() for gradient in by_name.values() if gradient is not None)
-    for name, gradient in by_name.items():
-        if gradient is None:
-            assert mine[name] is None, name
-            continue
-        # A gradient much smaller than the others carries their rounding.
-        size = max(gradient.norm().item(), 0.1 * scale)
-        assert (mine[name] - gradient).norm().item() <= GRADIENT_FLOAT32 * size, name
-
-
-def _file_name(parameter: str) -> str:
-    """PEFT's name of a parameter in its file."""
-    name = parameter.replace(".modules_to_save.default", "").replace(".default", "")
-    return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
 
 
 def _compare_tensors(one: Path, two: Path) -> None:

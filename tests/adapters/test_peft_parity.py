@@ -44,6 +44,12 @@ PEFT_CONFIGS = {
     "all biases": {"target_modules": ["q_proj", "up_proj"], "bias": "all"},
     "in full": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "model.norm"]},
     "a list of names in full": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "names that match nothing": {
+        "target_modules": ["q_proj", "v_proj", "fc1"],
+        "exclude_modules": ["nothing"],
+        "layers_to_transform": [1, 9],
+        "rank_pattern": {"fc1": 2},
+    },
     "no targets named": {"target_modules": None},
 }
 
@@ -139,6 +145,46 @@ def test_overlapping_patterns_survive_peft_s_sorting(load: Load, tmp_path: Path)
     assert torch.equal(logits(again), logits(model))
     theirs = load_in_peft(plain(load("qwen2")), tmp_path)
     assert relative_error(logits(theirs), logits(model)) <= LOGITS_FLOAT32
+
+
+def test_ranks_that_peft_s_sorting_hides_are_read_from_the_tensors(
+    load: Load, tmp_path: Path
+) -> None:
+    """PEFT trains the first pattern written, saves them sorted, and cannot load its own file."""
+    config = peft.LoraConfig(
+        r=4, target_modules="all-linear", rank_pattern={"q_proj": 2, "model.layers.0.*": 3}
+    )
+    theirs = make_in_peft(plain(load("llama")), config)
+    save_from_peft(theirs, tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_in_peft(plain(load("llama")), tmp_path)
+    model = load("llama")
+    adapter = load_adapter(model, tmp_path)
+    assert adapter.adapted["model.layers.0.self_attn.q_proj"].r == 2
+    assert relative_error(logits(model), logits(theirs)) <= LOGITS_FLOAT32
+    save_adapter(model, tmp_path)
+    back = load_in_peft(plain(load("llama")), tmp_path)
+    assert relative_error(logits(back), logits(theirs)) <= LOGITS_FLOAT32
+
+
+def test_alphas_that_peft_s_sorting_hides_are_taken_as_peft_does_and_told(
+    load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = peft.LoraConfig(
+        r=4, target_modules="all-linear", alpha_pattern={"q_proj": 2, "model.layers.0.*": 3}
+    )
+    theirs = make_in_peft(plain(load("llama")), config)
+    save_from_peft(theirs, tmp_path)
+    reloaded = load_in_peft(plain(load("llama")), tmp_path)
+    assert relative_error(logits(reloaded), logits(theirs)) > 1e-4
+    model = load("llama")
+    load_adapter(model, tmp_path)
+    assert relative_error(logits(model), logits(reloaded)) <= LOGITS_FLOAT32
+    assert "alpha_pattern gives 1 modules several values" in caplog.text
+    caplog.clear()
+    save_adapter(model, tmp_path)
+    load_adapter(load("llama"), tmp_path)
+    assert not caplog.text
 
 
 def test_an_adapter_in_a_named_subfolder_loads(load: Load, tmp_path: Path) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
+from transformers.pytorch_utils import Conv1D
 
 from lorakit.base import packing
 from lorakit.base.device import compute_device
 from lorakit.base.families import FAMILIES as ROWS
 from lorakit.base.families import family
+from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.base.load import load_base
@@ -128,21 +135,40 @@ def test_packed_computes_with_the_rounded_weights(
     model_type: str, quantization: str, family_folder
 ) -> None:
     expected = families.build(model_type)
-    targets = packing.packable_linears(expected)
+    targets = packing.packable(expected)
     pack = partial(storage(quantization).pack, block_size=64, double_quantization=True)
-    for name in targets:
-        layer = expected.get_submodule(name)
-        weight = layer.weight.data
-        rounded = pack(weight if isinstance(layer, nn.Linear) else weight.t().contiguous())
-        dense = rounded.dequantize()
-        layer.weight.data = dense if isinstance(layer, nn.Linear) else dense.t().contiguous()
+    for path, name in targets.items():
+        parameter = expected.get_parameter(name)
+        layer = packing.layer_at(expected, path)
+        dense = pack(packing.storable_weight(layer).contiguous()).dequantize()
+        parameter.data = dense.t().contiguous() if isinstance(layer, Conv1D) else dense
     loaded, _ = load_base(
         family_folder(model_type), quantization=quantization, dtype=torch.float32, device="cpu"
     )
-    frozen = [name for name, module in loaded.named_modules() if isinstance(module, FrozenLinear)]
+    kinds = FrozenLinear | FrozenExperts
+    frozen = [name for name, module in loaded.named_modules() if isinstance(module, kinds)]
     assert sorted(frozen) == sorted(targets) and targets
     ids = examples()[1][None]
     assert relative_error(loaded(ids).logits, expected(ids).logits) < LOGITS_FLOAT32
+
+
+@torch.no_grad()
+def test_layers_that_are_rescaled_in_place_are_packed_too(tmp_path: Path) -> None:
+    """RWKV halves weights every six layers, which packed ones would not notice."""
+    folder = families.folder(tmp_path, "rwkv", num_hidden_layers=8)
+    config = json.loads((folder / "config.json").read_text()) | {"rescale_every": 6}
+    (folder / "config.json").write_text(json.dumps(config))
+    expected, _ = load_base(folder, dtype=torch.float32, device="cpu")
+    original = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = examples()[1][None]
+    assert original.config.rescale_every == 6
+    assert relative_error(expected(ids).logits, original(ids).logits) < LOGITS_FLOAT32
+    for quantization in PACKED:
+        loaded, _ = load_base(folder, quantization=quantization, dtype=torch.float32, device="cpu")
+        for name, module in loaded.named_modules():
+            if isinstance(module, FrozenLinear):
+                expected.get_submodule(name).weight.data = module.weight
+        assert relative_error(loaded(ids).logits, expected(ids).logits) < LOGITS_FLOAT32
 
 
 COMPOSITES = {

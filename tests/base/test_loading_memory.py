@@ -85,3 +85,18 @@ def test_peak_is_what_is_stored_plus_one_tensor(tiny_folder: Path, tmp_path: Pat
         print(options, {name: f"{value / 1e6:.1f} MB" for name, value in found.items()})
         assert found["dense"] > 200e6
         assert found["peak"] < found["stored"] + one_tensor + ALLOWANCE_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peak_with_experts_is_what_is_stored_plus_one_fused_tensor(tmp_path: Path) -> None:
+    # Each part is larger than the 32 MB that glibc keeps when they are freed.
+    sizes = {"hidden_size": 1024, "intermediate_size": 8400, "num_local_experts": 4}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8, "num_hidden_layers": 2}
+    big = tiny.folder(tmp_path / "big", "mixtral", **sizes, **heads)
+    small = tiny.folder(tmp_path / "small", "mixtral", num_local_experts=2)
+    fused = 4 * 2 * 8400 * 1024 * 4
+    for quantization in ("none", "nf4", "int8"):
+        found = measured(small, big, quantization=quantization)
+        print(quantization, {name: f"{value / 1e6:.1f} MB" for name, value in found.items()})
+        assert found["peak"] < found["stored"] + fused + 2 * ALLOWANCE_BYTES

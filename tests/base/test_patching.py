@@ -19,22 +19,25 @@ import torch, transformers, safetensors, huggingface_hub, numpy
 import transformers.modeling_utils, transformers.masking_utils, transformers.quantizers.auto
 from tests.patching import nothing_patched
 # transformers adds Module.smart_apply to torch by itself, the first time it loads any model.
-transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+for folder in sys.argv[1:]:
+    transformers.AutoModelForCausalLM.from_pretrained(folder)
 with nothing_patched():
     import lorakit
     from lorakit.base.load import load_base
-    for quantization in ("none", "nf4"):
-        model, _ = load_base(
-            sys.argv[1], quantization=quantization, dtype=torch.float32, device="cpu"
-        )
-        model(torch.tensor([[1, 2, 3]]))
+    for folder in sys.argv[1:]:
+        for quantization in ("none", "nf4"):
+            model, _ = load_base(
+                folder, quantization=quantization, dtype=torch.float32, device="cpu"
+            )
+            model(torch.tensor([[1, 2, 3]]))
 """
 
 
-def test_import_and_load_patch_nothing(tiny_folder: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tiny_folder)], check=True, cwd=Path(__file__).parents[2]
-    )
+def test_import_and_load_patch_nothing(tiny_folder: Path, family_folder) -> None:
+    # Experts in transformers' registry, and those whose class looks into none.
+    folders = map(str, (tiny_folder, family_folder("mixtral"), family_folder("llama4_text")))
+    command = [sys.executable, "-c", SCRIPT, *folders]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
 
 
 def test_the_check_notices_patches() -> None:

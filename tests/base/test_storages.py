@@ -41,6 +41,22 @@ def test_shape_dtype_and_devices(name: str) -> None:
             assert meta.is_meta and meta.shape == shape
 
 
+@pytest.mark.parametrize("double_quantization", [True, False])
+@pytest.mark.parametrize("name", STORAGES)
+def test_a_part_is_that_part_of_the_whole(name: str, double_quantization: bool) -> None:
+    # Parts that share a block, that share a group of block scales, and that are whole blocks.
+    for shape in [(3, 5, 7), (3, 67, 129), (4, 32, 64)]:
+        stored = storage(name).pack(
+            torch.randn(shape), block_size=32, double_quantization=double_quantization
+        )
+        whole = stored.dequantize()
+        for index in range(shape[0]):
+            assert torch.equal(stored.dequantize_part(index), whole[index])
+        half = stored.dequantize_part(1, torch.bfloat16)
+        assert torch.equal(half, stored.dequantize(torch.bfloat16)[1])
+        assert stored.dequantize_part(1, device=torch.device("meta")).shape == shape[1:]
+
+
 @pytest.mark.parametrize("name", STORAGES)
 def test_the_same_over_copies_of_its_tensors(name: str) -> None:
     for shape in SHAPES:

@@ -26,7 +26,7 @@ from lorakit.plan.plan import plan
 from lorakit.plan.steps import count_run_length
 from lorakit.recipe import LoraConfig, parse_recipe
 from lorakit.train.batches import StepBatches
-from tests import tiny
+from tests import families, tiny
 
 LLAMA_3_1_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -111,6 +111,27 @@ def nf4_bytes_8b() -> int:
     nested = [-(-count // 256) for count in blocks]
     per_layer = sum(out * into // 2 for out, into in layer) + sum(blocks)
     return 32 * (per_layer + 4 * sum(nested) + 4 * len(layer))
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", "llama4_text", "jetmoe"])
+def test_planned_bytes_of_experts_are_those_of_the_loaded_model(
+    model_type: str, quantization: str, tmp_path: Path
+) -> None:
+    folder = families.folder(tmp_path, model_type)
+    base = {"quantization": quantization, "dtype": "bfloat16"}
+    recipe = parse_recipe(values(folder, base=base, adapter={"r": 4}))
+    predicted = plan(recipe)
+    model, _ = load_base(folder, quantization=quantization, dtype=torch.bfloat16, device="cpu")
+    adapter = attach_adapter(model, LoraConfig(r=4))
+    state = state_plan_of(model, adapter.parameters(), recipe.train, "cpu")
+    assert predicted.memory == count_memory(model, adapter, state, predicted.memory.by_device)
+    assert (predicted.total_parameters, predicted.trainable_parameters) == (
+        adapter.total,
+        adapter.trainable,
+    )
+    plain = families.build(model_type)
+    assert adapter.total - adapter.trainable == sum(p.numel() for p in plain.parameters())
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

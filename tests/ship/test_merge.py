@@ -23,7 +23,9 @@ from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.kinds.lora import Lora
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base import model_folder
+from lorakit.base.checkpoint import read_entries
 from lorakit.base.load import load_base
+from lorakit.base.write_quantized import PackSettings
 from lorakit.errors import AdapterError, InputError, VerificationError
 from lorakit.recipe import LoraConfig
 from lorakit.ship import write_merged as writing
@@ -253,12 +255,58 @@ def test_files_are_split_at_the_size_asked_for(folders, tmp_path: Path) -> None:
     assert len(list(again.glob("*.safetensors"))) == 1
 
 
-def test_experts_of_the_checkpoint_stay_as_they_are(tmp_path: Path) -> None:
-    base, output = families.folder(tmp_path / "base", "mixtral"), tmp_path / "out"
-    model = trained_adapter(base, tmp_path / "adapter", kind="dora")
-    merge_folder(base, tmp_path / "adapter", output)
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", "nemotron_h", "llama4_text"])
+def test_experts_are_written_as_the_checkpoint_has_them(
+    model_type: str, quantization: str, tmp_path: Path
+) -> None:
+    base, output = families.folder(tmp_path / "base", model_type), tmp_path / "out"
+    model = trained_adapter(base, tmp_path / "adapter", quantization)
+    report = merge_folder(base, tmp_path / "adapter", output, quantization=quantization)
+    before, after = read_entries(base), read_entries(output)
+    assert {n: e.shape for n, e in after.items()} == {n: e.shape for n, e in before.items()}
+    assert report.num_tensors == len(before) > report.num_changed > 0
     plain = AutoModelForCausalLM.from_pretrained(output).eval()
     assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_experts_merge_into_the_original_and_quantized(model_type: str, tmp_path: Path) -> None:
+    base = families.folder(tmp_path / "base", model_type)
+    model = trained_adapter(base, tmp_path / "adapter", "nf4")
+    report = merge_folder(
+        base, tmp_path / "adapter", tmp_path / "original", quantization="nf4", into="original"
+    )
+    assert report.weights is not None
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    assert report.weights.layers[name].retained == pytest.approx(1, abs=1e-4)
+    on_disk = AutoModelForCausalLM.from_pretrained(tmp_path / "original")
+    in_memory = merge(model, into="original").get_parameter(name)
+    assert relative_error(on_disk.get_parameter(name), in_memory) <= LOGITS_FLOAT32
+    merge_folder(
+        base,
+        tmp_path / "adapter",
+        tmp_path / "packed",
+        quantization="nf4",
+        quantize=PackSettings("nf4"),
+    )
+    packed, _ = load_base(tmp_path / "packed", quantization="checkpoint", device="cpu")
+    assert relative_error(packed.get_parameter(name), in_memory) <= 1e-2  # experts stay dense
+    again = tmp_path / "saved"
+    merge(model).save_pretrained(again)
+    before, after = read_entries(base), read_entries(again)
+    assert {n: e.shape for n, e in after.items()} == {n: e.shape for n, e in before.items()}
+    plain = AutoModelForCausalLM.from_pretrained(again)
+    assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
+
+
+def test_experts_that_have_no_adapter_keep_their_bytes(tmp_path: Path) -> None:
+    base, output = families.folder(tmp_path / "base", "mixtral"), tmp_path / "out"
+    trained_adapter(base, tmp_path / "adapter", kind="dora", target_parameters=[])
+    merge_folder(base, tmp_path / "adapter", output)
+    before, after = (load_file(path / "model.safetensors") for path in (base, output))
+    experts = [name for name in before if ".experts." in name]
+    assert experts and all(torch.equal(before[name], after[name]) for name in experts)
 
 
 @pytest.mark.parametrize("wrong", ["weights", "definition", "logits"])

@@ -194,6 +194,7 @@ def _config_values(
         r=r,
         alpha=alpha,
         target_modules=[],
+        target_parameters=None,
         rank_pattern={name: int(rank) for name, rank in rank_pattern.items()},
         alpha_pattern=_pattern(
             {n: alphas[n] for n in plain}, alpha, "alpha_pattern", by_leaf=by_leaf

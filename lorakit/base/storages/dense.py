@@ -39,6 +39,13 @@ class DenseWeight(nn.Module):
         weight = self.weight.t() if self.transposed else self.weight
         return weight.to(device=device or weight.device, dtype=dtype or weight.dtype)
 
+    def dequantize_part(
+        self, index: int, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """One part along the first dimension of a weight of three: a view of the parameter."""
+        part = self.weight[index]
+        return part.to(device=device or part.device, dtype=dtype or part.dtype)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """{"weight": the parameter}"""
         return {"weight": self.weight}

@@ -34,7 +34,21 @@ class Int8Weight(PackedWeight):
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> torch.Tensor:
         """The dense weight, new each time; float32 arithmetic, rounded once to `dtype`."""
-        codes, absmax = self.codes, self.absmax
+        return self._dequantized(self.codes, self.absmax, dtype, device)
+
+    def dequantize_part(
+        self, index: int, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """One part of the dense weight along its first dimension; only that is unpacked."""
+        return self._dequantized(self.codes[index], self.absmax[index], dtype, device)
+
+    def _dequantized(
+        self,
+        codes: torch.Tensor,
+        absmax: torch.Tensor,
+        dtype: torch.dtype | None,
+        device: torch.device | None,
+    ) -> torch.Tensor:
         if device is not None:
             codes, absmax = codes.to(device), absmax.to(device)
         return kernels.int8_dequantize(codes, absmax, dtype or self.dtype)

@@ -39,7 +39,8 @@ def frozen_linear(
     return _FrozenLinear.apply(x, bias, weight)
 
 
-def _compute_dtype(x: torch.Tensor) -> torch.dtype:
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype a product with `x` is computed in: that of `x`, or autocast's."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
@@ -50,7 +51,7 @@ class _FrozenLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, weight: Dequantizable
     ) -> torch.Tensor:
-        dtype = _compute_dtype(x)
+        dtype = compute_dtype(x)
         ctx.weight = weight
         ctx.x_dtype = x.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lorakit.adapters.arithmetic.info import adapter_info
 from lorakit.errors import AdapterError
 from tests.adapters.arithmetic.made_by_peft import TENSORS, VARIANTS, deltas, make
-from tests.adapters.test_store import is_ours, peft_configs
+from tests.adapters.test_peft_examples import configs, refused_field
 from tests.tolerances import relative_error
 
 CONFIG = "adapter_config.json"
@@ -130,14 +130,15 @@ def test_patterns_that_name_experts_are_refused(tmp_path: Path) -> None:
 def test_peft_s_example_configs_are_read_or_refused_by_name(shared_data: Path, saved: Path) -> None:
     """Every type but LoRA by its name, options of other methods by theirs."""
     refused = set()
-    for path in peft_configs(shared_data):
-        values = json.loads(path.read_text())
-        (saved / CONFIG).write_text(path.read_text())
+    for values in configs(shared_data).values():
+        (saved / CONFIG).write_text(json.dumps(values))
         by_type = f"peft_type '{values['peft_type']}'"
         by_field = "sets kasa_config|sets use_bdlora"
         by_tensors = "do not fit its adapter_config.json"
-        is_lora = values["peft_type"] == "LORA"
-        expected = by_tensors if is_ours(values) else by_field if is_lora else by_type
+        expected = by_type
+        if values["peft_type"] == "LORA":  # MiCA's factors are those of a LoRA
+            plain = refused_field(values) in (None, "init_lora_weights")
+            expected = by_tensors if plain else by_field
         with pytest.raises(AdapterError, match=expected):
             adapter_info(saved)
         refused.add(values["peft_type"])

@@ -1,0 +1,113 @@
+"""The forward pass of experts, under our name in transformers' official registry.
+
+It computes what transformers' functions compute, with projections that are modules of ours (frozen
+or adapted) where the classes have plain parameters. Experts without one are left to transformers.
+
+T tokens, K experts per token, S = T * K rows, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, ExpertsInterface
+from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
+
+from lorakit import kernels
+
+NAME = "lorakit"
+PLAIN = "grouped_mm"  # transformers' default
+
+
+def use_in(model: PreTrainedModel) -> None:
+    """Let a model's experts compute with `experts_forward`; of no effect the second time."""
+    ExpertsInterface.register(NAME, experts_forward)
+    model.set_experts_implementation(NAME)
+
+
+def use_in_llama4(experts: Llama4TextExperts) -> None:
+    """The same for one module of a class that looks into no registry."""
+    vars(experts)["forward"] = partial(llama4_forward, experts)
+
+
+def restore_llama4(experts: Llama4TextExperts) -> None:
+    """Undo `use_in_llama4`; of no effect where it was not called."""
+    vars(experts).pop("forward", None)
+
+
+def restore(model: PreTrainedModel) -> None:
+    """Undo `use_in`, with what transformers chooses by itself."""
+    if model.config._experts_implementation == NAME:
+        # transformers has no public way to ask for the default of a class.
+        model.set_experts_implementation(model.get_correct_experts_implementation(None))
+
+
+def experts_forward(
+    experts: Any,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """All experts of a layer, in the signature of transformers' `ExpertsInterface`.
+
+    Args:
+        experts: an experts module of transformers.
+        hidden_states: (T, D).
+        top_k_index: (T, K), the experts of each token.
+        top_k_weights: (T, K).
+
+    Returns:
+        (T, D): the weighted sum over each token's experts.
+    """
+    first = experts.gate_up_proj if experts.has_gate else experts.up_proj
+    if isinstance(first, torch.Tensor) and isinstance(experts.down_proj, torch.Tensor):
+        plain = ALL_EXPERTS_FUNCTIONS[PLAIN]
+        return plain(experts, hidden_states, top_k_index, top_k_weights)
+    sorted_index, order = torch.sort(top_k_index.reshape(-1), stable=True)
+    counts = torch.bincount(sorted_index, minlength=experts.num_experts).tolist()
+    x = hidden_states[order // top_k_index.shape[-1]]  # (S, D)
+    x = _project(first, x, counts, experts.is_transposed)
+    if experts.has_bias:
+        bias = experts.gate_up_proj_bias if experts.has_gate else experts.up_proj_bias
+        x = x + bias[sorted_index]
+    x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)
+    x = _project(experts.down_proj, x, counts, experts.is_transposed)
+    if experts.has_bias:
+        x = x + experts.down_proj_bias[sorted_index]
+    if experts.has_post_expert_norm:
+        x = experts.post_expert_norm(x)
+    x = x * top_k_weights.reshape(-1)[order, None]
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    # Summed per token, not scattered: scattering on a GPU has no fixed order.
+    summed = x[back].view(*top_k_index.shape, x.shape[-1]).sum(dim=1)
+    return summed.to(hidden_states.dtype)
+
+
+def llama4_forward(experts: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """All experts of a layer of Llama 4, where every expert sees every token, scaled by its score.
+
+    Args:
+        experts: an experts module of Llama 4.
+        hidden_states: (E * T, D), expert by expert.
+
+    Returns:
+        (E * T, D).
+    """
+    counts = [hidden_states.shape[0] // experts.num_experts] * experts.num_experts
+    gate, up = _project(experts.gate_up_proj, hidden_states, counts, True).chunk(2, dim=-1)
+    return _project(experts.down_proj, up * experts.act_fn(gate), counts, True)
+
+
+def _project(
+    projection: Any, x: torch.Tensor, counts: Sequence[int], transposed: bool
+) -> torch.Tensor:
+    """(S, I) -> (S, O) with a module of ours, or with a parameter of transformers' layout."""
+    if isinstance(projection, torch.Tensor):
+        weight_EOI = projection.transpose(1, 2) if transposed else projection
+        return kernels.grouped_linear(x, weight_EOI, counts)
+    return projection(x, counts)
