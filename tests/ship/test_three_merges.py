@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorakit.adapters.attach import adapter_disabled, attach_adapter, attached
 from lorakit.adapters.store import save_adapter
@@ -24,7 +24,7 @@ from lorakit.ship.merge import merge
 from lorakit.ship.merge_folder import MergeReport, merge_folder
 from lorakit.ship.verify import difference
 from lorakit.ship.weight_change import layer_change
-from tests import tiny
+from tests import families, tiny
 from tests.adapters.bases import (
     INITS,
     KINDS,
@@ -181,6 +181,28 @@ def test_a_packed_merge_loads_in_transformers_with_bitsandbytes(
     trained = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     head = trained["base_model.model.lm_head.weight"]
     assert torch.equal(ours.lm_head.weight, head)
+
+
+def test_experts_merge_in_all_three_ways(tmp_path: Path) -> None:
+    """The checkpoint has every expert by itself; in memory, and for the adapter, they are fused."""
+    base = families.folder(tmp_path / "base", "mixtral")
+    model = saved(base, tmp_path / "adapter", "nf4")
+    adapted = attached(model).adapted
+    assert any("experts" in name for name in adapted)
+
+    def merged(name: str, **options: object) -> MergeReport:
+        output = tmp_path / name
+        return merge_folder(base, tmp_path / "adapter", output, quantization="nf4", **options)
+
+    assert merged("faithful").verification.error <= LOGITS_FLOAT32
+    reports = merged("original", into="original"), merged("packed", quantize=PackSettings("nf4"))
+    for report in reports:
+        assert sum("experts" in name for name in report.weights.layers) == 4
+        total = report.weights.total
+        assert abs(total.retained - 1) <= RETAINED + 4 * total.standard_error
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "original").state_dict()
+    for name, tensor in merge(model, into="original").state_dict().items():
+        assert relative_error(plain[name], tensor) <= 1e-6, name
 
 
 def wide_base(folder: Path, hidden: int) -> Path:
