@@ -162,12 +162,13 @@ def slope(ranks: list[int], values: np.ndarray) -> float:
 def plot(ranks: list[int], measured: dict[str, np.ndarray]) -> Figure:
     """A panel for each quantity: relative to the smallest rank, both axes logarithmic."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(QUANTITIES))
+    panels = figure.subplots(1, len(QUANTITIES), sharey=True)
     for place, (panel, title) in enumerate(zip(panels, QUANTITIES.values(), strict=True)):
         for (method, values), style in zip(measured.items(), ("o--", "s-"), strict=True):
             means = values[:, :, place].mean(axis=1)
             panel.plot(ranks, means / means[0], style, label=method)
-        panel.set(xscale="log", yscale="log", xlabel="rank", title=title)
+        panel.set(xscale="log", yscale="log", xlabel="rank")
+        panel.set_title(title, fontsize="medium")
         panel.set_xticks(ranks, [str(rank) for rank in ranks])
         panel.minorticks_off()
         panel.axhline(1, color="0.7", linewidth=0.8)
