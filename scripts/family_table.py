@@ -40,8 +40,8 @@ adapts in the tiny model: two layers, four experts. "Experts" says of a family t
 holds them: (E, out, in) or (E, in, out), and whether its class is served by transformers' registry
 or by name (`docs/targets/experts.md`); they are packed by `base.quantization` like linear layers.
 "Left out" names what is not adapted, by layer name: expert routers; layers whose weight a Mamba
-kernel reads; and shared experts or dense layers whose name PEFT 0.21 takes for the fused experts
-(`lorakit/adapters/families.py`). Written by `scripts/family_table.py`.
+kernel reads; and layers whose tensors PEFT 0.21 loses (`lorakit/adapters/families.py`). Written by
+`scripts/family_table.py`.
 
 | family | adapted | packs | experts | left out |
 |---|---|---|---|---|

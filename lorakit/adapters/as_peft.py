@@ -48,6 +48,7 @@ def config_as_peft(
         changes["target_modules"] = known or config.target_modules
     if config.target_parameters:
         parameters = [parameter_name(path, one) for path, one in expert_layouts(model).items()]
+        parameters += [f"{name}.weight" for name in names]
         named = [one for one in config.target_parameters if _matches(parameters, one)]
         changes["target_parameters"] = named or config.target_parameters
     if config.layers is not None:

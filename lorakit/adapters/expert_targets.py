@@ -1,10 +1,13 @@
-"""Which experts of a model an adapter config names."""
+"""What of a model an adapter config names as parameters: experts, and linear layers that PEFT would
+take for experts under their own name.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.adapters.patterns import matches_list
@@ -30,43 +33,55 @@ def all_experts(model: PreTrainedModel) -> dict[str, FrozenExperts]:
     return {path: experts_at(model, path, layout) for path, layout in layouts.items()}
 
 
-def named_experts(experts: Mapping[str, FrozenExperts], wanted: list[str]) -> set[str]:
-    """Paths of those whose parameter `target_parameters` names, as PEFT matches a list.
+def named_as_parameters(
+    experts: Mapping[str, FrozenExperts], linears: Mapping[str, nn.Module], wanted: list[str]
+) -> dict[str, nn.Module]:
+    """{path: module} of what `target_parameters` names, as PEFT matches a list.
+
+    Args:
+        experts: of the model.
+        linears: its linear layers, whose parameter is `<path>.weight`.
+        wanted: `target_parameters`.
 
     Raises:
-        AdapterError: a name matches no parameter of experts.
+        AdapterError: a name matches no parameter.
     """
     names = {path: parameter_name(path, module.layout) for path, module in experts.items()}
-    unmatched = [one for one in wanted if not any(matches_list(n, [one]) for n in names.values())]
+    known = names | {path: f"{path}.weight" for path in linears}
+    unmatched = [one for one in wanted if not any(matches_list(n, [one]) for n in known.values())]
     if unmatched:
         raise AdapterError(
             f"target_parameters {unmatched!r} match no parameter of experts; this model has: "
             f"{_endings(names.values())}. Fix adapter.target_parameters."
         )
-    return {path for path, name in names.items() if matches_list(name, wanted)}
+    modules = {**linears, **experts}
+    return {path: modules[path] for path, name in known.items() if matches_list(name, wanted)}
+
+
+def not_for_parameters(config: LoraConfig) -> str | None:
+    """The option that PEFT's format does not have for parameters; None when there is none."""
+    given = {
+        f"kind {config.kind_name!r}": config.kind_name != "lora",
+        f"lora_dropout {config.lora_dropout:g}": config.lora_dropout > 0,
+        f"init_lora_weights {config.init_lora_weights!r}": config.init_lora_weights not in INITS,
+    }
+    return next((option for option, is_given in given.items() if is_given), None)
 
 
 def refuse_what_experts_lack(experts: Collection[str], config: LoraConfig) -> None:
     """Raise AdapterError for an option that PEFT's format does not have for experts.
 
     Args:
-        experts: paths of those that would be adapted.
+        experts: paths of what would be adapted under the name of a parameter.
     """
-    if not experts:
-        return
-    given = {
-        f"kind {config.kind_name!r}": config.kind_name != "lora",
-        f"lora_dropout {config.lora_dropout:g}": config.lora_dropout > 0,
-        f"init_lora_weights {config.init_lora_weights!r}": config.init_lora_weights not in INITS,
-    }
-    for option, is_given in given.items():
-        if is_given:
-            raise AdapterError(
-                f"{option} cannot be applied to experts: {len(experts)} parameters such as "
-                f"{next(iter(experts))!r}. PEFT's format has plain LoRA without dropout for them, "
-                "started from shapes alone (true, false, gaussian). Change the option, or leave "
-                "the experts out with adapter.target_parameters: []."
-            )
+    option = not_for_parameters(config)
+    if experts and option is not None:
+        raise AdapterError(
+            f"{option} cannot be applied to experts: {len(experts)} parameters such as "
+            f"{next(iter(experts))!r}. PEFT's format has plain LoRA without dropout for them, "
+            "started from shapes alone (true, false, gaussian). Change the option, or leave "
+            "the experts out with adapter.target_parameters: []."
+        )
 
 
 def nesting_depths(experts: Mapping[str, ExpertsLayout]) -> dict[str, int]:

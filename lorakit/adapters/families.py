@@ -6,7 +6,8 @@ from lorakit.base.families import READ_DIRECTLY
 
 # Names that PEFT 0.21 takes for the experts of transformers 4 when it reads target_modules for
 # these families: it would leave the layer of that name (a shared expert, a dense layer) without its
-# adapter and say nothing. tests/adapters/test_families.py compares this table with PEFT's.
+# adapter and say nothing. It reads them in target_parameters, as `<layer>.weight`.
+# tests/adapters/test_families.py compares this table with PEFT's.
 EXPERT_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("minimax", "minimax_m2", "mixtral"): ("gate", "w1", "w2", "w3"),
     (
@@ -45,7 +46,12 @@ def why_not_adaptable(model_type: str, module_name: str) -> str | None:
         return f"PEFT loses the tensors of {lost.pop()} when it loads an adapter of {model_type}"
     if leaf in READ_DIRECTLY.get(model_type, ()):
         return f"{model_type} multiplies with its weight directly"
-    for model_types, names in EXPERT_NAMES.items():
-        if model_type in model_types and leaf in names:
-            return f"PEFT takes {leaf} for the experts of {model_type}"
     return None
+
+
+def taken_for_experts(model_type: str, module_name: str) -> bool:
+    """Whether PEFT would take a linear layer for experts, were it named in target_modules."""
+    leaf = module_name.rpartition(".")[2]
+    return any(
+        model_type in model_types and leaf in names for model_types, names in EXPERT_NAMES.items()
+    )

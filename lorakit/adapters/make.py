@@ -59,7 +59,12 @@ def make_modules(
             modules[name] = AdaptedEmbedding(name, module, kind, switch=shared.switch)
         else:
             modules[name] = AdaptedLinear(
-                name, frozen(module), kind, dropout=shared.dropout, switch=shared.switch
+                name,
+                frozen(module),
+                kind,
+                dropout=shared.dropout,
+                switch=shared.switch,
+                as_parameter=name in targets.as_parameters,
             ).train(module.training)
     modules |= _token_rows(targets, device, shared)
     for name, module in targets.trained.items():

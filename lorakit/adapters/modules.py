@@ -103,14 +103,20 @@ class AdaptedLinear(AdaptedModule):
         *,
         dropout: Dropout,
         switch: Switch,
+        as_parameter: bool = False,
     ) -> None:
         super().__init__(name, switch)
         self.base_layer = base_layer
         self.adapter = adapter
+        self._as_parameter = as_parameter
         self.dropout = dropout
         self.kept_start: KeptStart | None = None
         self.in_features = base_layer.in_features
         self.out_features = base_layer.out_features
+
+    @property
+    def target_parameter(self) -> str | None:
+        return f"{self.name}.weight" if self._as_parameter else None
 
     @property
     def weight(self) -> torch.Tensor:

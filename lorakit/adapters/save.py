@@ -21,6 +21,7 @@ from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.plain_form import stacked, widened
 from lorakit.adapters.targets import global_alpha, matching_values, module_rank_and_alpha
 from lorakit.base.frozen_experts import expert_layouts, parameter_name
+from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import BaseInfo, base_info
 from lorakit.errors import AdapterError, ModelError, NonFiniteError
 from lorakit.files import write_atomically
@@ -200,14 +201,13 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
     """
     adapter = attached(model)
     config = adapter.config
-    parameters = [module.target_parameter for module in adapter.modules.values()]
-    experts = [name for name in parameters if name is not None]
-    names = [name for name in adapter.adapted if adapter.modules[name].target_parameter is None]
-    others = [
-        name for name, _ in model.named_modules() if name and not is_below(name, adapter.modules)
-    ]
+    in_parameters = {n: m.target_parameter for n, m in adapter.modules.items()}
+    parameters = [name for name in in_parameters.values() if name is not None]
+    in_modules = [name for name, parameter in in_parameters.items() if parameter is None]
+    names = [name for name in in_modules if name in adapter.adapted]
+    others = [name for name, _ in model.named_modules() if name and not is_below(name, in_modules)]
     wanted = widened(
-        module_rank_and_alpha([*names, *experts], config),
+        module_rank_and_alpha([*names, *parameters], config),
         {name: kept.start for name, kept in adapter.starts().items()} if plain else {},
         rank_pattern=config.rank_pattern,
         alpha_pattern=config.alpha_pattern,
@@ -222,7 +222,7 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
         r=wanted.r,
         alpha=wanted.alpha,
         target_modules=minimal_endings(names, others),
-        target_parameters=_parameter_endings(model, experts),
+        target_parameters=_parameter_endings(model, parameters),
         rank_pattern={name: int(rank) for name, rank in ranks.items()},
         alpha_pattern=alphas,
         token_indices=_token_indices(model, config),
@@ -240,6 +240,12 @@ def _parameter_endings(model: PreTrainedModel, names: list[str]) -> list[str] | 
         return None
     others = {parameter_name(path, layout) for path, layout in expert_layouts(model).items()}
     others |= {name for name, _ in model.named_parameters()}
+    # Those of packed and adapted layers have another name in the plain model.
+    others |= {
+        f"{path.removesuffix('.base_layer')}.weight"
+        for path, module in model.named_modules()
+        if isinstance(module, FrozenLinear)
+    }
     foreign = {ending for name in others - set(names) for ending in _endings(name)}
     chosen: list[str] = []
     for name in names:

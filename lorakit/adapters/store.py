@@ -5,6 +5,7 @@ present.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ from lorakit.adapters.several import room_for
 from lorakit.adapters.starting import Initialize
 from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
 from lorakit.adapters.token_rows import PEFT_NAME
+from lorakit.base.frozen_experts import expert_layouts
 from lorakit.base.frozen_linear import is_conv1d, is_linear
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
@@ -54,6 +56,7 @@ __all__ = ["load_adapter", "read_tensors", "save_adapter"]
 
 MAX_FAULTS_IN_MESSAGE = 20
 DTYPES = {"F64", "F32", "F16", "BF16"}
+SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
 MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -175,6 +178,7 @@ def _refuse_transposed_olora(path: Path, stored: StoredAdapter) -> None:
 def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> StoredAdapter:
     """The tensors in the folder `path`, as `parsed` describes them."""
     header = read_header(tensors_path(path))
+    _refuse_single_experts(path, model, header)
     config = config_as_peft(model, parsed, header)
     targets = find_targets(model, config)
     config = resolve_overlaps(config, targets.pattern_names().values(), _ranks(header))
@@ -185,6 +189,18 @@ def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> Store
     header = pick(header, header.keys() - copies.keys() - doubled.keys())
     _compare(path, expected, header)
     return StoredAdapter(config, targets, read_tensors(path, header), {}, is_redone=False)
+
+
+def _refuse_single_experts(path: Path, model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Raise AdapterError for factors of every expert's own layers, as transformers 4 had them."""
+    single = [name for name in names if SINGLE_EXPERT.search(name)]
+    if single and expert_layouts(model):
+        raise AdapterError(
+            f"{path} holds {single[0]!r}: it was trained with transformers 4, where each expert "
+            "had layers of its own; possible are adapters of the fused experts that transformers 5 "
+            "has. Load it with PEFT 0.21 under transformers 5, which joins the factors (the ranks "
+            "of gate and up add up), and save it from there."
+        )
 
 
 def _initialize_of(stored: StoredAdapter) -> Initialize:

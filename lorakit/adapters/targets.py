@@ -14,16 +14,17 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters.expert_targets import (
     all_experts,
-    named_experts,
+    named_as_parameters,
+    not_for_parameters,
     refuse_what_experts_lack,
 )
-from lorakit.adapters.families import why_not_adaptable
+from lorakit.adapters.families import taken_for_experts, why_not_adaptable
 from lorakit.adapters.layer_numbers import limit_layers
 from lorakit.adapters.patterns import NamePattern, is_below, matches_list
 from lorakit.adapters.row_targets import RowsTarget, find_rows
 from lorakit.adapters.word_embeddings import is_embedding, why_unfit
 from lorakit.base.frozen_experts import FrozenExperts, parameter_name
-from lorakit.base.frozen_linear import FrozenLinear, is_linear
+from lorakit.base.frozen_linear import FrozenLinear, is_conv1d, is_linear
 from lorakit.base.packing import is_router
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
@@ -35,13 +36,15 @@ MAX_NAMES_IN_MESSAGE = 20
 @dataclass(frozen=True)
 class Targets:
     """Modules by name: those to adapt, those to train in full, those of which rows train, and why
-    others are left alone.
+    others are left alone. `as_parameters` are the linear layers that PEFT's format names by their
+    weight.
     """
 
     adapted: dict[str, nn.Module]
     trained: dict[str, nn.Module]
     left_out: dict[str, str]
     rows: dict[str, RowsTarget]
+    as_parameters: frozenset[str]
 
     def modules(self) -> dict[str, nn.Module]:
         """Every module that something is to stand in for."""
@@ -58,16 +61,23 @@ class Targets:
                 n: RowsTarget(replace(t.module), t.token_ids, t.tied_to)
                 for n, t in self.rows.items()
             },
+            self.as_parameters,
         )
 
-    def pattern_names(self) -> dict[str, str]:
-        """{adapted module: the name that patterns are matched against}: of experts that of the
-        parameter.
-        """
-        return {
-            name: parameter_name(name, module.layout) if isinstance(module, FrozenExperts) else name
+    def target_parameters(self) -> dict[str, str]:
+        """{adapted module: parameter} of what PEFT's format names as parameters."""
+        experts = {
+            name: parameter_name(name, module.layout)
             for name, module in self.adapted.items()
+            if isinstance(module, FrozenExperts)
         }
+        return experts | {name: f"{name}.weight" for name in self.as_parameters}
+
+    def pattern_names(self) -> dict[str, str]:
+        """{adapted module: the name that patterns are matched against}: of its parameter, where
+        PEFT's format names that.
+        """
+        return {name: name for name in self.adapted} | self.target_parameters()
 
     def is_trained(self, name: str) -> bool:
         """Whether the module or parameter is part of a module trained in full."""
@@ -95,7 +105,7 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
     free = {name: module for name, module in modules.items() if name not in left_out}
     is_all = isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR
     if is_all:
-        adapted, reasons = _all_linear(model, free)
+        adapted, reasons = _all_linear(model, free, config)
         left_out |= reasons
     else:
         adapted = _named(modules, free, config, model.config.model_type)
@@ -109,8 +119,12 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
             f"{both[0]!r} is named by target_modules and by trainable_token_indices; possible is "
             "one of the two for a module. Remove it from one of them."
         )
-    adapted |= _named_experts(experts, config.target_parameters or [], trained)
-    refuse_what_experts_lack(adapted.keys() & experts.keys(), config)
+    model_type = model.config.model_type
+    named = _named_as_parameters(modules, experts, config.target_parameters or [], trained)
+    linears = {n for n, m in adapted.items() if is_linear(m) and taken_for_experts(model_type, n)}
+    as_parameters = frozenset(linears | named.keys() - experts.keys())
+    adapted |= named
+    refuse_what_experts_lack(as_parameters | adapted.keys() & experts.keys(), config)
     _check_tying(model, config, (adapted.keys() - experts.keys()) | trained.keys())
     if not adapted:
         raise AdapterError(
@@ -120,23 +134,27 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
             f"{_linear_names(modules)}. Fix adapter.target_modules."
         )
     reasons = _reasons(model, adapted, trained, left_out, rows, experts)
-    return Targets(adapted, trained, reasons, rows)
+    return Targets(adapted, trained, reasons, rows, as_parameters)
 
 
-def _named_experts(
-    experts: Mapping[str, FrozenExperts], wanted: list[str], trained: Collection[str]
-) -> dict[str, FrozenExperts]:
-    """Those that `target_parameters` names; as in PEFT, exclude_modules and layers_to_transform do
-    not concern them.
+def _named_as_parameters(
+    modules: Mapping[str, nn.Module],
+    experts: Mapping[str, FrozenExperts],
+    wanted: list[str],
+    trained: Collection[str],
+) -> dict[str, nn.Module]:
+    """What `target_parameters` names; as in PEFT, exclude_modules and layers_to_transform do not
+    concern it.
     """
-    named = named_experts(experts, wanted)
+    linears = {n: m for n, m in modules.items() if is_linear(m) and not is_conv1d(m)}
+    named = named_as_parameters(experts, linears, wanted)
     both = sorted(path for path in named if is_below(path, trained))
     if both:
         raise AdapterError(
             f"{both[0]!r} is named by target_parameters and is part of modules_to_save; possible "
             "is one of the two. Remove it from one of them."
         )
-    return {path: module for path, module in experts.items() if path in named}
+    return named
 
 
 def _check_tying(model: PreTrainedModel, config: LoraConfig, changed: Collection[str]) -> None:
@@ -222,7 +240,7 @@ def scaling_of(r: int, alpha: float, *, use_rslora: bool) -> float:
 
 
 def _all_linear(
-    model: PreTrainedModel, free: Mapping[str, nn.Module]
+    model: PreTrainedModel, free: Mapping[str, nn.Module], config: LoraConfig
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     head = model.get_output_embeddings()
     adapted: dict[str, nn.Module] = {}
@@ -233,7 +251,7 @@ def _all_linear(
         elif is_linear(module) and is_router(name):
             reasons[name] = "expert router"
         elif is_linear(module):
-            reason = why_not_adaptable(model.config.model_type, name)
+            reason = _why_unfit(module, model.config.model_type, name, config)
             if reason is None:
                 adapted[name] = module
             else:
@@ -261,7 +279,7 @@ def _named(
             f"target_modules {unmatched!r} match no module; this model has: "
             f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.target_modules."
         )
-    reasons = {name: _why_unfit(module, model_type, name) for name, module in adapted.items()}
+    reasons = {name: _why_unfit(m, model_type, name, config) for name, m in adapted.items()}
     unfit = {name: reason for name, reason in reasons.items() if reason is not None}
     if unfit:
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(unfit.items())[:5])
@@ -273,8 +291,12 @@ def _named(
     return adapted
 
 
-def _why_unfit(module: nn.Module, model_type: str, name: str) -> str | None:
+def _why_unfit(module: nn.Module, model_type: str, name: str, config: LoraConfig) -> str | None:
     if is_linear(module):
+        option = not_for_parameters(config)
+        if option is not None and taken_for_experts(model_type, name):
+            leaf = _leaf(name)
+            return f"PEFT takes {leaf} for the experts of {model_type}, which have no {option}"
         return why_not_adaptable(model_type, name)
     if is_embedding(module):
         return why_unfit(module)

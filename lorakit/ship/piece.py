@@ -15,6 +15,7 @@ from lorakit.adapters.low_rank import subtract, wide
 from lorakit.base.fusion import Fusion
 from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
+from lorakit.base.vocabulary import with_more_rows
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -82,6 +83,7 @@ class Piece:
         started: the weight before training, of the base's weight; None: the base's weight itself.
         trained: the piece of the faithful merge, whose change goes into the source instead; `base`,
             `change` and `started` are its own then.
+        num_rows: of a vocabulary table that grew; None: as many as the source has.
         error_of: the relative error of (the base's weight, the merged one); None: there is none.
     """
 
@@ -95,12 +97,14 @@ class Piece:
     base: Change | None = None
     change: Change | None = None
     started: Change | None = None
+    num_rows: int | None = None
     error_of: Callable[[torch.Tensor, torch.Tensor], float] | None = None
     trained: Piece | None = None
 
     @property
     def is_changed(self) -> bool:
-        return any(how is not None for how in (self.base, self.change, self.trained))
+        how = (self.base, self.change, self.trained, self.num_rows)
+        return any(part is not None for part in how)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,13 +136,13 @@ class Piece:
         """The same change of the weight that this piece changes; of `trained`'s steps."""
         if self.trained is None:
             return before, after
-        original = wide(self._read())
+        original = wide(self._grown(self._read()))
         return original, original + (after - before)
 
     def steps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The base's weight, the weight before training, and after; the last two unrounded."""
         value = self._read()
-        base = value if self.base is None else self.base(value)
+        base = self._grown(value if self.base is None else self.base(value))
         unrounded = wide(base)
         before = unrounded if self.started is None else self.started(unrounded)
         return base, before, unrounded if self.change is None else self.change(unrounded)
@@ -147,6 +151,9 @@ class Piece:
         if isinstance(self.source, Fusion):
             return self.source.split(value)
         return {self.name: value}
+
+    def _grown(self, table: torch.Tensor) -> torch.Tensor:
+        return table if self.num_rows is None else with_more_rows(table, self.num_rows)
 
     def _error(self, base: torch.Tensor, merged: torch.Tensor) -> float:
         return 0.0 if self.error_of is None else self.error_of(base, merged)

@@ -21,7 +21,6 @@ from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.fusion import Fusion, source_of
 from lorakit.base.origin import Origin
-from lorakit.base.vocabulary import with_more_rows
 from lorakit.errors import AdapterError, ModelError
 from lorakit.ship.piece import TORCH_DTYPES, Change, Packing, Piece
 
@@ -190,8 +189,7 @@ class _Changes:
             piece = replace(piece, base=self._base(layer, source))
         if parameter == f"{layer}.weight":
             piece = replace(piece, started=self._started(layer))
-        if parameter in self._grown:
-            piece = replace(piece, base=_with_more_rows(piece.base, self._grown[parameter]))
+        piece = replace(piece, num_rows=self._grown.get(parameter))
         if merge is None:
             return piece
         return replace(piece, change=merge.change, error_of=merge.error)
@@ -248,11 +246,6 @@ def _merges(stored: StoredAdapter) -> tuple[dict[str, ParameterMerge], dict[str,
         for partner in module.tied
     }
     return merges, leaders
-
-
-def _with_more_rows(base: Change | None, num_rows: int) -> Change:
-    """`base`, then rows for new tokens."""
-    return lambda weight: with_more_rows(weight if base is None else base(weight), num_rows)
 
 
 def _turned(change: Change) -> Change:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import adapter_disabled, attach_adapter, attached
@@ -331,7 +332,35 @@ def test_experts_cannot_be_mixed_in_one_batch() -> None:
     model = packed_model("mixtral")
     attach_adapter(model, LoraConfig(r=4), name="first")
     with (
-        pytest.raises(AdapterError, match="a FrozenExperts, which may look at several tokens"),
+        pytest.raises(AdapterError, match="a FrozenExperts, which is not known to treat each"),
         adapters_by_row(model, ["first", None]),
     ):
         pass
+
+
+def test_an_adapter_of_transformers_4_is_refused_by_name_and_peft_s_copy_of_it_loads(
+    tmp_path: Path,
+) -> None:
+    """Factors of each expert's own w1, w2 and w3, as a Mixtral adapter had them."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for layer, expert in itertools.product(range(2), range(4)):
+        prefix = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}"
+        for name, (width, height) in {"w1": (32, 64), "w2": (64, 32), "w3": (32, 64)}.items():
+            for suffix, shape in {"lora_A": (2, width), "lora_B": (height, 2)}.items():
+                tensors[f"{prefix}.{name}.{suffix}.weight"] = torch.randn(
+                    shape, generator=generator
+                )
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    save_file(tensors, old / "adapter_model.safetensors")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["w1", "w2", "w3"])
+    config.save_pretrained(old)
+    with pytest.raises(AdapterError, match="trained with transformers 4, where each expert had"):
+        load_adapter(packed_model("mixtral"), old)
+    theirs = load_in_peft(plain_model("mixtral"), old)
+    save_from_peft(theirs, new)
+    ours = packed_model("mixtral")
+    load_adapter(ours, new)
+    assert relative_error(logits(ours), logits(theirs)) <= LOGITS_FLOAT32
+    assert relative_error(logits(ours), logits(packed_model("mixtral"))) > 1e-2

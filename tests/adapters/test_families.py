@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -77,12 +78,33 @@ def test_names_that_peft_takes_for_experts_are_peft_s() -> None:
     assert set(EXPERT_NAMES.items()) == theirs
 
 
-def test_a_name_that_peft_would_misread_is_refused() -> None:
+def test_a_layer_that_peft_would_take_for_experts_is_named_by_its_weight(tmp_path) -> None:
+    model = families.build("deepseek_v3", initializer_range=0.1)
+    adapter = attach_adapter(model, LoraConfig(r=4, rank_pattern={"mlp.up_proj.weight": 2}))
+    for name in ("layers.0.mlp.up_proj", "layers.1.mlp.shared_experts.down_proj"):
+        assert f"model.{name}" in adapter.adapted
+    assert adapter.adapted["model.layers.0.mlp.up_proj"].r == 2
+    perturb(model)
+    save_adapter(model, tmp_path)
+    values = json.loads((tmp_path / "adapter_config.json").read_text())
+    leaves = {name.rpartition(".")[2] for name in values["target_modules"]}
+    assert leaves & {"gate_proj", "up_proj", "down_proj"} == set()
+    assert {"experts.gate_up_proj", "down_proj.weight"} <= set(values["target_parameters"])
+    again = families.build("deepseek_v3", initializer_range=0.1)
+    load_adapter(again, tmp_path)
+    assert relative_error(logits(again), logits(model)) <= IDENTITY
+    in_peft = load_in_peft(families.build("deepseek_v3", initializer_range=0.1), tmp_path)
+    assert relative_error(logits(in_peft), logits(model)) <= LOGITS_FLOAT32
+
+
+def test_what_has_no_place_in_target_parameters_is_left_out_or_refused() -> None:
     model = families.build("deepseek_v3")
     with pytest.raises(AdapterError, match="PEFT takes up_proj for the experts of deepseek_v3"):
-        attach_adapter(model, LoraConfig(target_modules=["up_proj"]))
-    adapter = attach_adapter(model, LoraConfig(r=4))
-    assert adapter.not_adapted["model.layers.0.mlp.up_proj"].startswith("PEFT takes up_proj")
+        attach_adapter(model, LoraConfig(target_modules=["up_proj"], use_dora=True))
+    adapter = attach_adapter(model, LoraConfig(r=4, target_parameters=[], lora_dropout=0.1))
+    assert adapter.not_adapted["model.layers.0.mlp.up_proj"] == (
+        "PEFT takes up_proj for the experts of deepseek_v3, which have no lora_dropout 0.1"
+    )
 
 
 def test_experts_are_adapted_and_what_is_left_of_them_has_a_reason() -> None:

@@ -149,7 +149,6 @@ METHODS = {
     "lora_bias": True,
     "megatron_config": {"tensor_model_parallel_size": 2},
     "monteclora_config": {"num_samples": 8},
-    "target_parameters": ["experts.gate_up_proj"],
     "use_qalora": True,
     "velora_config": {"rank": 2},
 }

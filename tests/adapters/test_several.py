@@ -14,10 +14,12 @@ from transformers import PreTrainedModel
 import lorakit
 from lorakit.adapters.attach import adapter_disabled, attach_adapter
 from lorakit.adapters.attached import attached
+from lorakit.adapters.mixed import adapters_by_row
 from lorakit.adapters.several import adapter_names, drop_adapter, use_adapter
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
+from tests import families
 from tests.adapters.bases import (
     FAMILIES,
     KINDS,
@@ -29,6 +31,7 @@ from tests.adapters.bases import (
     perturb,
     token_ids,
 )
+from tests.tolerances import IDENTITY, relative_error
 
 FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
 SOME = {"llama": ["q_proj", "down_proj"], "qwen2": ["q_proj", "down_proj"], "gpt2": ["c_attn"]}
@@ -262,3 +265,27 @@ def test_what_cannot_work_is_refused_and_nothing_changes(load: Load, tmp_path) -
     with adapter_disabled(model), pytest.raises(AdapterError, match="inside adapter_disabled"):
         use_adapter(model, "a")
     assert torch.equal(logits(model), before)
+
+
+def test_experts_switch_and_are_parameters_again() -> None:
+    model = families.build("qwen3_moe")
+    untouched, before = logits(model), fingerprint(model)
+    alone = {}
+    for seed, (name, r) in enumerate({"a": 2, "b": 4}.items()):
+        adapter = attach_adapter(model, LoraConfig(r=r), name=name)
+        assert any(".experts." in adapted for adapted in adapter.adapted)
+        perturb(model, seed=seed)
+        alone[name] = logits(model)
+    with (
+        pytest.raises(AdapterError, match=r"'a' changes '.*experts"),
+        adapters_by_row(model, ["a"]),
+    ):
+        pass
+    for name in ("a", "b", "a"):
+        use_adapter(model, name)
+        assert torch.equal(logits(model), alone[name])
+        with adapter_disabled(model):
+            assert relative_error(logits(model), untouched) <= IDENTITY
+    drop_adapter(model, "b")
+    drop_adapter(model, "a")
+    assert torch.equal(logits(model), untouched) and fingerprint(model) == before
