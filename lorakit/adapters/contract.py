@@ -265,6 +265,13 @@ class Start:
     subtracted: Factors | None = None
     is_part_of_base: bool = False
 
+    @property
+    def corrects_base(self) -> bool:
+        """Whether the base gains more than it lost (loftq): the plain form holds that too."""
+        taken = self.subtracted
+        same = taken is not None and taken.lora_A is self.lora_A and taken.lora_B is self.lora_B
+        return self.is_part_of_base and not same
+
 
 @dataclass(frozen=True)
 class Survey:

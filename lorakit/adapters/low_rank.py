@@ -63,7 +63,7 @@ def start_tensors(start: Start) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     if taken is not None:
         tensors |= {"subtracted_A": taken.lora_A, "subtracted_B": taken.lora_B}
-    if taken is None or taken.lora_A is not start.lora_A or taken.lora_B is not start.lora_B:
+    if start.corrects_base:
         tensors |= {"start_A": start.lora_A, "start_B": start.lora_B}
     return tensors
 

@@ -12,7 +12,8 @@ from lorakit.adapters.expert_targets import nesting_depths
 from lorakit.adapters.experts import AdaptedExperts
 from lorakit.adapters.modules import AdaptedLinear, Shared, TrainedCopy
 from lorakit.adapters.plain import dense_copy
-from lorakit.adapters.targets import Targets, features, module_rank_and_alpha, scaling_of
+from lorakit.adapters.ranks import module_rank_and_alpha, scaling_of
+from lorakit.adapters.targets import Targets, features
 from lorakit.adapters.token_rows import EmbeddingRows, HeadRows
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import frozen

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from lorakit.adapters.patterns import NamePattern
-from lorakit.adapters.targets import matching_values, module_rank_and_alpha
+from lorakit.adapters.ranks import matching_values, module_rank_and_alpha
 from lorakit.recipe import LoraConfig
 
 Value = TypeVar("Value")

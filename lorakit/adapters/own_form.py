@@ -3,7 +3,7 @@
     ADAPTER/adapter_config.json, adapter_model.safetensors   the plain form, for every engine
     ADAPTER/unconverted/adapter_model.safetensors            A and B (and magnitudes) as they train
     ADAPTER/unconverted/start.safetensors                    the start, and what was subtracted
-    ADAPTER/unconverted/lorakit_adapter.json                 config, init, SHA-256 of the files
+    ADAPTER/unconverted/lorakit_adapter.json                 config, init, base, SHA-256 of files
 
 `load_adapter` takes this form where it is there: the very model that was trained, on the base it
 was trained on. PEFT does not find it, because it has no adapter_config.json.
@@ -26,6 +26,7 @@ from safetensors.torch import save
 from lorakit.adapters.attached import StartError
 from lorakit.adapters.contract import Start
 from lorakit.adapters.low_rank import PARTS, start_from
+from lorakit.adapters.start_base import StartBase
 from lorakit.adapters.starting import parts_of
 from lorakit.errors import AdapterError
 from lorakit.files import write_atomically
@@ -34,7 +35,14 @@ from lorakit.recipe import EvaConfig, LoftqConfig
 FOLDER, FILE = "unconverted", "lorakit_adapter.json"
 TENSORS, STARTS = "adapter_model.safetensors", "start.safetensors"
 MAX_FILE_BYTES = 16 << 20
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Beside a plain form that holds the correction of a quantized base (loftq): without it nothing
+# there would keep two such adapters from being added. (Two keys of safetensors' metadata come in
+# any order, and an adapter's bytes are to be the same each time.)
+MARK = "corrects_base.txt"
+MARK_TEXT = """The factors hold a correction of the quantized base beside what was trained: adding
+two such adapters would correct it twice. lorakit looks for this file.
+"""
 
 
 class OwnForm(BaseModel):
@@ -43,6 +51,7 @@ class OwnForm(BaseModel):
     Attributes:
         init_lora_weights, loftq_config, eva_config: of the adapter.
         adapter_config: PEFT's fields for A and B as they are.
+        base: that the start is a part of.
         start_errors: {module name: its StartError} as measured.
         sha256: {file, relative to the adapter's folder: hex SHA-256}.
     """
@@ -54,6 +63,7 @@ class OwnForm(BaseModel):
     loftq_config: LoftqConfig | None = None
     eva_config: EvaConfig | None = None
     adapter_config: dict[str, Any]
+    base: StartBase
     start_errors: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     sha256: dict[str, str]
 
@@ -77,6 +87,14 @@ def remove(adapter: Path) -> None:
         shutil.rmtree(adapter / FOLDER)
 
 
+def mark(adapter: Path, *, corrects_base: bool) -> None:
+    """Say beside the plain form in the folder `adapter` whether it corrects a quantized base."""
+    if corrects_base:
+        write_atomically(adapter / MARK, MARK_TEXT.encode())
+    else:
+        (adapter / MARK).unlink(missing_ok=True)
+
+
 def write_tensors(
     adapter: Path, tensors: Mapping[str, torch.Tensor], starts: Mapping[str, torch.Tensor]
 ) -> None:
@@ -91,12 +109,14 @@ def write(
     adapter: Path,
     adapter_config: Mapping[str, object],
     init_fields: Mapping[str, Any],
+    base: StartBase,
     start_errors: Mapping[str, StartError],
 ) -> None:
     """Write the file that makes the unconverted form whole, the last but the plain config."""
     form = OwnForm(
         **init_fields,
         adapter_config=dict(adapter_config),
+        base=base,
         start_errors={name: vars(error) for name, error in start_errors.items()},
         sha256={name: _sha256(adapter / name) for name in _covered()},
     )

@@ -19,7 +19,8 @@ from lorakit.adapters.modules import AdaptedLinear
 from lorakit.adapters.patterns import is_below, matches_list
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.plain_form import stacked, widened
-from lorakit.adapters.targets import global_alpha, matching_values, module_rank_and_alpha
+from lorakit.adapters.ranks import alpha_of, matching_values, module_rank_and_alpha
+from lorakit.adapters.start_base import start_base
 from lorakit.base.frozen_experts import expert_layouts, parameter_name
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.info import BaseInfo, base_info
@@ -74,13 +75,17 @@ def save_adapter(
     else:
         own_form.remove(path)
     plain = _plain_tensors(adapter, tensors)
+    corrects_base = any(kept.start.corrects_base for kept in adapter.starts().values())
+    own_form.mark(path, corrects_base=corrects_base)
     write_atomically(path / TENSORS_FILE_NAME, save(plain, metadata={"format": "pt"}))
     write_atomically(path / "README.md", model_card(adapter, values, _info(model)).encode())
     if starts:
         own_values = config_values(model, plain=False)
         names = ("init_lora_weights", "loftq_config", "eva_config")
         init_fields = {name: getattr(adapter.config, name) for name in names}
-        own_form.write(path, own_values, init_fields, adapter.start_errors)
+        base = start_base(model, adapter.starts().keys())
+        assert base is not None  # a model on the meta device has no tensors to save
+        own_form.write(path, own_values, init_fields, base, adapter.start_errors)
     write_atomically(config_path, content)
 
 
@@ -210,9 +215,9 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
         module_rank_and_alpha([*names, *parameters], config),
         {name: kept.start for name, kept in adapter.starts().items()} if plain else {},
         rank_pattern=config.rank_pattern,
-        alpha_pattern=config.alpha_pattern,
+        alpha_pattern=_alphas_by_rank(config) | config.alpha_pattern,
         r=config.r,
-        alpha=global_alpha(config),
+        alpha=alpha_of(config.r, config),
         use_rslora=config.use_rslora,
     )
     ranks = portable_pattern(wanted.ranks, wanted.rank_pattern, wanted.r, "rank_pattern")
@@ -230,6 +235,13 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
         base_model=_base_model(model),
         fan_in_fan_out=_fan_in_fan_out(adapter),
     )
+
+
+def _alphas_by_rank(config: LoraConfig) -> dict[str, float]:
+    """alpha_pattern for ranks of their own: PEFT's alpha does not follow a module's rank."""
+    if config.lora_alpha is not None or config.use_rslora:
+        return {}
+    return {name: alpha_of(rank, config) for name, rank in config.rank_pattern.items()}
 
 
 def _parameter_endings(model: PreTrainedModel, names: list[str]) -> list[str] | None:

@@ -36,6 +36,7 @@ from lorakit.adapters.peft_config import (
     read_config,
     refuse_special_file,
 )
+from lorakit.adapters.ranks import module_rank_and_alpha
 from lorakit.adapters.save import (
     PREFIX,
     TENSORS_FILE_NAME,
@@ -44,8 +45,9 @@ from lorakit.adapters.save import (
     saved_tensors,
 )
 from lorakit.adapters.several import room_for
+from lorakit.adapters.start_base import refuse_other_base
 from lorakit.adapters.starting import Initialize
-from lorakit.adapters.targets import Targets, features, find_targets, module_rank_and_alpha
+from lorakit.adapters.targets import Targets, features, find_targets
 from lorakit.adapters.token_rows import PEFT_NAME
 from lorakit.base.frozen_experts import expert_layouts
 from lorakit.base.frozen_linear import is_conv1d, is_linear
@@ -154,6 +156,7 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     form = own_form.read(unconverted)
     inits.init(form.init_lora_weights)  # refuses one that is not known
     path = unconverted / own_form.FOLDER
+    refuse_other_base(form.base, model, path)
     stored = _read_plain(model, path, parse_config(path / own_form.FILE, form.adapter_config))
     config = stored.config.model_copy(update=form.init_fields)
     ranks = module_rank_and_alpha(stored.targets.adapted, config)
@@ -181,7 +184,7 @@ def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> Store
     _refuse_single_experts(path, model, header)
     config = config_as_peft(model, parsed, header)
     targets = find_targets(model, config)
-    config = resolve_overlaps(config, targets.pattern_names().values(), _ranks(header))
+    config = resolve_overlaps(config, targets.pattern_names().values(), saved_ranks(header))
     expected = expected_shapes(model, targets, config)
     copies = copies_of_base(model, targets, header.keys() - expected.keys())
     doubled = doubled_biases(targets, header.keys() - expected.keys())
@@ -233,7 +236,7 @@ def pick(header: Mapping[str, StoredTensor], names: Iterable[str]) -> dict[str, 
     return {name: header[name] for name in names}
 
 
-def _ranks(header: Mapping[str, StoredTensor]) -> dict[str, int]:
+def saved_ranks(header: Mapping[str, StoredTensor]) -> dict[str, int]:
     """{module name: rank} of the factors in the file."""
     return {
         name.removeprefix(PREFIX).rpartition(".lora_")[0]: stored.shape[0]

@@ -1,9 +1,8 @@
-"""Which modules of a model an adapter config names, with which rank and scaling."""
+"""Which modules of a model an adapter config names."""
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -178,65 +177,6 @@ def features(module: nn.Module) -> tuple[int, int]:
         return module.num_embeddings, module.embedding_dim
     assert isinstance(module, nn.Linear | FrozenLinear | FrozenExperts)
     return module.in_features, module.out_features
-
-
-def module_rank_and_alpha(names: Iterable[str], config: LoraConfig) -> dict[str, tuple[int, float]]:
-    """{module name: (rank, alpha)}: the first matching key of rank_pattern and alpha_pattern wins.
-
-    Raises:
-        AdapterError: a key matches none of the modules.
-    """
-    names = list(names)
-    ranks = match_patterns(names, config.rank_pattern, "rank_pattern")
-    alphas = match_patterns(names, config.alpha_pattern, "alpha_pattern")
-    alpha = global_alpha(config)
-    return {name: (int(ranks.get(name, config.r)), alphas.get(name, alpha)) for name in names}
-
-
-def match_patterns(
-    names: Iterable[str], patterns: Mapping[str, float], field: str
-) -> dict[str, float]:
-    """{module name: value of the first pattern that matches its ending}, as PEFT reads patterns.
-
-    Raises:
-        AdapterError: a pattern matches none of the modules.
-    """
-    names = list(names)
-    for text in patterns:
-        if not any(NamePattern(text, field).matches_ending(name) for name in names):
-            raise AdapterError(
-                f"{field} {text!r} matches none of the adapted modules, such as "
-                f"{', '.join(names[:3])}. Fix or remove it in adapter.{field}."
-            )
-    return {name: values[0] for name, values in matching_values(names, patterns, field).items()}
-
-
-def matching_values(
-    names: Iterable[str], patterns: Mapping[str, float], field: str
-) -> dict[str, list[float]]:
-    """{module name: values of all patterns that match its ending, in order}, of those with any."""
-    names = list(names)
-    values: dict[str, list[float]] = {}
-    for text, value in patterns.items():
-        pattern = NamePattern(text, field)
-        for name in names:
-            if pattern.matches_ending(name):
-                values.setdefault(name, []).append(value)
-    return values
-
-
-def global_alpha(config: LoraConfig) -> float:
-    """`lora_alpha`; where it is not given 2r (scaling 2), with rsLoRA r (its paper's
-    convention).
-    """
-    if config.lora_alpha is not None:
-        return config.lora_alpha
-    return float(config.r if config.use_rslora else 2 * config.r)
-
-
-def scaling_of(r: int, alpha: float, *, use_rslora: bool) -> float:
-    """alpha / r, with rsLoRA alpha / sqrt(r) (arXiv 2312.03732)."""
-    return alpha / math.sqrt(r) if use_rslora else alpha / r
 
 
 def _all_linear(

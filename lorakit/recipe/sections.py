@@ -132,7 +132,7 @@ class LoraConfig(Section):
     )
     r: Annotated[int, Field(ge=1, le=4096)] = Field(16, description="Rank.")
     lora_alpha: PositiveFloat | None = Field(
-        None, description="Scaling numerator; null: 2r, with rsLoRA r."
+        None, description="Scaling numerator; null: twice a module's rank, with rsLoRA 8."
     )
     lora_dropout: Probability = Field(
         0.0, description="Dropout on the input of the low-rank branch only."

@@ -14,9 +14,9 @@ from lorakit.adapters.contract import Factors, ParameterMerge, constant_merge
 from lorakit.adapters.low_rank import product
 from lorakit.adapters.make import make_modules
 from lorakit.adapters.modules import Shared
+from lorakit.adapters.ranks import module_rank_and_alpha, scaling_of
 from lorakit.adapters.save import PREFIX, module_tensors
 from lorakit.adapters.store import StoredAdapter, fill
-from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.fusion import Fusion, source_of

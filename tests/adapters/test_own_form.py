@@ -21,6 +21,7 @@ from lorakit.adapters import own_form
 from lorakit.adapters import save as saving
 from lorakit.adapters.attach import adapter_disabled, attach_adapter, attached
 from lorakit.adapters.store import load_adapter, save_adapter
+from lorakit.base.load import load_base
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 from lorakit.ship.merge_folder import merge_folder
@@ -72,7 +73,7 @@ def test_saved_is_loaded(load: Load, tmp_path: Path, storage: str, kind: str, in
         assert torch.equal(logits(again), logits(model))
     save_adapter(again, tmp_path / "two")
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
-    assert len(files) == 6
+    assert len(files) == 6 + (init == "loftq")  # which is marked
     for file in files:
         assert (one / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
@@ -236,6 +237,64 @@ def test_the_unconverted_folder_can_be_named(load: Load, tmp_path: Path) -> None
     again = load("llama")
     load_adapter(again, tmp_path / "a" / OWN)
     assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("init", ["pissa", "loftq"])
+def test_another_storage_than_in_training_is_refused(load: Load, tmp_path: Path, init: str) -> None:
+    """It would be another model: the start is a part of the very weights it was fitted to."""
+    saved(load("llama", "nf4"), tmp_path / "a", init)
+    plain = plain_only(tmp_path / "a", tmp_path / "plain")
+    for other in ("none", "fp4", "int8"):
+        model = load("llama", other)
+        before = logits(model)
+        with pytest.raises(AdapterError, match=r"stored as nf4 \(block size 64, double .*remove"):
+            load_adapter(model, tmp_path / "a")
+        assert torch.equal(logits(model), before)
+        load_adapter(model, plain)
+
+
+@pytest.mark.parametrize("options", [{"block_size": 32}, {"double_quantization": False}])
+def test_other_blocks_than_in_training_are_refused(
+    folders: dict[str, Path], load: Load, tmp_path: Path, options: dict[str, object]
+) -> None:
+    saved(load("llama", "nf4"), tmp_path / "a", "pissa")
+    model = load_base(folders["llama"], quantization="nf4", device="cpu", **options)[0]
+    with pytest.raises(AdapterError, match="which it would be another model"):
+        load_adapter(model, tmp_path / "a")
+
+
+@pytest.mark.parametrize("storage", ["none", "nf4"])
+def test_other_weights_than_in_training_are_refused(
+    folders: dict[str, Path], load: Load, tmp_path: Path, storage: str
+) -> None:
+    saved(load("llama", storage), tmp_path / "a", "pissa")
+    other = shutil.copytree(folders["llama"], tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors[f"{UP}.weight"][-1] += 1
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    model = load_base(other, quantization=storage, dtype=torch.float32, device="cpu")[0]
+    with pytest.raises(AdapterError, match=rf"other weights in 1 layers, such as {UP}"):
+        load_adapter(model, tmp_path / "a")
+
+
+def test_the_same_weights_in_another_dtype_or_place_are_taken(
+    folders: dict[str, Path], load: Load, tmp_path: Path
+) -> None:
+    saved(load("llama"), tmp_path / "a", "pissa")
+    elsewhere = shutil.copytree(folders["llama"], tmp_path / "elsewhere")
+    model = load_base(elsewhere, quantization="none", dtype=torch.bfloat16, device="cpu")[0]
+    assert len(load_adapter(model, tmp_path / "a").starts()) == 14
+
+
+def test_weights_that_cannot_be_compared_are_said(
+    folders: dict[str, Path], load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(load("llama"), tmp_path / "a", "pissa")
+    gone = shutil.copytree(folders["llama"], tmp_path / "gone")
+    model = load_base(gone, quantization="none", dtype=torch.float32, device="cpu")[0]
+    shutil.rmtree(gone)
+    load_adapter(model, tmp_path / "a")
+    assert "the files of this base are not there to compare" in caplog.text
 
 
 def edit_form(**changes: object) -> Callable[[Path], object]:

@@ -8,8 +8,9 @@ import pytest
 from torch import nn
 
 from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.ranks import module_rank_and_alpha, scaling_of
 from lorakit.adapters.save import minimal_endings, portable_pattern
-from lorakit.adapters.targets import find_targets, module_rank_and_alpha, scaling_of
+from lorakit.adapters.targets import find_targets
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 from tests import families, tiny

@@ -19,7 +19,8 @@ import torch
 
 from lorakit.adapters.activations import InputSpan, input_spans
 from lorakit.adapters.contract import InitRequest, Start, Survey
-from lorakit.adapters.targets import Targets, features, module_rank_and_alpha
+from lorakit.adapters.ranks import module_rank_and_alpha
+from lorakit.adapters.targets import Targets, features
 from lorakit.base.frozen_linear import is_linear
 from lorakit.errors import AdapterError
 from lorakit.recipe import EvaConfig, LoraConfig
