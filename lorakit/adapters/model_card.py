@@ -4,7 +4,7 @@ measured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -83,10 +83,9 @@ without: {ratio}.{difference}"""
 
 NO_ERROR = "there is none without it"
 
-DIFFERENCE = """
-On the base quantized as it is, the plain form is not quite the model that was trained: its weights
-differ by {difference} of their norm, because the base is quantized after the
-subtraction in training and before it there."""
+DIFFERENCE = """On the base quantized as it is, the plain form is not quite the model that was
+trained: its weights differ by {difference} of their norm, because
+the base is quantized after the subtraction in training and before it there."""
 
 
 def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseInfo | None) -> str:
@@ -118,6 +117,15 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
     )
 
 
+def difference_note(differences: Sequence[float]) -> str:
+    """How far the trained weights are from those of the plain form, by layer, in words.
+
+    Args:
+        differences: as parts of the original weights' norms.
+    """
+    return DIFFERENCE.format(difference=spread([100 * found for found in differences], " %"))
+
+
 def _start(adapter: Attached) -> str:
     """What an init that is part of the base means for who loads the adapter."""
     starts = [kept.start for kept in adapter.starts().values()]
@@ -128,9 +136,7 @@ def _start(adapter: Attached) -> str:
     if adapter.start_errors:
         found = adapter.start_errors.values()
         ratios = [error.ratio for error in found if error.ratio is not None]
-        difference = DIFFERENCE.format(
-            difference=spread([100 * error.plain_difference for error in found], " %")
-        )
+        difference = "\n" + difference_note([error.plain_difference for error in found])
         errors = ERRORS.format(
             ratio=f"{spread(ratios)} over {len(ratios)} layers" if ratios else NO_ERROR,
             difference=difference if subtracts else "",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -65,6 +65,8 @@ WITHOUT_EFFECT = (
     "revision",
     "runtime_config",
 )
+# Fields that are texts where they are set.
+TEXTS = ("base_model_name_or_path", "revision", "task_type")
 # {field: its value in a plain LoRA}. Any other value is a method that lorakit does not have.
 DEFAULTS: dict[str, object] = {
     "alora_invocation_tokens": None,
@@ -166,7 +168,9 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
     Raises:
         AdapterError: as in `read_config`.
     """
-    _refuse_other_methods(path, values)
+    refuse_other_methods(path, values)
+    _refuse_other_task(path, values.get("task_type"))
+    _refuse_lost_init(path, values.get("init_lora_weights", True))
     return PeftConfig(
         path,
         shared_config(path, values),
@@ -264,14 +268,18 @@ def refuse_other_type(path: Path, values: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
+def refuse_other_methods(
+    path: Path, values: Mapping[str, Any], *, understood: Collection[str] = ()
+) -> None:
+    """Raise AdapterError for what is no LoRA, rsLoRA or DoRA, by the name of its type or field.
+
+    Args:
+        path: of the file, for messages.
+        values: its fields.
+        understood: fields that the caller reads beyond those of a LoraConfig.
+    """
     refuse_other_type(path, values)
-    task = values.get("task_type")
-    if task not in (None, "CAUSAL_LM"):
-        raise AdapterError(
-            f"{path} has task_type {task!r}; possible is 'CAUSAL_LM'. Load it with PEFT."
-        )
-    known = {*SHARED, *TRANSLATED, *WITHOUT_EFFECT}
+    known = {*SHARED, *TRANSLATED, *WITHOUT_EFFECT, *understood}
     for field, value in values.items():
         harmless = value in (None, False) or (isinstance(value, list | dict) and not value)
         if field not in known and not harmless and value != DEFAULTS.get(field):
@@ -279,16 +287,28 @@ def _refuse_other_methods(path: Path, values: Mapping[str, Any]) -> None:
                 f"{path} sets {field} to {str(value)[:80]!r}, which lorakit does not have; "
                 "possible are LoRA, rsLoRA and DoRA without it. Load it with PEFT."
             )
-    _refuse_lost_init(path, values.get("init_lora_weights", True))
-
-
-def _refuse_lost_init(path: Path, init: object) -> None:
-    if init == "mica":
+    for field in TEXTS:
+        if not isinstance(values.get(field), str | None):
+            raise AdapterError(
+                f"{path}: {field} is {str(values[field])[:80]}; possible is a text, or null. Fix "
+                "the file."
+            )
+    if values.get("init_lora_weights") == "mica":
         raise AdapterError(
             f"{path} has init_lora_weights 'mica', a method of its own that trains lora_A alone; "
             "possible are LoRA, rsLoRA and DoRA. Its factors are those of a plain LoRA: set "
             "init_lora_weights to true in the file to load it as one."
         )
+
+
+def _refuse_other_task(path: Path, task: object) -> None:
+    if task not in (None, "CAUSAL_LM"):
+        raise AdapterError(
+            f"{path} has task_type {task!r}; possible is 'CAUSAL_LM'. Load it with PEFT."
+        )
+
+
+def _refuse_lost_init(path: Path, init: object) -> None:
     possible = (*INITS_BESIDE_THE_BASE, *INITS_DONE_AGAIN)
     if isinstance(init, bool | str) and init in possible:
         return

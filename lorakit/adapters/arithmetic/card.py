@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorakit.adapters.arithmetic.saved import SavedAdapter
+from lorakit.adapters.model_card import difference_note
 from lorakit.adapters.store import tensors_path
 
 CARD = """---
@@ -26,8 +27,13 @@ tags:
 
 Rank {r}, alpha {alpha}{rslora}{patterns}. Relative error against the exact result: {error:.2g}
 (Frobenius norm, all layers together, factors as stored). Written by lorakit in PEFT's format.
-
+{starts}
 No evaluation is part of this file: what a combination of adapters can do must be measured.
+"""
+
+
+STARTS = """
+`{name}` was made from its plain form. {difference}
 """
 
 
@@ -59,8 +65,17 @@ def card(
     *,
     method: str,
     error: float,
+    differences: Mapping[str, Sequence[float]],
 ) -> str:
-    """The README's text; `values` are the fields of adapter_config.json."""
+    """The README's text.
+
+    Args:
+        values: the fields of adapter_config.json.
+        ingredients: what went in.
+        method: what was done, in words.
+        error: relative, against the exact result.
+        differences: {adapter name: by layer, how far its trained weights are from its plain form}.
+    """
     base = values["base_model_name_or_path"]
     # Only a hub id is a valid `base_model` of a card; paths are private to a machine.
     hub_id = isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/"))
@@ -75,4 +90,8 @@ def card(
         rslora=", rsLoRA scaling" if values["use_rslora"] else "",
         patterns=", others by pattern" if values["rank_pattern"] or values["alpha_pattern"] else "",
         error=error,
+        starts="".join(
+            STARTS.format(name=name, difference=difference_note(found))
+            for name, found in differences.items()
+        ),
     )

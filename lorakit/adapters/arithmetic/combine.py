@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from lorakit.adapters.arithmetic.fitted import common_corrections
 from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit, MadeLayer, make_layer
 from lorakit.adapters.arithmetic.read import read_saved
@@ -30,6 +31,10 @@ TORCH_DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+
+# Lists whose order says nothing; that of token ids is that of the saved rows.
+UNORDERED = ("modules_to_save", "target_parameters")
+MAX_WEIGHT = 1e6
 
 Source = tuple[float, SavedAdapter]
 
@@ -78,6 +83,7 @@ def combine_adapters(
     common_base = _check_together([adapter for _, adapter in sources], method, base)
     if method == "interpolate":
         sources = [(weight / sum(given), adapter) for weight, adapter in sources]
+    _check_known_corrections(sources)
     others = other_tensors(sources)
     layers = make_layers(sources, limit, dtype, cut_to_size=method != "concatenate")
     return write_result(
@@ -95,6 +101,8 @@ def make_layers(
 ) -> dict[str, MadeLayer]:
     """{layer name: the weighted sum over the sources that have it}.
 
+    What their starts correct in a quantized base is in it once, whatever the weights.
+
     Args:
         cut_to_size: cut ranks above that of the layer, which loses nothing.
         exact: makes a layer's exact change, if it is not the weighted sum.
@@ -103,11 +111,13 @@ def make_layers(
     for weight, adapter in sources:
         for name in adapter.layers:
             found.setdefault(name, []).append((weight, adapter))
+    folders = [(str(adapter.folder), adapter.start) for _, adapter in sources]
+    corrections = common_corrections(folders) if exact is None else {}
     made = {}
     with bar("combining", total=len(found)) as running:
         for name, holders in sorted(found.items()):
             change = (
-                weighted_sum([(weight, adapter.low_rank(name)) for weight, adapter in holders])
+                _weighted_trainings(name, holders, corrections.get(name))
                 if exact is None
                 else exact(name)
             )
@@ -122,6 +132,19 @@ def make_layers(
             )
             running.advance()
     return made
+
+
+def _weighted_trainings(
+    name: str, holders: Sequence[Source], correction: LowRank | None
+) -> LowRank:
+    """`sum of weight * (change - correction) + correction`; without one the weighted sum."""
+    parts = [(weight, adapter.low_rank(name)) for weight, adapter in holders]
+    if correction is not None:
+        corrected = [weight for weight, adapter in holders if name in adapter.start.corrections]
+        missing = 1.0 - math.fsum(corrected)
+        if not math.isclose(missing, 0.0, abs_tol=1e-12):  # 0.7 + 0.3 is 1 but for a rounding
+            parts.append((missing, correction))
+    return weighted_sum(parts)
 
 
 def widest(layers: Sequence[SavedLayer]) -> torch.dtype:
@@ -175,8 +198,11 @@ def _check_options(method: str, limit: Limit, weights: list[float], num_adapters
             f"{num_adapters} adapters and {len(weights)} weights were given; possible: one or more "
             "adapters, with a weight each. Name them."
         )
-    if not all(math.isfinite(weight) for weight in weights):
-        raise InputError(f"the weights {weights} are not all numbers. Fix them.")
+    if not all(abs(weight) <= MAX_WEIGHT for weight in weights):  # NaN neither
+        raise InputError(
+            f"the weights {weights} are not all possible; possible are numbers from "
+            f"{-MAX_WEIGHT:g} to {MAX_WEIGHT:g}. Fix them."
+        )
     if method == "interpolate" and sum(weights) == 0:
         raise InputError(
             f"the weights {weights} sum to 0, which has no mean; possible with 'interpolate' is "
@@ -228,6 +254,21 @@ def _check_together(adapters: Sequence[SavedAdapter], method: str, base: str | N
     return base if base is not None else bases.pop()
 
 
+def _check_known_corrections(sources: Sequence[Source]) -> None:
+    """Raise AdapterError where a correction of the base would be there more than once, or partly,
+    and no longer can be told from what was trained.
+    """
+    correcting = [adapter for _, adapter in sources if adapter.start.corrects_base]
+    for weight, adapter in sources:
+        unknown = adapter.start.corrects_base and not adapter.start.corrections
+        if unknown and (len(correcting) > 1 or weight != 1):
+            raise AdapterError(
+                f"{adapter.folder} holds the correction of a quantized base (loftq) together with "
+                "what was trained, which can only be taken whole (weight 1), and once. Possible: "
+                "the folders that save_adapter wrote, with their unconverted/ form. Combine those."
+            )
+
+
 def _refuse_not_additive(adapter: SavedAdapter) -> None:
     if adapter.uses_dora:
         raise AdapterError(
@@ -245,8 +286,9 @@ def _refuse_not_additive(adapter: SavedAdapter) -> None:
 
 
 def _check_same(first: SavedAdapter, other: SavedAdapter, field: str) -> None:
-    one, two = first.values.get(field), other.values.get(field)
-    one, two = (sorted(v) if isinstance(v, list) else v or None for v in (one, two))
+    one, two = first.values.get(field) or None, other.values.get(field) or None
+    if field in UNORDERED:
+        one, two = (sorted(v) if isinstance(v, list) else v for v in (one, two))
     if one != two and not (field == "bias" and {one, two} <= {None, "none"}):
         raise AdapterError(
             f"{field} is {str(one)[:80]} in {first.folder} and {str(two)[:80]} in {other.folder}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.errors import AdapterError, InputError
 
 FORMS = ("lora", "rslora")
+# Inits of PEFT's for which W + s (B A - B0 A0) is what was trained; N stands for a number.
+TAKEN_OUT = ("pissa", "pissa_niter_N", "olora", "corda", "lora_ga")
 
 
 def convert_adapter(
@@ -112,6 +115,12 @@ def _check_needs(
             f"base {str(base.model)!r} was given, but {saved.folder} is no DoRA: its change is "
             "in its factors. Leave base out."
         )
+    if moved and not _starts_from_its_factors(saved.init):
+        raise AdapterError(
+            f"{saved.folder} has init_lora_weights {saved.init!r}, of which nothing says that the "
+            "change is that of its factors from their start; possible with initial are "
+            f"{', '.join(TAKEN_OUT)}. Convert it with the tool that trained it, or merge it there."
+        )
     if moved and start is None:
         raise AdapterError(
             f"{saved.folder} has init_lora_weights {saved.init!r}, which changes the base when it "
@@ -142,6 +151,15 @@ def _check_needs(
             f"{len(differing)} layers, such as {differing[0]}; possible is the same adapter before "
             "its training. Name that folder."
         )
+
+
+def _starts_from_its_factors(init: object) -> bool:
+    """Whether an init takes out of the base what its factors start with, and nothing else: loftq
+    puts another weight there.
+    """
+    return isinstance(init, str) and any(
+        re.fullmatch(name.replace("N", r"\d+"), init) for name in TAKEN_OUT
+    )
 
 
 def _difference_from(saved: SavedAdapter, start: SavedAdapter) -> Callable[[str], LowRank]:

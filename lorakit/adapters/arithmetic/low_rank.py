@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from lorakit.errors import AdapterError
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -83,10 +85,22 @@ def weighted_sum(parts: Sequence[tuple[float, LowRank]]) -> LowRank:
 
 
 def singular_values(change: LowRank) -> torch.Tensor:
-    """Of the change, descending, (E, K)."""
+    """Of the change, descending, (E, K).
+
+    Raises:
+        AdapterError: they are beyond float64.
+    """
     r_up = torch.linalg.qr(change.up, mode="r").R
     r_down = torch.linalg.qr(change.down.mT, mode="r").R
-    return torch.linalg.svdvals(r_up @ r_down.mT) * abs(change.scaling)
+    core = r_up @ r_down.mT * change.scaling
+    # The norm squares: what it cannot hold is no adapter.
+    if not torch.isfinite(core.norm()):
+        raise AdapterError(
+            f"the factors go up to {float(change.up.abs().max()):.3g} and "
+            f"{float(change.down.abs().max()):.3g} at scaling {change.scaling:.3g}, whose product "
+            "float64 cannot hold; possible: values as training leaves them. Restore the file."
+        )
+    return torch.linalg.svdvals(core)
 
 
 def norm(change: LowRank) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lorakit.adapters.arithmetic.fitted import read_fitted_start
 from lorakit.adapters.arithmetic.saved import (
     BIAS,
     DOWN,
@@ -18,17 +19,15 @@ from lorakit.adapters.arithmetic.saved import (
     SavedAdapter,
     SavedLayer,
 )
+from lorakit.adapters.overlaps import resolve_overlaps
 from lorakit.adapters.patterns import NamePattern
 from lorakit.adapters.peft_config import (
-    DEFAULTS,
     FILE_NAME,
-    SHARED,
-    TRANSLATED,
-    WITHOUT_EFFECT,
     read_values,
-    refuse_other_type,
+    refuse_other_methods,
     shared_config,
 )
+from lorakit.adapters.ranks import alpha_of, module_rank_and_alpha, scaling_of
 from lorakit.adapters.save import PREFIX
 from lorakit.adapters.store import (
     DTYPES,
@@ -36,17 +35,17 @@ from lorakit.adapters.store import (
     StoredTensor,
     adapter_folder,
     read_header,
+    saved_ranks,
     tensors_path,
 )
-from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.adapters.token_rows import PEFT_NAME as TOKEN_ROWS
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
 SUFFIXES = (*DOWN.values(), *UP.values(), BIAS, MAGNITUDE)
 
-# Options beyond a LoraConfig's that only say which tensors there are, or how they are laid out.
-UNDERSTOOD = ("lora_bias", "target_parameters", "trainable_token_indices")
+# Options beyond a LoraConfig's that only say which tensors there are.
+UNDERSTOOD = ("lora_bias",)
 # PEFT copies the input embedding and the output head beside an adapter, and nothing else.
 MAX_COPIES = 2
 
@@ -63,13 +62,13 @@ def read_saved(folder: str | os.PathLike[str]) -> SavedAdapter:
     """
     path = adapter_folder(Path(folder))
     values = read_values(path / FILE_NAME)
-    refuse_other_type(path / FILE_NAME, values)
-    _refuse_unknown_fields(path / FILE_NAME, values)
+    refuse_other_methods(path / FILE_NAME, values, understood=UNDERSTOOD)
+    _refuse_no_names(path / FILE_NAME, values)
     config = shared_config(path / FILE_NAME, values)
     header = read_header(tensors_path(path))
     stored, rest = _by_layer(header)
     experts = {name for name in stored if _is_experts(name, values.get("target_parameters") or [])}
-    ranks = _ranks(path, stored, experts, values, config)
+    config, ranks = _ranks(path, header, stored, experts, values, config)
     faults: list[str] = []
     layers = {}
     for name, tensors in sorted(stored.items()):
@@ -89,18 +88,12 @@ def read_saved(folder: str | os.PathLike[str]) -> SavedAdapter:
     if not stored:
         faults.append("no lora_A and lora_B at all")
     _refuse(path, faults)
-    return SavedAdapter(path, values, config, layers, replaced, copies)
+    linear = {name: layer.shape for name, layer in layers.items() if layer.layout == "linear"}
+    start = read_fitted_start(path, linear)
+    return SavedAdapter(path, values, config, layers, replaced, copies, start)
 
 
-def _refuse_unknown_fields(path: Path, values: Mapping[str, Any]) -> None:
-    known = {*SHARED, *TRANSLATED, *WITHOUT_EFFECT, *UNDERSTOOD}
-    for field, value in values.items():
-        harmless = value in (None, False) or (isinstance(value, list | dict) and not value)
-        if field not in known and not harmless and value != DEFAULTS.get(field):
-            raise AdapterError(
-                f"{path} sets {field} to {str(value)[:80]!r}, which lorakit does not have; "
-                "possible are LoRA, rsLoRA and DoRA without it. Load it with PEFT."
-            )
+def _refuse_no_names(path: Path, values: Mapping[str, Any]) -> None:
     for field in ("target_parameters", "modules_to_save"):
         names = values.get(field)
         if names is not None and not _is_list_of_names(names):
@@ -141,12 +134,13 @@ def _module_of(layer: str) -> str:
 
 def _ranks(
     path: Path,
+    header: Mapping[str, StoredTensor],
     layers: Mapping[str, object],
     experts: set[str],
     values: Mapping[str, Any],
     config: LoraConfig,
-) -> dict[str, tuple[int, float]]:
-    """{layer: (rank, alpha)}.
+) -> tuple[LoraConfig, dict[str, tuple[int, float]]]:
+    """The config with the patterns in effect, and {layer: (rank, alpha)}.
 
     Patterns speak of an expert parameter by its own name, which the file does not have: patterns
     that would match one are refused.
@@ -165,10 +159,10 @@ def _ranks(
                     f"{path}: {field} {text!r} names the experts {matched!r}; possible for experts "
                     "are r and lora_alpha. Load it with PEFT."
                 )
-    assert config.lora_alpha is not None
     plain = [name for name in layers if name not in experts]
-    found = module_rank_and_alpha(plain, config) if plain else {}
-    return found | dict.fromkeys(experts, (config.r, config.lora_alpha))
+    config = resolve_overlaps(config, plain, saved_ranks(header))
+    whole = (config.r, alpha_of(config.r, config))
+    return config, module_rank_and_alpha(plain, config) | dict.fromkeys(experts, whole)
 
 
 def _layer(

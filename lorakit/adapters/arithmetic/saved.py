@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from lorakit.adapters.arithmetic.fitted import FittedStart
 from lorakit.adapters.arithmetic.low_rank import LowRank
 from lorakit.adapters.store import StoredTensor, read_tensors
 from lorakit.recipe import LoraConfig
@@ -73,6 +74,7 @@ class SavedAdapter:
         replaced: {tensor name: stored} of values that stand in for the base's own: modules trained
             in full, biases, token rows.
         copies: {tensor name: stored} of embeddings of the base, saved unchanged.
+        start: what is known of where its training began.
     """
 
     folder: Path
@@ -81,6 +83,7 @@ class SavedAdapter:
     layers: dict[str, SavedLayer]
     replaced: dict[str, StoredTensor]
     copies: dict[str, StoredTensor]
+    start: FittedStart
 
     @property
     def name(self) -> str:

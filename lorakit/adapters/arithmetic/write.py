@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from lorakit.adapters import own_form
 from lorakit.adapters.arithmetic.card import Ingredient, card
 from lorakit.adapters.arithmetic.made import MadeLayer
 from lorakit.adapters.arithmetic.saved import SavedAdapter
@@ -47,6 +48,9 @@ class Written:
         layers: {layer name: what was written of it}.
         num_parameters: in the file.
         dropped: names of files beside the inputs (tokenizers) that differ, and were left out.
+        start_difference: how far the weights that were trained on a quantized base are, in the
+            worst layer, from those of this form on it, as a part of the original weights' norm; 0
+            where they are the same.
     """
 
     output: Path
@@ -54,6 +58,7 @@ class Written:
     layers: Mapping[str, MadeLayer]
     num_parameters: int
     dropped: list[str]
+    start_difference: float
 
     @property
     def error(self) -> float:
@@ -80,6 +85,7 @@ class Written:
             "rank_before": {"least": min(before), "most": max(before)},
             "error": self.error,
             "worst_layer": {"name": self.worst[0], "error": self.worst[1]},
+            "start_difference": self.start_difference,
             "dropped_files": self.dropped,
         }
 
@@ -127,12 +133,18 @@ def write_result(
     } | dict(others)
     beside, dropped = _files_beside([adapter.folder for adapter in adapters])
     num_parameters = sum(tensor.numel() for tensor in tensors.values())
-    written = Written(output, method, layers, num_parameters, dropped)
+    differences = {a.name: a.start.differences for a in adapters if a.start.differences}
+    worst = max((max(found) for found in differences.values()), default=0.0)
+    written = Written(output, method, layers, num_parameters, dropped, worst)
     ingredients = [Ingredient.of(weight, adapter) for weight, adapter in sources]
     with staged_folder(output) as staging:
+        corrects_base = any(adapter.start.corrects_base for adapter in adapters)
+        own_form.mark(staging, corrects_base=corrects_base)
         content = save(dict(sorted(tensors.items())), metadata={"format": "pt"})
         write_atomically(staging / TENSORS_FILE_NAME, content)
-        text = card(values, ingredients, method=method, error=written.error)
+        text = card(
+            values, ingredients, method=method, error=written.error, differences=differences
+        )
         write_atomically(staging / "README.md", text.encode())
         for name, path in beside.items():
             write_atomically(staging / name, path.read_bytes())

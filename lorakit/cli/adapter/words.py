@@ -134,6 +134,11 @@ def show_written(written: Written) -> None:
         if worst > 0
         else "exact: no factor was rounded"
     )
+    if written.start_difference > 0:
+        out.print(
+            "not quite the model that was trained: on the quantized base its weights differ by up "
+            f"to {100 * written.start_difference:.3g} % of their norm; README.md says more"
+        )
     if written.dropped:
         out.print(f"tokenizer left out, the adapters' differ: {', '.join(written.dropped)}")
 
