@@ -9,10 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from lorakit.adapters.layer_numbers import layer_number
+from lorakit.adapters.layer_numbers import layer_number, layer_patterns
 from lorakit.adapters.patterns import NamePattern, matches_list
 from lorakit.adapters.peft_config import PeftConfig
 from lorakit.adapters.save import PREFIX
+from lorakit.adapters.targets import find_targets
 from lorakit.base.frozen_experts import expert_layouts, parameter_name
 from lorakit.recipe import LoraConfig
 
@@ -34,8 +35,6 @@ def config_as_peft(
     config = parsed.config
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     changes: dict[str, Any] = {}
-    if not any(name.rpartition(".")[2] == "bias" for name, _ in model.named_parameters()):
-        changes["bias"] = "none"
     if config.modules_to_save:
         changes["modules_to_save"] = _taken_by_peft(names, config.modules_to_save)
     if config.exclude_modules:
@@ -52,10 +51,20 @@ def config_as_peft(
         named = [one for one in config.target_parameters if _matches(parameters, one)]
         changes["target_parameters"] = named or config.target_parameters
     if config.layers is not None:
-        there = {layer_number(name, config.patterns_of_layers) for name in names}
+        there = _layers_with_targets(model, config.model_copy(update=changes))
         known_layers = [number for number in config.layers if number in there]
         changes["layers_to_transform"] = known_layers or config.layers
     return config.model_copy(update=changes)
+
+
+def _layers_with_targets(model: PreTrainedModel, config: LoraConfig) -> set[int | None]:
+    """The numbers of the layers that have targets, `layers_to_transform` aside."""
+    everywhere = config.model_copy(update={"layers_to_transform": None, "layers_pattern": None})
+    targets = find_targets(model, everywhere)
+    # As in PEFT the option does not concern what target_parameters names.
+    as_parameters = targets.target_parameters() if config.target_parameters else {}
+    patterns = layer_patterns(config)
+    return {layer_number(name, patterns) for name in targets.adapted.keys() - as_parameters.keys()}
 
 
 def _matches(names: Iterable[str], item: str) -> bool:

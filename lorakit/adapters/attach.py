@@ -100,6 +100,7 @@ def _attach(
             "ensure_weight_tying cannot take effect: no trained row of the embedding is shared "
             "with a tied output head. Remove adapter.ensure_weight_tying."
         )
+    _refuse_linear_options(config, targets)
     survey = init.prepare(Survey(model, config, targets, calibration))
     return attach_targets(
         model,
@@ -109,6 +110,26 @@ def _attach(
         measured=survey.measured,
         seed=seed,
     )
+
+
+def _refuse_linear_options(config: LoraConfig, targets: Targets) -> None:
+    """Raise AdapterError for options of linear layers where there are none of them.
+
+    Experts refuse what they lack themselves.
+    """
+    if not all(isinstance(module, nn.Embedding) for module in targets.adapted.values()):
+        return
+    given = {
+        f"init_lora_weights {config.init_lora_weights!r}": config.init_lora_weights is not True,
+        f"lora_dropout {config.lora_dropout:g}": config.lora_dropout > 0,
+    }
+    without_effect = [option for option, is_given in given.items() if is_given]
+    if without_effect:
+        raise AdapterError(
+            f"{' and '.join(without_effect)} cannot take effect: the only targets are embeddings "
+            f"({', '.join(targets.adapted)}), which start in one way and drop nothing. Possible: "
+            "linear layers beside them. Remove the option, or add to adapter.target_modules."
+        )
 
 
 def attach_targets(
@@ -199,9 +220,24 @@ def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, 
     Raises:
         AdapterError: biases were asked for and there are none.
     """
+    biases = biases_of(model, targets, which)
+    if not biases and which != "none":
+        raise AdapterError(
+            f"bias {which!r} trains nothing: there is no bias in this model's "
+            f"{'modules' if which == 'all' else 'adapted layers'}. Set adapter.bias to none."
+        )
+    return biases
+
+
+def biases_of(model: nn.Module, targets: Targets, which: str) -> dict[str, nn.Parameter]:
+    """As `trained_biases`, where there may be none.
+
+    Raises:
+        AdapterError: biases that PEFT's format has no name for.
+    """
+    biases: dict[str, nn.Parameter] = {}
     if which == "none":
-        return {}
-    biases = {}
+        return biases
     for name, parameter in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
         if leaf != "bias":
@@ -216,11 +252,6 @@ def trained_biases(model: nn.Module, targets: Targets, which: str) -> dict[str, 
             biases[f"{owner}.base_layer.bias"] = parameter
         elif which == "all" and not targets.is_trained(owner):
             biases[name] = parameter
-    if not biases:
-        raise AdapterError(
-            f"bias {which!r} trains nothing: there is no bias in this model's "
-            f"{'modules' if which == 'all' else 'adapted layers'}. Set adapter.bias to none."
-        )
     return biases
 
 

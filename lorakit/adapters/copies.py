@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.save import PREFIX
 from lorakit.adapters.targets import Targets
+from lorakit.base.frozen_linear import is_linear
 from lorakit.errors import AdapterError
+
+log = logging.getLogger(__name__)
 
 Read = Callable[[Iterable[str]], dict[str, torch.Tensor]]
 
@@ -51,6 +55,20 @@ def doubled_biases(targets: Targets, names: Iterable[str]) -> dict[str, str]:
             if second in wanted:
                 doubled[second] = f"{PREFIX}{name}.{below}"
     return doubled
+
+
+def residuals(targets: Targets, copies: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Those of `copies` that are what an init (pissa, olora) left of an adapted head: what it
+    leaves of the base's own weight is computed again, and they are not read.
+
+    Args:
+        copies: {name in PEFT's file: the base's tensor}.
+    """
+    heads = (f"{PREFIX}{n}.base_layer.weight" for n, m in targets.adapted.items() if is_linear(m))
+    found = copies.keys() & set(heads)
+    for name in sorted(found):
+        log.info("%r is what the init left of the base's weight: computed again, not read", name)
+    return frozenset(found)
 
 
 def check_copies(

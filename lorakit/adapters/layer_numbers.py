@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
+from lorakit.adapters.patterns import NamePattern
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -29,7 +30,8 @@ def limit_layers(
     if wanted is None:
         return dict(adapted), {}
     in_full = set(config.target_modules) if isinstance(config.target_modules, list) else set()
-    layers = {name: layer_number(name, config.patterns_of_layers) for name in adapted}
+    patterns = layer_patterns(config)
+    layers = {name: layer_number(name, patterns) for name in adapted}
     missing = sorted(set(wanted) - set(layers.values()))
     if missing:
         known = sorted(number for number in set(layers.values()) if number is not None)
@@ -42,21 +44,27 @@ def limit_layers(
     return kept, dict.fromkeys(adapted.keys() - kept.keys(), "layers_to_transform")
 
 
-def layer_number(name: str, patterns: list[str]) -> int | None:
+def layer_patterns(config: LoraConfig) -> list[NamePattern]:
+    """`layers_pattern`: names of lists of modules, or regexes over them; empty: any.
+
+    Raises:
+        AdapterError: no regular expression.
+    """
+    return [NamePattern(text, "layers_pattern") for text in config.patterns_of_layers]
+
+
+def layer_number(name: str, patterns: list[NamePattern]) -> int | None:
     """The layer of a module; None where its name has no number behind one of the lists.
 
     Args:
         name: of the module.
-        patterns: names of lists of modules; empty: any.
+        patterns: of the lists; empty: any.
     """
     if not patterns:
         found = re.match(r".*?\.[^.]*\.(\d+)\.", name)
         return int(found.group(1)) if found else None
-    for pattern in patterns:
-        found = re.match(rf"(?:^|.*?\.){re.escape(pattern)}\.(\d+)\.", name)
-        if found:
-            return int(found.group(1))
-    return None
+    numbers = (pattern.number_behind(name) for pattern in patterns)
+    return next((number for number in numbers if number is not None), None)
 
 
 def _spans(numbers: list[int]) -> str:

@@ -43,6 +43,36 @@ def product(weight: torch.Tensor, factors: Factors, scaling: float) -> torch.Ten
     return scaling * lora_B @ lora_A
 
 
+def randomized_svd(
+    matrix: torch.Tensor,
+    r: int,
+    num_iterations: int,
+    generator: torch.Generator,
+    *,
+    oversampling: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The r largest singular triplets U (O, r), S (r,), Vh (r, I) of `matrix` (O, I), about.
+
+    Subspace iteration (Halko, Martinsson, Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1).
+
+    Args:
+        matrix: float32 or float64.
+        r: how many.
+        num_iterations: passes over the matrix and back.
+        generator: CPU, of the random probe.
+        oversampling: directions beyond r that are followed.
+    """
+    out_features, in_features = matrix.shape
+    q = min(r + oversampling, out_features, in_features)
+    probe = torch.randn(in_features, q, generator=generator).to(matrix)
+    Q_OQ = torch.linalg.qr(matrix @ probe).Q
+    for _ in range(num_iterations):
+        # Orthonormalized at every half step: powers of it would drown the small directions.
+        Q_OQ = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ Q_OQ).Q).Q
+    U, S, Vh = torch.linalg.svd(Q_OQ.T @ matrix, full_matrices=False)
+    return Q_OQ @ U[:, :r], S[:r], Vh[:r]
+
+
 def refuse_rank_above(request: InitRequest) -> None:
     """Raise AdapterError where the layer has fewer directions than the rank asks for."""
     most = min(request.in_features, request.out_features)

@@ -5,6 +5,7 @@ measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -97,8 +98,7 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
     """
     base = values["base_model_name_or_path"]
     builtin = base_info is not None and is_builtin_model(base_info.source)
-    # Only a hub id is a valid `base_model` of a card; paths are private to a machine.
-    hub_id = isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/"))
+    hub_id = is_hub_id(base)
     return CARD.format(
         base_line=f"base_model: {base}\n" if hub_id else "",
         tag="dora" if values["use_dora"] else "lora",
@@ -115,6 +115,14 @@ def model_card(adapter: Attached, values: Mapping[str, object], base_info: BaseI
         quantized=_quantized(base_info),
         start=_start(adapter),
     )
+
+
+def is_hub_id(base: object) -> bool:
+    """Whether a base's name is one of the hub's: only that is a valid `base_model` of a card, paths
+    are private to a machine.
+    """
+    is_id = isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/", "~"))
+    return is_id and not Path(str(base)).exists()
 
 
 def difference_note(differences: Sequence[float]) -> str:

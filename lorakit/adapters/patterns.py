@@ -40,6 +40,7 @@ class NamePattern:
             re.compile(pattern)  # what PEFT could not read is refused, though `regex` might
             self._whole = regex.compile(pattern)
             self._ending = regex.compile(rf"(.*\.)?({pattern})$")
+            self._list = regex.compile(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.")
         except (re.error, regex.error, RecursionError, OverflowError) as error:
             raise AdapterError(
                 f"{field} {pattern!r} is no regular expression ({error}). Fix it, or give a list "
@@ -48,13 +49,22 @@ class NamePattern:
 
     def matches_whole(self, name: str) -> bool:
         """As `target_modules` matches: `re.fullmatch(pattern, name)`."""
-        return self._timed(self._whole.fullmatch, name)
+        return self._timed(self._whole.fullmatch, name) is not None
 
     def matches_ending(self, name: str) -> bool:
         """As `rank_pattern` matches: `re.match(rf"(.*\\.)?({pattern})$", name)`."""
-        return self._timed(self._ending.match, name)
+        return self._timed(self._ending.match, name) is not None
 
-    def _timed(self, match: Callable[..., object], name: str) -> bool:
+    def number_behind(self, name: str) -> int | None:
+        """As `layers_pattern` matches: the number in
+        `re.match(rf"(?:^|.*?\\.){pattern}\\.(?P<idx>\\d+)\\.", name)`.
+        """
+        found = self._timed(self._list.match, name)
+        return None if found is None or found["idx"] is None else int(found["idx"])
+
+    def _timed(
+        self, match: Callable[..., regex.Match[str] | None], name: str
+    ) -> regex.Match[str] | None:
         started = time.monotonic()
         try:
             found = match(name, timeout=max(self._seconds_left, 0.001))
@@ -65,7 +75,7 @@ class NamePattern:
                 "module names."
             ) from error
         self._seconds_left -= time.monotonic() - started
-        return found is not None
+        return found
 
 
 def matches_list(name: str, items: Iterable[str]) -> bool:

@@ -218,6 +218,7 @@ def peft_values(
     token_indices: object = None,
     kind_fields: Mapping[str, object],
     base_model: str | None,
+    revision: str | None,
     fan_in_fan_out: bool,
 ) -> dict[str, object]:
     """All fields that PEFT 0.21 writes for a LoRA, with this adapter's values."""
@@ -247,7 +248,7 @@ def peft_values(
         "qalora_group_size": 16,
         "r": r,
         "rank_pattern": dict(rank_pattern),
-        "revision": None,
+        "revision": revision,
         "target_modules": target_modules,
         "target_parameters": target_parameters,
         "task_type": "CAUSAL_LM",

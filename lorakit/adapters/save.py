@@ -205,7 +205,7 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
         AdapterError: PEFT would read other modules, ranks or alphas from it than this model has.
     """
     adapter = attached(model)
-    config = adapter.config
+    config, info = adapter.config, _info(model)
     in_parameters = {n: m.target_parameter for n, m in adapter.modules.items()}
     parameters = [name for name in in_parameters.values() if name is not None]
     in_modules = [name for name, parameter in in_parameters.items() if parameter is None]
@@ -233,6 +233,7 @@ def config_values(model: PreTrainedModel, *, plain: bool = True) -> dict[str, ob
         token_indices=_token_indices(model, config),
         kind_fields=kinds.kind(config.kind_name).PEFT_FIELDS,
         base_model=_base_model(model),
+        revision=None if info is None else info.revision,
         fan_in_fan_out=_fan_in_fan_out(adapter),
     )
 

@@ -20,12 +20,13 @@ from lorakit.adapters.as_peft import config_as_peft
 from lorakit.adapters.attach import (
     Attached,
     attach_targets,
+    biases_of,
     refuse_second_adapter,
     trained_biases,
 )
 from lorakit.adapters.attached import DEFAULT_NAME, has_adapter
 from lorakit.adapters.contract import InitRequest, Start
-from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases
+from lorakit.adapters.copies import check_copies, copies_of_base, doubled_biases, residuals
 from lorakit.adapters.make import make_on_meta
 from lorakit.adapters.new_rows import grown_for
 from lorakit.adapters.overlaps import resolve_overlaps
@@ -184,11 +185,15 @@ def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> Store
     _refuse_single_experts(path, model, header)
     config = config_as_peft(model, parsed, header)
     targets = find_targets(model, config)
+    if not biases_of(model, targets, config.bias):  # PEFT passes over biases that are not there
+        config = config.model_copy(update={"bias": "none"})
     config = resolve_overlaps(config, targets.pattern_names().values(), saved_ranks(header))
     expected = expected_shapes(model, targets, config)
     copies = copies_of_base(model, targets, header.keys() - expected.keys())
     doubled = doubled_biases(targets, header.keys() - expected.keys())
-    check_copies(path, copies, doubled, lambda names: read_tensors(path, pick(header, names)))
+    left = residuals(targets, copies) if parsed.redone else frozenset()
+    to_check = {name: own for name, own in copies.items() if name not in left}
+    check_copies(path, to_check, doubled, lambda names: read_tensors(path, pick(header, names)))
     header = pick(header, header.keys() - copies.keys() - doubled.keys())
     _compare(path, expected, header)
     return StoredAdapter(config, targets, read_tensors(path, header), {}, is_redone=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorakit.adapters.arithmetic.saved import SavedAdapter
-from lorakit.adapters.model_card import difference_note
+from lorakit.adapters.model_card import difference_note, is_hub_id
 from lorakit.adapters.store import tensors_path
 
 CARD = """---
@@ -77,11 +77,9 @@ def card(
         differences: {adapter name: by layer, how far its trained weights are from its plain form}.
     """
     base = values["base_model_name_or_path"]
-    # Only a hub id is a valid `base_model` of a card; paths are private to a machine.
-    hub_id = isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/"))
     rows = [f"| {i.weight:g} | {i.name} | {i.kind} | `{i.sha256}` |" for i in ingredients]
     return CARD.format(
-        base_line=f"base_model: {base}\n" if hub_id else "",
+        base_line=f"base_model: {base}\n" if is_hub_id(base) else "",
         count=f"{len(rows)} adapters" if len(rows) > 1 else "another adapter",
         method=method,
         rows="\n".join(rows),

@@ -20,16 +20,18 @@ from lorakit.adapters.arithmetic.made import Limit, MadeLayer, finish_layer
 from lorakit.adapters.arithmetic.saved import BIAS, MAGNITUDE, SavedAdapter
 from lorakit.adapters.contract import NormCache
 from lorakit.adapters.kinds.dora import Dora
+from lorakit.adapters.low_rank import randomized_svd
 from lorakit.base import hub
-from lorakit.base.empty import empty_base
+from lorakit.base.config import read_config
+from lorakit.base.meta_model import plain_model
 from lorakit.base.origin import Origin, origins
 from lorakit.base.packing import packable_linears
+from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked
 from lorakit.base.storages import storage
 from lorakit.errors import AdapterError
 from lorakit.progress import bar
 
-# Subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061): directions beyond the rank, and
-# passes over the weight. Spectra of a DoRA's change fall slowly.
+# Of the subspace iteration: spectra of a DoRA's change fall slowly.
 OVERSAMPLING, ITERATIONS, SEED = 16, 8, 0
 
 
@@ -40,13 +42,14 @@ class Base:
     Attributes:
         model: folder, hub id, or `builtin`.
         revision: of a hub id.
-        quantization, double_quantization, block_size: how they were stored in training.
+        quantization: how they were stored in training; None: as they are in the files.
+        double_quantization, block_size: of a quantization that the files do not have.
         dtype: that they were computed in; None: as in the files.
     """
 
     model: str | Path
     revision: str | None = None
-    quantization: str = "none"
+    quantization: str | None = None
     double_quantization: bool = True
     block_size: int = 64
     dtype: torch.dtype | None = None
@@ -91,23 +94,13 @@ def best_approximation(change: torch.Tensor, limit: Limit) -> LowRank:
     """Of a dense (O, I) change: by SVD, or by subspace iteration where the rank is far below."""
     rank = limit.rank
     if rank is not None and 4 * (rank + OVERSAMPLING) <= min(change.shape):
-        u, s, vt = _leading(change, rank)
+        generator = torch.Generator().manual_seed(SEED)
+        u, s, vt = randomized_svd(change, rank, ITERATIONS, generator, oversampling=OVERSAMPLING)
     else:
         u, s, vt = torch.linalg.svd(change, full_matrices=False)
         rank = limit.rank_of(s.unsqueeze(0))
     root = s[:rank].sqrt()
     return LowRank((u[:, :rank] * root)[None], (root.unsqueeze(1) * vt[:rank])[None], 1.0)
-
-
-def _leading(change: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(SEED)
-    width = rank + OVERSAMPLING
-    probe = torch.randn(change.shape[1], width, generator=generator, dtype=change.dtype)
-    basis = torch.linalg.qr(change @ probe).Q
-    for _ in range(ITERATIONS):
-        basis = torch.linalg.qr(change @ torch.linalg.qr(change.mT @ basis).Q).Q
-    u, s, vt = torch.linalg.svd(basis.mT @ change, full_matrices=False)
-    return basis @ u, s, vt
 
 
 def _refuse_odd_layers(saved: SavedAdapter) -> None:
@@ -155,19 +148,27 @@ class _BaseWeights:
     def __init__(self, base: Base) -> None:
         self._base = base
         folder = hub.resolve(base.model, base.revision)
-        self._empty: PreTrainedModel = empty_base(folder)
+        values = read_config(folder / "config.json")
+        as_stored = CHECKPOINT if KEY in values else "none"
+        self._quantization = base.quantization or as_stored
+        check_asked(values, self._quantization)
+        self._plain: PreTrainedModel = plain_model(folder)
         self._origins = origins(folder)
-        packed = base.quantization != "none"
-        self._packed = frozenset(packable_linears(self._empty) if packed else ())
+        to_pack = self._quantization not in ("none", CHECKPOINT)
+        self._to_pack = frozenset(packable_linears(self._plain) if to_pack else ())
 
     def __call__(self, name: str) -> torch.Tensor:
-        weight = self._origin(name).read()
-        if isinstance(self._empty.get_submodule(name), Conv1D):
+        origin = self._origin(name)
+        if origin.packed is not None:
+            packed = origin.packed.read(self._base.dtype or torch.float32)
+            return packed.dequantize().double()
+        weight = origin.read()
+        if isinstance(self._plain.get_submodule(name), Conv1D):
             weight = weight.t()
         weight = weight.to(self._base.dtype or weight.dtype)
-        if name in self._packed:
+        if name in self._to_pack:
             weight = (
-                storage(self._base.quantization)
+                storage(self._quantization)
                 .pack(
                     weight.contiguous(),
                     block_size=self._base.block_size,
@@ -178,7 +179,11 @@ class _BaseWeights:
         return weight.double()
 
     def _origin(self, name: str) -> Origin:
-        found = self._origins.get(f"{name}.weight", ())
+        weight = f"{name}.weight"
+        ties: dict[str, str] = self._plain.all_tied_weights_keys
+        # A checkpoint holds a tied weight under one of its names.
+        names = [weight, ties.get(weight), *(tied for tied, to in ties.items() if to == weight)]
+        found = next((self._origins[n] for n in names if n in self._origins), ())
         if len(found) != 1 or found[0].converted:
             raise AdapterError(
                 f"{name}.weight is made of {len(found)} tensors of {str(self._base.model)!r}; "

@@ -214,6 +214,7 @@ def _config_values(
         token_indices=first.values.get("trainable_token_indices"),
         kind_fields={},
         base_model=base,
+        revision=first.values.get("revision") if base == _base(first) else None,
         fan_in_fan_out=all(bool(adapter.values.get("fan_in_fan_out")) for adapter in adapters),
     )
     has_bias = any(layer.change.bias is not None for layer in layers.values())
@@ -230,7 +231,6 @@ def _config_values(
         | {
             **{field: first.values.get(field) for field in kept},
             "lora_bias": has_bias,
-            "revision": first.values.get("revision") if base == _base(first) else None,
         }
     )
 

@@ -112,7 +112,8 @@ def convert(
     base: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="The base a DoRA was trained on; for a run the recipe says."
+            metavar="MODEL",
+            help="The base a DoRA was trained on; for a run its recipe says which, and how stored.",
         ),
     ] = None,
     initial: Annotated[
@@ -234,23 +235,23 @@ def _torch_dtype(dtype: FactorDtype) -> torch.dtype | None:
 
 
 def _base_of(folder: Path, model: str | None) -> Base | None:
-    """The base that was named, or that of a run with a DoRA, as its recipe stored it."""
+    """The base that was named, stored as its files are, or that of a run with a DoRA, as its
+    recipe stored it.
+    """
     from lorakit.adapters.arithmetic.dora import Base
 
-    if model is not None:
-        return Base(model)
     if not (folder / "recipe.yaml").is_file():
-        return None
+        return None if model is None else Base(model)
     import torch
 
     from lorakit.run_folder import dtype_of, finished_run
 
     run, recipe = finished_run(folder)
     if recipe.adapter.kind_name != "dora":
-        return None
+        return None if model is None else Base(model)
     return Base(
-        recipe.base.model,
-        revision=recipe.base.revision,
+        recipe.base.model if model is None else model,
+        revision=recipe.base.revision if model is None else None,
         quantization=recipe.base.quantization,
         double_quantization=recipe.base.double_quantization,
         block_size=recipe.base.block_size,
