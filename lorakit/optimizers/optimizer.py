@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from lorakit.errors import CheckpointError, InputError
 from lorakit.optimizers.adamw import AdamWRule
@@ -70,6 +71,7 @@ class AdamW:
             else PagedState(self._layout, device, self.plan.budget)
         )
         self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._hooks: list[RemovableHandle] = []
         self._owned = dict(parameters)
         self._rounded = {n: p for n, p in parameters.items() if p.dtype != self._layout.dtype}
         for name, parameter in self._owned.items():
@@ -93,7 +95,7 @@ class AdamW:
                 optimizer._view(optimizer._grad, name).add_(narrow)
                 narrow.zero_()
 
-        parameter.register_post_accumulate_grad_hook(move)
+        self._hooks.append(parameter.register_post_accumulate_grad_hook(move))
 
     def zero_grad(self) -> None:
         """Gradients back to 0, in place."""
@@ -220,6 +222,8 @@ class AdamW:
         for parameter in self._owned.values():
             parameter.data = parameter.data.clone()
             parameter.grad = None
+        for hook in self._hooks:
+            hook.remove()
         self.evict()
 
     def _round(self) -> None:

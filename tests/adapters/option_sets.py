@@ -1,7 +1,8 @@
-"""Adapter configs drawn at random over all options that lorakit and PEFT share, by seed.
+"""Adapter configs drawn at random over the options that lorakit and PEFT share, by seed.
 
 Each has at least one option of every group; patterns overlap on purpose, and token ids, layers,
-names and regexes are drawn too.
+names and regexes are drawn too. Not drawn: `target_parameters` (tests/adapters/test_experts.py),
+`eva` and `orthogonal`, which PEFT saves as factors like any others, and rare spellings of what is.
 """
 
 from __future__ import annotations
@@ -70,7 +71,35 @@ def draw(seed: int) -> OptionSet:
         )
     options |= _patterns(rng, names)
     options |= _beside(rng, names, options, tied)
+    # Drawn apart, so that what is above stays what it was.
+    options |= _harder(random.Random(seed + 10_000), family, names, options, tied)
     return OptionSet(family, tied, options)
+
+
+def _harder(
+    rng: random.Random, family: str, names: Names, options: dict[str, Any], tied: bool
+) -> dict[str, Any]:
+    """Inits that change the base, an adapted head, layers without targets, tying."""
+    harder: dict[str, Any] = {}
+    if rng.random() < 0.35:
+        # olora on Conv1D is refused: PEFT decomposes the transposed weight.
+        harder["init_lora_weights"] = rng.choice(
+            ["pissa", "pissa" if family == "gpt2" else "olora"]
+        )
+    listed = isinstance(options["target_modules"], list)
+    indices = options.get("trainable_token_indices")
+    rows_of_head = isinstance(indices, dict) and names.head in indices
+    head_is_free = names.head not in options.get("modules_to_save", []) and not rows_of_head
+    if listed and head_is_free and not tied and rng.random() < 0.4:
+        harder["target_modules"] = [*options["target_modules"], names.head]
+    if listed and "exclude_modules" not in options and rng.random() < 0.3:
+        harder["layers_to_transform"] = [0, 1]
+        harder["exclude_modules"] = rf".*\.{names.layers}\.1\..*"
+    if listed and options.get("layers_pattern") == names.layers and rng.random() < 0.5:
+        harder["layers_pattern"] = rf"{names.layers[0]}\w*"
+    if not tied and rng.random() < 0.3:
+        harder["ensure_weight_tying"] = True  # where nothing is tied PEFT passes over it
+    return harder
 
 
 def _targets(rng: random.Random, names: Names) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import warnings
 from collections.abc import Callable
@@ -16,14 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorakit.adapters import save as saving
+from lorakit.adapters.arithmetic.combine import combine_adapters
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.store import load_adapter, save_adapter
+from lorakit.base import hub
 from lorakit.base.load import load_base
 from lorakit.errors import AdapterError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from tests import tiny
 from tests.adapters.bases import logits, perturb
-from tests.adapters.peers import make_in_peft, save_from_peft
+from tests.adapters.peers import load_in_peft, make_in_peft, save_from_peft
 from tests.tolerances import LOGITS_FLOAT32, relative_error
 
 BOMB = r"(.|..|...)+[0-9]$"
@@ -317,6 +320,47 @@ def test_the_model_card_names_the_built_in_base(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text()
     assert "Base model: the one that ships with lorakit (`builtin`)." in card
     assert "base_model:" not in card
+
+
+def test_a_folder_named_relatively_is_no_hub_id(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where it was trained nor where adapters are combined."""
+    shutil.copytree(tiny_folder, tmp_path / "models" / "llama")
+    monkeypatch.chdir(tmp_path)
+    model, _ = load_base("models/llama", device="cpu")
+    attach_adapter(model, LoraConfig(r=2))
+    save_adapter(model, tmp_path / "a")
+    combine_adapters([tmp_path / "a"], tmp_path / "b", weights=[0.5])
+    for folder in ("a", "b"):
+        values = json.loads((tmp_path / folder / CONFIG).read_text())
+        assert values["base_model_name_or_path"] == "models/llama"
+        assert "models/llama" not in (tmp_path / folder / "README.md").read_text()
+
+
+def test_the_revision_of_the_base_is_kept(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "resolve", lambda model, revision=None: tiny_folder)
+    model, _ = load_base("org/model", revision="v1.2", device="cpu")
+    attach_adapter(model, LoraConfig(r=2))
+    save_adapter(model, tmp_path / "a")
+    combine_adapters([tmp_path / "a"], tmp_path / "b", weights=[0.5])
+    for folder in ("a", "b"):
+        assert json.loads((tmp_path / folder / CONFIG).read_text())["revision"] == "v1.2"
+
+
+def test_an_alpha_by_rank_reaches_peft(tmp_path: Path) -> None:
+    """Not given, it is twice each module's own rank; PEFT's one alpha does not follow a rank."""
+    model = tiny.model("llama")
+    adapter = attach_adapter(model, LoraConfig(r=4, rank_pattern={"q_proj": 2, "up_proj": 3}))
+    assert {facts.scaling for facts in adapter.adapted.values()} == {2.0}
+    perturb(model)
+    save_adapter(model, tmp_path / "a")
+    values = json.loads((tmp_path / "a" / CONFIG).read_text())
+    assert values["alpha_pattern"] == {"q_proj": 4, "up_proj": 6} and values["lora_alpha"] == 8
+    theirs = load_in_peft(tiny.model("llama"), tmp_path / "a")
+    assert relative_error(logits(theirs), logits(model)) <= LOGITS_FLOAT32
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["lm_head"]])

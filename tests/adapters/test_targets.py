@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from lorakit.adapters.attach import attach_adapter
-from lorakit.adapters.ranks import module_rank_and_alpha, scaling_of
+from lorakit.adapters.ranks import RSLORA_ALPHA, module_rank_and_alpha, scaling_of
 from lorakit.adapters.save import minimal_endings, portable_pattern
 from lorakit.adapters.targets import find_targets
 from lorakit.errors import AdapterError
@@ -169,9 +169,22 @@ def test_patterns_give_the_first_match_in_written_order() -> None:
 
 def test_alpha_and_scaling_follow_the_convention() -> None:
     assert module_rank_and_alpha(["a"], LoraConfig(r=8)) == {"a": (8, 16.0)}
-    assert module_rank_and_alpha(["a"], LoraConfig(r=8, use_rslora=True)) == {"a": (8, 8.0)}
+    # rsLoRA is one alpha over all ranks: an alpha that grows with them would undo it.
+    for r in (1, 16, 2048):
+        config = LoraConfig(r=r, use_rslora=True)
+        assert module_rank_and_alpha(["a"], config) == {"a": (r, RSLORA_ALPHA)}
+    assert scaling_of(16, RSLORA_ALPHA, use_rslora=True) == 2  # LoRA's default, at the default rank
     assert scaling_of(16, 32, use_rslora=False) == 2
     assert scaling_of(16, 32, use_rslora=True) == 8
+
+
+def test_without_an_alpha_every_module_has_that_of_its_own_rank() -> None:
+    config = LoraConfig(r=16, rank_pattern={"b": 4}, alpha_pattern={"c": 3})
+    assert module_rank_and_alpha(["a", "b", "c"], config) == {
+        "a": (16, 32.0),
+        "b": (4, 8.0),
+        "c": (16, 3.0),
+    }
 
 
 def test_endings_are_few_and_exact() -> None:

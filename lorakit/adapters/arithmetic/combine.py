@@ -34,7 +34,7 @@ TORCH_DTYPES = {
 
 # Lists whose order says nothing; that of token ids is that of the saved rows.
 UNORDERED = ("modules_to_save", "target_parameters")
-MAX_WEIGHT = 1e6
+MAX_WEIGHT = 1e9
 
 Source = tuple[float, SavedAdapter]
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lorakit.adapters.arithmetic.combine import METHODS, combine_adapters
 from lorakit.adapters.store import load_adapter
+from lorakit.cli import main
 from lorakit.errors import AdapterError, InputError
 from tests.adapters.arithmetic.made_by_peft import TENSORS, VARIANTS, Variant, base, deltas, make
 from tests.tolerances import relative_error
@@ -259,7 +260,8 @@ def test_other_bases_are_refused_until_one_is_named(made: Made, tmp_path: Path) 
 OPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "a method of PEFT's": ({"method": "ties"}, "method 'ties' is not possible"),
     "too few weights": ({"weights": [1.0]}, "2 adapters and 1 weights"),
-    "a weight that is none": ({"weights": [1.0, float("nan")]}, "are not all numbers"),
+    "a weight that is none": ({"weights": [1.0, float("nan")]}, "are not all possible"),
+    "a weight beyond all use": ({"weights": [1.0, 1e308]}, "are not all possible"),
     "no mean": ({"weights": [1.0, -1.0], "method": "interpolate"}, "sum to 0"),
     "a cut concatenation": ({"rank": 2, "method": "concatenate"}, "keeps every adapter's factors"),
     "a weighed concatenation": (
@@ -307,6 +309,48 @@ def test_a_dtype_that_cannot_hold_the_values_is_refused(made: Made, tmp_path: Pa
         combine_adapters([folder], tmp_path / "out", weights=[-1e7], dtype=torch.float16)
     written = combine_adapters([folder], tmp_path / "half", dtype=torch.bfloat16)
     assert 1e-4 < written.error < 1e-2  # the error tells the rounding, too
+
+
+def rows_of(folder: Path, indices: object) -> Path:
+    return make(VARIANTS["plain"], folder, trainable_token_indices=indices)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [([3, 7], [7, 3]), ({"embed_tokens": [3, 7]}, {"embed_tokens": [7, 3]})]
+)
+def test_rows_of_different_tokens_are_not_mixed(tmp_path: Path, one: object, two: object) -> None:
+    """The saved rows have no other name than their place in the list."""
+    first, second = rows_of(tmp_path / "one", one), rows_of(tmp_path / "two", two)
+    with pytest.raises(AdapterError, match=r"trainable_token_indices is .*\[7, 3\]"):
+        combine_adapters([first, second], tmp_path / "out", method="interpolate")
+    combine_adapters([first, first], tmp_path / "same", method="interpolate")
+    expected, found = (load_file(f / TENSORS) for f in (first, tmp_path / "same"))
+    rows = [name for name in expected if "token" in name and "lora" not in name]
+    assert rows and all(torch.equal(found[name], expected[name]) for name in rows)
+
+
+@pytest.mark.parametrize("field", ["base_model_name_or_path", "revision", "task_type"])
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, [3, "x"], 3])
+def test_what_is_no_text_is_refused(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str, value: object
+) -> None:
+    other = make(VARIANTS["another"], tmp_path / "other")
+    path = other / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    command = ["adapter", "combine", str(made("plain")[0]), str(other)]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 2
+    assert f"{field} is {value}"[:40] in capsys.readouterr().err
+
+
+def test_values_that_no_sum_can_hold_are_refused(made: Made, tmp_path: Path) -> None:
+    """An untrusted file may hold anything that is finite."""
+    folder = make(VARIANTS["plain"], tmp_path / "huge")
+    tensors = load_file(folder / TENSORS)
+    save_file({k: v.double().add(1e200) for k, v in tensors.items()}, folder / TENSORS)
+    for folders, options in (([folder], {}), ([folder, made("plain")[0]], {"rank": 2})):
+        with pytest.raises(AdapterError, match="float64 cannot hold"):
+            combine_adapters(folders, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_tokenizers_are_kept_where_all_agree(made: Made, tmp_path: Path) -> None:

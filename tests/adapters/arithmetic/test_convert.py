@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from lorakit.adapters.arithmetic.convert import convert_adapter
 from lorakit.adapters.arithmetic.dora import Base, best_approximation
@@ -17,7 +18,9 @@ from lorakit.adapters.arithmetic.made import Limit
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.load import load_base
-from lorakit.errors import AdapterError, InputError
+from lorakit.base.write_quantized import PackSettings, quantize_folder
+from lorakit.cli import main
+from lorakit.errors import AdapterError, InputError, ModelError
 from lorakit.recipe import LoraConfig
 from tests import tiny
 from tests.adapters.arithmetic.made_by_peft import TENSORS, VARIANTS, Variant, base, deltas, make
@@ -158,6 +161,56 @@ def test_an_init_that_moved_the_base_becomes_plain(tmp_path: Path, name: str) ->
     other = make(VARIANTS["plain"], tmp_path / "other")
     with pytest.raises(AdapterError, match="does not adapt the layers"):
         convert_adapter(tmp_path / "end", tmp_path / "none", to="lora", initial=other)
+
+
+@pytest.mark.parametrize("init", ["loftq", "pissa_x", "pissa_niter_", "something", ["pissa"]])
+def test_initial_is_for_inits_whose_factors_tell_the_change(tmp_path: Path, init: object) -> None:
+    """LoftQ fits the base again when it is loaded: what it was is in no factor."""
+    folder = make(VARIANTS["plain"], tmp_path / "in")
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": init}))
+    for initial in (None, folder):
+        with pytest.raises(AdapterError, match="possible with initial are pissa, pissa_niter_N, o"):
+            convert_adapter(folder, tmp_path / "out", initial=initial)
+    command = ["adapter", "convert", str(folder), "--to", "lora", "--initial", str(folder)]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def dora_on(folder: Path, to: Path, *, quantization: str, **config: object) -> PreTrainedModel:
+    """A model with a DoRA, saved in `to`."""
+    model, _ = load_base(folder, quantization=quantization, dtype=torch.float32, device="cpu")
+    attach_adapter(model, LoraConfig(**({"r": 3, "use_dora": True} | config)))
+    perturb(model)
+    save_adapter(model, to)
+    return model
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_a_dora_on_a_packed_checkpoint_becomes_a_lora(tmp_path: Path, family: str) -> None:
+    quantize_folder(tiny.folder(tmp_path / "base", family), tmp_path / "p", PackSettings("nf4"))
+    model = dora_on(tmp_path / "p", tmp_path / "dora", quantization="checkpoint")
+    command = ["adapter", "convert", str(tmp_path / "dora"), "--to", "lora", "--rank", "32"]
+    command += ["--base", str(tmp_path / "p"), "--output", str(tmp_path / "out")]
+    assert main(command) == 0  # as its files are stored
+    plain, _ = load_base(
+        tmp_path / "p", quantization="checkpoint", dtype=torch.float32, device="cpu"
+    )
+    load_adapter(plain, tmp_path / "out")
+    assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
+    wrong = Base(tmp_path / "p", quantization="nf4")
+    with pytest.raises(ModelError, match="checkpoint"):
+        convert_adapter(tmp_path / "dora", tmp_path / "none", rank=4, base=wrong)
+
+
+def test_a_dora_of_a_tied_head_becomes_a_lora(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path / "base", "llama", tie_word_embeddings=True)
+    targets = {"target_modules": ["lm_head", "q_proj"]}
+    model = dora_on(folder, tmp_path / "dora", quantization="none", **targets)
+    convert_adapter(tmp_path / "dora", tmp_path / "out", rank=32, base=Base(folder))
+    plain, _ = load_base(folder, quantization="none", dtype=torch.float32, device="cpu")
+    load_adapter(plain, tmp_path / "out")
+    assert relative_error(logits(plain), logits(model)) <= LOGITS_FLOAT32
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

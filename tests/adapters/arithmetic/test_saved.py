@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorakit.adapters.arithmetic.convert import convert_adapter
 from lorakit.adapters.arithmetic.info import adapter_info
+from lorakit.adapters.store import load_adapter
 from lorakit.errors import AdapterError
-from tests.adapters.arithmetic.made_by_peft import TENSORS, VARIANTS, deltas, make
+from tests.adapters.arithmetic.made_by_peft import TENSORS, VARIANTS, base, deltas, make
 from tests.adapters.test_peft_examples import configs, refused_field
 from tests.tolerances import relative_error
 
@@ -136,9 +138,11 @@ def test_peft_s_example_configs_are_read_or_refused_by_name(shared_data: Path, s
         by_field = "sets kasa_config|sets use_bdlora"
         by_tensors = "do not fit its adapter_config.json"
         expected = by_type
-        if values["peft_type"] == "LORA":  # MiCA's factors are those of a LoRA
-            plain = refused_field(values) in (None, "init_lora_weights")
-            expected = by_tensors if plain else by_field
+        if values["peft_type"] == "LORA":
+            by_init = "init_lora_weights 'mica'"
+            expected = {None: by_tensors, "init_lora_weights": by_init}.get(
+                refused_field(values), by_field
+            )
         with pytest.raises(AdapterError, match=expected):
             adapter_info(saved)
         refused.add(values["peft_type"])
@@ -161,6 +165,31 @@ def test_every_variant_is_described(tmp_path: Path, name: str) -> None:
     assert sum(found.dtypes.values()) == len(tensors)
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["kind"] == "lora"
     assert sum(group.count for group in found.groups()) == len(found.layers)
+
+
+def test_patterns_that_load_adapter_reads_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PEFT saves them: keys that match nothing, and overlapping ones in another order."""
+    layer = r"layers\.1\.self_attn\.q_proj"
+    folder = make(
+        VARIANTS["plain"],
+        tmp_path / "in",
+        rank_pattern={"q_proj": 2, layer: 3, "no_such": 7},
+        alpha_pattern={"q_proj": 5, "no_such": 9},
+    )
+    edit_config(folder, rank_pattern={layer: 3, "q_proj": 2, "no_such": 7})
+    ours = base("qwen2")
+    expected = load_adapter(ours, folder).adapted
+    found = {layer.name: (layer.r, layer.scaling) for layer in adapter_info(folder).layers}
+    assert found == {name: (facts.r, facts.scaling) for name, facts in expected.items()}
+    assert {r for r, _ in found.values()} >= {2, 4} and not caplog.records
+    convert_adapter(folder, tmp_path / "out")
+    again = load_adapter(base("qwen2"), tmp_path / "out").adapted
+    assert {name: (facts.r, facts.scaling) for name, facts in again.items()} == found
+    edit_config(folder, alpha_pattern={"q_proj": 5, layer: 8})
+    adapter_info(folder)
+    assert "the order it was trained with is lost" in caplog.text
 
 
 def test_what_trains_in_full_is_listed(tmp_path: Path) -> None:
