@@ -97,7 +97,7 @@ def _harder(
         harder["exclude_modules"] = rf".*\.{names.layers}\.1\..*"
     if listed and options.get("layers_pattern") == names.layers and rng.random() < 0.5:
         harder["layers_pattern"] = rf"{names.layers[0]}\w*"
-    if not tied and rng.random() < 0.3:
+    if not tied and rng.random() < 0.6:
         harder["ensure_weight_tying"] = True  # where nothing is tied PEFT passes over it
     return harder
 

@@ -54,6 +54,9 @@ def base_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bo
     return found
 
 
+@pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern")
+@pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`")
+@pytest.mark.filterwarnings("ignore:ensure_weight_tying=True but the model does not have tied")
 @pytest.mark.parametrize(("seed", "storage"), CASES)
 def test_a_drawn_config_goes_to_peft_and_back(
     base_folders: dict[tuple[str, bool], Path], tmp_path: Path, seed: int, storage: str
