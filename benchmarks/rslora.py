@@ -2,8 +2,8 @@
 
     python benchmarks/rslora.py [--ranks 8 32 128 512 2048] [--seeds 3]
 
-On the built-in base, alpha fixed at 16 (not given, rsLoRA's is fixed too, at 8, with the same slopes
-of the gradient), every linear layer adapted, one batch of the built-in instructions (arXiv
+On the built-in base, alpha fixed at 16 (not given, rsLoRA keeps 8 at every rank: the slopes of the
+gradient are the same), every linear layer adapted, one batch of the built-in instructions (arXiv
 2312.03732 trains and plots the same two quantities):
 
     gradient  mean over layers of the Frobenius norm of dL/dB at the start (where B = 0, dL/dA = 0)
