@@ -5,7 +5,6 @@ present.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from lorakit.adapters.peft_config import (
     read_config,
     refuse_special_file,
 )
+from lorakit.adapters.peft_limits import refuse_other_start, refuse_single_experts
 from lorakit.adapters.ranks import module_rank_and_alpha
 from lorakit.adapters.save import (
     PREFIX,
@@ -50,8 +50,7 @@ from lorakit.adapters.start_base import refuse_other_base
 from lorakit.adapters.starting import Initialize
 from lorakit.adapters.targets import Targets, features, find_targets
 from lorakit.adapters.token_rows import PEFT_NAME
-from lorakit.base.frozen_experts import expert_layouts
-from lorakit.base.frozen_linear import is_conv1d, is_linear
+from lorakit.base.frozen_linear import is_linear
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
@@ -59,7 +58,6 @@ __all__ = ["load_adapter", "read_tensors", "save_adapter"]
 
 MAX_FAULTS_IN_MESSAGE = 20
 DTYPES = {"F64", "F32", "F16", "BF16"}
-SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
 MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -152,7 +150,7 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
         parsed = read_config(path / FILE_NAME)
         stored = _read_plain(model, path, parsed)
         if parsed.redone:
-            _refuse_transposed_olora(path, stored)
+            refuse_other_start(path, model, stored.config, stored.targets)
         return replace(stored, is_redone=parsed.redone)
     form = own_form.read(unconverted)
     inits.init(form.init_lora_weights)  # refuses one that is not known
@@ -167,22 +165,10 @@ def read_adapter(model: PreTrainedModel, folder: str | os.PathLike[str]) -> Stor
     return replace(stored, config=config, starts=starts)
 
 
-def _refuse_transposed_olora(path: Path, stored: StoredAdapter) -> None:
-    """PEFT 0.21 decomposes a Conv1D as it lies, (I, O), and takes the product out as if (O, I)."""
-    conv1d = [name for name, module in stored.targets.adapted.items() if is_conv1d(module)]
-    if stored.config.init_lora_weights == "olora" and conv1d:
-        raise AdapterError(
-            f"{path} has init_lora_weights 'olora' on {conv1d[0]}, a Conv1D, whose transposed "
-            "weight PEFT decomposes; possible: olora on other linear layers, or converted to a "
-            "plain LoRA. Convert it with PEFT's "
-            "save_pretrained(path_initial_model_for_weight_conversion=...)."
-        )
-
-
 def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> StoredAdapter:
     """The tensors in the folder `path`, as `parsed` describes them."""
     header = read_header(tensors_path(path))
-    _refuse_single_experts(path, model, header)
+    refuse_single_experts(path, model, header)
     config = config_as_peft(model, parsed, header)
     targets = find_targets(model, config)
     if not biases_of(model, targets, config.bias):  # PEFT passes over biases that are not there
@@ -197,18 +183,6 @@ def _read_plain(model: PreTrainedModel, path: Path, parsed: PeftConfig) -> Store
     header = pick(header, header.keys() - copies.keys() - doubled.keys())
     _compare(path, expected, header)
     return StoredAdapter(config, targets, read_tensors(path, header), {}, is_redone=False)
-
-
-def _refuse_single_experts(path: Path, model: PreTrainedModel, names: Iterable[str]) -> None:
-    """Raise AdapterError for factors of every expert's own layers, as transformers 4 had them."""
-    single = [name for name in names if SINGLE_EXPERT.search(name)]
-    if single and expert_layouts(model):
-        raise AdapterError(
-            f"{path} holds {single[0]!r}: it was trained with transformers 4, where each expert "
-            "had layers of its own; possible are adapters of the fused experts that transformers 5 "
-            "has. Load it with PEFT 0.21 under transformers 5, which joins the factors (the ranks "
-            "of gate and up add up), and save it from there."
-        )
 
 
 def _initialize_of(stored: StoredAdapter) -> Initialize:

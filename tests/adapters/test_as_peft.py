@@ -7,6 +7,7 @@ from pathlib import Path
 
 import peft
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
@@ -82,6 +83,22 @@ def test_the_base_is_checked_beside_a_head_that_is_not_read(
     other.lm_head.weight.data.add_(1)
     with pytest.raises(AdapterError, match="which differs from the base's weight"):
         load_adapter(other, tmp_path / "b")
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_tied_head_that_an_init_changed_is_refused(tmp_path: Path, init: str) -> None:
+    """PEFT takes the part out of the embedding too, and loads it so: another model than ours."""
+    tied = tiny.model("llama", tie_word_embeddings=True)
+    options = {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": init}
+    theirs = make_in_peft(tied, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **options))
+    save_from_peft(theirs, tmp_path / "a")
+    assert not torch.equal(
+        theirs.get_input_embeddings().weight,
+        tiny.model("llama", tie_word_embeddings=True).get_input_embeddings().weight,
+    )
+    model = tiny.model("llama", tie_word_embeddings=True)
+    with pytest.raises(AdapterError, match="tied to the input embedding: PEFT changes both"):
+        load_adapter(model, tmp_path / "a")
 
 
 @pytest.mark.parametrize("pattern", ["(layers", ["layers", "*"]])
