@@ -64,7 +64,7 @@ def _refuse_tied_head(
     if names and head.weight is inputs.weight:
         raise AdapterError(
             f"{path} has init_lora_weights {config.init_lora_weights!r} on {names[0]}, "
-            "which is tied to the input embedding: PEFT changes both, lorakit the head alone; possible: "
-            "a head of its own, or converted to a plain LoRA. Train it without that target, or "
+            "which is tied to the input embedding: PEFT changes both, lorakit the head alone; "
+            "possible: a head of its own, or converted to a plain LoRA. Train it without that target, or "
             "untie the base first."
         )
