@@ -65,6 +65,6 @@ def _refuse_tied_head(
         raise AdapterError(
             f"{path} has init_lora_weights {config.init_lora_weights!r} on {names[0]}, "
             "which is tied to the input embedding: PEFT changes both, lorakit the head alone; "
-            "possible: a head of its own, or converted to a plain LoRA. Train it without that target, or "
-            "untie the base first."
+            "possible: a head of its own, or converted to a plain LoRA. Train it without that "
+            "target, or untie the base first."
         )
