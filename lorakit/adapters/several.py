@@ -162,8 +162,9 @@ def _stands_alone(adapter: Attached, which: str) -> str:
     return (
         f"{which} has init_lora_weights {adapter.config.init_lora_weights!r}, whose start is part "
         "of its base, so that no other adapter fits that base; possible beside others is its plain "
-        "form, a LoRA on the base as it was. Save it, call lorakit.convert_adapter(saved, output) "
-        "and load the output."
+        "form, a LoRA on the base as it was (where that is quantized, not quite the same model: "
+        "the output says by how much). Save it, call lorakit.convert_adapter(saved, output) and "
+        "load the output."
     )
 
 
