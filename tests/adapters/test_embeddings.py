@@ -270,7 +270,8 @@ def test_all_linear_leaves_embeddings_out(base_folders) -> None:
 def test_the_start_is_peft_s(base_folders) -> None:
     """A zero, B standard normal, whatever the init of the linear layers."""
     model = fresh(base_folders["llama", False])
-    config = LoraConfig(r=8, target_modules=["embed_tokens"], init_lora_weights="gaussian")
+    targets = ["embed_tokens", "q_proj"]
+    config = LoraConfig(r=8, target_modules=targets, init_lora_weights="gaussian")
     kind = attach_adapter(model, config).modules["model.embed_tokens"].adapter
     with peft_warnings():
         made = peft.get_peft_model(
