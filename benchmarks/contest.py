@@ -60,6 +60,11 @@ def spread(values: Sequence[float], form: str) -> str:
     return median if len(values) == 1 else f"{median} ({min(values):{form}} - {max(values):{form}})"
 
 
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Of each pair of measurements."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]

@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from contest import MIB, by_turns, conditions, in_a_process, results_file, spread, table
+from contest import MIB, by_turns, conditions, in_a_process, ratios, results_file, spread, table
 from page import write_section
 from workload import CONFIGS, ROWS_PER_STEP, Row, make_rows, num_tokens, save_model, steps_of
 
@@ -201,11 +201,6 @@ def table_lines(
 def speed(measurement: dict[str, Any]) -> float:
     """Tokens per second, padding not counted."""
     return sum(measurement["tokens"]) / sum(measurement["seconds"])
-
-
-def ratios(above: list[float], below: list[float]) -> list[float]:
-    """Of each pair."""
-    return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def largest_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:

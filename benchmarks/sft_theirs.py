@@ -21,16 +21,12 @@ import transformers
 from contest import Memory, step_seconds
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
+from peer_base import load
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from sft_ours import LEARNING_RATE, MAX_GRAD_NORM, SEED, storage_of
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    PreTrainedTokenizerFast,
-    TrainerCallback,
-)
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from workload import ROWS_PER_STEP, Row, num_tokens, steps_of
 
@@ -106,22 +102,6 @@ def measure(
         "load_peak_bytes": load_peak,
         "peak_bytes": memory.peak(),
     }
-
-
-def load(model: Path, storage: str) -> transformers.PreTrainedModel:
-    """The base in float32, 4-bit weights with the settings that lorakit has."""
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )
-    return AutoModelForCausalLM.from_pretrained(
-        model,
-        dtype=torch.float32,
-        device_map={"": "cpu"},
-        quantization_config=None if storage == "none" else quantization,
-    )
 
 
 def arguments(folder: str, setting: PeerSetting, per_step: int) -> SFTConfig:
