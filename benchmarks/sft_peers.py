@@ -25,7 +25,16 @@ from typing import Any
 
 from contest import MIB, by_turns, conditions, in_a_process, ratios, results_file, spread, table
 from page import write_section
-from workload import CONFIGS, ROWS_PER_STEP, Row, make_rows, num_tokens, save_model, steps_of
+from workload import (
+    CONFIGS,
+    ROW_KINDS,
+    ROWS_PER_STEP,
+    Row,
+    make_rows,
+    num_tokens,
+    save_model,
+    steps_of,
+)
 
 VARIANTS = ("lora", "qlora", "qdora")
 PEER_SETTINGS = ("default", "padded", "single", "padding_free", "packed")
@@ -53,7 +62,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=CONFIGS, default="smollm2-135m")
-    parser.add_argument("--rows", choices=("short", "long"), default="short")
+    parser.add_argument("--rows", choices=ROW_KINDS, default="short")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument(
         "--peer-settings", nargs="+", choices=PEER_SETTINGS, default=["default", "padding_free"]

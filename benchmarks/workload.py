@@ -14,10 +14,11 @@ from transformers.models.llama import LlamaForCausalLM
 from transformers.models.qwen2 import Qwen2ForCausalLM
 
 ROWS_PER_STEP = 8
+ROW_KINDS = ("short", "long", "brief")
 PROMPT_LENGTHS = (12, 40)
 # Log-normal, of which the middle is 128 tokens: 162 on average once the longest are cut to 512.
 ANSWER_MIDDLE, ANSWER_SIGMA, LONGEST_ANSWER = 128, 0.8, 512
-LONG_ROW = 1024
+LONG_ROW, BRIEF_ANSWER = 1024, 16
 
 PAD_ID = 0
 FIRST_ID = 2  # 0 pads and 1 ends, as the peer's tokenizer has to have them
@@ -92,14 +93,15 @@ def make_rows(kind: str, num_steps: int, vocabulary: int, seed: int = 0) -> list
     """`num_steps` times 8 rows; of the same seed the first steps are the same.
 
     Args:
-        kind: "short" (prompts 12 to 40, answers log-normal up to 512) or "long" (1,024 tokens).
+        kind: "short" (prompts 12 to 40, answers log-normal up to 512), "long" (1,024 tokens), or
+            "brief" (answers of up to 16), for trying a contest out.
     """
     generator = np.random.default_rng(seed)
     rows = []
     for _ in range(num_steps * ROWS_PER_STEP):
         prompt = int(generator.integers(PROMPT_LENGTHS[0], PROMPT_LENGTHS[1] + 1))
         drawn = np.exp(generator.normal(np.log(ANSWER_MIDDLE), ANSWER_SIGMA))
-        answer = int(np.clip(drawn, 1, LONGEST_ANSWER))
+        answer = int(np.clip(drawn, 1, BRIEF_ANSWER if kind == "brief" else LONGEST_ANSWER))
         length = LONG_ROW if kind == "long" else prompt + answer
         ids = generator.integers(FIRST_ID, vocabulary, length).astype(np.int32)
         rows.append(Row(ids, prompt))
