@@ -71,6 +71,12 @@ def resolve_small_files(model: str | Path, revision: str | None = None) -> Path:
     return _download(str(model), revision, SMALL_FILES)
 
 
+def commit_of(model: str | Path, folder: Path) -> str | None:
+    """The commit of a hub id that `resolve` gave `folder` for; None: `model` is a folder."""
+    # A snapshot of the hub's cache is named after its commit, whatever branch was asked for.
+    return None if local_path(model).is_dir() else folder.name
+
+
 def weights_are_here(folder: Path) -> bool:
     """Whether all weight files of a model folder have been downloaded."""
     return all((folder / name).is_file() for name in weight_files(folder))

@@ -102,11 +102,12 @@ def merge_run(
     """`merge_folder` with what a run's recipe says of its base."""
     import torch
 
+    from lorakit.base.of_run import base_of_run
     from lorakit.run_folder import dtype_of, finished_run
     from lorakit.ship.merge_folder import merge_folder
 
     folder, recipe = finished_run(run)
-    base = recipe.base
+    base = base_of_run(folder, recipe)
     return merge_folder(
         base.model,
         folder.adapter,
