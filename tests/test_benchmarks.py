@@ -41,3 +41,13 @@ def test_no_row_keeps_its_answer_when_answers_are_shuffled(monkeypatch: pytest.M
         assert int(question[1:]) % 2 == int(answer[1:]) % 2  # of the same order of sections
     answers = sorted(row["messages"][-1]["content"] for row in shuffled)
     assert answers == sorted(row["messages"][-1]["content"] for row in rows)
+
+
+def test_a_section_names_the_command_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = importlib.import_module("page")
+    monkeypatch.setattr("sys.argv", ["/elsewhere/benchmarks/merges.py", "--steps", "3", "a b"])
+    assert page.command() == "python benchmarks/merges.py --steps 3 'a b'"
+    for path in sorted(BENCHMARKS.glob("*.py")):
+        # A command spelled out would leave out the options that were given.
+        assert "Written by `python" not in path.read_text("utf-8"), path.name
