@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from lorakit.base import four_bit
-from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_entries, read_tensor
+from lorakit.base.checkpoint import TensorEntry, read_entries, read_tensor
+from lorakit.base.dtypes import TORCH_DTYPES
 from lorakit.base.four_bit import BLOCK_SIZES, FourBitWeight
 from lorakit.base.storages import int8
 from lorakit.base.storages.int8 import Int8Weight
@@ -107,6 +108,19 @@ class PackedEntry:
             nested_absmax=nested_absmax,
             nested_offset=nested_offset,
         )
+
+
+def packed_from(entry: PackedEntry, config: dict[str, Any]) -> torch.dtype:
+    """The dtype of the weight that was packed, which a dense copy of the checkpoint has.
+
+    Args:
+        config: the values of the checkpoint's config.json: LLM.int8 rounds every weight to float16
+            and does not say what it was.
+    """
+    named = config.get("dtype", config.get("torch_dtype"))
+    if entry.quantization == int8.QUANTIZATION and named in DTYPES:
+        return DTYPES[named]
+    return entry.dtype
 
 
 def read_weights(

@@ -17,7 +17,9 @@ from lorakit.errors import ModelError
 from lorakit.recipe.builtin_names import is_builtin_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
-SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+# What a copy of the model must be accompanied by.
+LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", *LICENCES]
 
 
 def resolve(model: str | Path, revision: str | None = None) -> Path:

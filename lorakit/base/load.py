@@ -28,6 +28,7 @@ from lorakit.base import checkpoint, config, head, hub, info, packing, placement
 from lorakit.base.as_stored import StoredWeights, pack_as_stored, stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.dtypes import TORCH_DTYPES
 from lorakit.base.empty import empty_base
 from lorakit.base.families import model_class_of
 from lorakit.base.meta_model import empty_model
@@ -212,6 +213,7 @@ def _read_tensors(
     dtype: torch.dtype,
 ) -> PreTrainedModel:
     model_class: Any = model_class_of(model_config)
+    _report_unpacked(stored, dtype)
     in_layers = {entry.weight.name for entry in stored.layers.values()}
     # It also fuses experts without a second copy of them.
     fuses = any(origin.converted for parts in stored.origins.values() for origin in parts)
@@ -240,6 +242,27 @@ def _read_tensors(
         )
     _check_report(report, folder)
     return loaded
+
+
+def _report_unpacked(stored: StoredWeights, dtype: torch.dtype) -> None:
+    """Say what packed weights become dense, which may be far more than the files are large."""
+    in_layers = {entry.weight.name for entry in stored.layers.values()}
+    unpacked = [entry for name, entry in stored.packed.items() if name not in in_layers]
+    if not unpacked:
+        return
+    packed_bytes = sum(
+        part.stop - part.start
+        for entry in unpacked
+        for part in (entry.weight, *entry.companions.values())
+    )
+    logger.warning(
+        "%d packed weights become parts of larger ones, as experts do, and are dense in memory: "
+        "%d bytes in the files, %d in %s",
+        len(unpacked),
+        packed_bytes,
+        sum(entry.shape.numel() for entry in unpacked) * dtype.itemsize,
+        dtype,
+    )
 
 
 def _destinations(
@@ -272,7 +295,7 @@ def _left_in_checkpoint(
     if where != DISK or len(parts) != 1 or parts[0].converted or parts[0].packed is not None:
         return None
     entry = stored.entries[parts[0].tensor]
-    return entry if checkpoint.TORCH_DTYPES[entry.dtype] == dtype else None
+    return entry if TORCH_DTYPES[entry.dtype] == dtype else None
 
 
 def _check_size(plain: PreTrainedModel, held: int, folder: Path) -> None:

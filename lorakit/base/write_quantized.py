@@ -10,6 +10,7 @@ out exactly what was left out here.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,25 +23,30 @@ from transformers import PreTrainedModel
 from lorakit.base import hub, quantization_config
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.bitsandbytes_format import Packed, stored_tensors
-from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_entries, read_tensor
+from lorakit.base.checkpoint import TensorEntry, read_entries, read_tensor
+from lorakit.base.code_values import refuse_marked, refuse_on_codes
 from lorakit.base.config import as_json, read_config
-from lorakit.base.convertible import layers_left, tensors_to_pack
+from lorakit.base.convertible import experts_left, layers_left, tensors_to_pack
+from lorakit.base.dtypes import TORCH_DTYPES, cast
 from lorakit.base.frozen_linear import FrozenWeight, is_conv1d
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import (
     TensorGroup,
     copy_small_files,
-    refuse_used_output,
     shard_bytes,
     write_weights,
 )
 from lorakit.base.origin import origins_of
 from lorakit.base.storages import storage
-from lorakit.errors import ModelError, VerificationError
-from lorakit.files import staged_folder, write_json
+from lorakit.errors import InputError, ModelError, VerificationError
+from lorakit.files import new_folder, staged_folder, write_json
+
+logger = logging.getLogger(__name__)
 
 QUANTIZATIONS = ("nf4", "fp4", "int8")
 QUANT_STORAGES = quantization_config.QUANT_STORAGES
+# A packed model of linear layers is at most about half as large, even in int8.
+HARDLY_SMALLER = 0.8
 # What bitsandbytes can dequantize to; float64 is packed from float32.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -83,7 +89,7 @@ class PackReport:
 
     Attributes:
         errors: {path of a packed layer: ||packed - weight|| / ||weight||}.
-        left: {path of a linear layer that is not packed: why}.
+        left: {path of a linear layer, or of experts, that is not packed: why}.
         bytes_before, bytes_after: of all tensors of the base, and of those written.
     """
 
@@ -91,6 +97,11 @@ class PackReport:
     left: dict[str, str]
     bytes_before: int
     bytes_after: int
+
+    @property
+    def is_hardly_smaller(self) -> bool:
+        """Whether most of the bytes are those of weights that could not be packed."""
+        return self.bytes_after > HARDLY_SMALLER * self.bytes_before
 
     @property
     def mean_error(self) -> float:
@@ -105,6 +116,7 @@ def quantize_folder(
     *,
     max_shard_size: int | str = "5GB",
     revision: str | None = None,
+    allow_lost_adapter: bool = False,
 ) -> PackReport:
     """Write a quantized copy of a model, and check it by reading it as a base.
 
@@ -115,21 +127,27 @@ def quantize_folder(
         settings: how weights are packed.
         max_shard_size: bytes of one file, and about what is held in memory.
         revision: of a hub id.
+        allow_lost_adapter: pack weights that lie on the values of codes too, such as those of a
+            faithful merge into a packed base, which lose the adapter.
 
     Returns:
         What was written.
 
     Raises:
-        InputError: the inputs do not fit each other, or `output` is in use; nothing is written.
+        InputError: the inputs do not fit each other, `output` is in use, or the weights would lose
+            what is merged into them; nothing is written.
         RunError: the disk refuses.
         VerificationError: what was written reads back as something else; it is removed again.
     """
-    final = Path(output)
-    refuse_used_output(final)
+    final = new_folder(Path(output))
     max_bytes = shard_bytes(max_shard_size)
     folder = hub.resolve(model, revision)
+    if not allow_lost_adapter:
+        refuse_marked(folder)
     with staged_folder(final) as staging:
         report = write_quantized(folder, staging, settings, max_bytes=max_bytes)
+        if not allow_lost_adapter:
+            refuse_on_codes(report.errors, settings.quantization, settings.block_size)
         copy_small_files(folder, staging)
     return report
 
@@ -184,7 +202,17 @@ def write_quantized(
     write_json(target / "config.json", as_json(values))
     _verify(target, packer.digests)
     bytes_before = sum(entry.stop - entry.start for entry in entries.values())
-    return PackReport(packer.errors, skipped, bytes_before, bytes_after)
+    left = skipped | experts_left(plain)
+    report = PackReport(packer.errors, left, bytes_before, bytes_after)
+    if report.is_hardly_smaller:
+        logger.warning(
+            "packed, the model is hardly smaller: %d of %d bytes; %d layers stay as they are "
+            "(experts are packed while loading only: base.quantization nf4)",
+            bytes_after,
+            bytes_before,
+            len(left),
+        )
+    return report
 
 
 @dataclass(frozen=True)
@@ -223,19 +251,22 @@ class _Packer:
         return TensorGroup(num_bytes, partial(self._packed, row, row.layer))
 
     def _as_it_is(self, row: _Row) -> dict[str, torch.Tensor]:
-        return {row.name: row.read().to(row.dtype).contiguous()}
+        return {row.name: cast(row.read(), row.dtype, row.name).contiguous()}
 
     @torch.no_grad()
     def _packed(self, row: _Row, layer: str) -> dict[str, torch.Tensor]:
-        weight = row.read().to(row.dtype)
+        weight = cast(row.read(), row.dtype, row.name)
         if row.transposed:
             weight = weight.t().contiguous()
         if not weight.isfinite().all():
             raise ModelError(
-                f"the weight {row.name!r} has values that are not finite in {row.dtype}; possible: "
-                "finite weights. Choose another dtype, or repair the model."
+                f"the weight {row.name!r} has values that are not finite; possible to pack: finite "
+                "weights. Repair the model."
             )
-        packed = self._pack(weight)
+        try:
+            packed = self._pack(weight)
+        except InputError as error:  # the storage knows no names
+            raise ModelError(f"{row.name!r} cannot be packed: {error}") from error
         self.errors[layer] = _relative_error(packed, weight)
         self.digests[layer] = _digest(packed)
         return stored_tensors(row.name, packed, self._settings.quant_storage)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lorakit.ship.merge_folder import MergeReport
     from lorakit.ship.weight_change import WeightChange
 
-FOUR_BIT = ("nf4", "fp4")
-
 
 class Into(StrEnum):
     """The weights that the adapter is merged into."""
@@ -140,10 +138,12 @@ def show_merge(report: MergeReport) -> None:
             "they are two now (tie_word_embeddings: false)",
             markup=False,
         )
-    if report.weights is None and report.base_quantization in FOUR_BIT:
+    if report.codes is not None:
+        original = " --original MODEL" if report.base_quantization == "checkpoint" else ""
         out.print(
-            "these weights lie on 4-bit codes: packed again they would lose the adapter. For a "
-            "4-bit model: lorakit merge --quantize nf4",
+            f"these weights lie on the values of {report.codes} codes: packed again they would "
+            "lose the adapter, and lorakit quantize refuses them. For a packed model: lorakit "
+            f"merge --quantize {report.codes}{original}",
             markup=False,
         )
 
@@ -201,6 +201,7 @@ def _values(report: MergeReport) -> dict[str, Any]:
         "weight_error": report.weight_error,
         "weights": None if report.weights is None else _weight_values(report.weights),
         "unties": report.unties,
+        "codes": report.codes,
         "logits": {"error": logits.error, "bound": logits.bound, "effect": logits.effect},
     }
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.store import load_adapter
 from lorakit.base.from_recipe import load_base_of
-from lorakit.base.of_run import base_of_run
 from lorakit.base.load import load_generation_config
+from lorakit.base.of_run import base_of_run
 from lorakit.base.tokenizer import load_tokenizer
 from lorakit.recipe import Recipe
 from lorakit.run_folder import RunFolder, dtype_of, finished_run

@@ -75,7 +75,7 @@ def test_a_run_without_a_record_is_used_and_said_not_to_be_checked(
     load_run(run)
     assert "cannot be checked" in caplog.text
     (run / "base.json").write_text("{")
-    with pytest.raises(lorakit.RunError, match="base.json cannot be read"):
+    with pytest.raises(lorakit.RunError, match=r"base\.json cannot be read"):
         load_run(run)
 
 
