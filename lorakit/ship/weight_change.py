@@ -141,20 +141,32 @@ def measure_change(
     plain = plain_model(folder)
     stored = stored_weights(folder, plain, is_packed=is_packed)
     by_name = {name: piece for piece in pieces for name in piece.names}
-    layers = {}
-    for exact in faithful:
-        if exact.parameter is None or exact.source is None:
-            continue
-        source = source_of(plain, exact.parameter, stored.origins[exact.parameter])
-        piece = by_name[source.names[0]]
-        before, target = exact.before_and_after()
-        if piece.trained is exact:  # which is packed only once then
-            before, after = piece.moved(before, target)
-        else:
-            before, after = piece.before_and_after()
-        written, as_written = _written(plain, stored, exact.parameter, source)
-        layers[exact.parameter] = layer_change(written, target, before, after, as_written)
-    return WeightChange(layers)
+    # One call each: nothing of a weight is held while the next one is read.
+    return WeightChange(
+        {
+            exact.parameter: _measured(exact, exact.parameter, plain, stored, by_name)
+            for exact in faithful
+            if exact.parameter is not None and exact.source is not None
+        }
+    )
+
+
+def _measured(
+    exact: Piece,
+    parameter: str,
+    plain: PreTrainedModel,
+    stored: StoredWeights,
+    by_name: Mapping[str, Piece],
+) -> LayerChange:
+    source = source_of(plain, parameter, stored.origins[parameter])
+    piece = by_name[source.names[0]]
+    before, target = exact.before_and_after()
+    if piece.trained is exact:  # which is packed only once then
+        before, after = piece.moved(before, target)
+    else:
+        before, after = piece.before_and_after()
+    written, as_written = _written(plain, stored, parameter, source)
+    return layer_change(written, target, before, after, as_written)
 
 
 def layer_change(

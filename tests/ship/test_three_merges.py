@@ -439,7 +439,7 @@ def test_another_original_is_refused(folders, tmp_path: Path, quantization: str)
     others = {
         "seed": (tiny.folder(tmp_path / "seed", seed=9), "is not the model that .* packed from"),
         "tuned": (tmp_path / "tuned", "is not the model that .* packed from"),
-        "shape": (tiny.folder(tmp_path / "shape", intermediate_size=96), r"\(96, 32\) instead"),
+        "shape": (tiny.folder(tmp_path / "shape", intermediate_size=96), r"\(32, 96\) instead"),
         "depth": (tiny.folder(tmp_path / "depth", num_hidden_layers=3), "instead of none"),
     }
     for other, expected in others.values():
