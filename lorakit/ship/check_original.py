@@ -8,10 +8,10 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.base.as_stored import stored_weights
-from lorakit.base.bitsandbytes_format import PackedEntry
 from lorakit.base.frozen_linear import is_conv1d
 from lorakit.base.fusion import source_of
 from lorakit.base.meta_model import plain_model
+from lorakit.base.packed_entry import PackedEntry
 from lorakit.base.storages.int8 import Int8Weight
 from lorakit.errors import ModelError
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters.store import StoredAdapter, read_adapter, room_for_rows
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
-from lorakit.base.bitsandbytes_format import packed_from, read_weights
+from lorakit.base.bitsandbytes_format import read_weights
 from lorakit.base.code_values import mark
 from lorakit.base.config import read_config
 from lorakit.base.device import compute_dtype
@@ -30,6 +30,7 @@ from lorakit.base.dtypes import FLOATING_DTYPES
 from lorakit.base.frozen_linear import is_linear
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import copy_small_files, shard_bytes
+from lorakit.base.packed_entry import packed_from
 from lorakit.base.packing import packable, weight_name
 from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked, quantization_of
 from lorakit.base.storages import storage

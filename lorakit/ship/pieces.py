@@ -18,12 +18,12 @@ from lorakit.adapters.save import PREFIX, module_tensors
 from lorakit.adapters.store import StoredAdapter, fill
 from lorakit.adapters.targets import module_rank_and_alpha, scaling_of
 from lorakit.base.as_stored import stored_weights
-from lorakit.base.bitsandbytes_format import packed_from
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.config import read_config
 from lorakit.base.dtypes import FLOATING_DTYPES
 from lorakit.base.fusion import Fusion, source_of
 from lorakit.base.origin import Origin
+from lorakit.base.packed_entry import packed_from
 from lorakit.errors import AdapterError, ModelError
 from lorakit.ship.piece import Change, Packing, Piece
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorakit.base import model_folder
+from lorakit.base import model_folder, packer
 from lorakit.base import write_quantized as writing
 from lorakit.base.four_bit import BLOCK_SIZES
 from lorakit.base.frozen_linear import FrozenLinear
@@ -272,8 +272,8 @@ def test_what_reads_back_as_something_else_is_removed(
             tensors[name] = tensors[name].flip(0)
         return tensors
 
-    right = writing.stored_tensors
-    monkeypatch.setattr(writing, "stored_tensors", wrong)
+    right = packer.stored_tensors
+    monkeypatch.setattr(packer, "stored_tensors", wrong)
     with pytest.raises(VerificationError, match=r"layers\.1\.mlp\.up_proj' reads back as another"):
         quantize_folder(tiny_folder, tmp_path / "out", PackSettings("nf4"))
     monkeypatch.undo()
