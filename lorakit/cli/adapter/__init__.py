@@ -243,18 +243,16 @@ def _base_of(folder: Path, model: str | None) -> Base | None:
         return None
     import torch
 
-    from lorakit.base.of_run import base_of_run
     from lorakit.run_folder import dtype_of, finished_run
 
     run, recipe = finished_run(folder)
     if recipe.adapter.kind_name != "dora":
         return None
-    base = base_of_run(run, recipe)
     return Base(
-        base.model,
-        revision=base.revision,
-        quantization=base.quantization,
-        double_quantization=base.double_quantization,
-        block_size=base.block_size,
+        recipe.base.model,
+        revision=recipe.base.revision,
+        quantization=recipe.base.quantization,
+        double_quantization=recipe.base.double_quantization,
+        block_size=recipe.base.block_size,
         dtype=getattr(torch, dtype_of(run)),
     )
