@@ -37,10 +37,15 @@ class BaseIdentity:
     config_sha256: str
     weights_sha256: str
 
-    def differing(self, other: BaseIdentity) -> list[str]:
-        """What is not the same: "config.json", "weights"."""
+    def differences(self, found: BaseIdentity) -> list[str]:
+        """What is not the same, in words, with the beginnings of the SHA-256."""
         parts = {"config_sha256": "config.json", "weights_sha256": "weights"}
-        return [name for key, name in parts.items() if vars(self)[key] != vars(other)[key]]
+        pairs = {name: (vars(self)[key], vars(found)[key]) for key, name in parts.items()}
+        return [
+            f"its {name} had the SHA-256 {one[:12]}, now {other[:12]}"
+            for name, (one, other) in pairs.items()
+            if one != other
+        ]
 
 
 def identity_of(base: BaseSection) -> BaseIdentity:
@@ -90,14 +95,13 @@ def base_of_run(run: RunFolder, recipe: Recipe) -> BaseSection:
             base.model,
         )
         return base
-    differing = recorded.differing(identity_of(base))
-    if differing:
-        named = " and ".join(differing)
+    differences = recorded.differences(identity_of(base))
+    if differences:
         raise ModelError(
             f"the base {base.model!r} is not the one that the run {str(run.path)!r} was trained "
-            f"on: its {named} differ (RUN/base.json has the SHA-256 of both). Possible: the very "
-            "base, since the adapter means nothing on another. Put the files back that the run "
-            "was trained on, or train again on those that are there now."
+            f"on: {', and '.join(differences)} (sampled; {run.base.name} has the first). Possible: "
+            "the very base, since the adapter means nothing on another. Put the files back that "
+            "the run was trained on, or train again on those that are there now."
         )
     return base
 
