@@ -55,27 +55,34 @@ def refuse_marked(folder: Path) -> None:
     )
 
 
-def refuse_on_codes(errors: Mapping[str, float], quantization: str, block_size: int) -> None:
-    """Raise ModelError where packing changed weights so little that they lay on values of codes.
+def is_near_codes(error: float, quantization: str, block_size: int) -> bool:
+    """Whether packing changed a weight so little that it lay on the values of codes, or close by.
 
     Args:
-        errors: {layer: relative error of its packed weight}.
-        quantization, block_size: they were packed with; in 8 bit, whose errors are small anyway,
-            nothing is said.
+        error: relative, of the packed weight.
+        quantization, block_size: it was packed with; in 8 bit errors are small anyway.
     """
     if quantization not in FOUR_BIT:
-        return
-    usual = usual_error(quantization, block_size)
-    near = {name: e for name, e in errors.items() if e < SHARE_OF_USUAL_ERROR * usual}
-    lost = {name: e for name, e in near.items() if e > EXACT}
-    if not lost or 2 * len(near) < len(errors):
+        return False
+    return error < SHARE_OF_USUAL_ERROR * usual_error(quantization, block_size)
+
+
+def refuse_on_codes(beside_codes: Mapping[str, float], num_layers: int) -> None:
+    """Raise ModelError where packing rounds away what little lies beside the values of codes.
+
+    Args:
+        beside_codes: {layer that is near codes: how far from them, relative to its weight}.
+        num_layers: that were packed.
+    """
+    lost = {name: part for name, part in beside_codes.items() if part > EXACT}
+    if not lost or 2 * len(beside_codes) < num_layers:
         return
     worst = max(lost, key=lost.__getitem__)
     raise ModelError(
-        f"packing in {quantization} changes the weights of {len(near)} of {len(errors)} layers by "
-        f"at most {lost[worst]:.2%} ({worst}), where ordinary ones change by {usual:.1%}: they lie "
-        "on the values of codes already, and what little lies beside them, such as a merged "
-        f"adapter, is rounded away. {WHAT_TO_DO}"
+        f"packing changes the weights of {len(beside_codes)} of {num_layers} layers by at most "
+        f"{lost[worst]:.2%} ({worst}), far less than ordinary ones: they lie on the values of "
+        "codes already, and what little lies beside them, such as a merged adapter, is rounded "
+        f"away. {WHAT_TO_DO}"
     )
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lorakit.base.bitsandbytes_format import stored_tensors
 from lorakit.base.checkpoint import TensorEntry, read_tensor
+from lorakit.base.code_values import is_near_codes
 from lorakit.base.convertible import tensors_to_pack
 from lorakit.base.dtypes import TORCH_DTYPES, cast
 from lorakit.base.frozen_linear import FrozenWeight, is_conv1d
@@ -83,6 +84,7 @@ class Packer:
     def __init__(self, settings: PackSettings) -> None:
         self._settings = settings
         self.errors: dict[str, float] = {}
+        self.beside_codes: dict[str, float] = {}
         self.digests: dict[str, str] = {}
 
     def group(self, row: Row) -> TensorGroup:
@@ -112,14 +114,21 @@ class Packer:
         except InputError as error:  # the storage knows no names
             raise ModelError(f"{row.name!r} cannot be packed: {error}") from error
         self.errors[layer] = _relative_error(packed, weight)
+        how = self._settings.quantization, self._settings.block_size
+        if is_near_codes(self.errors[layer], *how):
+            # Without the rounding of scales, which loses no change of the weights.
+            exact = self._pack(weight, double_quantization=False)
+            self.beside_codes[layer] = _relative_error(exact, weight)
         self.digests[layer] = digest_of(packed)
         return stored_tensors(row.name, packed, self._settings.quant_storage)
 
-    def _pack(self, weight: torch.Tensor) -> Packed:
-        packed = storage(self._settings.quantization).pack(
+    def _pack(self, weight: torch.Tensor, *, double_quantization: bool | None = None) -> Packed:
+        settings = self._settings
+        double = settings.double_quantization
+        packed = storage(settings.quantization).pack(
             weight,
-            block_size=self._settings.block_size,
-            double_quantization=self._settings.double_quantization,
+            block_size=settings.block_size,
+            double_quantization=double if double_quantization is None else double_quantization,
         )
         assert isinstance(packed, Packed)
         return packed

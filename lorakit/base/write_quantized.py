@@ -56,11 +56,14 @@ class PackReport:
 
     Attributes:
         errors: {path of a packed layer: ||packed - weight|| / ||weight||}.
+        beside_codes: {path of a packed layer that lay on the values of codes, or close by: how far
+            from them}; packing rounds that away.
         left: {path of a linear layer, or of experts, that is not packed: why}.
         bytes_before, bytes_after: of all tensors of the base, and of those written.
     """
 
     errors: dict[str, float]
+    beside_codes: dict[str, float]
     left: dict[str, str]
     bytes_before: int
     bytes_after: int
@@ -114,7 +117,7 @@ def quantize_folder(
     with staged_folder(final) as staging:
         report = write_quantized(folder, staging, settings, max_bytes=max_bytes)
         if not allow_lost_adapter:
-            refuse_on_codes(report.errors, settings.quantization, settings.block_size)
+            refuse_on_codes(report.beside_codes, len(report.errors))
         copy_small_files(folder, staging)
     return report
 
@@ -170,7 +173,7 @@ def write_quantized(
     _verify(target, packer.digests)
     bytes_before = sum(entry.stop - entry.start for entry in entries.values())
     left = skipped | experts_left(plain)
-    report = PackReport(packer.errors, left, bytes_before, bytes_after)
+    report = PackReport(packer.errors, packer.beside_codes, left, bytes_before, bytes_after)
     if report.is_hardly_smaller:
         logger.warning(
             "packed, the model is hardly smaller: %d of %d bytes; %d layers stay as they are "
