@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lorakit.recipe import load_recipe
+from lorakit.train.batches import StepBatches
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -50,4 +54,41 @@ def test_a_section_names_the_command_with_its_options(monkeypatch: pytest.Monkey
     assert page.command() == "python benchmarks/merges.py --steps 3 'a b'"
     for path in sorted(BENCHMARKS.glob("*.py")):
         # A command spelled out would leave out the options that were given.
-        assert "Written by `python" not in path.read_text("utf-8"), path.name
+        assert "Written by `python benchmarks/" not in path.read_text("utf-8"), path.name
+
+
+def test_lorakit_sees_in_each_step_the_rows_the_peers_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    workload, ours = (importlib.import_module(name) for name in ("workload", "sft_ours"))
+    rows = workload.make_rows("short", 3, 512)
+    placed = ours.in_order(rows)
+    batches = StepBatches(placed, batch_size=8, seed=ours.SEED, token_budget=512, packed=True)
+    for number, step in enumerate(workload.steps_of(rows)):
+        examples = [placed[i] for i in batches.examples_of(number)]
+        assert [e.input_ids.tolist() for e in examples] == [r.input_ids.tolist() for r in step]
+        for example, row in zip(examples, step, strict=True):
+            trained = np.where(example.loss_weights > 0, example.input_ids, -100)
+            assert trained.tolist() == row.labels
+
+
+def test_the_replay_has_the_products_of_a_step_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    workload, replay = (importlib.import_module(name) for name in ("workload", "replay"))
+    config = workload.CONFIGS["tiny"]
+    rank, piece = 4, replay.Piece(lengths=(9, 5), num_trained=11)
+    with FlopCounterMode(display=False) as counter:
+        replay.Replay(config, rank, piece.num_tokens).step([piece])
+    counted = counter.get_flop_counts()["Global"]
+    hidden, inter, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    kv = hidden // config.num_attention_heads * config.num_key_value_heads
+    shapes = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden)]
+    shapes += [(hidden, inter), (hidden, inter), (inter, hidden)]
+    tokens, weights = piece.num_tokens, sum(i * o for i, o in shapes)
+    dense = 2 * layers * weights - hidden * (hidden + 2 * kv)  # first layer: no gradient below
+    low_rank = 3 * layers * sum(rank * (i + o) for i, o in shapes) - 3 * rank * hidden
+    products = 2 * tokens * (dense + low_rank)
+    products += 2 * piece.num_trained * 2 * hidden * config.vocab_size
+    matrix_products = torch.ops.aten.mm, torch.ops.aten.addmm
+    assert sum(counted[op] for op in matrix_products) == products

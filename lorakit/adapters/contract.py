@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorakit import kernels
 from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight
 from lorakit.recipe import LoraConfig
 
@@ -210,6 +211,17 @@ class Kind(nn.Module):
         down = low_rank_x @ self.lora_A.to(x.dtype).T  # (..., R)
         y = self.combine(base.product(x), down, base)
         return y if base.bias is None else y + base.bias.to(x.dtype)
+
+    def projection(
+        self, base: FrozenLinear, dropout: kernels.Dropped | None
+    ) -> kernels.Projection | None:
+        """The adapted layer for `kernels.projections`, which computes what `forward` does; None: a
+        kind that those do not cover.
+
+        Args:
+            dropout: of the low-rank input.
+        """
+        return None
 
     def combine(
         self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear

@@ -50,18 +50,29 @@ class Dropout:
 
     def apply(self, x: torch.Tensor, module: str) -> torch.Tensor:
         """`x` (..., I) with features dropped, by the mask of the module named `module`."""
-        if self.rows is None:
+        dropped = self.of(module)
+        if dropped is None:
             return nn.functional.dropout(x, self.p)
         num_rows = x.numel() // x.shape[-1]
-        if num_rows != len(self.rows):
+        self.check_rows(num_rows, module)
+        mask = kernels.dropout_mask(dropped.row_keys, x.shape[-1], self.p, x.dtype)
+        return x * mask.view(x.shape)
+
+    def of(self, module: str) -> kernels.Dropped | None:
+        """The keyed dropout of the module named `module`; None where torch draws the masks."""
+        if self.rows is None:
+            return None
+        return kernels.Dropped(kernels.mix_keys(self.rows, kernels.module_key(module)), self.p)
+
+    def check_rows(self, num_rows: int, module: str) -> None:
+        """Refuse a module that sees other rows than the tokens that have keys."""
+        if self.rows is not None and num_rows != len(self.rows):
             raise AdapterError(
                 f"lora_dropout {self.p} cannot be keyed in {module!r}: it sees {num_rows} rows, "
                 f"the micro-batch has {len(self.rows)} tokens. Modules that see other rows than "
                 "the tokens (experts, for one) train with lora_dropout 0, or leave them out with "
                 "exclude_modules."
             )
-        keys = kernels.mix_keys(self.rows, kernels.module_key(module))
-        return x * kernels.dropout_mask(keys, x.shape[-1], self.p, x.dtype).view(x.shape)
 
 
 @dataclass(frozen=True)
@@ -141,11 +152,32 @@ class AdaptedLinear(AdaptedModule):
         assert bias is None or isinstance(bias, nn.Parameter)
         return bias
 
+    def projection(self) -> kernels.Projection | None:
+        """What `kernels.projections` computes this layer from; None where only `forward` can."""
+        if not self.switch.on:
+            if self.kept_start is not None:
+                return None
+            return kernels.Projection(self.base_layer.stored, self.base_layer.bias)
+        if not self._drops:
+            return self.adapter.projection(self.base_layer, None)
+        dropped = self.dropout.of(self.name)
+        return None if dropped is None else self.adapter.projection(self.base_layer, dropped)
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout.p > 0
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not (torch.is_autocast_enabled(x.device.type) or kernels.is_reference_forced()):
+            projection = self.projection()
+            if projection is not None:
+                if projection.dropout is not None:
+                    self.dropout.check_rows(x.numel() // x.shape[-1], self.name)
+                return kernels.projections(x, (projection,))[0]
         if not self.switch.on:
             y = self.base_layer(x)
             return y if self.kept_start is None else y + self.kept_start(x)
-        dropped = self.training and self.dropout.p > 0
+        dropped = self._drops
         low_rank_x = self.dropout.apply(x, self.name) if dropped else x
         return self.adapter(x, self.base_layer, low_rank_x)
 

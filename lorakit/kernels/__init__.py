@@ -1,11 +1,22 @@
-"""The ops lorakit computes with. Which implementation runs is decided here and nowhere else.
+"""The ops lorakit computes with.
 
-`reference/` holds the definition of every op in plain PyTorch; a faster backend is chosen below,
-by device, once it equals the reference (tests/kernels).
+`reference/` holds the definition of every op in plain PyTorch, `cpu/` a faster backend for some of
+them, `fused/` several ops as one autograd function. `dispatch.py` chooses; tests/kernels hold every
+backend to the reference.
 """
 
 from __future__ import annotations
 
+from lorakit.kernels.dispatch import (
+    backend_name,
+    four_bit_dequantize,
+    is_reference_forced,
+    reference_only,
+)
+from lorakit.kernels.fused.gated_mlp import gated_mlp
+from lorakit.kernels.fused.projections import Dropped, Projection, projections
+from lorakit.kernels.fused.rms_norm import frozen_rms_norm
+from lorakit.kernels.fused.rotary import rotary
 from lorakit.kernels.reference.attention import (
     decode_attention,
     masked_attention,
@@ -16,7 +27,6 @@ from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
 from lorakit.kernels.reference.four_bit import (
     dequantize_scales,
-    four_bit_dequantize,
     four_bit_quantize,
     quantize_scales,
 )
@@ -25,6 +35,9 @@ from lorakit.kernels.reference.grouped_linear import frozen_grouped_linear, grou
 from lorakit.kernels.reference.int8 import int8_dequantize, int8_quantize
 
 __all__ = [
+    "Dropped",
+    "Projection",
+    "backend_name",
     "decode_attention",
     "dequantize_dynamic",
     "dequantize_scales",
@@ -33,14 +46,20 @@ __all__ = [
     "four_bit_quantize",
     "frozen_grouped_linear",
     "frozen_linear",
+    "frozen_rms_norm",
+    "gated_mlp",
     "grouped_linear",
     "int8_dequantize",
     "int8_quantize",
+    "is_reference_forced",
     "linear_cross_entropy",
     "masked_attention",
     "mix_keys",
     "module_key",
     "packed_attention",
+    "projections",
     "quantize_dynamic",
     "quantize_scales",
+    "reference_only",
+    "rotary",
 ]

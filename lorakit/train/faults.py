@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorakit import kernels
 from lorakit.adapters.attach import Attached
+from lorakit.engine.modules import Stand
 from lorakit.errors import AdapterError
 from lorakit.train.batches import StepBatch
 from lorakit.train.step import backward
@@ -35,7 +37,9 @@ def name_first_non_finite(
     ]
     adapter.parameters_changed()
     try:
-        loss = backward(model, adapter, batch, seed=seed)
+        # Fused, several modules are computed at once, and no hook sees what is in between.
+        with kernels.reference_only():
+            loss = backward(model, adapter, batch, seed=seed)
     finally:
         for hook in hooks:
             hook.remove()
@@ -96,14 +100,24 @@ def every_tensor_trains(model: PreTrainedModel, adapter: Attached) -> Iterator[N
     received: set[str] = set()
 
     def on_call(module: nn.Module, inputs: Any) -> None:
-        called.add(id(module))
+        # A fused module computes with its children and does not call them.
+        called.update(map(id, module.modules() if isinstance(module, Stand) else [module]))
 
+    fused = {
+        id(child)
+        for stand in model.modules()
+        if isinstance(stand, Stand)
+        for child in stand.modules()
+        if child is not stand
+    }
     owners = {
         id(parameter): module
         for module in model.modules()
         for parameter in module.parameters(recurse=False)
     }
-    hooks = [module.register_forward_pre_hook(on_call) for module in model.modules()]
+    # A fused module calls children that have hooks, one by one: these would change what is tested.
+    watched = [module for module in model.modules() if id(module) not in fused]
+    hooks = [module.register_forward_pre_hook(on_call) for module in watched]
     hooks += [
         parameter.register_post_accumulate_grad_hook(lambda _, name=name: received.add(name))
         for name, parameter in parameters.items()

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
 from lorakit.base.config import NOISE_FIELD
+from lorakit.engine.fuse import fused_modules
 from lorakit.errors import ModelError
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def training_mode(
     if gradient_checkpointing:
         _set_checkpointing(model, on=True)
     try:
-        with adapter.cached_norms():
+        with adapter.cached_norms(), fused_modules(model):
             yield
     finally:
         adapter.dropout.rows = None

@@ -14,16 +14,19 @@ instead; the two are equal at dropout 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+from lorakit import kernels
 from lorakit.adapters.contract import Kind, NormCache
 from lorakit.base.frozen_linear import FrozenLinear
 
 # Rows of W whose squares are summed at a time: only so many are held in float32.
 NORM_CHUNK_ROWS = 1024
+SMALLEST_MAGNITUDE = 1e-30
 
 
 class Dora(Kind):
@@ -58,7 +61,7 @@ class Dora(Kind):
             torch.ones(out_features, dtype=torch.float32, device=device),
             persistent=False,
         )
-        self._cached_norm: tuple[int, torch.Tensor] | None = None
+        self._cached: _Norms | None = None
 
     @torch.no_grad()
     def begin(self, base: FrozenLinear) -> None:
@@ -68,11 +71,24 @@ class Dora(Kind):
         self.weight_norm_squared.copy_(_row_norms_squared(base.weight))
         self.lora_magnitude_vector.copy_(self.row_norms(base))
 
+    def projection(self, base: FrozenLinear, dropout: kernels.Dropped | None) -> kernels.Projection:
+        return kernels.Projection(
+            base.stored,
+            base.bias,
+            self.lora_A,
+            self.lora_B,
+            self.scaling,
+            row_scale=self._norms(base).row_scale,
+            magnitude=self.lora_magnitude_vector,
+            norm=self._norms(base).norm,
+            dropout=dropout,
+        )
+
     def combine(
         self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
     ) -> torch.Tensor:
         y = product + (down * self.scaling) @ self.lora_B.to(product.dtype).T
-        return y * (self.lora_magnitude_vector / self._norms(base)).to(product.dtype)
+        return y * (self.lora_magnitude_vector / self._norms(base).norm).to(product.dtype)
 
     def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -112,12 +128,25 @@ class Dora(Kind):
             )
         return _positive(square).sqrt()
 
-    def _norms(self, base: FrozenLinear) -> torch.Tensor:
-        if not self.norm_cache.allowed:
-            return self.row_norms(base)
-        if self._cached_norm is None or self._cached_norm[0] != self.norm_cache.version:
-            self._cached_norm = (self.norm_cache.version, self.row_norms(base))
-        return self._cached_norm[1]
+    def _norms(self, base: FrozenLinear) -> _Norms:
+        cache = self.norm_cache
+        if self._cached is None or not cache.allowed or self._cached.version != cache.version:
+            norm = self.row_norms(base)
+            magnitude = self.lora_magnitude_vector.detach()
+            # The output of such a row is as good as 0, and the magnitude's gradient, which divides
+            # by it, stays right.
+            safe = torch.where(magnitude.abs() < SMALLEST_MAGNITUDE, SMALLEST_MAGNITUDE, magnitude)
+            self._cached = _Norms(cache.version, norm, safe / norm)
+        return self._cached
+
+
+@dataclass(frozen=True)
+class _Norms:
+    """What depends on the parameters alone: `version` says on which. n (O,) and m / n (O,)."""
+
+    version: int
+    norm: torch.Tensor
+    row_scale: torch.Tensor
 
 
 def _row_norms_squared(weight: torch.Tensor) -> torch.Tensor:

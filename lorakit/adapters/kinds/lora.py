@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from lorakit import kernels
 from lorakit.adapters.contract import Kind
 from lorakit.base.frozen_linear import FrozenLinear
 
@@ -25,6 +26,11 @@ class Lora(Kind):
     ) -> torch.Tensor:
         # The bias is fused into the frozen product, which the contract's forward cannot do.
         return self.combine(base(x), low_rank_x @ self.lora_A.to(x.dtype).T, base)
+
+    def projection(self, base: FrozenLinear, dropout: kernels.Dropped | None) -> kernels.Projection:
+        return kernels.Projection(
+            base.stored, base.bias, self.lora_A, self.lora_B, self.scaling, dropout=dropout
+        )
 
     def combine(
         self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear

@@ -7,8 +7,6 @@ example, S sequences, D head size, E value head size.
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import nn
 
@@ -41,15 +39,16 @@ def packed_attention(
     Returns:
         (H, T, E).
     """
-    bounds = cu_seqlens.tolist()
+    lengths = cu_seqlens.diff().tolist()
     window = None if sliding_window is None or sliding_window >= max_seqlen else sliding_window
     outputs = []
-    for start, stop in itertools.pairwise(bounds):
-        q = query_HTD[None, :, start:stop]
-        k = key_KTD[None, :, start:stop]
-        v = value_KTE[None, :, start:stop]
+    # Split, not sliced: the backward of a slice fills a tensor of the whole with zeros.
+    parts = zip(
+        *(t[None].split(lengths, dim=2) for t in (query_HTD, key_KTD, value_KTE)), strict=True
+    )
+    for length, (q, k, v) in zip(lengths, parts, strict=True):
         if softcap is None and sinks is None:
-            mask = None if window is None else _visible(stop - start, causal, window, q.device)
+            mask = None if window is None else _visible(length, causal, window, q.device)
             out = nn.functional.scaled_dot_product_attention(
                 q,
                 k,
@@ -60,10 +59,11 @@ def packed_attention(
                 enable_gqa=q.shape[1] != k.shape[1],
             )
         else:
-            mask = _visible(stop - start, causal, window, q.device)[None, None]
+            mask = _visible(length, causal, window, q.device)[None, None]
             out = masked_attention(q, k, v, mask, scaling=scaling, softcap=softcap, sinks=sinks)
-        outputs.append(out[0])
-    return torch.cat(outputs, dim=1)
+        outputs.append(out[0].transpose(0, 1))
+    # Token by token, as the output projection reads it.
+    return torch.cat(outputs).transpose(0, 1)
 
 
 def decode_attention(

@@ -59,8 +59,7 @@ def linear_cross_entropy(
     with torch.no_grad():
         nll = _empty_nll(hidden)
         for rows in _chunks(len(hidden), chunk_rows):
-            logits = _accumulation_dtype(logits_fn(hidden[rows]))
-            nll[rows] = _nll(logits, torch.logsumexp(logits, dim=-1), targets[rows])
+            nll[rows] = _nll(_log_probabilities(logits_fn(hidden[rows])), targets[rows])
         return _weighted_sum(nll, target_weights), nll
 
 
@@ -84,14 +83,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 chunk = hidden[rows].detach().requires_grad_()
                 logits = logits_fn(chunk)
             # A fresh tensor: turned into the gradient in place below.
-            scores = _accumulation_dtype(logits.detach(), copy=True)
-            log_normalizer = torch.logsumexp(scores, dim=-1)
-            nll[rows] = _nll(scores, log_normalizer, targets[rows])
-            logits_grad = scores.sub_(log_normalizer[:, None]).exp_()
+            scores = _log_probabilities(logits.detach())
+            nll[rows] = _nll(scores, targets[rows])
+            logits_grad = scores.exp_()
             logits_grad[torch.arange(len(chunk), device=chunk.device), targets[rows]] -= 1
-            logits_grad.mul_(target_weights[rows, None])
+            weights = target_weights[rows, None]
+            if trained:
+                logits_grad.mul_(weights)
             grads = torch.autograd.grad(logits, [chunk, *trained], logits_grad.to(logits.dtype))
-            hidden_grad[rows] = grads[0]
+            # Row by row the gradient is linear: where only it is wanted, its rows are weighted
+            # instead of the many more numbers of the logits.
+            hidden_grad[rows] = grads[0] if trained else grads[0] * weights.to(grads[0].dtype)
             for total, grad in zip(parameter_grads, grads[1:], strict=True):
                 total += grad
         summed = iter(g.to(p.dtype) for g, p in zip(parameter_grads, trained, strict=True))
@@ -111,8 +113,8 @@ def _chunks(num_rows: int, chunk_rows: int) -> list[slice]:
     return [slice(start, start + chunk_rows) for start in range(0, num_rows, chunk_rows)]
 
 
-def _accumulation_dtype(logits: torch.Tensor, *, copy: bool = False) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32), copy=copy)
+def _accumulation_dtype(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _empty_nll(hidden: torch.Tensor) -> torch.Tensor:
@@ -120,8 +122,12 @@ def _empty_nll(hidden: torch.Tensor) -> torch.Tensor:
     return torch.empty(len(hidden), dtype=dtype, device=hidden.device)
 
 
-def _nll(scores: torch.Tensor, log_normalizer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return log_normalizer - scores.gather(1, targets[:, None]).squeeze(1)
+def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(_accumulation_dtype(logits), dim=-1)
+
+
+def _nll(log_probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -log_probabilities.gather(1, targets[:, None]).squeeze(1)
 
 
 def _weighted_sum(nll: torch.Tensor, target_weights: torch.Tensor) -> torch.Tensor:

@@ -40,8 +40,18 @@ def dropout_mask(
     # int64 -> two int32, low half first (little-endian, as on every device torch runs on). Flipping
     # the sign bit subtracts 2**31, which turns an unsigned comparison into a signed one.
     uniform = (bits.view(torch.int32) ^ -(2**31))[:, :num_features]
-    kept = uniform >= min(round(p * 2**32), 2**32 - 1) - 2**31
+    kept = uniform >= threshold(p) - 2**31
     return kept.to(dtype).mul_(1 / (1 - p))
+
+
+def keyed_dropout(x: torch.Tensor, row_keys: torch.Tensor, p: float) -> torch.Tensor:
+    """`x` (rows, features) times its `dropout_mask`. Linear in `x`, so it is its own backward."""
+    return x * dropout_mask(row_keys, x.shape[-1], p, x.dtype)
+
+
+def threshold(p: float) -> int:
+    """The least unsigned 32-bit number that is kept."""
+    return min(round(p * 2**32), 2**32 - 1)
 
 
 def mix_keys(*parts: int | torch.Tensor) -> torch.Tensor:

@@ -104,7 +104,7 @@ def four_bit_dequantize(
     out = torch.empty(num_weights, dtype=dtype, device=codes.device)
     if out.is_meta:
         return out.view(shape)
-    pairs = _pair_table(code_book, codes.device)
+    pairs = pair_table(code_book, codes.device)
     step = CHUNK_WEIGHTS.get(codes.device.type, CHUNK_WEIGHTS_ELSEWHERE)
     for start in range(0, num_weights, step):
         stop = min(start + step, num_weights)
@@ -213,7 +213,7 @@ def _nearest(code_book: str, device: torch.device) -> tuple[torch.Tensor, torch.
 
 
 @lru_cache(maxsize=8)
-def _pair_table(code_book: str, device: torch.device) -> torch.Tensor:
+def pair_table(code_book: str, device: torch.device) -> torch.Tensor:
     """float32 (256, 2): the two code values a byte stands for."""
     values = code_values(code_book, device)
     byte = torch.arange(256, device=device)

@@ -1,0 +1,59 @@
+"""The MLP of Llama and its kin, `down(silu(gate(x)) * up(x))`, as one autograd function.
+
+Kept for the backward pass: x and the outputs of gate and up. The hidden activation, as wide as
+those, is made again from them.
+
+T tokens, I hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from lorakit.kernels import dispatch
+from lorakit.kernels.fused.projections import Kept, Projection, project, project_backward
+
+
+def gated_mlp(x: torch.Tensor, gate: Projection, up: Projection, down: Projection) -> torch.Tensor:
+    """(..., I) -> (..., I), in the dtype of `x`. Autocast is ignored."""
+    flat = x.reshape(-1, x.shape[-1])
+    tensors = [tensor for layer in (gate, up, down) for tensor in layer.tensors()]
+    return _GatedMLP.apply(flat, gate, up, down, *tensors).view(x.shape)
+
+
+class _GatedMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        gate: Projection,
+        up: Projection,
+        down: Projection,
+        *_: torch.Tensor | None,
+    ) -> torch.Tensor:
+        (gated, raised), kept = project(x, [gate, up], outputs_stay=True)
+        hidden = dispatch.silu_mul(gated, raised)
+        (y,), kept_down = project(hidden, [down], outputs_stay=False)
+        ctx.layers = gate, up, down
+        saved = [t for one in (*kept, *kept_down) for t in (one.down, one.product)]
+        ctx.save_for_backward(x, gated, raised, *saved)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gate, up, down = ctx.layers
+        x, gated, raised, *saved = ctx.saved_tensors
+        *kept, kept_down = (Kept(*saved[i : i + 2]) for i in range(0, len(saved), 2))
+        hidden = dispatch.silu_mul(gated, raised)
+        grad_hidden, of_down = project_backward(hidden, [down], [kept_down], [grad], needs_x=True)
+        assert grad_hidden is not None
+        del hidden
+        grads = dispatch.silu_mul_backward(gated, raised, grad_hidden)
+        grad_x, of_inputs = project_backward(
+            x, [gate, up], kept, grads, needs_x=ctx.needs_input_grad[0]
+        )
+        return grad_x, None, None, None, *of_inputs, *of_down

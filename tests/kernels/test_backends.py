@@ -1,0 +1,173 @@
+"""Every op of every backend that can run here: against the reference in float64, on odd shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorakit.kernels import dispatch
+from lorakit.kernels.cpu import compiled, ops, threads
+from lorakit.kernels.reference.four_bit import CODE_VALUES, four_bit_quantize
+from tests.tolerances import OP, relative_error
+
+SHAPES = [(1, 1), (1, 5), (3, 7), (17, 64), (130, 129), (2, 4099), (1000, 33)]
+
+
+def floats(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape)
+
+
+# {op: (T, D) -> its arguments}; the values are such that nothing cancels.
+ARGUMENTS: dict[str, Callable[[int, int], tuple]] = {
+    "rms_norm": lambda t, d: (floats(t, d), floats(d), 1e-6),
+    "rms_norm_backward": lambda t, d: (floats(t, d), floats(d), floats(t).abs(), floats(t, d)),
+    "silu_mul": lambda t, d: (3 * floats(t, d), floats(t, d)),
+    "silu_mul_backward": lambda t, d: (3 * floats(t, d), floats(t, d), floats(t, d)),
+    "column_dots": lambda t, d: (floats(t, d), floats(t, d).abs()),
+    "rotary": lambda t, d: (
+        floats(t, 3, 2 * d + 1),
+        floats(t, 2 * d).cos(),
+        floats(t, 2 * d).sin(),
+    ),
+    "keyed_dropout": lambda t, d: (floats(t, d), torch.randint(-(2**62), 2**62, (t,)), 0.3),
+}
+EXACT = {"four_bit_dequantize"}  # bits, which have a test of their own
+
+
+def test_every_op_is_tested() -> None:
+    assert threads.available()
+    assert ARGUMENTS.keys() | EXACT == dispatch._REFERENCE.keys()
+    kernels = {name for name, value in vars(compiled).items() if isinstance(value, compiled.Kernel)}
+    assert len(kernels) == len(dispatch._REFERENCE) and all(
+        hasattr(ops, name) for name in dispatch._REFERENCE
+    )
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_against_float64(name: str, shape: tuple[int, int], num_threads: int) -> None:
+    arguments = ARGUMENTS[name](*shape)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        actual = in_a_tuple(getattr(ops, name)(*arguments))
+    finally:
+        torch.set_num_threads(before)
+    wide = [a.double() if torch.is_tensor(a) and a.is_floating_point() else a for a in arguments]
+    expected = in_a_tuple(dispatch._REFERENCE[name](*wide))
+    assert [one.shape for one in actual] == [one.shape for one in expected]
+    for ours, exact in zip(actual, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert relative_error(ours, exact) < OP[torch.float32]
+
+
+def in_a_tuple(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_the_reference_differentiates_what_it_computes(name: str) -> None:
+    """The ops that end in `_backward`, and those that are their own, against autograd."""
+    t, d = 5, 6
+    wide = [
+        a.double() if torch.is_tensor(a) and a.is_floating_point() else a
+        for a in ARGUMENTS[name](t, d)
+    ]
+    op = dispatch._REFERENCE[name]
+    if name.endswith("_backward"):
+        forward = dispatch._REFERENCE[name.removesuffix("_backward")]
+        leaves = [a.requires_grad_() for a in wide[: 1 if name == "rms_norm_backward" else 2]]
+        if name == "rms_norm_backward":
+            eps = 1e-6
+            y, inverse = forward(leaves[0], wide[1], eps)
+            expected = torch.autograd.grad(y, leaves, wide[3])
+            actual = in_a_tuple(op(leaves[0].detach(), wide[1], inverse.detach(), wide[3]))
+        else:
+            expected = torch.autograd.grad(forward(*leaves), leaves, wide[2])
+            actual = in_a_tuple(op(*(leaf.detach() for leaf in leaves), wide[2]))
+    elif name == "rotary":
+        x = wide[0].requires_grad_()
+        grad = torch.randn_like(x)
+        expected = torch.autograd.grad(op(x, *wide[1:]), x, grad)
+        actual = (op(grad, *wide[1:], backward=True),)
+    elif name == "keyed_dropout":
+        x = wide[0].requires_grad_()
+        grad = torch.randn_like(x)
+        expected = torch.autograd.grad(op(x, *wide[1:]), x, grad)
+        actual = (op(grad, *wide[1:]),)
+    else:
+        return  # nothing is said about its gradient
+    for ours, exact in zip(actual, expected, strict=True):
+        assert relative_error(ours, exact) < OP[torch.float64]
+
+
+@pytest.mark.parametrize("code_book", sorted(CODE_VALUES))
+@pytest.mark.parametrize("block_size", [32, 64, 4096])
+@pytest.mark.parametrize("count", [1, 2, 31, 64, 65, 4095, 70_001])
+def test_dequantize_to_the_same_bits(code_book: str, block_size: int, count: int) -> None:
+    codes, absmax = four_bit_quantize(torch.randn(count), code_book, block_size)
+    arguments = (codes, absmax, code_book, torch.Size([count]), block_size)
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = dispatch._REFERENCE["four_bit_dequantize"](*arguments, dtype)
+        assert torch.equal(ops.four_bit_dequantize(*arguments, dtype), expected)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 90.0, -90.0, 300.0])
+def test_extreme_values(value: float) -> None:
+    gate, up = torch.tensor([value, 1.0]), torch.tensor([2.0, 1.0])
+    arguments = {"silu_mul": (gate, up), "silu_mul_backward": (gate, up, torch.ones(2))}
+    for name, given in arguments.items():
+        actual = in_a_tuple(getattr(ops, name)(*given))
+        expected = in_a_tuple(dispatch._REFERENCE[name](*given))
+        for ours, exact in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, exact, equal_nan=True, rtol=1e-5, atol=1e-35)
+
+
+def test_what_is_not_finite_does_not_become_finite() -> None:
+    for value in (float("inf"), float("-inf"), float("nan")):
+        assert not ops.silu_mul(torch.tensor([value]), torch.ones(1)).isfinite()
+        assert not ops.silu_mul(torch.ones(1), torch.tensor([value])).isfinite()
+        assert not ops.column_dots(torch.tensor([[value]]), torch.ones(1, 1)).isfinite()
+
+
+def test_other_dtypes_and_layouts_are_served() -> None:
+    x = torch.randn(6, 8).to(torch.bfloat16)
+    assert ops.silu_mul(x, x).dtype == torch.bfloat16
+    strided = torch.randn(8, 6).T
+    assert (
+        relative_error(
+            ops.silu_mul(strided, strided), dispatch._REFERENCE["silu_mul"](strided, strided)
+        )
+        < OP[torch.float32]
+    )
+    heads = torch.randn(3, 5, 8).transpose(0, 1)  # (T, heads, D), as attention's backward gives it
+    cos, sin = torch.randn(5, 8), torch.randn(5, 8)
+    assert (
+        relative_error(ops.rotary(heads, cos, sin), dispatch._REFERENCE["rotary"](heads, cos, sin))
+        < OP[torch.float32]
+    )
+
+
+def test_nothing_to_do() -> None:
+    assert ops.silu_mul(torch.empty(0, 4), torch.empty(0, 4)).shape == (0, 4)
+    assert ops.column_dots(torch.empty(0, 4), torch.empty(0, 4)).tolist() == [0.0] * 4
+
+
+def test_a_caller_may_insist_on_the_reference() -> None:
+    device = torch.device("cpu")
+    assert dispatch.backend_name(device) == "cpu"
+    with dispatch.reference_only():
+        assert dispatch.backend_name(device) == "reference"
+    assert dispatch.backend_name(device) == "cpu"
+
+
+def test_kernels_lie_in_one_file() -> None:
+    """numba's cache looks at the file a kernel is in, and at no other."""
+    source = Path(compiled.__file__).read_text()
+    for path in Path(compiled.__file__).parent.glob("*.py"):
+        assert path.name == "compiled.py" or "njit" not in path.read_text()
+    assert "from lorakit.kernels.cpu import threads" in source
