@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from page import machine, write_section
+from page import command, machine, write_section
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lorakit
@@ -49,9 +49,8 @@ def main() -> None:
         parts.append(measured(base, arguments.rank, arguments.examples))
         print(parts[-1], flush=True)
     intro = (
-        f"Written by `python benchmarks/inits.py --rank {arguments.rank} --examples "
-        f"{arguments.examples}`. {machine()} NF4 with double quantization, block size 64, float32, "
-        f"rank {arguments.rank} on all linear layers.\n\n"
+        f"Written by `{command()}`. {machine()} NF4 with double quantization, block size 64, "
+        f"float32, rank {arguments.rank} on all linear layers.\n\n"
         "Ratio: ||W - (Q + s B A)|| / ||W - pack(W)|| of each layer, minimum, median and maximum; "
         "below 1 where the base with the start is closer to the original weights than the plain "
         "quantized base. Loss: nats per token of rows that nothing here is trained on, with "

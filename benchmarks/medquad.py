@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page import machine, write_section
+from page import command, machine, write_section
 
 import lorakit
 
@@ -135,7 +135,7 @@ def table(rows: list[Row]) -> str:
 def text(rows: list[Row], dropped: dict[str, int], epochs: float) -> str:
     """The section of docs/results.md."""
     examples = rows[0].evaluation["in_domain"]["examples"]
-    return f"""Written by `python benchmarks/medquad.py --epochs {epochs:g}`: each line is one
+    return f"""Written by `{command()}`: each line is one
 `lorakit train` on a recipe of this repository, {epochs:g} epoch, seed 42, float32. {machine()}
 Seconds include loading, tokenizing and evaluating, on a machine that other work shared: no
 speed claim.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page import machine, write_section
+from page import command, machine, write_section
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,8 +37,9 @@ RUNS: list[tuple[str, dict[str, Any], float]] = [
     ("DoRA, 4e-3", {"use_dora": True}, 4e-3),
     ("LoRA, pissa, 2e-4", {"init_lora_weights": "pissa"}, 2e-4),
 ]
+FAITHFUL = "faithful"
 MERGES: dict[str, dict[str, Any]] = {
-    "faithful": {},
+    FAITHFUL: {},
     "into the original": {"into": "original"},
     "`--quantize nf4`": {"quantize": PackSettings("nf4")},
     "`--quantize int8`": {"quantize": PackSettings("int8")},
@@ -62,9 +63,8 @@ def main() -> None:
         )
         print(parts[-1], flush=True)
     intro = (
-        f"Written by `python benchmarks/merges.py --steps {arguments.steps} --examples "
-        f"{arguments.examples}`. {machine()} The built-in base in NF4 (double quantization, block "
-        f"size 64), float32, rank 16 on all linear layers, {arguments.steps} steps of "
+        f"Written by `{command()}`. {machine()} The built-in base in NF4 (double quantization, "
+        f"block size 64), float32, rank 16 on all linear layers, {arguments.steps} steps of "
         f"{BATCH_SIZE} examples at the learning rate in the heading. Loss: mean per token of "
         f"{arguments.examples} held-out examples. Weights and logits: relative difference from "
         "base + adapter. Change: what training changed, relative to the weights; retained: how "
@@ -98,14 +98,15 @@ def measured(
     lorakit.save_adapter(model, folder / "adapter")
     rows.append(line("base + adapter", loss(model, examples, count)))
     for name, merge in MERGES.items():
-        output = folder / f"merge-{len(rows)}"
+        output = folder / name
         report = merge_folder(
             BASE, folder / "adapter", output, quantization="nf4", base_dtype=torch.float32, **merge
         )
         is_packed = report.quantize is not None
         rows.append(line(name, folder_loss(output, is_packed, examples, count), report))
-    faithful = folder / "merge-2"
-    quantize_folder(faithful, folder / "codes", PackSettings("nf4"))
+    faithful = folder / FAITHFUL
+    # What everybody else does, to show what it costs.
+    quantize_folder(faithful, folder / "codes", PackSettings("nf4"), allow_lost_adapter=True)
     again = WeightChange(packed_again(started, faithful))
     value = folder_loss(folder / "codes", True, examples, count)
     rows.append(line("NF4 codes in place", value, None, again))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -25,6 +27,11 @@ def write_section(heading: str, text: str, path: Path = RESULTS) -> None:
     place = next((i for i, one in enumerate(sections) if one not in others), len(others))
     others.insert(place, made)
     path.write_text("\n\n".join(one.strip() for one in [opening, *others]) + "\n", "utf-8")
+
+
+def command() -> str:
+    """What was run, with the options that were given: it writes the same section again."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def machine() -> str:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from page import machine, write_section
+from page import command, machine, write_section
 from runs import metrics_table, train
 
 from lorakit.builtin import data_folder
@@ -47,8 +47,7 @@ def main() -> None:
         for title, options in options_of_runs(few, mixed, epochs).items():
             results[title] = train(RECIPE, folder / title.replace(" ", "-"), options)
             print(metrics_table("run", {title: results[title]}), flush=True)
-    given = "" if epochs is None else f" --epochs {epochs:g}"
-    write_section("Verdicts on runs that are bad on purpose", text(results, given))
+    write_section("Verdicts on runs that are bad on purpose", text(results))
 
 
 def options_of_runs(few: Path, mixed: Path, epochs: float | None = None) -> dict[str, list[str]]:
@@ -92,9 +91,9 @@ def with_answers_shuffled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return shuffled
 
 
-def text(results: dict[str, dict[str, Any]], given: str) -> str:
+def text(results: dict[str, dict[str, Any]]) -> str:
     """The section of docs/results.md."""
-    return f"""Written by `python benchmarks/proof.py{given}`. {machine()}
+    return f"""Written by `{command()}`. {machine()}
 
 {metrics_table("run", results)}
 

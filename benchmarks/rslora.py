@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from page import machine, write_section
+from page import command, machine, write_section
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lorakit
@@ -190,7 +190,7 @@ def text(ranks: list[int], measured: dict[str, np.ndarray]) -> str:
             lines.append(f"| {title} | {method} | {numbers} | {slope(ranks, means):+.2f} |")
     table = "\n".join(lines)
     seeds = next(iter(measured.values())).shape[1]
-    return f"""Written by `python benchmarks/rslora.py`. {machine()}
+    return f"""Written by `{command()}`. {machine()}
 
 The built-in base, all linear layers, alpha {ALPHA}, {NUM_ROWS} conversation, float32,
 means over layers and {seeds} seeds. Slope: of log value over log rank; 0 is level. Gradient steps

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from page import machine, write_section
+from page import command, machine, write_section
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lorakit
@@ -125,7 +125,7 @@ def switch(model: PreTrainedModel, names: list[str]) -> float:
 def text(model: str, adapters: int, rows: int, repeats: int, lines: list[str]) -> str:
     """The section of docs/results.md."""
     table = "\n".join(lines)
-    return f"""Written by `python benchmarks/several.py`. {machine()} One thread.
+    return f"""Written by `{command()}`. {machine()} One thread.
 
 Model: {model}, float32; {adapters} adapters (LoRA and DoRA in turn, r 16, all linear layers),
 {rows} row(s) of each. A forward pass has {TOKENS} tokens a row; a generation continues {TOKENS}

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from page import machine, write_section
+from page import command, machine, write_section
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import lorakit
@@ -151,7 +151,7 @@ def text(model: str, rows: list[Row], between: float, num_tokens: int) -> str:
         error = "" if row.weight_error is None else f"{row.weight_error:.2%}"
         lines.append(f"| {row.name} | {bits} | {error} | {row.loss:.4f} | {row.logits_error:.2%} |")
     table = "\n".join(lines)
-    return f"""Written by `python benchmarks/storages.py`. {machine()}
+    return f"""Written by `{command()}`. {machine()}
 
 Model: {model}, computed in float32; {num_tokens} tokens of held-out conversations. Errors are
 relative Frobenius norms, that of the weights a mean over the packed layers.

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lorakit.errors import InputError
+
 STAGING_PREFIX = ".tmp-"
 
 
@@ -54,6 +56,37 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, (text + "\n").encode())
 
 
+def new_folder(output: Path) -> Path:
+    """Where a folder is to be written, links followed; nothing is made or changed.
+
+    Raises:
+        InputError: something is there that is not an empty folder, or no folder can be put there
+            by a rename.
+    """
+    final = output.expanduser().resolve()
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise InputError(
+            f"{output} exists and is not an empty folder; nothing is ever overwritten. Choose "
+            "another output, or remove it."
+        )
+    parent = next(place for place in final.parents if place.exists())
+    fault = None
+    if not parent.is_dir():
+        fault = f"{parent} is a file, not a folder"
+    elif os.path.ismount(final):
+        fault = "it is a mount point, which nothing can take the place of"
+    elif final == Path.cwd():
+        fault = "it is the folder you are in, whose place a new one takes when it is complete"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        fault = f"{parent} may not be written to"
+    if fault is not None:
+        raise InputError(
+            f"{output} cannot be written: {fault}; possible: a new folder in one that may be "
+            "written to. Choose another output."
+        )
+    return final
+
+
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
     """A folder that becomes `final` by one rename when the block succeeds, and vanishes otherwise.
@@ -61,6 +94,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
     Raises:
         OSError: `final` exists and is not an empty folder, or the disk refuses.
     """
+    final = final.resolve()  # a link stays, and its folder is replaced
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(final)
     staging = final.with_name(f"{STAGING_PREFIX}{final.name}-{uuid.uuid4().hex}")

@@ -19,6 +19,7 @@ from lorakit.adapters.new_rows import refuse_frozen_rows, train_new_rows
 from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.families import why_not_packed
 from lorakit.base.from_recipe import load_base_of, load_tokenizer_of_base, token_ids_of
+from lorakit.base.of_run import base_of_run, pinned, write_identity
 from lorakit.data.calibration import calibration_batches
 from lorakit.data.contract import Finding
 from lorakit.data.facts import data_facts
@@ -116,7 +117,8 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     run = find_run(recipe, resume=resume)
-    model, tokenizer = load_base_of(recipe.base)
+    base = pinned(run, recipe.base)
+    model, tokenizer = load_base_of(base)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     _report_findings(sets)
     check_measurable(sets.evaluation, measures, _stop_ids(model, sets.train))
@@ -138,6 +140,8 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     limit = rules_of(recipe.data, model.config).max_length
     if not run.recipe.is_file():
         write_recipe(run, recipe)
+    if not resume:
+        write_identity(run, base)
     if not run.plan.is_file():
         write_json(run.plan, planned.to_json())
     if not run.data.is_file():
@@ -156,6 +160,8 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
         write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
+    if not run.base.is_file():  # of an older version: the loop has found the base to be the same
+        write_identity(run, base)
     _copy_tokenizer(run)
     save_adapter(model, run.adapter)
     evaluation = _evaluate(model, tokenizer, recipe, sets, run)
@@ -180,12 +186,12 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
     and report.html.
 
     Raises:
-        InputError: no run folder, or its base or data are gone.
+        InputError: no run folder, or its base or data are gone, or the base is another one.
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
     # As the run computed, not as this machine would by itself.
-    model, tokenizer = load_base_of(recipe.base, dtype=getattr(torch, dtype_of(run)))
+    model, tokenizer = load_base_of(base_of_run(run, recipe), dtype=getattr(torch, dtype_of(run)))
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     results = _evaluate(model, tokenizer, recipe, sets, run)

@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml       resolved, with package versions, commit and seed in its header
 RUN/plan.json         what was predicted
+RUN/base.json         which base it is trained on: commit, SHA-256 of config and weights
 RUN/data.json         facts about the data: rows, lengths, findings, examples
 RUN/choices.json      what the loop decided, such as the dtype of computation
 RUN/metrics.jsonl     a line per logged step
@@ -45,6 +46,10 @@ class RunFolder:
     @property
     def plan(self) -> Path:
         return self.path / "plan.json"
+
+    @property
+    def base(self) -> Path:
+        return self.path / "base.json"
 
     @property
     def data(self) -> Path:

@@ -499,6 +499,11 @@ OUTPUT_CASES = [
         lambda shop: ["quantize", "builtin", "--output", str(shop.folder)],
     ),
     Case(
+        "quantize to below a file",
+        "rows.jsonl is a file, not a folder",
+        lambda shop: ["quantize", "builtin", "--output", str(shop.folder / "rows.jsonl" / "out")],
+    ),
+    Case(
         "blocks of int8 on disk",
         "--block-size cannot take effect because --quantization is int8",
         lambda shop: [

@@ -47,6 +47,16 @@ def test_no_row_keeps_its_answer_when_answers_are_shuffled(monkeypatch: pytest.M
     assert answers == sorted(row["messages"][-1]["content"] for row in rows)
 
 
+def test_a_section_names_the_command_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = importlib.import_module("page")
+    monkeypatch.setattr("sys.argv", ["/elsewhere/benchmarks/merges.py", "--steps", "3", "a b"])
+    assert page.command() == "python benchmarks/merges.py --steps 3 'a b'"
+    for path in sorted(BENCHMARKS.glob("*.py")):
+        # A command spelled out would leave out the options that were given.
+        assert "Written by `python benchmarks/" not in path.read_text("utf-8"), path.name
+
+
 def test_lorakit_sees_in_each_step_the_rows_the_peers_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     workload, ours = (importlib.import_module(name) for name in ("workload", "sft_ours"))

@@ -11,11 +11,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit.base import packing
-from lorakit.base.bitsandbytes_format import PackedEntry, read_weights
+from lorakit.base.bitsandbytes_format import read_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.convertible import convertible_linears
 from lorakit.base.frozen_linear import is_conv1d, is_linear, linear_at
 from lorakit.base.origin import Origin, origins_of
+from lorakit.base.packed_entry import PackedEntry
 from lorakit.base.quantization_config import quantization_of
 from lorakit.base.storages import storage
 from lorakit.errors import ModelError

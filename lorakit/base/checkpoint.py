@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from lorakit.base.dtypes import TORCH_DTYPES
 from lorakit.errors import ModelError
 
 WEIGHTS = "model.safetensors"
@@ -27,27 +28,6 @@ MAX_HEADER_BYTES = 16 << 20
 MAX_INDEX_BYTES = 64 << 20
 MAX_TENSORS_PER_FILE = 65_536
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-# safetensors' names of dtypes.
-TORCH_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from lorakit.errors import ModelError
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_DEPTH = 16
+# Says where a config comes from or how it was saved, not what the model computes.
+OF_THE_WRITER = frozenset({"transformers_version", "architectures", "dtype", "torch_dtype"})
 MODEL_TYPE = re.compile(r"[a-z0-9_.\-]+")
 
 # Keys by which a config chooses code, kernels or files instead of an architecture: removed.
@@ -176,8 +178,9 @@ def as_json(values: Any) -> Any:
 
 
 def config_fingerprint(values: dict[str, Any]) -> str:
-    """SHA-256 (hex) of the filtered values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """SHA-256 (hex) of the filtered values, without what says who wrote them."""
+    kept = {name: value for name, value in values.items() if name not in OF_THE_WRITER}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _check_model_type(values: dict[str, Any]) -> None:

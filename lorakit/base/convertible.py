@@ -18,6 +18,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.families import READ_DIRECTLY
+from lorakit.base.frozen_experts import expert_layouts, parameter_name
 from lorakit.base.origin import origins_of
 from lorakit.base.packing import packable_linears
 from lorakit.errors import ModelError
@@ -90,6 +91,14 @@ def layers_left(plain: PreTrainedModel, packed: set[str]) -> dict[str, str]:
             "by name; possible: other families. Quantize it while loading (base.quantization)."
         )
     return skipped
+
+
+def experts_left(plain: PreTrainedModel) -> dict[str, str]:
+    """{path of a layer's experts that stay as they are: why}: all of them."""
+    why = "fused experts are one parameter, and bitsandbytes packs linear layers only"
+    return {
+        parameter_name(path, layout): why for path, layout in sorted(expert_layouts(plain).items())
+    }
 
 
 def _bitsandbytes_linears(model: PreTrainedModel) -> list[str]:

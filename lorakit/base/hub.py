@@ -17,7 +17,9 @@ from lorakit.errors import ModelError
 from lorakit.recipe.builtin_names import is_builtin_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
-SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+# What a copy of the model must be accompanied by.
+LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", *LICENCES]
 
 
 def resolve(model: str | Path, revision: str | None = None) -> Path:
@@ -69,6 +71,12 @@ def resolve_small_files(model: str | Path, revision: str | None = None) -> Path:
         return resolve(model, revision)
     _check_hub_id(model)
     return _download(str(model), revision, SMALL_FILES)
+
+
+def commit_of(model: str | Path, folder: Path) -> str | None:
+    """The commit of a hub id that `resolve` gave `folder` for; None: `model` is a folder."""
+    # A snapshot of the hub's cache is named after its commit, whatever branch was asked for.
+    return None if local_path(model).is_dir() else folder.name
 
 
 def weights_are_here(folder: Path) -> bool:

@@ -28,11 +28,19 @@ from lorakit.base import checkpoint, config, head, hub, info, packing, placement
 from lorakit.base.as_stored import StoredWeights, pack_as_stored, stored_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.dtypes import TORCH_DTYPES
 from lorakit.base.empty import empty_base
 from lorakit.base.families import model_class_of
+from lorakit.base.load_checks import check_report, check_size, report_unpacked
 from lorakit.base.meta_model import empty_model
 from lorakit.base.offload import DEVICE, DISK
-from lorakit.base.packing import Destination, PackedTensor, UnpackedTensor
+from lorakit.base.packing_quantizer import (
+    Destination,
+    PackedTensor,
+    PackingConfig,
+    UnpackedTensor,
+    register,
+)
 from lorakit.base.placement import Placed, layer_of
 from lorakit.base.quantization_config import CHECKPOINT, check_asked
 from lorakit.base.tokenizer import load_tokenizer
@@ -50,9 +58,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-# Parameters that may be missing from a checkpoint without exhausting memory: the report names them.
-SMALL_MODEL = 10_000_000
 
 
 def load_base(
@@ -170,7 +175,7 @@ def load_weights(
     """
     plain = empty_model(model_config, dtype=dtype)
     stored = stored_weights(folder, plain, is_packed=quantization == CHECKPOINT)
-    _check_size(plain, stored.num_weights, folder)
+    check_size(plain, stored.num_weights, folder)
     targets = packing.packable(plain)
     # The same model as it will be stored.
     if quantization == CHECKPOINT:
@@ -184,10 +189,10 @@ def load_weights(
             dtype=dtype,
         )
     placed = placement.place(empty, device, offload=offload, max_device_memory=max_device_memory)
-    packing.register()
+    register()
     with ExitStack() as stack:
         spill = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorakit-")))
-        packing_config = packing.PackingConfig(
+        packing_config = PackingConfig(
             _destinations(stored, targets, placed, quantization, dtype, spill),
             quantization,
             block_size=block_size,
@@ -208,10 +213,11 @@ def _read_tensors(
     folder: Path,
     model_config: PreTrainedConfig,
     stored: StoredWeights,
-    packing_config: packing.PackingConfig,
+    packing_config: PackingConfig,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
     model_class: Any = model_class_of(model_config)
+    report_unpacked(stored, dtype)
     in_layers = {entry.weight.name for entry in stored.layers.values()}
     # It also fuses experts without a second copy of them.
     fuses = any(origin.converted for parts in stored.origins.values() for origin in parts)
@@ -238,7 +244,7 @@ def _read_tensors(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _check_report(report, folder)
+    check_report(report, folder)
     return loaded
 
 
@@ -272,46 +278,7 @@ def _left_in_checkpoint(
     if where != DISK or len(parts) != 1 or parts[0].converted or parts[0].packed is not None:
         return None
     entry = stored.entries[parts[0].tensor]
-    return entry if checkpoint.TORCH_DTYPES[entry.dtype] == dtype else None
-
-
-def _check_size(plain: PreTrainedModel, held: int, folder: Path) -> None:
-    # Before anything is allocated: what the checkpoint lacks would be drawn at random first.
-    described = sum(parameter.numel() for parameter in plain.parameters())
-    if described > 2 * held + SMALL_MODEL:
-        raise ModelError(
-            f"config.json in {str(folder)!r} describes {described} parameters, but the weights "
-            f"hold {held}; possible: a config that belongs to its weights. Download the model "
-            "again."
-        )
-
-
-def _check_report(report: dict[str, Any], folder: Path) -> None:
-    faults = []
-    for key, wording in (
-        ("missing_keys", "missing"),
-        ("unexpected_keys", "not expected by this architecture"),
-        ("mismatched_keys", "of another shape than config.json says"),
-        ("conversion_errors", "not convertible"),
-    ):
-        names = sorted(map(_named, report.get(key) or ()))
-        if names:
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            faults.append(f"{len(names)} tensors are {wording}: {shown}")
-    if faults:
-        raise ModelError(
-            f"the weights in {str(folder)!r} do not fit its config.json: {'; '.join(faults)}. "
-            "Possible: exactly the tensors of the architecture. Check that config and weights "
-            "belong together."
-        )
-
-
-def _named(entry: Any) -> str:
-    """transformers reports a name, or (name, shape in the file, shape in the model)."""
-    if isinstance(entry, str):
-        return entry
-    name, stored, expected = entry
-    return f"{name} {tuple(stored)} instead of {tuple(expected)}"
+    return entry if TORCH_DTYPES[entry.dtype] == dtype else None
 
 
 def load_generation_config(model: PreTrainedModel, folder: Path) -> None:

@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lorakit.base.checkpoint import INDEX, WEIGHTS
+from lorakit.base.code_values import MARK
+from lorakit.base.hub import LICENCES
 from lorakit.base.placement import parse_bytes
 from lorakit.errors import InputError, RunError, VerificationError
 from lorakit.files import write_json
@@ -32,9 +34,8 @@ COPIED = (
     "*.model",
     "chat_template*",
     "additional_chat_templates/*.jinja",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
+    *LICENCES,
+    MARK,  # what is merged on top lies beside the values of codes too
 )
 
 
@@ -49,15 +50,6 @@ class TensorGroup:
 
     num_bytes: int
     make: Callable[[], dict[str, torch.Tensor]]
-
-
-def refuse_used_output(output: Path) -> None:
-    """Raise InputError when something is where a folder is to be written."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(
-            f"{output} exists and is not an empty folder; nothing is ever overwritten. Choose "
-            "another output, or remove it."
-        )
 
 
 def shard_bytes(max_shard_size: int | str) -> int:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_header
+from lorakit.base.checkpoint import TensorEntry, read_header
+from lorakit.base.dtypes import TORCH_DTYPES
 from lorakit.base.frozen_linear import FrozenWeight, MovableWeight
 from lorakit.base.storages.dense import DenseWeight
 

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from lorakit.base.bitsandbytes_format import PackedEntry, read_weights
+from lorakit.base.bitsandbytes_format import read_weights
 from lorakit.base.checkpoint import TensorEntry
 from lorakit.base.config import read_config
 from lorakit.base.info import base_info
 from lorakit.base.meta_model import plain_model
+from lorakit.base.packed_entry import PackedEntry
 from lorakit.base.quantization_config import KEY
 
 

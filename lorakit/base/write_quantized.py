@@ -9,72 +9,45 @@ out exactly what was left out here.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from lorakit.base import hub, quantization_config
 from lorakit.base.as_stored import stored_weights
-from lorakit.base.bitsandbytes_format import Packed, stored_tensors
-from lorakit.base.checkpoint import TORCH_DTYPES, TensorEntry, read_entries, read_tensor
+from lorakit.base.checkpoint import read_entries
+from lorakit.base.code_values import refuse_marked, refuse_on_codes
 from lorakit.base.config import as_json, read_config
-from lorakit.base.convertible import layers_left, tensors_to_pack
-from lorakit.base.frozen_linear import FrozenWeight, is_conv1d
+from lorakit.base.convertible import experts_left, layers_left
 from lorakit.base.meta_model import plain_model
 from lorakit.base.model_folder import (
-    TensorGroup,
     copy_small_files,
-    refuse_used_output,
     shard_bytes,
     write_weights,
 )
-from lorakit.base.origin import origins_of
-from lorakit.base.storages import storage
+from lorakit.base.packer import (
+    DTYPES,
+    Packer,
+    PackSettings,
+    Replacement,
+    digest_of,
+    rows_to_write,
+)
 from lorakit.errors import ModelError, VerificationError
-from lorakit.files import staged_folder, write_json
+from lorakit.files import new_folder, staged_folder, write_json
+
+__all__ = ["PackReport", "PackSettings", "Replacement", "quantize_folder", "write_quantized"]
+
+logger = logging.getLogger(__name__)
 
 QUANTIZATIONS = ("nf4", "fp4", "int8")
 QUANT_STORAGES = quantization_config.QUANT_STORAGES
-# What bitsandbytes can dequantize to; float64 is packed from float32.
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """How weights are packed.
-
-    Attributes:
-        quantization: "nf4", "fp4" or "int8".
-        block_size, double_quantization, quant_storage: of 4-bit weights; see
-            `storages/nf4.py`. `quant_storage` is the dtype that the codes are viewed as.
-        dtype: that weights are packed from and others are written in; None: as stored.
-    """
-
-    quantization: str = "nf4"
-    block_size: int = 64
-    double_quantization: bool = True
-    quant_storage: torch.dtype = torch.uint8
-    dtype: torch.dtype | None = None
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """A tensor that takes the place of a checkpoint's, or is added to it.
-
-    Attributes:
-        shape, dtype: of what is made; a weight is laid out as in the checkpoint.
-        make: gives it when it is written.
-    """
-
-    shape: torch.Size
-    dtype: torch.dtype
-    make: Callable[[], torch.Tensor]
+# A packed model of linear layers is at most about half as large, even in int8.
+HARDLY_SMALLER = 0.8
 
 
 @dataclass(frozen=True)
@@ -83,14 +56,22 @@ class PackReport:
 
     Attributes:
         errors: {path of a packed layer: ||packed - weight|| / ||weight||}.
-        left: {path of a linear layer that is not packed: why}.
+        beside_codes: {path of a packed layer that lay on the values of codes, or close by: how far
+            from them}; packing rounds that away.
+        left: {path of a linear layer, or of experts, that is not packed: why}.
         bytes_before, bytes_after: of all tensors of the base, and of those written.
     """
 
     errors: dict[str, float]
+    beside_codes: dict[str, float]
     left: dict[str, str]
     bytes_before: int
     bytes_after: int
+
+    @property
+    def is_hardly_smaller(self) -> bool:
+        """Whether most of the bytes are those of weights that could not be packed."""
+        return self.bytes_after > HARDLY_SMALLER * self.bytes_before
 
     @property
     def mean_error(self) -> float:
@@ -105,6 +86,7 @@ def quantize_folder(
     *,
     max_shard_size: int | str = "5GB",
     revision: str | None = None,
+    allow_lost_adapter: bool = False,
 ) -> PackReport:
     """Write a quantized copy of a model, and check it by reading it as a base.
 
@@ -115,21 +97,27 @@ def quantize_folder(
         settings: how weights are packed.
         max_shard_size: bytes of one file, and about what is held in memory.
         revision: of a hub id.
+        allow_lost_adapter: pack weights that lie on the values of codes too, such as those of a
+            faithful merge into a packed base, which lose the adapter.
 
     Returns:
         What was written.
 
     Raises:
-        InputError: the inputs do not fit each other, or `output` is in use; nothing is written.
+        InputError: the inputs do not fit each other, `output` is in use, or the weights would lose
+            what is merged into them; nothing is written.
         RunError: the disk refuses.
         VerificationError: what was written reads back as something else; it is removed again.
     """
-    final = Path(output)
-    refuse_used_output(final)
+    final = new_folder(Path(output))
     max_bytes = shard_bytes(max_shard_size)
     folder = hub.resolve(model, revision)
+    if not allow_lost_adapter:
+        refuse_marked(folder)
     with staged_folder(final) as staging:
         report = write_quantized(folder, staging, settings, max_bytes=max_bytes)
+        if not allow_lost_adapter:
+            refuse_on_codes(report.beside_codes, len(report.errors))
         copy_small_files(folder, staging)
     return report
 
@@ -167,9 +155,9 @@ def write_quantized(
     _refuse_quantized(values, folder)
     plain = plain_model(folder, settings.dtype or torch.float32)
     entries = read_entries(folder)
-    rows = _rows(plain, entries, settings, replaced or {})
+    rows = rows_to_write(plain, entries, settings, replaced or {})
     skipped = layers_left(plain, {row.layer for row in rows if row.layer is not None})
-    packer = _Packer(settings)
+    packer = Packer(settings)
     bytes_after = write_weights([packer.group(row) for row in rows], target, max_bytes, "packing")
     values[quantization_config.KEY] = quantization_config.made(
         settings.quantization,
@@ -184,101 +172,17 @@ def write_quantized(
     write_json(target / "config.json", as_json(values))
     _verify(target, packer.digests)
     bytes_before = sum(entry.stop - entry.start for entry in entries.values())
-    return PackReport(packer.errors, skipped, bytes_before, bytes_after)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One tensor to write.
-
-    Attributes:
-        layer: path of the linear layer whose packed weight it becomes; None: it stays as it is.
-        transposed: laid out as (I, O), as in a `Conv1D`.
-        dtype: that it is packed from, or written in.
-    """
-
-    name: str
-    shape: torch.Size
-    dtype: torch.dtype
-    read: Callable[[], torch.Tensor]
-    layer: str | None = None
-    transposed: bool = False
-
-
-class _Packer:
-    """Makes the tensors to write, and keeps what is to be known of the packed ones."""
-
-    def __init__(self, settings: PackSettings) -> None:
-        self._settings = settings
-        self.errors: dict[str, float] = {}
-        self.digests: dict[str, str] = {}
-
-    def group(self, row: _Row) -> TensorGroup:
-        """What a row becomes: a tensor, or a packed weight with its companions."""
-        if row.layer is None:
-            num_bytes = row.shape.numel() * row.dtype.itemsize
-            return TensorGroup(num_bytes, partial(self._as_it_is, row))
-        meta = self._pack(torch.empty(row.shape, dtype=row.dtype, device="meta"))
-        num_bytes = sum(t.numel() * t.element_size() for t in meta.tensors().values())
-        return TensorGroup(num_bytes, partial(self._packed, row, row.layer))
-
-    def _as_it_is(self, row: _Row) -> dict[str, torch.Tensor]:
-        return {row.name: row.read().to(row.dtype).contiguous()}
-
-    @torch.no_grad()
-    def _packed(self, row: _Row, layer: str) -> dict[str, torch.Tensor]:
-        weight = row.read().to(row.dtype)
-        if row.transposed:
-            weight = weight.t().contiguous()
-        if not weight.isfinite().all():
-            raise ModelError(
-                f"the weight {row.name!r} has values that are not finite in {row.dtype}; possible: "
-                "finite weights. Choose another dtype, or repair the model."
-            )
-        packed = self._pack(weight)
-        self.errors[layer] = _relative_error(packed, weight)
-        self.digests[layer] = _digest(packed)
-        return stored_tensors(row.name, packed, self._settings.quant_storage)
-
-    def _pack(self, weight: torch.Tensor) -> Packed:
-        packed = storage(self._settings.quantization).pack(
-            weight,
-            block_size=self._settings.block_size,
-            double_quantization=self._settings.double_quantization,
+    left = skipped | experts_left(plain)
+    report = PackReport(packer.errors, packer.beside_codes, left, bytes_before, bytes_after)
+    if report.is_hardly_smaller:
+        logger.warning(
+            "packed, the model is hardly smaller: %d of %d bytes; %d layers stay as they are "
+            "(experts are packed while loading only: base.quantization nf4)",
+            bytes_after,
+            bytes_before,
+            len(left),
         )
-        assert isinstance(packed, Packed)
-        return packed
-
-
-def _rows(
-    plain: PreTrainedModel,
-    entries: dict[str, TensorEntry],
-    settings: PackSettings,
-    replaced: Mapping[str, Replacement],
-) -> list[_Row]:
-    """All tensors to write, in the order of the checkpoint, added ones last."""
-    layers = tensors_to_pack(plain, entries)
-    # What the model has a tensor in: some stay float32 in every dtype of the model.
-    dtypes = {name: tensor.dtype for name, tensor in plain.state_dict().items()}
-    for parameter, parts in origins_of(plain, entries).items():
-        dtypes |= {part.tensor: dtypes[parameter] for part in parts}
-    rows = []
-    for name in dict.fromkeys([*entries, *replaced]):
-        if name in replaced:
-            shape, dtype, read = replaced[name].shape, replaced[name].dtype, replaced[name].make
-        else:
-            shape, dtype = torch.Size(entries[name].shape), TORCH_DTYPES[entries[name].dtype]
-            read = partial(read_tensor, entries[name])
-        if settings.dtype is not None and dtype.is_floating_point:
-            dtype = dtypes.get(name, settings.dtype)
-        layer = layers.get(name)
-        if layer is None:
-            rows.append(_Row(name, shape, dtype, read))
-            continue
-        dtype = dtype if dtype in DTYPES else torch.float32
-        transposed = is_conv1d(plain.get_submodule(layer))
-        rows.append(_Row(name, shape, dtype, read, layer, transposed))
-    return rows
+    return report
 
 
 def _check_settings(settings: PackSettings) -> None:
@@ -309,25 +213,10 @@ def _refuse_quantized(values: dict[str, Any], folder: Path) -> None:
 def _verify(target: Path, digests: dict[str, str]) -> None:
     """Read what was written as a base is read, one weight at a time."""
     stored = stored_weights(target, plain_model(target), is_packed=True)
-    read = {path: _digest(entry.read(entry.dtype)) for path, entry in stored.layers.items()}
+    read = {path: digest_of(entry.read(entry.dtype)) for path, entry in stored.layers.items()}
     if read != digests:
         differing = sorted(path for path in read | digests if read.get(path) != digests.get(path))
         raise VerificationError(
             f"the packed weight of {differing[0]!r} reads back as another one. Nothing was "
             "written. Check the disk, and report this if it is whole."
         )
-
-
-def _digest(packed: Packed) -> str:
-    digest = hashlib.sha256(f"{type(packed).__name__} {tuple(packed.shape)}".encode())
-    for name, tensor in packed.tensors().items():
-        digest.update(f"{name} {tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _relative_error(packed: FrozenWeight, weight: torch.Tensor) -> float:
-    wide = weight.float()
-    norm = float(torch.linalg.vector_norm(wide))
-    error = float(torch.linalg.vector_norm(packed.dequantize(torch.float32) - wide))
-    return error / norm if norm > 0 else error

@@ -42,6 +42,10 @@ REFUSALS = {
     errno.EFBIG: "Choose a disk that takes larger files.",
     errno.EIO: "The disk reports a fault.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
+    errno.EBUSY: "Something holds that place, such as a mount. Choose another folder.",
+    errno.EXDEV: "A part of that path lies on another disk. Choose a folder that is no mount.",
+    errno.EEXIST: "Something was put there meanwhile. Choose another folder, or remove it.",
+    errno.ENOTEMPTY: "Something was put there meanwhile. Choose another folder, or remove it.",
     errno.ENOTDIR: "A part of that path is a file, not a folder.",
 }
 

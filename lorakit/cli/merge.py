@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lorakit.ship.merge_folder import MergeReport
     from lorakit.ship.weight_change import WeightChange
 
-FOUR_BIT = ("nf4", "fp4")
-
 
 class Into(StrEnum):
     """The weights that the adapter is merged into."""
@@ -102,11 +100,12 @@ def merge_run(
     """`merge_folder` with what a run's recipe says of its base."""
     import torch
 
+    from lorakit.base.of_run import base_of_run
     from lorakit.run_folder import dtype_of, finished_run
     from lorakit.ship.merge_folder import merge_folder
 
     folder, recipe = finished_run(run)
-    base = recipe.base
+    base = base_of_run(folder, recipe)
     return merge_folder(
         base.model,
         folder.adapter,
@@ -139,10 +138,12 @@ def show_merge(report: MergeReport) -> None:
             "they are two now (tie_word_embeddings: false)",
             markup=False,
         )
-    if report.weights is None and report.base_quantization in FOUR_BIT:
+    if report.codes is not None:
+        original = " --original MODEL" if report.base_quantization == "checkpoint" else ""
         out.print(
-            "these weights lie on 4-bit codes: packed again they would lose the adapter. For a "
-            "4-bit model: lorakit merge --quantize nf4",
+            f"these weights lie on the values of {report.codes} codes: packed again they would "
+            "lose the adapter, and lorakit quantize refuses them. For a packed model: lorakit "
+            f"merge --quantize {report.codes}{original}",
             markup=False,
         )
 
@@ -200,6 +201,7 @@ def _values(report: MergeReport) -> dict[str, Any]:
         "weight_error": report.weight_error,
         "weights": None if report.weights is None else _weight_values(report.weights),
         "unties": report.unties,
+        "codes": report.codes,
         "logits": {"error": logits.error, "bound": logits.bound, "effect": logits.effect},
     }
 

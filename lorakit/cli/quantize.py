@@ -38,6 +38,13 @@ def command(
         Dtype, typer.Option(help="To pack from, and of what is not packed.")
     ] = Dtype.STORED,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    allow_lost_adapter: Annotated[
+        bool,
+        typer.Option(
+            "--allow-lost-adapter",
+            help="Pack an adapter merged into a packed base too, although packing rounds it away.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a quantized copy of a model as bitsandbytes packs it, and read it back.
@@ -56,7 +63,9 @@ def command(
         )
         from lorakit.base.write_quantized import quantize_folder
 
-        report = quantize_folder(model, output, settings, revision=revision)
+        report = quantize_folder(
+            model, output, settings, revision=revision, allow_lost_adapter=allow_lost_adapter
+        )
     if as_json:
         print_json(_values(report, output, settings))
     else:

@@ -5,8 +5,9 @@
     quantize=PackSettings()   into the original weights, which are packed once, afterwards
 
 Every tensor of the checkpoint is read, changed if the adapter or the quantization of the base says
-so, and written; at most one output file is in memory. Names and layout of the checkpoint stay, and
-tensors that are not changed keep their bytes.
+so, and written. In memory are one output file and, beside it, the parameter that is being made:
+about five times in float32, or six where what became of it is measured. Names and layout of the
+checkpoint stay, and tensors that are not changed keep their bytes.
 """
 
 from __future__ import annotations
@@ -21,21 +22,25 @@ from transformers import PreTrainedModel
 from lorakit.adapters.store import StoredAdapter, read_adapter, room_for_rows
 from lorakit.base import hub
 from lorakit.base.as_stored import stored_weights
-from lorakit.base.checkpoint import read_entries
+from lorakit.base.bitsandbytes_format import read_weights
+from lorakit.base.code_values import mark
 from lorakit.base.config import read_config
 from lorakit.base.device import compute_dtype
+from lorakit.base.dtypes import FLOATING_DTYPES
 from lorakit.base.frozen_linear import is_linear
 from lorakit.base.meta_model import plain_model
-from lorakit.base.model_folder import copy_small_files, refuse_used_output, shard_bytes
+from lorakit.base.model_folder import copy_small_files, shard_bytes
+from lorakit.base.packed_entry import packed_from
 from lorakit.base.packing import packable, weight_name
-from lorakit.base.quantization_config import CHECKPOINT, check_asked
+from lorakit.base.quantization_config import CHECKPOINT, KEY, check_asked, quantization_of
 from lorakit.base.storages import storage
 from lorakit.base.vocabulary import vocabulary_rows
 from lorakit.base.write_quantized import PackSettings
-from lorakit.files import staged_folder
+from lorakit.files import new_folder, staged_folder
+from lorakit.ship.check_original import refuse_other_model
 from lorakit.ship.merge import refuse_shared_weights
 from lorakit.ship.merge_options import ORIGINAL, chosen_weights
-from lorakit.ship.piece import TORCH_DTYPES, Packing, Piece
+from lorakit.ship.piece import Packing, Piece
 from lorakit.ship.pieces import into_original, make_pieces
 from lorakit.ship.verify import Verification, verify_merge
 from lorakit.ship.weight_change import WeightChange, measure_change, refuse_lost_change
@@ -57,6 +62,8 @@ class MergeReport:
         weights: what became of the weights; None for the faithful merge, which is held to a bound.
         verification: of the logits against base + adapter.
         unties: output head and embedding were one weight, and are two now.
+        codes: what the base was packed in, where the written weights lie on the values of its
+            codes, or beside them; None: they do not.
     """
 
     output: Path
@@ -70,6 +77,7 @@ class MergeReport:
     weights: WeightChange | None
     verification: Verification
     unties: bool
+    codes: str | None
 
 
 def merge_folder(
@@ -101,13 +109,14 @@ def merge_folder(
             difference from base + adapter is measured and reported, not bounded. None:
             "original" with `quantize`, else "dequantized".
         quantize: pack the merged weights once, as bitsandbytes does; its dtype is `dtype`.
-        original: folder or hub id of the unquantized model, where `base` is itself quantized.
+        original: folder or hub id of the unquantized model, where `base` is itself quantized; that
+            it was packed from this one is checked.
         quantization, double_quantization, block_size: how the base was stored in training; the
             result of "checkpoint" is dense.
         dtype: of the written weights, or that they are packed from; None: each tensor as stored.
         base_dtype: that the base computed in while the adapter was trained; a quantized base was
             packed from it. None: that of the written weights.
-        max_shard_size: bytes of one file, and about what is held in memory.
+        max_shard_size: bytes of one file; it is in memory twice while it is written.
         revision: of a hub id, the base's.
         tokenizer: folder whose tokenizer, chat template and generation config replace the base's,
             such as a run's.
@@ -121,9 +130,8 @@ def merge_folder(
             changed; it is removed again.
         RunError: the disk refuses.
     """
-    final = Path(output)
     into = chosen_weights(into, quantize, original, quantization)
-    refuse_used_output(final)
+    final = new_folder(Path(output))
     max_bytes = shard_bytes(max_shard_size)
     folder = hub.resolve(base, revision)
     check_asked(read_config(folder / "config.json"), quantization)
@@ -132,10 +140,12 @@ def merge_folder(
     opened = _open(folder, adapter, dtype)
     faithful = _faithful_pieces(opened, storing, dtype)
     pieces = faithful
+    codes = None if into == ORIGINAL else _codes(opened, quantization)
     if into == ORIGINAL:
         if original is not None:
             folder_of_original = hub.resolve(original, None)
             check_asked(read_config(folder_of_original / "config.json"), "none")
+            refuse_other_model(folder_of_original, folder)
             opened = _open(folder_of_original, adapter, dtype)
         pieces = _original_pieces(opened, storing, dtype, faithful)
     with staged_folder(final) as staging:
@@ -153,6 +163,8 @@ def merge_folder(
         copy_small_files(opened.folder, staging)
         if tokenizer is not None:
             copy_small_files(Path(tokenizer), staging)
+        if codes is not None:
+            mark(staging, codes)
         weights = None
         if into == ORIGINAL or quantize is not None:
             weights = measure_change(staging, pieces, faithful, is_packed=quantize is not None)
@@ -171,7 +183,7 @@ def merge_folder(
             bounded=weights is None,
         )
     return MergeReport(
-        output=final,
+        output=Path(output),
         into=into,
         base_quantization=quantization,
         quantize=None if quantize is None else quantize.quantization,
@@ -182,6 +194,7 @@ def merge_folder(
         weights=weights,
         verification=verification,
         unties=unties,
+        codes=codes,
     )
 
 
@@ -236,6 +249,15 @@ def _open(folder: Path, adapter: str | Path, dtype: torch.dtype | None) -> _Open
     return _Opened(folder, empty, stored, grown if grown > num_rows else None)
 
 
+def _codes(opened: _Opened, quantization: str) -> str | None:
+    """What a base is packed in, where its weights are the values of codes."""
+    if quantization == "none" or opened.stored.starts:
+        return None  # what an init took out, at 32 bit, lies on no codes
+    if quantization != CHECKPOINT:
+        return quantization
+    return quantization_of(read_config(opened.folder / "config.json")[KEY])
+
+
 def _faithful_pieces(opened: _Opened, storing: _Storing, dtype: torch.dtype | None) -> list[Piece]:
     # A dense base has rounded what it was adapted in, if to anything, to its dtype.
     rounded = {weight_name(opened.empty, name) for name in opened.stored.targets.adapted}
@@ -257,7 +279,10 @@ def _original_pieces(
 
 
 def _widest_stored(folder: Path) -> torch.dtype:
-    stored = {TORCH_DTYPES.get(entry.dtype) for entry in read_entries(folder).values()}
+    values = read_config(folder / "config.json")
+    entries, packed = read_weights(folder, is_packed=KEY in values)
+    stored = {FLOATING_DTYPES.get(entry.dtype) for entry in entries.values()}
+    stored |= {packed_from(entry, values) for entry in packed.values()}
     widths = {dtype: torch.finfo(dtype).bits for dtype in stored if dtype is not None}
     return max(widths, key=widths.__getitem__, default=torch.float32)
 

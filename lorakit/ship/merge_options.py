@@ -45,8 +45,8 @@ def chosen_weights(
         raise AdapterError(
             f"into 'dequantized' with quantize {quantize.quantization!r} is refused: the weights "
             f"of a base in {quantization} lie on the values of its codes, and packing them again "
-            "rounds a small change away (in NF4 all but 1 or 2 percent of one). Possible: into "
-            "'original', packed once; or into 'dequantized', unpacked."
+            "rounds a change of a few percent or less away (docs/results.md, merges, has what is "
+            "left). Possible: into 'original', packed once; or into 'dequantized', unpacked."
         )
     chosen = into or (DEQUANTIZED if quantize is None and original is None else ORIGINAL)
     if chosen == ORIGINAL and quantization == CHECKPOINT and original is None:

@@ -12,17 +12,11 @@ import torch
 
 from lorakit.adapters.contract import Factors
 from lorakit.adapters.low_rank import subtract, wide
+from lorakit.base.dtypes import cast
 from lorakit.base.fusion import Fusion
 from lorakit.base.origin import Origin
 from lorakit.base.storages import Storage
 from lorakit.base.vocabulary import with_more_rows
-
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -119,11 +113,13 @@ class Piece:
         # Rounded once, to the dtype that is written.
         if self.trained is not None:
             base, before, after = self.trained.steps()
+            error = self.trained._error(base, after)
+            del base  # a tensor less while the others are made
             _, merged = self.moved(before, after)
-            written = merged.to(self.dtype).contiguous()
-            return Made(self._named(written), self.trained._error(base, after))
+            del before, after
+            return Made(self._named(cast(merged, self.dtype, self.name).contiguous()), error)
         base, _, after = self.steps()
-        merged = after.to(self.dtype).contiguous()
+        merged = cast(after, self.dtype, self.name).contiguous()
         return Made(self._named(merged), self._error(base, merged))
 
     @torch.no_grad()
@@ -137,12 +133,11 @@ class Piece:
         if self.trained is None:
             return before, after
         original = wide(self._grown(self._read()))
-        return original, original + (after - before)
+        return original, (after - before).add_(original)
 
     def steps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The base's weight, the weight before training, and after; the last two unrounded."""
-        value = self._read()
-        base = self._grown(value if self.base is None else self.base(value))
+        base = self._grown(self._read() if self.base is None else self.base(self._read()))
         unrounded = wide(base)
         before = unrounded if self.started is None else self.started(unrounded)
         return base, before, unrounded if self.change is None else self.change(unrounded)

@@ -19,10 +19,13 @@ from lorakit.adapters.save import PREFIX, module_tensors
 from lorakit.adapters.store import StoredAdapter, fill
 from lorakit.base.as_stored import stored_weights
 from lorakit.base.checkpoint import TensorEntry
+from lorakit.base.config import read_config
+from lorakit.base.dtypes import FLOATING_DTYPES
 from lorakit.base.fusion import Fusion, source_of
 from lorakit.base.origin import Origin
+from lorakit.base.packed_entry import packed_from
 from lorakit.errors import AdapterError, ModelError
-from lorakit.ship.piece import TORCH_DTYPES, Change, Packing, Piece
+from lorakit.ship.piece import Change, Packing, Piece
 
 
 def make_pieces(
@@ -54,7 +57,10 @@ def make_pieces(
         )
     weights = stored_weights(folder, empty, is_packed=packing.is_stored)
     packed, origins = weights.packed, weights.origins
-    entries = weights.entries | {n: entry.as_dense(packing.dtype) for n, entry in packed.items()}
+    values = read_config(folder / "config.json")
+    unpacked = {name: packed_from(entry, values) for name, entry in packed.items()}
+    dense = {name: entry.as_dense(unpacked[name]) for name, entry in packed.items()}
+    entries = weights.entries | dense
     state = empty.state_dict()
     grown = {
         name: state[name].shape[0]
@@ -67,7 +73,7 @@ def make_pieces(
         source = _source(parameter, origins, empty)
         first = source.names[0]
         name = first if parameter in origins else parameter
-        as_stored = TORCH_DTYPES[entries[first].dtype]
+        as_stored = FLOATING_DTYPES[entries[first].dtype]
         # Some parameters stay float32 in every dtype of the model.
         out = as_stored if dtype is None else state[parameter].dtype
         piece = changes.piece(name, parameter, source, state[parameter].shape, out)
@@ -81,9 +87,7 @@ def make_pieces(
     kept_dtypes = {o.tensor: state[name].dtype for name, each in origins.items() for o in each}
     for name, entry in entries.items():
         if name not in pieces:
-            kept = None if dtype is None else kept_dtypes.get(name, dtype)
-            if name in packed and dtype is None:
-                kept = packing.dtype
+            kept = unpacked.get(name) if dtype is None else kept_dtypes.get(name, dtype)
             source = Origin(entry.file, name, False, packed.get(name))
             pieces[name] = _copied(name, entry, source, kept)
     order = [*entries, *(name for name in pieces if name not in entries)]
@@ -131,7 +135,7 @@ def tied_parameters(empty: PreTrainedModel, parameter: str) -> list[str]:
 
 def _copied(name: str, entry: TensorEntry, source: Origin, dtype: torch.dtype | None) -> Piece:
     shape = torch.Size(entry.shape)
-    if dtype is None or entry.dtype not in TORCH_DTYPES:
+    if dtype is None or entry.dtype not in FLOATING_DTYPES:
         return Piece(name, None, name, source, shape, None, entry.stop - entry.start)
     return Piece(name, None, name, source, shape, dtype, shape.numel() * dtype.itemsize)
 

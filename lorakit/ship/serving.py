@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorakit.adapters.store import load_adapter
 from lorakit.base.from_recipe import load_base_of
 from lorakit.base.load import load_generation_config
+from lorakit.base.of_run import base_of_run
 from lorakit.base.tokenizer import load_tokenizer
 from lorakit.recipe import Recipe
 from lorakit.run_folder import RunFolder, dtype_of, finished_run
@@ -38,11 +39,11 @@ def load_run(path: str | Path) -> ServedRun:
     """Load what a run trained, computing in the dtype it was trained in.
 
     Raises:
-        InputError: no run folder, or its base is gone.
+        InputError: no run folder, or its base is gone or has become another one.
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
-    model, _ = load_base_of(recipe.base, dtype=getattr(torch, dtype_of(run)))
+    model, _ = load_base_of(base_of_run(run, recipe), dtype=getattr(torch, dtype_of(run)))
     load_adapter(model, run.adapter)
     load_generation_config(model, run.tokenizer)
     return ServedRun(run, recipe, model, load_tokenizer(run.tokenizer, model.config))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.adapters.store import load_adapter
-from lorakit.base.load import load_base, quiet_loading
+from lorakit.base.config import model_config, read_config
+from lorakit.base.load import load_base, load_weights
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.errors import VerificationError
 
@@ -75,9 +76,9 @@ def verify_merge(
     is_packed: bool = False,
     bounded: bool = True,
 ) -> Verification:
-    """Compare a merged folder, loaded plainly or as a quantized checkpoint, with base + adapter.
+    """Compare a merged folder, loaded as it is stored, with base + adapter.
 
-    One model is in memory at a time, on the CPU.
+    One model is in memory at a time, on the CPU, or partly on disk where it does not fit.
 
     Args:
         merged: the merged folder.
@@ -136,13 +137,18 @@ def verify_merge(
 
 
 def _load_merged(folder: str | Path, dtype: torch.dtype, is_packed: bool) -> PreTrainedModel:
-    if is_packed:
-        return load_base(folder, quantization=CHECKPOINT, dtype=dtype, device="cpu")[0]
-    with quiet_loading():
-        plain = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False
-        )
-    return plain.eval()
+    """The folder's model, its layers on disk where memory is short; it needs no tokenizer."""
+    model, _ = load_weights(
+        Path(folder),
+        model_config(read_config(Path(folder) / "config.json")),
+        quantization=CHECKPOINT if is_packed else "none",
+        double_quantization=True,
+        block_size=64,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        offload="auto",
+    )
+    return model
 
 
 def probe_ids(vocab_size: int) -> torch.Tensor:

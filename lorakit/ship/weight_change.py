@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ from lorakit.ship.piece import Change, Piece
 # Less than this is no rounding of a change, but its loss. The mean over all weights is known to a
 # standard error, so many of which are allowed for.
 LEAST_RETAINED, STANDARD_ERRORS = 0.9, 4.0
+CHUNK_VALUES = 1 << 20  # of each tensor, whose sums are taken at a time
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ class WeightChange:
     @property
     def total(self) -> LayerChange:
         """The sums over all weights."""
-        fields = LayerChange.__dataclass_fields__
+        names = [field.name for field in fields(LayerChange)]
         layers = self.layers.values()
-        return LayerChange(**{name: sum(vars(one)[name] for one in layers) for name in fields})
+        return LayerChange(**{name: sum(vars(one)[name] for one in layers) for name in names})
 
     @property
     def most_different(self) -> str | None:
@@ -140,18 +141,32 @@ def measure_change(
     plain = plain_model(folder)
     stored = stored_weights(folder, plain, is_packed=is_packed)
     by_name = {name: piece for piece in pieces for name in piece.names}
-    layers = {}
-    for exact in faithful:
-        if exact.parameter is None or exact.source is None:
-            continue
-        source = source_of(plain, exact.parameter, stored.origins[exact.parameter])
-        piece = by_name[source.names[0]]
-        started, target = exact.before_and_after()
-        moved = piece.trained is exact  # which is packed only once then
-        before, after = piece.moved(started, target) if moved else piece.before_and_after()
-        written, as_written = _written(plain, stored, exact.parameter, source)
-        layers[exact.parameter] = layer_change(written, target, before, after, as_written)
-    return WeightChange(layers)
+    # One call each: nothing of a weight is held while the next one is read.
+    return WeightChange(
+        {
+            exact.parameter: _measured(exact, exact.parameter, plain, stored, by_name)
+            for exact in faithful
+            if exact.parameter is not None and exact.source is not None
+        }
+    )
+
+
+def _measured(
+    exact: Piece,
+    parameter: str,
+    plain: PreTrainedModel,
+    stored: StoredWeights,
+    by_name: Mapping[str, Piece],
+) -> LayerChange:
+    source = source_of(plain, parameter, stored.origins[parameter])
+    piece = by_name[source.names[0]]
+    before, target = exact.before_and_after()
+    if piece.trained is exact:  # which is packed only once then
+        before, after = piece.moved(before, target)
+    else:
+        before, after = piece.before_and_after()
+    written, as_written = _written(plain, stored, parameter, source)
+    return layer_change(written, target, before, after, as_written)
 
 
 def layer_change(
@@ -169,17 +184,35 @@ def layer_change(
         before, after: W and M.
         as_written: out.
     """
+    # A block of rows at a time: sums need no more whole tensors than there are already.
+    again = as_written(before)
+    rows = max(1, CHUNK_VALUES // max(1, before[0].numel()))
+    parts = (tensor.split(rows) for tensor in (written, again, faithful, before, after))
+    sums = [0.0] * len(fields(LayerChange))
+    for part in zip(*parts, strict=True):
+        sums = [total + found for total, found in zip(sums, _sums(*part), strict=True)]
+    return LayerChange(*sums)
+
+
+def _sums(
+    written: torch.Tensor,
+    again: torch.Tensor,
+    faithful: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+) -> tuple[float, ...]:
+    """The fields of `LayerChange`, in their order, of some rows; `again` is out(W)."""
     change = after - before
-    kept = (written - as_written(before)).mul_(change)
-    return LayerChange(
-        difference=_square(written - faithful),
-        faithful=_square(faithful),
-        noise=_square(written - after),
-        merged=_square(after),
-        change=_square(change),
-        started=_square(before),
-        kept=float(kept.sum(dtype=torch.float64)),
-        scatter=_square(kept.sub_(change.square_())),
+    kept = (written - again).mul_(change)
+    return (
+        _square(written - faithful),
+        _square(faithful),
+        _square(written - after),
+        _square(after),
+        _square(change),
+        _square(before),
+        float(kept.sum(dtype=torch.float64)),
+        _square(kept.sub_(change.square_())),
     )
 
 

@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 from lorakit.adapters.store import StoredAdapter
 from lorakit.base.checkpoint import read_entries
 from lorakit.base.config import as_json, read_config
+from lorakit.base.dtypes import FLOATING_DTYPES
 from lorakit.base.model_folder import TensorGroup, write_weights
 from lorakit.base.quantization_config import KEY
 from lorakit.base.write_quantized import PackSettings, Replacement, write_quantized
 from lorakit.errors import VerificationError
 from lorakit.files import write_json
-from lorakit.ship.piece import TORCH_DTYPES, Piece
+from lorakit.ship.piece import Piece
 
 # The float32 arithmetic of a merge against float64.
 ARITHMETIC_ERROR = 1e-6
@@ -77,7 +78,7 @@ def write_merged(
         if piece.is_changed or piece.name not in entries:
             written = piece.dtype
             if written is None and piece.source is not None:
-                written = TORCH_DTYPES[entries[piece.source.names[0]].dtype]
+                written = FLOATING_DTYPES[entries[piece.source.names[0]].dtype]
             assert written is not None  # what the adapter brings has a dtype
             made = _MadeOnce(checked(piece))
             is_one = len(piece.names) == 1

@@ -24,7 +24,18 @@ from lorakit.kernels.reference.four_bit import CHUNK_WEIGHTS, CODE_VALUES, code_
 from tests.tolerances import relative_error
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [(1, 1), (1, 7), (37, 53), (64, 64), (128, 130), (300, 1), (513, 257), (3, 5, 7)]
+# Rows of 4096 are whole blocks of every size: bitsandbytes' own kernel is the peer for each.
+SHAPES = [
+    (1, 1),
+    (1, 7),
+    (37, 53),
+    (64, 64),
+    (128, 130),
+    (300, 1),
+    (513, 257),
+    (3, 5, 7),
+    (16, 4096),
+]
 CODE_BOOKS = list(CODE_VALUES)
 CPU = torch.device("cpu")
 

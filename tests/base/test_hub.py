@@ -42,6 +42,8 @@ def fake_hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copytree(tiny_folder, origin)
     for name in ("pytorch_model.bin", "modeling_evil.py", "consolidated.safetensors"):
         (origin / name).write_bytes(b"x")
+    for name in ("LICENSE", "NOTICE.txt", "USE_POLICY.md"):
+        (origin / name).write_text("terms")
     (origin / "onnx").mkdir()
     (origin / "onnx" / "model.safetensors").write_bytes(b"x")
     fake = Hub(origin, tmp_path / "cache")
@@ -53,6 +55,7 @@ def test_only_what_is_needed_is_downloaded(fake_hub: Hub) -> None:
     model, _ = load_base("org/model", dtype=torch.float32, device="cpu")
     assert not model.training
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(fake_hub.given)
+    assert {"LICENSE", "NOTICE.txt", "USE_POLICY.md"} <= set(fake_hub.given)
     unwanted = {"pytorch_model.bin", "modeling_evil.py", "consolidated.safetensors"}
     assert not unwanted & set(fake_hub.given)
     assert not any("/" in name for name in fake_hub.given)

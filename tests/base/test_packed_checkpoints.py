@@ -189,7 +189,9 @@ def test_the_plan_counts_the_bytes_of_the_files(packed_folder, tmp_path: Path) -
     assert planned.memory.weights == sum(t.numel() * t.element_size() for t in tensors)
 
 
-def test_a_family_whose_experts_were_packed_one_by_one(family_folder, tmp_path: Path) -> None:
+def test_a_family_whose_experts_were_packed_one_by_one(
+    family_folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As older releases of transformers saved them; now they are fused, and dense."""
     from safetensors.torch import load_file, save_file
 
@@ -205,8 +207,12 @@ def test_a_family_whose_experts_were_packed_one_by_one(family_folder, tmp_path: 
         tensors |= stored_tensors(name, packed)
         rounded[name] = packed.dequantize()
     plain = load_base(tmp_path, **AS_STORED, device="cpu")[0]
+    assert "dense in memory" not in caplog.text
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     model, _ = load_base(tmp_path, **AS_STORED, device="cpu")
+    dense = sum(tensor.numel() * 4 for tensor in rounded.values())
+    assert f"{len(experts)} packed weights become" in caplog.text
+    assert f"{dense} in torch.float32" in caplog.text
     save_file(
         {n: t for n, t in tensors.items() if ".experts." not in n} | rounded,
         tmp_path / "model.safetensors",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorakit.base import model_folder
+from lorakit.base import model_folder, packer
 from lorakit.base import write_quantized as writing
 from lorakit.base.four_bit import BLOCK_SIZES
 from lorakit.base.frozen_linear import FrozenLinear
@@ -163,11 +163,41 @@ def test_odd_families_go_there(family: str, family_folder, tmp_path: Path) -> No
 def test_routers_and_experts_stay_and_are_named(family_folder, tmp_path: Path) -> None:
     report = quantize_folder(family_folder("qwen2_moe"), tmp_path / "out", PackSettings("nf4"))
     routers = [f"model.layers.{layer}.mlp.shared_expert_gate" for layer in (0, 1)]
-    assert sorted(report.left) == ["lm_head", *routers]
+    experts = [
+        f"model.layers.{layer}.mlp.experts.{projection}"
+        for layer in (0, 1)
+        for projection in ("down_proj", "gate_up_proj")
+    ]
+    assert sorted(report.left) == sorted(["lm_head", *routers, *experts])
+    assert all("fused experts" in report.left[path] for path in experts)
+    # transformers knows nothing of experts as layers: they are no exceptions there.
     values = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert values["quantization_config"]["llm_int8_skip_modules"] == sorted(report.left)
+    assert values["quantization_config"]["llm_int8_skip_modules"] == sorted(["lm_head", *routers])
     tensors = load_file(tmp_path / "out" / "model.safetensors")
-    assert all(t.dtype == torch.float32 for n, t in tensors.items() if n.endswith("experts.weight"))
+    kept = [tensor.dtype for name, tensor in tensors.items() if ".experts." in name]
+    assert kept and set(kept) == {torch.float32}
+    assert report.is_hardly_smaller == (report.bytes_after > 0.8 * report.bytes_before)
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.embed_tokens.weight"])
+def test_what_overflows_in_float16_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    folder = tiny.folder(tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[3] = 1e5
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"'{name}' has values that are not finite in .*float16"):
+        quantize_folder(folder, tmp_path / "out", PackSettings("nf4", dtype=torch.float16))
+    assert not (tmp_path / "out").exists()
+    quantize_folder(folder, tmp_path / "out", PackSettings("nf4", dtype=torch.bfloat16))
+
+
+def test_what_overflows_in_int8_is_refused_by_name(tmp_path: Path) -> None:
+    folder, name = tiny.folder(tmp_path / "base"), "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][0, 0] = 1e5
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"'{name}' cannot be packed: .* up to 65504"):
+        quantize_folder(folder, tmp_path / "out", PackSettings("int8"))
 
 
 def test_replaced_and_added_tensors(tmp_path: Path) -> None:
@@ -242,8 +272,8 @@ def test_what_reads_back_as_something_else_is_removed(
             tensors[name] = tensors[name].flip(0)
         return tensors
 
-    right = writing.stored_tensors
-    monkeypatch.setattr(writing, "stored_tensors", wrong)
+    right = packer.stored_tensors
+    monkeypatch.setattr(packer, "stored_tensors", wrong)
     with pytest.raises(VerificationError, match=r"layers\.1\.mlp\.up_proj' reads back as another"):
         quantize_folder(tiny_folder, tmp_path / "out", PackSettings("nf4"))
     monkeypatch.undo()

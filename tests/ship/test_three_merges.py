@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lorakit.adapters.attach import adapter_disabled, attach_adapter, attached
 from lorakit.adapters.store import save_adapter
+from lorakit.base.code_values import MARK
 from lorakit.base.load import load_base
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.base.storages import storage
-from lorakit.base.write_quantized import QUANTIZATIONS, PackSettings
+from lorakit.base.write_quantized import QUANTIZATIONS, PackSettings, quantize_folder
 from lorakit.cli.merge import show_merge
-from lorakit.errors import AdapterError, VerificationError
+from lorakit.errors import AdapterError, ModelError, VerificationError
 from lorakit.recipe import LoraConfig
 from lorakit.ship.merge import merge
 from lorakit.ship.merge_folder import MergeReport, merge_folder
@@ -324,10 +325,64 @@ def test_a_base_on_code_points_is_refused_by_measurement(folders, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_faithful_merge_is_not_quantized_again(folders, tmp_path: Path) -> None:
+    base, output = folders["llama"], tmp_path / "out"
+    saved(base, tmp_path / "adapter", "nf4", size=0.0005)
+    report = merge_folder(base, tmp_path / "adapter", tmp_path / "merged", quantization="nf4")
+    assert report.codes == "nf4"
+    with pytest.raises(ModelError, match="merged into the dequantized weights of a base in 'nf4'"):
+        quantize_folder(tmp_path / "merged", output, PackSettings("fp4"))
+    # A model on top of it is one as well.
+    saved(tmp_path / "merged", tmp_path / "second", size=0.0)
+    merge_folder(tmp_path / "merged", tmp_path / "second", tmp_path / "merged twice")
+    with pytest.raises(ModelError, match="rounds the adapter away"):
+        quantize_folder(tmp_path / "merged twice", output, PackSettings("nf4"))
+    # Without the mark the weights tell.
+    (tmp_path / "merged" / MARK).unlink()
+    with pytest.raises(ModelError, match=r"of 14 of 14 layers by at most .* lie on the values"):
+        quantize_folder(tmp_path / "merged", output, PackSettings("nf4"))
+    assert not output.exists()
+    allowed = quantize_folder(
+        tmp_path / "merged", output, PackSettings("nf4"), allow_lost_adapter=True
+    )
+    assert allowed.mean_error < 0.03
+
+
+@pytest.mark.parametrize(
+    ("storage", "init", "codes"),
+    [("nf4", "pissa", None), ("none", True, None), (CHECKPOINT, True, "nf4"), ("fp4", True, "fp4")],
+)
+def test_the_hint_about_codes_follows_the_weights(
+    folders, tmp_path: Path, capsys, storage: str, init: bool | str, codes: str | None
+) -> None:
+    """An init that takes a part out of the base leaves weights beside all codes."""
+    base = folder_of(folders, "llama", storage)
+    saved(base, tmp_path / "adapter", storage, init=init)
+    report = merge_folder(base, tmp_path / "adapter", tmp_path / "out", quantization=storage)
+    show_merge(report)
+    told = capsys.readouterr().out
+    assert report.codes == codes
+    assert ("lie on the values of" in told) == (codes is not None)
+    assert ("--original MODEL" in told) == (storage == CHECKPOINT)
+    if codes is None:
+        packed = quantize_folder(tmp_path / "out", tmp_path / "packed", PackSettings("nf4"))
+        assert packed.mean_error > 0.05
+
+
+def test_weights_that_codes_hold_exactly_are_packed(tmp_path: Path) -> None:
+    """Ternary models lie on codes too, and lose nothing."""
+    folder = tiny.folder(tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    ternary = {n: t.sign() * 0.02 if t.dim() == 2 else t for n, t in tensors.items()}
+    save_file(ternary, folder / "model.safetensors", {"format": "pt"})
+    report = quantize_folder(folder, tmp_path / "out", PackSettings("nf4"))
+    assert report.mean_error < 1e-6
+
+
 REFUSED = {
     "codes into codes": (
         {"into": "dequantized", "quantize": PackSettings("nf4"), "quantization": "fp4"},
-        "rounds a small change away",
+        "rounds a change of a few percent or less away",
     ),
     "no original": ({"into": "original", "quantization": CHECKPOINT}, "holds no original weights"),
     "packed without an original": (
@@ -362,6 +417,62 @@ def test_an_original_that_is_quantized_itself_is_refused(folders, tmp_path: Path
             base, tmp_path / "adapter", tmp_path / "out", quantization=CHECKPOINT, original=base
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_another_original_is_refused(folders, tmp_path: Path, quantization: str) -> None:
+    packed = tmp_path / "packed"
+    quantize_folder(folders["llama"], packed, PackSettings(quantization))
+    saved(packed, tmp_path / "adapter", CHECKPOINT, target_modules=["q_proj"])
+
+    def merged(original: Path) -> MergeReport:
+        output = tmp_path / "out"
+        return merge_folder(
+            packed, tmp_path / "adapter", output, quantization=CHECKPOINT, original=original
+        )
+
+    tuned = tiny.model("llama")
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.03 * parameter.std() * torch.randn(parameter.shape))
+    tuned.save_pretrained(tmp_path / "tuned")
+    others = {
+        "seed": (tiny.folder(tmp_path / "seed", seed=9), "is not the model that .* packed from"),
+        "tuned": (tmp_path / "tuned", "is not the model that .* packed from"),
+        "shape": (tiny.folder(tmp_path / "shape", intermediate_size=96), r"\(32, 96\) instead"),
+        "depth": (tiny.folder(tmp_path / "depth", num_hidden_layers=3), "instead of none"),
+    }
+    for other, expected in others.values():
+        with pytest.raises(ModelError, match=expected):
+            merged(other)
+    assert not (tmp_path / "out").exists()
+    assert merged(folders["llama"]).into == "original"
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_faithful_merge_of_a_checkpoint_has_the_dtype_it_was_packed_from(
+    tmp_path: Path, quantization: str
+) -> None:
+    base, packed, output = tmp_path / "base", tmp_path / "packed", tmp_path / "out"
+    tiny.model("llama").to(torch.bfloat16).save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    quantize_folder(base, packed, PackSettings(quantization))
+    saved(packed, tmp_path / "adapter", CHECKPOINT, target_modules=["q_proj"])
+    report = merge_folder(
+        packed,
+        tmp_path / "adapter",
+        output,
+        quantization=CHECKPOINT,
+        base_dtype=torch.float32,
+    )
+    assert report.verification.dtype == torch.float32
+    dtypes = {tensor.dtype for tensor in load_file(output / "model.safetensors").values()}
+    assert dtypes == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(output).dtype == torch.bfloat16
+    # Its scales are float32, and no weights.
+    arguments = {"quantization": CHECKPOINT, "max_shard_size": "1GB"}
+    report = merge_folder(packed, tmp_path / "adapter", tmp_path / "again", **arguments)
+    assert report.verification.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", KINDS)
