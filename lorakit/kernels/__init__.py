@@ -8,6 +8,7 @@ backend to the reference.
 from __future__ import annotations
 
 from lorakit.kernels.dispatch import (
+    REFERENCE,
     backend_name,
     four_bit_dequantize,
     is_reference_forced,
@@ -35,6 +36,7 @@ from lorakit.kernels.reference.grouped_linear import frozen_grouped_linear, grou
 from lorakit.kernels.reference.int8 import int8_dequantize, int8_quantize
 
 __all__ = [
+    "REFERENCE",
     "Dropped",
     "Projection",
     "backend_name",

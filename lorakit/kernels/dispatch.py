@@ -19,6 +19,8 @@ from lorakit.kernels.reference import dropout, elementwise, four_bit
 
 log = logging.getLogger(__name__)
 
+REFERENCE = "reference"
+
 _REFERENCE: dict[str, Callable[..., Any]] = {
     "column_dots": elementwise.column_dots,
     "four_bit_dequantize": four_bit.four_bit_dequantize,
@@ -33,8 +35,8 @@ _only_reference = False
 
 
 def backend_name(device: torch.device) -> str:
-    """What computes on `device`: "reference" or the name of a faster backend."""
-    return "reference" if _only_reference or _backend(device.type) is None else device.type
+    """What computes on `device`: `REFERENCE` or the name of a faster backend."""
+    return REFERENCE if _only_reference or _backend(device.type) is None else device.type
 
 
 def is_reference_forced() -> bool:

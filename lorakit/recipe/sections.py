@@ -339,6 +339,9 @@ class TrainSection(Section):
         1.0, description="Clip the gradient norm; null: do not."
     )
     gradient_checkpointing: bool | Literal["auto"] = "auto"
+    kernels: Literal["auto", "reference"] = Field(
+        "auto", description="reference: every op in plain PyTorch, slower, to compare with."
+    )
     seed: Seed = 42
     logging_steps: PositiveInt = 1
     eval_steps: PositiveInt | None = Field(

@@ -222,6 +222,7 @@ class ChoiceFacts(_Part):
     device: str
     dtype: str
     num_threads: int | None = None
+    kernels: str | None = None
 
 
 class LoggedStep(_Part):

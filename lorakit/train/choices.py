@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lorakit import kernels
 from lorakit.base.families import why_not_packed
 from lorakit.base.frozen_experts import FrozenExperts, rows_per_token
 from lorakit.base.frozen_linear import FrozenLinear
@@ -44,6 +45,7 @@ class Choices:
         device: what computes: the GPU's name, or the CPU's instruction set.
         dtype: that the base computes in.
         num_threads: of the CPU; None where it does not matter.
+        kernels: which implementation of the ops (see `kernels.backend_name`).
     """
 
     micro_batch_tokens: int
@@ -52,6 +54,7 @@ class Choices:
     device: str
     dtype: str
     num_threads: int | None
+    kernels: str = kernels.REFERENCE  # what runs from before there was another one computed with
 
     def describe(self) -> str:
         """One line for people."""
@@ -60,7 +63,8 @@ class Choices:
         threads = "" if self.num_threads is None else f"; {self.num_threads} CPU threads"
         return (
             f"micro-batches of up to {self.micro_batch_tokens} tokens, {laid_out}; "
-            f"{recompute}gradient checkpointing{threads}; {self.dtype.removeprefix('torch.')}"
+            f"{recompute}gradient checkpointing{threads}; {self.dtype.removeprefix('torch.')}; "
+            f"{self.kernels} kernels"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,6 +115,7 @@ def make_choices(
         device=device_name(device),
         dtype=str(_dtype(model)),
         num_threads=torch.get_num_threads() if device.type == "cpu" else None,
+        kernels=_kernels(settings, device),
     )
     log.info("%s", choices.describe())
     return choices
@@ -130,6 +135,7 @@ def replay_choices(
         for name, theirs, ours in (
             ("device", choices.device, device_name(device)),
             ("dtype", choices.dtype, str(_dtype(model))),
+            ("kernels", choices.kernels, _kernels(settings, device)),
             ("packing", choices.packed, _packed(model, settings)),
             (
                 "micro_batch_tokens",
@@ -181,6 +187,12 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _kernels(settings: LoopSettings, device: torch.device) -> str:
+    return (
+        kernels.REFERENCE if settings.kernels == kernels.REFERENCE else kernels.backend_name(device)
+    )
 
 
 def _packed(model: PreTrainedModel, settings: LoopSettings) -> bool:

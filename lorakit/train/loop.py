@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from lorakit import kernels
 from lorakit.adapters.attach import attached
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
@@ -145,6 +146,8 @@ def train(
             store, checkpoint = _open_store(run_dir, identity, settings, resume, ranks)
         choices = _choices(checkpoint, model, examples, settings, ranks)
         stack.enter_context(cpu_threads(choices.num_threads))
+        if choices.kernels == kernels.REFERENCE:
+            stack.enter_context(kernels.reference_only())
         checkpointing = choices.gradient_checkpointing
         stack.enter_context(training_mode(model, adapter, gradient_checkpointing=checkpointing))
         optimizer = AdamW(adapter.parameters(), state_plan, rule=_rule(settings))

@@ -12,7 +12,7 @@ from lorakit.train.schedule import Kind
 _FREE_ON_RESUME = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "optim_memory"}
     # Checked, and replayed where they were automatic, in choices.py.
-    | {"micro_batch_tokens", "gradient_checkpointing", "packing"}
+    | {"micro_batch_tokens", "gradient_checkpointing", "kernels", "packing"}
 )
 
 
@@ -43,6 +43,7 @@ class LoopSettings:
     adam_epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
     gradient_checkpointing: bool | Literal["auto"] = "auto"
+    kernels: Literal["auto", "reference"] = "auto"
     seed: int = 42
     logging_steps: int = 1
     eval_steps: int | None = None

@@ -93,6 +93,7 @@ def choices_file() -> dict[str, Any]:
         "device": "cpu AVX512",
         "dtype": "torch.float32",
         "num_threads": 2,
+        "kernels": "cpu",
     }
 
 

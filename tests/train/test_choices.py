@@ -79,11 +79,25 @@ def test_other_hardware_is_refused_with_the_reason(tiny_folder: Path) -> None:
         replay_choices(elsewhere, model, SETTINGS, CPU)
 
 
+def test_the_reference_kernels_are_a_choice_that_a_resumed_run_must_share(
+    tiny_folder: Path,
+) -> None:
+    model = runs.adapted_model(tiny_folder)
+    plain = replace(SETTINGS, kernels="reference")
+    chosen = make_choices(model, EXAMPLES, plain, CPU, free_bytes=1 << 34)
+    assert chosen.kernels == "reference"
+    assert make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34).kernels == "cpu"
+    with pytest.raises(CheckpointError, match="kernels: the run was started with 'reference'"):
+        replay_choices(chosen.to_json(), model, SETTINGS, CPU)
+    before = {name: value for name, value in chosen.to_json().items() if name != "kernels"}
+    assert replay_choices(before, model, plain, CPU) == chosen
+
+
 def test_choices_are_told_in_words(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = runs.adapted_model(tiny_folder)
     with caplog.at_level(logging.INFO):
         choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34)
     threads = torch.get_num_threads()
-    line = f"tokens, packed; no gradient checkpointing; {threads} CPU threads; float32"
+    line = f"tokens, packed; no gradient checkpointing; {threads} CPU threads; float32; cpu kernels"
     assert choices.describe() == f"micro-batches of up to 2048 {line}"
     assert choices.describe() in caplog.text and "Choices(" not in caplog.text

@@ -17,8 +17,11 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# Rows whose logits exist at once: with a vocabulary of 128k, 256 MiB of float32.
-CHUNK_ROWS = 512
+# Rows whose logits exist at once. On a CPU few keep a chunk of a vocabulary of 50k at 24 MiB, below
+# the size that the C library gives back to the system each time; on a GPU products need more rows:
+# with a vocabulary of 128k, 256 MiB of float32.
+CHUNK_ROWS = {"cpu": 128}
+CHUNK_ROWS_ELSEWHERE = 512
 
 LogitsFn = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,7 +33,7 @@ def linear_cross_entropy(
     target_weights: torch.Tensor,
     *,
     parameters: Sequence[torch.Tensor] = (),
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted sum of the targets' negative log-likelihoods, and each of them.
 
@@ -44,13 +47,15 @@ def linear_cross_entropy(
         targets: int64 (N,), values in [0, V).
         target_weights: (N,), the loss weight of each target.
         parameters: trainable tensors that `logits_fn` uses; they receive gradients too.
-        chunk_rows: rows whose logits exist at the same time.
+        chunk_rows: rows whose logits exist at the same time; None: what suits the device.
 
     Returns:
         loss: 0-d float32 (float64 for float64 hidden), `sum_i w_i * nll_i`.
         nll: (N,), same dtype, detached.
     """
     parameters = tuple(parameters)
+    if chunk_rows is None:
+        chunk_rows = CHUNK_ROWS.get(hidden.device.type, CHUNK_ROWS_ELSEWHERE)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, *parameters)):
         loss, nll = _LinearCrossEntropy.apply(
             hidden, logits_fn, targets, target_weights, chunk_rows, *parameters
