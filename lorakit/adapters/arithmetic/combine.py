@@ -20,18 +20,13 @@ from lorakit.adapters.arithmetic.made import Limit, MadeLayer, make_layer
 from lorakit.adapters.arithmetic.read import read_saved
 from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer
 from lorakit.adapters.arithmetic.together import check_known_corrections, check_together
-from lorakit.adapters.arithmetic.write import Written, check_output, write_result
+from lorakit.adapters.arithmetic.write import Written, write_result
+from lorakit.base.dtypes import FLOATING_DTYPES
 from lorakit.errors import AdapterError, InputError
+from lorakit.files import new_folder
 from lorakit.progress import bar
 
 METHODS = ("add", "interpolate", "concatenate")
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-
 MAX_WEIGHT = 1e9
 
 Source = tuple[float, SavedAdapter]
@@ -73,11 +68,10 @@ def combine_adapters(
         AdapterError: what cannot be combined, by name; nothing is written.
     """
     limit = Limit(rank, max_error)
-    final = Path(output)
     given = [1.0] * len(adapters) if weights is None else list(weights)
     _check_options(method, limit, given, len(adapters))
     sources = [(weight, read_saved(f)) for weight, f in zip(given, adapters, strict=True)]
-    check_output(final)
+    final = new_folder(Path(output))
     common_base = check_together([adapter for _, adapter in sources], method, base)
     if method == "interpolate":
         sources = [(weight / sum(given), adapter) for weight, adapter in sources]
@@ -147,7 +141,7 @@ def _weighted_trainings(
 
 def widest(layers: Sequence[SavedLayer]) -> torch.dtype:
     """The dtype that holds all factors of these layers."""
-    stored = [TORCH_DTYPES[dtype] for layer in layers for dtype in sorted(layer.dtypes)]
+    stored = [FLOATING_DTYPES[dtype] for layer in layers for dtype in sorted(layer.dtypes)]
     found = stored[0]
     for dtype in stored[1:]:
         found = torch.promote_types(found, dtype)

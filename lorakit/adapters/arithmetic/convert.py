@@ -15,9 +15,10 @@ from lorakit.adapters.arithmetic.low_rank import LowRank, weighted_sum
 from lorakit.adapters.arithmetic.made import Limit
 from lorakit.adapters.arithmetic.read import read_saved
 from lorakit.adapters.arithmetic.saved import SavedAdapter
-from lorakit.adapters.arithmetic.write import Written, check_output, write_result
+from lorakit.adapters.arithmetic.write import Written, write_result
 from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.errors import AdapterError, InputError
+from lorakit.files import new_folder
 
 FORMS = ("lora", "rslora")
 # Inits of PEFT's for which W + s (B A - B0 A0) is what was trained; N stands for a number.
@@ -63,12 +64,11 @@ def convert_adapter(
         ModelError: the base cannot be read.
     """
     limit = Limit(rank, max_error)
-    final = Path(output)
     if to not in FORMS:
         raise InputError(f"to {to!r} is not possible; possible are {', '.join(FORMS)}.")
     saved = read_saved(adapter)
     start = None if initial is None else read_saved(initial)
-    check_output(final)
+    final = new_folder(Path(output))
     _check_needs(saved, start, base, limit)
     sources = [(1.0, saved)]
     if saved.uses_dora:

@@ -19,7 +19,7 @@ from lorakit.adapters.arithmetic.made import MadeLayer
 from lorakit.adapters.arithmetic.saved import SavedAdapter
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.save import PREFIX, TENSORS_FILE_NAME, portable_pattern
-from lorakit.errors import AdapterError, InputError
+from lorakit.errors import AdapterError
 from lorakit.files import staged_folder, write_atomically
 from lorakit.recipe import LoraConfig
 
@@ -88,15 +88,6 @@ class Written:
             "start_difference": self.start_difference,
             "dropped_files": self.dropped,
         }
-
-
-def check_output(output: Path) -> None:
-    """Raise InputError when the folder to write holds something: nothing is overwritten."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(
-            f"{output} exists and is not an empty folder; nothing is overwritten. Choose another "
-            "output, or remove it."
-        )
 
 
 def write_result(

@@ -244,14 +244,17 @@ def _base_of(folder: Path, model: str | None) -> Base | None:
         return None if model is None else Base(model)
     import torch
 
+    from lorakit.base.of_run import base_of_run
+    from lorakit.recipe import BaseSection
     from lorakit.run_folder import dtype_of, finished_run
 
     run, recipe = finished_run(folder)
     if recipe.adapter.kind_name != "dora":
         return None if model is None else Base(model)
+    base = base_of_run(run, recipe) if model is None else BaseSection(model=model)
     return Base(
-        recipe.base.model if model is None else model,
-        revision=recipe.base.revision if model is None else None,
+        base.model,
+        revision=base.revision,
         quantization=recipe.base.quantization,
         double_quantization=recipe.base.double_quantization,
         block_size=recipe.base.block_size,
