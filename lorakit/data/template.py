@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.conversation import ROLES
 from lorakit.data.plain_template import plain_template
-from lorakit.data.template_process import template_process
+from lorakit.data.template_process import Rendering, Spans, template_process
 from lorakit.errors import DataError
 
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -103,12 +103,25 @@ class ChatTemplate:
         """The text, and the character spans that `{% generation %}` blocks wrote."""
         return self._rendered(messages, tools, prompt=False, marked=True)
 
+    def render_many(
+        self, asked: Sequence[tuple[Messages, Messages, bool]]
+    ) -> list[str | DataError]:
+        """`render` of many (messages, tools, prompt); what it would raise stands in its place."""
+        return self._process.render_many(
+            [self._rendering(messages, tools, prompt=prompt) for messages, tools, prompt in asked]
+        )
+
     def _rendered(
         self, messages: Messages, tools: Messages, *, prompt: bool, marked: bool
-    ) -> tuple[str, list[tuple[int, int]]]:
-        return self._process.render(
-            self._for_tools if tools and self._for_tools else self.source,
-            list(messages),
+    ) -> tuple[str, Spans]:
+        return self._process.render(self._rendering(messages, tools, prompt=prompt, marked=marked))
+
+    def _rendering(
+        self, messages: Messages, tools: Messages, *, prompt: bool, marked: bool = False
+    ) -> Rendering:
+        return Rendering(
+            source=self._for_tools if tools and self._for_tools else self.source,
+            messages=list(messages),
             tools=list(tools),
             special=self._special,
             prompt=prompt,

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lorakit.data.render import Renderer
-from lorakit.data.template_process import TemplateProcess, template_process
+from lorakit.data.template_process import Rendering, TemplateProcess, template_process
 from lorakit.errors import DataError
 from tests import tiny
 
@@ -16,7 +16,7 @@ TALK = [{"role": "user", "content": "hello"}]
 
 
 def render(process: TemplateProcess, source: str) -> str:
-    return process.render(source, TALK, tools=[], special={}, prompt=False, marked=False)[0]
+    return process.render(Rendering(source, TALK, [], {}))[0]
 
 
 @pytest.fixture(scope="module")
