@@ -26,7 +26,8 @@ from lorakit.data.tokens import Encoder
 @dataclass(frozen=True)
 class _Boundary:
     control: int  # which of the text's control tokens it lies behind
-    ids: tuple[int, ...]  # of the text from that control token up to it
+    num_ids: int  # of the text from that control token up to it
+    ids: bytes  # those ids, int32
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Boundaries:
     """Of one skeleton.
 
     Attributes:
-        control_ids: int32, of the control tokens in order.
+        control_ids: of the control tokens in order, int32 as bytes.
         spans: first and last boundary of the spans of each turn.
         prompts: where each turn's prompt ends, for turns whose prompt is a part of the text.
     """
 
-    control_ids: np.ndarray
+    control_ids: bytes
     spans: tuple[tuple[tuple[_Boundary, _Boundary], ...], ...]
     prompts: tuple[_Boundary, ...]
 
@@ -87,7 +88,7 @@ class BoundaryFinder:
                     return None
                 prompts.append(prompt)
         control_ids = np.array([self._ids[match.group()] for match in controls], dtype=np.int32)
-        return Boundaries(control_ids, tuple(spans), tuple(prompts))
+        return Boundaries(control_ids.tobytes(), tuple(spans), tuple(prompts))
 
     def slices(self, boundaries: Boundaries, ids: np.ndarray) -> list[list[slice]] | None:
         """The trained tokens of each turn; None if these ids need their offsets.
@@ -95,14 +96,14 @@ class BoundaryFinder:
         Args:
             ids: int32 (T,).
         """
-        controls = np.flatnonzero(self._is_control[ids])
-        if not np.array_equal(ids[controls], boundaries.control_ids):
+        (controls,) = self._is_control[ids].nonzero()
+        if ids[controls].tobytes() != boundaries.control_ids:
             return None
 
         def place(boundary: _Boundary) -> int:
             start = int(controls[boundary.control])
-            end = start + len(boundary.ids)
-            return end if tuple(ids[start:end].tolist()) == boundary.ids else -1
+            end = start + boundary.num_ids
+            return end if ids[start:end].tobytes() == boundary.ids else -1
 
         found = [[slice(place(a), place(b)) for a, b in pairs] for pairs in boundaries.spans]
         whole = all(s.start >= 0 and s.stop >= 0 for turn in found for s in turn)
@@ -120,7 +121,8 @@ class BoundaryFinder:
         tail = text[control.start() : position]
         if position < control.end() or masker.pattern.search(tail):
             return None
-        ids = tuple(self._encoder.ids(tail).tolist())
-        if ids[:1] != (self._ids[control.group()],) or self._unknown in ids[1:]:
+        ids = self._encoder.ids(tail)
+        listed = ids.tolist()
+        if listed[:1] != [self._ids[control.group()]] or self._unknown in listed[1:]:
             return None
-        return _Boundary(before[-1], ids)
+        return _Boundary(before[-1], len(ids), ids.tobytes())

@@ -46,18 +46,34 @@ class Shaped:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What conversations of one shape have in common: those whose masked messages are equal.
+
+    Attributes:
+        skeleton: their masked rendering.
+        boundaries: of its spans among token ids, if they can be told.
+        stop_ids: tokens that end trained turns.
+        fault: why they cannot be trained.
+    """
+
+    skeleton: Skeleton
+    boundaries: Boundaries | None
+    stop_ids: tuple[int, ...]
+    fault: DataError | None
+
+
+@dataclass(frozen=True)
 class Located:
     """How the text of a conversation is made up.
 
     Attributes:
-        skeleton, boundaries: of its shape.
+        shape: of the conversation.
         masked: its messages, masked.
         alignment: how the skeleton lies on the text.
         spelled: characters of messages that spell control tokens, wholly or in part.
     """
 
-    skeleton: Skeleton
-    boundaries: Boundaries | None
+    shape: Shape
     masked: Masked
     alignment: Alignment
     spelled: list[tuple[int, int]]
@@ -68,12 +84,17 @@ class Located:
         return [(real(start), real(end)) for start, end in turn.spans]
 
 
-def check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
-    """Refuse a turn that cannot be trained, or of which the template drops a part.
+def fault_of(skeleton: Skeleton, masked: Masked) -> DataError | None:
+    """Why the first turn that cannot be trained cannot, or of which the template drops a part."""
+    for turn in skeleton.turns:
+        try:
+            _check_turn(turn, skeleton, masked)
+        except DataError as error:
+            return error
+    return None
 
-    Raises:
-        DataError: saying which turn, and why.
-    """
+
+def _check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
     own = [i for i, piece in enumerate(masked.pieces) if piece.owner == turn.message]
     if own and not any(i in skeleton.shown for i in own):
         raise DataError(f"assistant turn {turn.message}: the chat template drops all of its text")
@@ -91,10 +112,15 @@ def check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
 
 def strings_in(value: object) -> list[str]:
     """Every string of a JSON value, keys included."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for item in value.items() for text in strings_in(list(item))]
-    if isinstance(value, list | tuple):
-        return [text for item in value for text in strings_in(item)]
-    return []
+    found: list[str] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict):
+            found += [key for key in item if isinstance(key, str)]
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            waiting += item
+    return found

@@ -20,10 +20,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.alignment import Alignment, align
-from lorakit.data.boundaries import Boundaries, BoundaryFinder
+from lorakit.data.boundaries import BoundaryFinder
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example
-from lorakit.data.located import Located, Shaped, check_turn, strings_in
+from lorakit.data.located import Located, Shape, Shaped, fault_of, strings_in
 from lorakit.data.lossless import Note, doubled_notes, dropped_notes
 from lorakit.data.masking import Masked, Masker
 from lorakit.data.prompt_check import PromptCheck
@@ -34,7 +34,7 @@ from lorakit.errors import DataError
 
 Trained = Literal["assistant", "completion", "all"]
 
-MAX_SKELETONS = 4096
+MAX_SHAPES = 4096
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ class Renderer:
         trained: Trained = "assistant",
         chat_template: str | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._trained = trained
         self.template = ChatTemplate(tokenizer, chat_template)
         tokens = self.template.control_tokens()
         self._control = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         self.encoder = Encoder(tokenizer, self._control)
         self._masker = Masker(self.template.source, self._control, "mq")
-        self._skeletons: dict[str, tuple[Skeleton, Boundaries | None]] = {}
-        self.prompt_check = PromptCheck(self.encoder, self._control)
-        self.boundaries = BoundaryFinder(tokenizer, self._control, self.encoder)
+        self._shapes: dict[str, Shape] = {}
+        self._prompt_check = PromptCheck(self.encoder, self._control)
+        self._boundaries = BoundaryFinder(tokenizer, self._control, self.encoder)
 
     @property
     def chat_template(self) -> str:
@@ -93,7 +93,7 @@ class Renderer:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the template, the tokenizer's files and what is trained."""
-        backend = self._tokenizer.backend_tokenizer.to_str()
+        backend = self.tokenizer.backend_tokenizer.to_str()
         parts = (self.template.fingerprint, backend, self._trained)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -121,7 +121,7 @@ class Renderer:
             if located.spelled
             else self.encoder.encode([text])[0]
         )
-        return self.by_offsets(shaped, text, located, encoded)
+        return self._by_offsets(shaped, text, located, encoded)
 
     def shape(self, conversation: Conversation) -> Shaped:
         """The conversation as the template takes it."""
@@ -130,7 +130,35 @@ class Renderer:
         messages = self.template.messages_for(conversation.messages)
         return Shaped(conversation, messages, self._turns_of(conversation), notes)
 
-    def by_offsets(
+    def from_text(
+        self, shaped: Shaped, text: str, tokens: Encoded | np.ndarray | None, asked: str | DataError
+    ) -> tuple[Rendered, bool]:
+        """As `render_noted`, from what was made of the row already.
+
+        Args:
+            text: the rendered conversation.
+            tokens: of the text, encoded in one piece: int32 ids (T,), or with offsets.
+            asked: the last trained turn's prompt, or what rendering it raised.
+
+        Returns:
+            The example with its findings, and whether the text had to be encoded again.
+        """
+        located = self.locate(shaped, text)
+        if located.spelled:
+            encoded = self.encoder.encode_around(text, located.spelled)
+            return self._by_offsets(shaped, text, located, encoded, asked), True
+        if isinstance(tokens, Encoded):
+            return self._by_offsets(shaped, text, located, tokens, asked), False
+        if tokens is not None and located.shape.boundaries is not None:
+            inside = self._boundaries.slices(located.shape.boundaries, tokens)
+            if inside is not None:
+                turns, alignment = located.shape.skeleton.turns, located.alignment
+                check = self._prompt_check.notes(turns, alignment, None, text, asked)
+                return self._finish(shaped, text, located, tokens, inside, check), False
+        encoded = self.encoder.encode([text])[0]
+        return self._by_offsets(shaped, text, located, encoded, asked), True
+
+    def _by_offsets(
         self,
         shaped: Shaped,
         text: str,
@@ -138,24 +166,20 @@ class Renderer:
         encoded: Encoded,
         asked: str | DataError | None = None,
     ) -> Rendered:
-        """The trained tokens by the characters they cover: the definition, for every row.
-
-        Args:
-            asked: the last trained turn's prompt if it was rendered already, or what that raised.
-        """
-        turns = located.skeleton.turns
+        """The trained tokens by the characters they cover: the definition, for every row."""
+        turns = located.shape.skeleton.turns
         inside = [
             [self._inside(encoded, start, end, text) for start, end in located.spans(turn)]
             for turn in turns
         ]
         if located.spelled:
-            return self.finish(shaped, text, located, encoded.ids, inside, [])
+            return self._finish(shaped, text, located, encoded.ids, inside, [])
         if asked is None:
             asked = self._ask(shaped)
-        check = self.prompt_check.notes(turns, located.alignment, encoded, text, asked)
-        return self.finish(shaped, text, located, encoded.ids, inside, check)
+        check = self._prompt_check.notes(turns, located.alignment, encoded, text, asked)
+        return self._finish(shaped, text, located, encoded.ids, inside, check)
 
-    def finish(
+    def _finish(
         self,
         shaped: Shaped,
         text: str,
@@ -171,7 +195,7 @@ class Renderer:
             inside: of each turn, the trained tokens of its spans.
             check: the findings on the prompt.
         """
-        skeleton, conversation = located.skeleton, shaped.conversation
+        skeleton, conversation = located.shape.skeleton, shaped.conversation
         notes = shaped.notes + dropped_notes(skeleton, located.masked, conversation, text)
         weights = np.zeros(len(ids), dtype=np.float32)
         for turn, places in zip(skeleton.turns, inside, strict=True):
@@ -187,8 +211,7 @@ class Renderer:
             weights[:] = 1.0
         weights[:1] = 0.0
         by_id = dict(reversed(notes))  # the first detail of each finding
-        stops = self._stops_of(skeleton)
-        return Rendered(Example(ids, weights), text, tuple(by_id.items()), stops)
+        return Rendered(Example(ids, weights), text, tuple(by_id.items()), located.shape.stop_ids)
 
     def _folded(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation without a system message of its own where the template refuses one."""
@@ -213,7 +236,7 @@ class Renderer:
         Args:
             inner: int32, the ids of the text alone if they are known.
         """
-        end = self._tokenizer.eos_token_id
+        end = self.tokenizer.eos_token_id
         if end is None:
             raise DataError(
                 "the tokenizer has no end-of-sequence token, so plain text could not end; set "
@@ -235,8 +258,8 @@ class Renderer:
     @cached_property
     def _lead(self) -> np.ndarray:
         """The beginning-of-sequence token, if the tokenizer itself puts it before a text."""
-        begin = self._tokenizer.bos_token_id
-        adds = begin is not None and self._tokenizer("a").input_ids[:1] == [begin]
+        begin = self.tokenizer.bos_token_id
+        adds = begin is not None and self.tokenizer("a").input_ids[:1] == [begin]
         return np.array([begin] if adds else [], np.int32)
 
     def _ask(self, shaped: Shaped) -> str | DataError:
@@ -259,29 +282,29 @@ class Renderer:
         risky = self._spells_control(shaped.conversation)
         masker = self._masker_for(text)
         masked = masker.mask(shaped.messages, shaped.conversation.tools, mask_tools=risky)
+        shape, alignment = self._shape_of(shaped, text, masker, masked, risky)
+        if shape.fault is not None:
+            raise shape.fault
+        spelled = self._spelled(text, shape.skeleton, alignment)
+        return Located(shape, masked, alignment, spelled)
+
+    def _shape_of(
+        self, shaped: Shaped, text: str, masker: Masker, masked: Masked, risky: bool
+    ) -> tuple[Shape, Alignment]:
+        """The shape of a conversation, and how its real text lies on the skeleton."""
+        key = masker.nonce + json.dumps([masked.messages, masked.tools, shaped.turns])
+        control = None if risky else self._control
+        known = self._shapes.get(key)
+        if known is not None:
+            alignment = align(known.skeleton.segments, masked.pieces, text, control)
+            if alignment is not None:
+                return known, alignment
+        # Unknown, or the date in the template has changed since.
         if self._spells_any([masked.messages, masked.tools]):
             raise DataError(
                 "a tool's name, parameter or call id spells a control token of the tokenizer; "
                 "rename it"
             )
-        skeleton, boundaries, alignment = self._skeleton(shaped, text, masker, masked, risky)
-        for turn in skeleton.turns:
-            check_turn(turn, skeleton, masked)
-        spelled = self._spelled(text, skeleton, alignment)
-        return Located(skeleton, boundaries, masked, alignment, spelled)
-
-    def _skeleton(
-        self, shaped: Shaped, text: str, masker: Masker, masked: Masked, risky: bool
-    ) -> tuple[Skeleton, Boundaries | None, Alignment]:
-        """The skeleton of this shape of conversation, and how the real text lies on it."""
-        key = masker.nonce + json.dumps([masked.messages, masked.tools, shaped.turns])
-        control = None if risky else self._control
-        known = self._skeletons.get(key)
-        if known is not None:
-            alignment = align(known[0].segments, masked.pieces, text, control)
-            if alignment is not None:
-                return *known, alignment
-        # Unknown, or the date in the template has changed since.
         skeleton = build_skeleton(self.template, masker, masked, shaped.turns, self._control)
         alignment = align(skeleton.segments, masked.pieces, text, control)
         if alignment is None:
@@ -289,11 +312,12 @@ class Renderer:
                 "the chat template changes the text of a message, so what is trained cannot be "
                 "told by position; change that text or give another chat_template"
             )
-        if len(self._skeletons) >= MAX_SKELETONS:
-            self._skeletons.pop(next(iter(self._skeletons)))
-        boundaries = self.boundaries.boundaries(skeleton, masker)
-        self._skeletons[key] = skeleton, boundaries
-        return skeleton, boundaries, alignment
+        if len(self._shapes) >= MAX_SHAPES:
+            self._shapes.pop(next(iter(self._shapes)))
+        boundaries = self._boundaries.boundaries(skeleton, masker)
+        shape = Shape(skeleton, boundaries, self._stops_of(skeleton), fault_of(skeleton, masked))
+        self._shapes[key] = shape
+        return shape, alignment
 
     def _masker_for(self, text: str) -> Masker:
         """A masker whose markers do not occur in the text."""
@@ -312,14 +336,15 @@ class Renderer:
         """Ids of the tokens that end trained turns. Where earlier turns end with another token
         than the last, only the last's: in gpt-oss the other one also ends the thinking."""
         texts = [t.stop for t in skeleton.turns if t.spans and "stop-differs" not in t.notes]
-        ids = self._tokenizer.convert_tokens_to_ids
+        ids = self.tokenizer.convert_tokens_to_ids
         return tuple(np.ravel([ids(text) for text in dict.fromkeys(texts)]).astype(int).tolist())
 
     def _spells_control(self, conversation: Conversation) -> bool:
         return self._spells_any([conversation.messages, conversation.tools])
 
     def _spells_any(self, value: object) -> bool:
-        return any(self._control.search(text) for text in strings_in(value))
+        # One search: no control token holds the character between them.
+        return self._control.search("\0".join(strings_in(value))) is not None
 
     def _spelled(
         self, text: str, skeleton: Skeleton, alignment: Alignment
