@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 _POLL_SECONDS = 0.1  # how soon the thread notices that nobody wants more
 
 
-def ahead(items: Iterable[Item], *, depth: int = 1) -> Iterator[Item]:
+def ahead(items: Iterable[Item], *, depth: int = 1) -> Generator[Item, None, None]:
     """Yield `items`, of which up to `depth` are made before they are asked for.
 
     What the iterator raises is raised here, in its place. When the consumer stops early, the thread

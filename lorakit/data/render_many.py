@@ -83,7 +83,7 @@ class BatchEncoder:
         self._backend = tokenizer.backend_tokenizer
         self._agrees: bool | None = None
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray] | list[Encoded] | None:
+    def encode(self, texts: Sequence[str]) -> Sequence[np.ndarray | Encoded] | None:
         """Ids int32 (T,) of each text, or Encoded; None if the tokenizer does more than its
         backend, so that only it can encode."""
         if self._agrees is None:
