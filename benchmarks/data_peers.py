@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -60,6 +61,7 @@ def main() -> None:
         "--growth", type=int, nargs="+", help="measure lorakit at these sizes instead"
     )
     parser.add_argument("--characters", type=int, default=200, help="of an answer, under --growth")
+    parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
     parser.add_argument("--line", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.line:
@@ -81,9 +83,9 @@ def comparison(options: argparse.Namespace) -> None:
     """Every line in every round, then the second start."""
     with tempfile.TemporaryDirectory() as folder:
         data = _sample(options, Path(folder))
-        results: dict[str, list[dict[str, float]]] = {line: [] for line in LINES}
+        results: dict[str, list[dict[str, float]]] = {line: [] for line in options.lines}
         for _ in range(options.rounds):
-            for line in LINES:
+            for line in options.lines:
                 results[line].append(_in_a_process(options, line, data))
         second = [_in_a_process(options, "second start", data) for _ in range(options.rounds)]
     speeds = {
@@ -91,9 +93,10 @@ def comparison(options: argparse.Namespace) -> None:
     }
     print("| | rows/s | lowest - highest | of bare | of trl | CPU ms a row | peak RSS MiB |")
     print("|---|---|---|---|---|---|---|")
-    best_trl = [max(pair) for pair in zip(speeds["trl"], speeds["trl, all cores"], strict=True)]
+    trl = [many for line, many in speeds.items() if line.startswith("trl")]
+    best_trl = [max(each) for each in zip(*trl, strict=True)]
     for line, many in results.items():
-        of_bare = _ratio(speeds[line], speeds["bare tokenizer"])
+        of_bare = _ratio(speeds[line], speeds.get("bare tokenizer", []))
         of_trl = _ratio(speeds[line], best_trl)
         cpu = statistics.median(one["cpu_seconds"] / one["rows"] * 1e3 for one in many)
         peak = statistics.median(one["peak_bytes"] for one in many) / 2**20
@@ -101,17 +104,19 @@ def comparison(options: argparse.Namespace) -> None:
             f"| {line} | {statistics.median(speeds[line]):,.0f} | {min(speeds[line]):,.0f} - "
             f"{max(speeds[line]):,.0f} | {of_bare:.2f} | {of_trl:.2f} | {cpu:.2f} | {peak:,.0f} |"
         )
-    tokens = {int(one["tokens"]) for line in LINES[:3] for one in results[line]}
+    tokens = {int(one["tokens"]) for line in options.lines for one in results[line]}
     print(
         f"\n{int(results['lorakit'][0]['rows'])} rows, tokens {sorted(tokens)}; ratios are medians "
         "over the rounds of the ratio within a round; of trl: the faster of its two lines"
     )
     seconds = [one["seconds"] for one in second]
-    steps = statistics.median(one["step_ms"] for one in results["lorakit"])
+    steps = [one["step_ms"] for many in results.values() for one in many if "step_ms" in one]
     print(
         f"\nsecond start: {statistics.median(seconds):.2f} s ({min(seconds):.2f} - {max(seconds):.2f})"
     )
-    print(f"\na step's batch of {BATCH_SIZE} examples, read, packed and laid out: {steps:.2f} ms")
+    print(
+        f"\na step's batch of {BATCH_SIZE} examples, read, packed and laid out: {statistics.median(steps):.2f} ms"
+    )
 
 
 def growth(options: argparse.Namespace) -> None:
@@ -415,6 +420,8 @@ def _in_a_process(options: argparse.Namespace, line: str, data: Path) -> dict[st
 
 
 def _ratio(many: list[float], of: list[float]) -> float:
+    if not of:  # not measured
+        return math.nan
     return statistics.median(a / b for a, b in zip(many, of, strict=True))
 
 

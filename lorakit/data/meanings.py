@@ -13,9 +13,11 @@ import numpy as np
 
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.detect import converter_for
+from lorakit.data.garbage import collection_paused
 from lorakit.data.render import Trained
 from lorakit.data.row_set import RowSet, index_path
 from lorakit.data.sources import Row, read_rows
+from lorakit.data.template_process import template_process
 from lorakit.errors import DataError
 from lorakit.files import write_atomically
 from lorakit.progress import track
@@ -113,12 +115,12 @@ def read_meanings(
         cache_dir: where an index of rows in files is kept, so that the next start need not read
             them all; None: nowhere.
     """
-    return [
-        Meaning(rows, i, spec.weight)
-        for spec in source_specs(sources)
-        for rows in [_row_set(spec, rules, cache_dir)]
-        for i in range(len(rows))
-    ]
+    meanings: list[Meaning] = []
+    with collection_paused():
+        for spec in source_specs(sources):
+            rows = _row_set(spec, rules, cache_dir)
+            meanings += [Meaning(rows, i, spec.weight) for i in range(len(rows))]
+    return meanings
 
 
 def source_specs(sources: Any) -> list[SourceSpec]:
@@ -157,6 +159,7 @@ def _row_set(spec: SourceSpec, rules: DataRules, cache_dir: str | Path | None) -
     if known is not None:
         rows.close()
         return known
+    template_process().start()  # comes up while the rows are read
     row_set = RowSet(spec.source, converter)
     for row in track(itertools.chain([first], rows), "reading rows"):
         meaning = converter(row)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.data.code_version import code_version
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
+from lorakit.data.garbage import collection_paused
 from lorakit.data.meanings import DataRules, Meaning, read_meanings
 from lorakit.data.render import Renderer
 from lorakit.data.render_many import render_many
@@ -179,27 +180,28 @@ def _render_all(
     outcome = _Outcome([], [], Findings(), Counter())
     seen: set[bytes] = set()
     rows = render_many(renderer, (meaning.conversation for meaning in meanings))
-    for i, rendered in enumerate(track(rows, "tokenizing", len(meanings))):
-        meaning = meanings[i]
-        where = meaning.location
-        if isinstance(rendered, DataError):
-            outcome.findings.add("template-refused", where, str(rendered))
-            continue
-        example = rendered.example
-        if rules.max_length is not None and example.num_tokens > rules.max_length:
-            outcome.too_long.append((example.num_tokens, where))
-            outcome.findings.add("rows-too-long", where, f"{example.num_tokens} tokens")
-        elif not example.num_trained_tokens:
-            outcome.findings.add("no-trained-token", where)
-        else:
-            for finding_id, detail in rendered.notes:
-                outcome.findings.add(finding_id, where, detail)
-            if meaning.content_hash in seen:
-                outcome.findings.add("duplicate-rows", where)
-            seen.add(meaning.content_hash)
-            take(example, i)
-            outcome.kept.append(i)
-            outcome.stops.update(rendered.stop_ids)
+    with collection_paused():
+        for i, rendered in enumerate(track(rows, "tokenizing", len(meanings))):
+            meaning = meanings[i]
+            where = meaning.location
+            if isinstance(rendered, DataError):
+                outcome.findings.add("template-refused", where, str(rendered))
+                continue
+            example = rendered.example
+            if rules.max_length is not None and example.num_tokens > rules.max_length:
+                outcome.too_long.append((example.num_tokens, where))
+                outcome.findings.add("rows-too-long", where, f"{example.num_tokens} tokens")
+            elif not example.num_trained_tokens:
+                outcome.findings.add("no-trained-token", where)
+            else:
+                for finding_id, detail in rendered.notes:
+                    outcome.findings.add(finding_id, where, detail)
+                if meaning.content_hash in seen:
+                    outcome.findings.add("duplicate-rows", where)
+                seen.add(meaning.content_hash)
+                take(example, i)
+                outcome.kept.append(i)
+                outcome.stops.update(rendered.stop_ids)
     _check_share(outcome, len(meanings), rules)
     if renderer.template.uses_date:
         outcome.findings.add("template-uses-date", "", f"made on {date.today().isoformat()}")

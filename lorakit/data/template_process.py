@@ -67,7 +67,13 @@ class TemplateProcess:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._is_ready = False
         self._loaded: set[str] = set()
+
+    def start(self) -> None:
+        """Start the child without waiting for it to be ready."""
+        with self._lock:
+            self._launch()
 
     def render(self, rendering: Rendering) -> tuple[str, Spans]:
         """The rendered text, and the spans of `{% generation %}` blocks if `marked`.
@@ -136,9 +142,9 @@ class TemplateProcess:
                 self._loaded.add(key)
         return child
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _launch(self) -> None:
         if self._child is not None and self._owner == os.getpid():
-            return self._child
+            return
         self._loaded.clear()
         self._owner = os.getpid()
         self._child = subprocess.Popen(
@@ -154,12 +160,20 @@ class TemplateProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, which ends the child itself
         )
-        if self._receive(self._child, START_SECONDS) is None:
+        self._is_ready = False
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """The running child, ready for requests."""
+        self._launch()
+        child = self._child
+        assert child is not None
+        if not self._is_ready and self._receive(child, START_SECONDS) is None:
             raise RunError(
                 "the process that renders chat templates did not start; check that "
                 f"`{sys.executable} -c 'import transformers'` works."
             )
-        return self._child
+        self._is_ready = True
+        return child
 
     def _send(self, child: subprocess.Popen[bytes], data: bytes) -> None:
         stdin = child.stdin
