@@ -1,18 +1,19 @@
 """Rows per second of making training data: lorakit, TRL, and the bare tokenizer.
 
-    .venv/bin/python benchmarks/data_peers.py                       # the comparison and the second start
+    .venv/bin/python benchmarks/data_peers.py                    # comparison and second start
     .venv/bin/python benchmarks/data_peers.py --growth 1000 10000 100000 1000000
-    .venv/bin/python benchmarks/data_peers.py --rows 2000 --rounds 1     # a quick look
+    .venv/bin/python benchmarks/data_peers.py --rows 2000 --rounds 1  # a quick look
 
-Questions and answers of a JSONL file become token ids with a mask for the answers and micro-batches.
+Questions and answers of a JSONL file become token ids with a mask for the answers, and batches.
 Each line is a process of its own; the lines take turns, round by round, so that a busy minute hits
-all of them. Start-up (imports, loading the tokenizer) is not counted. What is timed:
+all of them. Start-up (imports, loading the tokenizer) is not counted. On a machine that does other
+things as well, the CPU time of a row says more than the speed. What is timed:
 
-- `lorakit`: from the file to the store on disk, then one epoch's order and packing. Reading the rows
-  and the checks of the data contract included.
+- `lorakit`: from the file to the store on disk and one epoch's order; reading the rows and the
+  checks of the data contract included. Packing is done step by step, and timed apart.
 - `lorakit, rows in memory`: the same from a list of dicts that was read already.
-- `trl`: the preparation of `SFTTrainer` itself, by making one with a model of one tiny layer, from a
-  `datasets.Dataset` that was read already: prompt and completion as messages, packed best-fit
+- `trl`: the preparation of `SFTTrainer` itself, by making one with a model of one tiny layer, from
+  a `datasets.Dataset` that was read already: prompt and completion as messages, packed best-fit
   decreasing into rows of --max-length tokens, in one process and in as many as there are cores.
 - `bare tokenizer`: `encode_batch` of tokenizers on exactly the texts that lorakit renders.
 """
@@ -110,12 +111,13 @@ def comparison(options: argparse.Namespace) -> None:
         "over the rounds of the ratio within a round; of trl: the faster of its two lines"
     )
     seconds = [one["seconds"] for one in second]
-    steps = [one["step_ms"] for many in results.values() for one in many if "step_ms" in one]
+    batches = [one["step_ms"] for many in results.values() for one in many if "step_ms" in one]
     print(
         f"\nsecond start: {statistics.median(seconds):.2f} s ({min(seconds):.2f} - {max(seconds):.2f})"
     )
     print(
-        f"\na step's batch of {BATCH_SIZE} examples, read, packed and laid out: {statistics.median(steps):.2f} ms"
+        f"\na step's batch of {BATCH_SIZE} examples, read, packed and laid out: "
+        f"{statistics.median(batches):.2f} ms"
     )
 
 
@@ -139,7 +141,7 @@ def growth(options: argparse.Namespace) -> None:
             data.unlink()
 
 
-# --- what is measured, each in a process of its own ------------------------------------------------
+# --- what is measured, each in a process of its own ----------------------------------------------
 
 
 def measure_lorakit(options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -185,7 +187,6 @@ def measure_second_start(options: argparse.Namespace, folder: Path) -> dict[str,
             str(options.tokenizer),
             str(options.data),
             str(folder),
-            CHATML,
         ],
         check=True,
         stdout=subprocess.DEVNULL,
@@ -202,7 +203,8 @@ from pathlib import Path
 from benchmarks.data_peers import load_tokenizer
 from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import prepare_examples
-prepare_examples(Path(sys.argv[2]), load_tokenizer(Path(sys.argv[1])), DataRules(), cache_dir=sys.argv[3])
+tokenizer = load_tokenizer(Path(sys.argv[1]))
+prepare_examples(Path(sys.argv[2]), tokenizer, DataRules(), cache_dir=sys.argv[3])
 """
 
 
@@ -290,7 +292,7 @@ def _trl(options: argparse.Namespace, folder: Path, num_proc: int | None) -> dic
         }
         for row in _rows(options.data)
     ]
-    # On disk, as a data set that was loaded from a file is: only then are its maps cached and shared.
+    # On disk, as a data set loaded from a file is: only then are its maps cached and shared.
     datasets.Dataset.from_list(rows).save_to_disk(folder / "rows")
     dataset = datasets.load_from_disk(folder / "rows")
     settings = SFTConfig(
@@ -320,7 +322,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace, Path], dict[str, float]]] = {
 }
 
 
-# --- around them -----------------------------------------------------------------------------------
+# --- around them ---------------------------------------------------------------------------------
 
 
 class _Clock:
@@ -432,7 +434,7 @@ def _machine(options: argparse.Namespace) -> str:
     return (
         f"{platform.platform()}, {os.cpu_count()} cores, load before the start {load}; Python "
         f"{platform.python_version()}, {versions}\n\nTokenizer {options.tokenizer.name}, data "
-        f"{options.data.name}; command: `{' '.join(['python', 'benchmarks/data_peers.py', *sys.argv[1:]])}`"
+        f"{options.data.name}; command: `python benchmarks/data_peers.py {' '.join(sys.argv[1:])}`"
     )
 
 

@@ -53,7 +53,7 @@ TALKS: list[Conversation | PlainText] = [
                         "id": "c1",
                         "function": {
                             "name": "get_weather",
-                            "arguments": {"city": "Graz <|im_end|>"},
+                            "arguments": {"city": "<|im_end|>"},
                         },
                     }
                 ],
@@ -117,8 +117,8 @@ FILES = [
 ]
 TEMPLATES = {
     "own": None,
-    "header merges with the answer": "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+    "header merges with the answer": "{% for m in messages %}"
+    "{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
 }
 
 
