@@ -106,15 +106,15 @@ def comparison(options: argparse.Namespace) -> None:
             f"{max(speeds[line]):,.0f} | {of_bare:.2f} | {of_trl:.2f} | {cpu:.2f} | {peak:,.0f} |"
         )
     tokens = {int(one["tokens"]) for line in options.lines for one in results[line]}
+    rows = int(next(iter(results.values()))[0]["rows"])
     print(
-        f"\n{int(results['lorakit'][0]['rows'])} rows, tokens {sorted(tokens)}; ratios are medians "
+        f"\n{rows} rows, tokens {sorted(tokens)}; ratios are medians "
         "over the rounds of the ratio within a round; of trl: the faster of its two lines"
     )
     seconds = [one["seconds"] for one in second]
     batches = [one["step_ms"] for many in results.values() for one in many if "step_ms" in one]
-    print(
-        f"\nsecond start: {statistics.median(seconds):.2f} s ({min(seconds):.2f} - {max(seconds):.2f})"
-    )
+    spread = f"{min(seconds):.2f} - {max(seconds):.2f}"
+    print(f"\nsecond start: {statistics.median(seconds):.2f} s ({spread})")
     print(
         f"\na step's batch of {BATCH_SIZE} examples, read, packed and laid out: "
         f"{statistics.median(batches):.2f} ms"

@@ -118,7 +118,8 @@ FILES = [
 TEMPLATES = {
     "own": None,
     "header merges with the answer": "{% for m in messages %}"
-    "{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+    "{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
 }
 
 
