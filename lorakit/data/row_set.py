@@ -24,8 +24,9 @@ from lorakit.data.json_lines import row_of_line
 from lorakit.data.sources import LINE_SUFFIXES, Line, Row, files_of, row_in_memory
 from lorakit.errors import DataError
 
-# Rows whose content is longer altogether are read again when they are needed.
-KEPT_CHARACTERS = 64 << 20
+# Rows that take more memory altogether are read again when they are needed.
+KEPT_BYTES = 128 << 20
+ROW_BYTES = 1024  # of the objects a row is made of, about
 HASH_BYTES = 32
 _NOWHERE = -1  # of a row that stands in no line of a file
 _PLACES = ("prefix", "number", "path", "offset", "size")
@@ -42,7 +43,7 @@ class RowSet:
     def __init__(self, source: Any, converter: Converter) -> None:
         self._source, self._converter = source, converter
         self._kept: list[tuple[Row, Conversation | PlainText]] | None = []
-        self._kept_characters = 0
+        self._kept_bytes = 0
         self._names: list[str] = []  # what locations begin with, and files
         self._places = {name: array("q") for name in _PLACES}
         self._content = bytearray()
@@ -74,8 +75,8 @@ class RowSet:
         self._content += hashlib.sha256(content).digest()
         if self._kept is not None:
             self._kept.append((row, meaning))
-            self._kept_characters += len(content)
-            if self._kept_characters > KEPT_CHARACTERS and (line is not None or self._in_memory):
+            self._kept_bytes += len(content) + ROW_BYTES
+            if self._kept_bytes > KEPT_BYTES and (line is not None or self._in_memory):
                 self._kept = None
 
     def row(self, index: int) -> Row:

@@ -344,14 +344,14 @@ def test_rows_that_are_not_held_are_read_again(tmp_path: Path, monkeypatch) -> N
     for source in (path, rows, datasets.Dataset.from_list(rows)):
         held = prepare_examples(source, tiny.tokenizer(), DataRules())
         with monkeypatch.context() as patched:
-            patched.setattr(row_set, "KEPT_CHARACTERS", 0)
+            patched.setattr(row_set, "KEPT_BYTES", 0)
             read_again = prepare_examples(source, tiny.tokenizer(), DataRules())
         assert list(read_again.rows) == list(held.rows)
         assert read_again.examples.fingerprint == held.examples.fingerprint
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(row_set, "KEPT_CHARACTERS", 0)
+    monkeypatch.setattr(row_set, "KEPT_BYTES", 0)
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(SHORT) + "\n")
     meanings = read_meanings(path, DataRules())
