@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from rich.progress import (
 )
 
 SHOW_AFTER_SECONDS = 2.0
+UPDATE_SECONDS = 0.05  # telling the bar takes longer than many a row does
 
 Item = TypeVar("Item")
 
@@ -49,12 +51,19 @@ class Bar:
         )
         self._task = self._columns.add_task(description, total=total, facts="")
         self._started = time.monotonic()
+        self._updated = -math.inf
         self._shown = False
+        self._waiting = 0
 
     def advance(self, amount: int = 1, *, facts: str = "") -> None:
         """Count `amount` more units done; `facts` is a short text: `loss 1.23 410 tokens/s`."""
-        self._columns.update(self._task, advance=amount, facts=facts)
-        if not self._shown and time.monotonic() - self._started > SHOW_AFTER_SECONDS:
+        self._waiting += amount
+        now = time.monotonic()
+        if now - self._updated < UPDATE_SECONDS:
+            return
+        self._columns.update(self._task, advance=self._waiting, facts=facts)
+        self._waiting, self._updated = 0, now
+        if not self._shown and now - self._started > SHOW_AFTER_SECONDS:
             self._columns.start()
             self._shown = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lorakit.data.masking import Piece
@@ -64,6 +64,12 @@ def align(
     return Alignment(tuple(masked_starts), tuple(real_starts), tuple(texts))
 
 
+def _variants(text: str) -> Iterator[str]:
+    yield text
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield json.dumps(text)[1:-1]
+
+
 def _piece_end(
     text: str,
     real: str,
@@ -76,7 +82,7 @@ def _piece_end(
     literal = segments[following]
     assert isinstance(literal, str)
     last = following == len(segments) - 1
-    for variant in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]):
+    for variant in _variants(text):
         end = at + len(variant)
         ends_there = not last or end + len(literal) == len(real)
         if ends_there and real.startswith(variant, at) and real.startswith(literal, end):

@@ -113,12 +113,27 @@ def examples_in_memory(examples: Sequence[Example], fingerprint: str | None = No
 
 def fingerprint_of(examples: Sequence[Example]) -> str:
     """Hex SHA-256 over every example's ids and weights, in order."""
-    digest = hashlib.sha256()
+    fingerprint = Fingerprint()
     for example in examples:
-        digest.update(example.num_tokens.to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(example.input_ids, dtype="<i4").tobytes())
-        digest.update(np.ascontiguousarray(example.loss_weights, dtype="<f4").tobytes())
-    return digest.hexdigest()
+        fingerprint.add(example)
+    return fingerprint.hexdigest()
+
+
+class Fingerprint:
+    """`fingerprint_of` for examples that come one after the other."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, example: Example) -> None:
+        """Take the next example."""
+        self._digest.update(example.num_tokens.to_bytes(8, "little"))
+        self._digest.update(np.ascontiguousarray(example.input_ids, dtype="<i4").tobytes())
+        self._digest.update(np.ascontiguousarray(example.loss_weights, dtype="<f4").tobytes())
+
+    def hexdigest(self) -> str:
+        """Of the examples so far."""
+        return self._digest.hexdigest()
 
 
 class _InMemory:

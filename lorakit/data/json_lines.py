@@ -21,23 +21,35 @@ _BOM = b"\xef\xbb\xbf"
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (1-based line, row) of a JSONL file; blank lines are skipped.
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], int, int]]:
+    """Yield (1-based line, row, byte where the line starts, bytes it has) of a JSONL file; blank
+    lines are skipped.
 
     Raises:
         DataError: naming file and line of the first fault.
     """
+    start = 0
     with path.open("rb") as file:
         for number, line in enumerate(_lines(file, path), start=1):
             text = decode(line.removeprefix(_BOM) if number == 1 else line, path, number)
             if text.strip():
-                row = parse(text.rstrip("\r\n"), f"{path}:{number}")
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f"{path}:{number}: the line holds a {_kind(row)}; each line of a .jsonl "
-                        "file must be one JSON object. Write one row per line."
-                    )
-                yield number, row
+                yield number, _row(text, f"{path}:{number}"), start, len(line)
+            start += len(line)
+
+
+def row_of_line(line: bytes, path: Path, where: str) -> dict[str, Any]:
+    """The row of a line that `read_json_lines` found."""
+    return _row(decode(line.removeprefix(_BOM), path), where)
+
+
+def _row(text: str, where: str) -> dict[str, Any]:
+    row = parse(text.rstrip("\r\n"), where)
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{where}: the line holds a {_kind(row)}; each line of a .jsonl file must be one JSON "
+            "object. Write one row per line."
+        )
+    return row
 
 
 def read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -48,6 +48,7 @@ class Masker:
     def __init__(self, source: str, control: re.Pattern[str], nonce: str) -> None:
         found = {tag for tag in _TAG.findall(source) if not control.search(tag)}
         tags = sorted(found, key=len, reverse=True)
+        self._opens_tag = "<" if tags else None
         self.tags = re.compile(f"({'|'.join(map(re.escape, tags))})" if tags else "((?!))")
         self.nonce = nonce
         self.pattern = re.compile(f"{nonce}(\\d+)z")
@@ -90,13 +91,15 @@ class Masker:
         return masked
 
     def _mask_text(self, text: str, owner: int, kind: Kind, pieces: list[Piece]) -> str:
-        parts = self.tags.split(text)
+        has_tags = self._opens_tag is not None and self._opens_tag in text
+        parts = self.tags.split(text) if has_tags else [text]
         for i in range(0, len(parts), 2):
             core = parts[i].strip()
             if core:
                 marker = f"{self.nonce}{len(pieces)}z"
                 pieces.append(Piece(marker, core, owner, kind))
-                head, tail = parts[i].split(core[0], 1)[0], parts[i][len(parts[i].rstrip()) :]
+                head = parts[i][: len(parts[i]) - len(parts[i].lstrip())]
+                tail = parts[i][len(parts[i].rstrip()) :]
                 parts[i] = head + marker + tail
         return "".join(parts)
 

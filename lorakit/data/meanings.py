@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+import contextlib
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +13,13 @@ import numpy as np
 
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.detect import converter_for
+from lorakit.data.garbage import collection_paused
 from lorakit.data.render import Trained
+from lorakit.data.row_set import RowSet, index_path
 from lorakit.data.sources import Row, read_rows
+from lorakit.data.template_process import template_process
 from lorakit.errors import DataError
+from lorakit.files import write_atomically
 from lorakit.progress import track
 
 
@@ -65,59 +68,59 @@ class SourceSpec:
     system: str | None = None
 
 
-@dataclass(frozen=True)
 class Meaning:
-    """A row, what it means, and how often it is seen per epoch."""
+    """A row, what it means, and how often it is seen per epoch.
 
-    row: Row
-    conversation: Conversation | PlainText
-    weight: float
+    A handle: the row is read again where its set is too large to be held.
+    """
 
-    @cached_property
+    __slots__ = ("_index", "_rows", "weight")
+
+    def __init__(self, rows: RowSet, index: int, weight: float) -> None:
+        self._rows, self._index, self.weight = rows, index, weight
+
+    @property
+    def row(self) -> Row:
+        """The row as read."""
+        return self._rows.row(self._index)
+
+    @property
+    def location(self) -> str:
+        """Where it stands."""
+        return self._rows.location(self._index)
+
+    @property
+    def conversation(self) -> Conversation | PlainText:
+        """What it means."""
+        return self._rows.conversation(self._index)
+
+    @property
     def content_hash(self) -> bytes:
         """SHA-256 over what the row means: equal for two rows that train the same."""
-        meant = self.conversation
-        content = (
-            meant.text
-            if isinstance(meant, PlainText)
-            else [meant.messages, meant.weights, meant.tools]
-        )
-        # In the order given: templates write a tool call's arguments in it.
-        return hashlib.sha256(json.dumps(content).encode()).digest()
+        return self._rows.content_hash(self._index)
 
-    @cached_property
+    @property
     def said_hash(self) -> bytes:
         """SHA-256 over what user and assistant say, white space aside: equal for two rows of
         which one tells the answer of the other, whatever system message or weights they have."""
-        meant = self.conversation
-        said = (
-            [["text", _squeezed(meant.text)]]
-            if isinstance(meant, PlainText)
-            else [
-                [m["role"], _squeezed(_text_of(m)), m.get("tool_calls", [])]
-                for m in meant.messages
-                if m["role"] in ("user", "assistant")
-            ]
-        )
-        return hashlib.sha256(json.dumps(said).encode()).digest()
+        return self._rows.said_hash(self._index)
 
 
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())
+def read_meanings(
+    sources: Any, rules: DataRules, *, cache_dir: str | Path | None = None
+) -> list[Meaning]:
+    """Read and convert every row of every source, in order.
 
-
-def _text_of(message: Mapping[str, Any]) -> str:
-    content = message.get("content", "")
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
-
-
-def read_meanings(sources: Any, rules: DataRules) -> list[Meaning]:
-    """Read and convert every row of every source, in order."""
-    return [
-        meaning
-        for spec in source_specs(sources)
-        for meaning in track(_meanings(spec, rules), "reading rows")
-    ]
+    Args:
+        cache_dir: where an index of rows in files is kept, so that the next start need not read
+            them all; None: nowhere.
+    """
+    meanings: list[Meaning] = []
+    with collection_paused():
+        for spec in source_specs(sources):
+            rows = _row_set(spec, rules, cache_dir)
+            meanings += [Meaning(rows, i, spec.weight) for i in range(len(rows))]
+    return meanings
 
 
 def source_specs(sources: Any) -> list[SourceSpec]:
@@ -135,36 +138,49 @@ def _is_list_of_sources(sources: Any) -> bool:
     return not sources or not isinstance(sources[0], Mapping)
 
 
-def _meanings(spec: SourceSpec, rules: DataRules) -> Iterator[Meaning]:
+def _row_set(spec: SourceSpec, rules: DataRules, cache_dir: str | Path | None) -> RowSet:
     if not np.isfinite(spec.weight) or spec.weight <= 0:
         raise DataError(
             f"{spec.source}: weight {spec.weight} must be over 0. Leave the set out instead."
         )
-    converter = None
-    for row in read_rows(spec.source, split=spec.split, name=spec.name):
-        if converter is None:
-            converter = converter_for(
-                row,
-                format=spec.format or rules.format,
-                columns=rules.columns if spec.columns is None else spec.columns,
-                system=rules.system if spec.system is None else spec.system,
-            )
-        meaning = Meaning(row, converter(row), spec.weight)
+    format = spec.format or rules.format
+    columns = dict(rules.columns if spec.columns is None else spec.columns)
+    system = rules.system if spec.system is None else spec.system
+    rows = read_rows(spec.source, split=spec.split, name=spec.name)
+    first = next(rows)  # a set without rows raises
+    converter = converter_for(first, format=format, columns=columns, system=system)
+    path = None
+    if cache_dir is not None:
+        settings = [format, columns, system, rules.trained == "all"]
+        path = index_path(cache_dir, spec.source, settings)
+    known = None
+    if path is not None and path.is_file():
+        known = RowSet.from_index(spec.source, converter, path.read_bytes())
+    if known is not None:
+        rows.close()
+        return known
+    template_process().start()  # comes up while the rows are read
+    row_set = RowSet(spec.source, converter)
+    for row in track(itertools.chain([first], rows), "reading rows"):
+        meaning = converter(row)
         if rules.trained == "all":
-            _check_all_trained(meaning)
-        yield meaning
+            _check_all_trained(row, meaning)
+        row_set.add(row, meaning)
+    if path is not None:
+        with contextlib.suppress(OSError):  # a run must not fail for want of a cache
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, row_set.index())
+    return row_set
 
 
-def _check_all_trained(meaning: Meaning) -> None:
+def _check_all_trained(row: Row, meaning: Conversation | PlainText) -> None:
     """Refuse a row that says otherwise where every token is to be trained."""
-    if isinstance(meaning.conversation, PlainText):
+    if isinstance(meaning, PlainText):
         return
-    for message, weight in zip(
-        meaning.conversation.messages, meaning.conversation.weights, strict=True
-    ):
+    for message, weight in zip(meaning.messages, meaning.weights, strict=True):
         if message["role"] == "assistant" and weight != 1:
             raise DataError(
-                f"{meaning.row.location}: `trained: all` trains every token, but an assistant "
+                f"{row.location}: `trained: all` trains every token, but an assistant "
                 f"message has weight {weight:g} (`train`, `weight`, or it stands in the prompt). "
                 "Remove that, or set trained: assistant."
             )

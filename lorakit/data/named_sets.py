@@ -74,7 +74,7 @@ def prepare_named_sets(
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
-    train, held = _train_and_held(recipe, rules)
+    train, held = _train_and_held(recipe, rules, where)
 
     def measured(
         meanings: Sequence[Meaning], name: str, apart_from: Sequence[Meaning] = ()
@@ -91,7 +91,7 @@ def prepare_named_sets(
         "retention": recipe.evaluate.retention,
     }
     evaluation = {
-        name: measured(read_meanings(specs_of(sources), rules), name, held or ())
+        name: measured(read_meanings(specs_of(sources), rules, cache_dir=where), name, held or ())
         for name, sources in named.items()
         if sources is not None and sources != data.validation
     }
@@ -111,15 +111,17 @@ def _deciding(validation: Prepared) -> Prepared:
     return replace(validation, findings=told.collected() + validation.findings)
 
 
-def _train_and_held(recipe: Recipe, rules: DataRules) -> tuple[list[Meaning], list[Meaning] | None]:
+def _train_and_held(
+    recipe: Recipe, rules: DataRules, cache_dir: Path
+) -> tuple[list[Meaning], list[Meaning] | None]:
     """The training rows, and the validation rows if there are any."""
     data = recipe.data
-    train = read_meanings(specs_of(data.train), rules)
+    train = read_meanings(specs_of(data.train), rules, cache_dir=cache_dir)
     if data.validation is None:
         return train, None
     if isinstance(data.validation, float):
         return split_rows(train, data.validation, group=data.group, seed=recipe.train.seed)
-    return train, read_meanings(specs_of(data.validation), rules)
+    return train, read_meanings(specs_of(data.validation), rules, cache_dir=cache_dir)
 
 
 def _held_out(

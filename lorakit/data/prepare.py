@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import tokenizers
-import transformers
 from transformers import PreTrainedTokenizerBase
 
+from lorakit.data.code_version import code_version
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
+from lorakit.data.garbage import collection_paused
 from lorakit.data.meanings import DataRules, Meaning, read_meanings
 from lorakit.data.render import Renderer
+from lorakit.data.render_many import render_many
 from lorakit.data.sources import Row
-from lorakit.data.store import open_store, write_store
+from lorakit.data.store import open_store, store_writer
 from lorakit.errors import DataError
 from lorakit.progress import track
 
@@ -36,7 +36,8 @@ class Prepared:
         repeats: float64 (number of examples,), how often each is seen per epoch.
         read, kept, dropped: rows.
         findings: of the data contract.
-        rows: rows behind the examples, one each, in the same order.
+        rows: rows behind the examples, one each, in the same order; of a large set they are read
+            again when they are asked for.
         chat_template: the template that was used, to be saved with the model.
         stop_ids: tokens that end trained turns, those of the most rows first; whoever generates
             with the tuned model must stop at them.
@@ -48,7 +49,7 @@ class Prepared:
     kept: int
     dropped: int
     findings: list[Finding]
-    rows: list[Row]
+    rows: Sequence[Row]
     chat_template: str
     stop_ids: tuple[int, ...]
 
@@ -72,7 +73,8 @@ def prepare_examples(
         DataError: a fault in a row (file and line named), nothing left to train, more than
             max_dropped of the rows to be dropped, or a too long row under too_long: error.
     """
-    return prepare_meanings(read_meanings(sources, rules), tokenizer, rules, cache_dir=cache_dir)
+    meanings = read_meanings(sources, rules, cache_dir=cache_dir)
+    return prepare_meanings(meanings, tokenizer, rules, cache_dir=cache_dir)
 
 
 def prepare_meanings(
@@ -90,19 +92,29 @@ def prepare_meanings(
         findings = [Finding(**finding) for finding in store.extra["findings"]]
         stops = store.extra["stop_ids"]
         return _prepared(store, store.rows.tolist(), meanings, findings, renderer, stops)
-    outcome = _render_all(meanings, renderer, rules)
-    _check_share(outcome, len(meanings), rules)
+    if cache_dir is None:
+        return _in_memory(meanings, renderer, rules)
+    try:
+        with store_writer(cache_dir, key) as writer:
+            outcome = _render_all(meanings, renderer, rules, writer.add)
+            findings, stops = outcome.findings.collected(), outcome.stop_ids()
+            told = [asdict(finding) for finding in findings]
+            writer.extra = {"findings": told, "stop_ids": stops}
+        store = writer.store()
+    except OSError as error:  # a run must not fail for want of a cache
+        message = f"tokens are kept in memory, because {cache_dir} cannot be written: {error}"
+        prepared = _in_memory(meanings, renderer, rules)
+        prepared.findings.append(Finding("tokens-not-stored", "note", message, ""))
+        return prepared
+    return _prepared(store, outcome.kept, meanings, findings, renderer, stops)
+
+
+def _in_memory(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> Prepared:
+    examples: list[Example] = []
+    outcome = _render_all(meanings, renderer, rules, lambda example, _: examples.append(example))
     findings = outcome.findings.collected()
-    examples: ExampleSet = examples_in_memory(outcome.examples)
-    stops = [token for token, _ in outcome.stops.most_common()]
-    if cache_dir is not None:
-        extra = {"findings": [asdict(finding) for finding in findings], "stop_ids": stops}
-        try:
-            examples = write_store(cache_dir, key, outcome.examples, outcome.kept, extra)
-        except OSError as error:  # a run must not fail for want of a cache
-            message = f"tokens are kept in memory, because {cache_dir} cannot be written: {error}"
-            findings.append(Finding("tokens-not-stored", "note", message, ""))
-    return _prepared(examples, outcome.kept, meanings, findings, renderer, stops)
+    kept = examples_in_memory(examples)
+    return _prepared(kept, outcome.kept, meanings, findings, renderer, outcome.stop_ids())
 
 
 def _prepared(
@@ -120,46 +132,77 @@ def _prepared(
         kept=len(kept),
         dropped=len(meanings) - len(kept),
         findings=findings,
-        rows=[meanings[i].row for i in kept],
+        rows=_Rows([meanings[i] for i in kept]),
         chat_template=renderer.chat_template,
         stop_ids=tuple(stops),
     )
 
 
+class _Rows(Sequence[Row]):
+    """The rows of meanings, read when they are asked for."""
+
+    def __init__(self, meanings: Sequence[Meaning]) -> None:
+        self._meanings = meanings
+
+    def __len__(self) -> int:
+        return len(self._meanings)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return _Rows(self._meanings[index])
+        return self._meanings[index].row
+
+
 @dataclass
 class _Outcome:
-    examples: list[Example]
     kept: list[int]
     too_long: list[tuple[int, str]]  # (tokens, location)
     findings: Findings
     stops: Counter[int]
 
+    def stop_ids(self) -> list[int]:
+        return [token for token, _ in self.stops.most_common()]
 
-def _render_all(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> _Outcome:
-    outcome = _Outcome([], [], [], Findings(), Counter())
+
+def _render_all(
+    meanings: Sequence[Meaning],
+    renderer: Renderer,
+    rules: DataRules,
+    take: Callable[[Example, int], None],
+) -> _Outcome:
+    """Render every row; `take` gets those that are kept, with their positions."""
+    outcome = _Outcome([], [], Findings(), Counter())
     seen: set[bytes] = set()
-    for i, meaning in enumerate(track(meanings, "tokenizing", len(meanings))):
-        where = meaning.row.location
-        try:
-            rendered = renderer.render_noted(meaning.conversation)
-        except DataError as error:
-            outcome.findings.add("template-refused", where, str(error))
-            continue
-        example = rendered.example
-        if rules.max_length is not None and example.num_tokens > rules.max_length:
-            outcome.too_long.append((example.num_tokens, where))
-            outcome.findings.add("rows-too-long", where, f"{example.num_tokens} tokens")
-        elif not example.num_trained_tokens:
-            outcome.findings.add("no-trained-token", where)
-        else:
-            for finding_id, detail in rendered.notes:
-                outcome.findings.add(finding_id, where, detail)
-            if meaning.content_hash in seen:
-                outcome.findings.add("duplicate-rows", where)
-            seen.add(meaning.content_hash)
-            outcome.examples.append(example)
-            outcome.kept.append(i)
-            outcome.stops.update(rendered.stop_ids)
+    rows = render_many(renderer, (meaning.conversation for meaning in meanings))
+    with collection_paused():
+        for i, rendered in enumerate(track(rows, "tokenizing", len(meanings))):
+            meaning = meanings[i]
+            where = meaning.location
+            if isinstance(rendered, DataError):
+                outcome.findings.add("template-refused", where, str(rendered))
+                continue
+            example = rendered.example
+            if rules.max_length is not None and example.num_tokens > rules.max_length:
+                outcome.too_long.append((example.num_tokens, where))
+                outcome.findings.add("rows-too-long", where, f"{example.num_tokens} tokens")
+            elif not example.num_trained_tokens:
+                outcome.findings.add("no-trained-token", where)
+            else:
+                for finding_id, detail in rendered.notes:
+                    outcome.findings.add(finding_id, where, detail)
+                if meaning.content_hash in seen:
+                    outcome.findings.add("duplicate-rows", where)
+                seen.add(meaning.content_hash)
+                take(example, i)
+                outcome.kept.append(i)
+                outcome.stops.update(rendered.stop_ids)
+    _check_share(outcome, len(meanings), rules)
     if renderer.template.uses_date:
         outcome.findings.add("template-uses-date", "", f"made on {date.today().isoformat()}")
     return outcome
@@ -219,14 +262,5 @@ def store_key(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules)
     limits = [rules.max_length, rules.too_long, rules.max_dropped]
     digest.update(json.dumps(limits).encode())
     for meaning in meanings:  # where it stands, too: kept findings name places
-        digest.update(meaning.content_hash + meaning.row.location.encode() + b"\0")
-    return digest.hexdigest()
-
-
-@cache
-def code_version() -> str:
-    """Hex SHA-256 over the source of this room and the versions of what it calls."""
-    digest = hashlib.sha256(f"{tokenizers.__version__} {transformers.__version__}".encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+        digest.update(meaning.content_hash + meaning.location.encode() + b"\0")
     return digest.hexdigest()

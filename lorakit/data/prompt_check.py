@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from lorakit.data.alignment import Alignment
+from lorakit.data.lossless import Note
 from lorakit.data.skeleton import Turn
-from lorakit.data.template import ChatTemplate
 from lorakit.data.tokens import Encoded, Encoder
+from lorakit.errors import DataError
 
 MAX_TAILS = 4096
 
@@ -23,30 +23,38 @@ class PromptCheck:
     anything else is tokenized, so what stands before that one is equal when the text is.
     """
 
-    def __init__(self, template: ChatTemplate, encoder: Encoder, control: re.Pattern[str]) -> None:
-        self._template, self._encoder, self._control = template, encoder, control
+    def __init__(self, encoder: Encoder, control: re.Pattern[str]) -> None:
+        self._encoder, self._control = encoder, control
         self._tails: dict[str, list[int]] = {}
 
     def notes(
         self,
-        messages: Sequence[dict[str, Any]],
-        tools: Sequence[dict[str, Any]],
         turns: Sequence[Turn],
         alignment: Alignment,
-        encoded: Encoded,
+        encoded: Encoded | None,
         text: str,
-    ) -> list[tuple[str, str]]:
-        """A `prefix-mismatch` for the first turn that differs; the last turn's prompt is rendered
-        anew, those of earlier turns follow from the masked rendering."""
+        asked: str | DataError,
+    ) -> list[Note]:
+        """A `prefix-mismatch` for the first turn that differs.
+
+        Args:
+            turns: of the row.
+            alignment: how they lie in the text.
+            encoded: of the text; None: the ids are known to begin with those of every prompt.
+            text: of the row.
+            asked: the last turn's prompt, rendered anew; those of earlier turns follow from the
+                masked rendering. What its rendering raised is raised here.
+        """
         for turn in turns:
             if not turn.spans or not turn.prompt_agrees or turn.message == 0:
                 continue
             prompt = text[: alignment.real(len(turn.prompt))]
             if turn is turns[-1]:
-                asked = self._template.render(messages[: turn.message], tools, prompt=True)
+                if isinstance(asked, DataError):
+                    raise asked
                 if asked != prompt:
                     return [("prefix-mismatch", f"the prompt ends in {asked[-40:]!r}")]
-            fault = self._merged(prompt, encoded)
+            fault = "" if encoded is None else self._merged(prompt, encoded)
             if fault:
                 return [("prefix-mismatch", fault)]
         return []

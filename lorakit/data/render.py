@@ -11,26 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.alignment import Alignment, align
+from lorakit.data.boundaries import BoundaryFinder
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example
-from lorakit.data.lossless import doubled_notes, dropped_notes
+from lorakit.data.located import Located, Shape, Shaped, fault_of, strings_in
+from lorakit.data.lossless import Note, doubled_notes, dropped_notes
 from lorakit.data.masking import Masked, Masker
 from lorakit.data.prompt_check import PromptCheck
-from lorakit.data.skeleton import Skeleton, Turn, build_skeleton
+from lorakit.data.skeleton import Skeleton, build_skeleton
 from lorakit.data.template import ChatTemplate, fold_system
 from lorakit.data.tokens import Encoded, Encoder
 from lorakit.errors import DataError
 
 Trained = Literal["assistant", "completion", "all"]
 
-MAX_SKELETONS = 4096
+MAX_SHAPES = 4096
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,16 @@ class Renderer:
         trained: Trained = "assistant",
         chat_template: str | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._trained = trained
         self.template = ChatTemplate(tokenizer, chat_template)
         tokens = self.template.control_tokens()
         self._control = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
-        self._encoder = Encoder(tokenizer, self._control)
+        self.encoder = Encoder(tokenizer, self._control)
         self._masker = Masker(self.template.source, self._control, "mq")
-        self._skeletons: dict[str, Skeleton] = {}
-        self._prompt_check = PromptCheck(self.template, self._encoder, self._control)
+        self._shapes: dict[str, Shape] = {}
+        self._prompt_check = PromptCheck(self.encoder, self._control)
+        self._boundaries = BoundaryFinder(tokenizer, self._control, self.encoder)
 
     @property
     def chat_template(self) -> str:
@@ -88,7 +93,7 @@ class Renderer:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the template, the tokenizer's files and what is trained."""
-        backend = self._tokenizer.backend_tokenizer.to_str()
+        backend = self.tokenizer.backend_tokenizer.to_str()
         parts = (self.template.fingerprint, backend, self._trained)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -107,41 +112,106 @@ class Renderer:
     def render_noted(self, conversation: Conversation | PlainText) -> Rendered:
         """As `render`, with the text and the findings."""
         if isinstance(conversation, PlainText):
-            return self._plain(conversation)
-        self._check_tool_calls(conversation)
-        conversation, folded = self._folded(conversation)
-        messages = self.template.messages_for(conversation.messages)
-        text = self.template.render(messages, conversation.tools)
-        risky = self._spells_control(conversation)
-        skeleton, masked, alignment = self._located(conversation, messages, text, risky)
-        spelled = self._spelled(text, skeleton, alignment)
+            return self.plain(conversation)
+        shaped = self.shape(conversation)
+        text = self.template.render(shaped.messages, shaped.conversation.tools)
+        located = self.locate(shaped, text)
         encoded = (
-            self._encoder.encode_around(text, spelled)
-            if spelled
-            else self._encoder.encode([text])[0]
+            self.encoder.encode_around(text, located.spelled)
+            if located.spelled
+            else self.encoder.encode([text])[0]
         )
-        notes = folded + dropped_notes(skeleton, masked, conversation, text)
-        weights = np.zeros(len(encoded.ids), dtype=np.float32)
-        for turn in skeleton.turns:
-            _check_turn(turn, skeleton, masked)
-            spans = [(alignment.real(start), alignment.real(end)) for start, end in turn.spans]
-            for start, end in spans:
-                inside = self._inside(encoded, start, end, text)
-                weights[inside] = conversation.weights[turn.message]
+        return self._by_offsets(shaped, text, located, encoded)
+
+    def shape(self, conversation: Conversation) -> Shaped:
+        """The conversation as the template takes it."""
+        self._check_tool_calls(conversation)
+        conversation, notes = self._folded(conversation)
+        messages = self.template.messages_for(conversation.messages)
+        return Shaped(conversation, messages, self._turns_of(conversation), notes)
+
+    def from_text(
+        self, shaped: Shaped, text: str, tokens: Encoded | np.ndarray | None, asked: str | DataError
+    ) -> tuple[Rendered, bool]:
+        """As `render_noted`, from what was made of the row already.
+
+        Args:
+            text: the rendered conversation.
+            tokens: of the text, encoded in one piece: int32 ids (T,), or with offsets.
+            asked: the last trained turn's prompt, or what rendering it raised.
+
+        Returns:
+            The example with its findings, and whether the text had to be encoded again.
+        """
+        located = self.locate(shaped, text)
+        if located.spelled:
+            encoded = self.encoder.encode_around(text, located.spelled)
+            return self._by_offsets(shaped, text, located, encoded, asked), True
+        if isinstance(tokens, Encoded):
+            return self._by_offsets(shaped, text, located, tokens, asked), False
+        if tokens is not None and located.shape.boundaries is not None:
+            inside = self._boundaries.slices(located.shape.boundaries, tokens)
+            if inside is not None:
+                turns, alignment = located.shape.skeleton.turns, located.alignment
+                check = self._prompt_check.notes(turns, alignment, None, text, asked)
+                return self._finish(shaped, text, located, tokens, inside, check), False
+        encoded = self.encoder.encode([text])[0]
+        return self._by_offsets(shaped, text, located, encoded, asked), True
+
+    def _by_offsets(
+        self,
+        shaped: Shaped,
+        text: str,
+        located: Located,
+        encoded: Encoded,
+        asked: str | DataError | None = None,
+    ) -> Rendered:
+        """The trained tokens by the characters they cover: the definition, for every row."""
+        turns = located.shape.skeleton.turns
+        inside = [
+            [self._inside(encoded, start, end, text) for start, end in located.spans(turn)]
+            for turn in turns
+        ]
+        if located.spelled:
+            return self._finish(shaped, text, located, encoded.ids, inside, [])
+        if asked is None:
+            asked = self._ask(shaped)
+        check = self._prompt_check.notes(turns, located.alignment, encoded, text, asked)
+        return self._finish(shaped, text, located, encoded.ids, inside, check)
+
+    def _finish(
+        self,
+        shaped: Shaped,
+        text: str,
+        located: Located,
+        ids: np.ndarray,
+        inside: Sequence[Sequence[np.ndarray | slice]],
+        check: list[Note],
+    ) -> Rendered:
+        """The example and what is to be said about it.
+
+        Args:
+            ids: int32 (T,).
+            inside: of each turn, the trained tokens of its spans.
+            check: the findings on the prompt.
+        """
+        skeleton, conversation = located.shape.skeleton, shaped.conversation
+        notes = shaped.notes + dropped_notes(skeleton, located.masked, conversation, text)
+        weights = np.zeros(len(ids), dtype=np.float32)
+        for turn, places in zip(skeleton.turns, inside, strict=True):
+            for place in places:
+                weights[place] = conversation.weights[turn.message]
             notes += [(note, "") for note in turn.notes]
-            notes += doubled_notes(conversation.messages[turn.message], text, spans)
-        if spelled:
-            notes.append(("special-token-in-text", repr(text[slice(*spelled[0])])))
-        else:
-            notes += self._prompt_check.notes(
-                messages, conversation.tools, skeleton.turns, alignment, encoded, text
-            )
+            message = conversation.messages[turn.message]
+            notes += doubled_notes(message, text, located.spans(turn))
+        if located.spelled:
+            notes.append(("special-token-in-text", repr(text[slice(*located.spelled[0])])))
+        notes += check
         if self._trained == "all":
             weights[:] = 1.0
         weights[:1] = 0.0
         by_id = dict(reversed(notes))  # the first detail of each finding
-        stops = self._stops_of(skeleton)
-        return Rendered(Example(encoded.ids, weights), text, tuple(by_id.items()), stops)
+        return Rendered(Example(ids, weights), text, tuple(by_id.items()), located.shape.stop_ids)
 
     def _folded(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation without a system message of its own where the template refuses one."""
@@ -160,62 +230,94 @@ class Renderer:
                 "or write the calls into the content"
             )
 
-    def _plain(self, plain: PlainText) -> Rendered:
-        """Raw text between the tokens the tokenizer itself puts around it, then the end token."""
-        if self._tokenizer.eos_token_id is None:
+    def plain(self, plain: PlainText, inner: np.ndarray | None = None) -> Rendered:
+        """Raw text between the tokens the tokenizer itself puts around it, then the end token.
+
+        Args:
+            inner: int32, the ids of the text alone if they are known.
+        """
+        end = self.tokenizer.eos_token_id
+        if end is None:
             raise DataError(
                 "the tokenizer has no end-of-sequence token, so plain text could not end; set "
                 "eos_token in tokenizer_config.json."
             )
         spelled = [match.span() for match in self._control.finditer(plain.text)]
-        inner = (
-            self._encoder.encode_around(plain.text, spelled).ids
-            if spelled
-            else self._encoder.ids(plain.text)
-        )
-        bos = self._tokenizer.bos_token_id
-        adds_bos = bos is not None and self._tokenizer("a").input_ids[:1] == [bos]
-        ids = np.concatenate(
-            [np.array([bos] if adds_bos else [], np.int32), inner, [self._tokenizer.eos_token_id]]
-        ).astype(np.int32)
+        if spelled:
+            inner = self.encoder.encode_around(plain.text, spelled).ids
+        elif inner is None:
+            inner = self.encoder.ids(plain.text)
+        ids = np.concatenate([self._lead, inner, [end]]).astype(np.int32)
         weights = np.ones(len(ids), dtype=np.float32)
         weights[0] = 0.0
         notes = (
             (("special-token-in-text", repr(plain.text[slice(*spelled[0])])),) if spelled else ()
         )
-        return Rendered(Example(ids, weights), plain.text, notes, (self._tokenizer.eos_token_id,))
+        return Rendered(Example(ids, weights), plain.text, notes, (end,))
 
-    def _located(
-        self, conversation: Conversation, messages: list[dict[str, Any]], text: str, risky: bool
-    ) -> tuple[Skeleton, Masked, Alignment]:
-        """The skeleton of this shape of conversation, and how the real text lies on it."""
+    @cached_property
+    def _lead(self) -> np.ndarray:
+        """The beginning-of-sequence token, if the tokenizer itself puts it before a text."""
+        begin = self.tokenizer.bos_token_id
+        adds = begin is not None and self.tokenizer("a").input_ids[:1] == [begin]
+        return np.array([begin] if adds else [], np.int32)
+
+    def _ask(self, shaped: Shaped) -> str | DataError:
+        """The last trained turn's prompt, or what its rendering raises."""
+        asked = shaped.prompt()
+        if asked is None:
+            return ""
+        messages, tools, prompt = asked
+        try:
+            return self.template.render(messages, tools, prompt=prompt)
+        except DataError as error:
+            return error
+
+    def locate(self, shaped: Shaped, text: str) -> Located:
+        """Where everything lies in the text that the template made of shaped messages.
+
+        Raises:
+            DataError: it cannot be told, or a turn cannot be trained.
+        """
+        risky = self._spells_control(shaped.conversation)
         masker = self._masker_for(text)
-        masked = masker.mask(messages, conversation.tools, mask_tools=risky)
-        if any(self._control.search(text) for text in _strings([masked.messages, masked.tools])):
+        masked = masker.mask(shaped.messages, shaped.conversation.tools, mask_tools=risky)
+        shape, alignment = self._shape_of(shaped, text, masker, masked, risky)
+        if shape.fault is not None:
+            raise shape.fault
+        spelled = self._spelled(text, shape.skeleton, alignment)
+        return Located(shape, masked, alignment, spelled)
+
+    def _shape_of(
+        self, shaped: Shaped, text: str, masker: Masker, masked: Masked, risky: bool
+    ) -> tuple[Shape, Alignment]:
+        """The shape of a conversation, and how its real text lies on the skeleton."""
+        key = masker.nonce + json.dumps([masked.messages, masked.tools, shaped.turns])
+        control = None if risky else self._control
+        known = self._shapes.get(key)
+        if known is not None:
+            alignment = align(known.skeleton.segments, masked.pieces, text, control)
+            if alignment is not None:
+                return known, alignment
+        # Unknown, or the date in the template has changed since.
+        if self._spells_any([masked.messages, masked.tools]):
             raise DataError(
                 "a tool's name, parameter or call id spells a control token of the tokenizer; "
                 "rename it"
             )
-        turns = self._turns_of(conversation)
-        key = masker.nonce + json.dumps([masked.messages, masked.tools, turns])
-        control = None if risky else self._control
-        known = self._skeletons.get(key)
-        if known is not None:
-            alignment = align(known.segments, masked.pieces, text, control)
-            if alignment is not None:
-                return known, masked, alignment
-        # Unknown, or the date in the template has changed since.
-        skeleton = build_skeleton(self.template, masker, masked, turns, self._control)
+        skeleton = build_skeleton(self.template, masker, masked, shaped.turns, self._control)
         alignment = align(skeleton.segments, masked.pieces, text, control)
         if alignment is None:
             raise DataError(
                 "the chat template changes the text of a message, so what is trained cannot be "
                 "told by position; change that text or give another chat_template"
             )
-        if len(self._skeletons) >= MAX_SKELETONS:
-            self._skeletons.pop(next(iter(self._skeletons)))
-        self._skeletons[key] = skeleton
-        return skeleton, masked, alignment
+        if len(self._shapes) >= MAX_SHAPES:
+            self._shapes.pop(next(iter(self._shapes)))
+        boundaries = self._boundaries.boundaries(skeleton, masker)
+        shape = Shape(skeleton, boundaries, self._stops_of(skeleton), fault_of(skeleton, masked))
+        self._shapes[key] = shape
+        return shape, alignment
 
     def _masker_for(self, text: str) -> Masker:
         """A masker whose markers do not occur in the text."""
@@ -234,12 +336,15 @@ class Renderer:
         """Ids of the tokens that end trained turns. Where earlier turns end with another token
         than the last, only the last's: in gpt-oss the other one also ends the thinking."""
         texts = [t.stop for t in skeleton.turns if t.spans and "stop-differs" not in t.notes]
-        ids = self._tokenizer.convert_tokens_to_ids
+        ids = self.tokenizer.convert_tokens_to_ids
         return tuple(np.ravel([ids(text) for text in dict.fromkeys(texts)]).astype(int).tolist())
 
     def _spells_control(self, conversation: Conversation) -> bool:
-        found = self._control.search
-        return any(found(text) for text in _strings([conversation.messages, conversation.tools]))
+        return self._spells_any([conversation.messages, conversation.tools])
+
+    def _spells_any(self, value: object) -> bool:
+        # One search: no control token holds the character between them.
+        return self._control.search("\0".join(strings_in(value))) is not None
 
     def _spelled(
         self, text: str, skeleton: Skeleton, alignment: Alignment
@@ -268,29 +373,3 @@ class Renderer:
             if self._control.match(text, int(encoded.starts[i])):
                 inside[i] = False
         return inside
-
-
-def _check_turn(turn: Turn, skeleton: Skeleton, masked: Masked) -> None:
-    own = [i for i, piece in enumerate(masked.pieces) if piece.owner == turn.message]
-    if own and not any(i in skeleton.shown for i in own):
-        raise DataError(f"assistant turn {turn.message}: the chat template drops all of its text")
-    if turn.fault:
-        raise DataError(f"assistant turn {turn.message}: {turn.fault}")
-    calls = masked.messages[turn.message].get("tool_calls", ())
-    written = "".join(skeleton.text[a:b] for a, b in turn.spans)
-    for call in calls:
-        if turn.spans and call["function"]["name"] not in written:
-            raise DataError(
-                f"assistant turn {turn.message}: the chat template drops its tool calls; give a "
-                "chat_template that writes them"
-            )
-
-
-def _strings(value: object) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for item in value.items() for text in _strings(list(item))]
-    if isinstance(value, list | tuple):
-        return [text for item in value for text in _strings(item)]
-    return []

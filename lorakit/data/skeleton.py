@@ -249,7 +249,9 @@ class _Finder:
 
     def _user_message(self) -> dict[str, Any]:
         word = self.masker.nonce  # no number: it is nobody's piece
-        content: Any = [{"type": "text", "text": word}] if self.template.text_as_parts else word
+        content: Any = (
+            [{"type": "text", "text": word}] if self.template.habits.text_as_parts else word
+        )
         return {"role": "user", "content": content}
 
 

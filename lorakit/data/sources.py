@@ -12,8 +12,8 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,18 @@ from lorakit.errors import DataError
 from lorakit.recipe.builtin_names import is_builtin_data
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
+LINE_SUFFIXES = (".jsonl", ".ndjson")
 SAFE_READERS = ("json", "csv", "parquet", "arrow", "text")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file, from which a row can be read again: its first byte, and its bytes."""
+
+    path: Path
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Row:
 
     values: Mapping[str, Any]
     location: str
+    line: Line | None = field(default=None, compare=False)
 
 
 Source = str | Path | Iterable[Mapping[str, Any]]
@@ -41,7 +52,7 @@ Source = str | Path | Iterable[Mapping[str, Any]]
 
 def read_rows(
     source: Source, *, split: str | None = None, name: str | None = None
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Yield the rows of one source.
 
     Args:
@@ -97,19 +108,21 @@ def data_files(folder: Path) -> list[Path]:
 
 def _rows_of_file(path: Path) -> Iterator[Row]:
     readers = {
-        ".jsonl": read_json_lines,
-        ".ndjson": read_json_lines,
         ".json": read_json,
         ".csv": _read_csv,
         ".parquet": _read_parquet,
         ".txt": _read_text,
     }
-    if path.suffix not in readers:
+    if path.suffix not in SUFFIXES:
         raise DataError(
             f"{path}: {path.suffix or 'no suffix'!r} is not a data format; {', '.join(SUFFIXES)} "
             "are read. Convert or rename the file."
         )
     try:
+        if path.suffix in LINE_SUFFIXES:
+            for number, values, offset, size in read_json_lines(path):
+                yield Row(values, f"{path}:{number}", Line(path, offset, size))
+            return
         for number, values in readers[path.suffix](path):
             yield Row(values, f"{path}:{number}")
     except OSError as error:
@@ -166,8 +179,7 @@ def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _rows_in_memory(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-    # Told by name, so that lists of dicts do not need the import, which takes seconds.
-    from_arrow = type(rows).__module__.startswith("datasets.")
+    from_arrow = _is_from_arrow(rows)
     for number, values in enumerate(rows, start=1):
         if not isinstance(values, Mapping):
             raise DataError(
@@ -175,6 +187,29 @@ def _rows_in_memory(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
                 "path, a hub id, a list of dicts, or a datasets.Dataset."
             )
         yield Row(_unfilled(values) if from_arrow else values, f"memory:{number}")
+
+
+def _is_from_arrow(rows: object) -> bool:
+    # Told by name, so that lists of dicts do not need the import, which takes seconds.
+    return type(rows).__module__.startswith("datasets.")
+
+
+def row_in_memory(rows: Any, number: int) -> Row:
+    """Row `number`, 1-based, of a list of dicts or a datasets.Dataset that was read before."""
+    values = rows[number - 1]
+    return Row(_unfilled(values) if _is_from_arrow(rows) else values, f"memory:{number}")
+
+
+def files_of(source: Source) -> list[Path]:
+    """The files that `read_rows` reads for a source, in order; none for other sources."""
+    if not isinstance(source, str | Path):
+        return []
+    if isinstance(source, str) and is_builtin_data(source):
+        return [builtin.data_file(source)]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return data_files(path)
+    return [path] if path.is_file() else []
 
 
 def _rows_of_hub(hub_id: str, split: str | None, name: str | None) -> Iterator[Row]:

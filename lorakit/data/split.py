@@ -71,7 +71,7 @@ def keep_apart(
     groups = {_group_of(m, group) for m in train if group and group in m.row.values}
     kept = []
     for meaning in held:
-        where = meaning.row.location
+        where = meaning.location
         if meaning.said_hash in seen:
             findings.add("rows-shared-with-train", where)
             continue
@@ -89,7 +89,7 @@ def _group_of(meaning: Meaning, group: str | None) -> str:
         return meaning.said_hash.hex()
     if meaning.row.values.get(group) is None:
         raise DataError(
-            f"{meaning.row.location}: no value in the group column {group!r}; the row has "
+            f"{meaning.location}: no value in the group column {group!r}; the row has "
             f"{sorted(meaning.row.values)}. Fill it, or fix data.group."
         )
     return str(meaning.row.values[group])

@@ -4,10 +4,11 @@
     KEY/ids.bin         int32, all examples one after the other
     KEY/weights.bin     float32, same layout
     KEY/offsets.bin     int64 (examples + 1,), where each example starts, and the end
+    KEY/trained.bin     int64 (examples,), trained tokens of each
     KEY/rows.bin        int64 (examples,), which of the rows that were read it came from
 
-A store is written beside its final place, flushed to disk and renamed, so that it is whole or
-absent. One that is not what its manifest says is built again.
+A store is written beside its final place as its examples come, flushed to disk and renamed, so that
+it is whole or absent. One that is not what its manifest says is built again.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from lorakit.data.examples import Example, fingerprint_of
+from lorakit.data.examples import Example, Fingerprint
 from lorakit.files import STAGING_PREFIX, staged_folder
 
-VERSION = 1
+VERSION = 2
 _FILES = {
     "ids.bin": np.int32,
     "weights.bin": np.float32,
     "offsets.bin": np.int64,
+    "trained.bin": np.int64,
     "rows.bin": np.int64,
 }
+_BUFFER_BYTES = 1 << 20
 
 
 class TokenStore:
@@ -52,8 +56,7 @@ class TokenStore:
         self._offsets = np.fromfile(folder / "offsets.bin", dtype=np.int64)
         self.rows = np.fromfile(folder / "rows.bin", dtype=np.int64)
         self.lengths = np.diff(self._offsets)
-        counts = np.concatenate([[0], np.cumsum(self._weights != 0, dtype=np.int64)])
-        self.trained_lengths = np.diff(counts[self._offsets])
+        self.trained_lengths = np.fromfile(folder / "trained.bin", dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -97,36 +100,83 @@ def write_store(
         rows: which of the rows read each came from.
         extra: JSON values kept with it.
     """
+    with store_writer(folder, key) as writer:
+        for example, row in zip(examples, rows, strict=True):
+            writer.add(example, row)
+        writer.extra = extra
+    return writer.store()
+
+
+class StoreWriter:
+    """Writes the arrays of a store as examples come.
+
+    Attributes:
+        extra: JSON values to be kept with them.
+    """
+
+    def __init__(self, place: Path, staging: Path, files: Mapping[str, IO[bytes]]) -> None:
+        self.extra: dict[str, Any] = {}
+        self._place, self._staging, self._files = place, staging, files
+        self._hashes = {name: hashlib.sha256() for name in _FILES}
+        self._fingerprint = Fingerprint()
+        self._end = 0
+        self._manifest: dict[str, Any] = {}
+        self._write("offsets.bin", 0)
+
+    def add(self, example: Example, row: int) -> None:
+        """Write the next example, which came from row `row` of those read."""
+        self._end += example.num_tokens
+        self._fingerprint.add(example)
+        self._write("ids.bin", example.input_ids)
+        self._write("weights.bin", example.loss_weights)
+        self._write("offsets.bin", self._end)
+        self._write("trained.bin", example.num_trained_tokens)
+        self._write("rows.bin", row)
+
+    def finish(self, key: str) -> None:
+        """Write the manifest; nothing can be added after it."""
+        self._manifest = {
+            "version": VERSION,
+            "key": key,
+            "fingerprint": self._fingerprint.hexdigest(),
+            "extra": self.extra,
+            "sha256": {name: digest.hexdigest() for name, digest in self._hashes.items()},
+        }
+        text = json.dumps(self._manifest, indent=1)
+        (self._staging / "manifest.json").write_text(text, encoding="utf-8")
+
+    def store(self) -> TokenStore:
+        """The store, once it stands in its place."""
+        return TokenStore(self._place, self._manifest)
+
+    def _write(self, name: str, values: np.ndarray | int) -> None:
+        data = np.ascontiguousarray(values, dtype=_FILES[name]).tobytes()
+        self._hashes[name].update(data)
+        self._files[name].write(data)
+
+
+@contextmanager
+def store_writer(folder: str | Path, key: str) -> Iterator[StoreWriter]:
+    """A writer whose store is in its place when the block succeeds; else nothing is left of it.
+
+    Args:
+        folder: where stores live; made if absent.
+        key: hex SHA-256 of what makes the examples.
+    """
     place = Path(folder) / key
     broken = place.with_name(f"{STAGING_PREFIX}{key}-{uuid.uuid4().hex}")
     if place.exists():  # broken, or made by another process in the meantime
         place.rename(broken)
         shutil.rmtree(broken)
     with staged_folder(place) as staging:
-        _write_arrays(staging, examples, rows)
-        manifest = {
-            "version": VERSION,
-            "key": key,
-            "fingerprint": fingerprint_of(examples),
-            "extra": extra,
-            "sha256": {name: _sha256(staging / name) for name in _FILES},
-        }
-        (staging / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    return TokenStore(place, manifest)
-
-
-def _write_arrays(folder: Path, examples: Sequence[Example], rows: Sequence[int]) -> None:
-    offsets = np.concatenate([[0], np.cumsum([example.num_tokens for example in examples])])
-    parts = {
-        "ids.bin": [example.input_ids for example in examples],
-        "weights.bin": [example.loss_weights for example in examples],
-        "offsets.bin": [offsets],
-        "rows.bin": [np.asarray(rows)],
-    }
-    for name, dtype in _FILES.items():
-        with (folder / name).open("wb") as file:
-            for part in parts[name]:
-                file.write(np.ascontiguousarray(part, dtype=dtype).tobytes())
+        with ExitStack() as stack:
+            files = {
+                name: stack.enter_context((staging / name).open("wb", buffering=_BUFFER_BYTES))
+                for name in _FILES
+            }
+            writer = StoreWriter(place, staging, files)
+            yield writer
+        writer.finish(key)
 
 
 def _manifest(place: Path) -> dict[str, Any] | None:

@@ -10,13 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.conversation import ROLES
 from lorakit.data.plain_template import plain_template
-from lorakit.data.template_process import template_process
+from lorakit.data.template_process import Rendering, Spans, template_process
 from lorakit.errors import DataError
 
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -27,6 +28,26 @@ _XML_TAG = re.compile(r"</?[a-z_]+>")
 Messages = Sequence[dict[str, Any]]
 
 
+@dataclass
+class Habits:
+    """How a template wants its messages, and what it refuses.
+
+    Attributes:
+        text_as_parts: text must come as a list of parts (vision templates drop plain strings).
+        arguments_as_text: a tool call's arguments must come as JSON text.
+        content_always: a message with tool calls needs a content, if an empty one.
+        refuses_system: a system message is an error.
+        joined_roles: roles whose content must come as one string, because the template writes a
+            list of text parts as Python would.
+    """
+
+    text_as_parts: bool = False
+    arguments_as_text: bool = False
+    content_always: bool = False
+    refuses_system: bool = False
+    joined_roles: frozenset[str] = frozenset()
+
+
 class ChatTemplate:
     """One tokenizer's chat template, or the plain one, or the one given instead.
 
@@ -34,12 +55,6 @@ class ChatTemplate:
         source: the Jinja source, as it should be saved with the trained model.
         has_markers: it marks what the model generates with `{% generation %}`.
         uses_date: it writes today's date.
-        text_as_parts: text must come as a list of parts (vision templates drop plain strings).
-        arguments_as_text: a tool call's arguments must come as JSON text.
-        content_always: a message with tool calls needs a content, if an empty one.
-        refuses_system: a system message is an error.
-        joined_roles: roles whose content must come as one string, because the template writes a
-            list of text parts as Python would.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> None:
@@ -62,18 +77,22 @@ class ChatTemplate:
             )
         self.has_markers = _GENERATION.search(self.source) is not None
         self.uses_date = "strftime_now" in self.source
-        self.text_as_parts = False
-        self.arguments_as_text = False
-        self.content_always = False
-        self.refuses_system = False
-        self.joined_roles: frozenset[str] = frozenset()
-        self._probe()
+        self._habits = Habits()
+        self._is_probed = False
+
+    @property
+    def habits(self) -> Habits:
+        """What the template is like, found out when first asked for: it takes its process."""
+        if not self._is_probed:
+            self._is_probed = True
+            self._probe()
+        return self._habits
 
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of everything that decides what is rendered."""
         special = json.dumps(self._special, sort_keys=True)
-        parts = (self.source, self._for_tools or "", special, str(self.text_as_parts))
+        parts = (self.source, self._for_tools or "", special)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def messages_for(self, messages: Messages) -> list[dict[str, Any]]:
@@ -83,7 +102,7 @@ class ChatTemplate:
     def folds_system(self, messages: Messages) -> bool:
         """Whether a system message is put before the first user message, because it is refused."""
         return (
-            self.refuses_system
+            self.habits.refuses_system
             and len(messages) > 1
             and messages[0]["role"] == "system"
             and messages[1]["role"] == "user"
@@ -103,12 +122,25 @@ class ChatTemplate:
         """The text, and the character spans that `{% generation %}` blocks wrote."""
         return self._rendered(messages, tools, prompt=False, marked=True)
 
+    def render_many(
+        self, asked: Sequence[tuple[Messages, Messages, bool]]
+    ) -> list[str | DataError]:
+        """`render` of many (messages, tools, prompt); what it would raise stands in its place."""
+        return self._process.render_many(
+            [self._rendering(messages, tools, prompt=prompt) for messages, tools, prompt in asked]
+        )
+
     def _rendered(
         self, messages: Messages, tools: Messages, *, prompt: bool, marked: bool
-    ) -> tuple[str, list[tuple[int, int]]]:
-        return self._process.render(
-            self._for_tools if tools and self._for_tools else self.source,
-            list(messages),
+    ) -> tuple[str, Spans]:
+        return self._process.render(self._rendering(messages, tools, prompt=prompt, marked=marked))
+
+    def _rendering(
+        self, messages: Messages, tools: Messages, *, prompt: bool, marked: bool = False
+    ) -> Rendering:
+        return Rendering(
+            source=self._for_tools if tools and self._for_tools else self.source,
+            messages=list(messages),
             tools=list(tools),
             special=self._special,
             prompt=prompt,
@@ -132,20 +164,22 @@ class ChatTemplate:
         return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
     def _probe(self) -> None:
-        """Learn from small conversations what the attributes from `text_as_parts` on say."""
+        """Learn the habits from small conversations."""
         turns = [
             {"role": "user", "content": "probeuser"},
             {"role": "assistant", "content": "probeassistant"},
         ]
         if not self._shows(turns, ()):
-            self.text_as_parts = True
-            self.text_as_parts = self._shows(self.messages_for(turns), ())
+            self._habits.text_as_parts = True
+            self._habits.text_as_parts = self._shows(self.messages_for(turns), ())
         system = {"role": "system", "content": "probesystem"}
-        self.refuses_system = self._renders(turns) and not self._renders([system, *turns])
+        self._habits.refuses_system = self._renders(turns) and not self._renders([system, *turns])
         if "tool_calls" in self.source:
             self._probe_tool_calls()
-        if not self.text_as_parts:
-            self.joined_roles = frozenset(r for r in ROLES if not self._reads_parts(r, turns))
+        if not self._habits.text_as_parts:
+            self._habits.joined_roles = frozenset(
+                r for r in ROLES if not self._reads_parts(r, turns)
+            )
 
     def _reads_parts(self, role: str, turns: Messages) -> bool:
         """Whether a text part says the same as a string, for messages of this role."""
@@ -175,10 +209,10 @@ class ChatTemplate:
             },
         ]
         for as_text, with_content in ((False, False), (False, True), (True, False), (True, True)):
-            self.arguments_as_text, self.content_always = as_text, with_content
+            self._habits.arguments_as_text, self._habits.content_always = as_text, with_content
             if self._shows(self.messages_for(calling), ("probevalue",)):
                 return
-        self.arguments_as_text = self.content_always = False
+        self._habits.arguments_as_text = self._habits.content_always = False
 
     def _renders(self, messages: Messages) -> bool:
         try:
@@ -195,15 +229,16 @@ class ChatTemplate:
         return all(word in text for word in words or ("probeuser", "probeassistant"))
 
     def _shaped(self, message: dict[str, Any]) -> dict[str, Any]:
+        habits = self.habits
         shaped = dict(message)
         content = message.get("content")
-        if content is None and self.content_always:
+        if content is None and habits.content_always:
             shaped["content"] = content = ""
-        if self.text_as_parts and isinstance(content, str):
+        if habits.text_as_parts and isinstance(content, str):
             shaped["content"] = [{"type": "text", "text": content}]
-        if isinstance(content, list) and message["role"] in self.joined_roles:
+        if isinstance(content, list) and message["role"] in habits.joined_roles:
             shaped["content"] = _text_of(message)
-        if self.arguments_as_text and "tool_calls" in message:
+        if habits.arguments_as_text and "tool_calls" in message:
             shaped["tool_calls"] = [_with_text_arguments(call) for call in message["tool_calls"]]
         return shaped
 

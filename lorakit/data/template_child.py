@@ -5,11 +5,12 @@ for ever or filling the memory, so it runs where it can be killed.
 
 Protocol, both ways: 8 bytes of length (big endian), then JSON. Requests: {"load": key, "source":
 ...} or {"render": key, "messages", "tools", "prompt", "marked", "special"}; answers {"text",
-"spans"} or {"error"}.
+"spans"} or {"error"}. {"rows": [request, ...]} is answered by {"answers": [answer, ...]}.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
 import sys
@@ -36,10 +37,15 @@ def main(extra_bytes: int, max_characters: int) -> None:
     _limit_memory(extra_bytes)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sources: dict[str, str] = {}
+    gc.freeze()  # what was imported stays: no use in looking at it with every collection
     _write(answers, {"ready": True})
     while (request := _read(requests)) is not None:
         if "load" in request:
             sources[request["load"]] = request["source"]
+        elif "rows" in request:
+            rows = request["rows"]
+            done = [_answer(row, sources[row["render"]], max_characters) for row in rows]
+            _write(answers, {"answers": done})
         else:
             _write(answers, _answer(request, sources[request["render"]], max_characters))
 

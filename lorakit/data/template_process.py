@@ -16,7 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +28,31 @@ START_SECONDS = 120.0
 RENDER_SECONDS = 20.0
 MEMORY_BYTES = 1 << 30
 MAX_CHARACTERS = 32 << 20
+# Of requests that share a trip: enough that the trip costs nothing, so few that others need not
+# wait for the child, and that the answers are a small part of its memory.
+BATCH_BYTES = 256 << 10
+
+Spans = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a template is to render.
+
+    Attributes:
+        source: the template.
+        messages, tools: as the template takes them.
+        special: the special tokens by name.
+        prompt: with the generation prompt.
+        marked: with the spans of `{% generation %}` blocks.
+    """
+
+    source: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    special: dict[str, Any]
+    prompt: bool = False
+    marked: bool = False
 
 
 class TemplateProcess:
@@ -40,50 +67,57 @@ class TemplateProcess:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._is_ready = False
         self._loaded: set[str] = set()
 
-    def render(
-        self,
-        source: str,
-        messages: list[dict[str, Any]],
-        *,
-        tools: list[dict[str, Any]],
-        special: dict[str, Any],
-        prompt: bool,
-        marked: bool,
-    ) -> tuple[str, list[tuple[int, int]]]:
+    def start(self) -> None:
+        """Start the child without waiting for it to be ready."""
+        with self._lock:
+            self._launch()
+
+    def render(self, rendering: Rendering) -> tuple[str, Spans]:
         """The rendered text, and the spans of `{% generation %}` blocks if `marked`.
 
         Raises:
             DataError: the template refuses the messages, or breaks a limit.
             RunError: the child could not be started.
         """
-        key = hashlib.sha256(source.encode()).hexdigest()
-        request = {
-            "render": key,
-            "messages": messages,
-            "tools": tools,
-            "special": special,
-            "prompt": prompt,
-            "marked": marked,
-        }
-        with self._lock:
-            try:
-                child = self._loaded_with(key, source)
-                self._send(child, request)
-            except BrokenPipeError:  # somebody ended the child between two requests
-                self.close()
-                child = self._loaded_with(key, source)
-                self._send(child, request)
-            answer = self._receive(child, self._seconds)
+        answer = self._ask([rendering.source], json.dumps(_request(rendering)).encode())
         if answer is None:
             raise DataError(
                 f"the chat template did not finish a row within {self._seconds:.0f} s or "
                 f"{MEMORY_BYTES >> 20} MiB, and was stopped; use another chat_template"
             )
-        if "error" in answer:
-            raise DataError(f"the chat template refuses it: {answer['error']}")
-        return answer["text"], [(start, end) for start, end in answer["spans"]]
+        return _read_answer(answer)
+
+    def render_many(self, renderings: Sequence[Rendering]) -> list[str | DataError]:
+        """The texts, in order, or what `render` would raise: many of them in one trip."""
+        texts: list[str | DataError] = []
+        for batch, request in _batches(renderings):
+            answer = self._ask({rendering.source for rendering in batch}, request)
+            if answer is None:  # one of them hangs or grows: each by itself shows which
+                texts += [self._text_or_error(rendering) for rendering in batch]
+            else:
+                texts += [_text_or_error(one) for one in answer["answers"]]
+        return texts
+
+    def _text_or_error(self, rendering: Rendering) -> str | DataError:
+        try:
+            return self.render(rendering)[0]
+        except DataError as error:
+            return error
+
+    def _ask(self, sources: Iterable[str], request: bytes) -> dict[str, Any] | None:
+        """The child's answer to a request that renders `sources`; None after killing it."""
+        with self._lock:
+            try:
+                child = self._loaded_with(sources)
+                self._send(child, request)
+            except BrokenPipeError:  # somebody ended the child between two requests
+                self.close()
+                child = self._loaded_with(sources)
+                self._send(child, request)
+            return self._receive(child, self._seconds)
 
     def close(self) -> None:
         """End the child, if this process started it."""
@@ -98,17 +132,19 @@ class TemplateProcess:
                 with contextlib.suppress(BrokenPipeError):  # closing flushes
                     pipe.close()
 
-    def _loaded_with(self, key: str, source: str) -> subprocess.Popen[bytes]:
-        """The running child, which knows the template `source` as `key`."""
+    def _loaded_with(self, sources: Iterable[str]) -> subprocess.Popen[bytes]:
+        """The running child, which knows the templates `sources` by their keys."""
         child = self._started()
-        if key not in self._loaded:
-            self._send(child, {"load": key, "source": source})
-            self._loaded.add(key)
+        for source in sources:
+            key = _key(source)
+            if key not in self._loaded:
+                self._send(child, json.dumps({"load": key, "source": source}).encode())
+                self._loaded.add(key)
         return child
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _launch(self) -> None:
         if self._child is not None and self._owner == os.getpid():
-            return self._child
+            return
         self._loaded.clear()
         self._owner = os.getpid()
         self._child = subprocess.Popen(
@@ -124,15 +160,22 @@ class TemplateProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, which ends the child itself
         )
-        if self._receive(self._child, START_SECONDS) is None:
+        self._is_ready = False
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """The running child, ready for requests."""
+        self._launch()
+        child = self._child
+        assert child is not None
+        if not self._is_ready and self._receive(child, START_SECONDS) is None:
             raise RunError(
                 "the process that renders chat templates did not start; check that "
                 f"`{sys.executable} -c 'import transformers'` works."
             )
-        return self._child
+        self._is_ready = True
+        return child
 
-    def _send(self, child: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
-        data = json.dumps(message).encode()
+    def _send(self, child: subprocess.Popen[bytes], data: bytes) -> None:
         stdin = child.stdin
         assert stdin is not None
         stdin.write(struct.pack(">Q", len(data)) + data)
@@ -158,6 +201,52 @@ def template_process() -> TemplateProcess:
     process = TemplateProcess()
     atexit.register(process.close)
     return process
+
+
+@lru_cache(maxsize=16)
+def _key(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _request(rendering: Rendering) -> dict[str, Any]:
+    return {
+        "render": _key(rendering.source),
+        "messages": rendering.messages,
+        "tools": rendering.tools,
+        "special": rendering.special,
+        "prompt": rendering.prompt,
+        "marked": rendering.marked,
+    }
+
+
+def _batches(renderings: Sequence[Rendering]) -> Iterator[tuple[list[Rendering], bytes]]:
+    """Renderings that share a trip, and the request for them."""
+    batch: list[Rendering] = []
+    parts: list[bytes] = []
+    size = 0
+    for rendering in renderings:
+        part = json.dumps(_request(rendering)).encode()
+        if batch and size + len(part) > BATCH_BYTES:
+            yield batch, b'{"rows": [%b]}' % b", ".join(parts)
+            batch, parts, size = [], [], 0
+        batch.append(rendering)
+        parts.append(part)
+        size += len(part)
+    if batch:
+        yield batch, b'{"rows": [%b]}' % b", ".join(parts)
+
+
+def _read_answer(answer: dict[str, Any]) -> tuple[str, Spans]:
+    if "error" in answer:
+        raise DataError(f"the chat template refuses it: {answer['error']}")
+    return answer["text"], [(start, end) for start, end in answer["spans"]]
+
+
+def _text_or_error(answer: dict[str, Any]) -> str | DataError:
+    try:
+        return _read_answer(answer)[0]
+    except DataError as error:
+        return error
 
 
 def _read_exactly(pipe: IO[bytes], count: int, deadline: float) -> bytes | None:

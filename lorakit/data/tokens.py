@@ -5,9 +5,11 @@ T tokens.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -62,7 +64,7 @@ class Encoder:
             verbose=False,
         )
         return [
-            _encoded(ids, offsets)
+            encoded_from(ids, offsets)
             for ids, offsets in zip(batch.input_ids, batch.offset_mapping, strict=True)
         ]
 
@@ -85,6 +87,12 @@ class Encoder:
             np.concatenate([piece.starts for piece in pieces]),
             np.concatenate([piece.ends for piece in pieces]),
         )
+
+    @cached_property
+    def _splitting(self) -> PreTrainedTokenizerBase:
+        """A copy for text that spells control tokens: such a call changes the tokenizer's backend,
+        which may be at work in another thread."""
+        return copy.deepcopy(self._tokenizer)
 
     def num_control(self, ids: np.ndarray) -> int:
         """How many of the ids are control tokens."""
@@ -113,7 +121,8 @@ class Encoder:
         """A part of a text. An inner one is encoded after a newline that is then removed, because
         SentencePiece tokenizers write a space before the start of a text."""
         lead = "\n" if inner else ""
-        batch = self._tokenizer(
+        tokenizer = self._splitting if split_special else self._tokenizer
+        batch = tokenizer(
             lead + text,
             add_special_tokens=False,
             return_offsets_mapping=True,
@@ -122,7 +131,7 @@ class Encoder:
             split_special_tokens=split_special,
             verbose=False,
         )
-        encoded = _encoded(batch.input_ids, batch.offset_mapping)
+        encoded = encoded_from(batch.input_ids, batch.offset_mapping)
         count = len(self._newline)
         if not inner:
             return encoded
@@ -132,7 +141,8 @@ class Encoder:
         return self._part(text, False, split_special=split_special)
 
 
-def _encoded(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Encoded:
+def encoded_from(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Encoded:
+    """Encoded of plain lists: T ids, and T (start, end) of the characters they cover."""
     spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     return Encoded(np.asarray(ids, dtype=np.int32), spans[:, 0], spans[:, 1])
 

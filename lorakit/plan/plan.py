@@ -162,7 +162,7 @@ def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | 
     specs = specs_of(recipe.data.train)
     absent = [spec for spec in specs if _is_absent(str(spec.source))]
     try:
-        meanings = read_meanings(specs, rules)
+        meanings = read_meanings(specs, rules, cache_dir=token_cache())
     except DataError as error:
         if not absent:
             raise

@@ -8,17 +8,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from lorakit.data import row_set
 from lorakit.data.contract import FINDINGS
 from lorakit.data.detect import converter_for
-from lorakit.data.meanings import DataRules, SourceSpec
+from lorakit.data.meanings import DataRules, SourceSpec, read_meanings
 from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row, read_rows
 from lorakit.data.store import TokenStore, open_store, write_store
+from lorakit.data.template_process import TemplateProcess
 from lorakit.errors import DataError
 from tests import tiny
 
@@ -152,12 +155,12 @@ def test_a_store_gives_the_same_examples_and_is_not_made_twice(tmp_path: Path, m
     rules = DataRules(max_length=100, max_dropped=0.5)
     plain = prepare_examples(rows, tiny.tokenizer(), rules)
     first = prepare_examples(rows, tiny.tokenizer(), rules, cache_dir=tmp_path)
-    monkeypatch.setattr(Renderer, "render_noted", None)  # a second tokenization would fail
+    monkeypatch.setattr(Renderer, "locate", None)  # a second tokenization would fail
     second = prepare_examples(rows, tiny.tokenizer(), rules, cache_dir=tmp_path)
     for prepared in (first, second):
         assert isinstance(prepared.examples, TokenStore)
         assert prepared.examples.fingerprint == plain.examples.fingerprint
-        assert prepared.findings == plain.findings and prepared.rows == plain.rows
+        assert prepared.findings == plain.findings and list(prepared.rows) == list(plain.rows)
         assert (prepared.read, prepared.kept, prepared.dropped) == (3, 2, 1)
         assert np.array_equal(prepared.examples.lengths, plain.examples.lengths)
         assert np.array_equal(prepared.examples.trained_lengths, plain.examples.trained_lengths)
@@ -329,3 +332,59 @@ def test_rows_that_contradict_training_every_token_are_refused(share: dict) -> N
     with pytest.raises(DataError, match="memory:1: `trained: all` trains every token"):
         prepare_examples(rows, tiny.tokenizer(), DataRules(trained="all"))
     assert prepare_examples(rows, tiny.tokenizer(), DataRules()).kept == 1
+
+
+# --- large sets ----------------------------------------------------------------------------------
+
+
+def test_rows_that_are_not_held_are_read_again(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"question": f"Q{i}?", "answer": f"A{i}."} for i in range(20)]
+    path.write_text("\ufeff" + "\n\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for source in (path, rows, datasets.Dataset.from_list(rows)):
+        held = prepare_examples(source, tiny.tokenizer(), DataRules())
+        with monkeypatch.context() as patched:
+            patched.setattr(row_set, "KEPT_BYTES", 0)
+            read_again = prepare_examples(source, tiny.tokenizer(), DataRules())
+        assert list(read_again.rows) == list(held.rows)
+        assert read_again.examples.fingerprint == held.examples.fingerprint
+
+
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(row_set, "KEPT_BYTES", 0)
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(SHORT) + "\n")
+    meanings = read_meanings(path, DataRules())
+    assert meanings[0].row.values == SHORT
+    path.write_text(json.dumps(SHORT | {"answer": "Another."}) + "\n")
+    with pytest.raises(DataError, match="has changed since it was read"):
+        _ = meanings[0].row
+
+
+def test_an_index_spares_the_second_start_the_rows(tmp_path: Path, monkeypatch) -> None:
+    path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    rows = [{"question": f"{i}?", "answer": "A."} for i in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=cache)
+    said = [meaning.said_hash for meaning in read_meanings(path, DataRules())]
+    monkeypatch.setattr(row_set.RowSet, "add", None)  # reading all rows would fail
+    again = read_meanings(path, DataRules(), cache_dir=cache)
+    assert [meaning.said_hash for meaning in again] == said
+    second = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=cache)
+    assert second.examples.fingerprint == first.examples.fingerprint
+    assert list(second.rows) == list(first.rows)
+    assert (second.findings, second.stop_ids) == (first.findings, first.stop_ids)
+    monkeypatch.undo()
+    for index in (cache / "rows").iterdir():
+        index.write_bytes(index.read_bytes()[:100])
+    third = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=cache)
+    assert third.examples.fingerprint == first.examples.fingerprint
+
+
+def test_a_second_start_needs_no_template_process(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(SHORT) + "\n")
+    first = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=tmp_path / "c")
+    monkeypatch.setattr(TemplateProcess, "_launch", None)
+    second = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=tmp_path / "c")
+    assert second.examples.fingerprint == first.examples.fingerprint

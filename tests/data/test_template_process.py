@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from lorakit.data.conversation import Conversation
 from lorakit.data.render import Renderer
-from lorakit.data.template_process import TemplateProcess, template_process
+from lorakit.data.template_process import BATCH_BYTES, Rendering, TemplateProcess, template_process
 from lorakit.errors import DataError
 from tests import tiny
 
@@ -16,7 +17,7 @@ TALK = [{"role": "user", "content": "hello"}]
 
 
 def render(process: TemplateProcess, source: str) -> str:
-    return process.render(source, TALK, tools=[], special={}, prompt=False, marked=False)[0]
+    return process.render(Rendering(source, TALK, [], {}))[0]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,28 @@ def test_a_killed_child_is_replaced(process) -> None:
 
 
 def test_one_child_serves_every_renderer() -> None:
-    Renderer(tiny.tokenizer())
+    talk = Conversation.of(("user", "a"), ("assistant", "b"))
+    Renderer(tiny.tokenizer()).render(talk)
     child = template_process()._child
-    Renderer(tiny.tokenizer(chat_template=None))
+    Renderer(tiny.tokenizer(chat_template=None)).render(talk)
     assert child is not None and template_process()._child is child
+
+
+def test_many_renderings_are_those_of_each_by_itself(process) -> None:
+    good, refused = (
+        "{{ messages[0].content }}",
+        "{{ raise_exception('no ' + messages[0].content) }}",
+    )
+    long = [{"role": "user", "content": "x" * (BATCH_BYTES // 3)}]
+    asked = [
+        Rendering(source, messages, [], {})
+        for source in (good, refused, BOMBS["loops"], good)
+        for messages in (TALK, long)
+    ]
+    many = process.render_many(asked)
+    assert len(many) == len(asked)
+    for rendering, text in zip(asked, many, strict=True):
+        try:
+            assert text == process.render(rendering)[0]
+        except DataError as error:
+            assert isinstance(text, DataError) and str(text) == str(error)
