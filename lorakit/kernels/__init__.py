@@ -10,6 +10,7 @@ from __future__ import annotations
 from lorakit.kernels.dispatch import (
     REFERENCE,
     backend_name,
+    dequantize_scales,
     four_bit_dequantize,
     is_reference_forced,
     reference_only,
@@ -27,7 +28,6 @@ from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
 from lorakit.kernels.reference.four_bit import (
-    dequantize_scales,
     four_bit_quantize,
     quantize_scales,
 )

@@ -23,6 +23,7 @@ REFERENCE = "reference"
 
 _REFERENCE: dict[str, Callable[..., Any]] = {
     "column_dots": elementwise.column_dots,
+    "dequantize_scales": four_bit.dequantize_scales,
     "four_bit_dequantize": four_bit.four_bit_dequantize,
     "keyed_dropout": dropout.keyed_dropout,
     "rms_norm": elementwise.rms_norm,
@@ -88,6 +89,13 @@ def four_bit_dequantize(
 ) -> torch.Tensor:
     """See `reference/four_bit.py`."""
     return _call("four_bit_dequantize", codes, codes, absmax, code_book, shape, block_size, dtype)
+
+
+def dequantize_scales(
+    codes: torch.Tensor, nested_absmax: torch.Tensor, nested_offset: torch.Tensor
+) -> torch.Tensor:
+    """See `reference/four_bit.py`."""
+    return _call("dequantize_scales", codes, codes, nested_absmax, nested_offset)
 
 
 def rms_norm(

@@ -10,7 +10,7 @@ import torch
 
 from lorakit.kernels import dispatch
 from lorakit.kernels.cpu import compiled, ops, threads
-from lorakit.kernels.reference.four_bit import CODE_VALUES, four_bit_quantize
+from lorakit.kernels.reference.four_bit import CODE_VALUES, four_bit_quantize, quantize_scales
 from tests.tolerances import OP, relative_error
 
 SHAPES = [(1, 1), (1, 5), (3, 7), (17, 64), (130, 129), (2, 4099), (1000, 33)]
@@ -34,7 +34,7 @@ ARGUMENTS: dict[str, Callable[[int, int], tuple]] = {
     ),
     "keyed_dropout": lambda t, d: (floats(t, d), torch.randint(-(2**62), 2**62, (t,)), 0.3),
 }
-EXACT = {"four_bit_dequantize"}  # bits, which have a test of their own
+EXACT = {"dequantize_scales", "four_bit_dequantize"}  # bits, which have a test of their own
 
 
 def test_every_op_is_tested() -> None:
@@ -114,6 +114,13 @@ def test_dequantize_to_the_same_bits(code_book: str, block_size: int, count: int
     for dtype in (torch.float32, torch.bfloat16):
         expected = dispatch._REFERENCE["four_bit_dequantize"](*arguments, dtype)
         assert torch.equal(ops.four_bit_dequantize(*arguments, dtype), expected)
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 70_001])
+def test_scales_to_the_same_bits(count: int) -> None:
+    quantized = quantize_scales(torch.rand(count) + 0.1)
+    expected = dispatch._REFERENCE["dequantize_scales"](*quantized)
+    assert torch.equal(ops.dequantize_scales(*quantized), expected)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 90.0, -90.0, 300.0])

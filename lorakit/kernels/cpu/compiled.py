@@ -143,6 +143,26 @@ def four_bit_dequantize(arguments):
             out[even] = pairs[int64(codes[even // 2]) * 2] * scales[b]
 
 
+@njit(error_model="numpy")
+def _scales(codes, values, factor, offset, out):
+    for i in range(codes.size):
+        out[i] = values[codes[i]] * factor + offset
+
+
+@Kernel
+def dequantize_scales(arguments):
+    """codes uint8, values float32 (256,), factors float32 (nested blocks,), address of the offset,
+    out float32, scales in all, scales of a nested block; work: nested blocks."""
+    count, block = arguments[7], arguments[8]
+    codes, out = _bytes(arguments[2], count), _floats(arguments[6], count)
+    values, factors = _floats(arguments[3], 256), _floats(arguments[4], arguments[1])
+    offset = _floats(arguments[5], 1)[0]
+    first, last = _share(arguments)
+    for b in range(first, last):
+        a, z = b * block, min(b * block + block, count)
+        _scales(codes[a:z], values, factors[b], offset, out[a:z])
+
+
 # RMSNorm: y = x / sqrt(mean(x**2) + eps) * weight.
 
 

@@ -10,6 +10,7 @@ from lorakit.kernels.cpu import compiled
 from lorakit.kernels.reference import dropout as reference_dropout
 from lorakit.kernels.reference import elementwise as reference
 from lorakit.kernels.reference import four_bit as reference_four_bit
+from lorakit.kernels.reference.dynamic8 import dynamic_map
 
 FLOAT_BYTES = 4
 
@@ -38,6 +39,25 @@ def four_bit_dequantize(
         out,
         out.numel(),
         block_size,
+    )
+    return out
+
+
+def dequantize_scales(
+    codes: torch.Tensor, nested_absmax: torch.Tensor, nested_offset: torch.Tensor
+) -> torch.Tensor:
+    """See the reference; the same bits."""
+    out = torch.empty(codes.shape)
+    compiled.dequantize_scales(
+        nested_absmax.numel(),
+        out.numel() * FLOAT_BYTES,
+        codes.contiguous(),
+        dynamic_map(codes.device),
+        nested_absmax.contiguous(),
+        nested_offset,
+        out,
+        out.numel(),
+        reference_four_bit.NESTED_BLOCK_SIZE,
     )
     return out
 
