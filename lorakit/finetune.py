@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,19 @@ from lorakit.data.calibration import calibration_batches
 from lorakit.data.contract import Finding
 from lorakit.data.facts import data_facts
 from lorakit.data.meanings import read_meanings
-from lorakit.data.named_sets import NamedSets, context_of, prepare_named_sets, rules_of, specs_of
+from lorakit.data.named_sets import (
+    VALIDATION,
+    NamedSets,
+    context_of,
+    is_validation,
+    prepare_named_sets,
+    rules_of,
+    specs_of,
+)
 from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
+from lorakit.evaluate.enough import too_few_findings
 from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
@@ -120,8 +129,9 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
-    _report_findings(sets)
-    check_measurable(sets.evaluation, measures, _stop_ids(model, sets.train))
+    stop_ids = _stop_ids(model, sets.train)
+    _report_findings(_findings(sets, measures, stop_ids))
+    check_measurable(sets.evaluation, measures, stop_ids)
     planned = plan(recipe, prepared=sets.train)
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
@@ -217,7 +227,8 @@ def check(recipe: Recipe) -> CheckReport:
         _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
     plan(recipe, prepared=sets.train)
-    return CheckReport(sets.by_name(), sets.findings(), tokenizer)
+    findings = _findings(sets, measures, sets.train.stop_ids)
+    return CheckReport(sets.by_name(), findings, tokenizer)
 
 
 def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
@@ -229,11 +240,18 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
             read_meanings(specs_of(sources), rules)
 
 
-def _report_findings(sets: NamedSets) -> None:
-    """Say what the data contract found, and stop when it is broken."""
-    for finding in sets.findings():
-        log.warning("%s: %s (%s)", finding.severity, finding.message, finding.where)
-    errors = [finding for finding in sets.findings() if finding.severity == "error"]
+def _findings(sets: NamedSets, measures: Measures, stop_ids: Sequence[int]) -> list[Finding]:
+    """What is to be said about the rows, and about sets too small for a verdict."""
+    few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
+    return sets.findings() + few
+
+
+def _report_findings(findings: Sequence[Finding]) -> None:
+    """Say what was found, and stop when the data contract is broken."""
+    for finding in findings:
+        where = f" ({finding.where})" if finding.where else ""
+        log.warning("%s: %s%s", finding.severity, finding.message, where)
+    errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         listed = "; ".join(f"{finding.message} ({finding.where})" for finding in errors)
         raise DataError(f"the data break the contract: {listed}. `lorakit check` shows all of it.")
@@ -309,6 +327,10 @@ def _evaluate(
         token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
         packed=recipe.data.packing and why_not_packed(model.config) is None,
     )
+    results = {
+        name: replace(one, same_as=VALIDATION) if is_validation(sets.by_name(), name) else one
+        for name, one in results.items()
+    }
     lines = [
         json.dumps(answered.to_json(name), ensure_ascii=False, allow_nan=False) + "\n"
         for name, result in results.items()

@@ -19,6 +19,8 @@ from lorakit import cli, errors
 from lorakit.cli import main, new
 from lorakit.cli.new import template_names
 from lorakit.cli.output import human_bytes
+from lorakit.cli.train import show_next
+from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
@@ -308,8 +310,61 @@ def test_evaluate_repeats_what_training_found(
 def test_evaluate_says_what_it_found(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained / "run")]) == 0
     shown = capfd.readouterr().out
-    assert "in_domain: no difference by loss (8 examples)" in shown
-    assert "too few examples to tell" in shown
+    assert "in_domain: too few examples to tell by loss (8 examples)" in shown
+    assert "no difference" not in shown
+    written = json.loads((trained / "run" / "evaluation.json").read_text())
+    assert written["in_domain"]["verdict"] == "no difference"
+    assert shown.splitlines()[-1] == f"report  {trained / 'run' / 'report.html'}"
+
+
+@pytest.mark.parametrize("on_a_terminal", [False, True])
+def test_training_ends_with_what_to_do_next(
+    on_a_terminal: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path("runs") / ("a long name" * 20)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: on_a_terminal)
+    show_next(run)
+    lines = dict(line.split("  ", 1) for line in capfd.readouterr().out.splitlines())
+    told = {what: value.strip() for what, value in lines.items()}
+    assert told == {
+        "report": f"{run}/report.html",
+        "adapter": f"{run}/adapter",
+        "talk to it": f"lorakit chat '{run}'",
+        "merge it": f"lorakit merge '{run}' --output '{run}/merged'",
+    }
+
+
+def test_train_and_check_say_which_rows_serve_as_in_domain(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
+    recipe["evaluate"] = {"metrics": ["loss"]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = [str(tmp_path / "recipe.yaml")]
+    assert main(["check", *arguments]) == 0
+    shown = capfd.readouterr().out
+    assert "in_domain (the validation rows): 4 rows read" in shown
+    assert "validation: 4 rows read" in shown
+    assert main(["train", *arguments, "--output", str(tmp_path / "run")]) == 0
+    told = capfd.readouterr()
+    shown = told.out
+    assert "in_domain (the validation rows): too few examples to tell by loss (4 exam" in shown
+    assert "a verdict needs 20" in told.err  # before anything is trained
+    assert f"lorakit merge {tmp_path / 'run'} --output" in shown.splitlines()[-1]
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert written["in_domain"]["same_as"] == "validation"
+
+
+def test_check_warns_of_sets_too_small_for_a_verdict(
+    trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = run_json(["check", str(trained / "recipe.yaml")], capfd)
+    (few,) = [one for one in shown["findings"] if one["id"] == "too-few-to-tell"]
+    assert few["severity"] == "warning"
+    assert few["message"].startswith(
+        f"in_domain: 8 rows are there to measure, but a verdict needs {MIN_EXAMPLES}"
+    )
+    assert "name more rows as evaluate.in_domain" in few["message"]
 
 
 def test_the_report_of_a_run_is_written_again(

@@ -63,12 +63,14 @@ def command(
 
 def show_check(report: CheckReport, num_examples: int) -> None:
     """Rows and tokens of every set, the findings, and examples of what is trained, in words."""
+    from lorakit.data.named_sets import title_of
+
     out = console()
     for name, prepared in report.sets.items():
         tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()
         out.print(
-            f"{name}: {prepared.read} rows read, {prepared.kept} kept, {prepared.dropped} dropped; "
-            f"{tokens:,} tokens, {trained:,} trained"
+            f"{title_of(report.sets, name)}: {prepared.read} rows read, {prepared.kept} kept, "
+            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} trained"
         )
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from lorakit.cli.output import AsJson, RunFolder, print_json, show_sets, stdout_for_results
+from lorakit.cli.output import (
+    AsJson,
+    RunFolder,
+    print_json,
+    show_lines,
+    show_sets,
+    stdout_for_results,
+)
+from lorakit.run_folder import RunFolder as RunPaths
 
 
 def command(run: RunFolder, as_json: AsJson = False) -> None:
@@ -21,3 +29,4 @@ def command(run: RunFolder, as_json: AsJson = False) -> None:
         print_json({name: result.to_json() for name, result in results.items()})
     else:
         show_sets(results)
+        show_lines({"report": str(RunPaths(run).report)})

@@ -64,6 +64,13 @@ def human_bytes(count: int) -> str:
     return f"{count / 1024**exponent:.2f} {('KiB', 'MiB', 'GiB')[exponent - 1]}"
 
 
+def show_lines(lines: Mapping[str, str]) -> None:
+    """`what  value` in columns; never broken, so that a path or a command can be copied."""
+    width, out = max(map(len, lines)), console()
+    for what, value in lines.items():
+        out.print(f"{what:<{width}}  {value}", soft_wrap=True)
+
+
 def show_sets(results: Mapping[str, SetResult]) -> None:
     """What evaluation found, in words."""
     from lorakit.evaluate.summary import summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,12 @@ from lorakit.cli.output import (
     RecipePath,
     console,
     print_json,
+    show_lines,
     show_sets,
     stdout_for_results,
 )
 from lorakit.recipe import load_recipe
+from lorakit.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lorakit.finetune import Outcome
@@ -55,6 +58,7 @@ def command(
     else:
         show_training(outcome)
         show_sets(outcome.evaluation)
+        show_next(outcome.run)
 
 
 def show_training(outcome: Outcome) -> None:
@@ -63,4 +67,18 @@ def show_training(outcome: Outcome) -> None:
     console().print(
         f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
         f"{training.loss:.4f}; the run is in {outcome.run}"
+    )
+
+
+def show_next(path: Path) -> None:
+    """What there is to look at, and the commands that use it."""
+    run = RunFolder(path)
+    named, merged = shlex.quote(str(path)), shlex.quote(str(path / "merged"))
+    show_lines(
+        {
+            "report": str(run.report),
+            "adapter": str(run.adapter),
+            "talk to it": f"lorakit chat {named}",
+            "merge it": f"lorakit merge {named} --output {merged}",
+        }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from lorakit.recipe.builtin_names import is_builtin_data
 
 # Row format of the sets that ship with lorakit.
 BUILTIN_FORMAT = "messages"
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class NamedSets:
 
     def by_name(self) -> dict[str, Prepared]:
         """All sets, train first."""
-        validation = {} if self.validation is None else {"validation": self.validation}
+        validation = {} if self.validation is None else {VALIDATION: self.validation}
         return {"train": self.train} | validation | self.evaluation
 
     def findings(self) -> list[Finding]:
@@ -51,6 +52,20 @@ class NamedSets:
                 told.append(prepared)
                 found += [replace(f, message=f"{name}: {f.message}") for f in prepared.findings]
         return found
+
+
+def is_validation(sets: Mapping[str, Prepared], name: str) -> bool:
+    """Whether an evaluation set has the validation set's rows, named as such or for want of others.
+
+    Args:
+        sets: see `NamedSets.by_name`.
+    """
+    return name != VALIDATION and sets[name] is sets.get(VALIDATION)
+
+
+def title_of(sets: Mapping[str, Prepared], name: str) -> str:
+    """How a set is listed: `in_domain (the validation rows)` where these serve as such."""
+    return f"{name} (the {VALIDATION} rows)" if is_validation(sets, name) else name
 
 
 def prepare_named_sets(

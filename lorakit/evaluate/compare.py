@@ -126,6 +126,12 @@ def check_measurable(
             )
 
 
+def num_measured(held_out: HeldOut, name: str, measures: Measures, stop_ids: Sequence[int]) -> int:
+    """The number of examples that a set's verdict would rest on."""
+    indices, asked = _drawn_questions(held_out.examples, measures, stop_ids)
+    return len(indices) if measures.primary_of(name) in LOSS_METRICS else len(asked)
+
+
 def compare_sets(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -14,6 +14,7 @@ import numpy as np
 from lorakit.evaluate.result import SetResult, retention_in_words
 from lorakit.evaluate.statistics import (
     MIN_EXAMPLES,
+    TOO_FEW,
     Comparison,
     Verdict,
     central_interval,
@@ -57,7 +58,8 @@ def judge(
     """Compare what was measured on the same examples; `margin` not None asks for non-inferiority.
 
     Under MIN_EXAMPLES the verdict is always "no difference", for retention too: a handful of rows
-    shows neither a loss nor that there is none, and a note says so.
+    shows neither a loss nor that there is none. A note says so, and people are never told "no
+    difference" but that there are too few examples.
 
     Args:
         base: losses of E examples before.
@@ -77,8 +79,8 @@ def judge(
         for name, comparison in comparisons.items()
         if not comparison.is_finite
     ]
-    if change.examples < MIN_EXAMPLES:
-        notes.insert(0, f"too few examples to tell: a verdict needs {MIN_EXAMPLES}")
+    if not change.enough:
+        notes.insert(0, f"{TOO_FEW}: a verdict needs {MIN_EXAMPLES}")
         verdict: Verdict = "no difference"
     elif not np.isfinite(tuned.mean) and np.isfinite(base.mean):
         verdict = "worse"

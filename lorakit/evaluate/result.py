@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorakit.evaluate.statistics import Comparison, Verdict
+from lorakit.evaluate.statistics import TOO_FEW, Comparison, Verdict
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class SetResult:
         examples: measured ones, out of `available`.
         margin: how much the primary metric may lose; None: any change counts.
         notes: what a reader of the verdict has to know.
+        same_as: the name of the other set whose rows these are, such as `validation`.
         answered: what the scorers' metrics rest on.
         forgotten: the examples that lost most, worst first.
     """
@@ -77,8 +78,14 @@ class SetResult:
     verdict: Verdict
     margin: float | None
     notes: tuple[str, ...] = ()
+    same_as: str | None = None
     answered: tuple[AnsweredExample, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The verdict as people read it: from too few examples there is none."""
+        return self.verdict if self.metrics[self.primary].enough else TOO_FEW
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`."""
@@ -90,6 +97,7 @@ class SetResult:
             "verdict": self.verdict,
             "margin": self.margin,
             "notes": list(self.notes),
+            "same_as": self.same_as,
             "forgotten": [vars(example) for example in self.forgotten],
         }
 

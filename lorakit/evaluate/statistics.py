@@ -23,6 +23,7 @@ CONFIDENCE = 0.95
 # Differences that are not symmetric cost coverage: a "95 %" interval of the mean of exp(normal)
 # holds it in 87 % with 20 examples, in 92 % with 100. Below this number nothing is concluded.
 MIN_EXAMPLES = 20
+TOO_FEW = "too few examples to tell"  # in the place of a verdict, where people read it
 NUM_RESAMPLES = 10_000
 _DRAWN_AT_ONCE = 4_000_000  # numbers drawn at a time: 32 MB, whatever the number of examples
 
@@ -48,6 +49,11 @@ class Comparison:
             "examples": self.examples,
             "higher_is_better": self.higher_is_better,
         }
+
+    @property
+    def enough(self) -> bool:
+        """Whether anything can be concluded from so many examples."""
+        return self.examples >= MIN_EXAMPLES
 
     @property
     def is_finite(self) -> bool:

@@ -22,10 +22,14 @@ def summary(results: Mapping[str, SetResult]) -> list[str]:
 
 
 def headline(name: str, result: SetResult) -> str:
-    """`in_domain: better by token_f1 (100 examples drawn by seed out of 300)`."""
+    """`in_domain: better by token_f1 (100 examples drawn by seed out of 300)`.
+
+    In the place of `in_domain` stands `in_domain (the validation rows)` where these serve as such.
+    """
     count = result.metrics[result.primary].examples
     of = f" drawn by seed out of {result.available}" if count < result.available else ""
-    return f"{name}: {result.verdict} by {result.primary} ({count} examples{of})"
+    rows = "" if result.same_as is None else f" (the {result.same_as} rows)"
+    return f"{name}{rows}: {result.told} by {result.primary} ({count} examples{of})"
 
 
 def _table(result: SetResult) -> list[str]:

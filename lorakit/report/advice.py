@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import Recipe
 from lorakit.report.files import RunFiles
-from lorakit.report.verdicts import TOO_FEW, set_verdicts
+from lorakit.report.verdicts import set_verdicts
 from lorakit.report.words import amount, count, listed, set_name, share
 
 # A validation loss this much over its lowest value, or under the one before, is a trend. Below it
@@ -154,8 +154,8 @@ def _all_well(run: RunFiles) -> Iterator[Advice]:
 
 
 def _effects(run: RunFiles) -> dict[str, str]:
-    """{set: its mark}; too few examples do not even tell that there is no difference."""
-    return {one.name: "unknown" if one.word == TOO_FEW else one.effect for one in set_verdicts(run)}
+    """{set: its mark}."""
+    return {one.name: one.effect for one in set_verdicts(run)}
 
 
 def _now(run: RunFiles, what: str) -> str:

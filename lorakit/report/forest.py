@@ -16,7 +16,8 @@ from lorakit.report.words import capital, change, interval, metric_name, printab
 ROW_HEIGHT = 44  # px: a line of text and the interval under it
 FRAME_HEIGHT = 62  # px: the axis with its label
 # A shape for each colour: not everybody sees the colours apart.
-MARKERS = {"better": "^", "same": "o", "worse": "v"}
+MARKERS = {"better": "^", "same": "o", "worse": "v", "few": "s"}
+NOTHING_SHOWN = {"same", "few"}
 AXIS = "\u2190 worse  \u00b7  difference, tuned \u2212 base  \u00b7  better \u2192"
 # Shown in its place is the loss, of which it is the exponential, unless a verdict rests on it.
 DERIVED = "perplexity"
@@ -163,7 +164,7 @@ def _draw_row(axes: Axes, row: ForestRow, place: int) -> None:
     if low is None or high is None or row.change.difference is None:
         return
     effect = effect_of(row.change)
-    colour = INKS[row.series or effect]
+    colour = INKS[row.series or ("same" if effect in NOTHING_SHOWN else effect)]
     axes.plot([low, high], [below, below], color=colour, linewidth=2.2)
     axes.plot(
         [row.change.difference],
@@ -171,6 +172,6 @@ def _draw_row(axes: Axes, row: ForestRow, place: int) -> None:
         marker=MARKERS[effect],
         markersize=9,
         color=colour,
-        markerfacecolor="none" if effect == "same" else colour,
+        markerfacecolor="none" if effect in NOTHING_SHOWN else colour,
         markeredgewidth=1.8,
     )

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lorakit.errors import InputError
+from lorakit.evaluate.statistics import TOO_FEW
 from lorakit.files import write_atomically
 from lorakit.report import words
 from lorakit.report.verdicts import effect_of
@@ -88,6 +89,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["too_few"] = TOO_FEW
     environment.filters |= {
         "amount": words.amount,
         "change": words.change,

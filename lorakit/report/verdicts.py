@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lorakit.evaluate.statistics import TOO_FEW
 from lorakit.report.files import Change, RunFiles, SetEvaluation
 from lorakit.report.words import (
     amount,
@@ -18,9 +19,9 @@ from lorakit.report.words import (
 )
 
 RETENTION = "retention"
-TOO_FEW = "too few to tell"
-Effect = Literal["better", "same", "worse"]
-Mark = Literal["better", "same", "worse", "kept"]
+# few: too few examples to tell, whatever the interval.
+Effect = Literal["better", "same", "worse", "few"]
+Mark = Literal["better", "same", "worse", "few", "kept"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class SetVerdict:
     """The verdict of one set.
 
     Attributes:
-        word: `better`, `no difference`, `worse`; of retention `kept`, `better`, `not kept`, ...
+        word: `better`, `no difference`, `worse`; of retention `kept`, `better`, `not kept`, ...;
+            TOO_FEW of any.
         effect: which of the page's marks it gets.
         sentence: what it rests on.
     """
@@ -44,7 +46,9 @@ class SetVerdict:
 def effect_of(one: Change) -> Effect:
     """Which way the interval of a metric excludes zero, if it does and rests on enough examples."""
     low, high = one.interval
-    if not one.enough or low is None or high is None or low <= 0 <= high:
+    if not one.enough:
+        return "few"
+    if low is None or high is None or low <= 0 <= high:
         return "same"
     return "better" if (low > 0) == one.higher_is_better else "worse"
 
@@ -59,7 +63,7 @@ def _set_verdict(name: str, one: SetEvaluation) -> SetVerdict:
     effect: Mark = "same" if one.verdict == "no difference" else one.verdict
     primary = one.primary_change
     if primary is not None and not primary.enough:
-        word, effect = TOO_FEW, "same"
+        word, effect = TOO_FEW, "few"
     elif name == RETENTION and one.verdict == "no difference":
         word, effect = "kept", "kept"
     elif name == RETENTION and one.verdict == "worse":
@@ -103,7 +107,7 @@ def headline(run: RunFiles) -> str:
     task = by_name.get("in_domain") or by_name.get("out_of_domain")
     if task is None:
         start = "What the adapter does for its task was not measured"
-    elif task.word == TOO_FEW:
+    elif task.effect == "few":
         start = "Too few examples tell what the adapter does for its task"
     else:
         start = {
@@ -118,7 +122,7 @@ def headline(run: RunFiles) -> str:
 
 
 def _other_rows(task: SetVerdict, other: SetVerdict) -> str:
-    if other.word == TOO_FEW:
+    if other.effect == "few":
         return " in-domain, too few examples tell about out-of-domain"
     if other.effect == task.effect:
         return ", in-domain and out-of-domain"
@@ -131,7 +135,7 @@ def _retained(kept: SetVerdict | None) -> str:
         return "; what it forgot was not measured"
     if kept.effect in {"better", "kept"}:
         return ", and it kept what the base could do"
-    if kept.effect == "same":
+    if kept.effect == "few":
         return "; too few retention examples tell what it forgot"
     if kept.word == "not shown to be kept":
         return ", but it is not shown that it kept what the base could do"

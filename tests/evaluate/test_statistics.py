@@ -117,6 +117,8 @@ def test_few_examples_show_nothing(effect: float, margin: float | None) -> None:
         few = num_examples < statistics.MIN_EXAMPLES
         assert (result.verdict == "no difference") == few
         assert ("too few examples to tell" in _said(result)) == few
+        assert ("no difference" in _said(result)) is False
+        assert result.to_json()["verdict"] == result.verdict
 
 
 @pytest.mark.parametrize("margin", [None, 0.05])

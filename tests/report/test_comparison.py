@@ -105,7 +105,7 @@ def test_few_answers_are_too_few_to_tell(made: Path, tmp_path: Path) -> None:
         (folders[-1] / "answers.jsonl").write_text("".join(lines[:19]), "utf-8")
     page = write_comparison(folders, tmp_path / "page.html").read_text("utf-8")
     section = parse(page).by_id("pairs")
-    assert "too few to tell" in section.text
+    assert "too few examples to tell" in section.text
     assert not section.with_class("better") and not section.with_class("worse")
 
 

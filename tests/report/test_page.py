@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.evaluate.statistics import MIN_EXAMPLES
+from lorakit.report.comparison import write_comparison
 from lorakit.report.page import write_report
 from lorakit.report.words import printable
 from tests.report import runs
@@ -195,3 +197,28 @@ def test_long_curves_are_thinned_and_the_page_says_so(made: Path, tmp_path: Path
     page = write_report(run).read_text("utf-8")
     assert "the mean of about 10 logged steps" in parse(page).by_id("training").text
     assert len(page) < 400_000
+
+
+def test_few_examples_have_a_mark_of_their_own(made: Path, tmp_path: Path) -> None:
+    """No interval that excludes zero stands beside a mark that says it holds zero."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        shutil.copytree(made / folder.name, folder)
+        runs.edit(folder / "evaluation.json", _few)
+    pages = [write_report(folders[0]), write_comparison(folders, tmp_path / "page.html")]
+    for path, told in zip(pages, ("change", "results"), strict=True):
+        page = parse(path.read_text("utf-8"))
+        for table in page.by_id(told).all("table"):
+            marks = {one.text for one in table.with_class("few")}
+            assert marks == {"\u25a1"} and not table.with_class("same")
+            assert "too few examples to tell" in table.text
+        (legend,) = page.by_id(told).with_class("legend")
+        assert "\u25a1 too few examples to tell" in legend.text
+        assert "no difference" not in page.text
+
+
+def _few(evaluation: dict) -> None:
+    for one in evaluation.values():
+        one |= {"examples": MIN_EXAMPLES - 1, "verdict": "no difference"}
+        for metric in one["metrics"].values():
+            metric.pop("examples", None)

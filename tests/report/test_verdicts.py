@@ -99,8 +99,8 @@ def test_few_examples_say_nothing_whatever_their_interval(
         few["metrics"]["loss"]["examples"] = MIN_EXAMPLES - 1
     run = evaluated(tmp_path, **{name: few})
     (told,) = set_verdicts(run)
-    assert (told.word, told.effect) == ("too few to tell", "same")
-    assert effect_of(run.evaluation[name].metrics["loss"]) == "same"
+    assert (told.word, told.effect) == ("too few examples to tell", "few")
+    assert effect_of(run.evaluation[name].metrics["loss"]) == "few"
 
 
 def test_a_sentence_has_every_number(tmp_path: Path) -> None:
