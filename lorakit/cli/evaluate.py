@@ -6,7 +6,9 @@ from lorakit.cli.output import AsJson, RunFolder, print_json, show_sets, stdout_
 
 
 def command(run: RunFolder, as_json: AsJson = False) -> None:
-    """Measure a run's adapter against its base again, on the sets its recipe names.
+    """Measure a run's adapter against its base again.
+
+    On the sets that its recipe names.
 
     \b
     Example:
