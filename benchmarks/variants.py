@@ -10,12 +10,10 @@ under plain QLoRA of the same seed. Finished runs in `--runs` are not trained ag
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
-from page import machine, write_section
+from page import command, machine, write_section
 from runs import ROOT, train
 
 from lorakit.adapters.attached import adapter_disabled
@@ -33,6 +31,10 @@ VARIANTS = {
     "DoRA": {"adapter.use_dora": "true"},
     "PiSSA": {"adapter.init_lora_weights": "pissa"},
     "LoftQ": {"adapter.init_lora_weights": "loftq"},
+    "OLoRA": {"adapter.init_lora_weights": "olora"},
+    "EVA": {"adapter.init_lora_weights": "eva"},
+    "gaussian": {"adapter.init_lora_weights": "gaussian"},
+    "LoRA+": {"train.loraplus_lr_ratio": "16"},
 }
 COMMON = {
     "adapter.use_dora": "false",
@@ -61,9 +63,9 @@ def main() -> None:
             starts[name].append(start)
             losses[name].append(found)
             print(f"{name}, seed {seed}: {start:.4f} -> {found.mean:.4f}", flush=True)
-    section = text(starts, losses, arguments.epochs, shlex.join(sys.argv[1:]))
+    section = text(starts, losses, arguments.epochs)
     print(section)
-    write_section("Variants on MedQuAD", section)
+    write_section(f"Variants on MedQuAD: {', '.join(arguments.only)}", section)
 
 
 def options(name: str, seed: int, epochs: float) -> list[str]:
@@ -90,7 +92,6 @@ def text(
     starts: dict[str, list[float]],
     losses: dict[str, list[ExampleLosses]],
     epochs: float,
-    given: str,
 ) -> str:
     """The section of docs/results.md."""
     seeds = len(losses[PLAIN])
@@ -106,8 +107,7 @@ def text(
         against = "" if name == PLAIN else difference(found, losses[PLAIN])
         lines.append(f"| {name} | {np.mean(starts[name]):.4f} | {after} | {mean:.4f} | {against} |")
     table = "\n".join(lines)
-    command = f"python benchmarks/variants.py {given}".strip()
-    return f"""Written by `{command}`. {machine()}
+    return f"""Written by `{command()}`. {machine()}
 
 `{RECIPE}` on the built-in base in NF4, r 16, alpha 32, learning rate 2e-3, {epochs:g} epoch(s), but
 for what each line names. Loss: nats per token on `small_test_300`, topics that are not trained on.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 import lorakit
+from lorakit.cli import main
 from tests import golden
 
 
@@ -38,3 +44,30 @@ def test_a_tuned_model_with_its_adapter_off_is_the_published_base(
         golden.assert_golden(model, tokenizer, folder)
     with pytest.raises(AssertionError):
         golden.assert_golden(model, tokenizer, folder)
+
+
+def test_a_run_goes_on_from_the_adapter_of_another(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    row = {"messages": [{"role": role, "content": "What helps?"} for role in ("user", "assistant")]}
+    rows.write_text(f"{json.dumps(row)}\n" * 8)
+
+    def run(name: str, adapter: dict[str, Any]) -> Path:
+        recipe = {
+            "base": {"model": str(tiny_folder), "dtype": "float32"},
+            "adapter": adapter,
+            "data": {"train": str(rows)},
+            "train": {"max_steps": 1, "warmup_steps": 0, "learning_rate": 1e-9},
+            "output": {"dir": str(tmp_path / name)},
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        for verb in ("check", "plan", "train"):
+            assert main([verb, str(path)]) == 0
+        return tmp_path / name / "adapter"
+
+    first = run("first", {"r": 3, "use_dora": True, "target_modules": ["q_proj"]})
+    second = run("second", {"path": str(first)})
+    expected, found = (load_file(path / "adapter_model.safetensors") for path in (first, second))
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0)

@@ -256,7 +256,7 @@ class Demo:
         said = [row.question.replace("\n", " ") for row in rows]
         for line in (said[0], "/reset", said[1]):
             self._show("you", line)
-            talk_in_lines(dialogues, [line], sys.stdout)
+            talk_in_lines(dialogues, [line], sys.stdout, history=True)
 
     def _close(self, seconds: float) -> None:
         self._out.print()

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.new_rows import train_new_rows
+from lorakit.adapters.store import load_adapter
 from lorakit.base import hub
 from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, load_tokenizer_of_base, new_tokens
@@ -106,7 +107,10 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
     )
     config = _with_new_tokens(model, recipe)
     by_device = target.placement(model, base)
-    adapter = attach_adapter(model, config)
+    if config.path is None:
+        adapter = attach_adapter(model, config)
+    else:
+        adapter = load_adapter(model, config.path)
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
     memory = count_memory(model, adapter, state, by_device)
     notes = []

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -79,6 +80,24 @@ def test_commands_work_in_a_pipe(
             {"role": "assistant", "content": second},
         ]
     }
+
+
+def test_a_line_of_a_pipe_is_a_conversation_of_its_own(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+    ask = Dialogue.ask
+
+    def noting(dialogue: Dialogue, *arguments: Any) -> Any:
+        asked.append(len(dialogue.turns))
+        return ask(dialogue, *arguments)
+
+    monkeypatch.setattr(Dialogue, "ask", noting)
+    for options, turns in (([], [0, 0, 0]), (["--history"], [0, 1, 2])):
+        asked.clear()
+        assert chat(tiny_run, "What helps?\n" * 3, monkeypatch, "--greedy", *options) == 0
+        assert asked == turns
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

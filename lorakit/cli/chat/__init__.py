@@ -40,6 +40,10 @@ def command(
         int | None,
         typer.Option(metavar="N", min=0, help=f"Of sampling.  [default: {SEED}]"),
     ] = None,
+    history: Annotated[
+        bool,
+        typer.Option("--history", help="In a pipe: each line continues the one before."),
+    ] = False,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Always the most probable token.")
     ] = False,
@@ -49,7 +53,7 @@ def command(
     As it was trained: its adapter, its chat template, its end tokens.
 
     In a terminal: /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. In a pipe every
-    line is a question, and its answer goes to stdout.
+    line is a question of its own, and its answer goes to stdout.
 
     \b
     Example:
@@ -73,10 +77,13 @@ def command(
         )
         served = load_run(run)
         dialogues = open_dialogues(served, settings, base=base, system=system)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if in_terminal and history:
+        raise InputError("--history is for pipes; a terminal's chat goes on by itself. Remove it.")
+    if in_terminal:
         TerminalChat(dialogues, title=_title(served, settings)).run()
     else:
-        talk_in_lines(dialogues, sys.stdin, sys.stdout)
+        talk_in_lines(dialogues, sys.stdin, sys.stdout, history=history)
 
 
 def open_dialogues(

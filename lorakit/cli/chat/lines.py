@@ -15,7 +15,9 @@ from lorakit.errors import InputError
 log = logging.getLogger(__name__)
 
 
-def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: TextIO) -> None:
+def talk_in_lines(
+    dialogues: Sequence[Dialogue], lines: Iterable[str], out: TextIO, *, history: bool = False
+) -> None:
     """Answer every line.
 
     Args:
@@ -23,6 +25,7 @@ def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: Text
         lines: questions, and commands that begin with a slash. Blank lines are passed over.
         out: where answers go, each followed by a line break; as they are,
             but that on a terminal control characters are shown as symbols.
+        history: a line goes on with the conversation; False: each is a conversation of its own.
 
     Raises:
         InputError: a question that cannot be answered, or an unknown command.
@@ -45,6 +48,8 @@ def talk_in_lines(dialogues: Sequence[Dialogue], lines: Iterable[str], out: Text
                 return
             continue
         for dialogue in dialogues:
+            if not history:
+                dialogue.reset(dialogue.system)
             if len(dialogues) > 1:
                 write(f"{dialogue.name}: ")
             answer = dialogue.ask(question, write)
