@@ -1,4 +1,4 @@
-# Everything runs from here: `make demo`, `make test`, `make check`, `make bench`.
+# Everything runs from here: `make install`, `make demo`, `make test`, `make check`, `make bench`.
 #
 # TORCH chooses the build of torch (the version is in constraints.txt):
 #   make test                cpu, the default: the CPU build
@@ -27,7 +27,9 @@ endif
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python -m pytest -n 2
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench
+.PHONY: install demo test check bench
+
+install: $(RUN_STAMP)
 
 demo: $(RUN_STAMP)
 	$(VENV)/bin/lorakit demo

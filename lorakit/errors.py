@@ -18,6 +18,13 @@ only where a caller must tell it apart; a new message is not a new class.
 from __future__ import annotations
 
 
+def in_one_line(error: BaseException) -> str:
+    """What another library's error says first, to be quoted within a sentence of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return first.removeprefix("Got: ").rstrip(" .")
+
+
 class LorakitError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line exits with."""
 

@@ -55,6 +55,17 @@ def test_the_verbs_are_those(capsys: pytest.CaptureFixture[str]) -> None:
     assert tuple(line.split()[0] for line in shown.strip().splitlines()) == VERBS
 
 
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_no_line_of_the_list_of_verbs_is_cut(
+    group: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*group.split(), "--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2].strip().splitlines()
+    assert len(listed) == len(GROUPS.get(group, VERBS))
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("name", template_names())
 def test_every_template_is_a_recipe_with_comments(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.yaml"
@@ -415,7 +426,10 @@ def test_merges_that_are_not_faithful_say_what_became_of_the_weights(
 ) -> None:
     run = ["merge", str(trained / "run")]
     packed = ["--output", str(tmp_path / "packed"), "--quantize", "nf4", "--block-size", "128"]
-    shown = run_json([*run, *packed], capfd)
+    assert main([*run, *packed, "--json"]) == 0
+    printed = capfd.readouterr()
+    assert ".tmp-" not in printed.out + printed.err  # the folder is staged under another name
+    shown = json.loads(printed.out)
     assert (shown["into"], shown["quantize"]) == ("original", "nf4")
     assert shown["logits"]["bound"] is None
     weights = shown["weights"]

@@ -263,8 +263,13 @@ def adapter_folder(folder: Path) -> Path:
     """`folder`, or the one adapter in a folder below it (a run's, or PEFT's named ones).
 
     Raises:
-        AdapterError: there are several.
+        AdapterError: there are several, or no such folder.
     """
+    if not folder.exists():
+        raise AdapterError(
+            f"{folder} does not exist; possible: a folder with {FILE_NAME} and "
+            f"{TENSORS_FILE_NAME}, or a run's. Check the path."
+        )
     if (folder / FILE_NAME).exists() or not folder.is_dir():
         return folder
     below = sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}"))

@@ -111,7 +111,7 @@ def quantize_folder(
     """
     final = new_folder(Path(output))
     max_bytes = shard_bytes(max_shard_size)
-    folder = hub.resolve(model, revision)
+    folder = hub.resolve(model, revision, given_as="the argument MODEL")
     if not allow_lost_adapter:
         refuse_marked(folder)
     with staged_folder(final) as staging:

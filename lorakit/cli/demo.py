@@ -40,10 +40,11 @@ def command(
         "runs/demo"
     ),
 ) -> None:
-    """The whole way on the built-in base and data, offline, in minutes on a CPU.
+    """The whole way on the built-in base and data, in minutes.
 
-    Plans, checks, trains, measures before and after, merges and talks, and says at each step what
-    happens and which command does it. Exits 1 when a claim does not hold on this machine.
+    On a CPU, offline: plans, checks, trains, measures before and after, merges and talks, and says
+    at each step what happens and which command does it. Exits 1 when a claim does not hold on this
+    machine.
 
     \b
     Example:

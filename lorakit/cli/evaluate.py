@@ -14,7 +14,9 @@ from lorakit.run_folder import RunFolder as RunPaths
 
 
 def command(run: RunFolder, as_json: AsJson = False) -> None:
-    """Measure a run's adapter against its base again, on the sets its recipe names.
+    """Measure a run's adapter against its base again.
+
+    On the sets that its recipe names.
 
     \b
     Example:

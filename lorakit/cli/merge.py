@@ -69,7 +69,9 @@ def command(
     ] = Dtype.STORED,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's base and adapter as a plain transformers folder, and verify its logits.
+    """Write a run's base and adapter as a plain transformers folder.
+
+    Its logits are verified.
 
     \b
     Example:

@@ -30,7 +30,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a recipe will take: parameters, memory by part, steps and tokens.
+    """Say what a recipe will take: parameters, memory, steps, tokens.
 
     The model's config.json is enough; no weights are read.
 

@@ -47,10 +47,11 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a quantized copy of a model as bitsandbytes packs it, and read it back.
+    """Write a quantized copy of a model as bitsandbytes packs it.
 
-    Output head, embeddings, expert routers and fused experts stay as they are. A recipe takes the
-    folder as `base.model` with `base.quantization: checkpoint`.
+    It is read back before it appears. Output head, embeddings, expert routers and fused experts
+    stay as they are. A recipe takes the folder as `base.model` with
+    `base.quantization: checkpoint`.
 
     \b
     Example:

@@ -23,7 +23,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the page of a run again, or one page that compares several.
+    """Write the page of a run again, or one that compares several.
 
     The page is made from the files in the run folders alone, and read offline.
 

@@ -36,7 +36,7 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train an adapter as a recipe says, and evaluate it before and after.
+    """Train an adapter as a recipe says, measured before and after.
 
     Ctrl-C and SIGTERM save a checkpoint and exit; --resume goes on bit for bit.
 

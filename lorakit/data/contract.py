@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 Severity = Literal["error", "warning", "note"]
 
 EXAMPLES_SHOWN = 3
+_FOR_ONE_OR_SEVERAL = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,22 @@ class Finding:
     where: str
 
 
-# id -> (severity, what it means and what to do)
+# id -> (severity, what it means and what to do); of [one|several] what fits the count is told.
 FINDINGS: dict[str, tuple[Severity, str]] = {
     "rows-too-long": (
         "warning",
-        "rows are longer than max_length and were left out whole; raise max_length or split them",
+        "rows [is|are] longer than max_length and [was|were] left out whole; raise max_length "
+        "or split [it|them]",
     ),
     "no-trained-token": (
         "warning",
-        "rows have no trained token and were left out; check `trained` and the weights of their "
-        "messages",
+        "rows [has|have] no trained token and [was|were] left out; check `trained` and the "
+        "weights of [its|their] messages",
     ),
     "template-refused": (
         "warning",
-        "rows do not fit the chat template and were left out; fix them or give another "
-        "chat_template",
+        "rows [does|do] not fit the chat template and [was|were] left out; fix [it|them] or give "
+        "another chat_template",
     ),
     "prefix-mismatch": (
         "warning",
@@ -102,7 +105,7 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     ),
     "special-token-in-text": (
         "note",
-        "rows whose text spells a special token; it was encoded as text, so these rows' ids "
+        "rows whose text spells a special token; it was encoded as text, so [its|their] ids "
         "differ from apply_chat_template's on purpose",
     ),
     "template-uses-date": (
@@ -111,19 +114,22 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     ),
     "duplicate-rows": (
         "note",
-        "rows repeat an earlier row of the same set word for word; they were kept",
+        "rows [repeats|repeat] an earlier row of the same set word for word; [it was|they "
+        "were] kept",
     ),
     "groups-shared-with-train": (
         "warning",
-        "rows have a group that also occurs in the training data; the held-out figure may flatter",
+        "rows [has|have] a group that also occurs in the training data; the held-out figure may "
+        "flatter",
     ),
     "rows-shared-with-train": (
         "warning",
-        "rows also occur in the training data and were left out of the held-out set",
+        "rows also [occurs|occur] in the training data and [was|were] left out of the held-out set",
     ),
     "rows-shared-with-validation": (
         "warning",
-        "rows also occur in the validation set, which decides when to stop, and were left out",
+        "rows also [occurs|occur] in the validation set, which decides when to stop, and "
+        "[was|were] left out",
     ),
     "in-domain-decides-when-to-stop": (
         "warning",
@@ -133,6 +139,25 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
 }
 
 
+def too_long_meaning(max_length: int, context: int | None) -> str:
+    """`rows-too-long` with its limit, and whether the base can go beyond.
+
+    Args:
+        max_length: tokens an example may have.
+        context: of the base; None: no limit is known.
+    """
+    limit, remedy = "as given", "raise max_length or split [the row|the rows]"
+    if context is not None and max_length >= context:
+        limit = "the base's context"
+        remedy = "the base cannot go beyond: split [the row|the rows], or choose another base"
+    elif context is not None:
+        remedy = f"raise max_length (the base's context is {context}) or split [the row|the rows]"
+    return (
+        f"rows [is|are] longer than max_length {max_length} ({limit}) and [was|were] left out "
+        f"whole; {remedy}"
+    )
+
+
 class Findings:
     """Counts breaches by id while rows go by, and tells them once at the end."""
 
@@ -140,6 +165,7 @@ class Findings:
         self._places: dict[str, list[str]] = {}
         self._details: dict[str, str] = {}
         self._counts: dict[str, int] = {}
+        self._meanings: dict[str, str] = {}
 
     def add(self, finding_id: str, where: str, detail: str = "") -> None:
         """Count one row; the detail of the first is shown as the example."""
@@ -151,6 +177,12 @@ class Findings:
             places.append(where)
         if detail:
             self._details.setdefault(finding_id, detail)
+
+    def explain(self, finding_id: str, meaning: str) -> None:
+        """Say what an id of `FINDINGS` means in words that know more, such as a limit."""
+        if finding_id not in FINDINGS:
+            raise KeyError(finding_id)
+        self._meanings[finding_id] = meaning
 
     def count(self, finding_id: str) -> int:
         """Rows counted under this id."""
@@ -170,7 +202,11 @@ class Findings:
     def _finding(self, finding_id: str) -> Finding:
         severity, meaning = FINDINGS[finding_id]
         count, detail = self._counts[finding_id], self._details.get(finding_id, "")
+        meaning = self._meanings.get(finding_id, meaning)
         rows = meaning.startswith("rows")
+        if rows and count == 1:
+            meaning = f"row{meaning.removeprefix('rows')}"
+        meaning = _FOR_ONE_OR_SEVERAL.sub(r"\1" if count == 1 else r"\2", meaning)
         message = f"{count} {meaning}" if rows else meaning
         if detail:
             message = f"{message}. First: {detail}" if rows else f"{message} ({detail})"

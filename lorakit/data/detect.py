@@ -8,9 +8,10 @@ matches of equal priority are an error that names both, never a guess.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import Any
 
 from lorakit.data import formats
 from lorakit.data.conversation import Conversation, PlainText
+from lorakit.data.fields import MappedRow
 from lorakit.data.sources import Row
 from lorakit.errors import DataError
 
@@ -103,13 +105,22 @@ def mapped(row: Row, columns: Mapping[str, str]) -> Mapping[str, Any]:
     """The row's values under the names that formats expect."""
     missing = sorted(set(columns.values()) - set(row.values))
     if missing:
+        absent = ", ".join(f"no column {name!r}{_nearest(name, row.values)}" for name in missing)
         raise DataError(
-            f"{row.location}: no column {missing[0]!r}; the row has {sorted(row.values)}. Fix "
-            f"columns."
+            f"{row.location}: {absent}; the row has {sorted(row.values)}. Fix columns (name the "
+            "format expects: column in the file)."
         )
     used = set(columns.values())
     kept = {name: value for name, value in row.values.items() if name not in used}
-    return kept | {name: row.values[column] for name, column in columns.items()}
+    named = {name: row.values[column] for name, column in columns.items()}
+    return MappedRow(kept | named, columns)
+
+
+def _nearest(name: str, existing: Iterable[str]) -> str:
+    """A question that names the nearest column, upper and lower case aside; "" if none is near."""
+    by_lower = {column.lower(): column for column in existing}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
 
 
 def _named(name: str) -> ModuleType:

@@ -8,6 +8,24 @@ from typing import Any
 from lorakit.errors import DataError
 
 
+class MappedRow(dict[str, Any]):
+    """A row under the names that formats expect; messages call columns as the file does.
+
+    Args:
+        values: {name the format expects: value}.
+        columns: {name the format expects: column in the file}.
+    """
+
+    def __init__(self, values: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.columns = columns
+
+
+def _in_file(values: Mapping[str, Any], column: str) -> str:
+    """The column's name in the file."""
+    return values.columns.get(column, column) if isinstance(values, MappedRow) else column
+
+
 def text_of(values: Mapping[str, Any], column: str, where: str) -> str:
     """The column's text, which must be there and not blank.
 
@@ -18,8 +36,8 @@ def text_of(values: Mapping[str, Any], column: str, where: str) -> str:
     if not text.strip():
         state = "is empty" if column in values else f"is missing; the row has {sorted(values)}"
         raise DataError(
-            f"{where}: column {column!r} {state}. Fill it, remove the row, or map the right column "
-            f"with columns: {{{column}: ...}}."
+            f"{where}: column {_in_file(values, column)!r} {state}. Fill it, remove the row, or "
+            f"name another column with columns: {{{column}: ...}}."
         )
     return text
 
@@ -31,11 +49,11 @@ def optional_text(values: Mapping[str, Any], column: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{where}: column {column!r} holds a {type(value).__name__}, not text. Write it as a "
-            f"string."
+            f"{where}: column {_in_file(values, column)!r} holds a {type(value).__name__}, not "
+            "text. Write it as a string."
         )
     if not value.isascii():
-        check_encodable(value, f"{where}: column {column!r}")
+        check_encodable(value, f"{where}: column {_in_file(values, column)!r}")
     return value
 
 

@@ -15,6 +15,7 @@ from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.detect import converter_for
 from lorakit.data.garbage import collection_paused
 from lorakit.data.render import Trained
+from lorakit.data.row_faults import RowFaults
 from lorakit.data.row_set import RowSet, index_path
 from lorakit.data.sources import Row, read_rows
 from lorakit.data.template_process import template_process
@@ -33,6 +34,7 @@ class DataRules:
         system: system message for rows without one.
         max_length: tokens per example; None: no limit.
         too_long: rows over max_length are dropped whole and counted, or an error.
+        context: tokens the base can attend to, for messages; None: no limit is known.
         max_dropped: stop when a larger share of the rows than this would be dropped.
         trained: every assistant turn, the last one only, or every token.
         chat_template: Jinja source to use instead of the tokenizer's.
@@ -42,6 +44,7 @@ class DataRules:
     columns: Mapping[str, str] = field(default_factory=dict)
     system: str | None = None
     max_length: int | None = None
+    context: int | None = None
     too_long: Literal["drop", "error"] = "drop"
     max_dropped: float = 0.2
     trained: Trained = "assistant"
@@ -160,12 +163,14 @@ def _row_set(spec: SourceSpec, rules: DataRules, cache_dir: str | Path | None) -
         rows.close()
         return known
     template_process().start()  # comes up while the rows are read
-    row_set = RowSet(spec.source, converter)
+    row_set, faults = RowSet(spec.source, converter), RowFaults()
     for row in track(itertools.chain([first], rows), "reading rows"):
-        meaning = converter(row)
-        if rules.trained == "all":
-            _check_all_trained(row, meaning)
-        row_set.add(row, meaning)
+        with faults.of(row.location):
+            meaning = converter(row)
+            if rules.trained == "all":
+                _check_all_trained(row, meaning)
+            row_set.add(row, meaning)
+    faults.refuse(len(row_set))
     if path is not None:
         with contextlib.suppress(OSError):  # a run must not fail for want of a cache
             path.parent.mkdir(parents=True, exist_ok=True)

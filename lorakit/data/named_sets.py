@@ -189,6 +189,7 @@ def rules_of(data: DataSection, config: PretrainedConfig) -> DataRules:
         columns=data.columns,
         system=data.system,
         max_length=data.max_length or context,
+        context=context,
         too_long=data.too_long,
         max_dropped=data.max_dropped,
         trained=data.trained,

@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.code_version import code_version
-from lorakit.data.contract import Finding, Findings
+from lorakit.data.contract import Finding, Findings, too_long_meaning
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
 from lorakit.data.garbage import collection_paused
 from lorakit.data.meanings import DataRules, Meaning, read_meanings
@@ -203,6 +203,8 @@ def _render_all(
                 outcome.kept.append(i)
                 outcome.stops.update(rendered.stop_ids)
     _check_share(outcome, len(meanings), rules)
+    if rules.max_length is not None:
+        outcome.findings.explain("rows-too-long", too_long_meaning(rules.max_length, rules.context))
     if renderer.template.uses_date:
         outcome.findings.add("template-uses-date", "", f"made on {date.today().isoformat()}")
     return outcome
@@ -242,11 +244,7 @@ def _advice(outcome: _Outcome, read: int, rules: DataRules) -> str:
         others = read - len(outcome.kept) - len(lengths)
         may_lose = max(0, int(rules.max_dropped * read) - others)
         if may_lose < len(lengths):
-            advice.append(
-                f"max_length {lengths[-1 - may_lose]} would keep enough of them, {lengths[-1]} "
-                "all; set it (up to the model's context), split the long rows, or raise "
-                "max_dropped."
-            )
+            advice.append(_length_advice(lengths[-1 - may_lose], lengths[-1], rules.context))
     for finding_id in ("template-refused", "no-trained-token"):
         if outcome.findings.count(finding_id):
             detail = outcome.findings.detail(finding_id)
@@ -256,10 +254,28 @@ def _advice(outcome: _Outcome, read: int, rules: DataRules) -> str:
     return " ".join(advice)
 
 
+def _length_advice(enough: int, longest: int, context: int | None) -> str:
+    """What to do about rows that are too long.
+
+    Args:
+        enough, longest: tokens that keep enough of the rows, and all of them.
+        context: of the base; None: no limit is known.
+    """
+    if context is not None and enough > context:
+        return (
+            f"max_length {enough} would keep enough of them, but the base cannot go beyond its "
+            f"context of {context}; split the long rows, choose another base, or raise max_dropped."
+        )
+    return (
+        f"max_length {enough} would keep enough of them, {longest} all; set it (up to the model's "
+        "context), split the long rows, or raise max_dropped."
+    )
+
+
 def store_key(meanings: Sequence[Meaning], renderer: Renderer, rules: DataRules) -> str:
     """Hex SHA-256 over what makes the tokens: rows, tokenizer, template, rules and this code."""
     digest = hashlib.sha256(f"{renderer.fingerprint}\0{code_version()}".encode())
-    limits = [rules.max_length, rules.too_long, rules.max_dropped]
+    limits = [rules.max_length, rules.too_long, rules.max_dropped, rules.context]
     digest.update(json.dumps(limits).encode())
     for meaning in meanings:  # where it stands, too: kept findings name places
         digest.update(meaning.content_hash + meaning.location.encode() + b"\0")

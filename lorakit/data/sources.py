@@ -19,12 +19,16 @@ from typing import Any
 
 from lorakit import builtin
 from lorakit.data.json_lines import MAX_LINE_BYTES, decode, read_json, read_json_lines
-from lorakit.errors import DataError
+from lorakit.errors import DataError, in_one_line
 from lorakit.recipe.builtin_names import is_builtin_data
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 SAFE_READERS = ("json", "csv", "parquet", "arrow", "text")
+SEPARATORS = (",", ";", "\t")  # of .csv files: Excel writes the second where commas are decimal
+# The first record of a CSV file, up to the line break that is in no quotes.
+_HEADER = re.compile(r'(?:"[^"]*"|[^"\r\n])*')
+_QUOTED = re.compile(r'"[^"]*"')
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
@@ -58,7 +62,8 @@ def read_rows(
     Args:
         source: a file (.jsonl, .ndjson, .json, .csv, .parquet; .txt is one row with a `text`
             column), a folder of such files (read in sorted order), a hub id, `builtin:NAME`, a list
-            of dicts, or a datasets.Dataset.
+            of dicts, or a datasets.Dataset. The columns of a .csv file are separated by `,`, `;` or
+            tabs: the header line shows which.
         split: split of a hub data set (default `train`); an error for anything else.
         name: configuration of a hub data set; an error for anything else.
 
@@ -132,7 +137,8 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a CSV file with a header line; the number is the line where a row ends."""
     text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    separator = _separator_of(text, path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, [])
         if len(set(header)) != len(header) or "" in header:
@@ -145,11 +151,24 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}:{reader.line_num}: {len(cells)} cells, but the header names "
-                    f"{len(header)} columns. Quote cells that contain commas or line breaks."
+                    f"{len(header)} columns. Quote cells that contain {separator!r} or line breaks."
                 )
             yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: broken CSV: {error}. Fix that line.") from error
+
+
+def _separator_of(text: str, path: Path) -> str:
+    """The separator that stands between the names of the header."""
+    found = _HEADER.match(text)
+    bare = "" if found is None else _QUOTED.sub("", found[0])
+    used = [separator for separator in SEPARATORS if separator in bare]
+    if len(used) > 1:
+        raise DataError(
+            f"{path}:1: {' and '.join(map(repr, used))} could each separate the columns of the "
+            f"header {bare!r}. Put double quotes around column names that contain one of them."
+        )
+    return used[0] if used else SEPARATORS[0]
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -238,7 +257,8 @@ def _rows_of_hub(hub_id: str, split: str | None, name: str | None) -> Iterator[R
         nearest = _nearest(Path(hub_id))
         hint = f"; did you mean {nearest}?" if nearest else "."
         raise DataError(
-            f"{hub_id!r} is no existing path, and as a hub id it could not be loaded: {error}. "
+            f"{hub_id!r} is no existing path, and as a hub id it could not be loaded: "
+            f"{in_one_line(error)}. "
             f"Check the name, the split and the network{hint}"
         ) from error
     for number, values in enumerate(rows, start=1):

@@ -143,7 +143,7 @@ def merge_folder(
     codes = None if into == ORIGINAL else _codes(opened, quantization)
     if into == ORIGINAL:
         if original is not None:
-            folder_of_original = hub.resolve(original, None)
+            folder_of_original = hub.resolve(original, given_as="--original")
             check_asked(read_config(folder_of_original / "config.json"), "none")
             refuse_other_model(folder_of_original, folder)
             opened = _open(folder_of_original, adapter, dtype)

@@ -85,6 +85,7 @@ def _rules_of(config: SFTConfig, model: PreTrainedModel) -> DataRules:
         columns=config.columns,
         system=config.system,
         max_length=config.max_length or context,
+        context=context,
         too_long=config.too_long,
         max_dropped=config.max_dropped,
         trained=config.trained,

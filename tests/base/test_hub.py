@@ -6,14 +6,22 @@ import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from lorakit.base import hub
 from lorakit.base.checkpoint import read_header
 from lorakit.base.load import load_base, load_tokenizer_of
+from lorakit.base.write_quantized import PackSettings, quantize_folder
 from lorakit.errors import ModelError
 
 
@@ -86,10 +94,50 @@ def test_a_tokenizer_alone_downloads_no_weights(fake_hub: Hub) -> None:
 
 
 def test_an_unreachable_hub_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As huggingface_hub 1 words it.
+    worded = (
+        "Got: ConnectError: [Errno -2] Name or service not known\nAn error happened while trying "
+        "to locate the files on the Hub. Please check your internet connection and try again."
+    )
+
+    def offline(*args, **kwargs):
+        raise LocalEntryNotFoundError(worded)
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    for load in (load_base, load_tokenizer_of):
+        with pytest.raises(ModelError, match=r"base\.model") as caught:
+            load("org/model")
+        told = str(caught.value)
+        assert "the hub cannot be reached (ConnectError: [Errno -2] Name or service not kn" in told
+        assert ".." not in told and "Got:" not in told and "\n" not in told
+
+
+def test_what_the_hub_answers_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        GatedRepoError: "open only to those who were granted access",
+        RepositoryNotFoundError: "the hub has none of this name",
+        RevisionNotFoundError: "it has no revision 'v9'",
+        HfHubHTTPError: r"the hub refused it \(503 Server Error\)",
+    }
+    response = SimpleNamespace(headers={}, request=None)  # whatever HTTP client the hub's uses
+    for kind, words in answers.items():
+
+        def refuse(*_args, kind=kind, **_kwargs):
+            raise kind("503 Server Error.\n\nDetails", response=response)
+
+        monkeypatch.setattr(hub, "snapshot_download", refuse)
+        with pytest.raises(ModelError, match=words):
+            hub.resolve("org/model", "v9")
+
+
+def test_a_message_names_what_the_model_was_given_as(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def offline(*args, **kwargs):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
-    for load in (load_base, load_tokenizer_of):
-        with pytest.raises(ModelError, match=r"base\.model"):
-            load("org/model")
+    for model in ("org/model", "./no such folder"):
+        with pytest.raises(ModelError, match="Fix the argument MODEL") as caught:
+            quantize_folder(model, tmp_path / "out", PackSettings("nf4"))
+        assert "base.model" not in str(caught.value)

@@ -54,6 +54,17 @@ def test_info_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out.count("model.layers.1.") == 7
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, empty = tmp_path / "nothere", tmp_path / "empty"
+    empty.mkdir()
+    assert main(["adapter", "info", str(missing)]) == 2
+    assert f"{missing} does not exist" in capsys.readouterr().err
+    assert main(["adapter", "info", str(empty)]) == 2
+    assert f"{empty} holds no adapter_config.json" in capsys.readouterr().err
+
+
 def test_info_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter(tmp_path / "one", use_dora=True)
     assert main(["adapter", "info", str(tmp_path / "one"), "--json"]) == 0
@@ -109,7 +120,7 @@ def test_a_folder_may_have_a_colon_in_its_name(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["info", "nowhere"], "holds no adapter_config.json"),
+        (["info", "nowhere"], "nowhere does not exist"),
         (["combine", "nowhere:x", "--output", "out"], "'x' is no weight"),
         (["combine", "nowhere:nan", "--output", "out"], "'nan' is no weight"),
         (["combine", "{one}", "--output", "out", "--rank", "2", "--max-error", "0.1"], "were both"),

@@ -362,6 +362,24 @@ def test_a_mapping_that_cannot_take_effect_is_refused() -> None:
         )
 
 
+def test_every_wrong_column_is_named_with_the_nearest() -> None:
+    row = Row({"Frage": "Q?", "Antwort": "A.", "Thema": "T"}, "f:1")
+    with pytest.raises(DataError) as caught:
+        converter_for(row, columns={"prompt": "frag", "completion": "antwort", "system": "xyz"})
+    told = str(caught.value)
+    assert "no column 'frag' (did you mean 'Frage'?)" in told
+    assert "no column 'antwort' (did you mean 'Antwort'?)" in told
+    assert "no column 'xyz';" in told
+
+
+@pytest.mark.parametrize(("value", "state"), [(" ", "is empty"), (3, "holds a int")])
+def test_a_fault_in_a_mapped_column_names_the_column_of_the_file(value: object, state: str) -> None:
+    row = Row({"Frage": "Q?", "Antwort": value}, "f:1")
+    convert = converter_for(row, columns={"prompt": "Frage", "completion": "Antwort"})
+    with pytest.raises(DataError, match=f"f:1: column 'Antwort' {state}"):
+        convert(row)
+
+
 def test_two_equal_matches_are_refused_by_name() -> None:
     both = Row({"messages": [], "conversations": []}, "f:1")
     with pytest.raises(DataError, match="fit the formats messages and sharegpt"):

@@ -57,7 +57,7 @@ def test_too_long_rows_are_dropped_whole_and_counted() -> None:
     prepared = prepare_examples(rows, tiny.tokenizer(), DataRules(max_length=100))
     assert (prepared.read, prepared.kept, prepared.dropped) == (10, 9, 1)
     finding = next(f for f in prepared.findings if f.id == "rows-too-long")
-    assert finding.where == "memory:10" and "1 rows are longer than max_length" in finding.message
+    assert finding.where == "memory:10" and "1 row is longer than max_length" in finding.message
     assert (prepared.examples.lengths <= 100).all()
 
 
@@ -120,6 +120,40 @@ def test_a_faulty_row_stops_at_its_line(tmp_path: Path) -> None:
     path.write_text(json.dumps(SHORT) + "\n" + json.dumps({"question": "Q?", "answer": " "}))
     with pytest.raises(DataError, match=r"a\.jsonl:2: column 'answer' is empty"):
         prepare_examples(path, tiny.tokenizer(), DataRules())
+
+
+def test_all_faulty_rows_are_told_at_once() -> None:
+    rows = [SHORT, *[{"question": "Q?", "answer": ""}] * 7, {"question": "", "answer": "A."}, SHORT]
+    with pytest.raises(DataError, match="8 of 10 rows cannot be used") as caught:
+        prepare_examples(rows, tiny.tokenizer(), DataRules())
+    told = str(caught.value)
+    places = ", ".join(f"memory:{number}" for number in range(2, 7))
+    assert f"7 rows ({places} and 2 more): column 'answer' is empty. Fill it, remove" in told
+    assert "memory:9: column 'question' is empty" in told
+    odd = [{"messages": [{"role": f"r{i}", "content": "x"}]} for i in range(9)]
+    with pytest.raises(DataError, match=r"9 of 9 rows .*unknown role 'r4'.* 4 more rows have oth"):
+        prepare_examples(odd, tiny.tokenizer(), DataRules())
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (None, "max_length 100 (as given) and was left out whole; raise max_length or split"),
+        (100, "max_length 100 (the base's context) and was left out whole; the base cannot go bey"),
+        (512, "max_length 100 (as given) and was left out whole; raise max_length (the base's "),
+    ],
+)
+def test_the_limit_of_too_long_rows_is_named(context: int | None, words: str) -> None:
+    rules = DataRules(max_length=100, context=context)
+    prepared = prepare_examples([SHORT] * 9 + [LONG], tiny.tokenizer(), rules)
+    finding = next(f for f in prepared.findings if f.id == "rows-too-long")
+    assert finding.message.startswith(f"1 row is longer than {words}")
+    prepared = prepare_examples([SHORT] * 9 + [LONG] * 2, tiny.tokenizer(), rules)
+    finding = next(f for f in prepared.findings if f.id == "rows-too-long")
+    assert finding.message.startswith("2 rows are longer than max_length 100 (")
+    with pytest.raises(DataError) as caught:
+        prepare_examples([LONG], tiny.tokenizer(), rules)
+    assert ("cannot go beyond its context of 100" in str(caught.value)) == (context == 100)
 
 
 def test_sets_are_mixed_with_weights_and_formats_of_their_own() -> None:

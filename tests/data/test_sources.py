@@ -121,6 +121,26 @@ def test_faults_of_other_files_are_named(tmp_path: Path) -> None:
             list(read_rows(path))
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_header_of_a_csv_file_shows_its_separator(tmp_path: Path, separator: str) -> None:
+    """As a German Excel writes it: a byte order mark, semicolons, decimal commas, CRLF."""
+    path = tmp_path / "a.csv"
+    lines = [["question", '"the answer, or; what\tit is"'], ["c?", '"1,5; 2\t3"']]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(separator.join, lines)).encode())
+    (row,) = read_rows(path)
+    assert row.values == {"question": "c?", "the answer, or; what\tit is": "1,5; 2\t3"}
+
+
+def test_a_header_that_two_separators_could_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question;answer, in short\na;b\n")
+    with pytest.raises(DataError, match=r"a\.csv:1: ',' and ';' could each separate .*quotes"):
+        list(read_rows(path))
+    path.write_text("question;answer\na;b;c\n")
+    with pytest.raises(DataError, match=r"a\.csv:2: 3 cells, .* Quote cells that contain ';'"):
+        list(read_rows(path))
+
+
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     _jsonl(tmp_path / "small_train_2000.jsonl")
     with pytest.raises(DataError, match=r"no such file\. Did you mean .*small_train_2000\.jsonl\?"):
@@ -142,10 +162,10 @@ def test_options_of_the_hub_are_refused_elsewhere(tmp_path: Path) -> None:
 
 def test_an_unreachable_hub_id_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object) -> None:
-        raise ConnectionError("no network")
+        raise ConnectionError("no network.\nTry again later.")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
-    with pytest.raises(DataError, match="as a hub id it could not be loaded: no network"):
+    with pytest.raises(DataError, match="as a hub id it could not be loaded: no network\\. Check"):
         list(read_rows("owner/name"))
     with pytest.raises(DataError, match="neither an existing path nor a hub id"):
         list(read_rows("what is this"))

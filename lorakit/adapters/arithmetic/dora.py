@@ -147,7 +147,7 @@ class _BaseWeights:
 
     def __init__(self, base: Base) -> None:
         self._base = base
-        folder = hub.resolve(base.model, base.revision)
+        folder = hub.resolve(base.model, base.revision, given_as="--base")
         values = read_config(folder / "config.json")
         as_stored = CHECKPOINT if KEY in values else "none"
         self._quantization = base.quantization or as_stored

@@ -68,7 +68,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @app.callback()
 def _adapter() -> None:
-    """Look into saved adapters, convert them, combine them; PEFT's folders and ours.
+    """Look into saved adapters, convert them, combine them.
+
+    PEFT's folders and ours.
 
     \b
     Example:
@@ -84,7 +86,9 @@ def info(
     layers: Annotated[bool, typer.Option("--layers", help="Every layer, not by name.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an adapter is: kind, rank, targets, base, and how much each layer changes.
+    """Say what an adapter is: kind, rank, targets, base, sizes.
+
+    And how much it changes each layer.
 
     \b
     Example:
@@ -126,11 +130,11 @@ def convert(
     dtype: Dtype = FactorDtype.STORED,
     as_json: AsJson = False,
 ) -> None:
-    """Write an adapter in another form; the error of what is not exact is shown.
+    """Write an adapter in another form.
 
-    rsLoRA and LoRA are the same function under another alpha. PiSSA, OLoRA and their kind become a
-    LoRA of twice the rank that needs no change of the base. A DoRA's change has full rank, so it
-    is approximated; `lorakit merge` is the exact way.
+    The error of what is not exact is shown. rsLoRA and LoRA are the same function under another
+    alpha. PiSSA, OLoRA and their kind become a LoRA of twice the rank that needs no change of the
+    base. A DoRA's change has full rank, so it is approximated; `lorakit merge` is the exact way.
 
     \b
     Example:
@@ -178,7 +182,9 @@ def combine(
     dtype: Dtype = FactorDtype.STORED,
     as_json: AsJson = False,
 ) -> None:
-    """Write the adapter that does what several do together: their changes are added, exactly.
+    """Write the adapter that does what several do together.
+
+    Their changes are added, exactly.
 
     \b
     Example:

@@ -48,7 +48,9 @@ def command(
         bool, typer.Option("--greedy", help="Always the most probable token.")
     ] = False,
 ) -> None:
-    """Talk to a run's model, as it was trained: its adapter, its chat template, its end tokens.
+    """Talk to a run's model, beside its base if asked.
+
+    As it was trained: its adapter, its chat template, its end tokens.
 
     In a terminal: /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. In a pipe every
     line is a question of its own, and its answer goes to stdout.
