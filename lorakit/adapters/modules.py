@@ -53,8 +53,7 @@ class Dropout:
         dropped = self.of(module)
         if dropped is None:
             return nn.functional.dropout(x, self.p)
-        num_rows = x.numel() // x.shape[-1]
-        self.check_rows(num_rows, module)
+        self.check_rows(x.numel() // x.shape[-1], module)
         mask = kernels.dropout_mask(dropped.row_keys, x.shape[-1], self.p, x.dtype)
         return x * mask.view(x.shape)
 
@@ -152,14 +151,17 @@ class AdaptedLinear(AdaptedModule):
         assert bias is None or isinstance(bias, nn.Parameter)
         return bias
 
-    def projection(self) -> kernels.Projection | None:
-        """What `kernels.projections` computes this layer from; None where only `forward` can."""
+    def projection(self, num_rows: int) -> kernels.Projection | None:
+        """What `kernels.projections` computes this layer from, for `num_rows` rows of input; None
+        where only `forward` can.
+        """
         if not self.switch.on:
             if self.kept_start is not None:
                 return None
             return kernels.Projection(self.base_layer.stored, self.base_layer.bias)
         if not self._drops:
             return self.adapter.projection(self.base_layer, None)
+        self.dropout.check_rows(num_rows, self.name)
         dropped = self.dropout.of(self.name)
         return None if dropped is None else self.adapter.projection(self.base_layer, dropped)
 
@@ -169,10 +171,8 @@ class AdaptedLinear(AdaptedModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (torch.is_autocast_enabled(x.device.type) or kernels.is_reference_forced()):
-            projection = self.projection()
+            projection = self.projection(x.numel() // x.shape[-1])
             if projection is not None:
-                if projection.dropout is not None:
-                    self.dropout.check_rows(x.numel() // x.shape[-1], self.name)
                 return kernels.projections(x, (projection,))[0]
         if not self.switch.on:
             y = self.base_layer(x)

@@ -247,7 +247,7 @@ class Demo:
         self._step(
             "Talk to it",
             "Two messages to the tuned model; /reset starts a new conversation between them. In a "
-            "terminal answers appear word by word, in a pipe every line is a question.",
+            "terminal answers appear word by word, in a pipe --history keeps the conversation.",
             f"lorakit chat {self._folder}",
         )
         from lorakit.cli.chat.lines import talk_in_lines

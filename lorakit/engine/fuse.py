@@ -14,7 +14,7 @@ from transformers.models.mistral.modeling_mistral import MistralAttention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-from lorakit.engine.modules import FusedAttention, FusedGatedMLP, FusedRMSNorm, Stand
+from lorakit.engine.modules import FusedAttention, FusedGatedMLP, FusedRMSNorm, Stand, is_watched
 from lorakit.engine.same_code import same_forward
 
 # {attention class: what modules with its code pass to the attention function beside the usual}.
@@ -50,6 +50,8 @@ def fused_modules(model: nn.Module) -> Iterator[int]:
 
 def _stand(module: Any) -> Stand | None:
     """What takes the place of a module; None: nothing does."""
+    if is_watched(module):
+        return None
     cls = type(module)
     if same_forward(cls, LlamaRMSNorm) and hasattr(module, "variance_epsilon"):
         return FusedRMSNorm(module)

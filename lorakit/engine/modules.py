@@ -6,7 +6,6 @@ B batch, T tokens, H query heads, K key/value heads, D head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lorakit import kernels
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.storages.dense import DenseWeight
 
 
 class Stand(nn.Module):
@@ -43,7 +43,8 @@ class FusedRMSNorm(Stand):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         (original,) = self.original
         weight = original.weight
-        if weight.requires_grad or weight.dtype != hidden_states.dtype:
+        plainly = kernels.is_reference_forced() or weight.requires_grad
+        if plainly or weight.dtype != hidden_states.dtype:
             return original(hidden_states)
         return kernels.frozen_rms_norm(hidden_states, weight, original.variance_epsilon)
 
@@ -116,18 +117,6 @@ class FusedAttention(Stand):
         return children["o_proj"](out.reshape(batch, tokens, -1)), weights  # type: ignore[misc]
 
 
-@dataclass(frozen=True)
-class _Dense:
-    """A frozen weight (O, I) that is no storage."""
-
-    weight: torch.Tensor
-
-    def dequantize(
-        self, dtype: torch.dtype | None = None, device: torch.device | None = None
-    ) -> torch.Tensor:
-        return self.weight.to(device=device, dtype=dtype)
-
-
 def _projections(
     x: torch.Tensor, *layers: nn.Module | None
 ) -> tuple[kernels.Projection, ...] | None:
@@ -136,20 +125,25 @@ def _projections(
         return None
     found = []
     for layer in layers:
-        projection = _projection(layer)
+        projection = _projection(layer, x.numel() // x.shape[-1])
         if projection is None:
             return None
         found.append(projection)
     return tuple(found)
 
 
-def _projection(layer: nn.Module | None) -> kernels.Projection | None:
-    if layer is None or layer._forward_hooks or layer._forward_pre_hooks:
-        return None  # somebody wants to see it called
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody wants to see the module called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _projection(layer: nn.Module | None, num_rows: int) -> kernels.Projection | None:
+    if layer is None or is_watched(layer):
+        return None
     if isinstance(layer, AdaptedLinear):
-        return layer.projection()
+        return layer.projection(num_rows)
     if isinstance(layer, FrozenLinear):
         return kernels.Projection(layer.stored, layer.bias)
     if type(layer) is nn.Linear and not layer.weight.requires_grad:
-        return kernels.Projection(_Dense(layer.weight), layer.bias)
+        return kernels.Projection(DenseWeight(layer.weight), layer.bias)
     return None

@@ -20,6 +20,7 @@ from lorakit.data.pack import collate
 from lorakit.engine.fuse import fused_modules
 from lorakit.engine.modules import FusedAttention, FusedGatedMLP, FusedRMSNorm, Stand
 from lorakit.engine.same_code import same_forward
+from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 from lorakit.train.batches import StepBatch
 from lorakit.train.modes import training_mode
@@ -106,6 +107,30 @@ def test_with_dropout(quantization: str, tmp_path) -> None:
     assert relative_error(loss, expected_loss) < LOSS_FLOAT32
     for name, gradient in gradients.items():
         assert relative_error(gradient, expected[name]) < 2 * GRADIENT_FLOAT32, name
+
+
+def test_rows_without_dropout_keys_are_refused() -> None:
+    model = families.build("llama")
+    adapter = attach_adapter(model, LoraConfig(r=4, lora_dropout=0.4))
+    with fused_modules(model):
+        model.train()
+        adapter.dropout.rows = torch.zeros(3, dtype=torch.int64)
+        for path, width in (("mlp", 32), ("self_attn", 32)):
+            module = model.get_submodule(f"model.layers.0.{path}")
+            with pytest.raises(AdapterError, match="cannot be keyed"):
+                module(torch.zeros(1, 5, width))
+
+
+@pytest.mark.parametrize("path", ["mlp", "mlp.up_proj", "self_attn", "input_layernorm"])
+def test_a_hook_is_called(path: str) -> None:
+    model = families.build("llama")
+    attach_adapter(model, LoraConfig(r=4))
+    seen: list[str] = []
+    module = model.get_submodule(f"model.layers.0.{path}")
+    module.register_forward_hook(lambda *_: seen.append(path))
+    with fused_modules(model):
+        model(torch.arange(5, 9)[None])
+    assert seen == [path]
 
 
 def test_names_and_modules_are_kept_and_come_back() -> None:

@@ -159,6 +159,32 @@ def test_other_dtypes_and_layouts_are_served() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("silu_mul", (torch.ones(4, 8), torch.ones(3, 8))),
+        ("silu_mul_backward", (torch.ones(4, 8), torch.ones(4, 8), torch.ones(3, 8))),
+        ("rms_norm", (torch.ones(4, 8), torch.ones(7), 1e-6)),
+        ("column_dots", (torch.ones(4, 8), torch.ones(3, 8))),
+        ("rotary", (torch.ones(4, 2, 8), torch.ones(3, 8), torch.ones(3, 8))),
+        ("keyed_dropout", (torch.ones(4, 8), torch.ones(5, dtype=torch.int64), 0.5)),
+        (
+            "four_bit_dequantize",
+            (torch.zeros(8).byte(), torch.ones(1), "nf4", torch.Size([64]), 64, torch.float32),
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_not_read_beyond(name: str, arguments: tuple) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        getattr(ops, name)(*arguments)
+
+
+def test_scales_that_do_not_fit_are_the_reference_s_to_do() -> None:
+    arguments = torch.arange(600).byte(), torch.rand(2), torch.zeros(())
+    expected = dispatch._REFERENCE["dequantize_scales"](*arguments)
+    assert torch.equal(ops.dequantize_scales(*arguments), expected)
+
+
 def test_nothing_to_do() -> None:
     assert ops.silu_mul(torch.empty(0, 4), torch.empty(0, 4)).shape == (0, 4)
     assert ops.column_dots(torch.empty(0, 4), torch.empty(0, 4)).tolist() == [0.0] * 4

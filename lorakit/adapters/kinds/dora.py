@@ -72,15 +72,16 @@ class Dora(Kind):
         self.lora_magnitude_vector.copy_(self.row_norms(base))
 
     def projection(self, base: FrozenLinear, dropout: kernels.Dropped | None) -> kernels.Projection:
+        norms = self._norms(base)
         return kernels.Projection(
             base.stored,
             base.bias,
             self.lora_A,
             self.lora_B,
             self.scaling,
-            row_scale=self._norms(base).row_scale,
+            row_scale=norms.row_scale,
             magnitude=self.lora_magnitude_vector,
-            norm=self._norms(base).norm,
+            norm=norms.norm,
             dropout=dropout,
         )
 

@@ -1,4 +1,8 @@
-"""The ops of `compiled.py` on tensors; what is not float32 on the CPU is the reference's to do."""
+"""The ops of `compiled.py` on tensors.
+
+Compiled code reads and writes where it is told to. So every op looks at types, places and sizes
+first; what it does not serve, or what does not fit together, is the reference's to do or to refuse.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,11 @@ def four_bit_dequantize(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """See the reference; the same bits."""
-    if dtype != torch.float32:
+    num_weights = shape.numel()
+    fits = codes.numel() == (num_weights + 1) // 2 and absmax.numel() == -(
+        -num_weights // block_size
+    )
+    if dtype != torch.float32 or not (fits and _bytes(codes) and _floats(absmax)):
         return reference_four_bit.four_bit_dequantize(
             codes, absmax, code_book, shape, block_size, dtype
         )
@@ -47,6 +55,9 @@ def dequantize_scales(
     codes: torch.Tensor, nested_absmax: torch.Tensor, nested_offset: torch.Tensor
 ) -> torch.Tensor:
     """See the reference; the same bits."""
+    fits = nested_absmax.numel() == -(-codes.numel() // reference_four_bit.NESTED_BLOCK_SIZE)
+    if not (fits and _bytes(codes) and _floats(nested_absmax, nested_offset)):
+        return reference_four_bit.dequantize_scales(codes, nested_absmax, nested_offset)
     out = torch.empty(codes.shape)
     compiled.dequantize_scales(
         nested_absmax.numel(),
@@ -66,7 +77,7 @@ def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See the reference."""
-    if not _floats(x, weight):
+    if not _floats(x, weight) or weight.shape != x.shape[-1:]:
         return reference.rms_norm(x, weight, eps)
     x = x.contiguous()
     y = torch.empty_like(x)
@@ -89,7 +100,8 @@ def rms_norm_backward(
     x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, grad: torch.Tensor
 ) -> torch.Tensor:
     """See the reference."""
-    if not _floats(x, weight, grad):
+    fits = weight.shape == x.shape[-1:] and inverse.shape == x.shape[:-1] and grad.shape == x.shape
+    if not (fits and _floats(x, weight, inverse, grad)):
         return reference.rms_norm_backward(x, weight, inverse, grad)
     x, grad = x.contiguous(), grad.contiguous()
     out = torch.empty_like(x)
@@ -108,7 +120,7 @@ def rms_norm_backward(
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """See the reference."""
-    if not _floats(gate, up):
+    if not _floats(gate, up) or gate.shape != up.shape:
         return reference.silu_mul(gate, up)
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
@@ -122,7 +134,7 @@ def silu_mul_backward(
     gate: torch.Tensor, up: torch.Tensor, grad: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See the reference."""
-    if not _floats(gate, up, grad):
+    if not _floats(gate, up, grad) or not gate.shape == up.shape == grad.shape:
         return reference.silu_mul_backward(gate, up, grad)
     gate, up, grad = gate.contiguous(), up.contiguous(), grad.contiguous()
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
@@ -141,7 +153,7 @@ def silu_mul_backward(
 
 def column_dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """See the reference."""
-    if not _floats(a, b):
+    if not _floats(a, b) or a.shape != b.shape:
         return reference.column_dots(a, b)
     rows, columns = a.shape
     # One row of sums per thread; how many there are decides how the sum is rounded.
@@ -158,7 +170,8 @@ def rotary(
 ) -> torch.Tensor:
     """See the reference."""
     tokens, heads, size = x.shape
-    if not _floats(x, cos, sin) or x.stride(2) != 1:
+    fits = cos.shape == sin.shape and len(cos) == tokens and cos.shape[1] <= size
+    if not (fits and _floats(x, cos, sin)) or cos.shape[1] % 2 or x.stride(2) != 1:
         return reference.rotary(x, cos, sin, backward=backward)
     out = x.new_empty(tokens, heads, size)
     compiled.rotary(
@@ -180,7 +193,7 @@ def rotary(
 
 def keyed_dropout(x: torch.Tensor, row_keys: torch.Tensor, p: float) -> torch.Tensor:
     """See the reference; the same masks."""
-    if not _floats(x):
+    if not _floats(x) or x.shape[:-1] != row_keys.shape or row_keys.dtype != torch.int64:
         return reference_dropout.keyed_dropout(x, row_keys, p)
     x = x.contiguous()
     out = torch.empty_like(x)
@@ -198,7 +211,11 @@ def keyed_dropout(x: torch.Tensor, row_keys: torch.Tensor, p: float) -> torch.Te
 
 
 def _floats(*tensors: torch.Tensor) -> bool:
-    return all(t.dtype == torch.float32 for t in tensors)
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+
+
+def _bytes(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.uint8 and tensor.device.type == "cpu"
 
 
 @lru_cache(maxsize=64)

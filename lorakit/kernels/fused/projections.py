@@ -61,7 +61,7 @@ class Projection:
     dropout: Dropped | None = None
 
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """What may train, in the order of `Gradients`."""
+        """What may train; gradients come in this order."""
         return self.bias, self.lora_A, self.lora_B, self.magnitude
 
 
