@@ -90,7 +90,9 @@ def _memory(last: LoggedStep, plan: PlanFacts | None) -> Fact:
 
 def _of_machine(choices: ChoiceFacts) -> Iterator[Fact]:
     threads = "" if choices.num_threads is None else f", {choices.num_threads} threads"
-    yield Fact("Computed on", choices.device, choices.dtype.removeprefix("torch.") + threads)
+    kernels = "" if choices.kernels is None else f", {choices.kernels} kernels"
+    dtype = choices.dtype.removeprefix("torch.")
+    yield Fact("Computed on", choices.device, f"{dtype}{threads}{kernels}")
     laid_out = "packed" if choices.packed else "padded"
     recompute = "with" if choices.gradient_checkpointing else "without"
     yield Fact(
