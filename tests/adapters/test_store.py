@@ -221,7 +221,7 @@ def test_bad_files_are_refused(saved: Path, case: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path / "nothing", "holds no adapter_config.json")
+    refused(tmp_path / "nothing", "does not exist; possible: a folder with adapter_config.json")
 
 
 def test_two_adapters_below_are_ambiguous(saved: Path, tmp_path: Path) -> None:
