@@ -174,6 +174,8 @@ class Kind(nn.Module):
     NAME: ClassVar[str]
     PEFT_FIELDS: ClassVar[dict[str, object]]
     """What an adapter_config.json says of this kind beyond `peft_type: LORA`."""
+    KEEPS_OUTPUT: ClassVar[bool] = False
+    """Whether the backward pass reads the layer's output."""
 
     def __init__(
         self,

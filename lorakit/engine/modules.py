@@ -40,23 +40,39 @@ class Stand(nn.Module):
 class FusedRMSNorm(Stand):
     """Llama's RMSNorm."""
 
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__(original)
+        self.keep_output = kernels.may_keep_output(self.original[0].weight)
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         (original,) = self.original
         weight = original.weight
         plainly = kernels.is_reference_forced() or weight.requires_grad
         if plainly or weight.dtype != hidden_states.dtype:
             return original(hidden_states)
-        return kernels.frozen_rms_norm(hidden_states, weight, original.variance_epsilon)
+        return kernels.frozen_rms_norm(
+            hidden_states, weight, original.variance_epsilon, keep_output=self.keep_output
+        )
 
 
 class FusedGatedMLP(Stand):
-    """Llama's MLP with the activation SiLU."""
+    """Llama's MLP with the activation SiLU.
+
+    Attributes:
+        recompute: make the inner activations again in the backward pass (see `recompute.py`).
+    """
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__(original)
+        self.recompute = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (original,) = self.original
         children = self._modules
         layers = _projections(x, children["gate_proj"], children["up_proj"], children["down_proj"])
-        return original(x) if layers is None else kernels.gated_mlp(x, *layers)
+        if layers is None:
+            return original(x)
+        return kernels.gated_mlp(x, *layers, recompute=self.recompute)
 
 
 class FusedAttention(Stand):

@@ -16,13 +16,13 @@ from lorakit.kernels.dispatch import (
     reference_only,
 )
 from lorakit.kernels.fused.gated_mlp import gated_mlp
+from lorakit.kernels.fused.packed_attention import packed_attention
 from lorakit.kernels.fused.projections import Dropped, Projection, projections
-from lorakit.kernels.fused.rms_norm import frozen_rms_norm
+from lorakit.kernels.fused.rms_norm import frozen_rms_norm, may_keep_output
 from lorakit.kernels.fused.rotary import rotary
 from lorakit.kernels.reference.attention import (
     decode_attention,
     masked_attention,
-    packed_attention,
 )
 from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
@@ -56,6 +56,7 @@ __all__ = [
     "is_reference_forced",
     "linear_cross_entropy",
     "masked_attention",
+    "may_keep_output",
     "mix_keys",
     "module_key",
     "packed_attention",

@@ -338,7 +338,11 @@ class TrainSection(Section):
     max_grad_norm: PositiveFloat | None = Field(
         1.0, description="Clip the gradient norm; null: do not."
     )
-    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto", "selective"] = Field(
+        "auto",
+        description="Compute activations again in the backward pass: true, every layer; selective, "
+        "the MLP's; auto, as much as memory asks for.",
+    )
     kernels: Literal["auto", "reference"] = Field(
         "auto", description="reference: every op in plain PyTorch, slower, to compare with."
     )

@@ -217,7 +217,8 @@ class ChoiceFacts(_Part):
     """choices.json."""
 
     micro_batch_tokens: int
-    gradient_checkpointing: bool
+    recompute: str | None = None
+    activation_bytes: int | None = None
     packed: bool
     device: str
     dtype: str

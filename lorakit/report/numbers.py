@@ -94,9 +94,11 @@ def _of_machine(choices: ChoiceFacts) -> Iterator[Fact]:
     dtype = choices.dtype.removeprefix("torch.")
     yield Fact("Computed on", choices.device, f"{dtype}{threads}{kernels}")
     laid_out = "packed" if choices.packed else "padded"
-    recompute = "with" if choices.gradient_checkpointing else "without"
+    level = choices.recompute
+    if level == "auto" and choices.activation_bytes is not None:
+        level = f"beyond {size(choices.activation_bytes)}"
     yield Fact(
         "Micro-batches",
         f"up to {count(choices.micro_batch_tokens)} tokens",
-        f"{laid_out}, {recompute} gradient checkpointing",
+        f"{laid_out}{'' if level is None else f', gradient checkpointing: {level}'}",
     )

@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.base.families import why_not_packed
-from lorakit.base.frozen_experts import FrozenExperts, rows_per_token
-from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
+from lorakit.engine.activations import layer_bytes
+from lorakit.engine.fuse import fused_modules
+from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import CheckpointError
+from lorakit.train.modes import compute_dtype
 from lorakit.train.settings import LoopSettings
 
 # Above this many tokens per forward pass, matrix products no longer get faster per token: on a CPU
@@ -31,6 +32,9 @@ MIN_TOKENS = 512
 # leaves out (attention, the logits of a chunk, dequantized weights) and for fragmentation.
 ACTIVATION_SHARE = 0.5
 
+AUTO = "auto"
+LEVELS = {True: "full", False: "none"}
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +44,8 @@ class Choices:
 
     Attributes:
         micro_batch_tokens: token budget of a forward pass.
-        gradient_checkpointing: whether layers are recomputed in the backward.
+        recompute: level of gradient checkpointing, or "auto": by `activation_bytes`.
+        activation_bytes: that one micro-batch may keep for the backward pass; None: as it comes.
         packed: whether examples share a row; otherwise they are padded.
         device: what computes: the GPU's name, or the CPU's instruction set.
         dtype: that the base computes in.
@@ -49,7 +54,8 @@ class Choices:
     """
 
     micro_batch_tokens: int
-    gradient_checkpointing: bool
+    recompute: str
+    activation_bytes: int | None
     packed: bool
     device: str
     dtype: str
@@ -59,17 +65,30 @@ class Choices:
     def describe(self) -> str:
         """One line for people."""
         laid_out = "packed" if self.packed else "padded"
-        recompute = "" if self.gradient_checkpointing else "no "
         threads = "" if self.num_threads is None else f"; {self.num_threads} CPU threads"
         return (
             f"micro-batches of up to {self.micro_batch_tokens} tokens, {laid_out}; "
-            f"{recompute}gradient checkpointing{threads}; {self.dtype.removeprefix('torch.')}; "
+            f"{self.recompute_policy.describe()}{threads}; {self.dtype.removeprefix('torch.')}; "
             f"{self.kernels} kernels"
         )
+
+    @property
+    def recompute_policy(self) -> RecomputePolicy:
+        """For `training_mode`."""
+        return RecomputePolicy(self.recompute, self.activation_bytes)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """For choices.json and the checkpoint."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, recorded: dict[str, Any]) -> Choices:
+        """What `to_json` gave, in this version or an earlier one, which knew two levels."""
+        values = dict(recorded)
+        if "gradient_checkpointing" in values:
+            values["recompute"] = LEVELS[values.pop("gradient_checkpointing")]
+            values["activation_bytes"] = None
+        return cls(**values)
 
 
 def make_choices(
@@ -82,38 +101,28 @@ def make_choices(
 ) -> Choices:
     """Decide for a new run.
 
-    Micro-batches are as large as still helps and as fits by estimate; layers are recomputed when
-    the estimate for one micro-batch is over half of the free memory.
+    Micro-batches are as large as still helps and as fits without recompute by estimate. One that
+    keeps more than half of the free memory, such as that of a long example, recomputes layers.
 
     Args:
         free_bytes: that activations could take.
     """
     longest = int(examples.lengths.max())
-    per_token, recomputed_per_token = activation_bytes_per_token(model)
-    room = ACTIVATION_SHARE * free_bytes
-    wanted = settings.micro_batch_tokens or max(longest, MIN_TOKENS)
-    checkpointing = settings.gradient_checkpointing
-    if checkpointing == "auto":
-        checkpointing = model.supports_gradient_checkpointing and wanted * per_token > room
-        log.info(
-            "gradient checkpointing %s: %d tokens keep about %.2f GiB, %.2f GiB may be used",
-            "on" if checkpointing else "off",
-            wanted,
-            wanted * per_token / 2**30,
-            room / 2**30,
-        )
+    room = int(ACTIVATION_SHARE * free_bytes)
+    recompute = _recompute(settings)
     tokens = settings.micro_batch_tokens
     if tokens is None:
-        affordable = room / (recomputed_per_token if checkpointing else per_token)
+        affordable = int(room / max(1.0, bytes_per_token(model, recompute)))
         # A power of two, so that small differences in free memory make no difference.
-        affordable = 1 << max(0, int(affordable).bit_length() - 1)
+        affordable = 1 << max(0, affordable.bit_length() - 1)
         tokens = max(min(affordable, MAX_TOKENS[device.type]), MIN_TOKENS, longest)
     choices = Choices(
         micro_batch_tokens=tokens,
-        gradient_checkpointing=checkpointing,
+        recompute=recompute,
+        activation_bytes=room if recompute == AUTO else None,
         packed=_packed(model, settings),
         device=device_name(device),
-        dtype=str(_dtype(model)),
+        dtype=str(compute_dtype(model)),
         num_threads=torch.get_num_threads() if device.type == "cpu" else None,
         kernels=_kernels(settings, device),
     )
@@ -129,12 +138,12 @@ def replay_choices(
     Raises:
         CheckpointError: this process cannot make the same ones, or was told to make others.
     """
-    choices = Choices(**recorded)
+    choices = Choices.from_json(recorded)
     refused = [
         f"{name}: the run was started with {theirs!r}, now it is {ours!r}"
         for name, theirs, ours in (
             ("device", choices.device, device_name(device)),
-            ("dtype", choices.dtype, str(_dtype(model))),
+            ("dtype", choices.dtype, str(compute_dtype(model))),
             ("kernels", choices.kernels, _kernels(settings, device)),
             ("packing", choices.packed, _packed(model, settings)),
             (
@@ -144,10 +153,8 @@ def replay_choices(
             ),
             (
                 "gradient_checkpointing",
-                choices.gradient_checkpointing,
-                choices.gradient_checkpointing
-                if settings.gradient_checkpointing == "auto"
-                else settings.gradient_checkpointing,
+                choices.recompute,
+                choices.recompute if _recompute(settings) == AUTO else _recompute(settings),
             ),
         )
         if theirs != ours
@@ -161,25 +168,16 @@ def replay_choices(
     return choices
 
 
-def activation_bytes_per_token(model: PreTrainedModel) -> tuple[float, float]:
-    """What one token keeps for the backward, by estimate: without and with recompute, in bytes.
+def bytes_per_token(model: PreTrainedModel, recompute: str) -> float:
+    """What one token keeps for the backward pass, by estimate: at a level of recompute, of all
+    layers; "auto": without.
 
-    Without recompute every linear layer keeps its input and its output, and so do experts, for each
-    that a token is sent to. With it, every layer keeps its input, and one layer at a time is there
-    in full.
+    With full recompute one layer at a time is there as a whole.
     """
-    config = model.config.get_text_config()
-    itemsize = _dtype(model).itemsize
-    features = 0
-    for module in model.base_model.modules():
-        if isinstance(module, nn.Linear | FrozenLinear):
-            features += module.in_features + module.out_features
-        elif isinstance(module, FrozenExperts):
-            rows = rows_per_token(module, config)
-            features += rows * (module.in_features + module.out_features)
-    num_layers = max(1, config.num_hidden_layers)
-    kept = float(features * itemsize)
-    return kept, num_layers * config.hidden_size * itemsize + kept / num_layers
+    with fused_modules(model):
+        layers = layer_bytes(model, compute_dtype(model).itemsize)
+    kept = sum(getattr(layer, "none" if recompute == AUTO else recompute) for layer in layers)
+    return kept + max((layer.none for layer in layers), default=0) * (recompute == "full")
 
 
 def device_name(device: torch.device) -> str:
@@ -187,6 +185,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _recompute(settings: LoopSettings) -> str:
+    asked = settings.gradient_checkpointing
+    return LEVELS[asked] if isinstance(asked, bool) else asked
 
 
 def _kernels(settings: LoopSettings, device: torch.device) -> str:
@@ -200,10 +203,3 @@ def _packed(model: PreTrainedModel, settings: LoopSettings) -> bool:
     if settings.packing and reason is not None:
         log.warning("examples are padded, not packed: %s", reason)
     return settings.packing and reason is None
-
-
-def _dtype(model: PreTrainedModel) -> torch.dtype:
-    """The dtype the base computes in; `model.dtype` may be that of an adapter."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.dtype

@@ -25,6 +25,7 @@ from lorakit import kernels
 from lorakit.adapters.attach import attached
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
+from lorakit.engine.recompute import Recompute
 from lorakit.errors import CheckpointError, InputError
 from lorakit.optimizers.adamw import AdamWRule
 from lorakit.optimizers.optimizer import AdamW
@@ -148,8 +149,7 @@ def train(
         stack.enter_context(cpu_threads(choices.num_threads))
         if choices.kernels == kernels.REFERENCE:
             stack.enter_context(kernels.reference_only())
-        checkpointing = choices.gradient_checkpointing
-        stack.enter_context(training_mode(model, adapter, gradient_checkpointing=checkpointing))
+        recompute = stack.enter_context(training_mode(model, adapter, choices.recompute_policy))
         optimizer = AdamW(adapter.parameters(), state_plan, rule=_rule(settings))
         stack.callback(optimizer.release)
         batches = StepBatches(
@@ -192,13 +192,18 @@ def train(
             )
         run.open(checkpoint)
         stack.callback(run.close)
-        _take_steps(run, batches, settings, caught, ranks)
+        _take_steps(run, batches, settings, recompute, caught, ranks)
         run.finish()
         return _outcome(run)
 
 
 def _take_steps(
-    run: Run, batches: StepBatches, settings: LoopSettings, caught: Interrupts, ranks: Ranks
+    run: Run,
+    batches: StepBatches,
+    settings: LoopSettings,
+    recompute: Recompute,
+    caught: Interrupts,
+    ranks: Ranks,
 ) -> None:
     """All steps that are left, or those up to a signal or early stopping."""
     schedule = _schedule(settings, run.num_steps)
@@ -221,6 +226,7 @@ def _take_steps(
                     learning_rate=schedule.learning_rate(step),
                     max_grad_norm=settings.max_grad_norm,
                     seed=settings.seed,
+                    recompute=recompute,
                     sum_over_ranks=ranks.sum,
                 )
             if pending is not None:

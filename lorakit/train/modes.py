@@ -13,38 +13,51 @@ from transformers import PreTrainedModel
 from lorakit.adapters.attach import Attached
 from lorakit.base.config import NOISE_FIELD
 from lorakit.engine.fuse import fused_modules
+from lorakit.engine.recompute import Recompute, RecomputePolicy, recomputing
 from lorakit.errors import ModelError
+
+KEEP_ALL = RecomputePolicy()
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def training_mode(
-    model: PreTrainedModel, adapter: Attached, *, gradient_checkpointing: bool
-) -> Iterator[None]:
+    model: PreTrainedModel, adapter: Attached, policy: RecomputePolicy = KEEP_ALL
+) -> Iterator[Recompute]:
     """Inside, `model` trains; afterwards every module is in the mode it was in.
 
     Args:
         model: with `adapter` attached.
-        gradient_checkpointing: recompute each layer in the backward instead of keeping it.
+        policy: how much of each layer is recomputed in the backward instead of being kept.
+
+    Yields:
+        What is to be told the tokens of each micro-batch.
 
     Raises:
-        ModelError: the base would drop activations at random.
+        ModelError: the base would drop activations at random, or cannot recompute its layers.
     """
     check_no_base_noise(model)
     modes = {module: module.training for module in model.modules()}
     model.train()
-    if gradient_checkpointing:
-        _set_checkpointing(model, on=True)
     try:
-        with adapter.cached_norms(), fused_modules(model):
-            yield
+        with (
+            adapter.cached_norms(),
+            fused_modules(model),
+            recomputing(model, policy, compute_dtype(model).itemsize) as recompute,
+        ):
+            yield recompute
     finally:
         adapter.dropout.rows = None
-        if gradient_checkpointing:
-            _set_checkpointing(model, on=False)
         for module, training in modes.items():
             module.training = training
+
+
+def compute_dtype(model: PreTrainedModel) -> torch.dtype:
+    """The dtype the base computes in; `model.dtype` may be that of an adapter."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.dtype
 
 
 def check_no_base_noise(model: PreTrainedModel) -> None:
@@ -87,18 +100,3 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _set_checkpointing(model: PreTrainedModel, *, on: bool) -> None:
-    # transformers renamed the methods, with a warning at the old names: 5.17 has only the old ones.
-    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    try:
-        if on:
-            getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
-        else:
-            getattr(model, f"{name}_checkpointing_disable")()
-    except ValueError as error:
-        raise ModelError(
-            f"a {model.config.model_type!r} model cannot recompute its layers: {error} Set "
-            "train.gradient_checkpointing: false."
-        ) from error

@@ -42,7 +42,7 @@ class LoopSettings:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
-    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto", "selective"] = "auto"
     kernels: Literal["auto", "reference"] = "auto"
     seed: int = 42
     logging_steps: int = 1

@@ -14,6 +14,7 @@ from lorakit import kernels
 from lorakit.adapters.attach import Attached
 from lorakit.base.head import backbone_hidden, head_parameters, logits_fn
 from lorakit.data.examples import MicroBatch
+from lorakit.engine.recompute import Recompute
 from lorakit.optimizers.optimizer import AdamW
 from lorakit.train.batches import StepBatch, row_keys
 
@@ -56,6 +57,7 @@ def take_step(
     learning_rate: float,
     max_grad_norm: float | None,
     seed: int,
+    recompute: Recompute | None = None,
     sum_over_ranks: Callable[[torch.Tensor], object] | None = None,
 ) -> StepResult:
     """Queue one optimizer step.
@@ -68,9 +70,10 @@ def take_step(
         model: with `adapter` attached, in the mode it trains in.
         batch: of this step.
         seed: of the dropout masks.
+        recompute: of `training_mode`; None: layers keep what they keep.
         sum_over_ranks: adds a tensor up over all processes, in place; None: there is one.
     """
-    loss = _backward_with_room(model, adapter, optimizer, batch, seed)
+    loss = _backward_with_room(model, adapter, optimizer, batch, seed, recompute)
     if sum_over_ranks is not None:
         sum_over_ranks(loss)
     loss /= batch.total_weight
@@ -86,7 +89,12 @@ def take_step(
 
 
 def _backward_with_room(
-    model: PreTrainedModel, adapter: Attached, optimizer: AdamW, batch: StepBatch, seed: int
+    model: PreTrainedModel,
+    adapter: Attached,
+    optimizer: AdamW,
+    batch: StepBatch,
+    seed: int,
+    recompute: Recompute | None,
 ) -> torch.Tensor:
     """`backward`; when the device's memory is full, once more after paged state has left it.
 
@@ -94,7 +102,7 @@ def _backward_with_room(
     """
     optimizer.zero_grad()
     try:
-        return backward(model, adapter, batch, seed=seed)
+        return backward(model, adapter, batch, seed=seed, recompute=recompute)
     except torch.OutOfMemoryError:
         freed = optimizer.evict()
         if freed == 0:
@@ -107,11 +115,16 @@ def _backward_with_room(
         )
     # Outside of the handler, whose traceback keeps the activations of the first try.
     optimizer.zero_grad()
-    return backward(model, adapter, batch, seed=seed)
+    return backward(model, adapter, batch, seed=seed, recompute=recompute)
 
 
 def backward(
-    model: PreTrainedModel, adapter: Attached, batch: StepBatch, *, seed: int
+    model: PreTrainedModel,
+    adapter: Attached,
+    batch: StepBatch,
+    *,
+    seed: int,
+    recompute: Recompute | None = None,
 ) -> torch.Tensor:
     """Add the gradient of this rank's weighted NLL to the parameters' `.grad`.
 
@@ -122,6 +135,8 @@ def backward(
     loss = torch.zeros((), device=device)
     for on_host in batch.micro_batches:
         micro_batch = on_host.to(device)
+        if recompute is not None:
+            recompute.prepare(micro_batch.input_ids.numel())
         adapter.dropout.rows = row_keys(micro_batch, seed, batch.step)
         share = weighted_nll(model, micro_batch)[0]
         share.backward()

@@ -17,6 +17,7 @@ from lorakit.adapters.several import adapter_names, drop_adapter, find, use_adap
 from lorakit.adapters.store import save_adapter
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.data.examples import MicroBatch
+from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 from lorakit.train.modes import training_mode
@@ -223,10 +224,10 @@ def test_the_last_tokens_alone_reach_an_adapted_head(load: Load) -> None:
 def test_a_mixed_batch_trains_every_adapter_under_checkpointing(load: Load) -> None:
     model = two_kinds(load("llama"), "llama", "lora")
     gradients = []
-    for checkpointed in (False, True):
+    for level in ("none", "full"):
         with (
             adapters_by_row(model, NAMES),
-            training_mode(model, find(model, "a"), gradient_checkpointing=checkpointed),
+            training_mode(model, find(model, "a"), RecomputePolicy(level)),
         ):
             model(IDS, labels=IDS, use_cache=False).loss.backward()
         gradients.append(taken_gradients(model, "a") | taken_gradients(model, "b"))

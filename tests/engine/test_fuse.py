@@ -51,7 +51,7 @@ def loss_and_gradients(
     model: PreTrainedModel, adapter: Attached, *, reference: bool
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     way = kernels.reference_only() if reference else contextlib.nullcontext()
-    with way, training_mode(model, adapter, gradient_checkpointing=False):
+    with way, training_mode(model, adapter):
         loss = backward(model, adapter, batch(model), seed=0)
     found = {name: parameter.grad for name, parameter in adapter.parameters().items()}
     for parameter in adapter.parameters().values():

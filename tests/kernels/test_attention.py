@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -50,10 +51,14 @@ def dense_reference(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("case", CASES)
-def test_against_a_dense_float64_softmax(case: str, heads: tuple[int, int], dtype) -> None:
+@pytest.mark.parametrize("size", [5, 8])  # of values; queries and keys have 8
+@pytest.mark.parametrize("forced", [False, True])
+def test_against_a_dense_float64_softmax(
+    forced: bool, size: int, case: str, heads: tuple[int, int], dtype
+) -> None:
     options = dict(CASES[case])
     num_tokens = STARTS[-1]
-    shapes = [(heads[0], num_tokens, 8), (heads[1], num_tokens, 8), (heads[1], num_tokens, 5)]
+    shapes = [(heads[0], num_tokens, 8), (heads[1], num_tokens, 8), (heads[1], num_tokens, size)]
     inputs = [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
     inputs = [tensor.requires_grad_() for tensor in inputs]
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
@@ -62,9 +67,10 @@ def test_against_a_dense_float64_softmax(case: str, heads: tuple[int, int], dtyp
         exact.append(inputs[-1].detach().double().requires_grad_())
     names = ["sinks"] if len(inputs) == 4 else []
     starts = torch.tensor(STARTS, dtype=torch.int32)
-    out = kernels.packed_attention(
-        *inputs[:3], starts, 17, **options, **dict(zip(names, inputs[3:], strict=True))
-    )
+    with kernels.reference_only() if forced else nullcontext():
+        out = kernels.packed_attention(
+            *inputs[:3], starts, 17, **options, **dict(zip(names, inputs[3:], strict=True))
+        )
     expected = dense_reference(
         *exact[:3], STARTS, **options, **dict(zip(names, exact[3:], strict=True))
     )

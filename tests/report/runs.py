@@ -88,7 +88,8 @@ def plan_file() -> dict[str, Any]:
 def choices_file() -> dict[str, Any]:
     return {
         "micro_batch_tokens": 2048,
-        "gradient_checkpointing": False,
+        "recompute": "auto",
+        "activation_bytes": 8 << 30,
         "packed": True,
         "device": "cpu AVX512",
         "dtype": "torch.float32",

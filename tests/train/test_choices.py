@@ -12,7 +12,7 @@ import torch
 
 from lorakit.adapters.attach import attached
 from lorakit.errors import CheckpointError
-from lorakit.train.choices import activation_bytes_per_token, make_choices, replay_choices
+from lorakit.train.choices import bytes_per_token, make_choices, replay_choices
 from lorakit.train.loop import train
 from lorakit.train.settings import LoopSettings
 from tests.train import runs
@@ -25,39 +25,54 @@ SETTINGS = LoopSettings(max_steps=1, batch_size=4)
 def test_plenty_of_memory(tiny_folder: Path) -> None:
     model = runs.adapted_model(tiny_folder)
     choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34)
-    assert choices.micro_batch_tokens == 2048
-    assert not choices.gradient_checkpointing and choices.packed
+    assert choices.micro_batch_tokens == 2048 and choices.packed
+    assert choices.recompute == "auto" and choices.activation_bytes == 1 << 33
     assert choices.num_threads == torch.get_num_threads() and choices.dtype == "torch.float32"
 
 
-def test_little_memory_turns_recompute_on_and_still_fits_the_longest_example(
+def test_little_memory_makes_small_micro_batches_that_fit_the_longest_example(
     tiny_folder: Path,
 ) -> None:
     model = runs.adapted_model(tiny_folder)
-    kept, recomputed = activation_bytes_per_token(model)
-    assert recomputed < kept
-    choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=int(900 * kept))
-    assert choices.gradient_checkpointing and 512 <= choices.micro_batch_tokens <= 1024
+    kept = bytes_per_token(model, "none")
+    choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=int(2 * 1030 * kept))
+    assert choices.micro_batch_tokens == 1024
     long = runs.ragged_examples(3, longest=3000)
     choices = make_choices(model, long, SETTINGS, CPU, free_bytes=1)
     assert choices.micro_batch_tokens == long.lengths.max()
+    assert choices.activation_bytes == 0
 
 
-def test_the_estimate_counts_inputs_and_outputs_of_linear_layers(tiny_folder: Path) -> None:
+def test_more_recompute_keeps_less(tiny_folder: Path) -> None:
     model = runs.adapted_model(tiny_folder)
-    # q 32 -> 32, k and v 32 -> 16, o 32 -> 32; gate and up 32 -> 64, down 64 -> 32; two layers.
-    per_layer = 64 + 48 + 48 + 64 + 96 + 96 + 96
-    kept, recomputed = activation_bytes_per_token(model)
-    assert kept == 2 * per_layer * 4
-    assert recomputed == 2 * 32 * 4 + per_layer * 4
+    # Llama's two layers: hidden 32, inner 64, four heads of 8, two key heads; r 4, seven layers.
+    # What the layers read, twice; q, k, v, the attention's output; and the MLP's inner activations.
+    per_layer = 2 * 32 + (32 + 16 + 16) + 32 + 2 * 64 + 7 * 4
+    assert bytes_per_token(model, "none") == 2 * per_layer * 4
+    assert bytes_per_token(model, "selective") == 2 * (per_layer - 2 * (64 + 4)) * 4
+    assert bytes_per_token(model, "full") == (2 * 32 + per_layer) * 4
 
 
 def test_what_is_asked_for_is_what_is_done(tiny_folder: Path) -> None:
     model = runs.adapted_model(tiny_folder)
-    settings = replace(SETTINGS, micro_batch_tokens=77, gradient_checkpointing=True, packing=False)
-    choices = make_choices(model, EXAMPLES, settings, CPU, free_bytes=1 << 34)
-    assert (choices.micro_batch_tokens, choices.gradient_checkpointing) == (77, True)
-    assert not choices.packed
+    for asked, level in ((True, "full"), (False, "none"), ("selective", "selective")):
+        settings = replace(
+            SETTINGS, micro_batch_tokens=77, gradient_checkpointing=asked, packing=False
+        )
+        choices = make_choices(model, EXAMPLES, settings, CPU, free_bytes=1 << 34)
+        assert (choices.micro_batch_tokens, choices.recompute) == (77, level)
+        assert choices.activation_bytes is None and not choices.packed
+
+
+def test_choices_of_earlier_versions_are_understood(tiny_folder: Path) -> None:
+    model = runs.adapted_model(tiny_folder)
+    settings = replace(SETTINGS, gradient_checkpointing=True)
+    chosen = make_choices(model, EXAMPLES, settings, CPU, free_bytes=1 << 34)
+    recorded = chosen.to_json() | {"gradient_checkpointing": True}
+    del recorded["recompute"], recorded["activation_bytes"]
+    assert replay_choices(recorded, model, settings, CPU) == chosen
+    with pytest.raises(CheckpointError, match="was started with 'full', now it is 'none'"):
+        replay_choices(recorded, model, replace(settings, gradient_checkpointing=False), CPU)
 
 
 def test_a_run_records_its_choices(tiny_folder: Path, tmp_path: Path) -> None:
@@ -98,6 +113,6 @@ def test_choices_are_told_in_words(tiny_folder: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34)
     threads = torch.get_num_threads()
-    line = f"tokens, packed; no gradient checkpointing; {threads} CPU threads; float32; cpu kernels"
-    assert choices.describe() == f"micro-batches of up to 2048 {line}"
+    line = f"gradient checkpointing beyond 8.0 GiB; {threads} CPU threads; float32; cpu kernels"
+    assert choices.describe() == f"micro-batches of up to 2048 tokens, packed; {line}"
     assert choices.describe() in caplog.text and "Choices(" not in caplog.text

@@ -16,6 +16,7 @@ from lorakit.adapters.attach import attach_adapter, attached
 from lorakit.base import storages
 from lorakit.base.load import load_base
 from lorakit.data.examples import ExampleSet
+from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import DataError
 from lorakit.optimizers.optimizer import AdamW
 from lorakit.recipe import LoraConfig
@@ -36,14 +37,14 @@ def _loss_and_gradients(
     token_budget: int,
     packed: bool,
     step: int = 0,
-    gradient_checkpointing: bool = False,
+    level: str = "none",
 ) -> tuple[float, dict[str, torch.Tensor]]:
     batches = StepBatches(
         examples, batch_size=BATCH_SIZE, seed=7, token_budget=token_budget, packed=packed
     )
     adapter = attached(model)
     model.zero_grad()
-    with training_mode(model, adapter, gradient_checkpointing=gradient_checkpointing):
+    with training_mode(model, adapter, RecomputePolicy(level)):
         batch = batches[step]
         loss = backward(model, adapter, batch, seed=7) / batch.total_weight
     gradients = {n: p.grad / batch.total_weight for n, p in adapter.parameters().items()}
@@ -81,15 +82,14 @@ def test_packed_equals_padded_equals_one_at_a_time(
 def test_recomputed_layers_give_the_same_bits(tiny_folder: Path, kind: str) -> None:
     model = runs.adapted_model(tiny_folder, kind=kind, lora_dropout=0.1)
     examples = runs.ragged_examples(NUM_EXAMPLES)
-    kept, recomputed = (
-        _loss_and_gradients(
-            model, examples, token_budget=60, packed=True, gradient_checkpointing=recompute
-        )
-        for recompute in (False, True)
+    kept, *recomputed = (
+        _loss_and_gradients(model, examples, token_budget=60, packed=True, level=level)
+        for level in ("none", "selective", "full")
     )
-    assert kept[0] == recomputed[0]
-    for name, gradient in kept[1].items():
-        assert torch.equal(gradient, recomputed[1][name]), name
+    for loss, gradients in recomputed:
+        assert kept[0] == loss
+        for name, gradient in kept[1].items():
+            assert torch.equal(gradient, gradients[name]), name
     assert not model.training and not model.is_activation_checkpointing
 
 
@@ -118,7 +118,7 @@ def test_ranks_share_a_step_and_its_token_count(tiny_folder: Path, world_size: i
     adapter = attached(model)
     losses = []
     model.zero_grad()
-    with training_mode(model, adapter, gradient_checkpointing=False):
+    with training_mode(model, adapter):
         for rank in range(world_size):
             batches = StepBatches(
                 examples,

@@ -39,6 +39,7 @@ class Dora(Kind):
 
     NAME = "dora"
     PEFT_FIELDS: ClassVar[dict[str, object]] = {"use_dora": True}
+    KEEPS_OUTPUT = True
 
     def __init__(
         self,

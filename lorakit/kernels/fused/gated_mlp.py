@@ -1,7 +1,7 @@
 """The MLP of Llama and its kin, `down(silu(gate(x)) * up(x))`, as one autograd function.
 
-Kept for the backward pass: x and the outputs of gate and up. The hidden activation, as wide as
-those, is made again from them.
+Kept for the backward pass: x and the outputs of gate and up, or of these only x. The hidden
+activation, as wide as those, is made again from them.
 
 T tokens, I hidden size.
 """
@@ -17,11 +17,23 @@ from lorakit.kernels import dispatch
 from lorakit.kernels.fused.projections import Kept, Projection, project, project_backward
 
 
-def gated_mlp(x: torch.Tensor, gate: Projection, up: Projection, down: Projection) -> torch.Tensor:
-    """(..., I) -> (..., I), in the dtype of `x`. Autocast is ignored."""
+def gated_mlp(
+    x: torch.Tensor,
+    gate: Projection,
+    up: Projection,
+    down: Projection,
+    *,
+    recompute: bool = False,
+) -> torch.Tensor:
+    """(..., I) -> (..., I), in the dtype of `x`. Autocast is ignored.
+
+    Args:
+        recompute: the outputs of gate and up are made again in the backward pass: of what the
+            function keeps, most, for two products more.
+    """
     flat = x.reshape(-1, x.shape[-1])
     tensors = [tensor for layer in (gate, up, down) for tensor in layer.tensors()]
-    return _GatedMLP.apply(flat, gate, up, down, *tensors).view(x.shape)
+    return _GatedMLP.apply(flat, gate, up, down, recompute, *tensors).view(x.shape)
 
 
 class _GatedMLP(torch.autograd.Function):
@@ -32,22 +44,31 @@ class _GatedMLP(torch.autograd.Function):
         gate: Projection,
         up: Projection,
         down: Projection,
+        recompute: bool,
         *_: torch.Tensor | None,
     ) -> torch.Tensor:
         (gated, raised), kept = project(x, [gate, up], outputs_stay=True)
         hidden = dispatch.silu_mul(gated, raised)
         (y,), kept_down = project(hidden, [down], outputs_stay=False)
+        saved = kept_down if recompute else [*kept_down, *kept]
         ctx.layers = gate, up, down
-        saved = [t for one in (*kept, *kept_down) for t in (one.down, one.product)]
-        ctx.save_for_backward(x, gated, raised, *saved)
+        ctx.save_for_backward(
+            x,
+            *(t for one in saved for t in (one.down, one.product)),
+            *([] if recompute else (gated, raised)),
+        )
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gate, up, down = ctx.layers
-        x, gated, raised, *saved = ctx.saved_tensors
-        *kept, kept_down = (Kept(*saved[i : i + 2]) for i in range(0, len(saved), 2))
+        x, *saved = ctx.saved_tensors
+        kept_down = Kept(*saved[:2])
+        if len(saved) == 2:
+            (gated, raised), kept = project(x, [gate, up], outputs_stay=True)
+        else:
+            kept, (gated, raised) = [Kept(*saved[2:4]), Kept(*saved[4:6])], saved[6:]
         hidden = dispatch.silu_mul(gated, raised)
         grad_hidden, of_down = project_backward(hidden, [down], [kept_down], [grad], needs_x=True)
         assert grad_hidden is not None
@@ -56,4 +77,4 @@ class _GatedMLP(torch.autograd.Function):
         grad_x, of_inputs = project_backward(
             x, [gate, up], kept, grads, needs_x=ctx.needs_input_grad[0]
         )
-        return grad_x, None, None, None, *of_inputs, *of_down
+        return grad_x, None, None, None, None, *of_inputs, *of_down

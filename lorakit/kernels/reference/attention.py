@@ -48,7 +48,7 @@ def packed_attention(
     )
     for length, (q, k, v) in zip(lengths, parts, strict=True):
         if softcap is None and sinks is None:
-            mask = None if window is None else _visible(length, causal, window, q.device)
+            mask = None if window is None else visible(length, causal, window, q.device)
             out = nn.functional.scaled_dot_product_attention(
                 q,
                 k,
@@ -59,7 +59,7 @@ def packed_attention(
                 enable_gqa=q.shape[1] != k.shape[1],
             )
         else:
-            mask = _visible(length, causal, window, q.device)[None, None]
+            mask = visible(length, causal, window, q.device)[None, None]
             out = masked_attention(q, k, v, mask, scaling=scaling, softcap=softcap, sinks=sinks)
         outputs.append(out[0].transpose(0, 1))
     # Token by token, as the output projection reads it.
@@ -150,7 +150,8 @@ def masked_attention(
     return weights.to(value.dtype) @ value
 
 
-def _visible(length: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
+def visible(length: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
+    """Boolean (L, L), True where a query sees a key of the same example."""
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]  # query - key
     seen = torch.ones_like(distance, dtype=torch.bool)

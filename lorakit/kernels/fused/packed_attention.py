@@ -1,0 +1,181 @@
+"""Attention inside each packed example: the fastest form that serves a call, else the reference's.
+
+On a CPU one call per example inside one autograd function. Kept for the backward pass: queries,
+keys and values as they come, the output once, as the next layer reads it, and one number per query.
+Autograd would keep each example's output beside the one they are put together in.
+
+On a GPU PyTorch's attention over ragged rows: one call, and the host need not know the lengths.
+
+H query heads, K key/value heads (H a multiple of K), T tokens of the whole pack, L tokens of one
+example, D head size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from lorakit.kernels import dispatch
+from lorakit.kernels.reference import attention as reference
+
+_FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
+_BACKWARD = "_scaled_dot_product_flash_attention_for_cpu_backward"
+
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def packed_attention(
+    query_HTD: torch.Tensor,
+    key_KTD: torch.Tensor,
+    value_KTE: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    *,
+    scaling: float | None = None,
+    causal: bool = True,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See `reference/attention.py`."""
+    tensors = query_HTD, key_KTD, value_KTE
+    window = None if sliding_window is None or sliding_window >= max_seqlen else sliding_window
+    plain = causal and softcap is None and sinks is None and not dispatch.is_reference_forced()
+    if plain and _serves_on_cpu(*tensors):
+        return _CausalAttention.apply(*tensors, cu_seqlens.diff().tolist(), scaling, window)
+    if plain and _serves_ragged(*tensors):
+        return _ragged(*tensors, cu_seqlens, max_seqlen, scaling, window)
+    return reference.packed_attention(
+        *tensors,
+        cu_seqlens,
+        max_seqlen,
+        scaling=scaling,
+        causal=causal,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        sinks=sinks,
+    )
+
+
+def _serves_on_cpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether the two ops that `scaled_dot_product_attention` calls on a CPU are there, and for
+    these tensors."""
+    return (
+        query.device.type == "cpu"
+        and query.dtype == key.dtype == value.dtype
+        and query.dtype in (torch.float32, *_HALF)
+        and query.shape[-1] == value.shape[-1]
+        and all(t.stride(-1) == 1 for t in (query, key, value))
+        and hasattr(torch.ops.aten, _FORWARD)
+        and hasattr(torch.ops.aten, _BACKWARD)
+    )
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        lengths: list[int],
+        scaling: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        attend = getattr(torch.ops.aten, _FORWARD)
+        heads, num_tokens, size = query.shape
+        out_THD = query.new_empty(num_tokens, heads, size)
+        log_sums = []
+        for q, k, v, out in _examples(lengths, query, key, value, out_THD.transpose(0, 1)):
+            found, log_sum = attend(q, k, v, scale=scaling, **_sight(q, window))
+            out.copy_(found)
+            log_sums.append(log_sum)
+        out_HTD = out_THD.transpose(0, 1)
+        ctx.lengths, ctx.scaling, ctx.window = lengths, scaling, window
+        ctx.save_for_backward(query, key, value, out_HTD, *log_sums)
+        return out_HTD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        attend_backward = getattr(torch.ops.aten, _BACKWARD)
+        query, key, value, out, *log_sums = ctx.saved_tensors
+        grads = [_like_tokens(t) for t in (query, key, value)]
+        whole = (grad, query, key, value, out, *grads)
+        parts = zip(_examples(ctx.lengths, *whole), log_sums, strict=True)
+        for (dy, q, k, v, y, *of_inputs), log_sum in parts:
+            sight = _sight(q, ctx.window)
+            found = attend_backward(dy, q, k, v, y, log_sum, 0.0, scale=ctx.scaling, **sight)
+            for place, part in zip(of_inputs, found, strict=True):
+                place.copy_(part)
+        return *grads, None, None, None
+
+
+def _sight(query: torch.Tensor, window: int | None) -> dict[str, Any]:
+    """What the queries (1, H, L, D) of one example see, in the two ops' words."""
+    length = query.shape[2]
+    if window is None or window >= length:
+        return {"is_causal": True}
+    seen = reference.visible(length, True, window, query.device)
+    hidden = query.new_zeros(length, length).masked_fill_(~seen, -torch.inf)
+    return {"is_causal": False, "attn_mask": hidden}
+
+
+def _examples(lengths: list[int], *tensors: torch.Tensor) -> Any:
+    """Of each example its part of all tensors (heads, T, D), as views (1, heads, L, D)."""
+    return zip(*(tensor[None].split(lengths, dim=2) for tensor in tensors), strict=True)
+
+
+def _like_tokens(tensor_HTD: torch.Tensor) -> torch.Tensor:
+    """Empty, of the same shape, and contiguous token by token."""
+    heads, num_tokens, size = tensor_HTD.shape
+    return tensor_HTD.new_empty(num_tokens, heads, size).transpose(0, 1)
+
+
+@cache
+def _varlen_attn() -> Any:
+    """PyTorch's attention over ragged rows; None where it is not, or has another signature."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(known) else None
+
+
+def _serves_ragged(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    return (
+        query.device.type == "cuda"
+        and query.dtype == key.dtype == value.dtype
+        and query.dtype in _HALF
+        and query.shape[-1] == value.shape[-1]
+        and _varlen_attn() is not None
+    )
+
+
+def _ragged(
+    query_HTD: torch.Tensor,
+    key_KTD: torch.Tensor,
+    value_KTD: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    out_THD = _varlen_attn()(
+        *(t.transpose(0, 1) for t in (query_HTD, key_KTD, value_KTD)),
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        scale=scaling,
+        # Of the keys before a query so many, and none after it; -1: all.
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=len(query_HTD) != len(key_KTD),
+    )
+    return out_THD.transpose(0, 1)
