@@ -11,8 +11,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ from tests.tolerances import OP, relative_error
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Fewer rows than the CPU's: the interpreter takes milliseconds for each program.
-SHAPES = [(0, 5), (1, 1), (3, 7), (17, 64), (70, 129), (2, 4099), (260, 33)]
+SHAPES = [(0, 5), (1, 1), (3, 7), (17, 64), (20, 129), (2, 4099), (260, 17)]
 # What a device cannot do without the host knowing the outcome.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal"}
 
@@ -91,16 +91,31 @@ def arguments_of(name: str, shape: tuple[int, int], device: torch.device, dtype:
     return arguments
 
 
-@contextmanager
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
-    """The kernels started inside."""
-    import triton
-    from lorakit.kernels.triton import launching
+def arguments_of_any(name: str, shape: tuple[int, int], device: torch.device, dtype: torch.dtype):
+    """Of the ops that are tested for bits, too."""
+    count = shape[0] * shape[1]
+    if name == "dequantize_scales":
+        return on(device, quantize_scales(torch.rand(count)))
+    if name == "four_bit_dequantize":
+        packed = four_bit_quantize(torch.randn(count), "nf4", 64)
+        return on(device, (*packed, "nf4", torch.Size([count]), 64, dtype))
+    return arguments_of(name, shape, device, dtype)
 
-    started: list = []
-    before = launching.triton.next_power_of_2
-    assert triton.next_power_of_2 is before
-    yield started
+
+def watched(
+    op: Callable, monkeypatch: pytest.MonkeyPatch, launch: Callable | None = None
+) -> list[tuple[tuple, dict]]:
+    """The launches of `op` from now on: their arguments. `launch` stands in for the real one."""
+    module = sys.modules[op.__module__]
+    seen = []
+    go = launch or module.launch
+
+    def note(*arguments: object, **options: object) -> None:
+        seen.append((arguments, options))
+        go(*arguments, **options)
+
+    monkeypatch.setattr(module, "launch", note)
+    return seen
 
 
 @on_device
@@ -131,9 +146,7 @@ def test_against_float64(name: str, shape: tuple[int, int], dtype, ops, device) 
 def test_other_layouts(name: str, dtype, ops, device) -> None:
     """Every tensor with its memory in another order."""
     arguments = arguments_of(name, (33, 18), device, dtype)
-    strided = [
-        a.mT.contiguous().mT if torch.is_tensor(a) and a.ndim > 1 else a for a in arguments
-    ]
+    strided = [a.mT.contiguous().mT if torch.is_tensor(a) and a.ndim > 1 else a for a in arguments]
     expected = in_a_tuple(getattr(ops, name)(*arguments))
     for ours, wanted in zip(in_a_tuple(getattr(ops, name)(*strided)), expected, strict=True):
         assert torch.equal(ours, wanted)
@@ -163,8 +176,8 @@ def test_offsets_beyond_32_bits(ops, device) -> None:
 @on_device
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("code_book", sorted(CODE_VALUES))
-@pytest.mark.parametrize("block_size", [32, 64, 4096])
-@pytest.mark.parametrize("count", [0, 1, 2, 31, 64, 65, 4095, 70_001])
+@pytest.mark.parametrize("block_size", [32, 4096])
+@pytest.mark.parametrize("count", [0, 1, 31, 64, 65, 20_001])
 def test_dequantize_to_the_same_bits(
     count: int, block_size: int, code_book: str, dtype, ops, device
 ) -> None:
@@ -187,8 +200,8 @@ def test_scales_to_the_same_bits(count: int, ops, device) -> None:
 
 @on_device
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("p", [0.0, 0.05, 0.5, 0.999, 1 - 1e-12])
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (40, 64), (3, 4099)], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.05, 0.5, 1 - 1e-12])
+@pytest.mark.parametrize("shape", [(1, 1), (20, 7), (3, 4099)], ids=str)
 def test_dropout_to_the_same_bits(shape: tuple[int, int], p: float, dtype, ops, device) -> None:
     x = torch.randn(*shape, device=device, dtype=dtype)
     keys = torch.randint(-(2**63), 2**63 - 1, shape[:1], device=device)
@@ -360,42 +373,86 @@ class NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func.overloadpacket.__name__ not in WAITS, f"{func} waits for the device"
-        out = func(*args, **(kwargs or {}))
-        given = [a for a in args if torch.is_tensor(a)]
-        assert not given or not torch.is_tensor(out) or out.device == given[0].device, func
-        return out
+        return func(*args, **(kwargs or {}))
 
 
 @on_device
 @pytest.mark.parametrize("name", sorted(dispatch.OPS))
 def test_one_launch_and_no_waiting(name: str, ops, device, monkeypatch) -> None:
-    from lorakit.kernels.triton import launching
-
-    started = []
-
-    class Counted:
-        def __init__(self, kernel: object) -> None:
-            self.kernel = kernel
-
-    def arguments() -> list:
-        if name == "dequantize_scales":
-            return on(device, quantize_scales(torch.rand(300)))
-        if name == "four_bit_dequantize":
-            packed = four_bit_quantize(torch.randn(300), "nf4", 64)
-            return on(device, (*packed, "nf4", torch.Size([300]), 64, torch.bfloat16))
-        return arguments_of(name, (40, 70), device, torch.bfloat16)
-
-    op, given = getattr(ops, name), arguments()
+    op = getattr(ops, name)
+    given = arguments_of_any(name, (8, 70), device, torch.bfloat16)
     op(*given)  # tables of code values come to the device at first use
-    started.clear()
-    if device.type == "cuda":
+    seen = watched(op, monkeypatch)
+    if not INTERPRETED:
         torch.cuda.set_sync_debug_mode("error")
     try:
         with NoWaiting() if INTERPRETED else nullcontext():
             op(*given)
     finally:
-        if device.type == "cuda":
+        if not INTERPRETED:
             torch.cuda.set_sync_debug_mode("default")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", sorted(dispatch.OPS))
+def test_compiles_for_a_gpu(name: str, dtype, ops, monkeypatch, tmp_path: Path) -> None:
+    """To machine code of an H100, which needs no GPU."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    op = getattr(ops, name)
+    seen = watched(op, monkeypatch, launch=lambda *arguments, **options: None)
+    op(*arguments_of_any(name, (64, 256), torch.device("cpu"), dtype))
+    ((kernel, _, *arguments), options) = seen[0]
+    compiled = compiled_for_a_gpu(kernel, arguments, options)
+    assert compiled.asm["cubin"]
+    code = compiled.asm["ptx"]
+    if name in EXACT | {"keyed_dropout"}:
+        # What is added to a product is added to the rounded one, and small numbers stay.
+        assert "fma.rn.f32" not in code and ".ftz" not in code
+    if dtype == torch.bfloat16 and name not in {"dequantize_scales", "column_dots"}:
+        assert "cvt.rn.bf16" in code  # the hardware's rounding, not the interpreter's
+    assert ".local" not in code  # nothing spilled
+
+
+def compiled_for_a_gpu(kernel: object, arguments: list, options: dict):
+    """What Triton makes of a launch on tensors that lie as PyTorch allocates them."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    types = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.uint8: "u8"}
+    given = dict(zip(kernel.arg_names, arguments, strict=False)) | options
+    signature, constants, aligned = {}, {}, {}
+    for place, parameter in enumerate(kernel.params):
+        value = given[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[(place,)] = value
+            continue
+        if torch.is_tensor(value):
+            signature[parameter.name] = f"*{types[value.dtype]}"
+        else:
+            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
+        if torch.is_tensor(value) or value % 16 == 0:
+            aligned[(place,)] = [["tt.divisibility", 16]]
+    source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
+    return triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False}
+    )
+
+
+def test_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    from lorakit.kernels.triton import launching
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert launching.why_unavailable() == "PyTorch finds no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"number {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9 - 2 * index, 0))
+    assert launching.why_unavailable() == "number 1 is older than compute capability 8.0"
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    assert dispatch._why_no_triton() == "triton is not installed (pip install 'lorakit[gpu]')"
 
 
 def test_without_a_gpu_the_reference_computes(

@@ -41,7 +41,7 @@ def four_bit_dequantize(
         (triton.cdiv(count, 2 * TILE),),
         *(codes.contiguous(), absmax.contiguous()),
         reference.code_values(code_book, codes.device),
-        *(out, count),
+        *(out, codes.numel(), count),
         tile=2 * TILE,
         BLOCK=block_size,
         BYTES=TILE,
@@ -75,10 +75,12 @@ def _floats(device: torch.device, *tensors: torch.Tensor) -> bool:
 
 
 @triton.jit
-def _dequantize(codes, scales, values, out, count, BLOCK: tl.constexpr, BYTES: tl.constexpr):
+def _dequantize(
+    codes, scales, values, out, num_bytes, count, BLOCK: tl.constexpr, BYTES: tl.constexpr
+):
     first = tl.program_id(0).to(tl.int64) * BYTES
     byte = tl.arange(0, BYTES)
-    there = first + byte < (count + 1) // 2
+    there = first + byte < num_bytes
     packed = tl.load(codes + first + byte, mask=there, other=0).to(tl.int32)
     block = 2 * first // BLOCK + 2 * byte // BLOCK
     scale = tl.load(scales + block, mask=there, other=0)

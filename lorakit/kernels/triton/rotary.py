@@ -1,4 +1,5 @@
-"""Rotary position embedding: a token's cos and sin are read once for a group of its heads.
+"""Rotary position embedding in one pass. A program takes rows of (token, head), so that few heads
+of many tokens fill it as well as many heads of few.
 
 T tokens, D features of a head, R of them turned.
 """
@@ -30,11 +31,12 @@ def rotary(
     out = x.new_empty(tokens, heads, size)
     half = cos.shape[1] // 2
     columns = triton.next_power_of_2(max(half, size - 2 * half))
-    rows = min(rows_per_tile(columns), triton.next_power_of_2(heads))
+    rows = rows_per_tile(columns)
     launch(
         _turn,
-        (tokens, triton.cdiv(heads, rows)),
-        *(x, cos.contiguous(), sin.contiguous(), out, heads, size, half, x.stride(0), x.stride(1)),
+        (triton.cdiv(tokens * heads, rows),),
+        *(x, cos.contiguous(), sin.contiguous(), out, tokens * heads, heads, size, half),
+        *x.stride()[:2],
         tile=2 * rows * columns,
         BACKWARD=backward,
         KEEPS=size > 2 * half,
@@ -50,6 +52,7 @@ def _turn(
     cos,
     sin,
     out,
+    num_rows,
     heads,
     size,
     half,
@@ -60,33 +63,32 @@ def _turn(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * ROWS + tl.arange(0, ROWS).to(tl.int64)
-    column = tl.arange(0, COLUMNS)
-    there = column < half
-    inside = (head < heads)[:, None] & there[None, :]
-    at = token * token_stride + head[:, None] * head_stride + column[None, :]
-    to = (token * heads + head[:, None]) * size + column[None, :]
-    dtype = out.dtype.element_ty
-    x1 = tl.load(x + at, mask=inside, other=0).to(tl.float32)
-    x2 = tl.load(x + at + half, mask=inside, other=0).to(tl.float32)
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    token, head = row // heads, row % heads
+    column = tl.arange(0, COLUMNS)[None, :]
+    inside = (row < num_rows) & (column < half)
+    at = x + token * token_stride + head * head_stride + column
+    to = out + row * size + column
+    x1 = tl.load(at, mask=inside, other=0).to(tl.float32)
+    x2 = tl.load(at + half, mask=inside, other=0).to(tl.float32)
     turn = token * 2 * half + column
-    cos1, cos2 = _both(cos + turn, half, there, dtype)
-    sin1, sin2 = _both(sin + turn, half, there, dtype)
+    dtype = out.dtype.element_ty
+    cos1, cos2 = _both(cos + turn, half, inside, dtype)
+    sin1, sin2 = _both(sin + turn, half, inside, dtype)
     if BACKWARD:
         y1, y2 = x1 * cos1 + x2 * sin2, x2 * cos2 - x1 * sin1
     else:
         y1, y2 = x1 * cos1 - x2 * sin1, x2 * cos2 + x1 * sin2
-    tl.store(out + to, narrow(y1, dtype), mask=inside)
-    tl.store(out + to + half, narrow(y2, dtype), mask=inside)
+    tl.store(to, narrow(y1, dtype), mask=inside)
+    tl.store(to + half, narrow(y2, dtype), mask=inside)
     if KEEPS:
-        kept = (head < heads)[:, None] & (column < size - 2 * half)[None, :]
-        tl.store(out + to + 2 * half, tl.load(x + at + 2 * half, mask=kept), mask=kept)
+        kept = (row < num_rows) & (column < size - 2 * half)
+        tl.store(to + 2 * half, tl.load(at + 2 * half, mask=kept), mask=kept)
 
 
 @triton.jit
-def _both(at, half, there, dtype: tl.constexpr):
-    """The two halves of a row, in the precision of `dtype`: float32 (1, COLUMNS) each."""
-    first = narrow(tl.load(at, mask=there, other=0).to(tl.float32), dtype)
-    second = narrow(tl.load(at + half, mask=there, other=0).to(tl.float32), dtype)
-    return first.to(tl.float32)[None, :], second.to(tl.float32)[None, :]
+def _both(at, half, inside, dtype: tl.constexpr):
+    """The two halves of each row's cos or sin, in the precision of `dtype`, as float32."""
+    first = narrow(tl.load(at, mask=inside, other=0).to(tl.float32), dtype)
+    second = narrow(tl.load(at + half, mask=inside, other=0).to(tl.float32), dtype)
+    return first.to(tl.float32), second.to(tl.float32)
