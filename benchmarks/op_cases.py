@@ -1,5 +1,5 @@
 """What `ops.py` times: every op of the dispatch table, quantizing, and a fused group of
-projections, at the shapes of real models, each beside the reference and, where there is one, a peer.
+projections, at the shapes of real models, each beside the reference and a peer where there is one.
 
 T tokens, D hidden size, F features of the MLP, V vocabulary.
 """
@@ -249,9 +249,6 @@ def projections(num_in: int, num_out: int, place: Place) -> Case:
         f"{place.num_tokens} x {num_in} to 2 x {num_out}",
         lambda: torch.autograd.grad(kernels.projections(x, layers), leaves, grads),
         reference=reference,
-        peer=(
-            "torch autograd, dense",
-            lambda: by_autograd([partial(dense_product, weight=w) for w in dense]),
-        ),
+        peer=("torch autograd, dense", peer),
         floor=floor,
     )

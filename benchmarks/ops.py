@@ -3,11 +3,11 @@
     python benchmarks/ops.py
     python benchmarks/ops.py --dry-run            tiny sizes, nothing is written
 
-One process, one thread pool. After a warm-up the contestants of an op take turns, `--repeats`
-times: lorakit (the backend its dispatch chooses for the device), the op's definition in plain PyTorch, the
-peer, and the floor. The floor of an op is a memory copy that reads and writes as many bytes as the
-op has to at least; of the fused projections, their dense products alone. On a CUDA device times are
-those between two events, on a CPU of the wall clock; short calls are timed many at a time.
+One process, one thread pool. After a warm-up the contestants of an op take turns: lorakit (the
+backend its dispatch chooses for the device), the op's definition in plain PyTorch, the peer, and
+the floor. The floor of an op is a memory copy that reads and writes as many bytes as the op has to
+at least; of the fused projections, their dense products alone. On a CUDA device times are those
+between two events, on a CPU of the wall clock; short calls are timed many at a time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
     tables = "\n\n".join(parts)
     text = f"""{conditions()} {hardware(place.device)}
 
-Activations in {str(dtype).removeprefix("torch.")}, the backend {backend!r}. Milliseconds of one call:
+Activations in {str(dtype).removeprefix("torch.")}, backend {backend!r}. Milliseconds of one call,
 median (lowest - highest) of {repeats} measurements, by turns; compared turn by turn. The floor is a
 copy of as many bytes as the op has to read and write; of the projections, their dense products.
 

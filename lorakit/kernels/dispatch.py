@@ -16,9 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from lorakit.kernels.reference import (
-    cross_entropy as of_logits,
-)
+from lorakit.kernels.reference import cross_entropy as of_logits
 from lorakit.kernels.reference import dropout, elementwise, four_bit
 
 log = logging.getLogger(__name__)
@@ -27,7 +25,8 @@ REFERENCE = "reference"
 NAMES = {"cpu": "cpu", "cuda": "triton"}  # {type of device: its backend, as runs record it}
 OPS: dict[str, Callable[..., Any]] = {}  # {name: the reference's} of all ops below
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _only_reference = False
 
 

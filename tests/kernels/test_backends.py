@@ -91,6 +91,10 @@ def test_dequantize_to_the_same_bits(code_book: str, block_size: int, count: int
     for dtype in (torch.float32, torch.bfloat16):
         expected = dispatch.OPS["four_bit_dequantize"](*arguments, dtype)
         assert torch.equal(ops.four_bit_dequantize(*arguments, dtype), expected)
+    scales, *nested = quantize_scales(absmax)
+    arguments = (codes, scales, *arguments[2:], torch.float32, tuple(nested))
+    expected = dispatch.OPS["four_bit_dequantize"](*arguments)
+    assert torch.equal(ops.four_bit_dequantize(*arguments), expected)
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 70_001])

@@ -97,8 +97,10 @@ def arguments_of_any(name: str, shape: tuple[int, int], device: torch.device, dt
     if name == "dequantize_scales":
         return on(device, quantize_scales(torch.rand(count)))
     if name == "four_bit_dequantize":
-        packed = four_bit_quantize(torch.randn(count), "nf4", 64)
-        return on(device, (*packed, "nf4", torch.Size([count]), 64, dtype))
+        codes, absmax = four_bit_quantize(torch.randn(count), "nf4", 64)
+        scales, *nested = on(device, quantize_scales(absmax))
+        weight = codes.to(device), scales, "nf4", torch.Size([count]), 64
+        return [*weight, dtype, tuple(nested)]
     return arguments_of(name, shape, device, dtype)
 
 
@@ -188,6 +190,12 @@ def test_dequantize_to_the_same_bits(
     expected = dispatch.OPS["four_bit_dequantize"](*arguments)
     actual = ops.four_bit_dequantize(*arguments)
     assert actual.dtype == dtype and torch.equal(actual, expected)
+    if count == 0:
+        return
+    scales, *nested = on(device, quantize_scales(absmax))
+    arguments[1] = scales
+    expected = dispatch.OPS["four_bit_dequantize"](*arguments, tuple(nested))
+    assert torch.equal(ops.four_bit_dequantize(*arguments, tuple(nested)), expected)
 
 
 @on_device

@@ -24,27 +24,33 @@ def four_bit_dequantize(
     shape: torch.Size,
     block_size: int,
     dtype: torch.dtype,
+    nested: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """See the reference; the same bits."""
+    """See the reference; the same bits, in one launch with nested scales too."""
     count = shape.numel()
-    fits = codes.numel() == triton.cdiv(count, 2) and absmax.numel() == triton.cdiv(
-        count, block_size
-    )
-    of_codes = codes.dtype == torch.uint8 and _floats(codes.device, absmax)
+    num_blocks = triton.cdiv(count, block_size)
+    fits = codes.numel() == triton.cdiv(count, 2) and absmax.numel() == num_blocks
+    of_scales = _scales_fit(absmax, nested)
+    of_codes = codes.dtype == torch.uint8 and codes.device == absmax.device
     # A byte's two weights share a block, and a tile starts with a block or lies in one.
     even = block_size > 1 and triton.next_power_of_2(block_size) == block_size
-    if not (fits and of_codes and even and dtype.is_floating_point):
-        return reference.four_bit_dequantize(codes, absmax, code_book, shape, block_size, dtype)
+    if not (fits and of_scales and of_codes and even and dtype.is_floating_point):
+        return reference.four_bit_dequantize(
+            codes, absmax, code_book, shape, block_size, dtype, nested
+        )
     out = torch.empty(shape, dtype=dtype, device=codes.device)
+    values = reference.code_values(code_book, codes.device)
+    bytes_of_block = min(block_size // 2, TILE)
     launch(
         _dequantize,
-        (triton.cdiv(count, 2 * TILE),),
-        *(codes.contiguous(), absmax.contiguous()),
-        reference.code_values(code_book, codes.device),
-        *(out, codes.numel(), count),
+        (triton.cdiv(codes.numel(), TILE),),
+        *(codes.contiguous(), absmax.contiguous(), *_nested(nested, codes.device), values, out),
+        *(codes.numel(), count, num_blocks),
         tile=2 * TILE,
         BLOCK=block_size,
-        BYTES=TILE,
+        NESTED=reference.NESTED_BLOCK_SIZE,
+        BLOCKS=TILE // bytes_of_block,
+        BYTES=bytes_of_block,
     )
     return out
 
@@ -53,16 +59,14 @@ def dequantize_scales(
     codes: torch.Tensor, nested_absmax: torch.Tensor, nested_offset: torch.Tensor
 ) -> torch.Tensor:
     """See the reference; the same bits."""
-    fits = nested_absmax.numel() == triton.cdiv(codes.numel(), reference.NESTED_BLOCK_SIZE)
-    of_codes = codes.dtype == torch.uint8 and _floats(codes.device, nested_absmax, nested_offset)
-    if not (fits and of_codes and nested_offset.numel() == 1):
+    nested = nested_absmax, nested_offset
+    if not _scales_fit(codes, nested):
         return reference.dequantize_scales(codes, nested_absmax, nested_offset)
     out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     launch(
         _scales,
         (triton.cdiv(out.numel(), TILE),),
-        *(codes.contiguous(), dynamic_map(codes.device), nested_absmax.contiguous()),
-        *(nested_offset, out, out.numel()),
+        *(codes.contiguous(), *_nested(nested, codes.device), out, out.numel()),
         tile=TILE,
         NESTED=reference.NESTED_BLOCK_SIZE,
         SIZE=TILE,
@@ -70,26 +74,58 @@ def dequantize_scales(
     return out
 
 
-def _floats(device: torch.device, *tensors: torch.Tensor) -> bool:
-    return all(t.dtype == torch.float32 and t.device == device for t in tensors)
+def _scales_fit(absmax: torch.Tensor, nested: tuple[torch.Tensor, torch.Tensor] | None) -> bool:
+    """Whether these are float32 scales, or as many codes of scales as `nested` says."""
+    if nested is None:
+        return absmax.dtype == torch.float32
+    num_nested = triton.cdiv(absmax.numel(), reference.NESTED_BLOCK_SIZE)
+    floats = all(t.dtype == torch.float32 and t.device == absmax.device for t in nested)
+    sizes = nested[0].numel() == num_nested and nested[1].numel() == 1
+    return absmax.dtype == torch.uint8 and floats and sizes
+
+
+def _nested(
+    nested: tuple[torch.Tensor, torch.Tensor] | None, device: torch.device
+) -> tuple[torch.Tensor | None, ...]:
+    """The values of the codes of scales, and what they are multiplied with and added to."""
+    if nested is None:
+        return None, None, None
+    return dynamic_map(device), nested[0].contiguous(), nested[1]
 
 
 @triton.jit
 def _dequantize(
-    codes, scales, values, out, num_bytes, count, BLOCK: tl.constexpr, BYTES: tl.constexpr
+    codes,
+    absmax,
+    scale_values,
+    nested_absmax,
+    nested_offset,
+    values,
+    out,
+    num_bytes,
+    count,
+    num_blocks,
+    BLOCK: tl.constexpr,
+    NESTED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BYTES: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * BYTES
-    byte = tl.arange(0, BYTES)
-    there = first + byte < num_bytes
-    packed = tl.load(codes + first + byte, mask=there, other=0).to(tl.int32)
-    block = 2 * first // BLOCK + 2 * byte // BLOCK
-    scale = tl.load(scales + block, mask=there, other=0)
+    """A tile of (BLOCKS, BYTES): a whole number of blocks, or a part of one."""
+    first = tl.program_id(0).to(tl.int64) * BLOCKS * BYTES
+    block = 2 * first // BLOCK + tl.arange(0, BLOCKS)
+    there = block < num_blocks
+    scale = tl.load(absmax + block, mask=there, other=0)
+    if nested_absmax is not None:
+        scale = _scale(scale, block, there, scale_values, nested_absmax, nested_offset, NESTED)
+    place = tl.arange(0, BLOCKS)[:, None] * BYTES + tl.arange(0, BYTES)[None, :]
+    inside = first + place < num_bytes
+    packed = tl.load(codes + first + place, mask=inside, other=0).to(tl.int32)
     # 16 values are one cache line, which each lookup of a warp finds in the first-level cache.
-    high = tl.load(values + (packed >> 4)) * scale
-    low = tl.load(values + (packed & 15)) * scale
-    at = 2 * first + tl.arange(0, 2 * BYTES)
+    high = tl.load(values + (packed >> 4)) * scale[:, None]
+    low = tl.load(values + (packed & 15)) * scale[:, None]
+    weight = tl.arange(0, BLOCKS)[:, None] * 2 * BYTES + tl.arange(0, 2 * BYTES)[None, :]
     both = narrow(tl.interleave(high, low), out.dtype.element_ty)
-    tl.store(out + at, both, mask=at < count)
+    tl.store(out + 2 * first + weight, both, mask=2 * first + weight < count)
 
 
 @triton.jit
@@ -103,10 +139,15 @@ def _scales(
     NESTED: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * SIZE
-    place = tl.arange(0, SIZE)
-    inside = first + place < count
-    code = tl.load(codes + first + place, mask=inside, other=0).to(tl.int32)
-    nested = tl.load(nested_absmax + first // NESTED + place // NESTED, mask=inside, other=0)
-    scaled = tl.load(values + code) * nested
-    tl.store(out + first + place, scaled + tl.load(nested_offset), mask=inside)
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    inside = at < count
+    code = tl.load(codes + at, mask=inside, other=0)
+    scale = _scale(code, at, inside, values, nested_absmax, nested_offset, NESTED)
+    tl.store(out + at, scale, mask=inside)
+
+
+@triton.jit
+def _scale(code, at, inside, values, nested_absmax, nested_offset, NESTED: tl.constexpr):
+    """`values[code] * nested_absmax + nested_offset`, each rounded: see `launch`."""
+    nested = tl.load(nested_absmax + at // NESTED, mask=inside, other=0)
+    return tl.load(values + code.to(tl.int32)) * nested + tl.load(nested_offset)
