@@ -65,10 +65,15 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, tile: int, **const
     device = arguments[0].device
     # Triton launches on the current device, whatever the tensors are on.
     with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
-        warps = min(max(triton.next_power_of_2(tile) // 512, 4), MAX_WARPS)
-        # No fused multiply-add: what is bit-equal to the reference must round as it does, and
-        # the others wait for memory.
-        kernel[tuple(grid)](*arguments, num_warps=warps, enable_fp_fusion=False, **constants)
+        kernel[tuple(grid)](*arguments, **compile_options(tile), **constants)
+
+
+def compile_options(tile: int) -> dict[str, int | bool]:
+    """How a kernel that works on `tile` numbers at a time is compiled."""
+    warps = min(max(triton.next_power_of_2(tile) // 512, 4), MAX_WARPS)
+    # No fused multiply-add: what is bit-equal to the reference has to round as it does, and the
+    # others wait for memory anyway.
+    return {"num_warps": warps, "enable_fp_fusion": False}
 
 
 def rows_per_tile(columns: int) -> int:
