@@ -59,10 +59,10 @@ def main() -> None:
         found = [measure(case, place.device, repeats) for case in cases]
         measured[title] = found
         parts.append(f"### {title}\n\n{result_table(found)}")
-        print(parts[-1], flush=True)
+    device = hardware(place.device)
     backend = kernels.backend_name(place.device)
     tables = "\n\n".join(parts)
-    text = f"""{conditions()} {hardware(place.device)}
+    text = f"""{conditions()} Device: {device}.
 
 Activations in {str(dtype).removeprefix("torch.")}, backend {backend!r}. Milliseconds of one call,
 median (lowest - highest) of {repeats} measurements, by turns; compared turn by turn. The floor is a
@@ -70,11 +70,12 @@ copy of as many bytes as the op has to read and write; of the projections, their
 
 {tables}
 """
+    print(text)
     if options.dry_run:
         return
     path = results_file("ops")
-    write_section(f"Kernels on {options.device.type}, {tokens} tokens", text, path)
-    content = {"conditions": conditions(), "hardware": hardware(place.device), "ms": measured}
+    write_section(f"Kernels, {device}, {tokens} tokens", text, path)
+    content = {"conditions": conditions(), "device": device, "ms": measured}
     path.with_name(f"{path.stem}_{options.device.type}.json").write_text(
         json.dumps(content, indent=1) + "\n", "utf-8"
     )
@@ -170,8 +171,8 @@ def result_table(found: list[dict[str, Any]]) -> str:
 def hardware(device: torch.device) -> str:
     """The device, and the threads of the CPU."""
     if device.type == "cuda":
-        return f"Device: {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}."
-    return f"Device: the CPU, {torch.get_num_threads()} thread(s)."
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return f"the CPU, {torch.get_num_threads()} thread(s)"
 
 
 if __name__ == "__main__":

@@ -402,24 +402,24 @@ def test_one_launch_and_no_waiting(name: str, ops, device, monkeypatch) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", sorted(dispatch.OPS))
-def test_compiles_for_a_gpu(name: str, dtype, ops, monkeypatch, tmp_path: Path) -> None:
+def test_compiles_for_a_gpu(name: str, ops, monkeypatch, tmp_path: Path) -> None:
     """To machine code of an H100, which needs no GPU."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     op = getattr(ops, name)
     seen = watched(op, monkeypatch, launch=lambda *arguments, **options: None)
-    op(*arguments_of_any(name, (64, 256), torch.device("cpu"), dtype))
+    shape = (4, 128 if name == "rotary" else 1 << 14)  # the widest head, the widest hidden state
+    op(*arguments_of_any(name, shape, torch.device("cpu"), torch.bfloat16))
     ((kernel, _, *arguments), options) = seen[0]
     compiled = compiled_for_a_gpu(kernel, arguments, options)
-    assert compiled.asm["cubin"]
-    code = compiled.asm["ptx"]
+    code = compiled.asm["sass"]
+    assert "EXIT" in code
+    assert "STL" not in code  # no register is spilled
     if name in EXACT | {"keyed_dropout"}:
         # What is added to a product is added to the rounded one, and small numbers stay.
-        assert "fma.rn.f32" not in code and ".ftz" not in code
-    if dtype == torch.bfloat16 and name not in {"dequantize_scales", "column_dots"}:
-        assert "cvt.rn.bf16" in code  # the hardware's rounding, not the interpreter's
-    assert ".local" not in code  # nothing spilled
+        assert "FFMA" not in code and "FTZ" not in code
+    if name not in {"dequantize_scales", "column_dots"}:  # which give float32
+        assert "cvt.rn.bf16" in compiled.asm["ptx"]  # the hardware's rounding
 
 
 def compiled_for_a_gpu(kernel: object, arguments: list, options: dict):
