@@ -6,7 +6,8 @@
 One process, one thread pool. After a warm-up the contestants of an op take turns: lorakit (the
 backend its dispatch chooses for the device), the op's definition in plain PyTorch, the peer, and
 the floor. The floor of an op is a memory copy that reads and writes as many bytes as the op has to
-at least; of the fused projections, their dense products alone. On a CUDA device times are those
+at least; of the fused projections, their dense products alone. Results are new tensors, as in
+training, while the copy's target exists: on a CPU the pages of large ones cost more than the op. On a CUDA device times are those
 between two events, on a CPU of the wall clock; short calls are timed many at a time.
 """
 
@@ -66,7 +67,8 @@ def main() -> None:
 
 Activations in {str(dtype).removeprefix("torch.")}, backend {backend!r}. Milliseconds of one call,
 median (lowest - highest) of {repeats} measurements, by turns; compared turn by turn. The floor is a
-copy of as many bytes as the op has to read and write; of the projections, their dense products.
+copy of as many bytes as the op has to read and write, into memory that exists; of the projections,
+their dense products.
 
 {tables}
 """
