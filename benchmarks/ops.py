@@ -7,8 +7,9 @@ One process, one thread pool. After a warm-up the contestants of an op take turn
 backend its dispatch chooses for the device), the op's definition in plain PyTorch, the peer, and
 the floor. The floor of an op is a memory copy that reads and writes as many bytes as the op has to
 at least; of the fused projections, their dense products alone. Results are new tensors, as in
-training, while the copy's target exists: on a CPU the pages of large ones cost more than the op. On a CUDA device times are those
-between two events, on a CPU of the wall clock; short calls are timed many at a time.
+training, while the copy's target exists: on a CPU large ones have page faults in their time. On a
+CUDA device times are those between two events, on a CPU of the wall clock; short calls are timed
+many at a time.
 """
 
 from __future__ import annotations
