@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lorakit.kernels import dispatch
 from lorakit.recipe import load_recipe
 from lorakit.train.batches import StepBatches
 
@@ -92,3 +93,18 @@ def test_the_replay_has_the_products_of_a_step_and_no_others(
     products += 2 * piece.num_trained * 2 * hidden * config.vocab_size
     matrix_products = torch.ops.aten.mm, torch.ops.aten.addmm
     assert sum(counted[op] for op in matrix_products) == products
+
+
+def test_every_kernel_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    op_cases, workload = (importlib.import_module(name) for name in ("op_cases", "workload"))
+    place = op_cases.Place(torch.device("cpu"), torch.float32, 8)
+    cases = list(op_cases.of_model(workload.CONFIGS["tiny"], place))
+    others = {"four_bit_quantize", "projections"}
+    assert {case.op for case in cases} == dispatch.OPS.keys() | others
+    for case in cases:
+        assert (case.num_bytes > 0) != (case.floor is not None)
+        assert case.reference is not None or case.peer is not None
+        for call in (case.ours, case.reference, case.floor, case.peer and case.peer[1]):
+            if call is not None:
+                call()

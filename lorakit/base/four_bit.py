@@ -59,7 +59,7 @@ class FourBitWeight(PackedWeight):
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> torch.Tensor:
         """The dense weight, new each time; float32 arithmetic, rounded once to `dtype`."""
-        return self._dequantized(self.codes, self.scales(), self.shape, dtype, device)
+        return self._dequantized(self.codes, self.absmax, self.shape, dtype, device, self._nested)
 
     def dequantize_part(
         self, index: int, dtype: torch.dtype | None = None, device: torch.device | None = None
@@ -79,9 +79,15 @@ class FourBitWeight(PackedWeight):
 
     def scales(self) -> torch.Tensor:
         """The block scales, float32 (B,)."""
-        if self.nested_absmax is None or self.nested_offset is None:
+        if self._nested is None:
             return self.absmax
-        return kernels.dequantize_scales(self.absmax, self.nested_absmax, self.nested_offset)
+        return kernels.dequantize_scales(self.absmax, *self._nested)
+
+    @property
+    def _nested(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if self.nested_absmax is None or self.nested_offset is None:
+            return None
+        return self.nested_absmax, self.nested_offset
 
     def _scales_between(self, first: int, last: int) -> torch.Tensor:
         if self.nested_absmax is None or self.nested_offset is None:
@@ -100,11 +106,13 @@ class FourBitWeight(PackedWeight):
         shape: torch.Size,
         dtype: torch.dtype | None,
         device: torch.device | None,
+        nested: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         if device is not None:
             codes, scales = codes.to(device), scales.to(device)
+            nested = nested and (nested[0].to(device), nested[1].to(device))
         return kernels.four_bit_dequantize(
-            codes, scales, self.code_book, shape, self.block_size, dtype or self.dtype
+            codes, scales, self.code_book, shape, self.block_size, dtype or self.dtype, nested
         )
 
     def with_tensors(self, tensors: dict[str, torch.Tensor]) -> FourBitWeight:

@@ -1,8 +1,8 @@
 """The ops lorakit computes with.
 
-`reference/` holds the definition of every op in plain PyTorch, `cpu/` a faster backend for some of
-them, `fused/` several ops as one autograd function. `dispatch.py` chooses; tests/kernels hold every
-backend to the reference.
+`reference/` holds the definition of every op in plain PyTorch, `cpu/` and `triton/` faster backends
+for some of them, `fused/` several ops as one autograd function. `dispatch.py` chooses;
+tests/kernels hold every backend to the reference.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lorakit.kernels.dispatch import (
     reference_only,
 )
 from lorakit.kernels.fused.gated_mlp import gated_mlp
+from lorakit.kernels.fused.linear_cross_entropy import linear_cross_entropy
 from lorakit.kernels.fused.packed_attention import packed_attention
 from lorakit.kernels.fused.projections import Dropped, Projection, projections
 from lorakit.kernels.fused.rms_norm import frozen_rms_norm, may_keep_output
@@ -24,7 +25,6 @@ from lorakit.kernels.reference.attention import (
     decode_attention,
     masked_attention,
 )
-from lorakit.kernels.reference.cross_entropy import linear_cross_entropy
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
 from lorakit.kernels.reference.four_bit import (

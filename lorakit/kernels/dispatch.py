@@ -9,35 +9,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
+from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
+from lorakit.kernels.reference import cross_entropy as of_logits
 from lorakit.kernels.reference import dropout, elementwise, four_bit
 
 log = logging.getLogger(__name__)
 
 REFERENCE = "reference"
+NAMES = {"cpu": "cpu", "cuda": "triton"}  # {type of device: its backend, as runs record it}
+OPS: dict[str, Callable[..., Any]] = {}  # {name: the reference's} of all ops below
 
-_REFERENCE: dict[str, Callable[..., Any]] = {
-    "column_dots": elementwise.column_dots,
-    "dequantize_scales": four_bit.dequantize_scales,
-    "four_bit_dequantize": four_bit.four_bit_dequantize,
-    "keyed_dropout": dropout.keyed_dropout,
-    "rms_norm": elementwise.rms_norm,
-    "rms_norm_backward": elementwise.rms_norm_backward,
-    "rotary": elementwise.rotary,
-    "silu_mul": elementwise.silu_mul,
-    "silu_mul_backward": elementwise.silu_mul_backward,
-}
+P = ParamSpec("P")
+R = TypeVar("R")
 _only_reference = False
 
 
 def backend_name(device: torch.device) -> str:
     """What computes on `device`: `REFERENCE` or the name of a faster backend."""
-    return REFERENCE if _only_reference or _backend(device.type) is None else device.type
+    if _only_reference or _backend(device.type) is None:
+        return REFERENCE
+    return NAMES[device.type]
 
 
 def is_reference_forced() -> bool:
@@ -58,84 +55,61 @@ def reference_only() -> Iterator[None]:
 
 @cache
 def _backend(device_type: str) -> ModuleType | None:
-    if device_type != "cpu":
-        return None
-    # Not at the top: numba takes half a second to load, and not every command computes.
-    from lorakit.kernels.cpu import threads
+    # Imported here: numba takes half a second to load, and not every command computes.
+    if device_type == "cpu":
+        from lorakit.kernels.cpu import threads
 
-    if not threads.available():
+        if threads.available():
+            from lorakit.kernels.cpu import ops as of_cpu
+
+            return of_cpu
         log.warning(
             "PyTorch's OpenMP library cannot be reached, so ops on the CPU run as plain PyTorch"
         )
-        return None
-    from lorakit.kernels.cpu import ops
+    if device_type == "cuda":
+        reason = _why_no_triton()
+        if reason is None:
+            from lorakit.kernels.triton import ops as of_triton
 
-    return ops
-
-
-def _call(name: str, tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-    backend = None if _only_reference else _backend(tensor.device.type)
-    op = getattr(backend, name, None) or _REFERENCE[name]
-    return op(*arguments, **options)
+            return of_triton
+        log.warning("%s, so ops on the GPU run as plain PyTorch", reason)
+    return None
 
 
-def four_bit_dequantize(
-    codes: torch.Tensor,
-    absmax: torch.Tensor,
-    code_book: str,
-    shape: torch.Size,
-    block_size: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """See `reference/four_bit.py`."""
-    return _call("four_bit_dequantize", codes, codes, absmax, code_book, shape, block_size, dtype)
+def _why_no_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "triton is not installed (pip install 'lorakit[gpu]')"
+    from lorakit.kernels.triton import launching
+
+    return launching.why_unavailable()
 
 
-def dequantize_scales(
-    codes: torch.Tensor, nested_absmax: torch.Tensor, nested_offset: torch.Tensor
-) -> torch.Tensor:
-    """See `reference/four_bit.py`."""
-    return _call("dequantize_scales", codes, codes, nested_absmax, nested_offset)
+def _dispatched(
+    op: Callable[Concatenate[torch.Tensor, P], R],
+) -> Callable[Concatenate[torch.Tensor, P], R]:
+    """`op` of the reference, or its namesake in the backend of its first argument's device.
+
+    Not differentiable by itself where a backend computes.
+    """
+    name = op.__name__
+    OPS[name] = op
+
+    @wraps(op)
+    def call(tensor: torch.Tensor, /, *arguments: P.args, **options: P.kwargs) -> R:
+        backend = None if _only_reference else _backend(tensor.device.type)
+        return getattr(backend, name, op)(tensor, *arguments, **options)
+
+    return call
 
 
-def rms_norm(
-    x: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `reference/elementwise.py`; not differentiable by itself."""
-    return _call("rms_norm", x, x, weight, eps)
-
-
-def rms_norm_backward(
-    x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, grad: torch.Tensor
-) -> torch.Tensor:
-    """See `reference/elementwise.py`."""
-    return _call("rms_norm_backward", x, x, weight, inverse, grad)
-
-
-def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """See `reference/elementwise.py`; not differentiable by itself."""
-    return _call("silu_mul", gate, gate, up)
-
-
-def silu_mul_backward(
-    gate: torch.Tensor, up: torch.Tensor, grad: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `reference/elementwise.py`."""
-    return _call("silu_mul_backward", gate, gate, up, grad)
-
-
-def column_dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """See `reference/elementwise.py`."""
-    return _call("column_dots", a, a, b)
-
-
-def rotary(
-    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, backward: bool = False
-) -> torch.Tensor:
-    """See `reference/elementwise.py`; not differentiable by itself."""
-    return _call("rotary", x, x, cos, sin, backward=backward)
-
-
-def keyed_dropout(x: torch.Tensor, row_keys: torch.Tensor, p: float) -> torch.Tensor:
-    """See `reference/dropout.py`; not differentiable by itself."""
-    return _call("keyed_dropout", x, x, row_keys, p)
+# Each is documented, with its signature, where it is defined.
+column_dots = _dispatched(elementwise.column_dots)
+cross_entropy = _dispatched(of_logits.cross_entropy)
+dequantize_scales = _dispatched(four_bit.dequantize_scales)
+four_bit_dequantize = _dispatched(four_bit.four_bit_dequantize)
+keyed_dropout = _dispatched(dropout.keyed_dropout)
+rms_norm = _dispatched(elementwise.rms_norm)
+rms_norm_backward = _dispatched(elementwise.rms_norm_backward)
+rotary = _dispatched(elementwise.rotary)
+silu_mul = _dispatched(elementwise.silu_mul)
+silu_mul_backward = _dispatched(elementwise.silu_mul_backward)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,44 +10,24 @@ import torch
 from lorakit.kernels import dispatch
 from lorakit.kernels.cpu import compiled, ops, threads
 from lorakit.kernels.reference.four_bit import CODE_VALUES, four_bit_quantize, quantize_scales
+from tests.kernels.op_arguments import ARGUMENTS, EXACT, SHAPES, in_a_tuple, in_float64
 from tests.tolerances import OP, relative_error
 
-SHAPES = [(1, 1), (1, 5), (3, 7), (17, 64), (130, 129), (2, 4099), (1000, 33)]
-
-
-def floats(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape)
-
-
-# {op: (T, D) -> its arguments}; the values are such that nothing cancels.
-ARGUMENTS: dict[str, Callable[[int, int], tuple]] = {
-    "rms_norm": lambda t, d: (floats(t, d), floats(d), 1e-6),
-    "rms_norm_backward": lambda t, d: (floats(t, d), floats(d), floats(t).abs(), floats(t, d)),
-    "silu_mul": lambda t, d: (3 * floats(t, d), floats(t, d)),
-    "silu_mul_backward": lambda t, d: (3 * floats(t, d), floats(t, d), floats(t, d)),
-    "column_dots": lambda t, d: (floats(t, d), floats(t, d).abs()),
-    "rotary": lambda t, d: (
-        floats(t, 3, 2 * d + 1),
-        floats(t, 2 * d).cos(),
-        floats(t, 2 * d).sin(),
-    ),
-    "keyed_dropout": lambda t, d: (floats(t, d), torch.randint(-(2**62), 2**62, (t,)), 0.3),
-}
-EXACT = {"dequantize_scales", "four_bit_dequantize"}  # bits, which have a test of their own
+SERVED = sorted(name for name in ARGUMENTS if hasattr(ops, name))
 
 
 def test_every_op_is_tested() -> None:
     assert threads.available()
-    assert ARGUMENTS.keys() | EXACT == dispatch._REFERENCE.keys()
+    assert ARGUMENTS.keys() | EXACT == dispatch.OPS.keys()
     kernels = {name for name, value in vars(compiled).items() if isinstance(value, compiled.Kernel)}
-    assert len(kernels) == len(dispatch._REFERENCE) and all(
-        hasattr(ops, name) for name in dispatch._REFERENCE
-    )
+    assert len(kernels) == sum(hasattr(ops, name) for name in dispatch.OPS)
+    # Softmax is the one PyTorch has a compiled kernel for.
+    assert dispatch.OPS.keys() - vars(ops).keys() == {"cross_entropy"}
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+@pytest.mark.parametrize("name", SERVED)
 def test_against_float64(name: str, shape: tuple[int, int], num_threads: int) -> None:
     arguments = ARGUMENTS[name](*shape)
     before = torch.get_num_threads()
@@ -57,29 +36,21 @@ def test_against_float64(name: str, shape: tuple[int, int], num_threads: int) ->
         actual = in_a_tuple(getattr(ops, name)(*arguments))
     finally:
         torch.set_num_threads(before)
-    wide = [a.double() if torch.is_tensor(a) and a.is_floating_point() else a for a in arguments]
-    expected = in_a_tuple(dispatch._REFERENCE[name](*wide))
+    expected = in_a_tuple(dispatch.OPS[name](*in_float64(arguments)))
     assert [one.shape for one in actual] == [one.shape for one in expected]
     for ours, exact in zip(actual, expected, strict=True):
         assert ours.dtype == torch.float32
         assert relative_error(ours, exact) < OP[torch.float32]
 
 
-def in_a_tuple(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
-
-
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_the_reference_differentiates_what_it_computes(name: str) -> None:
     """The ops that end in `_backward`, and those that are their own, against autograd."""
     t, d = 5, 6
-    wide = [
-        a.double() if torch.is_tensor(a) and a.is_floating_point() else a
-        for a in ARGUMENTS[name](t, d)
-    ]
-    op = dispatch._REFERENCE[name]
+    wide = in_float64(ARGUMENTS[name](t, d))
+    op = dispatch.OPS[name]
     if name.endswith("_backward"):
-        forward = dispatch._REFERENCE[name.removesuffix("_backward")]
+        forward = dispatch.OPS[name.removesuffix("_backward")]
         leaves = [a.requires_grad_() for a in wide[: 1 if name == "rms_norm_backward" else 2]]
         if name == "rms_norm_backward":
             eps = 1e-6
@@ -89,6 +60,12 @@ def test_the_reference_differentiates_what_it_computes(name: str) -> None:
         else:
             expected = torch.autograd.grad(forward(*leaves), leaves, wide[2])
             actual = in_a_tuple(op(*(leaf.detach() for leaf in leaves), wide[2]))
+    elif name == "cross_entropy":
+        logits, targets, weights = wide
+        logits.requires_grad_()
+        nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        expected = (nll.detach(), *torch.autograd.grad((nll * weights).sum(), logits))
+        actual = op(logits.detach(), targets, weights)
     elif name == "rotary":
         x = wide[0].requires_grad_()
         grad = torch.randn_like(x)
@@ -112,14 +89,18 @@ def test_dequantize_to_the_same_bits(code_book: str, block_size: int, count: int
     codes, absmax = four_bit_quantize(torch.randn(count), code_book, block_size)
     arguments = (codes, absmax, code_book, torch.Size([count]), block_size)
     for dtype in (torch.float32, torch.bfloat16):
-        expected = dispatch._REFERENCE["four_bit_dequantize"](*arguments, dtype)
+        expected = dispatch.OPS["four_bit_dequantize"](*arguments, dtype)
         assert torch.equal(ops.four_bit_dequantize(*arguments, dtype), expected)
+    scales, *nested = quantize_scales(absmax)
+    arguments = (codes, scales, *arguments[2:], torch.float32, tuple(nested))
+    expected = dispatch.OPS["four_bit_dequantize"](*arguments)
+    assert torch.equal(ops.four_bit_dequantize(*arguments), expected)
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 70_001])
 def test_scales_to_the_same_bits(count: int) -> None:
     quantized = quantize_scales(torch.rand(count) + 0.1)
-    expected = dispatch._REFERENCE["dequantize_scales"](*quantized)
+    expected = dispatch.OPS["dequantize_scales"](*quantized)
     assert torch.equal(ops.dequantize_scales(*quantized), expected)
 
 
@@ -129,7 +110,7 @@ def test_extreme_values(value: float) -> None:
     arguments = {"silu_mul": (gate, up), "silu_mul_backward": (gate, up, torch.ones(2))}
     for name, given in arguments.items():
         actual = in_a_tuple(getattr(ops, name)(*given))
-        expected = in_a_tuple(dispatch._REFERENCE[name](*given))
+        expected = in_a_tuple(dispatch.OPS[name](*given))
         for ours, exact in zip(actual, expected, strict=True):
             torch.testing.assert_close(ours, exact, equal_nan=True, rtol=1e-5, atol=1e-35)
 
@@ -146,15 +127,13 @@ def test_other_dtypes_and_layouts_are_served() -> None:
     assert ops.silu_mul(x, x).dtype == torch.bfloat16
     strided = torch.randn(8, 6).T
     assert (
-        relative_error(
-            ops.silu_mul(strided, strided), dispatch._REFERENCE["silu_mul"](strided, strided)
-        )
+        relative_error(ops.silu_mul(strided, strided), dispatch.OPS["silu_mul"](strided, strided))
         < OP[torch.float32]
     )
     heads = torch.randn(3, 5, 8).transpose(0, 1)  # (T, heads, D), as attention's backward gives it
     cos, sin = torch.randn(5, 8), torch.randn(5, 8)
     assert (
-        relative_error(ops.rotary(heads, cos, sin), dispatch._REFERENCE["rotary"](heads, cos, sin))
+        relative_error(ops.rotary(heads, cos, sin), dispatch.OPS["rotary"](heads, cos, sin))
         < OP[torch.float32]
     )
 
@@ -181,7 +160,7 @@ def test_what_does_not_fit_together_is_refused_not_read_beyond(name: str, argume
 
 def test_scales_that_do_not_fit_are_the_reference_s_to_do() -> None:
     arguments = torch.arange(600).byte(), torch.rand(2), torch.zeros(())
-    expected = dispatch._REFERENCE["dequantize_scales"](*arguments)
+    expected = dispatch.OPS["dequantize_scales"](*arguments)
     assert torch.equal(ops.dequantize_scales(*arguments), expected)
 
 

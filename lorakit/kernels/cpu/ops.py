@@ -26,8 +26,11 @@ def four_bit_dequantize(
     shape: torch.Size,
     block_size: int,
     dtype: torch.dtype,
+    nested: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """See the reference; the same bits."""
+    if nested is not None:
+        absmax = dequantize_scales(absmax, *nested)
     num_weights = shape.numel()
     fits = codes.numel() == (num_weights + 1) // 2 and absmax.numel() == -(
         -num_weights // block_size

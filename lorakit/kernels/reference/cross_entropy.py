@@ -1,139 +1,42 @@
-"""Cross-entropy of a language-model head, without ever holding all logits.
+"""Cross-entropy of logits, and its gradient with respect to them.
 
-N trained positions, D hidden size, V vocabulary, C rows of one chunk.
+C rows, V vocabulary.
 
-    nll_i = logsumexp(z_i) - z_i[target_i],  z_i = logits_fn(hidden_i),  loss = sum_i w_i * nll_i
-
-The gradient with respect to the logits is known in closed form, w_i * (softmax(z_i) - onehot_i), so
-each chunk's gradients are made right after its logits, in the forward, and only those of the hidden
-states and of the head's own trainable parameters are kept.
+    nll_i = logsumexp(z_i) - z_i[target_i],  d nll_i / d z_i = softmax(z_i) - onehot(target_i)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
-from torch.autograd.function import once_differentiable
-
-# Rows whose logits exist at once. On a CPU few keep a chunk of a vocabulary of 50k at 24 MiB, below
-# the size that the C library gives back to the system each time; on a GPU products need more rows:
-# with a vocabulary of 128k, 256 MiB of float32.
-CHUNK_ROWS = {"cpu": 128}
-CHUNK_ROWS_ELSEWHERE = 512
-
-LogitsFn = Callable[[torch.Tensor], torch.Tensor]
 
 
-def linear_cross_entropy(
-    hidden: torch.Tensor,
-    logits_fn: LogitsFn,
+def cross_entropy(
+    logits: torch.Tensor,
     targets: torch.Tensor,
-    target_weights: torch.Tensor,
+    weights: torch.Tensor | None = None,
     *,
-    parameters: Sequence[torch.Tensor] = (),
-    chunk_rows: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted sum of the targets' negative log-likelihoods, and each of them.
-
-    The log-sum-exp and all sums over rows are float32 (float64 for float64 logits). The result does
-    not depend on `chunk_rows` but for the order of float sums in the parameters' gradients and for
-    what the matrix product makes of another number of rows.
+    needs_grad: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The negative log-likelihood of each target, and the gradient of their weighted sum; computed
+    in float32 (float64 for float64 logits).
 
     Args:
-        hidden: (N, D), what the head reads at the trained positions; N may be 0.
-        logits_fn: (C, D) -> (C, V), row by row. Called once per chunk.
-        targets: int64 (N,), values in [0, V).
-        target_weights: (N,), the loss weight of each target.
-        parameters: trainable tensors that `logits_fn` uses; they receive gradients too.
-        chunk_rows: rows whose logits exist at the same time; None: what suits the device.
+        logits: (C, V), left as they are.
+        targets: int64 (C,), values in [0, V).
+        weights: (C,), of each row in the gradient; None: 1.
+        needs_grad: False: no gradient is made.
 
     Returns:
-        loss: 0-d float32 (float64 for float64 hidden), `sum_i w_i * nll_i`.
-        nll: (N,), same dtype, detached.
+        nll (C,) in float32 or wider, and the gradient (C, V) in the dtype of `logits`, or None.
     """
-    parameters = tuple(parameters)
-    if chunk_rows is None:
-        chunk_rows = CHUNK_ROWS.get(hidden.device.type, CHUNK_ROWS_ELSEWHERE)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, *parameters)):
-        loss, nll = _LinearCrossEntropy.apply(
-            hidden, logits_fn, targets, target_weights, chunk_rows, *parameters
-        )
-        return loss, nll
-    with torch.no_grad():
-        nll = _empty_nll(hidden)
-        for rows in _chunks(len(hidden), chunk_rows):
-            nll[rows] = _nll(_log_probabilities(logits_fn(hidden[rows])), targets[rows])
-        return _weighted_sum(nll, target_weights), nll
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        logits_fn: LogitsFn,
-        targets: torch.Tensor,
-        target_weights: torch.Tensor,
-        chunk_rows: int,
-        *parameters: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        nll = _empty_nll(hidden)
-        hidden_grad = torch.zeros_like(hidden)
-        trained = [p for p in parameters if p.requires_grad]
-        parameter_grads = [_accumulation_dtype(torch.zeros_like(p)) for p in trained]
-        for rows in _chunks(len(hidden), chunk_rows):
-            with torch.enable_grad():
-                chunk = hidden[rows].detach().requires_grad_()
-                logits = logits_fn(chunk)
-            # A fresh tensor: turned into the gradient in place below.
-            scores = _log_probabilities(logits.detach())
-            nll[rows] = _nll(scores, targets[rows])
-            logits_grad = scores.exp_()
-            logits_grad[torch.arange(len(chunk), device=chunk.device), targets[rows]] -= 1
-            weights = target_weights[rows, None]
-            if trained:
-                logits_grad.mul_(weights)
-            grads = torch.autograd.grad(logits, [chunk, *trained], logits_grad.to(logits.dtype))
-            # Row by row the gradient is linear: where only it is wanted, its rows are weighted
-            # instead of the many more numbers of the logits.
-            hidden_grad[rows] = grads[0] if trained else grads[0] * weights.to(grads[0].dtype)
-            for total, grad in zip(parameter_grads, grads[1:], strict=True):
-                total += grad
-        summed = iter(g.to(p.dtype) for g, p in zip(parameter_grads, trained, strict=True))
-        ctx.grads = (hidden_grad, [next(summed) if p.requires_grad else None for p in parameters])
-        ctx.mark_non_differentiable(nll)
-        return _weighted_sum(nll, target_weights), nll
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, loss_grad: torch.Tensor, _: torch.Tensor):
-        hidden_grad, parameter_grads = ctx.grads
-        scaled = [None if g is None else g * loss_grad.to(g.dtype) for g in parameter_grads]
-        return hidden_grad * loss_grad.to(hidden_grad.dtype), None, None, None, None, *scaled
-
-
-def _chunks(num_rows: int, chunk_rows: int) -> list[slice]:
-    return [slice(start, start + chunk_rows) for start in range(0, num_rows, chunk_rows)]
-
-
-def _accumulation_dtype(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _empty_nll(hidden: torch.Tensor) -> torch.Tensor:
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    return torch.empty(len(hidden), dtype=dtype, device=hidden.device)
-
-
-def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    return torch.log_softmax(_accumulation_dtype(logits), dim=-1)
-
-
-def _nll(log_probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return -log_probabilities.gather(1, targets[:, None]).squeeze(1)
-
-
-def _weighted_sum(nll: torch.Tensor, target_weights: torch.Tensor) -> torch.Tensor:
-    return (nll * target_weights.to(nll.dtype)).sum()
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    scores = torch.log_softmax(wide, dim=-1)
+    nll = -scores.gather(1, targets[:, None]).squeeze(1)
+    if not needs_grad:
+        return nll, None
+    # A fresh tensor: turned into the gradient in place.
+    grad = scores.exp_()
+    grad[torch.arange(len(grad), device=grad.device), targets] -= 1
+    if weights is not None:
+        grad.mul_(weights[:, None])
+    return nll, grad.to(logits.dtype)

@@ -14,8 +14,8 @@ import hashlib
 import torch
 
 GOLDEN = 0x9E3779B97F4A7C15
-_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_SHIFTS = (30, 27, 31)
+MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+SHIFTS = (30, 27, 31)
 
 
 def dropout_mask(
@@ -77,7 +77,7 @@ def module_key(name: str) -> int:
 
 
 def _finalize(x: torch.Tensor) -> torch.Tensor:
-    for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, None), strict=True):
+    for shift, multiplier in zip(SHIFTS, (*MULTIPLIERS, None), strict=True):
         # int64 >> is arithmetic; the mask clears the copies of the sign bit.
         x = x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))
         if multiplier is not None:

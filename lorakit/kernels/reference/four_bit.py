@@ -86,20 +86,24 @@ def four_bit_dequantize(
     shape: torch.Size,
     block_size: int,
     dtype: torch.dtype,
+    nested: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The dense weight: float32 code times float32 scale, then rounded once to `dtype`.
 
     Args:
         codes: uint8 (ceil(N / 2),).
-        absmax: float32 (B,).
+        absmax: float32 (B,); with `nested` the uint8 codes of the scales.
         code_book: "nf4" or "fp4".
         shape: of the result, N elements.
         block_size: weights per scale.
         dtype: of the result.
+        nested: `nested_absmax` and `nested_offset` of double quantization.
 
     Returns:
         `shape`, on the device of `codes`.
     """
+    if nested is not None:
+        absmax = dequantize_scales(absmax, *nested)
     num_weights = shape.numel()
     out = torch.empty(num_weights, dtype=dtype, device=codes.device)
     if out.is_meta:

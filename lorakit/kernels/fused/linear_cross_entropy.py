@@ -1,0 +1,133 @@
+"""Cross-entropy of a language-model head, without ever holding all logits.
+
+N trained positions, D hidden size, V vocabulary, C rows of one chunk.
+
+    nll_i = logsumexp(z_i) - z_i[target_i],  z_i = logits_fn(hidden_i),  loss = sum_i w_i * nll_i
+
+The gradient with respect to the logits is known in closed form, w_i * (softmax(z_i) - onehot_i), so
+each chunk's gradients are made right after its logits, in the forward, and only those of the hidden
+states and of the head's own trainable parameters are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from lorakit.kernels import dispatch
+
+# Rows whose logits exist at once. On a CPU few keep a chunk of a vocabulary of 50k at 24 MiB, below
+# the size that the C library gives back to the system each time; on a GPU products need more rows:
+# with a vocabulary of 128k, 256 MiB of float32.
+CHUNK_ROWS = {"cpu": 128}
+CHUNK_ROWS_ELSEWHERE = 512
+
+LogitsFn = Callable[[torch.Tensor], torch.Tensor]
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    logits_fn: LogitsFn,
+    targets: torch.Tensor,
+    target_weights: torch.Tensor,
+    *,
+    parameters: Sequence[torch.Tensor] = (),
+    chunk_rows: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sum of the targets' negative log-likelihoods, and each of them.
+
+    The log-sum-exp and all sums over rows are float32 (float64 for float64 logits). The result does
+    not depend on `chunk_rows` but for the order of float sums in the parameters' gradients and for
+    what the matrix product makes of another number of rows.
+
+    Args:
+        hidden: (N, D), what the head reads at the trained positions; N may be 0.
+        logits_fn: (C, D) -> (C, V), row by row. Called once per chunk.
+        targets: int64 (N,), values in [0, V).
+        target_weights: (N,), the loss weight of each target.
+        parameters: trainable tensors that `logits_fn` uses; they receive gradients too.
+        chunk_rows: rows whose logits exist at the same time; None: what suits the device.
+
+    Returns:
+        loss: 0-d float32 (float64 for float64 hidden), `sum_i w_i * nll_i`.
+        nll: (N,), same dtype, detached.
+    """
+    parameters = tuple(parameters)
+    if chunk_rows is None:
+        chunk_rows = CHUNK_ROWS.get(hidden.device.type, CHUNK_ROWS_ELSEWHERE)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, *parameters)):
+        loss, nll = _LinearCrossEntropy.apply(
+            hidden, logits_fn, targets, target_weights, chunk_rows, *parameters
+        )
+        return loss, nll
+    with torch.no_grad():
+        nll = _empty_nll(hidden)
+        for rows in _chunks(len(hidden), chunk_rows):
+            nll[rows], _ = dispatch.cross_entropy(
+                logits_fn(hidden[rows]), targets[rows], needs_grad=False
+            )
+        return _weighted_sum(nll, target_weights), nll
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        logits_fn: LogitsFn,
+        targets: torch.Tensor,
+        target_weights: torch.Tensor,
+        chunk_rows: int,
+        *parameters: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        nll = _empty_nll(hidden)
+        hidden_grad = torch.zeros_like(hidden)
+        trained = [p for p in parameters if p.requires_grad]
+        parameter_grads = [_accumulation_dtype(torch.zeros_like(p)) for p in trained]
+        for rows in _chunks(len(hidden), chunk_rows):
+            with torch.enable_grad():
+                chunk = hidden[rows].detach().requires_grad_()
+                logits = logits_fn(chunk)
+            # Row by row the gradient is linear: where only that of the rows is wanted, they are
+            # weighted instead of the many more numbers of the logits.
+            weights = target_weights[rows]
+            nll[rows], logits_grad = dispatch.cross_entropy(
+                logits.detach(), targets[rows], weights if trained else None
+            )
+            grads = torch.autograd.grad(logits, [chunk, *trained], logits_grad)
+            hidden_grad[rows] = grads[0]
+            if not trained:
+                hidden_grad[rows] *= weights[:, None].to(hidden.dtype)
+            for total, grad in zip(parameter_grads, grads[1:], strict=True):
+                total += grad
+        summed = iter(g.to(p.dtype) for g, p in zip(parameter_grads, trained, strict=True))
+        ctx.grads = (hidden_grad, [next(summed) if p.requires_grad else None for p in parameters])
+        ctx.mark_non_differentiable(nll)
+        return _weighted_sum(nll, target_weights), nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_grad: torch.Tensor, _: torch.Tensor):
+        hidden_grad, parameter_grads = ctx.grads
+        scaled = [None if g is None else g * loss_grad.to(g.dtype) for g in parameter_grads]
+        return hidden_grad * loss_grad.to(hidden_grad.dtype), None, None, None, None, *scaled
+
+
+def _chunks(num_rows: int, chunk_rows: int) -> list[slice]:
+    return [slice(start, start + chunk_rows) for start in range(0, num_rows, chunk_rows)]
+
+
+def _accumulation_dtype(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _empty_nll(hidden: torch.Tensor) -> torch.Tensor:
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    return torch.empty(len(hidden), dtype=dtype, device=hidden.device)
+
+
+def _weighted_sum(nll: torch.Tensor, target_weights: torch.Tensor) -> torch.Tensor:
+    return (nll * target_weights.to(nll.dtype)).sum()
