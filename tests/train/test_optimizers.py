@@ -161,8 +161,8 @@ def test_a_run_that_outgrows_the_device_gives_state_up_and_goes_on(
     undisturbed, expected = _train(tiny_folder, None, _settings(optim))
     backward, tries = step_module.backward, []
 
-    def full_at_first(model, adapter, batch, *, seed):
-        loss = backward(model, adapter, batch, seed=seed)
+    def full_at_first(model, adapter, batch, *, seed, recompute=None):
+        loss = backward(model, adapter, batch, seed=seed, recompute=recompute)
         tries.append(batch.step)
         if batch.step == 3 and tries.count(3) == 1:
             raise torch.OutOfMemoryError("as full as can be")  # gradients are half there
@@ -183,7 +183,7 @@ def test_a_run_that_outgrows_the_device_gives_state_up_and_goes_on(
 def test_a_device_that_stays_full_ends_the_run(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
-    def full(model, adapter, batch, *, seed):
+    def full(model, adapter, batch, *, seed, recompute=None):
         raise torch.OutOfMemoryError("as full as can be")
 
     monkeypatch.setattr(step_module, "backward", full)
