@@ -16,7 +16,7 @@ from lorakit.kernels.dispatch import (
     reference_only,
 )
 from lorakit.kernels.fused.gated_mlp import gated_mlp
-from lorakit.kernels.fused.projections import Dropped, Projection, projections
+from lorakit.kernels.fused.projections import Dropped, Projection, RowScale, projections
 from lorakit.kernels.fused.rms_norm import frozen_rms_norm
 from lorakit.kernels.fused.rotary import rotary
 from lorakit.kernels.reference.attention import (
@@ -39,6 +39,7 @@ __all__ = [
     "REFERENCE",
     "Dropped",
     "Projection",
+    "RowScale",
     "backend_name",
     "decode_attention",
     "dequantize_dynamic",

@@ -38,7 +38,7 @@ class _GatedMLP(torch.autograd.Function):
         hidden = dispatch.silu_mul(gated, raised)
         (y,), kept_down = project(hidden, [down], outputs_stay=False)
         ctx.layers = gate, up, down
-        saved = [t for one in (*kept, *kept_down) for t in (one.down, one.product)]
+        saved = [tensor for one in (*kept, *kept_down) for tensor in one.tensors()]
         ctx.save_for_backward(x, gated, raised, *saved)
         return y
 
@@ -47,7 +47,7 @@ class _GatedMLP(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gate, up, down = ctx.layers
         x, gated, raised, *saved = ctx.saved_tensors
-        *kept, kept_down = (Kept(*saved[i : i + 2]) for i in range(0, len(saved), 2))
+        *kept, kept_down = Kept.each_of(saved)
         hidden = dispatch.silu_mul(gated, raised)
         grad_hidden, of_down = project_backward(hidden, [down], [kept_down], [grad], needs_x=True)
         assert grad_hidden is not None
