@@ -95,6 +95,9 @@ def _set_checkpointing(model: PreTrainedModel, *, on: bool) -> None:
     try:
         if on:
             getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+            # Only reentrant recompute needs inputs with a gradient; it would be made for nothing in
+            # the first layer, and transformers leaves the hook in the model.
+            model.disable_input_require_grads()
         else:
             getattr(model, f"{name}_checkpointing_disable")()
     except ValueError as error:
