@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.adapters.attach import attached
+from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
 from lorakit.errors import CheckpointError, InputError
@@ -124,6 +125,7 @@ def train(
         RunError: a checkpoint could not be written, or another process uses `run_dir`.
     """
     adapter = attached(model)
+    refuse_trained_routers(adapter)
     check_sets(model, {"train": examples, "validation": validation})
     epoch_order(len(examples), repeats, settings.seed, 0)  # refuses an epoch without examples
     _check(settings, validation, run_dir, resume)
