@@ -37,6 +37,7 @@ COLUMNS = (
     "contestant",
     "tokens/s",
     "lorakit is faster by",
+    "CPU s per 1,000 tokens",
     "peak MiB",
     "lorakit takes of its peak",
     "largest difference of a loss",
@@ -113,13 +114,14 @@ def table_lines(what: str, measured: dict[str, list[dict[str, Any]]]) -> list[li
     peaks = {name: [one["peak_bytes"] for one in m] for name, m in measured.items()}
     lines = []
     for name, ones in measured.items():
-        line = [what, name, spread(speeds[name], ",.0f"), "", "", "", ""]
-        line[4] = spread([peak / MIB for peak in peaks[name]], ",.0f")
+        line = [what, name, spread(speeds[name], ",.0f"), "", "", "", "", ""]
+        line[4] = spread([one["cpu_seconds"] / one["tokens"] * 1000 for one in ones], ".2f")
+        line[5] = spread([peak / MIB for peak in peaks[name]], ",.0f")
         if name != OURS:
             line[3] = spread(ratios(speeds[OURS], speeds[name]), ".2f")
-            line[5] = spread(ratios(peaks[OURS], peaks[name]), ".2f")
+            line[6] = spread(ratios(peaks[OURS], peaks[name]), ".2f")
             pairs = zip(measured[OURS], ones, strict=True)
-            line[6] = f"{max(differences(*pair) for pair in pairs):.1e}"
+            line[7] = f"{max(differences(*pair) for pair in pairs):.1e}"
         lines.append(line)
     return lines
 

@@ -81,12 +81,14 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         step = make(task, ids, stack)
         losses = [step()]
         memory.forget()
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         losses += [step() for _ in range(task["steps"])]
         seconds = time.perf_counter() - started
+        cpu_seconds = time.process_time() - cpu_started
     return {
         "tokens": ids.numel() * task["steps"],
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "losses": [float(loss) for loss in losses],
         "peak_bytes": memory.peak(),
     }

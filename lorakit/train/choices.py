@@ -19,6 +19,7 @@ from lorakit.base.families import why_not_packed
 from lorakit.base.frozen_experts import FrozenExperts, rows_per_token
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
+from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.errors import CheckpointError
 from lorakit.train.settings import LoopSettings
 
@@ -26,6 +27,11 @@ from lorakit.train.settings import LoopSettings
 # early, on a GPU late.
 MAX_TOKENS = {"cpu": 2048, "cuda": 16384}
 MIN_TOKENS = 512
+
+# Share of the free memory that dense copies of packed weights may take: whoever quantizes wants the
+# memory, so they are kept only where nobody would notice. They save two passes over the weights per
+# micro-batch, the less of its time the more tokens it has.
+DENSE_SHARE = 0.01
 
 # Share of the free memory that activations may take by the estimate below; the rest is for what it
 # leaves out (attention, the logits of a chunk, dequantized weights) and for fragmentation.
@@ -46,6 +52,7 @@ class Choices:
         dtype: that the base computes in.
         num_threads: of the CPU; None where it does not matter.
         kernels: which implementation of the ops (see `kernels.backend_name`).
+        dense_copies: whether packed weights are kept unpacked too, for the whole run.
     """
 
     micro_batch_tokens: int
@@ -55,6 +62,7 @@ class Choices:
     dtype: str
     num_threads: int | None
     kernels: str = kernels.REFERENCE  # what runs from before there was another one computed with
+    dense_copies: bool = False
 
     def describe(self) -> str:
         """One line for people."""
@@ -64,7 +72,7 @@ class Choices:
         return (
             f"micro-batches of up to {self.micro_batch_tokens} tokens, {laid_out}; "
             f"{recompute}gradient checkpointing{threads}; {self.dtype.removeprefix('torch.')}; "
-            f"{self.kernels} kernels"
+            f"{self.kernels} kernels{'; dense copies of packed weights' * self.dense_copies}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -113,9 +121,11 @@ def make_choices(
         gradient_checkpointing=checkpointing,
         packed=_packed(model, settings),
         device=device_name(device),
-        dtype=str(_dtype(model)),
+        dtype=str(compute_dtype(model)),
         num_threads=torch.get_num_threads() if device.type == "cpu" else None,
         kernels=_kernels(settings, device),
+        dense_copies=not checkpointing
+        and 0 < dense_copy_bytes(model, compute_dtype(model)) <= DENSE_SHARE * free_bytes,
     )
     log.info("%s", choices.describe())
     return choices
@@ -134,7 +144,7 @@ def replay_choices(
         f"{name}: the run was started with {theirs!r}, now it is {ours!r}"
         for name, theirs, ours in (
             ("device", choices.device, device_name(device)),
-            ("dtype", choices.dtype, str(_dtype(model))),
+            ("dtype", choices.dtype, str(compute_dtype(model))),
             ("kernels", choices.kernels, _kernels(settings, device)),
             ("packing", choices.packed, _packed(model, settings)),
             (
@@ -169,7 +179,7 @@ def activation_bytes_per_token(model: PreTrainedModel) -> tuple[float, float]:
     in full.
     """
     config = model.config.get_text_config()
-    itemsize = _dtype(model).itemsize
+    itemsize = compute_dtype(model).itemsize
     features = 0
     for module in model.base_model.modules():
         if isinstance(module, nn.Linear | FrozenLinear):
@@ -202,7 +212,7 @@ def _packed(model: PreTrainedModel, settings: LoopSettings) -> bool:
     return settings.packing and reason is None
 
 
-def _dtype(model: PreTrainedModel) -> torch.dtype:
+def compute_dtype(model: PreTrainedModel) -> torch.dtype:
     """The dtype the base computes in; `model.dtype` may be that of an adapter."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)

@@ -26,6 +26,7 @@ from lorakit.adapters.attach import attached
 from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
+from lorakit.engine.dense_copies import dense_copies
 from lorakit.errors import CheckpointError, InputError
 from lorakit.optimizers.adamw import AdamWRule
 from lorakit.optimizers.optimizer import AdamW
@@ -34,7 +35,7 @@ from lorakit.progress import bar
 from lorakit.train.batches import StepBatches
 from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.checks import check_sets
-from lorakit.train.choices import Choices, make_choices, replay_choices
+from lorakit.train.choices import Choices, compute_dtype, make_choices, replay_choices
 from lorakit.train.faults import every_tensor_trains
 from lorakit.train.identity import run_identity
 from lorakit.train.interrupts import InterruptionError, Interrupts, interrupts
@@ -150,6 +151,8 @@ def train(
         stack.enter_context(cpu_threads(choices.num_threads))
         if choices.kernels == kernels.REFERENCE:
             stack.enter_context(kernels.reference_only())
+        if choices.dense_copies:
+            stack.enter_context(dense_copies(model, compute_dtype(model)))
         checkpointing = choices.gradient_checkpointing
         stack.enter_context(training_mode(model, adapter, gradient_checkpointing=checkpointing))
         optimizer = AdamW(adapter.parameters(), state_plan, rule=_rule(settings))

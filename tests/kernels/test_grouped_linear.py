@@ -132,6 +132,25 @@ def test_adapted_products_keep_the_rows_once_and_the_narrow_ones() -> None:
     assert sorted(kept) == sorted([x.numel(), 2 * len(x), *(f.numel() for f in factors)])
 
 
+def test_adapted_products_unpack_an_expert_with_rows_once_each_way() -> None:
+    packed = stored("nf4", transposed=False)
+    asked: list[int] = []
+
+    class Counting:
+        def dequantize_part(self, index, dtype=None, device=None):
+            asked.append(index)
+            return packed.dequantize_part(index, dtype, device)
+
+    for needs_x in (True, False):
+        factors = weight(E, 2, I).float().requires_grad_(), weight(E, O, 2).float()
+        kernels.grouped_projection(
+            *(rows().requires_grad_(needs_x), Counting(), *factors, 0.7, COUNTS),
+            out_features=O,
+            transposed=False,
+        ).sum().backward()
+    assert asked == [0, 2, 3] * 3  # the last time nothing trains below
+
+
 def test_to_the_experts_and_back() -> None:
     """Against the sum written out, where some experts get no token and others all of them."""
     num_tokens, size = 6, 3

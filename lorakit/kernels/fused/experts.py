@@ -153,6 +153,7 @@ class _GroupedProjection(torch.autograd.Function):
         transposed: bool,
     ) -> torch.Tensor:
         ctx.weight, ctx.scaling, ctx.counts, ctx.transposed = weight, scaling, counts, transposed
+        up = lora_B.transpose(1, 2).contiguous()  # (E, R, O): long rows, as products are fast with
         y, low = x.new_empty(len(x), out_features), x.new_empty(len(x), lora_A.shape[1])
         parts = [t.split(counts) for t in (x, y, low)]
         for expert, (x_e, y_e, low_e) in enumerate(zip(*parts, strict=True)):
@@ -161,18 +162,18 @@ class _GroupedProjection(torch.autograd.Function):
             dense = weight.dequantize_part(expert, x.dtype, x.device)
             torch.mm(x_e, dense if transposed else dense.t(), out=y_e)
             torch.mm(x_e, lora_A[expert].t(), out=low_e)
-            y_e.addmm_(low_e.mul_(scaling), lora_B[expert].t())
-        ctx.save_for_backward(x, lora_A, lora_B, low)
+            y_e.addmm_(low_e.mul_(scaling), up[expert])
+        ctx.save_for_backward(x, lora_A, up, low)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, lora_A, lora_B, low = ctx.saved_tensors
+        x, lora_A, up, low = ctx.saved_tensors
         needs_x = ctx.needs_input_grad[0]
         grad_x = torch.empty_like(x) if needs_x else None
         grad_A = torch.zeros_like(lora_A, memory_format=torch.contiguous_format)
-        grad_B = torch.zeros_like(lora_B, memory_format=torch.contiguous_format)
+        grad_up = torch.zeros_like(up)
         start = 0
         for expert, count in enumerate(ctx.counts):
             if count == 0:
@@ -180,12 +181,12 @@ class _GroupedProjection(torch.autograd.Function):
             rows = slice(start, start + count)
             start += count
             grad_e = grad[rows]
-            grad_low = (grad_e @ lora_B[expert]).mul_(ctx.scaling)
-            torch.mm(grad_e.t(), low[rows], out=grad_B[expert])
+            grad_low = (grad_e @ up[expert].t()).mul_(ctx.scaling)
+            torch.mm(low[rows].t(), grad_e, out=grad_up[expert])
             torch.mm(grad_low.t(), x[rows], out=grad_A[expert])
             if grad_x is not None:
                 dense = ctx.weight.dequantize_part(expert, grad.dtype, grad.device)
                 into = grad_x[rows]
                 torch.mm(grad_e, dense.t() if ctx.transposed else dense, out=into)
                 into.addmm_(grad_low, lora_A[expert])
-        return grad_x, grad_A, grad_B, None, None, None, None, None
+        return grad_x, grad_A, grad_up.transpose(1, 2), None, None, None, None, None
