@@ -4,7 +4,8 @@ Per micro-batch, without padding: of every frozen linear layer the forward produ
 input's gradient, the six products of its adapter, causal attention of each row forward and
 backward, and the head forward and backward at trained positions. Bare `torch.mm` into buffers that
 exist already, weights as large and as many as the model's; no norm, no activation, no loss, no
-dequantization, no optimizer. An engine that computes dense products cannot be faster.
+dequantization, no optimizer. An engine that computes dense products cannot be faster. How many
+operations they are is `lorakit.engine.flops`, to which tests hold the replay and the engine alike.
 
 T tokens of a micro-batch, N trained positions, I in, O out, R rank.
 """

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lorakit.engine.flops import AdaptedShape, step_flops
 from lorakit.kernels import dispatch
 from lorakit.recipe import load_recipe
 from lorakit.train.batches import StepBatches
@@ -86,13 +87,19 @@ def test_the_replay_has_the_products_of_a_step_and_no_others(
     kv = hidden // config.num_attention_heads * config.num_key_value_heads
     shapes = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden)]
     shapes += [(hidden, inter), (hidden, inter), (inter, hidden)]
-    tokens, weights = piece.num_tokens, sum(i * o for i, o in shapes)
-    dense = 2 * layers * weights - hidden * (hidden + 2 * kv)  # first layer: no gradient below
-    low_rank = 3 * layers * sum(rank * (i + o) for i, o in shapes) - 3 * rank * hidden
-    products = 2 * tokens * (dense + low_rank)
-    products += 2 * piece.num_trained * 2 * hidden * config.vocab_size
+    expected = step_flops(
+        [
+            # Nothing trains below q, k and v of the first layer.
+            AdaptedShape(num_in, num_out, rank, input_gradient=layer > 0 or place > 2)
+            for layer in range(layers)
+            for place, (num_in, num_out) in enumerate(shapes)
+        ],
+        [(piece.num_tokens, piece.num_trained)],
+        hidden_size=hidden,
+        vocab_size=config.vocab_size,
+    )
     matrix_products = torch.ops.aten.mm, torch.ops.aten.addmm
-    assert sum(counted[op] for op in matrix_products) == products
+    assert sum(counted[op] for op in matrix_products) == expected
 
 
 def test_every_kernel_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

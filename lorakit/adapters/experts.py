@@ -120,10 +120,17 @@ class AdaptedExperts(AdaptedModule):
         return self.merged_weight(dense) if self.switch.on else dense
 
     def forward(self, x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-        y = self.base_layer(x, counts)
         if not self.switch.on:
-            return y
+            return self.base_layer(x, counts)
         down_ERI, up_EOR = self.adapter.by_expert(x.dtype)
+        if not (torch.is_autocast_enabled(x.device.type) or kernels.is_reference_forced()):
+            base = self.base_layer
+            return kernels.grouped_projection(
+                *(x, base.stored, down_ERI, up_EOR, self.scaling, counts),
+                out_features=base.out_features,
+                transposed=base.layout.transposed,
+            )
+        y = self.base_layer(x, counts)
         low_SR = kernels.grouped_linear(x, down_ERI, counts) * self.scaling
         return y + kernels.grouped_linear(low_SR, up_EOR, counts)
 

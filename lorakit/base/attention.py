@@ -9,6 +9,7 @@ B batch, H query heads, K key/value heads, T tokens, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ def attention(
     position_bias: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    example_lengths: Sequence[int] | None = None,
     kv_slots: KVSlots | None = None,
     # The registry's signature: models pass further keywords that concern other implementations.
     **others: Any,
@@ -58,6 +60,7 @@ def attention(
         s_aux: (H,) attention sinks: one more logit per head that takes probability and gives
             nothing.
         cu_seq_lens_q: int32 (S + 1,) starts of the packed examples; None when not packed.
+        example_lengths: of the packed examples, from a caller that knows them on the host.
         kv_slots: where sequences that are being generated keep their keys and values; B is 1.
 
     Returns:
@@ -88,6 +91,7 @@ def attention(
             value[0],
             cu_seq_lens_q,
             max_length_q,
+            lengths=example_lengths,
             scaling=scaling,
             causal=True,
             sliding_window=sliding_window,

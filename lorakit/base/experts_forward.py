@@ -67,24 +67,23 @@ def experts_forward(
     if isinstance(first, torch.Tensor) and isinstance(experts.down_proj, torch.Tensor):
         plain = ALL_EXPERTS_FUNCTIONS[PLAIN]
         return plain(experts, hidden_states, top_k_index, top_k_weights)
-    sorted_index, order = torch.sort(top_k_index.reshape(-1), stable=True)
-    counts = torch.bincount(sorted_index, minlength=experts.num_experts).tolist()
-    x = hidden_states[order // top_k_index.shape[-1]]  # (S, D)
+    routing = kernels.Routing.sorting(top_k_index)
+    index = top_k_index.reshape(-1)
+    counts = torch.bincount(index, minlength=experts.num_experts).tolist()
+    x = kernels.send_to_experts(hidden_states, routing)  # (S, D)
     x = _project(first, x, counts, experts.is_transposed)
     if experts.has_bias:
         bias = experts.gate_up_proj_bias if experts.has_gate else experts.up_proj_bias
-        x = x + bias[sorted_index]
+        x = x + bias[index[routing.order]]
     x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)
     x = _project(experts.down_proj, x, counts, experts.is_transposed)
     if experts.has_bias:
-        x = x + experts.down_proj_bias[sorted_index]
+        x = x + experts.down_proj_bias[index[routing.order]]
     if experts.has_post_expert_norm:
         x = experts.post_expert_norm(x)
-    x = x * top_k_weights.reshape(-1)[order, None]
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order), device=order.device)
-    # Summed per token, not scattered: scattering on a GPU has no fixed order.
-    summed = x[back].view(*top_k_index.shape, x.shape[-1]).sum(dim=1)
+    # The router's weights may be wider than what they weigh.
+    wide = torch.promote_types(x.dtype, top_k_weights.dtype)
+    summed = kernels.collect_from_experts(x.to(wide), top_k_weights.to(wide), routing)
     return summed.to(hidden_states.dtype)
 
 

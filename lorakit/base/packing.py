@@ -50,10 +50,14 @@ def packable_linears(model: PreTrainedModel) -> list[str]:
     ]
 
 
+# Names of the modules that choose experts, or have a layer that does.
+ROUTERS = frozenset({"router", "gate"})
+
+
 def is_router(path: str) -> bool:
-    """Whether a module's path says that it chooses experts."""
-    last = path.rpartition(".")[2]
-    return last in ("router", "gate", "shared_expert_gate") or ".router." in f".{path}."
+    """Whether a module's path says that it chooses experts, or how much a shared one counts."""
+    parts = path.split(".")
+    return parts[-1] == "shared_expert_gate" or not ROUTERS.isdisjoint(parts)
 
 
 Layer = LinearLayer | FrozenExperts

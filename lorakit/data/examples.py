@@ -58,6 +58,7 @@ class MicroBatch:
         attention_mask: None when packed; int64 (S, longest) of 0/1 when padded.
         cu_seqlens: int32 (S + 1,) start of each example in the packed row, and its end; None when
             padded.
+        lengths: tokens of each example, known to the host wherever the tensors are.
         max_seqlen: tokens of the longest example.
         predictor_rows: int64 (N,), rows of `hidden.reshape(-1, D)` whose next token is trained.
         targets: int64 (N,), the token each of those rows has to predict.
@@ -70,6 +71,7 @@ class MicroBatch:
     position_ids: torch.Tensor
     attention_mask: torch.Tensor | None
     cu_seqlens: torch.Tensor | None
+    lengths: tuple[int, ...]
     max_seqlen: int
     predictor_rows: torch.Tensor
     targets: torch.Tensor
@@ -80,9 +82,7 @@ class MicroBatch:
     @property
     def num_tokens(self) -> int:
         """Tokens of the examples, padding not counted."""
-        if self.attention_mask is None:
-            return self.input_ids.numel()
-        return int(self.attention_mask.sum())
+        return sum(self.lengths)
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same micro-batch on `device`."""
@@ -95,6 +95,7 @@ class MicroBatch:
             position_ids=moved(self.position_ids),
             attention_mask=None if self.attention_mask is None else moved(self.attention_mask),
             cu_seqlens=None if self.cu_seqlens is None else moved(self.cu_seqlens),
+            lengths=self.lengths,
             max_seqlen=self.max_seqlen,
             predictor_rows=moved(self.predictor_rows),
             targets=moved(self.targets),

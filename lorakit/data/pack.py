@@ -156,6 +156,7 @@ def collate(
         position_ids=torch.from_numpy(positions),
         attention_mask=None if packed else torch.from_numpy(mask),
         cu_seqlens=torch.from_numpy(cu_seqlens) if packed else None,
+        lengths=tuple(lengths.tolist()),
         max_seqlen=longest,
         predictor_rows=_joined([s + t - 1 for s, t in zip(starts, trained, strict=True)], np.int64),
         targets=_joined([e.input_ids[t] for e, t in zip(examples, trained, strict=True)], np.int64),

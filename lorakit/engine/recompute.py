@@ -131,6 +131,9 @@ def recomputing(
 def _enable(model: PreTrainedModel) -> None:
     try:
         getattr(model, f"{_verb(model)}_checkpointing_enable")({"use_reentrant": False})
+        # Only reentrant recompute needs inputs with a gradient; it would be made for nothing in the
+        # first layer, and transformers leaves the hook in the model.
+        model.disable_input_require_grads()
     except ValueError as error:
         raise ModelError(
             f"a {model.config.model_type!r} model cannot recompute its layers: {error} Set "

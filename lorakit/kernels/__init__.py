@@ -15,10 +15,16 @@ from lorakit.kernels.dispatch import (
     is_reference_forced,
     reference_only,
 )
+from lorakit.kernels.fused.experts import (
+    Routing,
+    collect_from_experts,
+    grouped_projection,
+    send_to_experts,
+)
 from lorakit.kernels.fused.gated_mlp import gated_mlp
 from lorakit.kernels.fused.linear_cross_entropy import linear_cross_entropy
 from lorakit.kernels.fused.packed_attention import packed_attention
-from lorakit.kernels.fused.projections import Dropped, Projection, projections
+from lorakit.kernels.fused.projections import Dropped, Projection, RowScale, projections
 from lorakit.kernels.fused.rms_norm import frozen_rms_norm, may_keep_output
 from lorakit.kernels.fused.rotary import rotary
 from lorakit.kernels.reference.attention import (
@@ -39,7 +45,10 @@ __all__ = [
     "REFERENCE",
     "Dropped",
     "Projection",
+    "Routing",
+    "RowScale",
     "backend_name",
+    "collect_from_experts",
     "decode_attention",
     "dequantize_dynamic",
     "dequantize_scales",
@@ -51,6 +60,7 @@ __all__ = [
     "frozen_rms_norm",
     "gated_mlp",
     "grouped_linear",
+    "grouped_projection",
     "int8_dequantize",
     "int8_quantize",
     "is_reference_forced",
@@ -65,4 +75,5 @@ __all__ = [
     "quantize_scales",
     "reference_only",
     "rotary",
+    "send_to_experts",
 ]

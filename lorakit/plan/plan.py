@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.new_rows import train_new_rows
+from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.adapters.store import load_adapter
 from lorakit.base import hub
 from lorakit.base.empty import empty_base
@@ -111,6 +112,7 @@ def plan(recipe: Recipe, *, prepared: Prepared | None = None, gpu: str | None = 
         adapter = attach_adapter(model, config)
     else:
         adapter = load_adapter(model, config.path)
+    refuse_trained_routers(adapter)
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
     memory = count_memory(model, adapter, state, by_device)
     notes = []

@@ -17,6 +17,7 @@ from lorakit import kernels
 from lorakit.base.families import why_not_packed
 from lorakit.data.examples import ExampleSet
 from lorakit.engine.activations import layer_bytes
+from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.fuse import fused_modules
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import CheckpointError
@@ -27,6 +28,11 @@ from lorakit.train.settings import LoopSettings
 # early, on a GPU late.
 MAX_TOKENS = {"cpu": 2048, "cuda": 16384}
 MIN_TOKENS = 512
+
+# Share of the free memory that dense copies of packed weights may take: whoever quantizes wants the
+# memory, so they are kept only where nobody would notice. They save two passes over the weights per
+# micro-batch, the less of its time the more tokens it has.
+DENSE_SHARE = 0.01
 
 # Share of the free memory that activations may take by the estimate below; the rest is for what it
 # leaves out (attention, the logits of a chunk, dequantized weights) and for fragmentation.
@@ -51,6 +57,7 @@ class Choices:
         dtype: that the base computes in.
         num_threads: of the CPU; None where it does not matter.
         kernels: which implementation of the ops (see `kernels.backend_name`).
+        dense_copies: whether packed weights are kept unpacked too, for the whole run.
     """
 
     micro_batch_tokens: int
@@ -61,6 +68,7 @@ class Choices:
     dtype: str
     num_threads: int | None
     kernels: str = kernels.REFERENCE  # what runs from before there was another one computed with
+    dense_copies: bool = False
 
     def describe(self) -> str:
         """One line for people."""
@@ -69,7 +77,7 @@ class Choices:
         return (
             f"micro-batches of up to {self.micro_batch_tokens} tokens, {laid_out}; "
             f"{self.recompute_policy.describe()}{threads}; {self.dtype.removeprefix('torch.')}; "
-            f"{self.kernels} kernels"
+            f"{self.kernels} kernels{'; dense copies of packed weights' * self.dense_copies}"
         )
 
     @property
@@ -125,6 +133,8 @@ def make_choices(
         dtype=str(compute_dtype(model)),
         num_threads=torch.get_num_threads() if device.type == "cpu" else None,
         kernels=_kernels(settings, device),
+        dense_copies=recompute in (AUTO, "none")
+        and 0 < dense_copy_bytes(model, compute_dtype(model)) <= DENSE_SHARE * free_bytes,
     )
     log.info("%s", choices.describe())
     return choices

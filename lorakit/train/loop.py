@@ -23,8 +23,10 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.adapters.attach import attached
+from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
+from lorakit.engine.dense_copies import dense_copies
 from lorakit.engine.recompute import Recompute
 from lorakit.errors import CheckpointError, InputError
 from lorakit.optimizers.adamw import AdamWRule
@@ -40,7 +42,7 @@ from lorakit.train.identity import run_identity
 from lorakit.train.interrupts import InterruptionError, Interrupts, interrupts
 from lorakit.train.lock import run_lock
 from lorakit.train.memory import free_bytes
-from lorakit.train.modes import cpu_threads, training_mode
+from lorakit.train.modes import compute_dtype, cpu_threads, training_mode
 from lorakit.train.ranks import Ranks
 from lorakit.train.run import FINISHED, Run
 from lorakit.train.schedule import Schedule, count_warmup_steps
@@ -125,6 +127,7 @@ def train(
         RunError: a checkpoint could not be written, or another process uses `run_dir`.
     """
     adapter = attached(model)
+    refuse_trained_routers(adapter)
     check_sets(model, {"train": examples, "validation": validation})
     epoch_order(len(examples), repeats, settings.seed, 0)  # refuses an epoch without examples
     _check(settings, validation, run_dir, resume)
@@ -149,6 +152,8 @@ def train(
         stack.enter_context(cpu_threads(choices.num_threads))
         if choices.kernels == kernels.REFERENCE:
             stack.enter_context(kernels.reference_only())
+        if choices.dense_copies:
+            stack.enter_context(dense_copies(model, compute_dtype(model)))
         recompute = stack.enter_context(training_mode(model, adapter, choices.recompute_policy))
         optimizer = AdamW(adapter.parameters(), state_plan, rule=_rule(settings))
         stack.callback(optimizer.release)

@@ -141,14 +141,15 @@ def test_packed_rows_mix(load: Load, storage: str) -> None:
 
 
 def packed(rows: list[torch.Tensor]) -> MicroBatch:
-    lengths = torch.tensor([len(row) for row in rows])
+    lengths = [len(row) for row in rows]
     nothing = torch.empty(0, dtype=torch.int64)
     return MicroBatch(
         input_ids=torch.cat(rows)[None],
         position_ids=torch.cat([torch.arange(len(row)) for row in rows])[None],
         attention_mask=None,
-        cu_seqlens=torch.cat([torch.zeros(1), lengths.cumsum(0)]).to(torch.int32),
-        max_seqlen=int(lengths.max()),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
+        lengths=tuple(lengths),
+        max_seqlen=max(lengths),
         predictor_rows=nothing,
         targets=nothing,
         target_weights=torch.empty(0),

@@ -43,7 +43,7 @@ def examples() -> list[torch.Tensor]:
 def packed(rows: list[torch.Tensor]) -> MicroBatch:
     starts = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0).int()
     positions = torch.cat([torch.arange(len(row)) for row in rows])[None]
-    return micro_batch(torch.cat(rows)[None], positions, None, starts)
+    return micro_batch(torch.cat(rows)[None], positions, None, starts, rows)
 
 
 def padded(rows: list[torch.Tensor]) -> MicroBatch:
@@ -54,7 +54,7 @@ def padded(rows: list[torch.Tensor]) -> MicroBatch:
         input_ids[index, : len(row)] = row
         mask[index, : len(row)] = 1
     positions = torch.arange(longest).expand(len(rows), longest)
-    return micro_batch(input_ids, positions, mask, None)
+    return micro_batch(input_ids, positions, mask, None, rows)
 
 
 def micro_batch(
@@ -62,6 +62,7 @@ def micro_batch(
     position_ids: torch.Tensor,
     mask: torch.Tensor | None,
     starts: torch.Tensor | None,
+    rows: list[torch.Tensor],
 ) -> MicroBatch:
     nothing = torch.zeros(0, dtype=torch.long)
     return MicroBatch(
@@ -69,7 +70,8 @@ def micro_batch(
         position_ids=position_ids,
         attention_mask=mask,
         cu_seqlens=starts,
-        max_seqlen=int(position_ids.max()) + 1,
+        lengths=tuple(map(len, rows)),
+        max_seqlen=max(map(len, rows)),
         predictor_rows=nothing,
         targets=nothing,
         target_weights=nothing.float(),

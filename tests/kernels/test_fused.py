@@ -11,7 +11,7 @@ from torch import nn
 
 from lorakit import kernels
 from lorakit.base.storages import quantizations
-from lorakit.kernels import Dropped, Projection
+from lorakit.kernels import Dropped, Projection, RowScale
 from tests.tolerances import OP, relative_error
 
 STORAGES = quantizations()
@@ -38,7 +38,8 @@ def projection(form: str, in_features: int, out_features: int, rows: int, dtype:
         with torch.no_grad():
             magnitude[0] = 1e-30  # what a magnitude of 0 is taken as
         norm = torch.rand(out_features, dtype=dtype) + 0.5
-        dora = {"magnitude": magnitude, "norm": norm, "row_scale": magnitude.detach() / norm}
+        scale = RowScale(norm, magnitude.detach() / norm)
+        dora = {"magnitude": magnitude, "row_scale": lambda dense: scale}
     return Projection(
         stored,
         bias,
@@ -60,7 +61,7 @@ def plainly(x: torch.Tensor, layer: Projection) -> torch.Tensor:
             low = x * kernels.dropout_mask(keys, x.shape[-1], p, x.dtype)
         y = y + (low @ layer.lora_A.T) @ layer.lora_B.T * layer.scaling
     if layer.magnitude is not None:
-        y = y * (layer.magnitude / layer.norm)
+        y = y * (layer.magnitude / layer.row_scale(y).norm)
     return y if layer.bias is None else y + layer.bias
 
 
@@ -122,7 +123,6 @@ def test_half_precision(form: str, dtype: torch.dtype) -> None:
         *(wide.lora_A, wide.lora_B, wide.scaling),
         row_scale=wide.row_scale,
         magnitude=wide.magnitude,
-        norm=wide.norm,
         dropout=wide.dropout,
     )
     (y,) = kernels.projections(x.to(dtype).requires_grad_(), [half])
@@ -155,7 +155,8 @@ def test_what_is_kept(form: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         kernels.projections(x, layers)
-    outputs = 3 * rows * out_features if form == "dora" else 0
+    # DoRA: the outputs, and norm and factor of each of their columns.
+    outputs = 3 * (rows + 2) * out_features if form == "dora" else 0
     assert sum(kept.values()) == rows * in_features + 3 * rows * 3 + outputs
 
 

@@ -7,6 +7,9 @@ No gradient flows through the norm n (section 4.3 of the paper). The norm is fac
 
     n^2 = ||W||^2 + 2 scaling * rowsum((W A^T) * B) + scaling^2 * rowsum((B A A^T) * B)
 
+In a loop that allows it (`NormCache`) it is made once per optimizer step, from the dense weight
+that the step's first forward pass has in hand anyway.
+
 Dropout acts on the low-rank branch only. PEFT 0.21 recomputes the base product on dropped inputs
 instead; the two are equal at dropout 0.
 """
@@ -14,7 +17,6 @@ instead; the two are equal at dropout 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,7 +26,7 @@ from lorakit import kernels
 from lorakit.adapters.contract import Kind, NormCache
 from lorakit.base.frozen_linear import FrozenLinear
 
-# Rows of W whose squares are summed at a time: only so many are held in float32.
+# Rows of W that are converted at a time: only so many are held in float32.
 NORM_CHUNK_ROWS = 1024
 SMALLEST_MAGNITUDE = 1e-30
 
@@ -62,27 +64,26 @@ class Dora(Kind):
             torch.ones(out_features, dtype=torch.float32, device=device),
             persistent=False,
         )
-        self._cached: _Norms | None = None
+        self._cached: tuple[int, kernels.RowScale] | None = None
 
     @torch.no_grad()
     def begin(self, base: FrozenLinear) -> None:
         """Take the norms of the frozen rows, and start from magnitudes that change nothing."""
         if self.lora_A.is_meta:
             return
-        self.weight_norm_squared.copy_(_row_norms_squared(base.weight))
-        self.lora_magnitude_vector.copy_(self.row_norms(base))
+        weight = base.weight
+        self.weight_norm_squared.copy_(_row_norms_squared(weight))
+        self.lora_magnitude_vector.copy_(self.row_norms(weight))
 
     def projection(self, base: FrozenLinear, dropout: kernels.Dropped | None) -> kernels.Projection:
-        norms = self._norms(base)
         return kernels.Projection(
             base.stored,
             base.bias,
             self.lora_A,
             self.lora_B,
             self.scaling,
-            row_scale=norms.row_scale,
+            row_scale=self.row_scale,
             magnitude=self.lora_magnitude_vector,
-            norm=norms.norm,
             dropout=dropout,
         )
 
@@ -90,7 +91,8 @@ class Dora(Kind):
         self, product: torch.Tensor, down: torch.Tensor, base: FrozenLinear
     ) -> torch.Tensor:
         y = product + (down * self.scaling) @ self.lora_B.to(product.dtype).T
-        return y * (self.lora_magnitude_vector / self._norms(base).norm).to(product.dtype)
+        scale = self._known_scale() or self.row_scale(base.weight)
+        return y * (self.lora_magnitude_vector / scale.norm).to(product.dtype)
 
     def merged_weight(self, weight: torch.Tensor) -> torch.Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -116,13 +118,17 @@ class Dora(Kind):
         }
 
     @torch.no_grad()
-    def row_norms(self, base: FrozenLinear) -> torch.Tensor:
-        """`||W + scaling * B A||` of each row (O,), float32 (float64 for float64 parameters)."""
+    def row_norms(self, weight: torch.Tensor) -> torch.Tensor:
+        """`||W + scaling * B A||` of each row (O,), float32 (float64 for float64 parameters).
+
+        Args:
+            weight: the frozen one (O, I), dense, on any device.
+        """
         a_RI, b_OR = self.lora_A, self.lora_B
         # Half-precision norms are off by 2e-3 (PEFT's are); an autocast of the caller must not
         # reach here.
         with torch.autocast(a_RI.device.type, enabled=False):
-            cross_OR = base.product(a_RI).T
+            cross_OR = torch.cat([part.to(a_RI) @ a_RI.T for part in _wide_parts(weight, a_RI)])
             square = (
                 self.weight_norm_squared
                 + 2 * self.scaling * (cross_OR * b_OR).sum(dim=1)
@@ -130,31 +136,39 @@ class Dora(Kind):
             )
         return _positive(square).sqrt()
 
-    def _norms(self, base: FrozenLinear) -> _Norms:
-        cache = self.norm_cache
-        if self._cached is None or not cache.allowed or self._cached.version != cache.version:
-            norm = self.row_norms(base)
+    def row_scale(self, weight: torch.Tensor) -> kernels.RowScale:
+        """n and m / n; where they may be reused, `weight` is not looked at a second time.
+
+        Args:
+            weight: the frozen one (O, I), dense.
+        """
+        scale = self._known_scale()
+        if scale is None:
+            norm = self.row_norms(weight)
             magnitude = self.lora_magnitude_vector.detach()
             # The output of such a row is as good as 0, and the magnitude's gradient, which divides
             # by it, stays right.
             safe = torch.where(magnitude.abs() < SMALLEST_MAGNITUDE, SMALLEST_MAGNITUDE, magnitude)
-            self._cached = _Norms(cache.version, norm, safe / norm)
-        return self._cached
+            scale = kernels.RowScale(norm, safe / norm)
+            self._cached = self.norm_cache.version, scale
+        return scale
 
-
-@dataclass(frozen=True)
-class _Norms:
-    """What depends on the parameters alone: `version` says on which. n (O,) and m / n (O,)."""
-
-    version: int
-    norm: torch.Tensor
-    row_scale: torch.Tensor
+    def _known_scale(self) -> kernels.RowScale | None:
+        cache = self.norm_cache
+        if self._cached is None or not cache.allowed or self._cached[0] != cache.version:
+            return None
+        return self._cached[1]
 
 
 def _row_norms_squared(weight: torch.Tensor) -> torch.Tensor:
     wide = torch.promote_types(weight.dtype, torch.float32)
     chunks = weight.detach().split(NORM_CHUNK_ROWS)
     return torch.cat([chunk.to(wide).square().sum(dim=1) for chunk in chunks])
+
+
+def _wide_parts(weight: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`weight` whole; some rows at a time where they have to take the dtype of `like`."""
+    return (weight,) if weight.dtype == like.dtype else weight.split(NORM_CHUNK_ROWS)
 
 
 def _positive(square: torch.Tensor) -> torch.Tensor:

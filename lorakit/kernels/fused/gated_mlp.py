@@ -51,11 +51,11 @@ class _GatedMLP(torch.autograd.Function):
         hidden = dispatch.silu_mul(gated, raised)
         (y,), kept_down = project(hidden, [down], outputs_stay=False)
         saved = kept_down if recompute else [*kept_down, *kept]
-        ctx.layers = gate, up, down
+        ctx.layers, ctx.recompute = (gate, up, down), recompute
         ctx.save_for_backward(
             x,
-            *(t for one in saved for t in (one.down, one.product)),
             *([] if recompute else (gated, raised)),
+            *(tensor for one in saved for tensor in one.tensors()),
         )
         return y
 
@@ -64,11 +64,12 @@ class _GatedMLP(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gate, up, down = ctx.layers
         x, *saved = ctx.saved_tensors
-        kept_down = Kept(*saved[:2])
-        if len(saved) == 2:
+        if ctx.recompute:
             (gated, raised), kept = project(x, [gate, up], outputs_stay=True)
+            (kept_down,) = Kept.each_of(saved)
         else:
-            kept, (gated, raised) = [Kept(*saved[2:4]), Kept(*saved[4:6])], saved[6:]
+            gated, raised, *saved = saved
+            kept_down, *kept = Kept.each_of(saved)
         hidden = dispatch.silu_mul(gated, raised)
         grad_hidden, of_down = project_backward(hidden, [down], [kept_down], [grad], needs_x=True)
         assert grad_hidden is not None

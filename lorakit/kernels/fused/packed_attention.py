@@ -13,6 +13,7 @@ example, D head size.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -36,6 +37,7 @@ def packed_attention(
     cu_seqlens: torch.Tensor,
     max_seqlen: int,
     *,
+    lengths: Sequence[int] | None = None,
     scaling: float | None = None,
     causal: bool = True,
     sliding_window: int | None = None,
@@ -47,13 +49,15 @@ def packed_attention(
     window = None if sliding_window is None or sliding_window >= max_seqlen else sliding_window
     plain = causal and softcap is None and sinks is None and not dispatch.is_reference_forced()
     if plain and _serves_on_cpu(*tensors):
-        return _CausalAttention.apply(*tensors, cu_seqlens.diff().tolist(), scaling, window)
+        known = cu_seqlens.diff().tolist() if lengths is None else list(lengths)
+        return _CausalAttention.apply(*tensors, known, scaling, window)
     if plain and _serves_ragged(*tensors):
         return _ragged(*tensors, cu_seqlens, max_seqlen, scaling, window)
     return reference.packed_attention(
         *tensors,
         cu_seqlens,
         max_seqlen,
+        lengths=lengths,
         scaling=scaling,
         causal=causal,
         sliding_window=sliding_window,

@@ -4,14 +4,15 @@
 
 x' is x after dropout. Kept for the backward pass: x, once for all layers, `down` (R columns), and
 with DoRA the output, because the magnitude's gradient is the sum over tokens of dy * y / m. Neither
-the dense weight (dequantized again) nor any product of full width is kept beside that.
+the dense weight nor any product of full width is kept beside that: a weight is dequantized once
+forward, where DoRA's norms come from it too, and once backward.
 
 T tokens, I in_features, O out_features, R rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,19 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class RowScale:
+    """What DoRA multiplies the rows of the sum with, float32 or wider, taken as constants.
+
+    Attributes:
+        norm: (O,), n.
+        factor: (O,), g = m / n, never 0.
+    """
+
+    norm: torch.Tensor
+    factor: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Projection:
     """One frozen linear layer and what is added to it.
 
@@ -44,9 +58,9 @@ class Projection:
         bias: (O,), may train.
         lora_A, lora_B: (R, I) and (O, R), trained; None: nothing is added.
         scaling: of the low-rank product.
-        row_scale: (O,), DoRA's g, never 0, taken as a constant; None: 1.
+        row_scale: DoRA's, asked for with the dense weight (O, I) that the forward pass has in hand,
+            in the dtype of its input; None: 1.
         magnitude: (O,), DoRA's m, trained.
-        norm: (O,), DoRA's n, taken as a constant.
         dropout: of the low-rank input.
     """
 
@@ -55,9 +69,8 @@ class Projection:
     lora_A: torch.Tensor | None = None
     lora_B: torch.Tensor | None = None
     scaling: float = 1.0
-    row_scale: torch.Tensor | None = None
+    row_scale: Callable[[torch.Tensor], RowScale] | None = None
     magnitude: torch.Tensor | None = None
-    norm: torch.Tensor | None = None
     dropout: Dropped | None = None
 
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
@@ -70,11 +83,32 @@ NUM_TENSORS = 4
 
 @dataclass(frozen=True)
 class Kept:
-    """What a projection leaves for its backward pass: `down` (T, R), and DoRA's output before the
-    bias (T, O)."""
+    """What a projection leaves for its backward pass: `down` (T, R), and of DoRA the output before
+    the bias (T, O), the norm and the factor of each row (O,)."""
 
     down: torch.Tensor | None
     product: torch.Tensor | None
+    norm: torch.Tensor | None
+    factor: torch.Tensor | None
+
+    @property
+    def scale(self) -> RowScale | None:
+        """DoRA's."""
+        if self.norm is None or self.factor is None:
+            return None
+        return RowScale(self.norm, self.factor)
+
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """For autograd to save."""
+        return self.down, self.product, self.norm, self.factor
+
+    @classmethod
+    def each_of(cls, saved: Sequence[torch.Tensor | None]) -> list[Kept]:
+        """What autograd saved of several layers, one after another."""
+        return [cls(*saved[i : i + NUM_KEPT]) for i in range(0, len(saved), NUM_KEPT)]
+
+
+NUM_KEPT = 4
 
 
 def projections(
@@ -103,16 +137,15 @@ class _Projections(torch.autograd.Function):
         outputs, kept = project(x, layers, outputs_stay=outputs_stay)
         ctx.layers = layers
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *(t for one in kept for t in (one.down, one.product)))
+        ctx.save_for_backward(x, *(tensor for one in kept for tensor in one.tensors()))
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        kept = [Kept(*saved[i : i + 2]) for i in range(0, len(saved), 2)]
         grad_x, of_tensors = project_backward(
-            x, ctx.layers, kept, grads, needs_x=ctx.needs_input_grad[0]
+            x, ctx.layers, Kept.each_of(saved), grads, needs_x=ctx.needs_input_grad[0]
         )
         return grad_x, None, None, *of_tensors
 
@@ -124,24 +157,25 @@ def project(
     downs = _downs(x, layers)
     outputs, kept = [], []
     for layer, down in zip(layers, downs, strict=True):
-        dense, up, row_scale = _scaled(layer, x)
+        dense = layer.weight.dequantize(x.dtype, x.device)
+        scale = None if layer.row_scale is None else layer.row_scale(dense)
+        of_weight, of_output = _places(scale, x)
+        dense = _scale_rows(dense, of_weight)
         bias = None if layer.bias is None else layer.bias.to(x.dtype)
-        if bias is not None and layer.row_scale is None:
-            y = torch.addmm(bias, x, dense.T)
-        else:
-            y = x @ dense.T
+        y = x @ dense.T if bias is None or scale is not None else torch.addmm(bias, x, dense.T)
         del dense
-        if down is not None and up is not None:
-            y.addmm_(down, up.T)
-        if row_scale is not None:
-            y = _scale_columns(y, row_scale)
-        product = None if layer.row_scale is None else y
+        if down is not None and layer.lora_B is not None:
+            y.addmm_(down, _scale_rows(layer.lora_B.to(x.dtype), of_weight).T)
+        if of_output is not None:
+            y = _scale_columns(y, of_output)
+        product = None if scale is None else y
         if product is not None and bias is not None:
             y = product + bias
         elif product is not None and not outputs_stay:
             product = y.clone()
         outputs.append(y)
-        kept.append(Kept(down, product))
+        norm, factor = (None, None) if scale is None else (scale.norm, scale.factor)
+        kept.append(Kept(down, product, norm, factor))
     return outputs, kept
 
 
@@ -166,29 +200,30 @@ def project_backward(
             of_tensors += [None] * NUM_TENSORS
             grad_downs.append(None)
             continue
+        scale = one.scale
         grad_bias = grad_B = grad_magnitude = None
         if layer.bias is not None and layer.bias.requires_grad:
             # Half-precision sums over tokens lose the small terms.
             wide = torch.promote_types(grad.dtype, torch.float32)
             grad_bias = grad.sum(0, dtype=wide).to(layer.bias.dtype)
         if layer.magnitude is not None:
-            assert one.product is not None and layer.row_scale is not None
-            assert layer.norm is not None
+            assert one.product is not None and scale is not None
             dots = dispatch.column_dots(grad, one.product)
-            grad_magnitude = (dots / (layer.row_scale * layer.norm)).to(layer.magnitude.dtype)
-        dense, up, row_scale = _scaled(layer, x, needs_dense=needs_x)
-        if row_scale is not None:
-            grad = _scale_columns(grad.clone(), row_scale)
+            grad_magnitude = (dots / (scale.factor * scale.norm)).to(layer.magnitude.dtype)
+        of_weight, of_output = _places(scale, x)
+        if of_output is not None:
+            grad = _scale_columns(grad.clone(), of_output)
         grad_down = None
-        if up is not None and one.down is not None:
-            assert layer.lora_B is not None
+        if layer.lora_B is not None and one.down is not None:
+            up = _scale_rows(layer.lora_B.to(x.dtype), of_weight)
             grad_down = (grad @ up).mul_(layer.scaling)
             grad_B = (grad.T @ one.down).to(layer.lora_B.dtype)
-            if layer.row_scale is not None and row_scale is None:
-                grad_B *= layer.row_scale[:, None].to(grad_B.dtype)
+            if of_weight is not None:
+                grad_B *= of_weight[:, None].to(grad_B.dtype)
         if needs_x:
+            dense = _scale_rows(layer.weight.dequantize(x.dtype, x.device), of_weight)
             grad_x = grad @ dense if grad_x is None else grad_x.addmm_(grad, dense)
-        del dense
+            del dense
         grad_downs.append(grad_down)
         of_tensors += [grad_bias, None, grad_B, grad_magnitude]
     for place, grad_A in _low_rank_grads(x, layers, grad_downs, grad_x):
@@ -249,28 +284,24 @@ def _low_rank_grads(
     return found
 
 
-def _scaled(
-    layer: Projection, x: torch.Tensor, *, needs_dense: bool = True
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """The dense weight and B in the dtype of `x`, and DoRA's row scale where it is left to do.
+def _places(
+    scale: RowScale | None, x: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """DoRA's factor as one of the weights' rows or as one of the output's columns, the other None.
 
-    The scale goes into the weight when that has fewer numbers than the output: the output then
-    needs no pass of its own.
+    It goes into the weights when those have fewer numbers than the output, which then needs no pass
+    of its own.
     """
-    up = None if layer.lora_B is None else layer.lora_B.to(x.dtype)
-    dense = layer.weight.dequantize(x.dtype, x.device) if needs_dense else x.new_empty(0)
-    row_scale = layer.row_scale
-    if row_scale is None:
-        return dense, up, None
-    if len(x) <= x.shape[1]:
-        return dense, up, row_scale
-    if up is not None:
-        up = up * row_scale[:, None].to(up.dtype)
-    if needs_dense:
-        # Rounded once, after scaling: a magnitude that moves by less than the dtype's step still
-        # changes some of its row's weights.
-        dense = (dense * row_scale[:, None]).to(x.dtype)
-    return dense, up, None
+    if scale is None:
+        return None, None
+    return (scale.factor, None) if len(x) > x.shape[1] else (None, scale.factor)
+
+
+def _scale_rows(weight: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
+    """`weight` (O, ...) times one factor per row, in its dtype."""
+    # Rounded once, after scaling: a magnitude that moves by less than the dtype's step still
+    # changes some of its row's weights.
+    return weight if factor is None else (weight * factor[:, None]).to(weight.dtype)
 
 
 def _scale_columns(y: torch.Tensor, row_scale: torch.Tensor) -> torch.Tensor:

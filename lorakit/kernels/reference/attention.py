@@ -7,6 +7,8 @@ example, S sequences, D head size, E value head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -18,6 +20,7 @@ def packed_attention(
     cu_seqlens: torch.Tensor,
     max_seqlen: int,
     *,
+    lengths: Sequence[int] | None = None,
     scaling: float | None = None,
     causal: bool = True,
     sliding_window: int | None = None,
@@ -30,6 +33,7 @@ def packed_attention(
         query_HTD, key_KTD, value_KTE: all examples one after another.
         cu_seqlens: int32 (S + 1,), start of each example and the end of the last.
         max_seqlen: tokens of the longest example.
+        lengths: of the examples; None: the device is asked for them, and waited for.
         scaling: of the scores; None: 1 / sqrt(D).
         causal: a token sees itself and those before it.
         sliding_window: of those, the last `sliding_window`; None: all.
@@ -39,7 +43,7 @@ def packed_attention(
     Returns:
         (H, T, E).
     """
-    lengths = cu_seqlens.diff().tolist()
+    lengths = cu_seqlens.diff().tolist() if lengths is None else list(lengths)
     window = None if sliding_window is None or sliding_window >= max_seqlen else sliding_window
     outputs = []
     # Split, not sliced: the backward of a slice fills a tensor of the whole with zeros.
