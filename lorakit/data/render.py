@@ -90,9 +90,10 @@ class Renderer:
         """The Jinja source in use: the tokenizer's, the given one, or the plain one."""
         return self.template.source
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the template, the tokenizer's files and what is trained."""
+        """Hex SHA-256 of the template, the tokenizer's files and what is trained. To be asked for
+        before anything is encoded: that changes settings that are a part of it."""
         backend = self.tokenizer.backend_tokenizer.to_str()
         parts = (self.template.fingerprint, backend, self._trained)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -48,7 +48,7 @@ class RowSet:
         self._places = {name: array("q") for name in _PLACES}
         self._content = bytearray()
         self._said: bytes | None = None
-        self._stamps = {str(file): _stamp(file) for file in files_of(source)}
+        self._stamps = stamps_of(source)
         # Rows that come from elsewhere cannot be read again one by one.
         self._in_memory = isinstance(source, Sequence) and not isinstance(source, str)
         self._in_memory |= type(source).__module__.startswith("datasets.")
@@ -175,6 +175,11 @@ def index_path(folder: str | Path, source: Any, settings: Sequence[Any]) -> Path
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(json.dumps([str(file), content]).encode())
     return Path(folder) / "rows" / f"{digest.hexdigest()}.npz"
+
+
+def stamps_of(source: Any) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each file of a source: another stamp, another content."""
+    return {str(file): _stamp(file) for file in files_of(source)}
 
 
 def _content_of(meant: Conversation | PlainText) -> bytes:

@@ -8,7 +8,8 @@
     KEY/rows.bin        int64 (examples,), which of the rows that were read it came from
 
 A store is written beside its final place as its examples come, flushed to disk and renamed, so that
-it is whole or absent. One that is not what its manifest says is built again.
+it is whole or absent. One that is not what its manifest says is built again. What made the examples
+may be known only when the last one is written: the key is given at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from lorakit.data.examples import Example, Fingerprint
-from lorakit.files import STAGING_PREFIX, staged_folder
+from lorakit.files import move_into_place, staging_folder
 
 VERSION = 2
 _FILES = {
@@ -103,24 +103,17 @@ def write_store(
     with store_writer(folder, key) as writer:
         for example, row in zip(examples, rows, strict=True):
             writer.add(example, row)
-        writer.extra = extra
-    return writer.store()
+        return writer.finish(key, extra)
 
 
 class StoreWriter:
-    """Writes the arrays of a store as examples come.
+    """Writes the arrays of a store as examples come; made by `store_writer`."""
 
-    Attributes:
-        extra: JSON values to be kept with them.
-    """
-
-    def __init__(self, place: Path, staging: Path, files: Mapping[str, IO[bytes]]) -> None:
-        self.extra: dict[str, Any] = {}
-        self._place, self._staging, self._files = place, staging, files
+    def __init__(self, folder: Path, staging: Path, files: Mapping[str, IO[bytes]]) -> None:
+        self._folder, self._staging, self._files = folder, staging, files
         self._hashes = {name: hashlib.sha256() for name in _FILES}
         self._fingerprint = Fingerprint()
         self._end = 0
-        self._manifest: dict[str, Any] = {}
         self._write("offsets.bin", 0)
 
     def add(self, example: Example, row: int) -> None:
@@ -133,21 +126,34 @@ class StoreWriter:
         self._write("trained.bin", example.num_trained_tokens)
         self._write("rows.bin", row)
 
-    def finish(self, key: str) -> None:
-        """Write the manifest; nothing can be added after it."""
-        self._manifest = {
+    def finish(self, key: str, extra: dict[str, Any]) -> TokenStore:
+        """Put the store in its place, or take the one that is there already.
+
+        Args:
+            key: hex SHA-256 of what made the examples.
+            extra: JSON values to be kept with them.
+        """
+        for file in self._files.values():
+            file.close()
+        known = open_store(self._folder, key)
+        if known is not None:
+            return known
+        manifest = {
             "version": VERSION,
             "key": key,
             "fingerprint": self._fingerprint.hexdigest(),
-            "extra": self.extra,
+            "extra": extra,
             "sha256": {name: digest.hexdigest() for name, digest in self._hashes.items()},
         }
-        text = json.dumps(self._manifest, indent=1)
+        text = json.dumps(manifest, indent=1)
         (self._staging / "manifest.json").write_text(text, encoding="utf-8")
-
-    def store(self) -> TokenStore:
-        """The store, once it stands in its place."""
-        return TokenStore(self._place, self._manifest)
+        place = self._folder / key
+        if place.exists():  # broken
+            aside = self._staging.with_name(f"{self._staging.name}-broken")
+            place.rename(aside)
+            shutil.rmtree(aside)
+        move_into_place(self._staging, place)
+        return TokenStore(place, manifest)
 
     def _write(self, name: str, values: np.ndarray | int) -> None:
         data = np.ascontiguousarray(values, dtype=_FILES[name]).tobytes()
@@ -156,27 +162,20 @@ class StoreWriter:
 
 
 @contextmanager
-def store_writer(folder: str | Path, key: str) -> Iterator[StoreWriter]:
-    """A writer whose store is in its place when the block succeeds; else nothing is left of it.
+def store_writer(folder: str | Path, origin: str) -> Iterator[StoreWriter]:
+    """A writer whose store is in its place once it is finished; else nothing is left of it.
 
     Args:
         folder: where stores live; made if absent.
-        key: hex SHA-256 of what makes the examples.
+        origin: what the examples come from, as far as it is known; what killed writers of the same
+            left is removed.
     """
-    place = Path(folder) / key
-    broken = place.with_name(f"{STAGING_PREFIX}{key}-{uuid.uuid4().hex}")
-    if place.exists():  # broken, or made by another process in the meantime
-        place.rename(broken)
-        shutil.rmtree(broken)
-    with staged_folder(place) as staging:
-        with ExitStack() as stack:
-            files = {
-                name: stack.enter_context((staging / name).open("wb", buffering=_BUFFER_BYTES))
-                for name in _FILES
-            }
-            writer = StoreWriter(place, staging, files)
-            yield writer
-        writer.finish(key)
+    with staging_folder(Path(folder).resolve() / origin) as staging, ExitStack() as stack:
+        files = {
+            name: stack.enter_context((staging / name).open("wb", buffering=_BUFFER_BYTES))
+            for name in _FILES
+        }
+        yield StoreWriter(staging.parent, staging, files)
 
 
 def _manifest(place: Path) -> dict[str, Any] | None:
