@@ -1,10 +1,11 @@
 """Many conversations at once: what `Renderer.render_noted` makes of each, in less time.
 
-Three things run side by side, a chunk of rows at a time: rows are shaped and rendered by the
-template (one trip to its process for many rows), the tokenizer encodes the texts on all cores, and
-trained tokens are found. Offsets cost a fifth of tokenizing and are left out as long as trained
-tokens can be told without them (`boundaries.py`); a row for which they cannot is encoded again, and
-where that is more than the exception, the next chunks come with offsets.
+Four things run side by side, a chunk of rows at a time: rows are read; they are shaped and rendered
+by the template (one trip to its process for many rows, none where it surely copies what they say);
+the tokenizer encodes the texts on all cores; and trained tokens are found. Offsets cost a fifth of
+tokenizing and are left out as long as trained tokens can be told without them (`boundaries.py`); a
+row for which they cannot is encoded again, and where that is more than the exception, the next
+chunks come with offsets.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.ahead import ahead
 from lorakit.data.conversation import Conversation, PlainText
-from lorakit.data.located import Shaped
+from lorakit.data.located import Located, Shaped
 from lorakit.data.render import Rendered, Renderer
 from lorakit.data.tokens import Encoded, encoded_from
 from lorakit.errors import DataError
@@ -26,6 +27,8 @@ from lorakit.errors import DataError
 # tokenizer makes of them (some 100 bytes a token) stays small.
 CHUNK_ROWS = 512
 CHUNK_CHARACTERS = 1 << 20
+# Chunks that are read before they are needed: while the template's process starts.
+CHUNKS_READ = 16
 # Share of a chunk's rows that may be encoded twice before the next ones are encoded with offsets.
 MAX_TWICE = 0.05
 # Texts of the first chunk on which the tokenizer's backend is held against the tokenizer itself.
@@ -39,7 +42,8 @@ class _Row:
     conversation: Conversation | PlainText
     shaped: Shaped | None = None
     text: str | DataError = ""
-    asked: str | DataError = ""
+    asked: str | DataError | None = None  # None: it follows from how the text is made up
+    located: Located | None = None
     encoded: Encoded | np.ndarray | None = None  # ids alone, or with offsets
 
 
@@ -51,7 +55,8 @@ def render_many(
     Equal in every id, weight, note and error. `conversations` is iterated in another thread.
     """
     tokenizing = BatchEncoder(renderer.tokenizer)
-    templated = ahead(_templated(renderer, chunk) for chunk in _chunks(conversations))
+    chunks = ahead(_chunks(conversations), depth=CHUNKS_READ)
+    templated = ahead(_templated(renderer, chunk) for chunk in chunks)
     encoded = ahead(_encoded(tokenizing, rows) for rows in templated)
     try:
         for rows in encoded:
@@ -65,6 +70,7 @@ def render_many(
     finally:
         encoded.close()
         templated.close()
+        chunks.close()
 
 
 class BatchEncoder:
@@ -131,9 +137,9 @@ def _num_characters(conversation: Conversation | PlainText) -> int:
 
 
 def _templated(renderer: Renderer, chunk: Sequence[Conversation | PlainText]) -> list[_Row]:
-    """Shape the rows and render them and their prompts."""
+    """Shape the rows, and write or render them and their prompts."""
     rows = [_Row(conversation) for conversation in chunk]
-    asked = []
+    asking: list[_Row] = []
     for row in rows:
         if isinstance(row.conversation, PlainText):
             row.text = row.conversation.text
@@ -143,16 +149,26 @@ def _templated(renderer: Renderer, chunk: Sequence[Conversation | PlainText]) ->
         except DataError as error:
             row.text = error
             continue
-        asked.append(row.shaped.whole())
+        written = renderer.locator.written(row.shaped)
+        if written is None:
+            asking.append(row)
+        else:
+            row.text, row.located = written
+    _ask(renderer, asking)
+    return rows
+
+
+def _ask(renderer: Renderer, rows: Sequence[_Row]) -> None:
+    """Have the template render rows and their prompts, in one trip."""
+    asked = []
+    for row in rows:
+        assert row.shaped is not None
         prompt = row.shaped.prompt()
-        if prompt is not None:
-            asked.append(prompt)
+        asked += [row.shaped.whole()] if prompt is None else [row.shaped.whole(), prompt]
     texts = iter(renderer.template.render_many(asked))
     for row in rows:
-        if row.shaped is not None:
-            row.text = next(texts)
-            row.asked = next(texts) if row.shaped.prompt() is not None else ""
-    return rows
+        row.text = next(texts)
+        row.asked = "" if row.shaped is None or row.shaped.prompt() is None else next(texts)
 
 
 def _encoded(tokenizing: BatchEncoder, rows: list[_Row]) -> list[_Row]:
@@ -173,6 +189,6 @@ def _finished(renderer: Renderer, row: _Row) -> tuple[Rendered | DataError, bool
             inner = row.encoded.ids if isinstance(row.encoded, Encoded) else row.encoded
             return renderer.plain(row.conversation, inner), False
         assert row.shaped is not None
-        return renderer.from_text(row.shaped, row.text, row.encoded, row.asked)
+        return renderer.from_text(row.shaped, row.text, row.encoded, row.asked, row.located)
     except DataError as error:
         return error, False
