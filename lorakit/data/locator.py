@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.data.alignment import Alignment, align, fill
 from lorakit.data.boundaries import BoundaryFinder
 from lorakit.data.located import Located, Shape, Shaped, fault_of, strings_in
+from lorakit.data.lossless import dropped_notes
 from lorakit.data.masking import Masked, Masker
 from lorakit.data.skeleton import Skeleton, build_skeleton
 from lorakit.data.template import ChatTemplate
@@ -83,10 +84,10 @@ class Locator:
             messages are more than a role and a text, or something is wrong with them.
         """
         conversation, messages = shaped.conversation, shaped.messages
-        if not self._copies or conversation.tools or any(len(message) != 2 for message in messages):
+        says: list[Any] = [m.get("content") for m in messages if len(m) == 2]  # and a role
+        if not self._copies or conversation.tools or len(says) < len(messages):
             return None
-        says: list[Any] = [message.get("content") for message in messages]
-        if any(type(text) is not str for text in says):
+        if not all(type(text) is str for text in says):
             return None
         said = "\0".join(says)
         if len(said) > MAX_COPIED or self._masker.nonce in said or self._control.search(said):
@@ -118,7 +119,9 @@ class Locator:
             )
         skeleton = build_skeleton(self._template, masker, masked, shaped.turns, self._control)
         boundaries = self._boundaries.boundaries(skeleton, masker)
-        shape = Shape(skeleton, boundaries, self._stops_of(skeleton), fault_of(skeleton, masked))
+        keeps_all = not dropped_notes(skeleton, masked, shaped.conversation, skeleton.text)
+        stops = self._stops_of(skeleton)
+        shape = Shape(skeleton, boundaries, keeps_all, stops, fault_of(skeleton, masked))
         with self._lock:
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.pop(next(iter(self._shapes)))

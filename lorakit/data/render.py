@@ -197,7 +197,9 @@ class Renderer:
             check: the findings on the prompt.
         """
         skeleton, conversation = located.shape.skeleton, shaped.conversation
-        notes = shaped.notes + dropped_notes(skeleton, located.masked, conversation, text)
+        notes = list(shaped.notes)
+        if not located.shape.keeps_all or conversation.tools:
+            notes += dropped_notes(skeleton, located.masked, conversation, text)
         weights = np.zeros(len(ids), dtype=np.float32)
         for turn, places in zip(skeleton.turns, inside, strict=True):
             for place in places:

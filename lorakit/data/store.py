@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -113,18 +114,16 @@ class StoreWriter:
         self._folder, self._staging, self._files = folder, staging, files
         self._hashes = {name: hashlib.sha256() for name in _FILES}
         self._fingerprint = Fingerprint()
-        self._end = 0
-        self._write("offsets.bin", 0)
+        self._offsets, self._trained, self._rows = array("q", [0]), array("q"), array("q")
 
     def add(self, example: Example, row: int) -> None:
         """Write the next example, which came from row `row` of those read."""
-        self._end += example.num_tokens
         self._fingerprint.add(example)
         self._write("ids.bin", example.input_ids)
         self._write("weights.bin", example.loss_weights)
-        self._write("offsets.bin", self._end)
-        self._write("trained.bin", example.num_trained_tokens)
-        self._write("rows.bin", row)
+        self._offsets.append(self._offsets[-1] + example.num_tokens)
+        self._trained.append(example.num_trained_tokens)
+        self._rows.append(row)
 
     def finish(self, key: str, extra: dict[str, Any]) -> TokenStore:
         """Put the store in its place, or take the one that is there already.
@@ -133,6 +132,9 @@ class StoreWriter:
             key: hex SHA-256 of what made the examples.
             extra: JSON values to be kept with them.
         """
+        self._write("offsets.bin", np.array(self._offsets))
+        self._write("trained.bin", np.array(self._trained))
+        self._write("rows.bin", np.array(self._rows))
         for file in self._files.values():
             file.close()
         known = open_store(self._folder, key)
@@ -155,7 +157,7 @@ class StoreWriter:
         move_into_place(self._staging, place)
         return TokenStore(place, manifest)
 
-    def _write(self, name: str, values: np.ndarray | int) -> None:
+    def _write(self, name: str, values: np.ndarray) -> None:
         data = np.ascontiguousarray(values, dtype=_FILES[name]).tobytes()
         self._hashes[name].update(data)
         self._files[name].write(data)
