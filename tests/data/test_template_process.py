@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
+from lorakit.data import template_process as template_process_module
 from lorakit.data.conversation import Conversation
 from lorakit.data.render import Renderer
 from lorakit.data.template_process import BATCH_BYTES, Rendering, TemplateProcess, template_process
@@ -104,3 +110,19 @@ def test_many_renderings_are_those_of_each_by_itself(process) -> None:
             assert text == process.render(rendering)[0]
         except DataError as error:
             assert isinstance(text, DataError) and str(text) == str(error)
+
+
+@pytest.mark.parametrize("hidden", [None, "transformers.utils.logging"])
+def test_the_child_renders_with_transformers_own_code(hidden: str | None) -> None:
+    """In a process of its own: in this one the packages around that code have started."""
+    program = (
+        "import inspect, sys; sys.path.append(sys.argv[1]); import template_child\n"
+        "if sys.argv[2:]: sys.modules[sys.argv[2]] = None  # as if it were not where it was\n"
+        "render = template_child.transformers_renderer()\n"
+        "print(inspect.getsourcefile(render), 'transformers.utils.hub' in sys.modules)"
+    )
+    folder = Path(template_process_module.__file__).parent
+    command = [sys.executable, "-P", "-c", program, str(folder), *([hidden] if hidden else [])]
+    file, is_started = subprocess.check_output(command, text=True).split()
+    assert file == inspect.getsourcefile(render_jinja_template)
+    assert is_started == str(hidden is not None)
