@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -206,7 +206,7 @@ class Renderer:
                 weights[place] = conversation.weights[turn.message]
             notes += [(note, "") for note in turn.notes]
             message = conversation.messages[turn.message]
-            notes += doubled_notes(message, text, located.spans(turn))
+            notes += doubled_notes(message, text, partial(located.spans, turn))
         if located.spelled:
             notes.append(("special-token-in-text", repr(text[slice(*located.spelled[0])])))
         notes += check

@@ -158,7 +158,7 @@ class StoreWriter:
         return TokenStore(place, manifest)
 
     def _write(self, name: str, values: np.ndarray) -> None:
-        data = np.ascontiguousarray(values, dtype=_FILES[name]).tobytes()
+        data = np.ascontiguousarray(values, dtype=_FILES[name]).data
         self._hashes[name].update(data)
         self._files[name].write(data)
 
