@@ -251,6 +251,13 @@ class _SetReader:
         return converter_for(first, format=self._format, columns=self._columns, system=self._system)
 
 
+def identities(meanings: Iterable[Meaning]) -> Iterator[bytes]:
+    """What the meanings are and where they stand (findings name places), as bytes to be hashed."""
+    for _, grouped in itertools.groupby(meanings, key=lambda meaning: id(meaning._rows)):
+        run = list(grouped)
+        yield run[0]._rows.identity(np.array([meaning._index for meaning in run]))
+
+
 def source_specs(sources: Any) -> list[SourceSpec]:
     """The sets to read, from a source, a SourceSpec, or a list of either."""
     if isinstance(sources, SourceSpec):

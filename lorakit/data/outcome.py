@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
+import numpy as np
+
 from lorakit.data.contract import Findings, too_long_meaning
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example
@@ -28,6 +30,9 @@ class Rows(Protocol):
 
     def conversations(self) -> Iterator[Conversation | PlainText]:
         """What they mean, in order; each is in `meanings` before it comes."""
+
+
+_HASH = np.dtype("V32")  # SHA-256
 
 
 @dataclass
@@ -58,7 +63,6 @@ def render_all(
     outcome = Outcome([], [], Findings(), Counter())
     meanings = rows.meanings
     total = len(meanings) or None  # rows that are still to be read are not counted
-    seen: set[bytes] = set()
     with collection_paused():
         rendering = render_many(renderer, rows.conversations())
         for i, rendered in enumerate(track(rendering, "tokenizing", total)):
@@ -76,18 +80,26 @@ def render_all(
             else:
                 for finding_id, detail in rendered.notes:
                     outcome.findings.add(finding_id, where, detail)
-                if meaning.content_hash in seen:
-                    outcome.findings.add("duplicate-rows", where)
-                seen.add(meaning.content_hash)
                 take(example, i)
                 outcome.kept.append(i)
                 outcome.stops.update(rendered.stop_ids)
     _check_share(outcome, len(meanings), rules)
+    for i in _repeating(meanings, outcome.kept):
+        outcome.findings.add("duplicate-rows", meanings[i].location)
     if rules.max_length is not None:
         outcome.findings.explain("rows-too-long", too_long_meaning(rules.max_length, rules.context))
     if renderer.template.uses_date:
         outcome.findings.add("template-uses-date", "", f"made on {date.today().isoformat()}")
     return outcome
+
+
+def _repeating(meanings: Sequence[Meaning], kept: Sequence[int]) -> list[int]:
+    """Those of the kept rows that say the same as an earlier one."""
+    hashes = np.frombuffer(b"".join(meanings[i].content_hash for i in kept), dtype=_HASH)
+    _, first = np.unique(hashes, return_index=True)
+    again = np.ones(len(hashes), dtype=bool)
+    again[first] = False
+    return [kept[i] for i in np.flatnonzero(again).tolist()]
 
 
 def _check_share(outcome: Outcome, read: int, rules: DataRules) -> None:

@@ -16,7 +16,7 @@ from lorakit.data.code_version import code_version
 from lorakit.data.contract import Finding
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
-from lorakit.data.meanings import DataRules, Meaning, Reading
+from lorakit.data.meanings import DataRules, Meaning, Reading, identities
 from lorakit.data.outcome import Rows, render_all
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row
@@ -221,6 +221,6 @@ def store_key(meanings: Sequence[Meaning], made_by: str, rules: DataRules) -> st
     digest = hashlib.sha256(f"{made_by}\0{code_version()}".encode())
     limits = [rules.max_length, rules.too_long, rules.max_dropped, rules.context]
     digest.update(json.dumps(limits).encode())
-    for meaning in meanings:  # where it stands, too: kept findings name places
-        digest.update(meaning.content_hash + meaning.location.encode() + b"\0")
+    for part in identities(meanings):
+        digest.update(part)
     return digest.hexdigest()

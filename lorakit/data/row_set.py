@@ -130,6 +130,20 @@ class RowSet:
             self._names.append(text)
         return self._names.index(text)
 
+    def identity(self, indices: np.ndarray) -> bytes:
+        """What the rows mean and where they stand.
+
+        Args:
+            indices: int64 (rows,).
+        """
+        columns: list[np.ndarray] = [
+            np.frombuffer(self._places["prefix"], np.int64),
+            np.frombuffer(self._places["number"], np.int64),
+            np.frombuffer(self._content, np.uint8).reshape(-1, HASH_BYTES),
+        ]
+        head = json.dumps([len(indices), self._names]).encode()
+        return head + b"".join(column[indices].tobytes() for column in columns)
+
     def index(self) -> bytes:
         """Places and hashes of all rows, as `from_index` reads them."""
         buffer = BytesIO()
