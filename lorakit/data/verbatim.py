@@ -29,7 +29,9 @@ def copies_text(source: str) -> bool:
     environment = Environment(extensions=["jinja2.ext.loopcontrols", _Generation])
     try:
         _Proof().check(environment.parse(source))
-    except (LooksError, TemplateSyntaxError, RecursionError):
+    except (LooksError, TemplateSyntaxError):
+        return False
+    except (RecursionError, ValueError):  # nested too deeply; a number of too many digits
         return False
     return True
 

@@ -118,6 +118,8 @@ LOOKING = {
     "asks by another name": "{% set all = messages %}{{ all[0].content == 'a' }}",
     "asks by another loop": "{% for m in messages[1:] %}{{ m.content | length }}{% endfor %}",
     "is broken": "{% if %}",
+    "is too deep": "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
+    "has too long a number": "{{ 1" + "0" * 9999 + " }}",
 }
 
 
