@@ -203,10 +203,11 @@ class _SetReader:
         self._columns = dict(rules.columns if spec.columns is None else spec.columns)
         self._system = rules.system if spec.system is None else spec.system
         self._trains_all = rules.trained == "all"
-        self._stamps = stamps_of(spec.source)
         settings = [self._format, self._columns, self._system, self._trains_all]
         if cache_dir is not None:
-            self.index_place = index_path(cache_dir, spec.source, settings)
+            with contextlib.suppress(OSError):  # a file that cannot be read is told when it is read
+                self._stamps = stamps_of(spec.source)
+                self.index_place = index_path(cache_dir, spec.source, settings)
 
     def known(self) -> RowSet | None:
         """The rows, if an index of them is kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
@@ -63,8 +64,8 @@ def render_all(
     outcome = Outcome([], [], Findings(), Counter())
     meanings = rows.meanings
     total = len(meanings) or None  # rows that are still to be read are not counted
-    with collection_paused():
-        rendering = render_many(renderer, rows.conversations())
+    rendering = render_many(renderer, rows.conversations())
+    with collection_paused(), closing(rendering):  # whatever happens, its threads end
         for i, rendered in enumerate(track(rendering, "tokenizing", total)):
             meaning = meanings[i]
             where = meaning.location

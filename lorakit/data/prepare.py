@@ -90,8 +90,10 @@ def read_and_prepare(
         return meanings, prepare_meanings(meanings, tokenizer, rules, cache_dir=cache_dir)
     renderer = Renderer(tokenizer, trained=rules.trained, chat_template=rules.chat_template)
     if cache_dir is not None:
+        made_by = _makers(renderer.fingerprint, rules)
+        origin = hashlib.sha256(f"{reading.origin}{made_by}".encode()).hexdigest()
         try:
-            return reading.meanings, _stored(reading, renderer, rules, cache_dir, reading.origin)
+            return reading.meanings, _stored(reading, renderer, rules, cache_dir, origin)
         except OSError as error:  # a run must not fail for want of a cache
             reading = Reading(sources, rules)
             prepared = _in_memory(reading, renderer, rules)
@@ -218,9 +220,13 @@ def store_key(meanings: Sequence[Meaning], made_by: str, rules: DataRules) -> st
     Args:
         made_by: the renderer's fingerprint.
     """
-    digest = hashlib.sha256(f"{made_by}\0{code_version()}".encode())
-    limits = [rules.max_length, rules.too_long, rules.max_dropped, rules.context]
-    digest.update(json.dumps(limits).encode())
+    digest = hashlib.sha256(_makers(made_by, rules).encode())
     for part in identities(meanings):
         digest.update(part)
     return digest.hexdigest()
+
+
+def _makers(made_by: str, rules: DataRules) -> str:
+    """What makes the tokens of rows, other than these."""
+    limits = [rules.max_length, rules.too_long, rules.max_dropped, rules.context]
+    return json.dumps([made_by, code_version(), limits])

@@ -63,7 +63,7 @@ class _Row:
 
 def render_many(
     renderer: Renderer, conversations: Iterable[Conversation | PlainText]
-) -> Iterator[Rendered | DataError]:
+) -> Generator[Rendered | DataError, None, None]:
     """Yield what `render_noted` returns or raises for each conversation, in order.
 
     Equal in every id, weight, note and error. `conversations` is iterated in another thread.

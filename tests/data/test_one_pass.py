@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lorakit.data import render_many, row_set, sources
-from lorakit.data.meanings import DataRules, Reading, SourceSpec, read_meanings
+from lorakit.data.meanings import DataRules, SourceSpec, read_meanings
 from lorakit.data.prepare import Prepared, prepare_examples, prepare_meanings, read_and_prepare
 from lorakit.data.render import Renderer
 from lorakit.data.store import StoreWriter, TokenStore
@@ -104,15 +105,29 @@ def test_faulty_rows_among_many_are_all_told_and_nothing_is_left(tmp_path: Path)
     assert not cache.exists() or list(cache.iterdir()) == []
 
 
-def test_what_a_crash_left_is_cleared_by_the_next_start(tmp_path: Path) -> None:
+def test_what_a_crash_left_is_cleared_by_the_next_start(tmp_path: Path, monkeypatch) -> None:
     path, cache = _questions(tmp_path / "a.jsonl", 5), tmp_path / "c"
-    origin = Reading(path, DataRules(), cache).origin
-    left = cache / f"{STAGING_PREFIX}{origin}-0123"
-    left.mkdir(parents=True)
+    staged: list[Path] = []
+
+    def stopped(self: StoreWriter, *_: object) -> None:
+        staged.append(self._staging)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "add", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=cache)
+    assert staged and not staged[0].exists()
+    shutil.rmtree(cache / "rows")
+    left = cache / f"{staged[0].name.rpartition('-')[0]}-0123"  # had there been no time to clear up
+    left.mkdir()
     (left / "ids.bin").write_bytes(b"half")
+    other = cache / f"{STAGING_PREFIX}other-0123"
+    other.mkdir()
     prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=cache)
     assert not left.exists()
-    assert not [place for place in cache.iterdir() if place.name.startswith(STAGING_PREFIX)]
+    staging = [place for place in cache.iterdir() if place.name.startswith(STAGING_PREFIX)]
+    assert staging == [other]  # of another job, which may be at work
 
 
 def test_a_full_disk_leaves_the_tokens_in_memory(tmp_path: Path, monkeypatch) -> None:
@@ -125,6 +140,7 @@ def test_a_full_disk_leaves_the_tokens_in_memory(tmp_path: Path, monkeypatch) ->
     prepared = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=cache)
     assert prepared.kept == 5 and _stored_in_memory(prepared)
     assert len(list(prepared.rows)) == 5
+    assert not [one for one in threading.enumerate() if one.name.startswith("lorakit-")]
     assert not [place for place in cache.iterdir() if place.name != "rows"]
 
 
@@ -140,3 +156,17 @@ def test_no_index_names_a_file_that_changed_while_it_was_read(tmp_path: Path, mo
     prepared = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=cache)
     assert prepared.kept == 6
     assert not (cache / "rows").exists()
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None:
+    path = _questions(tmp_path / "a.jsonl", 5)
+    opened = Path.open
+
+    def refused(self: Path, *given: object, **named: object) -> object:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot be read: Permission denied"):
+        prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=tmp_path / "c")
