@@ -25,14 +25,22 @@ PEERS = ("peft", "trl", "bitsandbytes", "accelerate")
 MIB = 2**20
 
 
-def in_a_process(script: str, task: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
+def in_a_process(
+    script: str,
+    task: dict[str, Any],
+    threads: int | None = None,
+    *,
+    all_cores_tokenize: bool = False,
+) -> dict[str, Any]:
     """Run `script --one TASK` in a new interpreter; its last line of output is the result.
 
     Args:
         script: path of a script whose `main` passes TASK (JSON) to `answer`.
         threads: of the CPU, for every library alike; None: each library's own choice.
+        all_cores_tokenize: let tokenizers use threads of its own.
     """
-    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+    parallel = "true" if all_cores_tokenize else "false"
+    environment = dict(os.environ, TOKENIZERS_PARALLELISM=parallel, HF_HUB_OFFLINE="1")
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     command = [sys.executable, script, "--one", json.dumps(task)]

@@ -95,17 +95,33 @@ def staged_folder(final: Path) -> Iterator[Path]:
         OSError: `final` exists and is not an empty folder, or the disk refuses.
     """
     final = final.resolve()  # a link stays, and its folder is replaced
-    final.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(final)
-    staging = final.with_name(f"{STAGING_PREFIX}{final.name}-{uuid.uuid4().hex}")
+    with staging_folder(final) as staging:
+        yield staging
+        move_into_place(staging, final)
+
+
+@contextmanager
+def staging_folder(beside: Path) -> Iterator[Path]:
+    """An empty folder beside `beside`, which need not exist. It is removed when the block ends,
+    unless it was moved; what killed writers of the same name left is removed first."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(beside)
+    staging = beside.with_name(f"{STAGING_PREFIX}{beside.name}-{uuid.uuid4().hex}")
     staging.mkdir()
     try:
         yield staging
-        for path in sorted(staging.rglob("*")):
-            fsync_path(path)
-        fsync_path(staging)
-        os.rename(staging, final)
-    except BaseException:
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
+
+
+def move_into_place(staging: Path, final: Path) -> None:
+    """Force a folder to the disk and rename it to `final` in the same parent folder.
+
+    Raises:
+        OSError: `final` exists and is not an empty folder, or the disk refuses.
+    """
+    for path in sorted(staging.rglob("*")):
+        fsync_path(path)
+    fsync_path(staging)
+    os.rename(staging, final)
     fsync_path(final.parent)

@@ -64,6 +64,29 @@ def align(
     return Alignment(tuple(masked_starts), tuple(real_starts), tuple(texts))
 
 
+def fill(segments: Sequence[str | int], pieces: Sequence[Piece]) -> tuple[str, Alignment]:
+    """The masked text with every piece as it stands in the place of its marker, and its alignment.
+
+    Args:
+        segments: literal texts at even places, numbers of pieces at odd ones.
+    """
+    masked_starts, real_starts, parts, texts = [0], [0], [], []
+    masked_at = real_at = 0
+    for segment in segments:
+        if isinstance(segment, str):
+            part, width = segment, len(segment)
+        else:
+            part, width = pieces[segment].text, len(pieces[segment].marker)
+            texts.append((real_at, real_at + len(part)))
+        parts.append(part)
+        masked_at += width
+        real_at += len(part)
+        masked_starts.append(masked_at)
+        real_starts.append(real_at)
+    alignment = Alignment(tuple(masked_starts), tuple(real_starts), tuple(texts))
+    return "".join(parts), alignment
+
+
 def _variants(text: str) -> Iterator[str]:
     yield text
     yield json.dumps(text, ensure_ascii=False)[1:-1]

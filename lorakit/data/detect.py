@@ -45,7 +45,8 @@ class Converter:
     def __call__(self, row: Row) -> Conversation | PlainText:
         """What the row means; a DataError names the row if it means nothing."""
         values = mapped(row, self.columns)
-        other = next((m.NAME for m in self._rivals if m.matches(set(values), values)), None)
+        names = set(values)
+        other = next((m.NAME for m in self._rivals if m.matches(names, values)), None)
         if other is not None:
             raise DataError(
                 f"{row.location}: this row fits the format {other!r}, but the set opens with rows "
@@ -103,6 +104,8 @@ def _rivals(chosen: ModuleType) -> tuple[ModuleType, ...]:
 
 def mapped(row: Row, columns: Mapping[str, str]) -> Mapping[str, Any]:
     """The row's values under the names that formats expect."""
+    if not columns:
+        return MappedRow(row.values, columns)
     missing = sorted(set(columns.values()) - set(row.values))
     if missing:
         absent = ", ".join(f"no column {name!r}{_nearest(name, row.values)}" for name in missing)

@@ -129,8 +129,8 @@ class Fingerprint:
     def add(self, example: Example) -> None:
         """Take the next example."""
         self._digest.update(example.num_tokens.to_bytes(8, "little"))
-        self._digest.update(np.ascontiguousarray(example.input_ids, dtype="<i4").tobytes())
-        self._digest.update(np.ascontiguousarray(example.loss_weights, dtype="<f4").tobytes())
+        self._digest.update(np.ascontiguousarray(example.input_ids, dtype="<i4").data)
+        self._digest.update(np.ascontiguousarray(example.loss_weights, dtype="<f4").data)
 
     def hexdigest(self) -> str:
         """Of the examples so far."""

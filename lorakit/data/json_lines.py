@@ -91,7 +91,7 @@ def parse(text: str, where: str) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise DataError(f"{where}: JSON nested more than {MAX_DEPTH} levels deep. Flatten the row.")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         column = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise DataError(
@@ -142,6 +142,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({key for key in keys if keys.count(key) > 1})
         raise ValueError(f"the key {twice[0]!r} occurs twice in one object; keep one of them.")
     return row
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def _check_surrogates(value: Any, where: str) -> None:

@@ -52,12 +52,14 @@ class Shape:
     Attributes:
         skeleton: their masked rendering.
         boundaries: of its spans among token ids, if they can be told.
+        keeps_all: nothing that messages say is left out or trimmed; tools apart.
         stop_ids: tokens that end trained turns.
         fault: why they cannot be trained.
     """
 
     skeleton: Skeleton
     boundaries: Boundaries | None
+    keeps_all: bool
     stop_ids: tuple[int, ...]
     fault: DataError | None
 

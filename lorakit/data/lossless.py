@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lorakit.data.conversation import Conversation
@@ -33,12 +33,16 @@ def dropped_notes(
 
 
 def doubled_notes(
-    message: dict[str, Any], text: str, spans: Sequence[tuple[int, int]]
+    message: dict[str, Any], text: str, spans: Callable[[], Sequence[tuple[int, int]]]
 ) -> list[Note]:
-    """A finding if the turn's own think tags stand beside some that the template added."""
+    """A finding if the turn's own think tags stand beside some that the template added.
+
+    Args:
+        spans: tells the turn's trained characters in the text.
+    """
     content = message.get("content")
     own = content.count("</think>") if isinstance(content, str) else 0
-    if own and sum(text[start:end].count("</think>") for start, end in spans) > own:
+    if own and sum(text[start:end].count("</think>") for start, end in spans()) > own:
         return [("thinking-doubled", "")]
     return []
 

@@ -91,17 +91,23 @@ class Masker:
         return masked
 
     def _mask_text(self, text: str, owner: int, kind: Kind, pieces: list[Piece]) -> str:
-        has_tags = self._opens_tag is not None and self._opens_tag in text
-        parts = self.tags.split(text) if has_tags else [text]
+        if self._opens_tag is None or self._opens_tag not in text:
+            return self._mask_part(text, owner, kind, pieces)
+        parts = self.tags.split(text)
         for i in range(0, len(parts), 2):
-            core = parts[i].strip()
-            if core:
-                marker = f"{self.nonce}{len(pieces)}z"
-                pieces.append(Piece(marker, core, owner, kind))
-                head = parts[i][: len(parts[i]) - len(parts[i].lstrip())]
-                tail = parts[i][len(parts[i].rstrip()) :]
-                parts[i] = head + marker + tail
+            parts[i] = self._mask_part(parts[i], owner, kind, pieces)
         return "".join(parts)
+
+    def _mask_part(self, part: str, owner: int, kind: Kind, pieces: list[Piece]) -> str:
+        core = part.strip()
+        if not core:
+            return part
+        marker = f"{self.nonce}{len(pieces)}z"
+        pieces.append(Piece(marker, core, owner, kind))
+        if len(core) == len(part):
+            return marker
+        head = part[: len(part) - len(part.lstrip())]
+        return head + marker + part[len(head) + len(core) :]
 
 
 def _map_content(content: Any, change: Callable[[str], str]) -> Any:

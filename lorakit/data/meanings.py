@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
-from collections.abc import Mapping
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from lorakit.data.conversation import Conversation, PlainText
-from lorakit.data.detect import converter_for
+from lorakit.data.detect import Converter, converter_for
 from lorakit.data.garbage import collection_paused
 from lorakit.data.render import Trained
 from lorakit.data.row_faults import RowFaults
-from lorakit.data.row_set import RowSet, index_path
+from lorakit.data.row_set import RowSet, index_path, stamps_of
 from lorakit.data.sources import Row, read_rows
 from lorakit.data.template_process import template_process
 from lorakit.errors import DataError
@@ -118,12 +120,143 @@ def read_meanings(
         cache_dir: where an index of rows in files is kept, so that the next start need not read
             them all; None: nowhere.
     """
-    meanings: list[Meaning] = []
-    with collection_paused():
-        for spec in source_specs(sources):
-            rows = _row_set(spec, rules, cache_dir)
-            meanings += [Meaning(rows, i, spec.weight) for i in range(len(rows))]
-    return meanings
+    return Reading(sources, rules, cache_dir).read_all()
+
+
+class Reading:
+    """The rows of all sources, read as they are asked for.
+
+    Args:
+        sources, rules, cache_dir: see `read_meanings`.
+
+    Attributes:
+        meanings: of the rows read so far.
+    """
+
+    def __init__(self, sources: Any, rules: DataRules, cache_dir: str | Path | None = None) -> None:
+        self.meanings: list[Meaning] = []
+        self._sets = [_SetReader(spec, rules, cache_dir) for spec in source_specs(sources)]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether all rows stand in lines of files, and not all of these were read before."""
+        places = [one.index_place for one in self._sets]
+        return None not in places and not all(place and place.is_file() for place in places)
+
+    @property
+    def origin(self) -> str:
+        """Hex SHA-256 over what the files hold and what converts it; for rows in files only."""
+        names = [one.index_place.name for one in self._sets if one.index_place is not None]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+    def read_all(self) -> list[Meaning]:
+        """The meanings of all rows; those of sets that were read before need not be read again."""
+        with collection_paused():
+            for one in self._sets:
+                known = one.known()
+                if known is not None:
+                    self._note(known, range(len(known)), one.weight)
+                else:
+                    for _ in track(self._read(one), "reading rows"):
+                        pass
+        return self.meanings
+
+    def conversations(self) -> Iterator[Conversation | PlainText]:
+        """What the rows mean, in order; each is in `meanings` before it comes.
+
+        Raises:
+            DataError: at the end of a set, all faulty rows of it; after the first of them no more
+                rows come.
+        """
+        for one in self._sets:
+            yield from self._read(one)
+
+    def _read(self, one: _SetReader) -> Iterator[Conversation | PlainText]:
+        for i, conversation in enumerate(one.read()):
+            self._note(one.rows, (i,), one.weight)
+            yield conversation
+
+    def _note(self, rows: RowSet, indices: Iterable[int], weight: float) -> None:
+        self.meanings += [Meaning(rows, i, weight) for i in indices]
+
+
+class _SetReader:
+    """Reads one set.
+
+    Attributes:
+        weight: how often each row is seen per epoch.
+        index_place: where its index is kept; None for rows that need reading every time.
+        rows: those read so far; there when the first was asked for.
+    """
+
+    rows: RowSet
+    index_place: Path | None = None
+
+    def __init__(self, spec: SourceSpec, rules: DataRules, cache_dir: str | Path | None) -> None:
+        if not np.isfinite(spec.weight) or spec.weight <= 0:
+            raise DataError(
+                f"{spec.source}: weight {spec.weight} must be over 0. Leave the set out instead."
+            )
+        self.weight = spec.weight
+        self._spec = spec
+        self._format = spec.format or rules.format
+        self._columns = dict(rules.columns if spec.columns is None else spec.columns)
+        self._system = rules.system if spec.system is None else spec.system
+        self._trains_all = rules.trained == "all"
+        settings = [self._format, self._columns, self._system, self._trains_all]
+        if cache_dir is not None:
+            with contextlib.suppress(OSError):  # a file that cannot be read is told when it is read
+                self._stamps = stamps_of(spec.source)
+                self.index_place = index_path(cache_dir, spec.source, settings)
+
+    def known(self) -> RowSet | None:
+        """The rows, if an index of them is kept."""
+        if self.index_place is None or not self.index_place.is_file():
+            return None
+        first, rows = self._opened()
+        rows.close()
+        return RowSet.from_index(
+            self._spec.source, self._converter(first), self.index_place.read_bytes()
+        )
+
+    def read(self) -> Iterator[Conversation | PlainText]:
+        """Read the rows, and keep an index of them."""
+        first, rows = self._opened()
+        convert = self._converter(first)
+        template_process().start()  # comes up while the rows are read
+        self.rows, faults = RowSet(self._spec.source, convert), RowFaults()
+        for row in itertools.chain([first], rows):
+            try:
+                meaning = convert(row)
+                if self._trains_all:
+                    _check_all_trained(row, meaning)
+            except DataError as error:
+                faults.add(row.location, error)
+                continue
+            self.rows.add(row, meaning)
+            if not faults.found:
+                yield meaning
+        faults.refuse(len(self.rows))
+        # A file that was changed meanwhile has other rows than the index is named by.
+        if self.index_place is not None and stamps_of(self._spec.source) == self._stamps:
+            with contextlib.suppress(OSError):  # a run must not fail for want of a cache
+                self.index_place.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.index_place, self.rows.index())
+
+    def _opened(self) -> tuple[Row, Generator[Row, None, None]]:
+        """The first row, and the others."""
+        rows = read_rows(self._spec.source, split=self._spec.split, name=self._spec.name)
+        return next(rows), rows  # a set without rows raises
+
+    def _converter(self, first: Row) -> Converter:
+        return converter_for(first, format=self._format, columns=self._columns, system=self._system)
+
+
+def identities(meanings: Iterable[Meaning]) -> Iterator[bytes]:
+    """What the meanings are and where they stand (findings name places), as bytes to be hashed."""
+    for _, grouped in itertools.groupby(meanings, key=lambda meaning: id(meaning._rows)):
+        run = list(grouped)
+        yield run[0]._rows.identity(np.array([meaning._index for meaning in run]))
 
 
 def source_specs(sources: Any) -> list[SourceSpec]:
@@ -139,43 +272,6 @@ def _is_list_of_sources(sources: Any) -> bool:
     if not isinstance(sources, list | tuple):
         return False
     return not sources or not isinstance(sources[0], Mapping)
-
-
-def _row_set(spec: SourceSpec, rules: DataRules, cache_dir: str | Path | None) -> RowSet:
-    if not np.isfinite(spec.weight) or spec.weight <= 0:
-        raise DataError(
-            f"{spec.source}: weight {spec.weight} must be over 0. Leave the set out instead."
-        )
-    format = spec.format or rules.format
-    columns = dict(rules.columns if spec.columns is None else spec.columns)
-    system = rules.system if spec.system is None else spec.system
-    rows = read_rows(spec.source, split=spec.split, name=spec.name)
-    first = next(rows)  # a set without rows raises
-    converter = converter_for(first, format=format, columns=columns, system=system)
-    path = None
-    if cache_dir is not None:
-        settings = [format, columns, system, rules.trained == "all"]
-        path = index_path(cache_dir, spec.source, settings)
-    known = None
-    if path is not None and path.is_file():
-        known = RowSet.from_index(spec.source, converter, path.read_bytes())
-    if known is not None:
-        rows.close()
-        return known
-    template_process().start()  # comes up while the rows are read
-    row_set, faults = RowSet(spec.source, converter), RowFaults()
-    for row in track(itertools.chain([first], rows), "reading rows"):
-        with faults.of(row.location):
-            meaning = converter(row)
-            if rules.trained == "all":
-                _check_all_trained(row, meaning)
-            row_set.add(row, meaning)
-    faults.refuse(len(row_set))
-    if path is not None:
-        with contextlib.suppress(OSError):  # a run must not fail for want of a cache
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, row_set.index())
-    return row_set
 
 
 def _check_all_trained(row: Row, meaning: Conversation | PlainText) -> None:

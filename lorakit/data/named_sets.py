@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.length_limit import length_limit
 from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
-from lorakit.data.prepare import Prepared, prepare_meanings
+from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart, split_rows
 from lorakit.errors import DataError
 from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
@@ -89,7 +89,7 @@ def prepare_named_sets(
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
-    train, held = _train_and_held(recipe, rules, where)
+    train, training, held = _train_and_held(recipe, tokenizer, rules, where)
 
     def measured(
         meanings: Sequence[Meaning], name: str, apart_from: Sequence[Meaning] = ()
@@ -97,8 +97,6 @@ def prepare_named_sets(
         with _named(name):
             return _held_out(meanings, train, apart_from, tokenizer, rules, data.group, where)
 
-    with _named("train"):
-        training = prepare_meanings(train, tokenizer, rules, cache_dir=where)
     validation = None if held is None else measured(held, "validation")
     named = {
         "in_domain": recipe.evaluate.in_domain,
@@ -127,16 +125,25 @@ def _deciding(validation: Prepared) -> Prepared:
 
 
 def _train_and_held(
-    recipe: Recipe, rules: DataRules, cache_dir: Path
-) -> tuple[list[Meaning], list[Meaning] | None]:
-    """The training rows, and the validation rows if there are any."""
-    data = recipe.data
-    train = read_meanings(specs_of(data.train), rules, cache_dir=cache_dir)
-    if data.validation is None:
-        return train, None
-    if isinstance(data.validation, float):
-        return split_rows(train, data.validation, group=data.group, seed=recipe.train.seed)
-    return train, read_meanings(specs_of(data.validation), rules, cache_dir=cache_dir)
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, rules: DataRules, cache_dir: Path
+) -> tuple[list[Meaning], Prepared, list[Meaning] | None]:
+    """The training rows and what became of them, and the validation rows if there are any."""
+    data, train = recipe.data, specs_of(recipe.data.train)
+    if isinstance(data.validation, float):  # which rows are trained is known when all are read
+        rows, held = split_rows(
+            read_meanings(train, rules, cache_dir=cache_dir),
+            data.validation,
+            group=data.group,
+            seed=recipe.train.seed,
+        )
+        with _named("train"):
+            return rows, prepare_meanings(rows, tokenizer, rules, cache_dir=cache_dir), held
+    apart = None  # read first: a fault in it need not wait for the training rows
+    if data.validation is not None:
+        apart = read_meanings(specs_of(data.validation), rules, cache_dir=cache_dir)
+    with _named("train"):
+        rows, prepared = read_and_prepare(train, tokenizer, rules, cache_dir=cache_dir)
+    return rows, prepared, apart
 
 
 def _held_out(

@@ -61,21 +61,18 @@ def epoch_order(num_examples: int, repeats: np.ndarray | None, seed: int, epoch:
     return generator.permutation(order)
 
 
-def batches_of_epoch(
-    order: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1
-) -> list[np.ndarray]:
-    """The examples of each optimizer step of one epoch, for one rank.
+def step_of_epoch(
+    order: np.ndarray, step: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> np.ndarray:
+    """The examples of one optimizer step of an epoch, for one rank.
 
     Step k sees `order[k * batch_size : (k + 1) * batch_size]` over all ranks together; the last
     step may be short. Rank r takes every world_size-th of them from r on, possibly none.
 
     Returns:
-        one int64 array per step.
+        int64, a view of `order`: made in the same time however long the epoch is.
     """
-    return [
-        order[start : start + batch_size][rank::world_size]
-        for start in range(0, len(order), batch_size)
-    ]
+    return order[step * batch_size : (step + 1) * batch_size][rank::world_size]
 
 
 def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -33,7 +33,7 @@ class PromptCheck:
         alignment: Alignment,
         encoded: Encoded | None,
         text: str,
-        asked: str | DataError,
+        asked: str | DataError | None,
     ) -> list[Note]:
         """A `prefix-mismatch` for the first turn that differs.
 
@@ -43,13 +43,16 @@ class PromptCheck:
             encoded: of the text; None: the ids are known to begin with those of every prompt.
             text: of the row.
             asked: the last turn's prompt, rendered anew; those of earlier turns follow from the
-                masked rendering. What its rendering raised is raised here.
+                masked rendering. What its rendering raised is raised here. None: the template
+                copies texts, so that this one follows from the masked rendering as well.
         """
+        if encoded is None and asked is None:
+            return []
         for turn in turns:
             if not turn.spans or not turn.prompt_agrees or turn.message == 0:
                 continue
             prompt = text[: alignment.real(len(turn.prompt))]
-            if turn is turns[-1]:
+            if turn is turns[-1] and asked is not None:
                 if isinstance(asked, DataError):
                     raise asked
                 if asked != prompt:

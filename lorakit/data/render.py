@@ -9,32 +9,27 @@ control token is encoded in pieces, so that the text stays text.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.alignment import Alignment, align
 from lorakit.data.boundaries import BoundaryFinder
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example
-from lorakit.data.located import Located, Shape, Shaped, fault_of, strings_in
+from lorakit.data.located import Located, Shaped
+from lorakit.data.locator import Locator
 from lorakit.data.lossless import Note, doubled_notes, dropped_notes
-from lorakit.data.masking import Masked, Masker
 from lorakit.data.prompt_check import PromptCheck
-from lorakit.data.skeleton import Skeleton, build_skeleton
 from lorakit.data.template import ChatTemplate, fold_system
 from lorakit.data.tokens import Encoded, Encoder
 from lorakit.errors import DataError
 
 Trained = Literal["assistant", "completion", "all"]
-
-MAX_SHAPES = 4096
 
 
 @dataclass(frozen=True)
@@ -80,19 +75,19 @@ class Renderer:
         tokens = self.template.control_tokens()
         self._control = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         self.encoder = Encoder(tokenizer, self._control)
-        self._masker = Masker(self.template.source, self._control, "mq")
-        self._shapes: dict[str, Shape] = {}
         self._prompt_check = PromptCheck(self.encoder, self._control)
         self._boundaries = BoundaryFinder(tokenizer, self._control, self.encoder)
+        self.locator = Locator(tokenizer, self.template, self._control, self._boundaries)
 
     @property
     def chat_template(self) -> str:
         """The Jinja source in use: the tokenizer's, the given one, or the plain one."""
         return self.template.source
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the template, the tokenizer's files and what is trained."""
+        """Hex SHA-256 of the template, the tokenizer's files and what is trained. To be asked for
+        before anything is encoded: that changes settings that are a part of it."""
         backend = self.tokenizer.backend_tokenizer.to_str()
         parts = (self.template.fingerprint, backend, self._trained)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -115,13 +110,14 @@ class Renderer:
             return self.plain(conversation)
         shaped = self.shape(conversation)
         text = self.template.render(shaped.messages, shaped.conversation.tools)
-        located = self.locate(shaped, text)
+        located = self.locator.locate(shaped, text)
         encoded = (
             self.encoder.encode_around(text, located.spelled)
             if located.spelled
             else self.encoder.encode([text])[0]
         )
-        return self._by_offsets(shaped, text, located, encoded)
+        asked = "" if located.spelled else self._ask(shaped)
+        return self._by_offsets(shaped, text, located, encoded, asked)
 
     def shape(self, conversation: Conversation) -> Shaped:
         """The conversation as the template takes it."""
@@ -131,19 +127,26 @@ class Renderer:
         return Shaped(conversation, messages, self._turns_of(conversation), notes)
 
     def from_text(
-        self, shaped: Shaped, text: str, tokens: Encoded | np.ndarray | None, asked: str | DataError
+        self,
+        shaped: Shaped,
+        text: str,
+        tokens: Encoded | np.ndarray | None,
+        asked: str | DataError | None,
+        located: Located | None = None,
     ) -> tuple[Rendered, bool]:
         """As `render_noted`, from what was made of the row already.
 
         Args:
             text: the rendered conversation.
             tokens: of the text, encoded in one piece: int32 ids (T,), or with offsets.
-            asked: the last trained turn's prompt, or what rendering it raised.
+            asked: see `PromptCheck.notes`.
+            located: how the text is made up, if that is known.
 
         Returns:
             The example with its findings, and whether the text had to be encoded again.
         """
-        located = self.locate(shaped, text)
+        if located is None:
+            located = self.locator.locate(shaped, text)
         if located.spelled:
             encoded = self.encoder.encode_around(text, located.spelled)
             return self._by_offsets(shaped, text, located, encoded, asked), True
@@ -164,7 +167,7 @@ class Renderer:
         text: str,
         located: Located,
         encoded: Encoded,
-        asked: str | DataError | None = None,
+        asked: str | DataError | None,
     ) -> Rendered:
         """The trained tokens by the characters they cover: the definition, for every row."""
         turns = located.shape.skeleton.turns
@@ -174,8 +177,6 @@ class Renderer:
         ]
         if located.spelled:
             return self._finish(shaped, text, located, encoded.ids, inside, [])
-        if asked is None:
-            asked = self._ask(shaped)
         check = self._prompt_check.notes(turns, located.alignment, encoded, text, asked)
         return self._finish(shaped, text, located, encoded.ids, inside, check)
 
@@ -196,14 +197,16 @@ class Renderer:
             check: the findings on the prompt.
         """
         skeleton, conversation = located.shape.skeleton, shaped.conversation
-        notes = shaped.notes + dropped_notes(skeleton, located.masked, conversation, text)
+        notes = list(shaped.notes)
+        if not located.shape.keeps_all or conversation.tools:
+            notes += dropped_notes(skeleton, located.masked, conversation, text)
         weights = np.zeros(len(ids), dtype=np.float32)
         for turn, places in zip(skeleton.turns, inside, strict=True):
             for place in places:
                 weights[place] = conversation.weights[turn.message]
             notes += [(note, "") for note in turn.notes]
             message = conversation.messages[turn.message]
-            notes += doubled_notes(message, text, located.spans(turn))
+            notes += doubled_notes(message, text, partial(located.spans, turn))
         if located.spelled:
             notes.append(("special-token-in-text", repr(text[slice(*located.spelled[0])])))
         notes += check
@@ -273,89 +276,11 @@ class Renderer:
         except DataError as error:
             return error
 
-    def locate(self, shaped: Shaped, text: str) -> Located:
-        """Where everything lies in the text that the template made of shaped messages.
-
-        Raises:
-            DataError: it cannot be told, or a turn cannot be trained.
-        """
-        risky = self._spells_control(shaped.conversation)
-        masker = self._masker_for(text)
-        masked = masker.mask(shaped.messages, shaped.conversation.tools, mask_tools=risky)
-        shape, alignment = self._shape_of(shaped, text, masker, masked, risky)
-        if shape.fault is not None:
-            raise shape.fault
-        spelled = self._spelled(text, shape.skeleton, alignment)
-        return Located(shape, masked, alignment, spelled)
-
-    def _shape_of(
-        self, shaped: Shaped, text: str, masker: Masker, masked: Masked, risky: bool
-    ) -> tuple[Shape, Alignment]:
-        """The shape of a conversation, and how its real text lies on the skeleton."""
-        key = masker.nonce + json.dumps([masked.messages, masked.tools, shaped.turns])
-        control = None if risky else self._control
-        known = self._shapes.get(key)
-        if known is not None:
-            alignment = align(known.skeleton.segments, masked.pieces, text, control)
-            if alignment is not None:
-                return known, alignment
-        # Unknown, or the date in the template has changed since.
-        if self._spells_any([masked.messages, masked.tools]):
-            raise DataError(
-                "a tool's name, parameter or call id spells a control token of the tokenizer; "
-                "rename it"
-            )
-        skeleton = build_skeleton(self.template, masker, masked, shaped.turns, self._control)
-        alignment = align(skeleton.segments, masked.pieces, text, control)
-        if alignment is None:
-            raise DataError(
-                "the chat template changes the text of a message, so what is trained cannot be "
-                "told by position; change that text or give another chat_template"
-            )
-        if len(self._shapes) >= MAX_SHAPES:
-            self._shapes.pop(next(iter(self._shapes)))
-        boundaries = self._boundaries.boundaries(skeleton, masker)
-        shape = Shape(skeleton, boundaries, self._stops_of(skeleton), fault_of(skeleton, masked))
-        self._shapes[key] = shape
-        return shape, alignment
-
-    def _masker_for(self, text: str) -> Masker:
-        """A masker whose markers do not occur in the text."""
-        masker = self._masker
-        while masker.nonce in text or masker.nonce in self.template.source:
-            masker = Masker(self.template.source, self._control, masker.nonce + "qx")
-        return masker
-
     def _turns_of(self, conversation: Conversation) -> list[int]:
         turns = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
         if self._trained == "completion":
             turns = turns[-1:]
         return [i for i in turns if conversation.weights[i] > 0]
-
-    def _stops_of(self, skeleton: Skeleton) -> tuple[int, ...]:
-        """Ids of the tokens that end trained turns. Where earlier turns end with another token
-        than the last, only the last's: in gpt-oss the other one also ends the thinking."""
-        texts = [t.stop for t in skeleton.turns if t.spans and "stop-differs" not in t.notes]
-        ids = self.tokenizer.convert_tokens_to_ids
-        return tuple(np.ravel([ids(text) for text in dict.fromkeys(texts)]).astype(int).tolist())
-
-    def _spells_control(self, conversation: Conversation) -> bool:
-        return self._spells_any([conversation.messages, conversation.tools])
-
-    def _spells_any(self, value: object) -> bool:
-        # One search: no control token holds the character between them.
-        return self._control.search("\0".join(strings_in(value))) is not None
-
-    def _spelled(
-        self, text: str, skeleton: Skeleton, alignment: Alignment
-    ) -> list[tuple[int, int]]:
-        """Control tokens that message text spells, wholly or in part."""
-        found = [match.span() for match in self._control.finditer(text)]
-        if len(found) == skeleton.num_control:
-            return []
-        return [
-            (a, b) for a, b in found if any(start < b and a < end for start, end in alignment.texts)
-        ]
 
     def _inside(self, encoded: Encoded, start: int, end: int, text: str) -> np.ndarray:
         """Tokens that cover characters of [start, end), bool (T,).

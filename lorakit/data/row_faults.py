@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lorakit.errors import DataError
@@ -26,21 +24,22 @@ class RowFaults:
         self._count = 0
         self._by_message: dict[str, _Fault] = {}
 
-    @contextmanager
-    def of(self, location: str) -> Iterator[None]:
-        """Take down the DataError that the row at `location` raises inside."""
-        try:
-            yield
-        except DataError as error:
-            self._first = self._first or error
-            self._count += 1
-            message = str(error).removeprefix(f"{location}: ")
-            if message not in self._by_message and len(self._by_message) >= FAULTS_SHOWN:
-                return
-            fault = self._by_message.setdefault(message, _Fault())
-            fault.count += 1
-            if len(fault.places) < PLACES_SHOWN:
-                fault.places.append(location)
+    def add(self, location: str, error: DataError) -> None:
+        """Take down what the row at `location` raised."""
+        self._first = self._first or error
+        self._count += 1
+        message = str(error).removeprefix(f"{location}: ")
+        if message not in self._by_message and len(self._by_message) >= FAULTS_SHOWN:
+            return
+        fault = self._by_message.setdefault(message, _Fault())
+        fault.count += 1
+        if len(fault.places) < PLACES_SHOWN:
+            fault.places.append(location)
+
+    @property
+    def found(self) -> bool:
+        """Whether any row had a fault so far."""
+        return self._first is not None
 
     def refuse(self, num_sound: int) -> None:
         """Raise what was taken down, if anything was.

@@ -48,7 +48,7 @@ class RowSet:
         self._places = {name: array("q") for name in _PLACES}
         self._content = bytearray()
         self._said: bytes | None = None
-        self._stamps = {str(file): _stamp(file) for file in files_of(source)}
+        self._stamps = stamps_of(source)
         # Rows that come from elsewhere cannot be read again one by one.
         self._in_memory = isinstance(source, Sequence) and not isinstance(source, str)
         self._in_memory |= type(source).__module__.startswith("datasets.")
@@ -130,6 +130,20 @@ class RowSet:
             self._names.append(text)
         return self._names.index(text)
 
+    def identity(self, indices: np.ndarray) -> bytes:
+        """What the rows mean and where they stand.
+
+        Args:
+            indices: int64 (rows,).
+        """
+        columns: list[np.ndarray] = [
+            np.frombuffer(self._places["prefix"], np.int64),
+            np.frombuffer(self._places["number"], np.int64),
+            np.frombuffer(self._content, np.uint8).reshape(-1, HASH_BYTES),
+        ]
+        head = json.dumps([len(indices), self._names]).encode()
+        return head + b"".join(column[indices].tobytes() for column in columns)
+
     def index(self) -> bytes:
         """Places and hashes of all rows, as `from_index` reads them."""
         buffer = BytesIO()
@@ -175,6 +189,11 @@ def index_path(folder: str | Path, source: Any, settings: Sequence[Any]) -> Path
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(json.dumps([str(file), content]).encode())
     return Path(folder) / "rows" / f"{digest.hexdigest()}.npz"
+
+
+def stamps_of(source: Any) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each file of a source: another stamp, another content."""
+    return {str(file): _stamp(file) for file in files_of(source)}
 
 
 def _content_of(meant: Conversation | PlainText) -> bytes:

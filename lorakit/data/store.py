@@ -8,7 +8,8 @@
     KEY/rows.bin        int64 (examples,), which of the rows that were read it came from
 
 A store is written beside its final place as its examples come, flushed to disk and renamed, so that
-it is whole or absent. One that is not what its manifest says is built again.
+it is whole or absent. One that is not what its manifest says is built again. What made the examples
+may be known only when the last one is written: the key is given at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from lorakit.data.examples import Example, Fingerprint
-from lorakit.files import STAGING_PREFIX, staged_folder
+from lorakit.files import move_into_place, staging_folder
 
 VERSION = 2
 _FILES = {
@@ -103,80 +104,80 @@ def write_store(
     with store_writer(folder, key) as writer:
         for example, row in zip(examples, rows, strict=True):
             writer.add(example, row)
-        writer.extra = extra
-    return writer.store()
+        return writer.finish(key, extra)
 
 
 class StoreWriter:
-    """Writes the arrays of a store as examples come.
+    """Writes the arrays of a store as examples come; made by `store_writer`."""
 
-    Attributes:
-        extra: JSON values to be kept with them.
-    """
-
-    def __init__(self, place: Path, staging: Path, files: Mapping[str, IO[bytes]]) -> None:
-        self.extra: dict[str, Any] = {}
-        self._place, self._staging, self._files = place, staging, files
+    def __init__(self, folder: Path, staging: Path, files: Mapping[str, IO[bytes]]) -> None:
+        self._folder, self._staging, self._files = folder, staging, files
         self._hashes = {name: hashlib.sha256() for name in _FILES}
         self._fingerprint = Fingerprint()
-        self._end = 0
-        self._manifest: dict[str, Any] = {}
-        self._write("offsets.bin", 0)
+        self._offsets, self._trained, self._rows = array("q", [0]), array("q"), array("q")
 
     def add(self, example: Example, row: int) -> None:
         """Write the next example, which came from row `row` of those read."""
-        self._end += example.num_tokens
         self._fingerprint.add(example)
         self._write("ids.bin", example.input_ids)
         self._write("weights.bin", example.loss_weights)
-        self._write("offsets.bin", self._end)
-        self._write("trained.bin", example.num_trained_tokens)
-        self._write("rows.bin", row)
+        self._offsets.append(self._offsets[-1] + example.num_tokens)
+        self._trained.append(example.num_trained_tokens)
+        self._rows.append(row)
 
-    def finish(self, key: str) -> None:
-        """Write the manifest; nothing can be added after it."""
-        self._manifest = {
+    def finish(self, key: str, extra: dict[str, Any]) -> TokenStore:
+        """Put the store in its place, or take the one that is there already.
+
+        Args:
+            key: hex SHA-256 of what made the examples.
+            extra: JSON values to be kept with them.
+        """
+        self._write("offsets.bin", np.array(self._offsets))
+        self._write("trained.bin", np.array(self._trained))
+        self._write("rows.bin", np.array(self._rows))
+        for file in self._files.values():
+            file.close()
+        known = open_store(self._folder, key)
+        if known is not None:
+            return known
+        manifest = {
             "version": VERSION,
             "key": key,
             "fingerprint": self._fingerprint.hexdigest(),
-            "extra": self.extra,
+            "extra": extra,
             "sha256": {name: digest.hexdigest() for name, digest in self._hashes.items()},
         }
-        text = json.dumps(self._manifest, indent=1)
+        text = json.dumps(manifest, indent=1)
         (self._staging / "manifest.json").write_text(text, encoding="utf-8")
+        place = self._folder / key
+        if place.exists():  # broken
+            aside = self._staging.with_name(f"{self._staging.name}-broken")
+            place.rename(aside)
+            shutil.rmtree(aside)
+        move_into_place(self._staging, place)
+        return TokenStore(place, manifest)
 
-    def store(self) -> TokenStore:
-        """The store, once it stands in its place."""
-        return TokenStore(self._place, self._manifest)
-
-    def _write(self, name: str, values: np.ndarray | int) -> None:
-        data = np.ascontiguousarray(values, dtype=_FILES[name]).tobytes()
+    def _write(self, name: str, values: np.ndarray) -> None:
+        data = np.ascontiguousarray(values, dtype=_FILES[name]).data
         self._hashes[name].update(data)
         self._files[name].write(data)
 
 
 @contextmanager
-def store_writer(folder: str | Path, key: str) -> Iterator[StoreWriter]:
-    """A writer whose store is in its place when the block succeeds; else nothing is left of it.
+def store_writer(folder: str | Path, origin: str) -> Iterator[StoreWriter]:
+    """A writer whose store is in its place once it is finished; else nothing is left of it.
 
     Args:
         folder: where stores live; made if absent.
-        key: hex SHA-256 of what makes the examples.
+        origin: what the examples come from, as far as it is known; what killed writers of the same
+            left is removed.
     """
-    place = Path(folder) / key
-    broken = place.with_name(f"{STAGING_PREFIX}{key}-{uuid.uuid4().hex}")
-    if place.exists():  # broken, or made by another process in the meantime
-        place.rename(broken)
-        shutil.rmtree(broken)
-    with staged_folder(place) as staging:
-        with ExitStack() as stack:
-            files = {
-                name: stack.enter_context((staging / name).open("wb", buffering=_BUFFER_BYTES))
-                for name in _FILES
-            }
-            writer = StoreWriter(place, staging, files)
-            yield writer
-        writer.finish(key)
+    with staging_folder(Path(folder).resolve() / origin) as staging, ExitStack() as stack:
+        files = {
+            name: stack.enter_context((staging / name).open("wb", buffering=_BUFFER_BYTES))
+            for name in _FILES
+        }
+        yield StoreWriter(staging.parent, staging, files)
 
 
 def _manifest(place: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from lorakit.adapters.attach import attached
 from lorakit.data.contract import Findings
 from lorakit.data.meanings import DataRules, Meaning, read_meanings
 from lorakit.data.named_sets import context_of
-from lorakit.data.prepare import prepare_meanings
+from lorakit.data.prepare import prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart
 from lorakit.errors import DataError
 from lorakit.recipe import SFTConfig
@@ -56,8 +56,7 @@ def train_sft(
     """
     attached(model)
     rules = _rules_of(config, model)
-    meanings = read_meanings(dataset, rules)
-    prepared = prepare_meanings(meanings, tokenizer, rules)
+    meanings, prepared = read_and_prepare(dataset, tokenizer, rules)
     held_out = None
     if validation is not None:
         kept = _not_trained_on(read_meanings(validation, rules), meanings)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorakit.data.examples import Example
-from lorakit.data.pack import batches_of_epoch, collate, epoch_order, pack, pack_padded
+from lorakit.data.pack import collate, epoch_order, pack, pack_padded, step_of_epoch
 from lorakit.errors import DataError
 
 lengths_of = st.lists(st.integers(1, 40), min_size=1, max_size=30)
@@ -131,13 +131,14 @@ def test_weights_repeat_rows_and_take_another_share_each_epoch() -> None:
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4))
 def test_ranks_share_each_step(n: int, batch_size: int, world_size: int) -> None:
     order = epoch_order(n, None, 0, 0)
-    whole = batches_of_epoch(order, batch_size)
-    shares = [batches_of_epoch(order, batch_size, rank, world_size) for rank in range(world_size)]
-    assert len(whole) == -(-n // batch_size)
-    for step, batch in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert sorted(np.concatenate(parts)) == sorted(batch)
+    seen = []
+    for step in range(-(-n // batch_size)):
+        whole = step_of_epoch(order, step, batch_size)
+        parts = [step_of_epoch(order, step, batch_size, r, world_size) for r in range(world_size)]
+        assert sorted(np.concatenate(parts)) == sorted(whole)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        seen += whole.tolist()
+    assert seen == order.tolist()
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -189,7 +189,7 @@ def test_a_store_gives_the_same_examples_and_is_not_made_twice(tmp_path: Path, m
     rules = DataRules(max_length=100, max_dropped=0.5)
     plain = prepare_examples(rows, tiny.tokenizer(), rules)
     first = prepare_examples(rows, tiny.tokenizer(), rules, cache_dir=tmp_path)
-    monkeypatch.setattr(Renderer, "locate", None)  # a second tokenization would fail
+    monkeypatch.setattr(Renderer, "from_text", None)  # a second tokenization would fail
     second = prepare_examples(rows, tiny.tokenizer(), rules, cache_dir=tmp_path)
     for prepared in (first, second):
         assert isinstance(prepared.examples, TokenStore)

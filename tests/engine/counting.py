@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached, attached
+from lorakit.engine.recompute import Level, RecomputePolicy
 from lorakit.kernels.cpu import threads
 from lorakit.optimizers.optimizer import AdamW
 from lorakit.train.batches import StepBatches
@@ -63,7 +64,7 @@ def training(
     *,
     packed: bool = True,
     tokens: int = MICRO_BATCH_TOKENS,
-    recompute: bool = False,
+    level: Level = "none",
     **adapter: Any,
 ) -> Iterator[Training]:
     """A small run of the model in `folder`; the first step, which fills caches, is done."""
@@ -72,7 +73,7 @@ def training(
         runs.ragged_examples(16), batch_size=8, seed=SEED, token_budget=tokens, packed=packed
     )
     optimizer = AdamW(attached(model).parameters())
-    with training_mode(model, attached(model), gradient_checkpointing=recompute):
+    with training_mode(model, attached(model), RecomputePolicy(level)):
         found = Training(model, attached(model), optimizer, batches)
         found.step()
         yield found
