@@ -29,7 +29,7 @@ from lorakit.builtin.ward_wordings import TRAINED_PHRASES
 from lorakit.files import write_atomically
 
 SEED = 0
-TRAIN_PER_TOPIC, HELD_OUT_ROWS = 44, 100
+TRAIN_PER_TOPIC, HELD_OUT_ROWS = 21, 100
 # Share of the messages that ask for an order of sections; more in training, where many are learned.
 TRAIN_ASKED, ASKED = 0.6, 0.3
 # Share of those whose facts are few, since the order takes its part of the length.

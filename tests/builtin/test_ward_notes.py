@@ -79,14 +79,14 @@ def test_another_seed_gives_other_rows(rows) -> None:
 
 def test_the_sets_are_as_large_as_the_card_says(rows) -> None:
     assert {name: len(rows[name]) for name in SETS} == {
-        "train": 5104,
+        "train": 2436,
         "in_domain": 100,
         "out_of_domain": 100,
         "retention": 100,
         "general": 400,
     }
-    assert (data_folder() / "train.jsonl").stat().st_size < 3_300_000
-    assert sum(path.stat().st_size for path in data_folder().iterdir()) < 3_600_000
+    assert (data_folder() / "train.jsonl").stat().st_size < 1_600_000
+    assert sum(path.stat().st_size for path in data_folder().iterdir()) < 1_900_000
     topics = {name: {row["topic"] for row in rows[name]} for name in SETS}
     assert len(topics["train"]) == 116
     assert len(topics["in_domain"]) == 100
