@@ -30,8 +30,8 @@ FLOAT = 4  # bytes
 
 # Of one more layer of Llama, all its layers adapted, forward and backward, one attention call a
 # micro-batch: matrix products, compiled ops, what autograd and the adapters add. A step of the
-# engine that needs more of them fails; one that needs fewer may lower these. Four make the inputs of
-# the two norms again, which are not kept.
+# engine that needs more of them fails; one that needs fewer may lower these. Four of them make the
+# inputs of the two norms again, which are not kept.
 OPS_PER_LAYER = {"lora": 110, "dora": 315}  # DoRA's with the norms, which are once a step
 ALLOCATIONS_PER_LAYER = {"lora": 79, "dora": 270}
 # Of NF4, one for each weight and pass: block scales, then the weight.
