@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,3 +117,78 @@ def test_every_kernel_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         for call in (case.ours, case.reference, case.floor, case.peer and case.peer[1]):
             if call is not None:
                 call()
+
+
+def test_the_gpu_programme_runs_dry_and_no_piece_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gpu = importlib.import_module("gpu")
+    words = ["--dry-run", "--results", str(tmp_path), "--only"]
+    assert gpu.main([*words, "qdora-selective"]) == 0
+    assert gpu.main([*words, "qlora-1x2048-full-memory"]) == 0
+    results = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert results.keys() == {"qdora-selective", "qlora-1x2048-full-memory"}
+    for result in results.values():
+        assert result["dry_run"]
+        assert len(result["seconds"]) == 2
+        assert len(result["losses"]) == 3
+    assert results["qdora-selective"]["share_of_ceiling"] > 0
+    assert "A dry run" in (tmp_path / gpu.SUMMARY).read_text()
+
+    def never(*_: object, **__: object) -> dict[str, Any]:
+        raise AssertionError("a piece with a result was run again")
+
+    monkeypatch.setattr(gpu, "measured", never)
+    assert gpu.main([*words, "qdora-selective"]) == 0
+    # What is no measurement cannot stand in for one.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="choose another --results"):
+        gpu.main(["--results", str(tmp_path), "--only", "qdora-selective"])
+
+
+def test_a_piece_of_the_gpu_programme_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gpu = importlib.import_module("gpu")
+    seen = []
+
+    def in_a_child(piece: Any, limit: float) -> dict[str, Any]:
+        seen.append(piece.name)
+        if piece.name == "qlora-selective":
+            raise RuntimeError("out of memory")
+        return {"tokens": 8, "seconds": [2.0], "load_peak_bytes": 1, "peak_bytes": 1}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "in_a_child", in_a_child)
+    words = ["--results", str(tmp_path), "--only", "*ora-selective"]
+    assert gpu.main([*words, "--minutes", "1"]) == 0  # shorter than any piece
+    assert seen == []
+    assert "left for the next call: lora-selective" in capsys.readouterr().out
+    assert gpu.main(words) == 1
+    assert seen == ["lora-selective", "qlora-selective", "qdora-selective"]
+    assert "qlora-selective failed: RuntimeError: out of memory" in capsys.readouterr().out
+    assert gpu.main(words) == 1
+    assert len(seen) == 3
+    gpu.main([*words, "--retry"])
+    assert seen[3:] == ["qlora-selective"]
+
+
+@pytest.mark.parametrize("storage", ["none", "nf4"])
+def test_the_gpu_programme_gives_the_peers_the_same_weights(
+    storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    models = importlib.import_module("gpu_model")
+    place = torch.device("cpu"), torch.float32
+    ours, theirs = (
+        models.ours(models.TINY, storage, *place),
+        models.theirs(models.TINY, storage, *place),
+    )
+    ids = torch.arange(2, 14)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-4, atol=1e-5
+        )

@@ -1,0 +1,202 @@
+"""The whole GPU programme: kernels, training at the Llama-3.1-8B shape, and the peers.
+
+    python benchmarks/gpu.py --minutes 9      again and again, until nothing is left
+    python benchmarks/gpu.py --dry-run        tiny shapes on the CPU, into a temporary folder
+    python benchmarks/gpu.py --list
+
+It is a list of pieces. Each runs in a process of its own, and its result is written at once, as
+JSON in `benchmarks/results/gpu/` (or `--results`); a piece that has a result is not run again, one
+that failed only with `--retry`. Before a piece that would not fit into `--minutes` it stops, and
+one that runs past them is ended and has failed. Peers whose packages are missing are left out. The
+exit code is 1 when a piece has failed.
+
+Models have random weights, made on the device (`gpu_model.py`). Steps and ceiling are lorakit's own
+loop and the replay of its products (`gpu_training.py`); peers are in `gpu_peers.py`. A dry run
+takes the same paths on the CPU, in this process, and what it writes is marked as dry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from contest import MIB, RESULTS, spread, table
+from gpu_pieces import KERNELS, OPS, Piece, all_pieces, run
+from page import command, machine
+
+FOLDER = RESULTS / "gpu"
+SUMMARY = "summary.md"
+ERROR_LENGTH = 4000  # characters of an error that are kept
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what is left, print and write the table; the exit code."""
+    options = parsed(words)
+    # Rounds are for measuring: a dry run needs one.
+    every = all_pieces(rounds=1) if options.dry_run else all_pieces()
+    chosen = [piece for piece in every if fnmatch(piece.name, options.only)]
+    if options.one is not None:
+        piece = next(piece for piece in every if piece.name == options.one)
+        # Only here: the process that hands out the pieces must not hold the device.
+        result = run(piece, dry_run=False)
+        print(json.dumps(result | {"device": torch.cuda.get_device_name()}))
+        return 0
+    if options.list:
+        for piece in chosen:
+            print(f"{piece.name}, about {piece.seconds} s")
+        return 0
+    if not options.dry_run and not torch.cuda.is_available():
+        print("no CUDA device; possible here: --dry-run", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="lorakit-gpu-") as temporary:
+        folder = options.results or (Path(temporary) if options.dry_run else FOLDER)
+        folder.mkdir(parents=True, exist_ok=True)
+        left = run_all(chosen, folder, options)
+        return told(chosen, folder, left)
+
+
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="of this call")
+    parser.add_argument("--results", type=Path, help="folder of the results")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="pieces, such as 'qlora-*'")
+    parser.add_argument("--retry", action="store_true", help="run those again that failed")
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
+    parser.add_argument("--list", action="store_true", help="name the pieces, run none")
+    parser.add_argument("--one", metavar="PIECE", help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def run_all(pieces: Sequence[Piece], folder: Path, options: argparse.Namespace) -> list[str]:
+    """Run the pieces that have no result; the names of those that time did not allow.
+
+    Raises:
+        ValueError: the folder's results are dry ones and these are not, or the other way round.
+    """
+    ends = time.monotonic() + 60 * options.minutes
+    left: list[str] = []
+    for piece in pieces:
+        path = folder / f"{piece.name}.json"
+        found = read(path)
+        if found is not None and found["dry_run"] != options.dry_run:
+            raise ValueError(f"{path} has dry_run: {found['dry_run']}; choose another --results")
+        if found is not None and not (options.retry and "error" in found):
+            continue
+        if piece.missing():
+            print(f"{piece.name}: left out without {', '.join(piece.missing())}", file=sys.stderr)
+            continue
+        seconds = ends - time.monotonic()
+        # A piece after one that does not fit may be shorter, but order is by importance.
+        if left or (seconds < piece.seconds and not options.dry_run):
+            left.append(piece.name)
+            continue
+        write(path, measured(piece, seconds, dry_run=options.dry_run))
+    return left
+
+
+def measured(piece: Piece, limit: float, *, dry_run: bool) -> dict[str, Any]:
+    """The result of a piece, or its error, with what it was run on."""
+    started = time.monotonic()
+    try:
+        result = run(piece, dry_run=True) if dry_run else in_a_child(piece, limit)
+    # One piece that fails must not cost the others their time on the device.
+    except Exception:
+        result = {"error": traceback.format_exc()[-ERROR_LENGTH:]}
+    took = time.monotonic() - started
+    print(
+        f"{piece.name}: {'failed' if 'error' in result else 'done'}, {took:.0f} s", file=sys.stderr
+    )
+    facts = {"name": piece.name, "dry_run": dry_run, "took_seconds": took, "machine": machine()}
+    return facts | {"command": command()} | result
+
+
+def in_a_child(piece: Piece, limit: float) -> dict[str, Any]:
+    """Run the piece in a new interpreter.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it said.
+        subprocess.TimeoutExpired: it ran past `limit` seconds.
+    """
+    words = [sys.executable, str(Path(__file__).resolve()), "--one", piece.name]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=limit)
+    if done.returncode != 0:
+        raise RuntimeError(f"exit code {done.returncode}\n{done.stderr[-ERROR_LENGTH:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def told(pieces: Sequence[Piece], folder: Path, left: Sequence[str]) -> int:
+    """Print the table and write it beside the results; 1 when one of the pieces failed."""
+    found = [one for piece in pieces if (one := read(folder / f"{piece.name}.json")) is not None]
+    every = [one for path in sorted(folder.glob("*.json")) if (one := read(path)) is not None]
+    text = result_table(every)
+    (folder / SUMMARY).write_text(text, "utf-8")
+    print(text)
+    if left:
+        print(f"left for the next call: {', '.join(left)}")
+    return int(any("error" in one for one in found))
+
+
+def result_table(found: Sequence[dict[str, Any]]) -> str:
+    """Training pieces as a table; what others have to say below it."""
+    kinds = {piece.name: piece.kind for piece in all_pieces()}
+    lines, others = [], []
+    for one in found:
+        if "error" in one:
+            others.append(f"{one['name']} failed: {one['error'].strip().splitlines()[-1]}")
+        elif kinds[one["name"]] in (KERNELS, OPS):
+            others.append(f"{one['name']}:\n\n{one.get('output') or one['skipped']}")
+        else:
+            lines.append(table_line(one))
+    columns = ["piece", "tokens/s", "peak MiB, loading", "peak MiB, training"]
+    columns += ["share of ceiling", "waits in a step"]
+    dry = (
+        "A dry run: nothing here is a measurement.\n\n" if any(o["dry_run"] for o in found) else ""
+    )
+    devices = sorted({one["device"] for one in found if "device" in one})
+    on = f"Device: {', '.join(devices)}.\n\n" if devices else ""
+    told_others = "".join(f"\n{other}\n" for other in others)
+    return f"# GPU\n\n{dry}{on}{table(columns, lines)}\n{told_others}"
+
+
+def table_line(one: dict[str, Any]) -> list[str]:
+    """Tokens/s: median, lowest and highest of the steps."""
+    share = one.get("share_of_ceiling")
+    return [
+        one["name"],
+        spread([one["tokens"] / seconds for seconds in one["seconds"]], ",.0f"),
+        mebibytes(one["load_peak_bytes"]),
+        mebibytes(one["peak_bytes"]),
+        "" if share is None else f"{share:.0%}",
+        one.get("synchronisation", ""),
+    ]
+
+
+def mebibytes(num_bytes: int | None) -> str:
+    return "" if num_bytes is None else f"{num_bytes / MIB:,.0f}"
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Whole or not at all: a result that exists counts as done."""
+    staged = path.with_suffix(".part")
+    staged.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    staged.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
