@@ -12,7 +12,8 @@ exit code is 1 when a piece has failed.
 
 Models have random weights, made on the device (`gpu_model.py`). Steps and ceiling are lorakit's own
 loop and the replay of its products (`gpu_training.py`); peers are in `gpu_peers.py`. A dry run
-takes the same paths on the CPU, in this process, and what it writes is marked as dry.
+takes the same paths on the CPU, in this process (kernels in Triton's interpreter), and what it
+writes is marked as dry.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contest import MIB, RESULTS, spread, table
-from gpu_pieces import KERNELS, OPS, Piece, all_pieces, run
+from contest import RESULTS
+from gpu_pieces import Piece, all_pieces, run
+from gpu_tables import result_table
 from page import command, machine
 
 FOLDER = RESULTS / "gpu"
@@ -112,7 +114,7 @@ def measured(piece: Piece, limit: float, *, dry_run: bool) -> dict[str, Any]:
     try:
         result = run(piece, dry_run=True) if dry_run else in_a_child(piece, limit)
     # One piece that fails must not cost the others their time on the device.
-    except Exception:
+    except Exception:  # noqa: BLE001
         result = {"error": traceback.format_exc()[-ERROR_LENGTH:]}
     took = time.monotonic() - started
     print(
@@ -146,45 +148,6 @@ def told(pieces: Sequence[Piece], folder: Path, left: Sequence[str]) -> int:
     if left:
         print(f"left for the next call: {', '.join(left)}")
     return int(any("error" in one for one in found))
-
-
-def result_table(found: Sequence[dict[str, Any]]) -> str:
-    """Training pieces as a table; what others have to say below it."""
-    kinds = {piece.name: piece.kind for piece in all_pieces()}
-    lines, others = [], []
-    for one in found:
-        if "error" in one:
-            others.append(f"{one['name']} failed: {one['error'].strip().splitlines()[-1]}")
-        elif kinds[one["name"]] in (KERNELS, OPS):
-            others.append(f"{one['name']}:\n\n{one.get('output') or one['skipped']}")
-        else:
-            lines.append(table_line(one))
-    columns = ["piece", "tokens/s", "peak MiB, loading", "peak MiB, training"]
-    columns += ["share of ceiling", "waits in a step"]
-    dry = (
-        "A dry run: nothing here is a measurement.\n\n" if any(o["dry_run"] for o in found) else ""
-    )
-    devices = sorted({one["device"] for one in found if "device" in one})
-    on = f"Device: {', '.join(devices)}.\n\n" if devices else ""
-    told_others = "".join(f"\n{other}\n" for other in others)
-    return f"# GPU\n\n{dry}{on}{table(columns, lines)}\n{told_others}"
-
-
-def table_line(one: dict[str, Any]) -> list[str]:
-    """Tokens/s: median, lowest and highest of the steps."""
-    share = one.get("share_of_ceiling")
-    return [
-        one["name"],
-        spread([one["tokens"] / seconds for seconds in one["seconds"]], ",.0f"),
-        mebibytes(one["load_peak_bytes"]),
-        mebibytes(one["peak_bytes"]),
-        "" if share is None else f"{share:.0%}",
-        one.get("synchronisation", ""),
-    ]
-
-
-def mebibytes(num_bytes: int | None) -> str:
-    return "" if num_bytes is None else f"{num_bytes / MIB:,.0f}"
 
 
 def read(path: Path) -> dict[str, Any] | None:
