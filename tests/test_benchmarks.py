@@ -192,3 +192,18 @@ def test_the_gpu_programme_gives_the_peers_the_same_weights(
         torch.testing.assert_close(
             ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-4, atol=1e-5
         )
+
+
+def test_the_gpu_programme_compares_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    tables = importlib.import_module("gpu_tables")
+    seconds = {
+        "lora-4x2048-1": [4.0, 2.0, 2.0],  # the middle one counts
+        "peft-lora-4x2048-kept-1": [3.0],
+        "lora-4x2048-2": [1.0],
+        "peft-lora-4x2048-kept-2": [2.0],
+        "qlora-4x2048-3": [1.0],  # without another of its round
+    }
+    found = {name: {"tokens": 8, "seconds": ones} for name, ones in seconds.items()}
+    lines = tables.comparisons(found)
+    assert lines == [["lora-4x2048", "peft-lora-4x2048-kept", "1.75 (1.50 - 2.00)"]]
