@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,10 +134,17 @@ def in_a_child(piece: Piece, limit: float) -> dict[str, Any]:
         subprocess.TimeoutExpired: it ran past `limit` seconds.
     """
     words = [sys.executable, str(Path(__file__).resolve()), "--one", piece.name]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=limit)
-    if done.returncode != 0:
-        raise RuntimeError(f"exit code {done.returncode}\n{done.stderr[-ERROR_LENGTH:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, text=True, start_new_session=True, **pipes) as child:
+        try:
+            output, errors = child.communicate(timeout=limit)
+        except BaseException:
+            # With its own children, which would go on using the device.
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+    if child.returncode != 0:
+        raise RuntimeError(f"exit code {child.returncode}\n{errors[-ERROR_LENGTH:]}")
+    return json.loads(output.splitlines()[-1])
 
 
 def told(pieces: Sequence[Piece], folder: Path, left: Sequence[str]) -> int:

@@ -175,6 +175,18 @@ def test_a_piece_of_the_gpu_programme_that_fails_does_not_stop_the_others(
     assert seen[3:] == ["qlora-selective"]
 
 
+def test_a_piece_of_the_gpu_programme_is_ended_at_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gpu = importlib.import_module("gpu")
+    piece = gpu.all_pieces()[1]
+    # Its imports alone take longer.
+    result = gpu.measured(piece, 0.1, dry_run=False)
+    assert "TimeoutExpired" in result["error"]
+    assert result["took_seconds"] < 5
+
+
 @pytest.mark.parametrize("storage", ["none", "nf4"])
 def test_the_gpu_programme_gives_the_peers_the_same_weights(
     storage: str, monkeypatch: pytest.MonkeyPatch
