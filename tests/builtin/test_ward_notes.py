@@ -60,6 +60,7 @@ def asked_orders(rows: list[dict[str, Any]]) -> list[str]:
     return [row["order"] for row in rows if row["order"] != "default"]
 
 
+@pytest.mark.slow  # a minute or two
 def test_the_generator_writes_the_shipped_bytes(tmp_path: Path) -> None:
     ward_notes.write_sets(tmp_path)
     for name in SETS:
@@ -67,10 +68,11 @@ def test_the_generator_writes_the_shipped_bytes(tmp_path: Path) -> None:
         assert written.read_bytes() == shipped.read_bytes(), name
 
 
-def test_another_seed_gives_other_rows(rows) -> None:
+def test_another_seed_gives_other_rows(rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ward_notes, "TRAIN_PER_TOPIC", 2)  # all of them take a minute
     other = ward_notes.ward_sets(seed=1)
     for name in SETS:
-        assert len(other[name]) == len(rows[name])
+        assert other[name] and len(other[name]) <= len(rows[name])
         assert not {answer(row) for row in other[name] if name in WARD_SETS} & {
             answer(row) for row in rows[name]
         }
