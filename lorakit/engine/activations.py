@@ -6,12 +6,14 @@ comes out of their linear layers. Attention is counted as if it kept no scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from lorakit import kernels
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.frozen_experts import FrozenExperts, rows_per_token
 from lorakit.base.frozen_linear import FrozenLinear
@@ -33,14 +35,16 @@ def decoder_layers(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
 
 
 def layer_bytes(model: PreTrainedModel, itemsize: int) -> list[LayerBytes]:
-    """One for each of `decoder_layers`; `model` with its fast modules in place.
+    """One for each of `decoder_layers`, or one for the whole backbone of a family without;
+    `model` with its fast modules in place.
 
     Args:
         itemsize: bytes of one number the base computes with.
     """
     config = model.config.get_text_config()
     found = []
-    for layer in decoder_layers(model):
+    parts: Sequence[nn.Module] = decoder_layers(model) or [model.base_model]
+    for layer in parts:
         counted = _Counted(config)
         counted.add(layer)
         none = counted.kept + counted.made_again
@@ -61,11 +65,12 @@ class _Counted:
 
     def add(self, module: nn.Module) -> None:
         children = dict(module.named_children())
-        if isinstance(module, FusedGatedMLP):
+        fast = not kernels.is_reference_forced()
+        if fast and isinstance(module, FusedGatedMLP):
             gate, up, down = (children.pop(f"{name}_proj") for name in ("gate", "up", "down"))
             self.kept += _inputs(gate) + _low_rank(down) + _kept_output(down)
             self.made_again += _low_rank(gate) + _low_rank(up) + _outputs(gate) + _outputs(up)
-        elif isinstance(module, FusedAttention):
+        elif fast and isinstance(module, FusedAttention):
             parts = [children.pop(f"{name}_proj") for name in ("q", "k", "v")]
             query, key, value = parts
             self.kept += _inputs(query) + sum(_low_rank(one) + _outputs(one) for one in parts)
@@ -78,7 +83,7 @@ class _Counted:
                 self.kept += turned
             if value.bias is not None:
                 self.kept += _kept_output(value)  # before the bias is added
-        elif isinstance(module, FusedRMSNorm):
+        elif fast and isinstance(module, FusedRMSNorm):
             self.kept += 0 if module.keep_output else self.config.hidden_size
         elif isinstance(module, AdaptedLinear):
             children = {}

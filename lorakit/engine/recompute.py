@@ -76,9 +76,14 @@ class Recompute:
     def __init__(self, model: PreTrainedModel, policy: RecomputePolicy, itemsize: int) -> None:
         self._policy = policy
         self._layers = decoder_layers(model)
-        self._bytes = layer_bytes(model, itemsize)
+        self._bytes = layer_bytes(model, itemsize) if self._layers else []
         self._mlps = [_fast_mlps(layer) for layer in self._layers]
         self._of_tokens: dict[int, list[Level]] = {}
+
+    @property
+    def can_select(self) -> bool:
+        """Whether some layer keeps less at the level "selective"."""
+        return any(one.selective < one.none for one in self._bytes)
 
     def prepare(self, num_tokens: int) -> None:
         """Before the forward pass of a micro-batch of so many tokens, padding included."""
@@ -122,6 +127,12 @@ def recomputing(
     _enable(model)
     try:
         recompute = Recompute(model, policy, itemsize)
+        if policy.level == "selective" and not recompute.can_select:
+            raise ModelError(
+                f"selective recompute is of the fast MLPs, of which a {model.config.model_type!r} "
+                "model with these kernels has none; possible: auto, true, false. Set "
+                "train.gradient_checkpointing."
+            )
         recompute.prepare(0)
         yield recompute
     finally:

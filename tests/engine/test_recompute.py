@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from lorakit import kernels
 from lorakit.adapters.attach import Attached, attach_adapter
 from lorakit.base.families import why_not_packed
 from lorakit.base.head import backbone_hidden
@@ -99,3 +102,23 @@ def test_every_family_keeps_less_with_full_recompute(model_type: str) -> None:
         return
     none = kept_bytes(model, adapter, RecomputePolicy("auto", 1 << 40))
     assert kept_bytes(model, adapter, RecomputePolicy("auto", 0)) < none
+
+
+def test_selective_recompute_that_would_change_nothing_is_refused() -> None:
+    for model_type, way in (("gpt2", nullcontext()), ("llama", kernels.reference_only())):
+        model = families.build(model_type)
+        adapter = attach_adapter(model, LoraConfig(r=4))
+        refused = pytest.raises(ModelError, match="has none; possible: auto, true, false")
+        with way, refused, training_mode(model, adapter, RecomputePolicy("selective")):
+            pass
+        assert not model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize("model_type", sorted(families.FAMILIES))
+def test_every_family_has_an_estimate(model_type: str) -> None:
+    model = families.build(model_type)
+    with fused_modules(model):
+        assert sum(layer.none for layer in layer_bytes(model, ITEMSIZE)) > model.config.hidden_size
+    adapter = attach_adapter(model, LoraConfig(r=4, target_parameters=[]))
+    with training_mode(model, adapter, RecomputePolicy("auto", 1)) as recompute:
+        recompute.prepare(100)

@@ -25,8 +25,6 @@ from lorakit.kernels.reference import attention as reference
 
 _FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
 _BACKWARD = "_scaled_dot_product_flash_attention_for_cpu_backward"
-
-
 _HALF = (torch.bfloat16, torch.float16)
 
 
