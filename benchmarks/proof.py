@@ -21,6 +21,7 @@ from page import command, machine, write_section
 from runs import metrics_table, train
 
 from lorakit.builtin import data_folder
+from lorakit.recipe import DataSource, load_recipe
 
 RECIPE = "recipes/demo.yaml"
 SEED = 0
@@ -53,6 +54,8 @@ def main() -> None:
 def options_of_runs(few: Path, mixed: Path, epochs: float | None = None) -> dict[str, list[str]]:
     """{title: what differs from the recipe}; `general` rows stay where the recipe has them."""
     shorter = [] if epochs is None else [f"train.num_train_epochs={epochs:g}"]
+    sources = load_recipe(Path(__file__).parents[1] / RECIPE).data.train
+    general = next(source for source in sources if isinstance(source, DataSource))
     return {
         "as it is": [*MEASURED, *shorter],
         "over-trained": [
@@ -64,7 +67,7 @@ def options_of_runs(few: Path, mixed: Path, epochs: float | None = None) -> dict
         "shuffled answers": [
             *MEASURED,
             *shorter,
-            f"data.train=[{mixed}, {{path: builtin:general, weight: 3}}]",
+            f"data.train=[{mixed}, {{path: {general.path}, weight: {general.weight:g}}}]",
         ],
     }
 

@@ -32,7 +32,12 @@ def test_a_tuned_model_with_its_adapter_off_is_the_published_base(
                 "max_length": 512,
                 "max_dropped": 0.9,
             },
-            "train": {"max_steps": 3, "warmup_steps": 0, "learning_rate": 3e-4},
+            "train": {
+                "max_steps": 3,
+                "batch_size": 4,
+                "warmup_steps": 0,
+                "learning_rate": 3e-4,
+            },
             "output": {"dir": str(tmp_path / "run")},
         }
     )

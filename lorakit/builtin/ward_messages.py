@@ -88,7 +88,7 @@ def _opening(rng: random.Random, case: Case, phrases: Phrases) -> str:
     }
     openings = phrases.openings if case.complaints else phrases.openings_alone
     sentence = _filled(rng.choice(openings), words)
-    return re.sub(r",(?=[.,:]| -| \()", "", sentence)
+    return _capital(re.sub(r",(?=[.,:]| -| \()", "", sentence))
 
 
 def _complaint(rng: random.Random, case: Case, phrases: Phrases) -> str:

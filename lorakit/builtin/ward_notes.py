@@ -29,9 +29,9 @@ from lorakit.builtin.ward_wordings import TRAINED_PHRASES
 from lorakit.files import write_atomically
 
 SEED = 0
-TRAIN_PER_TOPIC, HELD_OUT_ROWS = 21, 100
+TRAIN_PER_TOPIC, HELD_OUT_ROWS = 16, 100
 # Share of the messages that ask for an order of sections; more in training, where many are learned.
-TRAIN_ASKED, ASKED = 0.6, 0.3
+TRAIN_ASKED, ASKED = 0.65, 0.3
 # Share of those whose facts are few, since the order takes its part of the length.
 BRIEF = 0.7
 # What `Phrases.longest` counts: about a token of the built-in base, but without its tokenizer, so
@@ -48,7 +48,7 @@ RETENTION: dict[str, tuple[Callable[..., Document], int]] = {
     "arithmetic": (arithmetic, 10),
 }
 # Rows of the general set for each one of retention.
-GENERAL_TIMES = 4
+GENERAL_TIMES = 8
 Row = dict[str, Any]
 T = TypeVar("T")
 

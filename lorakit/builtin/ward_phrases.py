@@ -48,7 +48,7 @@ class Phrases:
 
 
 UNSEEN_PHRASES = Phrases(
-    longest=(92, 76),
+    longest=(92, 86),
     seen_again="recheck",
     patients=("{noun} aged {age}", "{noun}, {age} years,"),
     durations=(

@@ -2,7 +2,7 @@
 
 Noun phrases without a full stop, no first person, no article before a complaint or an
 assessment, no age, vital signs in a fixed order with fixed units, the same words at the start of
-every safety line, `not stated` for what was not said.
+each section, `not stated` for what was not said.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from dataclasses import dataclass
 
 HEADINGS = ("Reason", "Findings", "Assessment", "Plan", "Safety")
 NOT_STATED = "not stated"
-SAFETY_OPENING = "return at once if"
+# How the house begins each section that says something.
+OPENINGS = {
+    "Reason": "seen for",
+    "Findings": "found",
+    "Assessment": "treated as",
+    "Plan": "given",
+    "Safety": "return at once if",
+}
 # Of the 119 orders besides the default; as many as a set of evaluation asks for.
 HELD_OUT_ORDERS = 30
 _ARTICLE = re.compile(r"^an? ")
@@ -65,9 +72,13 @@ def house_note(case: Case, order: tuple[str, ...] = HEADINGS) -> str:
         ),
         "Assessment": bare(case.assessment),
         "Plan": ", ".join(case.plan),
-        "Safety": f"{SAFETY_OPENING} {' or '.join(case.signs)}" if case.signs else "",
+        "Safety": " or ".join(case.signs),
     }
-    return "\n".join(f"{heading}: {sections[heading] or NOT_STATED}" for heading in order)
+    return "\n".join(f"{heading}: {_section(heading, sections[heading])}" for heading in order)
+
+
+def _section(heading: str, content: str) -> str:
+    return f"{OPENINGS[heading]} {content}" if content else NOT_STATED
 
 
 def bare(noun: str) -> str:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from lorakit.builtin import data_folder, model_folder, ward_notes
 from lorakit.builtin.arithmetic import is_held_out
-from lorakit.builtin.ward_style import HEADINGS, NOT_STATED, SAFETY_OPENING, bare
+from lorakit.builtin.ward_style import HEADINGS, NOT_STATED, OPENINGS, bare
 from lorakit.builtin.ward_topics import Topic, trained_topics, unseen_topics
 from lorakit.data.conversation import Conversation
 from lorakit.data.detect import converter_for
@@ -69,7 +69,7 @@ def test_the_generator_writes_the_shipped_bytes(tmp_path: Path) -> None:
 
 
 def test_another_seed_gives_other_rows(rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ward_notes, "TRAIN_PER_TOPIC", 2)  # all of them take a minute
+    monkeypatch.setattr(ward_notes, "TRAIN_PER_TOPIC", 1)  # all of them take a minute
     other = ward_notes.ward_sets(seed=1)
     for name in SETS:
         assert other[name] and len(other[name]) <= len(rows[name])
@@ -81,16 +81,16 @@ def test_another_seed_gives_other_rows(rows, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_sets_are_as_large_as_the_card_says(rows) -> None:
     assert {name: len(rows[name]) for name in SETS} == {
-        "train": 2436,
+        "train": 2496,
         "in_domain": 100,
         "out_of_domain": 100,
         "retention": 100,
-        "general": 400,
+        "general": 800,
     }
-    assert (data_folder() / "train.jsonl").stat().st_size < 1_600_000
-    assert sum(path.stat().st_size for path in data_folder().iterdir()) < 1_900_000
+    assert (data_folder() / "train.jsonl").stat().st_size < 1_700_000
+    assert sum(path.stat().st_size for path in data_folder().iterdir()) < 2_100_000
     topics = {name: {row["topic"] for row in rows[name]} for name in SETS}
-    assert len(topics["train"]) == 116
+    assert len(topics["train"]) == 156
     assert len(topics["in_domain"]) == 100
     assert topics["in_domain"] <= topics["train"]
     assert len(topics["out_of_domain"]) == 16
@@ -123,9 +123,10 @@ def test_every_answer_has_the_five_sections_in_the_order_asked_for(name: str, ro
 @pytest.mark.parametrize("name", WARD_SETS)
 def test_the_register_is_the_house_s(name: str, rows) -> None:
     for row in rows[name]:
-        safety = sections(row)["Safety"]
-        assert safety.startswith(f"{SAFETY_OPENING} ") or safety == NOT_STATED
-        assert not re.search(r"\.(\s|$)|\b(I|we|he|she|his|her)\b|: an? ", answer(row))
+        for heading, text in sections(row).items():
+            assert text.startswith(f"{OPENINGS[heading]} ") or text == NOT_STATED
+        assert not re.search(r"\.(\s|$)|\b(I|we|he|she|his|her)\b", answer(row))
+        assert not any(re.match("an? ", text) for text in stated(sections(row)).values())
         assert not re.search(r"\b(bp|HR|RR|sats|temp)\b|\d over \d", answer(row))
 
 
@@ -138,7 +139,7 @@ def test_every_fact_of_the_answer_is_in_the_prompt(name: str, rows) -> None:
 
 def stated_facts(found: dict[str, str]) -> list[str]:
     """What the sections say, without what the house adds."""
-    known = {heading: text for heading, text in found.items() if text != NOT_STATED}
+    known = stated(found)
     facts = []
     if "Reason" in known:
         match = LASTING.fullmatch(known["Reason"])
@@ -148,25 +149,34 @@ def stated_facts(found: dict[str, str]) -> list[str]:
     facts += [known["Assessment"]] if "Assessment" in known else []
     facts += known["Plan"].split(", ") if "Plan" in known else []
     if "Safety" in known:
-        facts += known["Safety"].removeprefix(f"{SAFETY_OPENING} ").split(" or ")
+        facts += known["Safety"].split(" or ")
     return facts
+
+
+def stated(found: dict[str, str]) -> dict[str, str]:
+    """The sections that say something, without the house's opening."""
+    return {
+        heading: text.removeprefix(f"{OPENINGS[heading]} ")
+        for heading, text in found.items()
+        if text != NOT_STATED
+    }
 
 
 @pytest.mark.parametrize("name", WARD_SETS)
 def test_every_fact_of_the_prompt_is_in_the_answer(name: str, rows) -> None:
     for row in rows[name]:
-        text, found = prompt(row), sections(row)
+        text, found = prompt(row), stated(sections(row))
         topic = TOPICS[row["topic"]]
         told = [item for item in topic.complaints if bare(item) in text.lower()]
         # A sign may name a complaint (nausea, fever), so only unmentioned ones are certain.
-        assert told or found["Reason"] == NOT_STATED
+        assert told or "Reason" not in found
         lower = text.lower()
         named = re.search(rf"\b{re.escape(row['topic'].lower())}\b", lower) is not None
-        assert named == (found["Assessment"] == row["topic"]), row
+        assert named == (found.get("Assessment") == row["topic"]), row
         treated = any(drug(plan).lower() in lower for plan in topic.plans)
-        assert treated == (found["Plan"] != NOT_STATED), row
+        assert treated == ("Plan" in found), row
         warned = any(sign.split(" {")[0].lower() in lower for sign in topic.signs)
-        assert warned == (found["Safety"] != NOT_STATED), row
+        assert warned == ("Safety" in found), row
         # Every number but the age and the room's.
         left = collections.Counter(NUMBER.findall(text))
         left -= collections.Counter(NUMBER.findall(answer(row)))
@@ -194,7 +204,7 @@ def test_a_number_of_the_findings_is_that_of_its_vital_sign(rows) -> None:
             match = re.search(pattern, prompt(row), re.IGNORECASE)
             if match:
                 expected.append(form.format("/".join(filter(None, match.groups()))))
-        assert sections(row)["Findings"] == (", ".join(expected) or NOT_STATED), row
+        assert stated(sections(row)).get("Findings", "") == ", ".join(expected), row
 
 
 def test_messages_are_whole_english_sentences(rows) -> None:
@@ -308,8 +318,8 @@ def test_rows_are_short_enough_for_the_base(rows) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     for name in WARD_SETS:
         for row in rows[name]:
-            assert len(tokenizer.encode(prompt(row))) <= 120, row
-            assert len(tokenizer.encode(answer(row))) <= 95, row
+            assert len(tokenizer.encode(prompt(row))) <= 130, row
+            assert len(tokenizer.encode(answer(row))) <= 105, row
 
 
 @pytest.mark.parametrize("name", SKILL_SETS)
