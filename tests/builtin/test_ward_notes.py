@@ -319,7 +319,7 @@ def test_rows_are_short_enough_for_the_base(rows) -> None:
     for name in WARD_SETS:
         for row in rows[name]:
             assert len(tokenizer.encode(prompt(row))) <= 130, row
-            assert len(tokenizer.encode(answer(row))) <= 105, row
+            assert len(tokenizer.encode(answer(row))) <= 110, row
 
 
 @pytest.mark.parametrize("name", SKILL_SETS)
