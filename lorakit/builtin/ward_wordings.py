@@ -146,7 +146,7 @@ TRAINED_PHRASES = Phrases(
         "[Today's|Latest|Current|First|New] [values|vitals|obs|numbers]: {}.",
         "{His} [vitals|obs|numbers|vital signs][:| are] {}.",
         "[Obs|Numbers|Values|Vitals] [today|tonight|this morning|now|so far]: {}.",
-        "[From|For] the [chart|record|fever chart|night shift]: {}.",
+        "[From|For] the [sheet|record|fever curve|night shift]: {}.",
         "{He} [has|had|shows|came with] {}.",
         "The [machine|cuff and thermometer|student] [shows|gave|says] {}.",
         "With {him} I [got|measured] {}.",
