@@ -97,20 +97,19 @@ def contest(options: argparse.Namespace, workdir: Path) -> None:
         "settings": {"micro_batch_tokens": options.micro_batch_tokens},
     }
     run_one(options, task | {"do": "model"})
-    heading = f"Training, {options.shape}, {options.rows} rows, dropout {options.dropout:g}"
     path = results_file("sft_peers")
-    lines, measured = [], {}
     for variant in options.variants:
         adapter = workdir / f"{options.shape}-{variant}-{options.dropout:g}"
         of_variant = task | {"variant": variant, "adapter": str(adapter)}
         run_one(options, of_variant | {"do": "adapter"})
-        measured[variant] = measure_variant(options, of_variant)
-        lines += table_lines(variant, measured[variant], options)
-        print(table(COLUMNS, lines[-len(options.peer_settings) - 2 :]), flush=True)
-        write_section(heading, section(options, lines), path)
-        name = f"{path.stem}_{options.shape}_{options.rows}_dropout{options.dropout:g}.json"
-        content = {"conditions": conditions(), "task": task, "measured": measured}
-        path.with_name(name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        measured = measure_variant(options, of_variant)
+        lines = table_lines(variant, measured, options)
+        print(table(COLUMNS, lines), flush=True)
+        words = f"{options.shape}, {options.rows} rows, dropout {options.dropout:g}, {variant}"
+        write_section(f"Training, {words}", section(options, lines), path)
+        name = "_".join([path.stem, *words.replace(" rows", "").replace(" ", "").split(",")])
+        content = {"conditions": conditions(), "task": of_variant, "measured": measured}
+        path.with_name(f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def measure_variant(options: argparse.Namespace, task: dict[str, Any]) -> dict[str, Any]:
