@@ -183,11 +183,13 @@ def four_bit(rows: int, columns: int, place: Place) -> Iterator[Case]:
     size = f"{rows} x {columns}"
     codes, absmax = kernels.four_bit_quantize(dense, "nf4", BLOCK_SIZE)
     theirs = bitsandbytes.quantize_4bit(dense, blocksize=BLOCK_SIZE, quant_type="nf4")
-    yield Case(
-        "four_bit_quantize",
-        size,
-        lambda: kernels.four_bit_quantize(dense, "nf4", BLOCK_SIZE),
-        dense.nbytes + codes.nbytes + absmax.nbytes,
+    yield replace(
+        table_op(
+            "four_bit_quantize",
+            size,
+            dense.nbytes + codes.nbytes + absmax.nbytes,
+            *(dense, "nf4", BLOCK_SIZE),
+        ),
         peer=(
             "bitsandbytes",
             lambda: bitsandbytes.quantize_4bit(dense, blocksize=BLOCK_SIZE, quant_type="nf4"),

@@ -30,7 +30,7 @@ B_DEVIATION = 0.02
 
 def storage_of(variant: str) -> str:
     """How the base is stored: "none" or "nf4"."""
-    return "none" if variant == "lora" else "nf4"
+    return "nf4" if variant.startswith("q") else "none"
 
 
 def load(model: Path, storage: str) -> PreTrainedModel:
@@ -54,7 +54,8 @@ def make_adapter(model: Path, variant: str, dropout: float, folder: Path) -> Non
     fault in it would not show in the first losses.
     """
     loaded = load(model, storage_of(variant))
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, use_dora=variant == "qdora")
+    use_dora = variant in ("dora", "qdora")
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, use_dora=use_dora)
     adapter = attach_adapter(loaded, config)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in adapter.parameters().items():

@@ -12,6 +12,7 @@ from lorakit.kernels.dispatch import (
     backend_name,
     dequantize_scales,
     four_bit_dequantize,
+    four_bit_quantize,
     is_reference_forced,
     reference_only,
 )
@@ -33,10 +34,7 @@ from lorakit.kernels.reference.attention import (
 )
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
-from lorakit.kernels.reference.four_bit import (
-    four_bit_quantize,
-    quantize_scales,
-)
+from lorakit.kernels.reference.four_bit import quantize_scales
 from lorakit.kernels.reference.frozen_linear import frozen_linear
 from lorakit.kernels.reference.grouped_linear import frozen_grouped_linear, grouped_linear
 from lorakit.kernels.reference.int8 import int8_dequantize, int8_quantize

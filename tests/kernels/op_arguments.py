@@ -35,7 +35,10 @@ ARGUMENTS: dict[str, Callable[[int, int], tuple]] = {
     # More than one value, or the gradient is the rounding of 1 - 1.
     "cross_entropy": lambda t, d: (3 * floats(t, d + 2), torch.randint(d + 2, (t,)), floats(t)),
 }
-EXACT = {"dequantize_scales", "four_bit_dequantize"}  # bits, which have tests of their own
+# Bits, which have tests of their own.
+EXACT = {"dequantize_scales", "four_bit_dequantize", "four_bit_quantize"}
+# Done once, when a model is loaded: a GPU is fast enough with the reference.
+ONLY_ON_CPUS = {"four_bit_quantize"}
 
 
 def in_float64(arguments: tuple) -> list[Any]:

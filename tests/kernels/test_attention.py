@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit import kernels
+from lorakit.kernels.fused import packed_attention
 from tests.tolerances import OP, relative_error
 
 STARTS = [0, 1, 8, 8 + 17, 8 + 17 + 5]
@@ -138,3 +139,21 @@ def test_nothing_of_the_size_of_the_pack_squared(case: str) -> None:
         kernels.packed_attention(q, k, v, starts, length, **options).sum().backward()
     assert largest.numel <= max(q.numel(), 2 * length * (length + 1))
     assert largest.numel < num_tokens**2
+
+
+def test_a_pytorch_without_its_private_ops_is_served_and_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack = torch.randn(2, 7, 8), torch.randn(2, 7, 8), torch.randn(2, 7, 8)
+    starts = torch.tensor([0, 3, 7], dtype=torch.int32)
+    expected = kernels.packed_attention(*pack, starts, 4)
+    with caplog.at_level("WARNING"):
+        assert not caplog.records
+        monkeypatch.setattr(packed_attention, "_BACKWARD", "no_such_op")
+        packed_attention._has_cpu_ops.cache_clear()
+        try:
+            found = kernels.packed_attention(*pack, starts, 4)
+        finally:
+            packed_attention._has_cpu_ops.cache_clear()
+    assert "has no op no_such_op" in caplog.text
+    assert relative_error(found, expected) < OP[torch.float32]

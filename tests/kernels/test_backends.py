@@ -9,7 +9,13 @@ import torch
 
 from lorakit.kernels import dispatch
 from lorakit.kernels.cpu import compiled, ops, threads
-from lorakit.kernels.reference.four_bit import CODE_VALUES, four_bit_quantize, quantize_scales
+from lorakit.kernels.reference.four_bit import (
+    CODE_VALUES,
+    code_values,
+    four_bit_quantize,
+    nearest,
+    quantize_scales,
+)
 from tests.kernels.op_arguments import ARGUMENTS, EXACT, SHAPES, in_a_tuple, in_float64
 from tests.tolerances import OP, relative_error
 
@@ -95,6 +101,31 @@ def test_dequantize_to_the_same_bits(code_book: str, block_size: int, count: int
     arguments = (codes, scales, *arguments[2:], torch.float32, tuple(nested))
     expected = dispatch.OPS["four_bit_dequantize"](*arguments)
     assert torch.equal(ops.four_bit_dequantize(*arguments), expected)
+
+
+@pytest.mark.parametrize("code_book", sorted(CODE_VALUES))
+@pytest.mark.parametrize("block_size", [32, 64, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_quantize_to_the_same_bytes(dtype, block_size: int, code_book: str) -> None:
+    values = code_values(code_book, torch.device("cpu"))
+    midpoints, _ = nearest(code_book, values.device)
+    beside = [midpoints.nextafter(torch.full((), to)) for to in (-2.0, 2.0)]
+    weights = {count: torch.randn(count) for count in (1, 2, 31, 64, 65, 4095, 4096, 1_200_001)}
+    weights |= {
+        "zeros": torch.zeros(2 * block_size),
+        "tiny": torch.full((2 * block_size,), 1e-42),
+        # 1 is the block's scale, so the others stay where they are.
+        "midpoints": torch.cat([values, midpoints, *beside]).repeat(block_size),
+        "not a number": torch.randn(9000).index_fill(0, torch.tensor([70]), torch.nan),
+        "infinite": torch.randn(9000).index_fill(0, torch.tensor([70]), -torch.inf),
+        "transposed": torch.randn(130, 64).T,
+    }
+    for name, weight in weights.items():
+        weight = weight.to(dtype)
+        expected = dispatch.OPS["four_bit_quantize"](weight, code_book, block_size)
+        actual = ops.four_bit_quantize(weight, code_book, block_size)
+        for ours, exact in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, exact, rtol=0, atol=0, equal_nan=True, msg=str(name))
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 70_001])

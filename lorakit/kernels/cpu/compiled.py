@@ -83,6 +83,11 @@ def _bytes(address, count):
 
 
 @njit(inline="always")
+def _integers(address, count):
+    return carray(_address(address), (count,), np.int32)
+
+
+@njit(inline="always")
 def _longs(address, count):
     return carray(_address(address), (count,), np.int64)
 
@@ -141,6 +146,58 @@ def four_bit_dequantize(arguments):
         _unpack(codes[start // 2 : even // 2], scales[b], pairs, out[start:even])
         if even < stop:
             out[even] = pairs[int64(codes[even // 2]) * 2] * scales[b]
+
+
+@njit(error_model="numpy")
+def _largest(bits):
+    # Of floats without their sign the order is that of their bits, NaN last: one NaN is found.
+    largest = int32(0)
+    for i in range(bits.size):
+        largest = max(largest, bits[i] & int32(0x7FFFFFFF))
+    return largest
+
+
+@njit(error_model="numpy")
+def _add_above(values, midpoint, step, totals):
+    for i in range(values.size):
+        totals[i] += step if values[i] > midpoint else int32(0)
+
+
+@njit(error_model="numpy")
+def _times(values, factor, out):
+    for i in range(values.size):
+        out[i] = values[i] * factor
+
+
+@njit(error_model="numpy")
+def _in_nibbles(numbers, codes):
+    for i in range(codes.size):
+        codes[i] = (numbers[2 * i] << int32(4)) | numbers[2 * i + 1]
+
+
+@Kernel
+def four_bit_quantize(arguments):
+    """weights float32, midpoints float32 (15,), codes of the values in ascending order int32 (16,),
+    smallest scale float32 (1,), codes uint8, scales float32 (blocks,), block size; work: blocks."""
+    count, block = arguments[1], arguments[8]
+    weights, bits = _floats(arguments[2], count * block), _integers(arguments[2], count * block)
+    midpoints, order = _floats(arguments[3], 15), _integers(arguments[4], 16)
+    smallest = _floats(arguments[5], 1)[0]
+    codes, scales = _bytes(arguments[6], count * block // 2), _floats(arguments[7], count)
+    normed, numbers = np.empty(block, np.float32), np.empty(block, np.int32)
+    first, last = _share(arguments)
+    for b in range(first, last):
+        a, z = b * block, (b + 1) * block
+        scale = _float_of_bits(_largest(bits[a:z]))
+        inverse = float32(1) / max(scale, smallest)
+        _times(weights[a:z], inverse, normed)
+        # The code of the nearest value: that of the lowest, and at each midpoint below the weight
+        # a step to the next one's.
+        numbers[:] = order[0]
+        for k in range(15):
+            _add_above(normed, midpoints[k], order[k + 1] - order[k], numbers)
+        _in_nibbles(numbers, codes[a // 2 : z // 2])
+        scales[b] = scale
 
 
 @njit(error_model="numpy")

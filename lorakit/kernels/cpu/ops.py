@@ -17,6 +17,41 @@ from lorakit.kernels.reference import four_bit as reference_four_bit
 from lorakit.kernels.reference.dynamic8 import dynamic_map
 
 FLOAT_BYTES = 4
+# Weights that are float32 at a time, where they are stored in another dtype: 4 MB.
+_QUANTIZED_AT_ONCE = 1 << 20
+
+
+def four_bit_quantize(
+    weight: torch.Tensor, code_book: str, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See the reference; the same bytes."""
+    flat = weight.reshape(-1)
+    num_full = flat.numel() // block_size * block_size
+    if block_size % 2 or not num_full or not weight.is_floating_point():
+        return reference_four_bit.four_bit_quantize(weight, code_book, block_size)
+    codes = torch.empty((flat.numel() + 1) // 2, dtype=torch.uint8)
+    absmax = torch.empty(-(-flat.numel() // block_size), dtype=torch.float32)
+    midpoints, order = reference_four_bit.nearest(code_book, flat.device)
+    step = max(1, _QUANTIZED_AT_ONCE // block_size) * block_size
+    for start in range(0, num_full, step):
+        chunk = flat[start : min(start + step, num_full)].float()
+        compiled.four_bit_quantize(
+            chunk.numel() // block_size,
+            chunk.numel() * FLOAT_BYTES,
+            chunk,
+            midpoints,
+            order.int(),
+            _number(reference_four_bit.SMALLEST_SCALE),
+            codes[start // 2 :],
+            absmax[start // block_size :],
+            block_size,
+        )
+    if num_full < flat.numel():
+        last = reference_four_bit.four_bit_quantize(flat[num_full:], code_book, block_size)
+        codes[num_full // 2 :], absmax[-1:] = last
+    if not absmax.isfinite().all():  # NaN and infinity have a code too, which the reference knows
+        return reference_four_bit.four_bit_quantize(weight, code_book, block_size)
+    return codes, absmax
 
 
 def four_bit_dequantize(

@@ -13,6 +13,7 @@ example, D head size.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -22,6 +23,8 @@ from torch.autograd.function import once_differentiable
 
 from lorakit.kernels import dispatch
 from lorakit.kernels.reference import attention as reference
+
+log = logging.getLogger(__name__)
 
 _FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
 _BACKWARD = "_scaled_dot_product_flash_attention_for_cpu_backward"
@@ -65,17 +68,30 @@ def packed_attention(
 
 
 def _serves_on_cpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether the two ops that `scaled_dot_product_attention` calls on a CPU are there, and for
-    these tensors."""
+    """Whether the two ops that `scaled_dot_product_attention` calls on a CPU are for these tensors,
+    and there."""
     return (
         query.device.type == "cpu"
         and query.dtype == key.dtype == value.dtype
         and query.dtype in (torch.float32, *_HALF)
         and query.shape[-1] == value.shape[-1]
         and all(t.stride(-1) == 1 for t in (query, key, value))
-        and hasattr(torch.ops.aten, _FORWARD)
-        and hasattr(torch.ops.aten, _BACKWARD)
+        and _has_cpu_ops()
     )
+
+
+@cache
+def _has_cpu_ops() -> bool:
+    # Both are PyTorch's private names, which a version may take away.
+    missing = [name for name in (_FORWARD, _BACKWARD) if not hasattr(torch.ops.aten, name)]
+    if missing:
+        log.warning(
+            "PyTorch %s has no op %s, so attention on the CPU runs as plain PyTorch and keeps more "
+            "for the backward pass",
+            torch.__version__,
+            missing[0],
+        )
+    return not missing
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -145,9 +161,19 @@ def _varlen_attn() -> Any:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
+        missing = ["varlen_attn"]
+    else:
+        known = inspect.signature(varlen_attn).parameters
+        missing = [name for name in ("scale", "window_size", "enable_gqa") if name not in known]
+    if missing:
+        log.warning(
+            "PyTorch %s has no %s in torch.nn.attention.varlen, so attention on the GPU runs as "
+            "plain PyTorch, which waits for the lengths of the examples",
+            torch.__version__,
+            missing[0],
+        )
         return None
-    known = inspect.signature(varlen_attn).parameters
-    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(known) else None
+    return varlen_attn
 
 
 def _serves_ragged(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:

@@ -174,7 +174,7 @@ def _quantize_chunk(
         scaled = torch.cat([scaled, (tail / tail_absmax).clamp_(-1, 1)])
     if scaled.numel() % 2:
         scaled = torch.nn.functional.pad(scaled, (0, 1))
-    midpoints, order = _nearest(code_book, chunk.device)
+    midpoints, order = nearest(code_book, chunk.device)
     codes = order[torch.bucketize(scaled, midpoints, out_int32=True)]
     return (codes[::2] << 4) | codes[1::2], absmax
 
@@ -208,7 +208,7 @@ def code_values(code_book: str, device: torch.device) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def _nearest(code_book: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(code_book: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Midpoints of the code values in ascending order, float32 (15,), and their codes (16,)."""
     values = code_values(code_book, device)
     order = torch.argsort(values, stable=True)
