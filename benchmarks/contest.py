@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -11,8 +12,10 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +28,42 @@ PEERS = ("peft", "trl", "bitsandbytes", "accelerate")
 MIB = 2**20
 
 
+def did_the_task(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
+    """Do the task this process was started for and tell its result; False: there is none."""
+    if sys.argv[1:2] != ["--one"]:
+        return False
+    print(json.dumps(answer(json.loads(sys.argv[2]))))
+    return True
+
+
+def contest_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with what a contest of models can be told: pairs and threads."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="how often each one is measured")
+    parser.add_argument("--threads", type=int, help="of the CPU; left out: each tool's choice")
+    return parser
+
+
+def at_least_one(text: str) -> int:
+    """A number of warm-up steps: timing begins at the end of the first one."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("1 at least: the first step's end is where timing begins")
+    return int(text)
+
+
+@contextmanager
+def work_folder(given: Path | None) -> Iterator[Path]:
+    """The folder given, made if need be, or one for this time."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def in_a_process(
     script: str,
     task: dict[str, Any],
@@ -35,7 +74,7 @@ def in_a_process(
     """Run `script --one TASK` in a new interpreter; its last line of output is the result.
 
     Args:
-        script: path of a script whose `main` passes TASK (JSON) to `answer`.
+        script: path of a script whose `main` begins with `did_the_task`.
         threads: of the CPU, for every library alike; None: each library's own choice.
         all_cores_tokenize: let tokenizers use threads of its own.
     """

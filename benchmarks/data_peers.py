@@ -36,6 +36,7 @@ from contest import (
     MIB,
     by_turns,
     conditions,
+    did_the_task,
     in_a_process,
     ratios,
     results_file,
@@ -71,8 +72,7 @@ GROWTH_COLUMNS = (
 
 def main() -> None:
     """Measure what was asked for, print it and write the section."""
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(answer(json.loads(sys.argv[2]))))
+    if did_the_task(answer):
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

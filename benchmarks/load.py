@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,11 +30,14 @@ from contest import (
     Memory,
     by_turns,
     conditions,
+    contest_parser,
+    did_the_task,
     in_a_process,
     ratios,
     results_file,
     spread,
     table,
+    work_folder,
 )
 from page import write_section
 
@@ -47,25 +48,16 @@ BLOCK_SIZE = 64
 
 def main() -> None:
     """Measure both and write the section."""
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(answer(json.loads(sys.argv[2]))))
+    if did_the_task(answer):
         return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = contest_parser(__doc__)
     parser.add_argument("--shape", default="qwen2.5-0.5b", help="as in workload.py")
-    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--matrix", type=int, nargs=2, default=[4096, 4096], help="rows, columns")
     parser.add_argument("--repeats", type=int, default=7, help="of each operation on the matrix")
-    parser.add_argument("--threads", type=int, help="of the CPU; left out: each tool's choice")
-    parser.add_argument("--workdir", type=Path, help="where the model is kept for the next time")
+    parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
     options = parser.parse_args()
-    if options.workdir is not None:
-        options.workdir.mkdir(parents=True, exist_ok=True)
-        contest(options, options.workdir)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        contest(options, Path(folder))
+    with work_folder(options.workdir) as folder:
+        contest(options, folder)
 
 
 def contest(options: argparse.Namespace, workdir: Path) -> None:

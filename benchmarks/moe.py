@@ -22,12 +22,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from contest import MIB, by_turns, conditions, in_a_process, ratios, results_file, spread, table
+from contest import (
+    MIB,
+    by_turns,
+    conditions,
+    contest_parser,
+    did_the_task,
+    in_a_process,
+    ratios,
+    results_file,
+    spread,
+    table,
+    work_folder,
+)
 from page import write_section
 
 OURS = "lorakit"
@@ -46,12 +56,9 @@ COLUMNS = (
 
 def main() -> None:
     """Hold the contest and write the section."""
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(answer(json.loads(sys.argv[2]))))
+    if did_the_task(answer):
         return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = contest_parser(__doc__)
     parser.add_argument("--what", nargs="+", choices=("block", "model"), default=["block", "model"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--experts", type=int, default=64)
@@ -61,14 +68,12 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=1024, help="of a step, in 4 rows")
     parser.add_argument("--storage", choices=("none", "nf4"), default="none", help="lorakit's")
-    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a measurement")
-    parser.add_argument("--threads", type=int, help="of the CPU; left out: each tool's choice")
     options = parser.parse_args()
     if OURS not in options.contestants:
         parser.error("--contestants must have lorakit: the others are compared with it")
-    with tempfile.TemporaryDirectory() as folder:
-        contest(options, Path(folder))
+    with work_folder(None) as folder:
+        contest(options, folder)
 
 
 def contest(options: argparse.Namespace, workdir: Path) -> None:

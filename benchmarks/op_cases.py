@@ -1,5 +1,5 @@
-"""What `ops.py` times: every op of the dispatch table, quantizing, and a fused group of
-projections, at the shapes of real models, each beside the reference and a peer where there is one.
+"""What `ops.py` times: every op of the dispatch table and a fused group of projections, at the
+shapes of real models, each beside the reference and a peer where there is one.
 
 T tokens, D hidden size, F features of the MLP, V vocabulary.
 """

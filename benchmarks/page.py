@@ -38,8 +38,14 @@ def machine() -> str:
     """What a figure was measured on, in one sentence."""
     return (
         f"Machine: {processor()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, commit {(commit() or 'unknown')[:12]}."
+        f"transformers {transformers.__version__}, commit {short_commit()}."
     )
+
+
+def short_commit() -> str:
+    """Twelve digits, and `+` where the checkout has local changes."""
+    full = commit() or "unknown"
+    return full[:12] + ("+" if full.endswith("+") else "")
 
 
 def processor() -> str:

@@ -18,12 +18,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from contest import MIB, by_turns, conditions, in_a_process, ratios, results_file, spread, table
+from contest import (
+    MIB,
+    at_least_one,
+    by_turns,
+    conditions,
+    contest_parser,
+    did_the_task,
+    in_a_process,
+    ratios,
+    results_file,
+    spread,
+    table,
+    work_folder,
+)
 from page import write_section
 from workload import (
     CONFIGS,
@@ -55,34 +66,23 @@ COLUMNS = (
 
 def main() -> None:
     """Hold the contest of every variant and write the section."""
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(answer(json.loads(sys.argv[2]))))
+    if did_the_task(answer):
         return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = contest_parser(__doc__)
     parser.add_argument("--shape", choices=CONFIGS, default="smollm2-135m")
     parser.add_argument("--rows", choices=ROW_KINDS, default="short")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument(
         "--peer-settings", nargs="+", choices=PEER_SETTINGS, default=["default", "padding_free"]
     )
-    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a measurement")
-    parser.add_argument("--warmup", type=int, default=1, help="steps before them, at least 1")
+    parser.add_argument("--warmup", type=at_least_one, default=1, help="steps before them")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--micro-batch-tokens", type=int, help="lorakit's; left out: its choice")
-    parser.add_argument("--threads", type=int, help="of the CPU; left out: each tool's choice")
     parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
     options = parser.parse_args()
-    if options.warmup < 1:
-        parser.error("--warmup must be 1 at least: the first step's end is where timing begins")
-    if options.workdir is not None:
-        options.workdir.mkdir(parents=True, exist_ok=True)
-        contest(options, options.workdir)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        contest(options, Path(folder))
+    with work_folder(options.workdir) as folder:
+        contest(options, folder)
 
 
 def contest(options: argparse.Namespace, workdir: Path) -> None:

@@ -104,6 +104,44 @@ def test_the_replay_has_the_products_of_a_step_and_no_others(
     assert sum(counted[op] for op in matrix_products) == expected
 
 
+def test_a_contestant_s_process_does_its_task_and_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    contest = importlib.import_module("contest")
+    script = tmp_path / "contestant.py"
+    script.write_text(
+        "from contest import did_the_task\n"
+        "print('loading')\n"
+        "assert did_the_task(lambda task: {'twice': 2 * task['number']})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    assert contest.in_a_process(str(script), {"number": 4}) == {"twice": 8}
+    monkeypatch.setattr("sys.argv", ["contestant.py", "--pairs", "3"])
+    assert not contest.did_the_task(lambda task: {})
+    assert capsys.readouterr().out == ""
+    with contest.work_folder(tmp_path / "a" / "b") as given, contest.work_folder(None) as made:
+        assert given.is_dir() and made.is_dir()
+    assert given.is_dir() and not made.exists()
+
+
+def test_a_variant_is_compared_at_the_same_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    sft_variants = importlib.import_module("sft_variants")
+    seconds = {"lora": 1.0, "dora": 1.25, "qlora": 2.0, "qdora": 3.0}
+    measured = {
+        f"{name}, {dropout:g}": [
+            {"seconds": [taken + dropout], "tokens": [60], "peak_bytes": 2**20}
+        ]
+        for name, taken in seconds.items()
+        for dropout in (0.0, 0.5)
+    }
+    lines = sft_variants.table_lines(measured, [0.0, 0.5])
+    assert [line[3] for line in lines[:4]] == ["", "1.25", "2.00", "3.00"]
+    assert [line[4] for line in lines[:4]] == ["", "1.25", "", "1.50"]
+    assert lines[4:][1][3] == f"{1.75 / 1.5:.2f}"
+
+
 def test_every_kernel_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     op_cases, workload = (importlib.import_module(name) for name in ("op_cases", "workload"))

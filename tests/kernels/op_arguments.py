@@ -37,7 +37,7 @@ ARGUMENTS: dict[str, Callable[[int, int], tuple]] = {
 }
 # Bits, which have tests of their own.
 EXACT = {"dequantize_scales", "four_bit_dequantize", "four_bit_quantize"}
-# Done once, when a model is loaded: a GPU is fast enough with the reference.
+# Done once, when a model is loaded; on a GPU by the reference.
 ONLY_ON_CPUS = {"four_bit_quantize"}
 
 

@@ -144,16 +144,23 @@ def test_nothing_of_the_size_of_the_pack_squared(case: str) -> None:
 def test_a_pytorch_without_its_private_ops_is_served_and_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pack = torch.randn(2, 7, 8), torch.randn(2, 7, 8), torch.randn(2, 7, 8)
+    pack = [torch.randn(2, 7, 8, requires_grad=True) for _ in range(3)]
     starts = torch.tensor([0, 3, 7], dtype=torch.int32)
-    expected = kernels.packed_attention(*pack, starts, 4)
+    weights = torch.randn(2, 7, 8)
+
+    def attend() -> tuple[torch.Tensor, ...]:
+        out = kernels.packed_attention(*pack, starts, 4)
+        return out, *torch.autograd.grad(out, pack, weights)
+
+    expected = attend()
     with caplog.at_level("WARNING"):
         assert not caplog.records
         monkeypatch.setattr(packed_attention, "_BACKWARD", "no_such_op")
         packed_attention._has_cpu_ops.cache_clear()
         try:
-            found = kernels.packed_attention(*pack, starts, 4)
+            found = attend()
         finally:
             packed_attention._has_cpu_ops.cache_clear()
-    assert "has no op no_such_op" in caplog.text
-    assert relative_error(found, expected) < OP[torch.float32]
+    assert "has no no_such_op" in caplog.text
+    for mine, right in zip(found, expected, strict=True):
+        assert relative_error(mine, right) < OP[torch.float32]

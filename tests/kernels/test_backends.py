@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 
+from lorakit.base.four_bit import quantize
 from lorakit.kernels import dispatch
 from lorakit.kernels.cpu import compiled, ops, threads
 from lorakit.kernels.reference.four_bit import (
@@ -114,18 +116,62 @@ def test_quantize_to_the_same_bytes(dtype, block_size: int, code_book: str) -> N
     weights |= {
         "zeros": torch.zeros(2 * block_size),
         "tiny": torch.full((2 * block_size,), 1e-42),
-        # 1 is the block's scale, so the others stay where they are.
-        "midpoints": torch.cat([values, midpoints, *beside]).repeat(block_size),
+        # A 1 in each block is its scale, so the others stay where they are.
+        "midpoints": torch.cat(
+            [
+                torch.nn.functional.pad(part, (1, block_size - 1 - len(part)), value=1.0)
+                for part in (values, midpoints, *beside)
+            ]
+        ),
         "not a number": torch.randn(9000).index_fill(0, torch.tensor([70]), torch.nan),
         "infinite": torch.randn(9000).index_fill(0, torch.tensor([70]), -torch.inf),
-        "transposed": torch.randn(130, 64).T,
+        "nothing": torch.zeros(0),
     }
-    for name, weight in weights.items():
-        weight = weight.to(dtype)
+    weights = {name: weight.to(dtype) for name, weight in weights.items()}
+    wide = torch.randn(130, 128).to(dtype)
+    weights |= {
+        "transposed": wide.T,
+        "every second column": wide[:, ::2],
+        "one column": wide[:, :1],
+        "every second row": wide[::2],
+        "one number": wide[0, 0].expand(64, 128),
+    }
+    for (name, weight), num_threads in itertools.product(weights.items(), (1, 2)):
         expected = dispatch.OPS["four_bit_quantize"](weight, code_book, block_size)
-        actual = ops.four_bit_quantize(weight, code_book, block_size)
+        before = torch.get_num_threads()
+        torch.set_num_threads(num_threads)
+        try:
+            actual = ops.four_bit_quantize(weight, code_book, block_size)
+        finally:
+            torch.set_num_threads(before)
         for ours, exact in zip(actual, expected, strict=True):
-            torch.testing.assert_close(ours, exact, rtol=0, atol=0, equal_nan=True, msg=str(name))
+            assert ours.dtype == exact.dtype
+            assert torch.equal(ours.nan_to_num(), exact.nan_to_num()), name
+
+
+def test_what_quantizing_on_a_cpu_does_not_serve_is_the_reference_s_to_do() -> None:
+    weight = torch.randn(300)
+    for given, block_size in ((weight.double(), 64), (weight, 63), (weight.to("meta"), 64)):
+        expected = dispatch.OPS["four_bit_quantize"](given, "nf4", block_size)
+        for ours, exact in zip(
+            ops.four_bit_quantize(given, "nf4", block_size), expected, strict=True
+        ):
+            assert ours.device == exact.device
+            assert exact.is_meta or torch.equal(ours, exact)
+
+
+def test_a_weight_is_quantized_by_the_compiled_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches = []
+    kernel = compiled.four_bit_quantize
+    monkeypatch.setattr(
+        compiled, "four_bit_quantize", lambda *given: (launches.append(given), kernel(*given))
+    )
+    weight = torch.randn(64, 64)
+    with torch.device("meta"):  # where new tensors go that are given no other place
+        packed = quantize(weight, "nf4", 64, double_quantization=False)
+    assert len(launches) == 1
+    codes, absmax = dispatch.OPS["four_bit_quantize"](weight, "nf4", 64)
+    assert torch.equal(packed.codes, codes) and torch.equal(packed.absmax, absmax)
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 70_001])

@@ -33,6 +33,8 @@ _thread_number = types.ExternalFunction(_THREAD_NUMBER, types.int32())
 _SIGNATURE = types.void(types.CPointer(types.int64))
 # Sums may be reordered and products fused, as in every BLAS; NaN and infinity stay what they are.
 _RELAXED = {"contract", "reassoc", "nsz", "arcp"}
+# A division by zero gives infinity: an exception would end a thread's share halfway, unseen.
+_NO_ERRORS = {"error_model": "numpy"}
 
 
 class Kernel:
@@ -46,9 +48,9 @@ class Kernel:
         if self._compiled is None:
             llvmlite.binding.add_symbol(_THREAD_NUMBER, threads.thread_number_address())
             try:
-                self._compiled = cfunc(_SIGNATURE, cache=True)(self._function)
+                self._compiled = cfunc(_SIGNATURE, cache=True, **_NO_ERRORS)(self._function)
             except RuntimeError:  # no folder to cache in can be written to
-                self._compiled = cfunc(_SIGNATURE)(self._function)
+                self._compiled = cfunc(_SIGNATURE, **_NO_ERRORS)(self._function)
         return self._compiled.address
 
     def __call__(self, work: int, num_bytes: int, *arguments: Any) -> None:
@@ -178,13 +180,16 @@ def _in_nibbles(numbers, codes):
 @Kernel
 def four_bit_quantize(arguments):
     """weights float32, midpoints float32 (15,), codes of the values in ascending order int32 (16,),
-    smallest scale float32 (1,), codes uint8, scales float32 (blocks,), block size; work: blocks."""
+    smallest scale float32 (1,), codes uint8, scales float32 (blocks,), block size, and room for a
+    block of each thread: float32 and int32 (threads, block); work: blocks."""
     count, block = arguments[1], arguments[8]
     weights, bits = _floats(arguments[2], count * block), _integers(arguments[2], count * block)
     midpoints, order = _floats(arguments[3], 15), _integers(arguments[4], 16)
     smallest = _floats(arguments[5], 1)[0]
     codes, scales = _bytes(arguments[6], count * block // 2), _floats(arguments[7], count)
-    normed, numbers = np.empty(block, np.float32), np.empty(block, np.int32)
+    room = int64(_thread_number()) * block
+    normed = _floats(arguments[9], arguments[0] * block)[room : room + block]
+    numbers = _integers(arguments[10], arguments[0] * block)[room : room + block]
     first, last = _share(arguments)
     for b in range(first, last):
         a, z = b * block, (b + 1) * block

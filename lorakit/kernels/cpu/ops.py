@@ -27,24 +27,34 @@ def four_bit_quantize(
     """See the reference; the same bytes."""
     flat = weight.reshape(-1)
     num_full = flat.numel() // block_size * block_size
-    if block_size % 2 or not num_full or not weight.is_floating_point():
+    served = weight.device.type == "cpu" and weight.is_floating_point() and block_size % 2 == 0
+    if not served or not num_full:
         return reference_four_bit.four_bit_quantize(weight, code_book, block_size)
-    codes = torch.empty((flat.numel() + 1) // 2, dtype=torch.uint8)
-    absmax = torch.empty(-(-flat.numel() // block_size), dtype=torch.float32)
-    midpoints, order = reference_four_bit.nearest(code_book, flat.device)
+    cpu = flat.device
+    codes = torch.empty((flat.numel() + 1) // 2, dtype=torch.uint8, device=cpu)
+    absmax = torch.empty(-(-flat.numel() // block_size), dtype=torch.float32, device=cpu)
+    midpoints, order = reference_four_bit.nearest(code_book, cpu)
+    codes_in_order = order.int()
+    # Each thread's block, normed, and the numbers of its codes.
+    room = torch.get_num_threads(), block_size
+    normed = torch.empty(room, dtype=torch.float32, device=cpu)
+    numbers = torch.empty(room, dtype=torch.int32, device=cpu)
     step = max(1, _QUANTIZED_AT_ONCE // block_size) * block_size
     for start in range(0, num_full, step):
-        chunk = flat[start : min(start + step, num_full)].float()
+        # A view of every second column is one of the flat weights, but not contiguous.
+        chunk = flat[start : min(start + step, num_full)].float().contiguous()
         compiled.four_bit_quantize(
             chunk.numel() // block_size,
             chunk.numel() * FLOAT_BYTES,
             chunk,
             midpoints,
-            order.int(),
+            codes_in_order,
             _number(reference_four_bit.SMALLEST_SCALE),
             codes[start // 2 :],
             absmax[start // block_size :],
             block_size,
+            normed,
+            numbers,
         )
     if num_full < flat.numel():
         last = reference_four_bit.four_bit_quantize(flat[num_full:], code_book, block_size)
@@ -74,7 +84,7 @@ def four_bit_dequantize(
         return reference_four_bit.four_bit_dequantize(
             codes, absmax, code_book, shape, block_size, dtype
         )
-    out = torch.empty(shape, dtype=dtype)
+    out = torch.empty(shape, dtype=dtype, device=codes.device)
     pairs = reference_four_bit.pair_table(code_book, codes.device)
     compiled.four_bit_dequantize(
         absmax.numel(),
@@ -96,7 +106,7 @@ def dequantize_scales(
     fits = nested_absmax.numel() == -(-codes.numel() // reference_four_bit.NESTED_BLOCK_SIZE)
     if not (fits and _bytes(codes) and _floats(nested_absmax, nested_offset)):
         return reference_four_bit.dequantize_scales(codes, nested_absmax, nested_offset)
-    out = torch.empty(codes.shape)
+    out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     compiled.dequantize_scales(
         nested_absmax.numel(),
         out.numel() * FLOAT_BYTES,
@@ -259,4 +269,4 @@ def _bytes(tensor: torch.Tensor) -> bool:
 @lru_cache(maxsize=64)
 def _number(value: float) -> torch.Tensor:
     """A number as a kernel reads it: arguments are integers and addresses."""
-    return torch.tensor([value], dtype=torch.float32)
+    return torch.tensor([value], dtype=torch.float32, device="cpu")

@@ -86,10 +86,10 @@ def _has_cpu_ops() -> bool:
     missing = [name for name in (_FORWARD, _BACKWARD) if not hasattr(torch.ops.aten, name)]
     if missing:
         log.warning(
-            "PyTorch %s has no op %s, so attention on the CPU runs as plain PyTorch and keeps more "
-            "for the backward pass",
+            "PyTorch %s has no %s, so attention on the CPU runs as plain PyTorch and keeps more "
+            "for the backward pass; PyTorch 2.11 to 2.13 have it",
             torch.__version__,
-            missing[0],
+            " and no ".join(missing),
         )
     return not missing
 
@@ -167,10 +167,10 @@ def _varlen_attn() -> Any:
         missing = [name for name in ("scale", "window_size", "enable_gqa") if name not in known]
     if missing:
         log.warning(
-            "PyTorch %s has no %s in torch.nn.attention.varlen, so attention on the GPU runs as "
-            "plain PyTorch, which waits for the lengths of the examples",
+            "torch.nn.attention.varlen of PyTorch %s has no %s, so attention on the GPU runs as "
+            "plain PyTorch, which waits for the lengths of the examples; PyTorch 2.13 has it",
             torch.__version__,
-            missing[0],
+            " and no ".join(missing),
         )
         return None
     return varlen_attn
