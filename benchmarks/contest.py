@@ -130,6 +130,11 @@ def results_file(theme: str) -> Path:
     return RESULTS / f"{theme}_{hardware}_{date.today():%Y%m}.md"
 
 
+def without_places(task: dict[str, Any]) -> dict[str, Any]:
+    """A task as it is recorded: where its files lay says nothing of the measurement."""
+    return {name: value for name, value in task.items() if name not in ("model", "adapter")}
+
+
 def conditions() -> str:
     """Command, machine and versions, in three sentences."""
     command = shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])

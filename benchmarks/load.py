@@ -37,6 +37,7 @@ from contest import (
     results_file,
     spread,
     table,
+    without_places,
     work_folder,
 )
 from page import write_section
@@ -93,7 +94,12 @@ A float32 matrix of {rows} x {columns}, {options.repeats} times each in {options
     print(text)
     path = results_file("load")
     write_section(f"Loading to NF4, {options.shape}", text, path)
-    content = {"conditions": conditions(), "task": task, "loads": loads, "kernels": kernels}
+    content = {
+        "conditions": conditions(),
+        "task": without_places(task),
+        "loads": loads,
+        "kernels": kernels,
+    }
     path.with_name(f"{path.stem}_{options.shape}.json").write_text(
         json.dumps(content, indent=1) + "\n", "utf-8"
     )

@@ -33,6 +33,7 @@ from contest import (
     results_file,
     spread,
     table,
+    without_places,
     work_folder,
 )
 from page import write_section
@@ -108,7 +109,11 @@ def contest(options: argparse.Namespace, workdir: Path) -> None:
         words = f"{options.shape}, {options.rows} rows, dropout {options.dropout:g}, {variant}"
         write_section(f"Training, {words}", section(options, lines), path)
         name = "_".join([path.stem, *words.replace(" rows", "").replace(" ", "").split(",")])
-        content = {"conditions": conditions(), "task": of_variant, "measured": measured}
+        content = {
+            "conditions": conditions(),
+            "task": without_places(of_variant),
+            "measured": measured,
+        }
         path.with_name(f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 

@@ -128,7 +128,7 @@ def test_the_register_is_the_house_s(name: str, rows) -> None:
         assert not re.search(r"\.(\s|$)|\b(I|we|he|she|his|her)\b", answer(row))
         said = stated(sections(row))
         # A warning is a clause, "if a fit starts", and keeps its articles.
-        assert not any(said.get(name, "").startswith(("a ", "an ")) for name in HEADINGS[:-1])
+        assert not any(said.get(part, "").startswith(("a ", "an ")) for part in HEADINGS[:-1])
         assert not re.search(r"\b(bp|HR|RR|sats|temp)\b|\d over \d", answer(row))
 
 
