@@ -10,7 +10,8 @@ import lorakit
 from lorakit.errors import RecipeError
 from lorakit.recipe import parse_recipe
 from lorakit.recipe.faults import NAMES_ELSEWHERE
-from lorakit.recipe.sections import DataSection, TrainSection
+from lorakit.recipe.sections.data import DataSection
+from lorakit.recipe.sections.train import TrainSection
 
 MINIMAL: dict[str, Any] = {"base": {"model": "m"}, "data": {"train": "t.jsonl"}}
 # Values that both a recipe and an SFTConfig refuse.

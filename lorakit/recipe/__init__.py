@@ -1,23 +1,20 @@
 """Recipes: every knob, read from YAML or from Python. Imports no torch."""
 
 from lorakit.recipe.read import dump_recipe, load_recipe, parse_recipe, recipe_schema
-from lorakit.recipe.sections import (
-    BaseSection,
+from lorakit.recipe.sections.adapter import EvaConfig, LoftqConfig, LoraConfig
+from lorakit.recipe.sections.base import BaseSection
+from lorakit.recipe.sections.data import (
     DataSection,
     DataSource,
-    DtypeName,
-    EvaConfig,
-    EvaluateSection,
-    LoftqConfig,
-    LoraConfig,
     OneSource,
-    OutputSection,
-    Recipe,
-    Section,
     SourceList,
     SourceListOrFraction,
-    TrainSection,
 )
+from lorakit.recipe.sections.evaluate import EvaluateSection
+from lorakit.recipe.sections.output import OutputSection
+from lorakit.recipe.sections.recipe import Recipe
+from lorakit.recipe.sections.section import DtypeName, Section
+from lorakit.recipe.sections.train import TrainSection
 from lorakit.recipe.sft_config import SFTConfig
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lorakit.recipe.rules import Fault, RuleError
-from lorakit.recipe.sections import DataSource
+from lorakit.recipe.sections.data import DataSource
 from lorakit.recipe.text import KeyPath
 
 # What other tools call it -> where it is here.

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from lorakit.errors import RecipeError
 from lorakit.recipe.faults import faults_of, in_words
 from lorakit.recipe.rules import broken_rules, fill_name
-from lorakit.recipe.sections import Recipe, Section
+from lorakit.recipe.sections.recipe import Recipe
+from lorakit.recipe.sections.section import Section
 from lorakit.recipe.text import KeyPath, apply_override, dump_text, parse_text, read_text
 
 # Options of section `train` of which a recipe has one at most.

@@ -19,7 +19,9 @@ from lorakit.recipe.builtin_names import is_builtin_model
 from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
 if TYPE_CHECKING:
-    from lorakit.recipe.sections import LoraConfig, Recipe, TrainSection
+    from lorakit.recipe.sections.adapter import LoraConfig
+    from lorakit.recipe.sections.recipe import Recipe
+    from lorakit.recipe.sections.train import TrainSection
     from lorakit.recipe.sft_config import SFTConfig
 
 PACKAGE = Path(__file__).parents[1]

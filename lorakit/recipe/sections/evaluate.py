@@ -1,0 +1,38 @@
+"""`evaluate`: what the run is proven on."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lorakit.recipe.sections.data import SourceList
+from lorakit.recipe.sections.section import NonNegativeFloat, PositiveInt, Section
+
+
+class EvaluateSection(Section):
+    """What the run is proven on."""
+
+    in_domain: SourceList | None = None
+    out_of_domain: SourceList | None = None
+    retention: SourceList | None = None
+    metrics: list[str] = Field(
+        default_factory=lambda: ["loss", "perplexity", "token_f1", "rouge_l"],
+        description="loss, perplexity, and scorers of greedy answers by file name in tasks.",
+    )
+    primary: str | dict[str, str] = Field(
+        "loss",
+        description="The metric the verdict rests on; or {set: metric}, loss where none is named.",
+    )
+    margin: NonNegativeFloat = Field(
+        0.05, description="How much retention may lose, in the unit of its primary metric."
+    )
+    max_examples: PositiveInt | None = Field(
+        None, description="Examples per set, drawn by the seed; null: all."
+    )
+    max_generated: PositiveInt = Field(
+        100, description="Examples per set that are answered, drawn by the seed."
+    )
+    max_new_tokens: PositiveInt = Field(256, description="Tokens of an answer, at most.")
+    regex: str | None = Field(None, description="What metric regex searches for in an answer.")
+    json_schema: str | None = Field(
+        None, description="File with the schema that metric json_schema holds answers to."
+    )

@@ -1,0 +1,32 @@
+"""A whole recipe."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from lorakit.recipe.rules import RuleError, broken_rules
+from lorakit.recipe.sections.adapter import LoraConfig
+from lorakit.recipe.sections.base import BaseSection
+from lorakit.recipe.sections.data import DataSection
+from lorakit.recipe.sections.evaluate import EvaluateSection
+from lorakit.recipe.sections.output import OutputSection
+from lorakit.recipe.sections.section import Section
+from lorakit.recipe.sections.train import TrainSection
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    base: BaseSection
+    adapter: LoraConfig = Field(default_factory=LoraConfig)
+    data: DataSection
+    train: TrainSection = Field(default_factory=TrainSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    output: OutputSection = Field(default_factory=OutputSection)
+
+    @model_validator(mode="after")
+    def _every_option_takes_effect(self) -> Recipe:
+        faults = broken_rules(self)
+        if faults:
+            raise RuleError(faults)
+        return self

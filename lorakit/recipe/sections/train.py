@@ -1,0 +1,89 @@
+"""`train`: the training loop, with the names of transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lorakit.recipe.sections.section import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Seed,
+)
+
+
+class TrainSection(Section):
+    """The training loop."""
+
+    method: Literal["sft", "grpo"] = "sft"
+    num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
+    max_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps, instead of the epochs."
+    )
+    batch_size: PositiveInt = Field(8, description="Examples per optimizer step.")
+    micro_batch_tokens: PositiveInt | None = Field(
+        None, description="Token budget of one forward pass; null: chosen, recorded in the run."
+    )
+    optim: str = Field(
+        "adamw_torch",
+        description="adamw_torch, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit.",
+    )
+    optim_memory: str | None = Field(
+        None,
+        description="Bytes of a paged optimizer's state on the device, such as `64MB`; the rest is "
+        "in host memory. null: 64 MiB.",
+    )
+    learning_rate: PositiveFloat = 2e-4
+    loraplus_lr_ratio: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of lora_B over that of lora_A; null: 1."
+    )
+    loraplus_lr_embedding: PositiveFloat | None = Field(
+        None, description="LoRA+: learning rate of adapted embeddings; null: 1e-6."
+    )
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: NonNegativeInt | None = None
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Share of steps; default 0.05."
+    )
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta1: Probability = 0.9
+    adam_beta2: Probability = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat | None = Field(
+        1.0, description="Clip the gradient norm; null: do not."
+    )
+    gradient_checkpointing: bool | Literal["auto", "selective"] = Field(
+        "auto",
+        description="Compute activations again in the backward pass: true, every layer; selective, "
+        "the MLP's; auto, as much as memory asks for.",
+    )
+    kernels: Literal["auto", "reference"] = Field(
+        "auto", description="reference: every op in plain PyTorch, slower, to compare with."
+    )
+    seed: Seed = 42
+    logging_steps: PositiveInt = 1
+    eval_steps: PositiveInt | None = Field(
+        None, description="Validation every N steps; null: each epoch."
+    )
+    save_steps: PositiveInt | None = Field(
+        None, description="Checkpoint every N steps; null: each epoch."
+    )
+    save_total_limit: Annotated[int, Field(ge=2)] = Field(
+        3, description="Checkpoints kept, at least 2."
+    )
+    early_stopping_patience: PositiveInt | None = Field(
+        None, description="Stop after N validations without improvement; the best weights are kept."
+    )
+    early_stopping_threshold: NonNegativeFloat = 0.0
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> TrainSection:
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError("warmup_steps and warmup_ratio are both given; give one of them")
+        return self
