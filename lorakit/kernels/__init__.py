@@ -14,12 +14,15 @@ from lorakit.kernels.dispatch import (
     four_bit_dequantize,
     four_bit_quantize,
     is_reference_forced,
+    is_rehearsal,
     reference_only,
+    shapes_only,
 )
 from lorakit.kernels.fused.experts import (
     Routing,
     collect_from_experts,
     grouped_projection,
+    rows_per_expert,
     send_to_experts,
 )
 from lorakit.kernels.fused.gated_mlp import gated_mlp
@@ -62,6 +65,7 @@ __all__ = [
     "int8_dequantize",
     "int8_quantize",
     "is_reference_forced",
+    "is_rehearsal",
     "linear_cross_entropy",
     "masked_attention",
     "may_keep_output",
@@ -73,5 +77,7 @@ __all__ = [
     "quantize_scales",
     "reference_only",
     "rotary",
+    "rows_per_expert",
     "send_to_experts",
+    "shapes_only",
 ]

@@ -48,6 +48,7 @@ from lorakit.train.run import FINISHED, Run
 from lorakit.train.schedule import Schedule, count_warmup_steps
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import StepResult, compute_device, take_step
+from lorakit.train.worst_first import run_worst_first
 
 CHECKPOINTS_NAME = "checkpoints"
 
@@ -194,6 +195,20 @@ def train(
                 settings.batch_size,
                 settings.learning_rate,
                 settings.lr_scheduler_type,
+            )
+        if settings.worst_batch_first:
+            # Before the run opens: neither its files nor its clock see it.
+            run_worst_first(
+                model,
+                adapter,
+                optimizer,
+                batches,
+                range(0 if checkpoint is None else checkpoint.step, run.num_steps),
+                validation=validation,
+                settings=settings,
+                choices=choices,
+                recompute=recompute,
+                pad_id=pad_id,
             )
         run.open(checkpoint)
         stack.callback(run.close)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from lorakit.kernels import dispatch
 from lorakit.kernels.reference.grouped_linear import PartlyDequantizable
 
 
@@ -49,6 +50,17 @@ class Routing:
     def tokens(self) -> torch.Tensor:
         """int64 (S,), the token of each row."""
         return self.order // self.num_choices
+
+
+def rows_per_expert(expert_index: torch.Tensor, num_experts: int) -> list[int]:
+    """How many tokens each expert is given, of the experts (T, K) of all tokens.
+
+    Where the tensor holds no data, what takes most memory: all tokens choose the same K.
+    """
+    if dispatch.is_rehearsal():
+        num_tokens, num_choices = expert_index.shape
+        return [num_tokens] * num_choices + [0] * (num_experts - num_choices)
+    return torch.bincount(expert_index.reshape(-1), minlength=num_experts).tolist()
 
 
 def send_to_experts(x: torch.Tensor, routing: Routing) -> torch.Tensor:
