@@ -35,6 +35,7 @@ from lorakit.kernels.reference.attention import (
     decode_attention,
     masked_attention,
 )
+from lorakit.kernels.reference.autocast import autocasts, without_autocast
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
 from lorakit.kernels.reference.four_bit import quantize_scales
@@ -48,6 +49,7 @@ __all__ = [
     "Projection",
     "Routing",
     "RowScale",
+    "autocasts",
     "backend_name",
     "collect_from_experts",
     "decode_attention",
@@ -80,4 +82,5 @@ __all__ = [
     "rows_per_expert",
     "send_to_experts",
     "shapes_only",
+    "without_autocast",
 ]

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 REFERENCE = "reference"
 NAMES = {"cpu": "cpu", "cuda": "triton"}  # {type of device: its backend, as runs record it}
-# Their reference keeps tables of numbers for the next call: in a rehearsal these would be empty ones.
+# Their reference keeps tables for the next call: in a rehearsal these would hold no numbers.
 READS_TABLES = frozenset({"four_bit_dequantize", "dequantize_scales"})
 OPS: dict[str, Callable[..., Any]] = {}  # {name: the reference's} of all ops below
 
@@ -63,7 +63,7 @@ def is_rehearsal() -> bool:
 
 
 def computing_type(tensor: torch.Tensor) -> str:
-    """The type of device that computes with `tensor`; in a rehearsal, that it is a rehearsal for."""
+    """The type of device that computes with `tensor`; in a rehearsal, that which it is for."""
     return _rehearsed_type or tensor.device.type
 
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from lorakit.recipe import TrainSection
 from lorakit.train.schedule import Kind
 
-# They change what is written, when, or how soon a fault shows, never what is trained: free to differ on resume.
+# They change what is written, when, or how soon a fault shows, never what is trained: free to
+# differ on resume.
 _FREE_ON_RESUME = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "optim_memory"}
     | {"worst_batch_first"}

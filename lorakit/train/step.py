@@ -96,7 +96,8 @@ def backward_with_room(
     seed: int,
     recompute: Recompute | None,
 ) -> torch.Tensor:
-    """`backward` from gradients of 0; when the device's memory is full, once more after paged state has left it.
+    """`backward` from gradients of 0; when the device's memory is full, once more after paged state
+    has left it.
 
     Both tries compute the same: masks depend on the step, not on what was drawn before.
     """

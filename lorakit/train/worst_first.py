@@ -1,8 +1,8 @@
 """The worst of a run before its first step: what does not fit shows at once, not at step 4,000.
 
 The micro-batches that take the most memory are run forward and backward, the optimizer goes through
-a step that it refuses, and the largest micro-batch of a validation is measured. Nothing of it stays:
-parameters, moments, counters and random numbers are, bit for bit, those of a run without it.
+a step that it refuses, and the largest micro-batch of a validation is measured. Nothing of it
+stays: parameters, moments, counters and random numbers are, bit for bit, those of a run without it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def run_worst_first(
     Raises:
         RunError: it does not fit; the message says what to change.
     """
+    if not steps:
+        return
     layers = layer_bytes(model, compute_dtype(model).itemsize)
     worst = worst_of_steps(batches, steps, policy=choices.recompute_policy, layers=layers)
     with _told(batches, worst, settings, choices), _same_random_numbers(model.device):

@@ -21,6 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lorakit.kernels import dispatch
+from lorakit.kernels.reference.autocast import without_autocast
 from lorakit.kernels.reference.grouped_linear import PartlyDequantizable
 
 
@@ -76,7 +77,7 @@ def collect_from_experts(
     Args:
         rows, weights: of one dtype, in which the sum is made, under autocast too.
     """
-    with torch.autocast(rows.device.type, enabled=False):
+    with without_autocast(rows):
         return _Collect.apply(rows, weights, routing)
 
 
