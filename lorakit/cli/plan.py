@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from lorakit.cli.output import (
     AsJson,
     Overrides,
     RecipePath,
     console,
-    human_bytes,
     print_json,
     stdout_for_results,
 )
+from lorakit.cli.plan_tables import device_lines, memory_tables
 from lorakit.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -26,8 +25,11 @@ def command(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006  (typer reads it, nothing changes it)
     gpu: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Hold the known parts against this GPU.")
+        str | None, typer.Option(metavar="NAME", help="Plan for this GPU, which need not be here.")
     ] = None,
+    gpus: Annotated[
+        int, typer.Option(min=1, metavar="N", help="GPUs that share the examples of each step.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will take: parameters, memory, steps, tokens.
@@ -38,13 +40,14 @@ def command(
     Example:
       lorakit plan recipe.yaml
       lorakit plan recipe.yaml --gpu rtx4090
+      lorakit plan recipe.yaml --gpu h100 --gpus 8
       lorakit plan recipe.yaml --set base.quantization=nf4 --json
     """
     settings = load_recipe(recipe, overrides)
     with stdout_for_results():
         from lorakit.plan.plan import plan
 
-        result = plan(settings, gpu=gpu)
+        result = plan(settings, gpu=gpu, num_gpus=gpus)
     if as_json:
         print_json(result.to_json())
     else:
@@ -60,28 +63,15 @@ def show_plan(result: Plan) -> None:
         f"parameters  {parameters['total']:,} in all, {parameters['trainable']:,} trained "
         f"({share:.3%}), {result.num_adapted} layers adapted, {result.num_not_adapted} not"
     )
-    table = Table("memory", "bytes", "", box=None, pad_edge=False)
-    table.columns[1].justify = "right"
-    for part, count in result.to_json()["memory_bytes"].items():
-        known = count is not None
-        table.add_row(
-            part.replace("_", " "),
-            f"{count:,}" if known else "-",
-            human_bytes(count) if known else "not known yet",
-        )
-    out.print(table)
+    for table in memory_tables(result):
+        out.print(table)
     for name, count in (
         ("steps", result.steps),
         ("tokens", result.tokens),
         ("trained tokens", result.trained_tokens),
     ):
         out.print(f"{name:<15} {'not known yet' if count is None else f'{count:,}'}")
-    if result.gpu is not None:
-        left = result.gpu["left_for_activations"]
-        out.print(
-            f"{result.gpu['name']}: {human_bytes(left)} left for activations"
-            if left > 0
-            else f"{result.gpu['name']}: does not fit, {human_bytes(-left)} too little"
-        )
+    for line in device_lines(result):
+        out.print(line)
     for note in result.notes:
         out.print(f"note: {note}")

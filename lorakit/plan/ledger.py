@@ -55,7 +55,7 @@ class Ledger(TorchDispatchMode):
     def _enter(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._storages or key in self._known_ids:
+        if key in self._storages or key in self._known_ids or not storage.nbytes():
             return
         size = -(-storage.nbytes() // self._granularity) * self._granularity
         number = len(self.events)

@@ -115,7 +115,11 @@ def rehearse(
         ):
             model.train(trains)
             recompute.prepare(shape.num_tokens)
-            with Ledger(granularity, tensors) as ledger, few_layers(model, ledger, every_layer), Attention():
+            with (
+                Ledger(granularity, tensors) as ledger,
+                few_layers(model, ledger, every_layer),
+                Attention(),
+            ):
                 return _one_pass(model, adapter, micro_batch, ledger, trains)
     finally:
         for parameter, gradient in gradients.items():

@@ -38,6 +38,7 @@ from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.checks import check_sets
 from lorakit.train.choices import Choices, make_choices, replay_choices
 from lorakit.train.faults import every_tensor_trains
+from lorakit.train.heap import give_large_tensors_back
 from lorakit.train.identity import run_identity
 from lorakit.train.interrupts import InterruptionError, Interrupts, interrupts
 from lorakit.train.lock import run_lock
@@ -135,6 +136,8 @@ def train(
     ranks = Ranks(rank, world_size, compute_device(model))
     ranks.check()
     state_plan = state_plan_of(model, adapter.parameters(), settings, ranks.device.type)
+    if settings.compact_heap and ranks.device.type == "cpu":
+        give_large_tensors_back()
     with ExitStack() as stack:
         if run_dir is not None and ranks.writes:
             stack.enter_context(run_lock(run_dir))

@@ -12,7 +12,7 @@ from lorakit.train.schedule import Kind
 # differ on resume.
 _FREE_ON_RESUME = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "optim_memory"}
-    | {"worst_batch_first"}
+    | {"worst_batch_first", "compact_heap"}
     # Checked, and replayed where they were automatic, in choices.py.
     | {"micro_batch_tokens", "gradient_checkpointing", "kernels", "packing"}
 )
@@ -46,6 +46,7 @@ class LoopSettings:
     max_grad_norm: float | None = 1.0
     gradient_checkpointing: bool | Literal["auto", "selective"] = "auto"
     worst_batch_first: bool = True
+    compact_heap: bool = False
     kernels: Literal["auto", "reference"] = "auto"
     seed: int = 42
     logging_steps: int = 1
