@@ -46,6 +46,7 @@ from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.memory import peak_bytes
 from lorakit.train.settings import LoopSettings
 
 # Tokens of one forward pass of the evaluation, where the recipe names no budget.
@@ -62,6 +63,7 @@ class Outcome:
     run: Path
     training: TrainOutcome
     evaluation: dict[str, SetResult]
+    memory: PeakMemory
 
     def to_json(self) -> dict[str, Any]:
         """For `lorakit train --json`."""
@@ -78,7 +80,23 @@ class Outcome:
                 "optimizer": self.training.optimizer,
             },
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
+            "memory_bytes": vars(self.memory),
         }
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes at the highest, as the plan had it and as it came (see `train/memory.py`)."""
+
+    predicted: int
+    measured: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"memory: predicted {self.predicted / 2**30:.2f} GiB, measured "
+            f"{self.measured / 2**30:.2f} GiB ({self.predicted / max(1, self.measured) - 1:+.0%})"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,11 +146,12 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
+    loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = _stop_ids(model, sets.train)
     _report_findings(_findings(sets, measures, stop_ids))
     check_measurable(sets.evaluation, measures, stop_ids)
-    planned = plan(recipe, prepared=sets.train)
+    planned = plan(recipe, prepared=sets.train, is_loaded=True)
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(
@@ -167,6 +186,9 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         run_dir=run.path,
         resume=resume,
     )
+    peak = peak_bytes(model.device)
+    memory = PeakMemory(planned.peaks.peak, peak)
+    _record(run, {"memory_bytes": {"loading_peak": loading_peak, "peak": peak}})
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
         write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
@@ -176,7 +198,14 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     save_adapter(model, run.adapter)
     evaluation = _evaluate(model, tokenizer, recipe, sets, run)
     write_report(run.path)
-    return Outcome(run.path, training, evaluation)
+    return Outcome(run.path, training, evaluation, memory)
+
+
+def _record(run: RunFolder, measured: dict[str, Any]) -> None:
+    """Put what was measured beside what the plan of the run predicted."""
+    values = json.loads(run.plan.read_text("utf-8"))
+    values["measured"] = values.get("measured", {}) | measured
+    write_json(run.plan, values)
 
 
 def _calibration(recipe: Recipe, train_set: Prepared) -> Iterator[dict[str, torch.Tensor]] | None:

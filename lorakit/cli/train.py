@@ -68,6 +68,7 @@ def show_training(outcome: Outcome) -> None:
         f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
         f"{training.loss:.4f}; the run is in {outcome.run}"
     )
+    console().print(outcome.memory.describe())
 
 
 def show_next(path: Path) -> None:
