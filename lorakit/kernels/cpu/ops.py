@@ -85,13 +85,13 @@ def four_bit_dequantize(
             codes, absmax, code_book, shape, block_size, dtype
         )
     out = torch.empty(shape, dtype=dtype, device=codes.device)
-    pairs = reference_four_bit.pair_table(code_book, codes.device)
+    table = reference_four_bit.code_values(code_book, codes.device).contiguous()
     compiled.four_bit_dequantize(
         absmax.numel(),
         out.numel() * FLOAT_BYTES,
         codes.contiguous(),
         absmax.contiguous(),
-        pairs,
+        table,
         out,
         out.numel(),
         block_size,
