@@ -207,9 +207,10 @@ def _ragged(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # `_why_no_varlen` has seen that it is there
+    from torch.nn.attention import varlen  # `_why_no_varlen` has seen that it is there
 
-    out_THD = varlen_attn(
+    attend: Any = varlen.varlen_attn  # whose types differ from version to version
+    out_THD = attend(
         *(t.transpose(0, 1) for t in (query_HTD, key_KTD, value_KTD)),
         cu_seqlens,
         cu_seqlens,
