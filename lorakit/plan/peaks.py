@@ -163,6 +163,8 @@ def find_peaks(
     if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:
         resident += memory.largest_weight  # where large weights are unpacked to, one after another
     there = resident + memory.adapter + memory.gradients + memory.optimizer + copies
+    # What is offloaded passes the device one tensor at a time.
+    loading = resident_bytes(memory, device_type) + memory.loading_peak - memory.weights
     page = max((p.stop - p.start for p in state.layout.pages), default=0)
     temporaries = OPTIMIZER_TEMPORARIES * page * state.layout.dtype.itemsize
     return Peaks(
@@ -173,7 +175,7 @@ def find_peaks(
         holes=holes,
         libraries=libraries,
         phases={
-            "loading": memory.loading_peak + libraries,
+            "loading": loading + libraries,
             "training_step": there + largest.peak + holes,
             "optimizer_step": there + temporaries,
             "evaluation": there + evaluation.peak,
