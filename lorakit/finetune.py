@@ -36,7 +36,10 @@ from lorakit.data.named_sets import (
 from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
+from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.overfitting import validation_losses
+from lorakit.evaluate.proof import with_proofs
 from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
@@ -46,6 +49,7 @@ from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.metrics import read_metrics
 from lorakit.train.settings import LoopSettings
 
 # Tokens of one forward pass of the evaluation, where the recipe names no budget.
@@ -317,20 +321,37 @@ def _evaluate(
     def answerer(prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
         return generate(model, tokenizer, prompts, greedy, description=description)
 
+    budget = recipe.train.micro_batch_tokens or EVALUATION_TOKENS
+    packed = recipe.data.packing and why_not_packed(model.config) is None
+    measures = Measures.from_section(wanted, seed=recipe.train.seed)
     results = compare_sets(
         model,
         tokenizer,
         sets.evaluation,
-        Measures.from_section(wanted, seed=recipe.train.seed),
+        measures,
         answerer,
         stop_ids=stop_ids,
-        token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
-        packed=recipe.data.packing and why_not_packed(model.config) is None,
+        token_budget=budget,
+        packed=packed,
+    )
+    logged = read_metrics(run.metrics) if run.metrics.is_file() else []
+    results = with_proofs(
+        model,
+        tokenizer,
+        results,
+        sets.evaluation,
+        sets.train,
+        measures,
+        validation_losses(logged, keeps_best=recipe.train.early_stopping_patience is not None),
+        stop_ids=stop_ids,
+        token_budget=budget,
+        packed=packed,
     )
     results = {
         name: replace(one, same_as=VALIDATION) if is_validation(sets.by_name(), name) else one
         for name, one in results.items()
     }
+    results = corrected(results)
     lines = [
         json.dumps(answered.to_json(name), ensure_ascii=False, allow_nan=False) + "\n"
         for name, result in results.items()

@@ -11,19 +11,23 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import tasks
-from lorakit.adapters.attached import adapter_disabled
 from lorakit.data.examples import Example, ExampleSet
 from lorakit.data.sources import Row
+from lorakit.data.varied import source_and_variant
 from lorakit.errors import DataError, RecipeError
 from lorakit.evaluate.answers import Answered, Answerer, Question, answer_questions, questions
+from lorakit.evaluate.calibration import compare_calibration
 from lorakit.evaluate.forgotten import most_forgotten
-from lorakit.evaluate.judge import LOSS_METRICS, judge
-from lorakit.evaluate.result import SetResult
+from lorakit.evaluate.judge import KL, LOSS_METRICS, judge
+from lorakit.evaluate.result import Measured, SetResult
+from lorakit.evaluate.token_distributions import both_distributions
+from lorakit.evaluate.variants import same_rows
 from lorakit.recipe import EvaluateSection
 from lorakit.tasks.json_schema import load_schema
-from lorakit.train.losses import ExampleLosses, example_losses
 
 RETENTION = "retention"
+# Metrics that need no answer: those of the loss, and the distance from the base.
+UNANSWERED = (*LOSS_METRICS, KL)
 # One answer compares with nothing, neither by `content` nor by an interval.
 MIN_ANSWERS = 2
 
@@ -33,7 +37,8 @@ class Measures:
     """What is measured on every set.
 
     Attributes:
-        metrics: names out of LOSS_METRICS and `tasks`; `loss` is always measured.
+        metrics: names out of UNANSWERED and `tasks`; `loss` is always measured, and `kl` on
+            retention and there alone.
         primary: the metric the verdict rests on, {set: name}; `loss` for others.
         margin: how much of the primary metric retention may lose, in its own unit.
         max_examples: measured per set; None: all.
@@ -51,7 +56,7 @@ class Measures:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        possible = [*LOSS_METRICS, *tasks.names()]
+        possible = [*UNANSWERED, *tasks.names()]
         named = [self.primary] if isinstance(self.primary, str) else list(self.primary.values())
         for name in [*self.metrics, *named]:
             if name not in possible:
@@ -60,7 +65,7 @@ class Measures:
                     f"{', '.join(possible)}. Choose one of them."
                 )
         for name in named:
-            if name not in {"loss", *self.metrics}:
+            if name not in {"loss", KL, *self.metrics}:
                 raise RecipeError(
                     f"evaluate.primary {name!r} is not among evaluate.metrics "
                     f"{list(self.metrics)}; add it there."
@@ -87,13 +92,14 @@ class Measures:
     @property
     def scorers(self) -> list[str]:
         """The metrics that need answers."""
-        return [name for name in self.metrics if name not in LOSS_METRICS]
+        return [name for name in self.metrics if name not in UNANSWERED]
 
     def primary_of(self, set_name: str) -> str:
-        """The metric that a set's verdict rests on."""
+        """The metric that a set's verdict rests on; a variant's is that of its source."""
         if isinstance(self.primary, str):
             return self.primary
-        return self.primary.get(set_name, "loss")
+        source, _ = source_and_variant(set_name) or (set_name, "")
+        return self.primary.get(source, "loss")
 
 
 class HeldOut(Protocol):
@@ -115,7 +121,7 @@ def check_measurable(
     """
     for name, held_out in sets.items():
         primary = measures.primary_of(name)
-        if primary in LOSS_METRICS:
+        if primary in UNANSWERED:
             continue
         asked = _drawn_questions(held_out.examples, measures, stop_ids)[1]
         if len(asked) < MIN_ANSWERS:
@@ -129,7 +135,7 @@ def check_measurable(
 def num_measured(held_out: HeldOut, name: str, measures: Measures, stop_ids: Sequence[int]) -> int:
     """The number of examples that a set's verdict would rest on."""
     indices, asked = _drawn_questions(held_out.examples, measures, stop_ids)
-    return len(indices) if measures.primary_of(name) in LOSS_METRICS else len(asked)
+    return len(indices) if measures.primary_of(name) in UNANSWERED else len(asked)
 
 
 def compare_sets(
@@ -161,11 +167,17 @@ def compare_sets(
     check_measurable(sets, measures, stop_ids)
     results = {}
     for name, held_out in sets.items():
-        indices, asked = _drawn_questions(held_out.examples, measures, stop_ids)
+        indices, asked = _drawn_for(sets, name, measures, stop_ids)
         drawn = sample(held_out.examples, indices)
-        tuned, base = (
-            _losses(model, drawn, name, adapter, token_budget, packed) for adapter in (True, False)
+        found = both_distributions(
+            model,
+            drawn,
+            with_kl=name == RETENTION,
+            token_budget=token_budget,
+            packed=packed,
+            description=name,
         )
+        base, tuned = found.base.losses, found.tuned.losses
         given, primary = Answered(), measures.primary_of(name)
         if not np.isfinite([*base.nll, *tuned.nll]).all():
             # A model whose losses are no numbers cannot be asked, and its loss says enough.
@@ -190,7 +202,11 @@ def compare_sets(
             primary=primary,
             margin=measures.margin if name == RETENTION else None,
             scores=given.scores,
+            kl=found.kl,
             seed=measures.seed,
+        )
+        sure = compare_calibration(
+            found.base.reliability, found.tuned.reliability, seed=measures.seed
         )
         results[name] = replace(
             judged,
@@ -200,6 +216,8 @@ def compare_sets(
             forgotten=most_forgotten(
                 tokenizer, held_out.examples, held_out.rows, indices, base, tuned, stop_ids=stop_ids
             ),
+            proofs={} if sure is None else {"calibration": sure},
+            measured=Measured(indices, base, tuned),
         )
     return results
 
@@ -247,6 +265,21 @@ def _drawn_questions(
     return indices, [possible[place] for place in picked]
 
 
+def _drawn_for(
+    sets: Mapping[str, HeldOut], name: str, measures: Measures, stop_ids: Sequence[int]
+) -> tuple[np.ndarray, list[Question]]:
+    """`_drawn_questions`; of a variant, the rows that are drawn of its source."""
+    examples, of = sets[name].examples, source_and_variant(name)
+    if of is None:
+        return _drawn_questions(examples, measures, stop_ids)
+    source = sets[of[0]]
+    places = same_rows(source.rows, sets[name].rows)
+    indices, asked = _drawn_questions(source.examples, measures, stop_ids)
+    mine = [places[index] for index in indices.tolist() if index in places]
+    answered = [places[one.index] for one in asked if one.index in places]
+    return np.array(mine, np.int64), questions(examples, answered, stop_ids)
+
+
 def _not_asked(measures: Measures, asked: Sequence[Question], measured: int) -> list[str]:
     """A word on examples without a prompt."""
     if not measures.scorers or len(asked) >= min(measured, measures.max_generated):
@@ -254,26 +287,3 @@ def _not_asked(measures: Measures, asked: Sequence[Question], measured: int) -> 
     if len(asked) < MIN_ANSWERS:
         return [f"{len(asked)} of {measured} examples have a prompt, so nothing was answered"]
     return [f"{measured - len(asked)} of {measured} examples have no prompt and were not answered"]
-
-
-def _losses(
-    model: PreTrainedModel,
-    examples: ExampleSet,
-    name: str,
-    adapter: bool,
-    token_budget: int,
-    packed: bool,
-) -> ExampleLosses:
-    def measure(who: str) -> ExampleLosses:
-        return example_losses(
-            model,
-            examples,
-            token_budget=token_budget,
-            packed=packed,
-            description=f"{name}: {who}",
-        )
-
-    if adapter:
-        return measure("tuned")
-    with adapter_disabled(model):
-        return measure("base")

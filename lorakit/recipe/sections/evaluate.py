@@ -14,6 +14,11 @@ class EvaluateSection(Section):
     in_domain: SourceList | None = None
     out_of_domain: SourceList | None = None
     retention: SourceList | None = None
+    variants: list[str] = Field(
+        default_factory=list,
+        description="in_domain once more with its prompts said otherwise: by file name in "
+        "data/variants. Each costs what in_domain costs.",
+    )
     metrics: list[str] = Field(
         default_factory=lambda: ["loss", "perplexity", "token_f1", "rouge_l"],
         description="loss, perplexity, and scorers of greedy answers by file name in tasks.",
