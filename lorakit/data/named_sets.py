@@ -16,7 +16,8 @@ from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
 from lorakit.data.parts import Parts, parts_of, tell_topics
 from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart
-from lorakit.data.varied import prepare_varied, variant_name
+from lorakit.data.variants import variant_name
+from lorakit.data.varied import prepare_varied
 from lorakit.errors import DataError
 from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data

@@ -25,20 +25,6 @@ from lorakit.data.sources import Row
 from lorakit.data.variants import variant
 from lorakit.errors import DataError
 
-# `in_domain+typos` is the set in_domain with typos: no set of a recipe has such a name.
-JOINT = "+"
-
-
-def variant_name(source: str, name: str) -> str:
-    """The name of a set whose prompts are said otherwise: `in_domain+typos`."""
-    return f"{source}{JOINT}{name}"
-
-
-def source_and_variant(set_name: str) -> tuple[str, str] | None:
-    """(`in_domain`, `typos`) of `in_domain+typos`; None for a set as it was given."""
-    source, joint, name = set_name.partition(JOINT)
-    return (source, name) if joint else None
-
 
 def vary_text(text: str, name: str, *, seed: int) -> str:
     """A prompt said otherwise.

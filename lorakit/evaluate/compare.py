@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorakit import tasks
 from lorakit.data.examples import Example, ExampleSet
 from lorakit.data.sources import Row
-from lorakit.data.varied import source_and_variant
+from lorakit.data.variants import source_and_variant
 from lorakit.errors import DataError, RecipeError
 from lorakit.evaluate.answers import Answered, Answerer, Question, answer_questions, questions
 from lorakit.evaluate.calibration import compare_calibration

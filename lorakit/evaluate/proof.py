@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.data.varied import source_and_variant
+from lorakit.data.variants import source_and_variant
 from lorakit.evaluate.answers import questions
 from lorakit.evaluate.compare import HeldOut, Measures, draw, sample
 from lorakit.evaluate.memorisation import measure_memorisation, training_answers

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from lorakit.data.variants import names, source_and_variant, variant
+
 MINUS = "\u2212"
 NOT_KNOWN = "not known"
 SET_NAMES = {
@@ -19,6 +21,7 @@ SET_MEANINGS = {
     "retention": "what the base could do before, and should still do",
 }
 METRIC_NAMES = {
+    "kl": "KL to the base",
     "token_f1": "token F1",
     "section_f1": "section F1",
     "rouge_l": "ROUGE-L",
@@ -40,7 +43,22 @@ def printable(value: object) -> object:
 
 
 def set_name(name: str) -> str:
-    return SET_NAMES.get(name, name.replace("_", " "))
+    """`In-domain`; `In-domain, with typos` for a set whose prompts are said otherwise."""
+    of = source_and_variant(name)
+    if of is None:
+        return SET_NAMES.get(name, name.replace("_", " "))
+    source, how = of
+    return f"{set_name(source)}, {_how(how)}"
+
+
+def _how(name: str) -> str:
+    """What was done to prompts; a page may show a run of a lorakit that has other variants."""
+    return variant(name).SUMMARY if name in names() else name.replace("_", " ")
+
+
+def p_words(value: float) -> str:
+    """A p-value: `p 0.034`, `p < 0.001`."""
+    return "p < 0.001" if value < 0.001 else f"p {value:.3f}"
 
 
 def metric_name(name: str) -> str:

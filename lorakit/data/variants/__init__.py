@@ -16,6 +16,9 @@ import numpy as np
 
 from lorakit.errors import RecipeError
 
+# `in_domain+typos` is the set in_domain with typos: no set of a recipe has such a name.
+JOINT = "+"
+
 
 class Variant(Protocol):
     """What a file of this folder defines."""
@@ -53,3 +56,14 @@ def variant(name: str) -> Variant:
             "them."
         )
     return cast(Variant, importlib.import_module(f"{__name__}.{name}"))
+
+
+def variant_name(source: str, name: str) -> str:
+    """The name of a set whose prompts are said otherwise: `in_domain+typos`."""
+    return f"{source}{JOINT}{name}"
+
+
+def source_and_variant(set_name: str) -> tuple[str, str] | None:
+    """(`in_domain`, `typos`) of `in_domain+typos`; None for a set as it was given."""
+    source, joint, name = set_name.partition(JOINT)
+    return (source, name) if joint else None

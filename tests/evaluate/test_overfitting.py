@@ -1,0 +1,83 @@
+"""Over-fitting by hand, its direction, and which validation was best."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lorakit.evaluate.overfitting import measure_overfitting, validation_losses
+from lorakit.train.losses import ExampleLosses
+
+
+def rows(base: float, tuned: float, seed: int, count: int = 80) -> tuple[ExampleLosses, ...]:
+    generator = np.random.default_rng(seed)
+    weight = generator.integers(5, 50, count).astype(float)
+    hardness = generator.normal(0, 0.3, count)
+    noise = generator.normal(0, 0.1, count)
+    return (
+        ExampleLosses((base + hardness) * weight, weight),
+        ExampleLosses((tuned + hardness + noise) * weight, weight),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "unseen", "excess"),
+    [
+        ((2.5, 1.0), (2.7, 1.6), 0.4),  # gained 1.5 on rows it saw, 1.1 on others
+        ((2.5, 1.0), (3.5, 2.0), 0.0),  # harder rows, the same gain
+        ((2.5, 0.2), (2.5, 2.8), 2.6),  # learned by heart
+    ],
+)
+def test_the_excess_is_what_does_not_carry_over(
+    seen: tuple[float, float], unseen: tuple[float, float], excess: float
+) -> None:
+    trained, others = rows(*seen, seed=0), rows(*unseen, seed=1, count=60)
+    found = measure_overfitting(trained, others, None, seed=0)  # type: ignore[arg-type]
+    assert found is not None
+    by_hand = (others[1].mean - others[0].mean) - (trained[1].mean - trained[0].mean)
+    assert found.excess == pytest.approx(by_hand) == pytest.approx(excess, abs=0.06)
+    low, high = found.interval
+    assert low < found.excess < high and high - low < 0.2
+    assert (low > 0) == (excess > 0) and (found.p_value < 0.05) == (excess > 0)
+    told = found.to_json()
+    assert told["seen"] == {
+        "base": trained[0].mean,
+        "tuned": trained[1].mean,
+        "examples": 80,
+    }
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    inside = 0
+    for trial in range(200):
+        trained = rows(2.5, 1.0, seed=2 * trial, count=40)
+        others = rows(2.7, 1.6, seed=2 * trial + 1, count=40)
+        found = measure_overfitting(trained, others, None, seed=trial)  # type: ignore[arg-type]
+        assert found is not None
+        inside += found.interval[0] <= 0.4 <= found.interval[1]
+    assert 178 <= inside <= 200  # 95 %, within what 200 trials show
+
+
+def test_no_number_no_claim() -> None:
+    trained, others = rows(2.5, 1.0, seed=0), rows(2.5, float("nan"), seed=1)
+    assert measure_overfitting(trained, others, None, seed=0) is None  # type: ignore[arg-type]
+
+
+def test_best_and_last_validation() -> None:
+    logged = [
+        {"step": 5, "loss": 1.0},
+        {"step": 10, "loss": 1.0, "validation_loss": 2.0},
+        {"step": 20, "loss": 0.5, "validation_loss": 1.5},
+        {"step": 30, "loss": 0.1, "validation_loss": 1.8},
+    ]
+    last = validation_losses(logged, keeps_best=False)
+    assert last is not None and vars(last) == {
+        "best_step": 20,
+        "best": 1.5,
+        "last_step": 30,
+        "last": 1.8,
+        "kept_step": 30,
+    }
+    best = validation_losses(logged, keeps_best=True)
+    assert best is not None and best.kept_step == 20
+    assert validation_losses(logged[:1], keeps_best=False) is None
