@@ -95,7 +95,7 @@ def _variant_sentence(how: str, metric: str, one: MetricLoss) -> Said:
     }[extra]
     return Said(
         tuned,
-        f"With prompts {how}, {what}: {metric_name(metric)} {amount(one.tuned.given)} \u2192 "
+        f"Asked {how}, {what}: {metric_name(metric)} {amount(one.tuned.given)} \u2192 "
         f"{amount(one.tuned.varied)}, {change(one.tuned.difference)} with a 95 % interval of "
         f"{interval(*one.tuned.interval)}, on {counted(one.examples, 'example')}. {beside}"
         f"{change(one.extra.difference)} ({interval(*one.extra.interval)}).",

@@ -233,7 +233,7 @@ def calibration(
         "positions": 4200,
         "base": reliability(base),
         "tuned": reliability(tuned),
-        "overconfidence": change(base, tuned, half_width, higher_is_better=False),
+        "overconfidence": change(base, tuned, 0.01, higher_is_better=False),
     }
 
 

@@ -50,7 +50,7 @@ def test_other_words(
         (told,) = variants_said(evaluation(tmp_path, **{"in_domain+typos": one}))
         assert told.title == "In-domain, with typos" and told.said.effect == mark
         assert all(word in told.said.sentence for word in words), told.said.sentence
-        assert "With prompts with typos" not in told.said.sentence
+        assert told.said.sentence.startswith("Asked with typos, ")
 
 
 @pytest.mark.parametrize(
