@@ -13,11 +13,11 @@ _STAYS = regex.compile(
     (?:```|~~~).*?(?:```|~~~|\Z)              # fenced code
     | ^(?:\ {4}|\t)\S[^\n]*                   # indented code
     | `[^`\n]*`                               # code in a line
-    | \$\$.*?\$\$ | \$[^$\n]*[^$\s\d][^$\n]*\$  # formulas; two sums of money are none
+    | \$\$.*?\$\$ | \$(?![\s\d])[^$\n]+(?<!\s)\$(?!\d)   # formulas, as pandoc tells them from money
     | "[^"]*" | “[^”]*” | „[^“”]*[“”] | «[^»]*» | »[^«]*« | 「[^」]*」
     | (?<!\w)'[^'\n]+'(?!\w) | (?<!\w)\u2018[^\u2019\n]+\u2019(?!\w)
     | <[^<>\n]*> | \{[^{}]*\} | \[\[?[^\[\]\n]*\]?\]   # tags and places to be filled in
-    | \S*[\p{N}_@/\\=|#*+^~]\S*               # numbers, paths, addresses, identifiers, operators
+    | [^\s<>]*[\p{N}_@/\\=|#*+^~][^\s<>]*     # numbers, paths, addresses, identifiers, operators
     | \b\w+(?:\.\w+)+\b                       # names.with.dots, e.g.
     | \b\w+\([^()\n]*\)                       # calls()
     """,

@@ -116,7 +116,7 @@ def test_the_recipe_is_held_to_its_rules(train: str) -> None:
         return parse_recipe(given | {"evaluate": evaluate or {}})
 
     wanted = {"hold_out_topics": {"column": "topic"}}
-    with pytest.raises(RecipeError, match=r"evaluate\.out_of_domain: names a set, but"):
+    with pytest.raises(RecipeError, match=r"evaluate\.out_of_domain names a set, but"):
         recipe(wanted, {"out_of_domain": train})
     with pytest.raises(RecipeError, match="values says which topics"):
         recipe({"hold_out_topics": {"column": "topic", "values": ["a"], "fraction": 0.2}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def test_another_order_has_the_same_words_and_keeps_negations_and_marks() -> Non
     text = "Should children not take aspirin, or may older children take it with food?" * 3
     for seed in range(20):
         told = vary_text(text, "word_order", seed=seed)
-        assert sorted(told.lower().split()) == sorted(text.lower().split())
-        assert "children not take" in told and "aspirin," in told
+        words = [re.findall(r"\w+", one.lower()) for one in (text, told)]
+        assert sorted(words[0]) == sorted(words[1]) and words[0] != words[1]
+        assert "children not take" in told
         assert [c for c in told if c in ",?"] == [c for c in text if c in ",?"]
     beside = "Give 5 mg tablets"  # both neighbours of a number stay
     assert vary_text(beside, "word_order", seed=0).startswith("Give 5 mg")
@@ -126,20 +128,19 @@ def rows(count: int = 12) -> list[dict[str, Any]]:
 
 def test_trained_tokens_of_a_variant_are_those_of_its_source(tmp_path: Path) -> None:
     meanings = read_meanings(rows(), DataRules())
-    for cache in (None, tmp_path):
-        source = prepare_varied_source(meanings)
-        for name in names():
-            told = prepare_varied(
-                meanings, source, name, tiny.tokenizer(), DataRules(), seed=0, cache_dir=cache
+    source = prepare_varied_source(meanings)
+    for name in names():
+        told = prepare_varied(
+            meanings, source, name, tiny.tokenizer(), DataRules(), seed=0, cache_dir=tmp_path
+        )
+        assert len(told.examples) == len(source.examples)
+        for i in range(len(source.examples)):
+            one, other = source.examples[i], told.examples[i]
+            assert one.input_ids.tolist() != other.input_ids.tolist()
+            np.testing.assert_array_equal(
+                one.input_ids[one.loss_weights > 0], other.input_ids[other.loss_weights > 0]
             )
-            assert len(told.examples) == len(source.examples)
-            for i in range(len(source.examples)):
-                one, other = source.examples[i], told.examples[i]
-                assert one.input_ids.tolist() != other.input_ids.tolist()
-                np.testing.assert_array_equal(
-                    one.input_ids[one.loss_weights > 0], other.input_ids[other.loss_weights > 0]
-                )
-                assert told.rows[i].location == source.rows[i].location
+            assert told.rows[i].location == source.rows[i].location
 
 
 def prepare_varied_source(meanings: list[Meaning]) -> Prepared:
