@@ -50,7 +50,8 @@ def parts_of(recipe: Recipe, meanings: list[Meaning]) -> Parts:
         DataError: they cannot be split as the recipe says.
     """
     data, seed = recipe.data, recipe.train.seed
-    unseen, column, topics = None, "", ()
+    unseen, column = None, ""
+    topics: tuple[str, ...] = ()
     if data.hold_out_topics is not None:
         wanted = data.hold_out_topics
         column = wanted.column

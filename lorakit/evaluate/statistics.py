@@ -66,7 +66,9 @@ class Comparison:
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`; null where a number is not finite."""
-        more = {} if self.mcnemar is None else {"mcnemar": vars(self.mcnemar)}
+        more: dict[str, object] = {}
+        if self.mcnemar is not None:
+            more["mcnemar"] = vars(self.mcnemar)
         more |= {"distance": True} if self.is_distance else {}
         return more | {
             "base": _finite_or_none(self.base),

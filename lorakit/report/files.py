@@ -30,7 +30,10 @@ from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
 
 # Known names in the order they are told in.
-STORY = ("train", "validation", "in_domain", "out_of_domain", "retention", "loss", "perplexity")
+STORY = (
+    *("train", "validation", "in_domain", "out_of_domain", "retention"),
+    *("loss", "perplexity", "kl"),
+)
 
 Value = TypeVar("Value")
 

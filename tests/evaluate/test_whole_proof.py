@@ -53,7 +53,7 @@ def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "metrics": ["token_f1", "exact_match"],
             "primary": {"retention": "kl"},
             "margin": 0.02,
-            "max_generated": 8,
+            "max_generated": 6,
             "max_new_tokens": 12,
         },
         "output": {"dir": str(folder / "run")},
@@ -81,10 +81,10 @@ def test_the_whole_way_from_recipe_to_report(run: Path) -> None:
         assert lost["loss"][who]["varied"] == pytest.approx(varied["metrics"]["loss"][who])
         assert lost["token_f1"][who]["given"] == pytest.approx(given["metrics"]["token_f1"][who])
     assert "mcnemar" in given["metrics"]["exact_match"]
-    assert given["overfitting"]["seen"]["tuned"] < given["overfitting"]["seen"]["base"] - 1
+    assert given["overfitting"]["seen"]["tuned"] < given["overfitting"]["seen"]["base"] - 0.2
     assert given["overfitting"]["unseen"]["tuned"] == given["metrics"]["loss"]["tuned"]
     assert given["overfitting"]["validation"]["last_step"] == 30
-    assert given["memorisation"]["answers"] == 8 and "memorisation" not in varied
+    assert given["memorisation"]["answers"] == 6 and "memorisation" not in varied
     kl = told["retention"]["metrics"]["kl"]
     assert kl["distance"] and kl["base"] == 0 < kl["interval"][0] < kl["tuned"]
     assert told["retention"]["verdict"] == "worse"  # it moved further than 0.02 nats
