@@ -42,6 +42,7 @@ class Overfitting:
 
     Attributes:
         seen, unseen: (base, tuned), mean per trained token in nats.
+        source: which training rows the seen ones are of, such as a file.
         seen_examples, unseen_examples: how many.
         excess: see above; over zero: rows learned by heart.
         interval: of it, at 95 %.
@@ -50,6 +51,7 @@ class Overfitting:
 
     seen: tuple[float, float]
     unseen: tuple[float, float]
+    source: str
     seen_examples: int
     unseen_examples: int
     excess: float
@@ -64,6 +66,7 @@ class Overfitting:
                 "base": self.seen[0],
                 "tuned": self.seen[1],
                 "examples": self.seen_examples,
+                "source": self.source,
             },
             "unseen": {
                 "base": self.unseen[0],
@@ -104,6 +107,7 @@ def measure_overfitting(
     unseen: tuple[ExampleLosses, ExampleLosses],
     validation: ValidationLosses | None,
     *,
+    source: str,
     seed: int,
 ) -> Overfitting | None:
     """Compare the gain on seen rows with that on unseen ones; None where a loss is no number.
@@ -112,6 +116,7 @@ def measure_overfitting(
         seen: (base, tuned) losses of rows that were trained on.
         unseen: of rows like them that were not.
         validation: see `validation_losses`.
+        source: which training rows the seen ones are of.
         seed: of the resampling.
     """
     if not all(np.isfinite(one.mean) for one in (*seen, *unseen)):
@@ -126,6 +131,7 @@ def measure_overfitting(
     return Overfitting(
         (seen_base, seen_tuned),
         (base, tuned),
+        source,
         len(seen[0].nll),
         len(unseen[0].nll),
         (tuned - base) - (seen_tuned - seen_base),

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.variants import source_and_variant
 from lorakit.evaluate.answers import questions
-from lorakit.evaluate.compare import HeldOut, Measures, draw, sample
+from lorakit.evaluate.compare import HeldOut, Measures, sample
 from lorakit.evaluate.memorisation import measure_memorisation, training_answers
 from lorakit.evaluate.overfitting import ValidationLosses, measure_overfitting
 from lorakit.evaluate.result import Proof, SetResult
+from lorakit.evaluate.seen_rows import seen_rows
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.evaluate.token_distributions import both_distributions
 from lorakit.evaluate.variants import measure_variant, same_rows
@@ -38,7 +39,7 @@ def with_proofs(
     """The results with what else they prove.
 
     Beside what `compare_sets` measured this takes one look at as many training rows as in_domain
-    has, base and tuned; all else is computed on the host in seconds.
+    has, base and tuned (see `seen_rows`); all else is computed on the host in seconds.
 
     Args:
         model: with an adapter attached and switched on.
@@ -63,7 +64,10 @@ def with_proofs(
             )
     like = results[LIKE_TRAINING].measured if LIKE_TRAINING in results else None
     if like is not None and min(len(train.examples), len(like.indices)) >= MIN_EXAMPLES:
-        chosen = draw(len(train.examples), len(like.indices), seed=measures.seed)
+        unseen = sample(sets[LIKE_TRAINING].examples, like.indices)
+        chosen, source = seen_rows(
+            train.examples, train.rows, unseen, len(like.indices), seed=measures.seed
+        )
         seen = both_distributions(
             model,
             sample(train.examples, chosen),
@@ -76,6 +80,7 @@ def with_proofs(
             (seen.base.losses, seen.tuned.losses),
             (like.base, like.tuned),
             validation,
+            source=source,
             seed=measures.seed,
         )
         if overfitting is not None:

@@ -55,6 +55,7 @@ class Losses(Part):
     base: float
     tuned: float
     examples: int
+    source: str | None = None
 
     @property
     def gained(self) -> float:
