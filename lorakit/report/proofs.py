@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorakit.report.files import SetEvaluation
+from lorakit.report.files import SetEvaluation, in_order
 from lorakit.report.proof_files import (
     AgainstReferences,
     Calibration,
@@ -73,7 +73,7 @@ def variants_said(evaluation: Mapping[str, SetEvaluation]) -> list[VariantSaid]:
     for name, one in evaluation.items():
         if one.variant is None or not one.variant.metrics:
             continue
-        metrics = one.variant.metrics
+        metrics = {key: one.variant.metrics[key] for key in in_order(one.variant.metrics)}
         metric = one.primary if one.primary in metrics else next(iter(metrics))
         said = _variant_sentence(one.variant.how, metric, metrics[metric])
         found.append(VariantSaid(set_name(name), said, metrics))
@@ -93,12 +93,14 @@ def _variant_sentence(how: str, metric: str, one: MetricLoss) -> Said:
         "same": "That it is more or less sensitive to that than its base does not show: ",
         "better": "It is less sensitive to that than its base, by ",
     }[extra]
+    beside += f"{change(one.extra.difference)} ({interval(*one.extra.interval)})."
+    if one.higher_is_better and one.base.given < -one.tuned.difference:
+        beside = f"Its base, at {amount(one.base.given)}, has not as much to lose."
     return Said(
         tuned,
         f"Asked {how}, {what}: {metric_name(metric)} {amount(one.tuned.given)} \u2192 "
         f"{amount(one.tuned.varied)}, {change(one.tuned.difference)} with a 95 % interval of "
-        f"{interval(*one.tuned.interval)}, on {counted(one.examples, 'example')}. {beside}"
-        f"{change(one.extra.difference)} ({interval(*one.extra.interval)}).",
+        f"{interval(*one.tuned.interval)}, on {counted(one.examples, 'example')}. {beside}",
     )
 
 
@@ -177,8 +179,8 @@ def _memorised(one: Memorisation) -> Said:
         f"{answers} {'stand' if one.answers != 1 else 'stands'} word for word in one of {searched} "
         f"that answer another question; of the right answers {share(copied.references, 1)} do, of "
         f"the base's {share(copied.base, 1)}. The longest run of words that an answer shares with "
-        f"any of them has {amount(run.tuned)} words on average, that of a right answer "
-        f"{amount(run.references)} ({_more(run)})."
+        f"any of them has {run.tuned:.1f} words on average, that of a right answer "
+        f"{run.references:.1f} ({_more(run)})."
     )
     if "worse" in effects:
         return Said("worse", f"Copies more than the data repeat themselves: {said}")
@@ -190,11 +192,11 @@ def _more(one: AgainstReferences) -> str:
 
 
 def calibration_said(evaluation: Mapping[str, SetEvaluation]) -> list[tuple[str, Said]]:
-    """(title, what is said) of each set."""
+    """(title, what is said) of each set as it was given."""
     return [
         (set_name(name), _calibrated(one.calibration))
         for name, one in evaluation.items()
-        if one.calibration is not None
+        if one.calibration is not None and one.variant is None
     ]
 
 

@@ -57,8 +57,8 @@ def _how(name: str) -> str:
 
 
 def p_words(value: float) -> str:
-    """A p-value: `p 0.034`, `p < 0.001`."""
-    return "p < 0.001" if value < 0.001 else f"p {value:.3f}"
+    """A p-value: `p 0.034`, `p < 0.001`; it is never broken into two lines."""
+    return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0{value:.3f}"
 
 
 def metric_name(name: str) -> str:

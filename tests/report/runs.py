@@ -298,7 +298,7 @@ def varied_set(
 
     def metric(sign: int) -> dict[str, Any]:
         return {
-            "base": one(0.1, -sign * (lost - extra)),
+            "base": one(0.4, -sign * (lost - extra)),
             "tuned": one(0.5, -sign * lost),
             "extra": {
                 "difference": -sign * extra,

@@ -120,6 +120,13 @@ def test_calibration(base: float, tuned: float, mark: str, words: str, tmp_path:
     assert (title, told.effect) == ("In-domain", mark) and words in told.sentence
 
 
+def test_a_base_with_nothing_to_lose_is_not_called_robust(tmp_path: Path) -> None:
+    one = runs.varied_set(random.Random(0), lost=0.3, extra=0.3)
+    one["variant"]["metrics"]["content"]["base"]["given"] = 0.05
+    (told,) = variants_said(evaluation(tmp_path, **{"in_domain+typos": one}))
+    assert told.said.sentence.endswith("Its base, at 0.0500, has not as much to lose.")
+
+
 def test_bins_of_a_handful_of_positions_are_not_drawn(tmp_path: Path) -> None:
     one = runs.set_evaluation("in_domain", random.Random(0))
     one["calibration"]["tuned"]["bins"][0]["count"] = 1
@@ -182,16 +189,16 @@ def test_verdicts_say_their_odds(tmp_path: Path) -> None:
     one["notes"] = ["does not survive the correction for 4 verdicts read together"]
     runs.write(tmp_path / "evaluation.json", {"in_domain": one})
     (told,) = set_verdicts(read_run(tmp_path))
-    assert "p 0.021, p 0.084 corrected for 4 verdicts (Holm)" in told.sentence
+    assert "p\u00a00.021, p\u00a00.084 corrected for 4 verdicts (Holm)" in told.sentence
     assert "does not survive" in told.notes[0]
     one["correction"]["tests"] = 1
     runs.write(tmp_path / "evaluation.json", {"in_domain": one})
     (told,) = set_verdicts(read_run(tmp_path))
-    assert told.sentence.endswith("p 0.021.")
+    assert told.sentence.endswith("p\u00a00.021.")
 
 
 def test_words() -> None:
-    assert (p_words(0.0001), p_words(0.0214)) == ("p < 0.001", "p 0.021")
+    assert (p_words(0.0001), p_words(0.0214)) == ("p\u00a0<\u00a00.001", "p\u00a00.021")
     assert set_name("in_domain+word_order") == "In-domain, in another word order"
     assert set_name("in_domain+what_is_this") == "In-domain, what is this"
 
