@@ -98,7 +98,7 @@ def test_the_divergence_of_tokens() -> None:
 
 def test_no_number_no_claim() -> None:
     trained, others = rows(2.5, 1.0, seed=0), rows(2.5, float("nan"), seed=1)
-    assert measure_overfitting(trained, others, None, seed=0) is None  # type: ignore[arg-type]
+    assert measure_overfitting(trained, others, None, source="a", seed=0) is None  # type: ignore[arg-type]
 
 
 def test_best_and_last_validation() -> None:

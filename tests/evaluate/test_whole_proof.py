@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from lorakit.cli import main
+from lorakit.errors import RecipeError
+from lorakit.recipe import dump_recipe, parse_recipe
 from tests.report.pages import parse
 
 TOPICS = ("fever", "asthma", "rash", "gout", "cough")
@@ -52,7 +55,7 @@ def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "variants": ["typos"],
             "metrics": ["token_f1", "exact_match"],
             "primary": {"retention": "kl"},
-            "margin": 0.02,
+            "margin": 0.005,
             "max_generated": 6,
             "max_new_tokens": 12,
         },
@@ -87,7 +90,7 @@ def test_the_whole_way_from_recipe_to_report(run: Path) -> None:
     assert given["memorisation"]["answers"] == 6 and "memorisation" not in varied
     kl = told["retention"]["metrics"]["kl"]
     assert kl["distance"] and kl["base"] == 0 < kl["interval"][0] < kl["tuned"]
-    assert told["retention"]["verdict"] == "worse"  # it moved further than 0.02 nats
+    assert told["retention"]["verdict"] == "worse"  # it moved further than 0.005 nats
     tree = parse((run / "report.html").read_text())
     for name in ("variants", "overfitting", "memorisation", "calibration"):
         assert tree.by_id(name).with_class("said")
@@ -109,3 +112,32 @@ def test_held_out_topics_stay_held_out_when_it_is_measured_again(
         )
     facts = json.loads((run / "data.json").read_text())["sets"]
     assert facts["out_of_domain"]["kept"] == 30 and facts["train"]["kept"] == 90
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        ({"variants": ["typo"]}, "'typo' is not known; did you mean typos?"),
+        ({"variants": ["typos", "typos"]}, "named twice"),
+        ({"metrics": ["kl"]}, "measured on evaluate.retention, which is not set"),
+        ({"primary": "kl"}, "possible for it: {retention: kl}"),
+        ({"primary": {"in_domain": "kl"}}, "possible for it: {retention: kl}"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(evaluate: dict[str, Any], message: str) -> None:
+    recipe = {"base": {"model": "x"}, "data": {"train": "a.jsonl"}}
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(recipe | {"evaluate": {"in_domain": "b.jsonl"} | evaluate})
+
+
+def test_variants_need_a_set_to_vary() -> None:
+    recipe: dict[str, Any] = {"base": {"model": "x"}, "data": {"train": "a.jsonl"}}
+    evaluate = {"retention": "b.jsonl", "variants": ["typos"], "primary": {"retention": "kl"}}
+    with pytest.raises(RecipeError, match=r"evaluate\.variants cannot take effect"):
+        parse_recipe(recipe | {"evaluate": evaluate})
+    recipe["data"]["validation"] = 0.1
+    written = parse_recipe(recipe | {"evaluate": evaluate})
+    assert parse_recipe(yaml.safe_load(dump_recipe(written))) == written
+    assert "variants" in dump_recipe(written)
+    without = parse_recipe({"base": {"model": "x"}, "data": {"train": "a.jsonl"}})
+    assert parse_recipe(yaml.safe_load(dump_recipe(without))) == without
