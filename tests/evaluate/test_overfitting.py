@@ -55,13 +55,13 @@ def test_the_excess_is_what_does_not_carry_over(
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     inside = 0
-    for trial in range(100):
+    for trial in range(60):
         trained = rows(2.5, 1.0, seed=2 * trial, count=40)
         others = rows(2.7, 1.6, seed=2 * trial + 1, count=40)
         found = measure_overfitting(trained, others, None, source="a", seed=trial)  # type: ignore[arg-type]
         assert found is not None
         inside += found.interval[0] <= 0.4 <= found.interval[1]
-    assert inside >= 88  # 95 %, within what 100 trials show
+    assert inside >= 52  # 95 %, within what 60 trials show
 
 
 def test_rows_that_were_trained_on_are_those_like_the_unseen() -> None:
