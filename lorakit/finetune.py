@@ -37,6 +37,8 @@ from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
 from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.lm_eval_tasks import lm_eval_results
+from lorakit.evaluate.outside import check_outside
 from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
@@ -125,6 +127,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         RunError: training stopped for a reason the message names; checkpoints are kept.
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
+    check_outside(recipe.evaluate, asks=True)
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
@@ -200,6 +203,7 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
+    check_outside(recipe.evaluate, asks=True)
     # As the run computed, not as this machine would by itself.
     model, tokenizer = load_base_of(base_of_run(run, recipe), dtype=getattr(torch, dtype_of(run)))
     load_adapter(model, run.adapter)
@@ -219,6 +223,7 @@ def check(recipe: Recipe) -> CheckReport:
         InputError: recipe, adapter, tokenizer or a file of the data cannot work.
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
+    check_outside(recipe.evaluate, asks=False)
     tokenizer, config = load_tokenizer_of_base(recipe.base)
     try:
         sets = prepare_named_sets(recipe, tokenizer, config)
@@ -317,6 +322,8 @@ def _evaluate(
     def answerer(prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
         return generate(model, tokenizer, prompts, greedy, description=description)
 
+    budget = recipe.train.micro_batch_tokens or EVALUATION_TOKENS
+    packed = recipe.data.packing and why_not_packed(model.config) is None
     results = compare_sets(
         model,
         tokenizer,
@@ -324,13 +331,24 @@ def _evaluate(
         Measures.from_section(wanted, seed=recipe.train.seed),
         answerer,
         stop_ids=stop_ids,
-        token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
-        packed=recipe.data.packing and why_not_packed(model.config) is None,
+        token_budget=budget,
+        packed=packed,
     )
     results = {
         name: replace(one, same_as=VALIDATION) if is_validation(sets.by_name(), name) else one
         for name, one in results.items()
     }
+    if wanted.lm_eval is not None:
+        results |= lm_eval_results(
+            model,
+            tokenizer,
+            wanted.lm_eval,
+            chat_template=sets.train.chat_template,
+            stop_ids=stop_ids,
+            token_budget=budget,
+            packed=packed,
+            seed=recipe.train.seed,
+        )
     lines = [
         json.dumps(answered.to_json(name), ensure_ascii=False, allow_nan=False) + "\n"
         for name, result in results.items()

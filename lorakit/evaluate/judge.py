@@ -72,7 +72,7 @@ def judge(
     """
     comparisons = _compare_losses(base, tuned, ["loss", *metrics], seed)
     for name, values in (scores or {}).items():
-        comparisons[name] = _compare_scores(values, seed)
+        comparisons[name] = compare_scores(values, seed)
     change = comparisons[primary]
     notes = [
         f"{name} is beyond what a number can hold"
@@ -117,7 +117,8 @@ def _compare_losses(
     return compared
 
 
-def _compare_scores(scores: Scores, seed: int) -> Comparison:
+def compare_scores(scores: Scores, seed: int) -> Comparison:
+    """The means of two models' scores of the same examples, and their difference, paired."""
     differences = scores.tuned - scores.base
     (change_R,) = resampled_means(differences[None], np.ones(len(differences)), seed=seed)
     return Comparison(

@@ -38,9 +38,11 @@ class Comparison:
     interval: tuple[float, float]  # of the difference, at CONFIDENCE
     examples: int
     higher_is_better: bool = False
+    stderr: tuple[float | None, ...] | None = None  # of base and tuned, where others report them
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`; null where a number is not finite."""
+        errors = {} if self.stderr is None else {"stderr": list(self.stderr)}
         return {
             "base": _finite_or_none(self.base),
             "tuned": _finite_or_none(self.tuned),
@@ -48,7 +50,7 @@ class Comparison:
             "interval": [_finite_or_none(bound) for bound in self.interval],
             "examples": self.examples,
             "higher_is_better": self.higher_is_better,
-        }
+        } | errors
 
     @property
     def enough(self) -> bool:

@@ -188,4 +188,3 @@ def _generating(
             stack.enter_context(adapter.cached_norms())
         stack.enter_context(dense_layers(model, max_dense_bytes))
         yield mixture
-

@@ -1,0 +1,230 @@
+"""Tasks of lm-eval (EleutherAI's evaluation harness) on the model in memory, base and tuned.
+
+A task becomes a set like any other, `lm_eval/TASK`: each metric with its standard errors as lm-eval
+computes them, and an interval of the difference. Where lm-eval reports the mean of a number per
+document that interval is paired, since both models answer the same documents; elsewhere it follows
+from the two standard errors, or is not known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit.adapters.attached import adapter_disabled
+from lorakit.data.named_sets import context_of
+from lorakit.errors import RecipeError, RunError, in_one_line
+from lorakit.evaluate.judge import Scores, compare_scores
+from lorakit.evaluate.result import SetResult
+from lorakit.evaluate.statistics import (
+    MIN_EXAMPLES,
+    TOO_FEW,
+    Comparison,
+    Verdict,
+    verdict_of_change,
+)
+from lorakit.recipe.sections.lm_eval import LmEvalSection
+
+PREFIX = "lm_eval/"
+NO_CONTEXT = 2048  # tokens, for models whose config states no limit, as in lm-eval's HFLM
+# Resamples for the standard errors of metrics that have no formula; lm-eval's 100,000 take minutes.
+BOOTSTRAP_ITERS = 1000
+NORMAL_95 = 1.959963984540054  # the quantile of the normal distribution for two-sided 95 %
+
+
+def check_lm_eval(section: LmEvalSection) -> None:
+    """Find before training what cannot be evaluated after it.
+
+    Raises:
+        RecipeError: lm-eval is not installed, or there is no folder or no task of that name.
+    """
+    if find_spec("lm_eval") is None:
+        raise RecipeError(
+            "evaluate.lm_eval is given, but lm-eval is not installed; pip install "
+            "'lorakit[lm-eval]', or remove the section."
+        )
+    _tasks_of(section)
+
+
+def _tasks_of(section: LmEvalSection) -> Any:
+    """lm-eval's task manager, which knows every task that is named."""
+    from lm_eval.tasks import TaskManager
+
+    include = section.include_path
+    if include is not None and not Path(include).expanduser().is_dir():
+        raise RecipeError(
+            f"evaluate.lm_eval.include_path {include!r} is no folder; name one with task YAML files."
+        )
+    tasks = TaskManager(include_path=None if include is None else str(Path(include).expanduser()))
+    unknown = [name for name in section.tasks if name not in tasks.all_tasks]
+    if unknown:
+        raise RecipeError(
+            f"evaluate.lm_eval.tasks names {unknown}, which lm-eval does not have; possible: the "
+            "names that `lm-eval ls tasks` lists, and those of the files in include_path. Fix them."
+        )
+    return tasks
+
+
+def lm_eval_results(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    section: LmEvalSection,
+    *,
+    chat_template: str,
+    stop_ids: Sequence[int],
+    token_budget: int,
+    packed: bool,
+    seed: int,
+) -> dict[str, SetResult]:
+    """Run the tasks with the adapter off (base) and on (tuned).
+
+    Args:
+        model: with an adapter attached and switched on.
+        tokenizer: of the model.
+        section: what to run.
+        chat_template: Jinja source, used where `section.apply_chat_template` says so.
+        stop_ids: further tokens that end an answer.
+        token_budget: tokens of one forward pass.
+        packed: whether the family may be packed.
+        seed: of the resampling.
+
+    Returns:
+        {`lm_eval/TASK`: its comparison}, a group's tasks each for itself.
+
+    Raises:
+        RecipeError: see `check_lm_eval`.
+        RunError: lm-eval cannot run a task, such as one whose data are not there.
+    """
+    tasks = _tasks_of(section)
+
+    def run(who: str) -> Mapping[str, Any]:
+        from lm_eval import simple_evaluate
+
+        from lorakit.evaluate.lm_eval_model import InMemoryLM
+
+        lm = InMemoryLM(
+            model,
+            tokenizer,
+            chat_template=chat_template,
+            stop_ids=stop_ids,
+            context=context_of(model.config) or NO_CONTEXT,
+            token_budget=token_budget,
+            packed=packed,
+            description=f"lm-eval: {who}",
+        )
+        found = simple_evaluate(
+            model=lm,
+            tasks=list(section.tasks),
+            task_manager=tasks,
+            num_fewshot=section.num_fewshot,
+            limit=section.limit,
+            apply_chat_template=section.apply_chat_template,
+            bootstrap_iters=BOOTSTRAP_ITERS,
+        )
+        assert found is not None  # only other ranks than the first get nothing
+        return dict(found)
+
+    try:
+        tuned = run("tuned")
+        with adapter_disabled(model):
+            base = run("base")
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise RunError(
+            f"lm-eval could not run {', '.join(section.tasks)}: {in_one_line(error)}. Look at the "
+            "task, or remove it from evaluate.lm_eval.tasks; what was trained is kept."
+        ) from error
+    return {f"{PREFIX}{name}": _compared(base, tuned, name, seed) for name in tuned["samples"]}
+
+
+def _compared(base: Mapping[str, Any], tuned: Mapping[str, Any], task: str, seed: int) -> SetResult:
+    """The comparison of one task; the metric that lm-eval names first decides."""
+    counts = tuned["n-samples"][task]
+    metrics = {}
+    for key, value in tuned["results"][task].items():
+        name, _, filtered = key.partition(",")
+        if filtered and not name.endswith("_stderr") and _is_number(value):
+            title = name if filtered == "none" else f"{name}, {filtered}"
+            metrics[title] = _metric(base, tuned, task, key, counts["effective"], seed)
+    if not metrics:
+        raise RunError(
+            f"lm-eval's task {task} has no metric that is a number. Remove it from "
+            "evaluate.lm_eval.tasks."
+        )
+    primary = next(iter(metrics))
+    change = metrics[primary]
+    notes = [
+        f"{tuned['n-shot'].get(task, 0)} examples in the prompt; task version {_version(tuned, task)}"
+    ]
+    if not change.enough:
+        notes.insert(0, f"{TOO_FEW}: a verdict needs {MIN_EXAMPLES}")
+    unpaired = [name for name, one in metrics.items() if not one.is_finite]
+    if unpaired:
+        notes.append(f"no interval is known for {', '.join(unpaired)}")
+    verdict: Verdict = "no difference"
+    if change.enough and change.is_finite:
+        verdict = verdict_of_change(change.losses)
+    return SetResult(
+        counts["effective"], counts["original"], metrics, primary, verdict, None, tuple(notes)
+    )
+
+
+def _version(results: Mapping[str, Any], task: str) -> object:
+    return results["versions"].get(task)
+
+
+def _metric(
+    base: Mapping[str, Any], tuned: Mapping[str, Any], task: str, key: str, count: int, seed: int
+) -> Comparison:
+    """One metric, paired where its value is the mean of a number per document."""
+    name, _, filtered = key.partition(",")
+    better = tuned["higher_is_better"].get(task, {}).get(name) is not False
+    before, after = (float(one["results"][task][key]) for one in (base, tuned))
+    errors = tuple(
+        _error(one["results"][task].get(f"{name}_stderr,{filtered}")) for one in (base, tuned)
+    )
+    values = [_per_document(one["samples"][task], name, filtered) for one in (base, tuned)]
+    means = [None if one is None else float(one.mean()) for one in values]
+    if values[0] is not None and values[1] is not None and _agree(means, (before, after)):
+        paired = compare_scores(Scores(values[0], values[1], better), seed)
+        return replace(paired, stderr=errors)
+    # Of independent samples the variances add up: without pairs, wider than it need be.
+    half = NORMAL_95 * math.hypot(*(math.nan if e is None else e for e in errors))
+    change = after - before
+    return Comparison(
+        before, after, change, (change - half, change + half), count, better, stderr=errors
+    )
+
+
+def _per_document(
+    samples: Sequence[Mapping[str, Any]], name: str, filtered: str
+) -> np.ndarray | None:
+    """float64 (documents,), in the order of the documents; None where they are no numbers."""
+    mine = [one for one in samples if one["filter"] == filtered and name in one]
+    values = [one[name] for one in sorted(mine, key=lambda one: one["doc_id"])]
+    if not values or not all(map(_is_number, values)):
+        return None
+    return np.array(values, np.float64)
+
+
+def _agree(means: Sequence[float | None], reported: Sequence[float]) -> bool:
+    """Whether what lm-eval reports is the mean: other aggregations are not."""
+    return all(
+        mean is not None and math.isclose(mean, value, rel_tol=1e-9, abs_tol=1e-12)
+        for mean, value in zip(means, reported, strict=True)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, bool | int | float | np.integer | np.floating | np.bool_)
+
+
+def _error(value: object) -> float | None:
+    """A standard error; lm-eval writes "N/A" where it has none."""
+    return float(value) if isinstance(value, int | float | np.floating) else None
