@@ -75,7 +75,7 @@ def choice_scores(
         DataError: the template refuses a question.
     """
     renderer = Renderer(tokenizer, trained="completion", chat_template=chat_template)
-    scores = {}
+    scores: dict[str, Scores] = {}
     for by_letter in (True, False):
         wanted = [name for name in metrics if (name == LETTER) == by_letter]
         if not wanted:

@@ -100,7 +100,7 @@ class InMemoryLM(TemplateLM):
     ) -> list[int]:
         """Token ids; a start token as the tokenizer has it, and never twice."""
         if add_special_tokens is None:
-            start = self.tokenizer.decode(self.prefix_token_id)
+            start = str(self.tokenizer.decode(self.prefix_token_id))
             add_special_tokens = not (start and string.startswith(start))
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 

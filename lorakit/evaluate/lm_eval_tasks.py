@@ -9,8 +9,12 @@ from the two standard errors, or is not known.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,7 @@ PREFIX = "lm_eval/"
 NO_CONTEXT = 2048  # tokens, for models whose config states no limit, as in lm-eval's HFLM
 # Resamples for the standard errors of metrics that have no formula; lm-eval's 100,000 take minutes.
 BOOTSTRAP_ITERS = 1000
+SEED, FEWSHOT_SEED = 0, 1234  # lm-eval's defaults
 NORMAL_95 = 1.959963984540054  # the quantile of the normal distribution for two-sided 95 %
 
 
@@ -50,26 +55,33 @@ def check_lm_eval(section: LmEvalSection) -> None:
             "evaluate.lm_eval is given, but lm-eval is not installed; pip install "
             "'lorakit[lm-eval]', or remove the section."
         )
-    _tasks_of(section)
-
-
-def _tasks_of(section: LmEvalSection) -> Any:
-    """lm-eval's task manager, which knows every task that is named."""
-    from lm_eval.tasks import TaskManager
-
     include = section.include_path
     if include is not None and not Path(include).expanduser().is_dir():
         raise RecipeError(
-            f"evaluate.lm_eval.include_path {include!r} is no folder; name one with task YAML files."
+            f"evaluate.lm_eval.include_path {include!r} is no folder; name one with task YAML "
+            "files."
         )
-    tasks = TaskManager(include_path=None if include is None else str(Path(include).expanduser()))
-    unknown = [name for name in section.tasks if name not in tasks.all_tasks]
+    known = _task_manager(include, tuple(section.tasks)).all_tasks
+    unknown = [name for name in section.tasks if name not in known]
     if unknown:
         raise RecipeError(
             f"evaluate.lm_eval.tasks names {unknown}, which lm-eval does not have; possible: the "
             "names that `lm-eval ls tasks` lists, and those of the files in include_path. Fix them."
         )
-    return tasks
+
+
+@cache
+def _task_manager(include: str | None, names: tuple[str, ...]) -> Any:
+    """What knows the tasks. Lm-eval's own are some ten thousand files, which take many seconds to
+    look through: they are left alone where the folder has all that are named."""
+    from lm_eval.tasks import TaskManager
+
+    folder = None if include is None else str(Path(include).expanduser())
+    if folder is not None:
+        local = TaskManager(include_path=folder, include_defaults=False)
+        if set(names) <= set(local.all_subtasks):
+            return local
+    return TaskManager(include_path=folder)
 
 
 def lm_eval_results(
@@ -102,11 +114,9 @@ def lm_eval_results(
         RecipeError: see `check_lm_eval`.
         RunError: lm-eval cannot run a task, such as one whose data are not there.
     """
-    tasks = _tasks_of(section)
+    check_lm_eval(section)
 
     def run(who: str) -> Mapping[str, Any]:
-        from lm_eval import simple_evaluate
-
         from lorakit.evaluate.lm_eval_model import InMemoryLM
 
         lm = InMemoryLM(
@@ -119,17 +129,7 @@ def lm_eval_results(
             packed=packed,
             description=f"lm-eval: {who}",
         )
-        found = simple_evaluate(
-            model=lm,
-            tasks=list(section.tasks),
-            task_manager=tasks,
-            num_fewshot=section.num_fewshot,
-            limit=section.limit,
-            apply_chat_template=section.apply_chat_template,
-            bootstrap_iters=BOOTSTRAP_ITERS,
-        )
-        assert found is not None  # only other ranks than the first get nothing
-        return dict(found)
+        return _run(lm, section)
 
     try:
         tuned = run("tuned")
@@ -141,6 +141,50 @@ def lm_eval_results(
             "task, or remove it from evaluate.lm_eval.tasks; what was trained is kept."
         ) from error
     return {f"{PREFIX}{name}": _compared(base, tuned, name, seed) for name in tuned["samples"]}
+
+
+def _run(lm: Any, section: LmEvalSection) -> Mapping[str, Any]:
+    """What `lm_eval.simple_evaluate` does, without its look at the machine (10 s of subprocesses)
+    and without its pool of processes, which would be copies of this one with all its weights."""
+    from lm_eval.evaluator import evaluate
+
+    # Lm-eval's own seeds: some tasks shuffle their documents or options with these generators.
+    random.seed(SEED)
+    np.random.seed(FEWSHOT_SEED)
+    manager = _task_manager(section.include_path, tuple(section.tasks))
+    loaded = manager.load(list(section.tasks))
+    for task in loaded["tasks"].values():
+        own = task.get_config("num_fewshot")
+        if section.num_fewshot is not None and own != 0:  # 0 says that the task takes none
+            task.set_config(key="num_fewshot", value=section.num_fewshot)
+        elif own is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    with _environment("DISABLE_MULTIPROC", "1"):
+        found = evaluate(
+            lm=lm,
+            task_dict=loaded,
+            limit=section.limit,
+            bootstrap_iters=BOOTSTRAP_ITERS,
+            apply_chat_template=section.apply_chat_template,
+            fewshot_as_multiturn=section.apply_chat_template,
+        )
+    assert found is not None  # only other ranks than the first get nothing
+    return dict(found)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Inside, the environment variable has this value."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _compared(base: Mapping[str, Any], tuned: Mapping[str, Any], task: str, seed: int) -> SetResult:
@@ -159,9 +203,8 @@ def _compared(base: Mapping[str, Any], tuned: Mapping[str, Any], task: str, seed
         )
     primary = next(iter(metrics))
     change = metrics[primary]
-    notes = [
-        f"{tuned['n-shot'].get(task, 0)} examples in the prompt; task version {_version(tuned, task)}"
-    ]
+    shots, version = tuned["n-shot"].get(task, 0), tuned["versions"].get(task)
+    notes = [f"{shots} examples in the prompt; version {version} of the task"]
     if not change.enough:
         notes.insert(0, f"{TOO_FEW}: a verdict needs {MIN_EXAMPLES}")
     unpaired = [name for name, one in metrics.items() if not one.is_finite]
@@ -173,10 +216,6 @@ def _compared(base: Mapping[str, Any], tuned: Mapping[str, Any], task: str, seed
     return SetResult(
         counts["effective"], counts["original"], metrics, primary, verdict, None, tuple(notes)
     )
-
-
-def _version(results: Mapping[str, Any], task: str) -> object:
-    return results["versions"].get(task)
 
 
 def _metric(

@@ -42,15 +42,15 @@ class Comparison:
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`; null where a number is not finite."""
-        errors = {} if self.stderr is None else {"stderr": list(self.stderr)}
-        return {
+        errors: dict[str, object] = {} if self.stderr is None else {"stderr": list(self.stderr)}
+        return errors | {
             "base": _finite_or_none(self.base),
             "tuned": _finite_or_none(self.tuned),
             "difference": _finite_or_none(self.difference),
             "interval": [_finite_or_none(bound) for bound in self.interval],
             "examples": self.examples,
             "higher_is_better": self.higher_is_better,
-        } | errors
+        }
 
     @property
     def enough(self) -> bool:
