@@ -36,9 +36,12 @@ NUMBER = regex.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)|(?<![\w.]){_NUMBER}",
 PLAIN = regex.compile(r"([-+]?)(\d+(?:\.\d+)?|\.\d+)(?:/(\d+(?:\.\d+)?))?", regex.ASCII)
 BOXED = regex.compile(r"\\(?:boxed|fbox)\s*(\{(?:[^{}]|(?1))*+\})")
 HASHES = regex.compile(r"####[ \t]*([^\n]+)")
-SAID = regex.compile(r"(?i)\banswer\s*(?:is|:|=)[ \t]*:?[ \t]*([^\n]+)")
+SAID = regex.compile(r"(?im)(?:\banswer\s*(?:is|:|=)|^A:)[ \t]*:?[ \t]*([^\n]+)")
+# A dollar sign is a mark and no money where Pandoc takes it for one: nothing blank inside of it, no
+# digit after the second. A formula does not end in an operator either.
 FORMULA = regex.compile(
-    r"(?s)\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$([^$\n]+?)(?<!\\)\$"
+    r"(?s)\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"
+    r"|(?<!\\)\$(?!\s)([^$\n]*?[^$\n\s\\+\-*/=])\$(?!\d)"
 )
 LABEL = regex.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
 WORD = regex.compile(r"(?<![\\\p{L}])\p{L}{3,}")  # a LaTeX command is none

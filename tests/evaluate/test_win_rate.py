@@ -60,7 +60,7 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
 
     def close(self) -> None:
@@ -274,6 +274,6 @@ def test_a_judge_that_nobody_asks_is_a_fault() -> None:
     values = {"base": {"model": "builtin"}, "data": {"train": "builtin:train"}}
     evaluate = {"in_domain": "x.jsonl", "judge": {"url": "http://localhost/v1", "model": "m"}}
     with pytest.raises(
-        RecipeError, match="judge cannot take effect because evaluate.metrics lacks"
+        RecipeError, match=r"judge cannot take effect because evaluate\.metrics lacks"
     ):
         parse_recipe(values | {"evaluate": evaluate})

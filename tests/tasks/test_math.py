@@ -34,6 +34,8 @@ def right(answer: str, reference: str) -> float:
         ("\\frac{3}{4}", "\\frac{3}{4}"),
         ("1/2 cup", "1/2"),
         ("The answer is no. At first there were 8.", "8"),
+        ("He has $16 + $2 = $<<16+2=18>>18.\nA: 18", "18"),
+        ("That is $90-$6.00=$84", "84"),
         ("no", None),
         ("", None),
     ],
@@ -130,10 +132,8 @@ def test_real_answers_to_real_problems(shared_data: Path) -> None:
 
 def test_what_models_answered_is_judged_as_its_authors_did(shared_data: Path) -> None:
     path = shared_data / "instruct" / "gsm8k_example_model_solutions.jsonl"
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()][:250]
-    for model in ("6b_finetuning", "175b_verification"):
-        answers = [row[model]["solution"] for row in rows]
-        found = scores(answers, [row["ground_truth"] for row in rows], ScoringOptions())
-        wanted = [float(row[model]["is_correct"]) for row in rows]
-        differ = [place for place in range(len(rows)) if found[place] != wanted[place]]
-        assert len(differ) <= len(rows) // 100, differ
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    references = [row["ground_truth"] for row in rows]
+    for model in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
+        found = scores([row[model]["solution"] for row in rows], references, ScoringOptions())
+        assert found.tolist() == [float(row[model]["is_correct"]) for row in rows]
