@@ -225,7 +225,10 @@ def compared(base: Mapping[str, Any], tuned: Mapping[str, Any], task: str, seed:
     primary = next(iter(metrics))
     change = metrics[primary]
     shots, version = tuned["n-shot"].get(task, 0), tuned["versions"].get(task)
-    notes = [f"{shots} examples in the prompt; version {version} of the task"]
+    of = f"; version {version:g} of the task" if _is_number(version) else ""
+    notes = [f"{shots} {'example' if shots == 1 else 'examples'} in the prompt{of}"]
+    if counts["effective"] < counts["original"]:
+        notes.append(f"the first {counts['effective']} of {counts['original']} documents")
     if not change.enough:
         notes.insert(0, f"{TOO_FEW}: a verdict needs {MIN_EXAMPLES}")
     unpaired = [name for name, one in metrics.items() if not one.is_finite]
@@ -235,7 +238,7 @@ def compared(base: Mapping[str, Any], tuned: Mapping[str, Any], task: str, seed:
     if change.enough and change.is_finite:
         verdict = verdict_of_change(change.losses)
     return SetResult(
-        counts["effective"], counts["original"], metrics, primary, verdict, None, tuple(notes)
+        counts["effective"], counts["effective"], metrics, primary, verdict, None, tuple(notes)
     )
 
 

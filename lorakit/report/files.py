@@ -65,6 +65,7 @@ class Change(_Part):
     interval: tuple[float | None, float | None]
     examples: int | None = None
     higher_is_better: bool = False
+    stderr: tuple[float | None, float | None] = (None, None)
 
     @property
     def enough(self) -> bool:
