@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -338,7 +338,8 @@ def _evaluate(
         name: replace(one, same_as=VALIDATION) if is_validation(sets.by_name(), name) else one
         for name, one in results.items()
     }
-    if wanted.lm_eval is not None:
+    _write_results(run, results)
+    if wanted.lm_eval is not None:  # last: it may fail for reasons of its own, such as no network
         results |= lm_eval_results(
             model,
             tokenizer,
@@ -349,6 +350,11 @@ def _evaluate(
             packed=packed,
             seed=recipe.train.seed,
         )
+        _write_results(run, results)
+    return results
+
+
+def _write_results(run: RunFolder, results: Mapping[str, SetResult]) -> None:
     lines = [
         json.dumps(answered.to_json(name), ensure_ascii=False, allow_nan=False) + "\n"
         for name, result in results.items()
@@ -356,4 +362,3 @@ def _evaluate(
     ]
     write_atomically(run.answers, "".join(lines).encode())
     write_json(run.evaluation, {name: result.to_json() for name, result in results.items()})
-    return results

@@ -18,7 +18,8 @@ from lorakit.adapters.attached import adapter_disabled
 from lorakit.base.load import load_base
 from lorakit.errors import RecipeError
 from lorakit.evaluate import lm_eval_tasks
-from lorakit.evaluate.lm_eval_tasks import check_lm_eval, compared, lm_eval_results
+from lorakit.evaluate.lm_eval_comparison import compared
+from lorakit.evaluate.lm_eval_tasks import check_lm_eval, lm_eval_results
 from lorakit.recipe import LoraConfig
 from lorakit.recipe.sections.lm_eval import LmEvalSection
 from lorakit.ship.merge import merge
