@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from lorakit.data.split import keep_apart
 from lorakit.data.variants import variant_name
 from lorakit.data.varied import prepare_varied
 from lorakit.errors import DataError
+from lorakit.files import cache_folder
 from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data
 
@@ -286,9 +286,5 @@ def _spec(source: str | DataSource) -> SourceSpec:
 
 
 def token_cache() -> Path:
-    """Where tokens are kept between runs: $LORAKIT_CACHE/tokens, else the user's cache folder.
-    Nothing in it is needed: it may be deleted at any time."""
-    own = os.environ.get("LORAKIT_CACHE")
-    if own:
-        return Path(own) / "tokens"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit" / "tokens"
+    """Where tokens are kept between runs."""
+    return cache_folder() / "tokens"

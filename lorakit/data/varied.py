@@ -52,7 +52,10 @@ def vary_conversation(
         else message | {"content": _vary_content(message["content"], name, seed)}
         for message in meant.messages
     )
-    return replace(meant, messages=messages)
+    choices = meant.choices
+    if choices is not None:  # what is asked where the options are left out
+        choices = replace(choices, question=vary_text(choices.question, name, seed=seed))
+    return replace(meant, messages=messages, choices=choices)
 
 
 def _vary_content(content: Any, name: str, seed: int) -> Any:

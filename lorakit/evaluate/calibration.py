@@ -8,6 +8,8 @@ and the token that stands there says whether it is right. The expected calibrati
 over 15 bins of equal width (Guo et al., "On calibration of modern neural networks", ICML 2017,
 arXiv 1706.04599). `overconfidence` is mean confidence less mean accuracy: below zero a model is
 surer than it need be; unlike the ECE it is a mean over examples, so that it has an interval.
+Of multiple choice a question is a position, and confidence the share of the chosen option in the
+probability of all options.
 
 E examples, N positions, B bins, R resamples.
 """
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorakit.evaluate.judge import Scores
 from lorakit.evaluate.statistics import Comparison, central_interval, p_value, resampled_means
 
 NUM_BINS = 15
@@ -115,6 +118,23 @@ class Calibration:
             "tuned": self.tuned.to_json(),
             "overconfidence": self.overconfidence.to_json(),
         }
+
+
+def compare_choices(scores: Scores, *, seed: int) -> Calibration | None:
+    """How sure base and tuned are of the options they choose, and how often these are right.
+
+    Args:
+        scores: 0 or 1 for each question, with confidences.
+        seed: of the resampling.
+    """
+    if scores.confidences is None:
+        return None
+    owner, count = np.arange(len(scores.base)), len(scores.base)
+    base, tuned = (
+        reliability(sure, right, owner, count)
+        for sure, right in zip(scores.confidences, (scores.base, scores.tuned), strict=True)
+    )
+    return compare_calibration(base, tuned, seed=seed)
 
 
 def compare_calibration(base: Reliability, tuned: Reliability, *, seed: int) -> Calibration | None:

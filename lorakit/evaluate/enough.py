@@ -54,7 +54,7 @@ def _what_to_do(sets: Mapping[str, Prepared], name: str, measures: Measures) -> 
         )
     if len(sets[name].examples) < MIN_EXAMPLES:
         return f"name more rows as evaluate.{name}"
-    scored = measures.primary_of(name) in measures.scorers
+    scored = measures.primary_of(name) in measures.answered
     limits = {"max_examples": measures.max_examples}
     limits |= {"max_generated": measures.max_generated} if scored else {}
     low = [f"evaluate.{key}" for key, most in limits.items() if most and most < MIN_EXAMPLES]

@@ -45,11 +45,16 @@ KL = "kl"
 
 @dataclass(frozen=True)
 class Scores:
-    """A scorer's values of the same A answered examples: float64 (A,) each."""
+    """A scorer's values of the same A answered examples: float64 (A,) each.
+
+    Attributes:
+        confidences: how sure base and tuned were of each answer, in [0, 1]; None: not known.
+    """
 
     base: np.ndarray
     tuned: np.ndarray
     higher_is_better: bool = True
+    confidences: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def judge(

@@ -63,12 +63,15 @@ class Comparison:
     p_value: float | None = None  # of no difference, two-sided; None: it has no such test
     is_distance: bool = False  # from the base, zero at best: neither better nor worse
     mcnemar: McNemar | None = None  # where every value is 0 or 1
+    stderr: tuple[float | None, ...] | None = None  # of base and tuned, where others report them
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`; null where a number is not finite."""
         more: dict[str, object] = {}
         if self.mcnemar is not None:
             more["mcnemar"] = vars(self.mcnemar)
+        if self.stderr is not None:
+            more["stderr"] = list(self.stderr)
         more |= {"distance": True} if self.is_distance else {}
         return more | {
             "base": _finite_or_none(self.base),

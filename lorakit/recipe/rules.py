@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import regex
 
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.metric_names import CHOICES, LOSSES, WIN_RATE
 from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ PACKAGE = Path(__file__).parents[1]
 
 BLOCKWISE = ("nf4", "fp4")  # the quantizations that have blocks, and scales of them
 METHODS = ("sft",)
-METRICS = ("loss", "perplexity", "kl")  # and every scorer of tasks/
 DISTANCE = "kl"
+METRICS = (*LOSSES, DISTANCE, *CHOICES, WIN_RATE)  # and every scorer of tasks/
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a JSON schema"}
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
 INITS_NOT_BUILT = ("corda", "lora_ga", "mica", "orthogonal")
@@ -270,6 +273,7 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
         measured.add("out_of_domain")
     yield from _metrics(recipe)
     yield from _variants(evaluate.variants, has_in_domain="in_domain" in measured)
+    yield from _judge(recipe)
     if not measured:
         for name in ("metrics", "primary", "max_examples"):
             if _given(evaluate, name):
@@ -282,7 +286,7 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
                 yield _no_effect(
                     ("evaluate", "primary", name), f"evaluate.{name} is not set", "set it"
                 )
-    answered = measured and set(evaluate.metrics) - set(METRICS)
+    answered = measured and set(evaluate.metrics) - {*LOSSES, DISTANCE, *CHOICES}
     for name in ("max_generated", "max_new_tokens"):
         if _given(evaluate, name) and not answered:
             yield _no_effect(
@@ -357,6 +361,43 @@ def _distance(evaluate: EvaluateSection) -> Iterator[Fault]:
                 f"{DISTANCE!r} is a distance from the base and measured on retention alone; "
                 f"possible for it: {{retention: {DISTANCE}}}",
             )
+
+
+def _judge(recipe: Recipe) -> Iterator[Fault]:
+    judge, metrics = recipe.evaluate.judge, recipe.evaluate.metrics
+    place = ("evaluate", "judge")
+    if judge is None:
+        if WIN_RATE in metrics:
+            yield Fault(
+                ("evaluate", "metrics", metrics.index(WIN_RATE)),
+                f"{WIN_RATE!r} needs evaluate.judge; set it; possible: the url of an "
+                "OpenAI-compatible endpoint and the name of a model",
+            )
+        return
+    if WIN_RATE not in metrics:
+        yield _no_effect(place, f"evaluate.metrics lacks {WIN_RATE}", "name it there")
+    # What is wrong is not repeated: it may be a key, and a recipe is written into the run folder.
+    try:
+        parts = urlsplit(judge.url)
+    except ValueError:  # such as half a pair of brackets
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        yield Fault(
+            (*place, "url"),
+            "is no http or https address; give one such as http://localhost:8000/v1",
+        )
+    elif parts.username or parts.password or parts.query or parts.fragment:
+        yield Fault(
+            (*place, "url"),
+            "holds more than host, port and path, which may be a key; name the variable that holds "
+            "the key in evaluate.judge.api_key_env",
+        )
+    if judge.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(judge.api_key_env):
+        yield Fault(
+            (*place, "api_key_env"),
+            "is no name of an environment variable; give the name, such as OPENAI_API_KEY, never "
+            "the key itself",
+        )
 
 
 def _not_measured(path: tuple[str | int, ...], metric: str, usable: tuple[str, ...]) -> Fault:

@@ -67,6 +67,7 @@ class Change(Part):
     examples: int | None = None
     higher_is_better: bool = False
     distance: bool = False
+    stderr: tuple[float | None, float | None] = (None, None)
 
     @property
     def enough(self) -> bool:
@@ -105,6 +106,7 @@ class SetEvaluation(Part):
     p_value_corrected: float | None = None
     correction: Correction | None = None
     calibration: Calibration | None = None
+    choice_calibration: Calibration | None = None
     overfitting: Overfitting | None = None
     memorisation: Memorisation | None = None
     variant: Variant | None = None

@@ -193,14 +193,17 @@ def _more(one: AgainstReferences) -> str:
 
 def calibration_said(evaluation: Mapping[str, SetEvaluation]) -> list[tuple[str, Said]]:
     """(title, what is said) of each set as it was given."""
-    return [
-        (set_name(name), _calibrated(one.calibration))
-        for name, one in evaluation.items()
-        if one.calibration is not None and one.variant is None
-    ]
+    said = []
+    for name, one in evaluation.items():
+        if one.calibration is not None and one.variant is None:
+            said.append((set_name(name), _calibrated(one.calibration, "trained position")))
+        if one.choice_calibration is not None and one.variant is None:
+            told = _calibrated(one.choice_calibration, "question")
+            said.append((f"{set_name(name)}, multiple choice", told))
+    return said
 
 
-def _calibrated(one: Calibration) -> Said:
+def _calibrated(one: Calibration, noun: str) -> Said:
     """By how far confidence and accuracy lie apart, whichever is higher."""
     shift = one.overconfidence
     effect: Effect = "same"
@@ -214,7 +217,7 @@ def _calibrated(one: Calibration) -> Said:
     return Said(
         effect,
         f"{word}: it is {share(one.tuned.confidence, 1)} sure of its first choice and right in "
-        f"{share(one.tuned.accuracy, 1)} of {counted(one.positions, 'trained position')}, "
+        f"{share(one.tuned.accuracy, 1)} of {counted(one.positions, noun)}, "
         f"{_sureness(shift.tuned)}; the base {share(one.base.confidence, 1)} and "
         f"{share(one.base.accuracy, 1)}, {_sureness(shift.base)}.",
     )

@@ -28,7 +28,14 @@ METRIC_NAMES = {
     "json_schema": "JSON schema",
     "content": "content score",
     "regex": "regular expression",
+    "choice": "multiple choice",
+    "choice_text": "choice by text",
+    "choice_text_bytes": "choice by text, per byte",
+    "choice_text_tokens": "choice by text, per token",
+    "math": "mathematics",
+    "win_rate": "win rate",
 }
+LM_EVAL = "lm_eval/"  # what the sets that are tasks of lm-eval begin with
 # What HTML cannot hold, and half characters, become visible replacements.
 _CONTROLS = {
     code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"
@@ -44,6 +51,8 @@ def printable(value: object) -> object:
 
 def set_name(name: str) -> str:
     """`In-domain`; `In-domain, with typos` for a set whose prompts are said otherwise."""
+    if name.startswith(LM_EVAL):  # the task as lm-eval names it
+        return f"lm-eval: {name.removeprefix(LM_EVAL)}"
     of = source_and_variant(name)
     if of is None:
         return SET_NAMES.get(name, name.replace("_", " "))

@@ -304,7 +304,7 @@ def test_what_a_recipe_asks_for(tmp_path: Path) -> None:
     schema.write_text("{")
     with pytest.raises(RecipeError, match="cannot be read"):
         Measures.from_section(section, seed=3)
-    with pytest.raises(RecipeError, match="names 'bleu'; possible: loss, perplexity, kl, content"):
+    with pytest.raises(RecipeError, match="names 'bleu'; possible: loss, perplexity, kl, choice"):
         Measures(("bleu",))
     with pytest.raises(RecipeError, match="not among"):
         Measures(("loss",), primary="content")

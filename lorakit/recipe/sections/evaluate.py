@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from lorakit.recipe.sections.data import SourceList
+from lorakit.recipe.sections.judge import JudgeSection
+from lorakit.recipe.sections.lm_eval import LmEvalSection
 from lorakit.recipe.sections.section import NonNegativeFloat, PositiveInt, Section
 
 
@@ -41,3 +43,7 @@ class EvaluateSection(Section):
     json_schema: str | None = Field(
         None, description="File with the schema that metric json_schema holds answers to."
     )
+    judge: JudgeSection | None = Field(
+        None, description="The model that metric win_rate asks which of two answers is better."
+    )
+    lm_eval: LmEvalSection | None = Field(None, description="Tasks of lm-eval, base and tuned.")
