@@ -1,6 +1,6 @@
 """Which parts of a prompt may be said otherwise, and which must stay as they are.
 
-Numbers, code, quotations, formulas, places to be filled in, addresses and names with digits or
+Numbers, code, quotations, formulas, options to choose from, places to be filled in, addresses and names with digits or
 signs in them are what an answer may depend on letter by letter.
 """
 
@@ -12,6 +12,7 @@ _STAYS = regex.compile(
     r"""
     (?:```|~~~).*?(?:```|~~~|\Z)              # fenced code
     | ^(?:\ {4}|\t)\S[^\n]*                   # indented code
+    | ^\ {0,3}\(?(?:[A-Za-z]|\d{1,2})[.)]\ [^\n]*  # options to choose from, numbered points
     | `[^`\n]*`                               # code in a line
     | \$\$.*?\$\$ | \$(?![\s\d])[^$\n]+(?<!\s)\$(?!\d)   # formulas, as pandoc tells them from money
     | "[^"]*" | “[^”]*” | „[^“”]*[“”] | «[^»]*» | »[^«]*« | 「[^」]*」

@@ -89,6 +89,7 @@ def test_what_is_taken_apart_is_the_text(text: str) -> None:
         ("Dear {name}, call f(x) in <b>bold</b>", ["{name}", "f(x)", "<b>", "</b>"]),
         ("it cost $5 and then $6", ["$5", "$6"]),
         ("solve $a + b$ please", ["$a + b$"]),
+        ("Which one?\nA. rest\n(b) cold water\nSay why.", ["A. rest", "(b) cold water"]),
     ],
 )
 def test_what_stays(text: str, kept: list[str]) -> None:
@@ -202,3 +203,4 @@ def test_names_of_sets() -> None:
     assert variant_name("in_domain", "typos") == "in_domain+typos"
     assert source_and_variant("in_domain+typos") == ("in_domain", "typos")
     assert source_and_variant("in_domain") is None
+    assert source_and_variant("other/task+x") is None

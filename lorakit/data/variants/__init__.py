@@ -16,7 +16,9 @@ import numpy as np
 
 from lorakit.errors import RecipeError
 
-# `in_domain+typos` is the set in_domain with typos: no set of a recipe has such a name.
+# `in_domain+typos` is the set in_domain with typos. Of no other set are there variants: tasks of
+# other programs may have a sign in their names.
+VARIED = "in_domain"
 JOINT = "+"
 
 
@@ -66,4 +68,4 @@ def variant_name(source: str, name: str) -> str:
 def source_and_variant(set_name: str) -> tuple[str, str] | None:
     """(`in_domain`, `typos`) of `in_domain+typos`; None for a set as it was given."""
     source, joint, name = set_name.partition(JOINT)
-    return (source, name) if joint else None
+    return (source, name) if joint and source == VARIED else None
