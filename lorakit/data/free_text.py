@@ -1,7 +1,7 @@
 """Which parts of a prompt may be said otherwise, and which must stay as they are.
 
-Numbers, code, quotations, formulas, options to choose from, places to be filled in, addresses and names with digits or
-signs in them are what an answer may depend on letter by letter.
+Numbers, code, quotations, formulas, options to choose from, places to be filled in, addresses and
+names with digits or signs in them are what an answer may depend on letter by letter.
 """
 
 from __future__ import annotations
