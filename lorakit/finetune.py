@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ from lorakit.evaluate.enough import too_few_findings
 from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
-from lorakit.plan.plan import plan
+from lorakit.plan.duration import EVALUATION_TOKENS, Timing
+from lorakit.plan.plan import Plan, plan
+from lorakit.plan.prices import load_prices
+from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
@@ -48,8 +52,6 @@ from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.settings import LoopSettings
 
-# Tokens of one forward pass of the evaluation, where the recipe names no budget.
-EVALUATION_TOKENS = 2048
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 
 log = logging.getLogger(__name__)
@@ -57,11 +59,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """What a run came to.
+
+    Attributes:
+        seconds: {"predicted", "measured"} of the whole run, generated answers left out; None where
+            it was not predicted, or resumed.
+    """
 
     run: Path
     training: TrainOutcome
     evaluation: dict[str, SetResult]
+    seconds: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `lorakit train --json`."""
@@ -78,7 +86,33 @@ class Outcome:
                 "optimizer": self.training.optimizer,
             },
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
+            "seconds": self.seconds,
         }
+
+
+@dataclass
+class Clock:
+    """Where the time of a run goes.
+
+    Attributes:
+        began: on the monotonic clock.
+        parts: {part: seconds}, under the names of the plan's parts.
+    """
+
+    began: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began
+
+    def count(self, part: str, seconds: float) -> None:
+        """Seconds more of a part."""
+        self.parts[part] = self.parts.get(part, 0.0) + seconds
+
+    def rest(self) -> float:
+        """Seconds that no part has."""
+        return self.elapsed() - sum(self.parts.values())
 
 
 @dataclass(frozen=True)
@@ -113,17 +147,19 @@ class CheckReport:
         }
 
 
-def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
+def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None) -> Outcome:
     """Go the whole way of a recipe.
 
     Args:
         recipe: see `load_recipe`.
         resume: go on from the newest whole checkpoint of the recipe's run folder.
+        began: when the run began, on the monotonic clock; None: now.
 
     Raises:
         InputError: recipe, data, model or adapter cannot work; nothing was trained.
         RunError: training stopped for a reason the message names; checkpoints are kept.
     """
+    clock = Clock(time.monotonic() if began is None else began)
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
@@ -132,7 +168,10 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     stop_ids = _stop_ids(model, sets.train)
     _report_findings(_findings(sets, measures, stop_ids))
     check_measurable(sets.evaluation, measures, stop_ids)
-    planned = plan(recipe, prepared=sets.train)
+    timing = Timing(
+        times_machine=not resume, spent=clock.elapsed, is_loaded=True, prices=load_prices()
+    )
+    planned = plan(recipe, sets=Sets.of(sets), timing=timing)
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(
@@ -158,6 +197,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
+    clock.count("start", clock.rest())
     training = train(
         model,
         sets.train.examples,
@@ -167,6 +207,8 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         run_dir=run.path,
         resume=resume,
     )
+    clock.count("training", training.seconds)
+    clock.count("between_steps", clock.rest())
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
         write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
@@ -174,9 +216,23 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         write_identity(run, base)
     _copy_tokenizer(run)
     save_adapter(model, run.adapter)
-    evaluation = _evaluate(model, tokenizer, recipe, sets, run)
+    evaluation = _evaluate(model, tokenizer, recipe, sets, run, clock)
+    clock.count("evaluation", clock.rest())
+    seconds = None if resume else _record_time(run, planned, clock)
     write_report(run.path)
-    return Outcome(run.path, training, evaluation)
+    return Outcome(run.path, training, evaluation, seconds)
+
+
+def _record_time(run: RunFolder, planned: Plan, clock: Clock) -> dict[str, float] | None:
+    """Put what was measured beside what was predicted."""
+    total = sum(seconds for part, seconds in clock.parts.items() if part != "answers")
+    by_part = {part: round(seconds, 3) for part, seconds in clock.parts.items()}
+    measured = {"seconds": round(total, 3), "seconds_by_part": by_part}
+    write_json(run.plan, planned.to_json() | {"measured": measured})
+    predicted = planned.duration.seconds
+    if predicted is None:
+        return None
+    return {"predicted": round(predicted.total, 3), "measured": round(total, 3)}
 
 
 def _calibration(recipe: Recipe, train_set: Prepared) -> Iterator[dict[str, torch.Tensor]] | None:
@@ -226,7 +282,7 @@ def check(recipe: Recipe) -> CheckReport:
     except DataError as error:
         _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
-    plan(recipe, prepared=sets.train)
+    plan(recipe, sets=Sets.of(sets))
     findings = _findings(sets, measures, sets.train.stop_ids)
     return CheckReport(sets.by_name(), findings, tokenizer)
 
@@ -304,6 +360,7 @@ def _evaluate(
     recipe: Recipe,
     sets: NamedSets,
     run: RunFolder,
+    clock: Clock | None = None,
 ) -> dict[str, SetResult]:
     wanted = recipe.evaluate
     stop_ids = _stop_ids(model, sets.train)
@@ -315,7 +372,11 @@ def _evaluate(
     )
 
     def answerer(prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
-        return generate(model, tokenizer, prompts, greedy, description=description)
+        before = time.monotonic()
+        completions = generate(model, tokenizer, prompts, greedy, description=description)
+        if clock is not None:
+            clock.count("answers", time.monotonic() - before)
+        return completions
 
     results = compare_sets(
         model,

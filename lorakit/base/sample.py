@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.base import attention, packing
 from lorakit.base.families import model_class_of
-from lorakit.base.storages import storage
+from lorakit.base.frozen_linear import MovableWeight
 
 
 def sample_config(config: PreTrainedConfig, num_layers: int, vocab_size: int) -> PreTrainedConfig:
@@ -31,17 +31,16 @@ def sample_config(config: PreTrainedConfig, num_layers: int, vocab_size: int) ->
 def sample_model(
     config: PreTrainedConfig,
     *,
-    quantization: str | None,
-    double_quantization: bool,
-    block_size: int,
+    like: MovableWeight | None,
     dtype: torch.dtype,
     device: torch.device,
 ) -> PreTrainedModel:
     """A frozen model of `sample_config` with random weights, in eval mode.
 
     Args:
-        quantization: a name of `base/storages`; None: dense.
-        others: as for `load_base`.
+        like: a packed weight, as which those of this model are packed; None: they stay dense.
+        dtype: of dense weights and computation.
+        device: where it computes.
     """
     attention.register()
     # Nothing that draws later may notice.
@@ -51,13 +50,8 @@ def sample_model(
             config, dtype=dtype, attn_implementation=config._attn_implementation
         )
     for path in packing.packable(model):
-        if quantization is None:
-            stored = packing.stored_at(model, path)
-        else:
-            stored = storage(quantization).pack(
-                packing.storable_weight(packing.layer_at(model, path)).detach(),
-                block_size=block_size,
-                double_quantization=double_quantization,
-            )
-        packing.replace_layer(model, path, stored)
+        stored = packing.stored_at(model, path)
+        packing.replace_layer(
+            model, path, stored if like is None else like.pack_like(stored.dequantize().detach())
+        )
     return model.requires_grad_(False).eval()

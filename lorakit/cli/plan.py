@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,11 +16,15 @@ from lorakit.cli.output import (
     console,
     human_bytes,
     print_json,
+    process_began,
     stdout_for_results,
 )
-from lorakit.recipe import load_recipe
+from lorakit.errors import InputError, RunError
+from lorakit.recipe import load_recipe, rewrite_recipe
 
 if TYPE_CHECKING:
+    from lorakit.plan.duration import Duration
+    from lorakit.plan.fixes import Fixes
     from lorakit.plan.plan import Plan
 
 
@@ -26,11 +32,36 @@ def command(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006  (typer reads it, nothing changes it)
     gpu: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Hold the known parts against this GPU.")
+        str | None, typer.Option(metavar="NAME", help="Plan for this GPU, not this machine.")
     ] = None,
+    num_gpus: Annotated[
+        int, typer.Option(metavar="N", min=1, help="So many of it, sharing each step.")
+    ] = 1,
+    budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bytes the run may take, such as 8GB.")
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Rewrite the recipe so that it fits --gpu or --budget.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Where --fit writes, instead of RECIPE (kept as .bak)."),
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own prices, see docs/plan.md.")
+    ] = None,
+    efficiency: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Of --gpu's data sheet that training reaches, such as 0.4."
+        ),
+    ] = None,
+    no_calibrate: Annotated[
+        bool, typer.Option("--no-calibrate", help="Do not time this machine for some seconds.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a recipe will take: parameters, memory, steps, tokens.
+    """Say what a recipe will take: parameters, memory, steps, tokens, time and money.
 
     The model's config.json is enough; no weights are read.
 
@@ -39,16 +70,98 @@ def command(
       lorakit plan recipe.yaml
       lorakit plan recipe.yaml --gpu rtx4090
       lorakit plan recipe.yaml --set base.quantization=nf4 --json
+      lorakit plan recipe.yaml --gpu rtx3060 --fit --output fitting.yaml
     """
+    _check_options(gpu, budget, efficiency, num_gpus, fit=fit, output=output, overrides=overrides)
     settings = load_recipe(recipe, overrides)
     with stdout_for_results():
+        from lorakit.base.placement import parse_bytes
+        from lorakit.plan.duration import Timing
+        from lorakit.plan.fixes import fixes_for
+        from lorakit.plan.machines import EFFICIENCY
         from lorakit.plan.plan import plan
+        from lorakit.plan.prices import load_prices
 
-        result = plan(settings, gpu=gpu)
+        limit = parse_bytes(budget, option="--budget")
+        timing = Timing(
+            times_machine=not no_calibrate,
+            spent=lambda: time.monotonic() - process_began(),
+            efficiency=efficiency or EFFICIENCY,
+            num_gpus=num_gpus,
+            prices=load_prices(prices),
+        )
+        result = plan(settings, gpu=gpu, budget=limit, timing=timing)
+        fixes = fixes_for(settings, result, gpu=gpu, budget=limit, timing=timing)
     if as_json:
-        print_json(result.to_json())
+        print_json(result.to_json() | ({} if fixes is None else {"fit": fixes.to_json()}))
     else:
         show_plan(result)
+        if fixes is not None:
+            show_fixes(fixes)
+    if fit:
+        assert fixes is not None
+        _rewrite(recipe, output, fixes)
+
+
+def _check_options(
+    gpu: str | None,
+    budget: str | None,
+    efficiency: float | None,
+    num_gpus: int,
+    *,
+    fit: bool,
+    output: Path | None,
+    overrides: list[str],
+) -> None:
+    if fit and gpu is None and budget is None:
+        raise InputError("--fit was given nothing to fit. Name a --gpu or a --budget.")
+    if fit and overrides:
+        raise InputError(
+            "--fit rewrites the recipe as its file has it, but --set changes it. Write those "
+            "values into the file, or leave --set out."
+        )
+    if output is not None and not fit:
+        raise InputError("--output is where --fit writes. Add --fit, or leave --output out.")
+    if gpu is None and (efficiency is not None or num_gpus > 1):
+        raise InputError("--efficiency and --num-gpus are of a named GPU. Name one with --gpu.")
+    if efficiency is not None and not 0 < efficiency <= 1:
+        raise InputError(
+            f"--efficiency is {efficiency:g}; possible: more than 0, at most 1. Change it."
+        )
+
+
+def _rewrite(recipe: Path, output: Path | None, fixes: Fixes) -> None:
+    """Write the first of the fixes into the recipe, and say what was changed."""
+    if fixes.fits:
+        typer.echo("it fits: nothing was changed", err=True)
+        return
+    if not fixes.fixes:
+        raise RunError("no change that is known makes it fit; nothing was written. See above.")
+    chosen = fixes.fixes[0]
+    written, kept = rewrite_recipe(recipe, chosen.changes, output)
+    typer.echo(f"wrote {written}" + (f", the old one is {kept}" if kept else ""), err=True)
+    for key, value in chosen.changes.items():
+        typer.echo(f"  {key}: {value}", err=True)
+
+
+def show_fixes(fixes: Fixes) -> None:
+    """What would make it fit, the cheapest first."""
+    out = console()
+    if fixes.fits:
+        out.print(f"fits: {human_bytes(fixes.needed)} are needed, {human_bytes(fixes.limit)} there")
+        return
+    hosted = f", {human_bytes(fixes.offloaded)} more in host memory (slow)" * bool(fixes.offloaded)
+    needed, limit = human_bytes(fixes.needed), human_bytes(fixes.limit)
+    out.print(f"does not fit: {needed} are needed, {limit} are there{hosted}")
+    for number, fix in enumerate(fixes.fixes, 1):
+        slower = "" if fix.slowdown is None else f", time x{fix.slowdown:.2f}"
+        out.print(f"{number}. {human_bytes(fix.needed)} with{slower}")
+        for (key, value), costs in zip(fix.changes.items(), fix.costs, strict=True):
+            out.print(f"     {f'{key}: {value}':<44} {costs}")
+    if fixes.nearest is not None:
+        out.print(f"all known changes together still need {human_bytes(fixes.nearest)}")
+    if fixes.larger_gpu is not None:
+        out.print(f"as it is, it fits on {fixes.larger_gpu}")
 
 
 def show_plan(result: Plan) -> None:
@@ -76,6 +189,7 @@ def show_plan(result: Plan) -> None:
         ("trained tokens", result.trained_tokens),
     ):
         out.print(f"{name:<15} {'not known yet' if count is None else f'{count:,}'}")
+    show_duration(result.duration)
     if result.gpu is not None:
         left = result.gpu["left_for_activations"]
         out.print(
@@ -85,3 +199,32 @@ def show_plan(result: Plan) -> None:
         )
     for note in result.notes:
         out.print(f"note: {note}")
+
+
+def show_duration(duration: Duration) -> None:
+    """Operations, seconds by part, and money."""
+    out = console()
+    if duration.flops is not None:
+        out.print(f"{'operations':<15} {duration.flops['total']:.3g}")
+    seconds = duration.seconds
+    out.print(
+        f"{'time':<15} {'' if seconds is None else human_seconds(seconds.total)} ({duration.how})"
+    )
+    if seconds is not None:
+        for part, value in seconds.to_json().items():
+            if part == "answers_at_most":
+                words = f"at most {human_seconds(value)} more, if no answer ends early"
+                out.print(f"  {'answers':<13} {words if value else 'none'}")
+            else:
+                out.print(f"  {part:<13} {human_seconds(value)}")
+    cost = duration.cost
+    if cost is not None:
+        out.print(f"{'cost':<15} {cost.amount:.2f} {cost.currency}: {cost.basis}")
+
+
+def human_seconds(seconds: float) -> str:
+    """95 -> `95 s`, 5400 -> `1 h 30 min`."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,6 +1,6 @@
-"""What common GPUs have, from their data sheets: whether a recipe fits on one, and how long it takes.
+"""What common GPUs have, from their data sheets: does a recipe fit on one, how long does it take.
 
-Products are dense ones (no sparsity) of bfloat16 with float32 sums; of a GPU without bfloat16, those
+Products are dense ones (no sparsity) of bfloat16 with float32 sums; without bfloat16, those
 of float32. Of GPUs sold in several forms the SXM one, where there is one.
 
 Sources: NVIDIA's data sheets of T4, L4, A10, L40S, A100, H100, H200 and B200; for GeForce cards the
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorakit.errors import InputError
 
@@ -41,6 +41,12 @@ class Gpu:
     def has_bfloat16(self) -> bool:
         """Whether it computes in bfloat16."""
         return self.name not in WITHOUT_BFLOAT16
+
+    def with_memory(self, budget: int | None) -> Gpu:
+        """This GPU with no more memory than a budget; None: with all it has."""
+        return (
+            self if budget is None else replace(self, memory_bytes=min(self.memory_bytes, budget))
+        )
 
 
 # Name: GiB, TFLOP/s, GB/s of memory, GB/s of the link (PCIe 3, 4 or 5, by its lanes).

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
+from lorakit.engine.model_flops import ModelFlops
+from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import RecomputePolicy
-from lorakit.plan.flops import ModelFlops
 from lorakit.plan.gpus import Gpu
-from lorakit.plan.workload import Pass
+from lorakit.train.rates import DECODE_BATCH, Rates
 
 # Share of a data sheet's products that training reaches. Not measured: lorakit has not been timed
 # on a GPU. Published LoRA runs of 7B and 8B models reach 0.41 to 0.50 on an H100 (NeMo AutoModel
@@ -23,72 +22,6 @@ EFFICIENCY = 0.40
 EFFICIENCY_RANGE = (0.20, 0.55)
 # Seconds that a GPU run takes until its first step: imports, data, loading. Not measured.
 GPU_START_SECONDS = 60.0
-# Sequences that the sampler continues at a time, see `generate`.
-DECODE_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Seconds over the size of a piece of work: straight between measured points, on a line
-    through the origin beyond them.
-
-    Attributes:
-        sizes: ascending, at least one.
-        seconds: of each.
-    """
-
-    sizes: tuple[float, ...]
-    seconds: tuple[float, ...]
-
-    def at(self, size: float) -> float:
-        """Seconds of a piece of work of this size."""
-        if size <= self.sizes[0]:
-            return (
-                self.seconds[0] * size / self.sizes[0]
-                if len(self.sizes) == 1
-                else self._below(size)
-            )
-        if size >= self.sizes[-1]:
-            return self.seconds[-1] * size / self.sizes[-1]
-        return float(np.interp(size, self.sizes, self.seconds))
-
-    def _below(self, size: float) -> float:
-        """On the line of the first two points; what a pass takes at least shows there."""
-        (x0, x1), (y0, y1) = self.sizes[:2], self.seconds[:2]
-        start = max(0.0, y0 - x0 * (y1 - y0) / (x1 - x0))
-        return start + (y0 - start) * size / x0
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What this machine takes, measured.
-
-    Attributes:
-        layer: {operations of one decoder layer in a pass of the training: seconds}.
-        head: {trained positions of a micro-batch: seconds of the output head and the loss}.
-        layer_forward, head_forward: the same in passes that train nothing.
-        step: of an optimizer step, whatever its tokens.
-        checkpoint: of writing one.
-        load: of loading the base.
-        decode: of one forward pass that gives `decode_batch` answers a token each.
-        decode_batch: answers that are written at a time.
-        micro_batch_tokens, packed, policy: how the loop will lay the run out.
-        how: what was measured, in words.
-    """
-
-    layer: Curve
-    head: Curve
-    layer_forward: Curve
-    head_forward: Curve
-    step: float
-    checkpoint: float
-    load: float
-    decode: float
-    decode_batch: int
-    micro_batch_tokens: int
-    packed: bool
-    policy: RecomputePolicy
-    how: str
 
 
 class Machine(Protocol):

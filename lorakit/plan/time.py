@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lorakit.engine.passes import Pass
 from lorakit.plan.machines import Machine
-from lorakit.plan.workload import Pass, Workload
+from lorakit.plan.workload import Workload
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorakit.data.examples import ExampleSet
-from lorakit.data.pack import epoch_order, pack, pack_padded, step_of_epoch
+from lorakit.data.pack import epoch_order, step_of_epoch
+from lorakit.engine.passes import Pass, lay_out
 from lorakit.plan.steps import RunLength
 
 # Steps that are laid out; of a longer run as many, evenly spread, stand for all.
 MAX_STEPS = 256
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward pass.
-
-    Attributes:
-        tokens: laid out, padding included.
-        trained: positions with a loss.
-        lengths: of the rows that attend within themselves, padding included.
-    """
-
-    tokens: int
-    trained: int
-    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ def run_workload(
         micro_batch_tokens: budget of a micro-batch.
         packed: whether rows share one; otherwise they are padded.
     """
-    per_epoch = -(-len(epoch_order(len(examples), repeats, seed, 0)) // batch_size)
+    per_epoch = length.steps_per_epoch
     chosen = np.unique(np.linspace(0, length.steps - 1, MAX_STEPS).astype(np.int64))
     steps, tokens, epoch, order = [], 0, -1, np.empty(0)
     for step in chosen.tolist():
@@ -81,18 +67,3 @@ def run_workload(
         tokens += int(examples.lengths[rows].sum())
         steps.append(lay_out(examples, rows, micro_batch_tokens=micro_batch_tokens, packed=packed))
     return Workload(steps, length.steps, length.tokens / max(1, tokens), micro_batch_tokens)
-
-
-def lay_out(
-    examples: ExampleSet, rows: np.ndarray, *, micro_batch_tokens: int, packed: bool
-) -> list[Pass]:
-    """The passes that see the examples at `rows`."""
-    lengths = examples.lengths[rows].tolist()
-    trained = examples.trained_lengths[rows].tolist()
-    groups = (pack if packed else pack_padded)(lengths, micro_batch_tokens)
-    passes = []
-    for group in groups:
-        of_rows = [lengths[i] for i in group]
-        laid = of_rows if packed else [max(of_rows)] * len(group)
-        passes.append(Pass(sum(laid), sum(trained[i] for i in group), tuple(laid)))
-    return passes

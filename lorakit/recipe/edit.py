@@ -6,12 +6,15 @@ PyYAML says where each node begins and ends; the text between is replaced, or a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lorakit.errors import RecipeError
-from lorakit.recipe.text import RecipeLoader, dump_inline, parse_text
+from lorakit.files import write_atomically
+from lorakit.recipe.read import check_values
+from lorakit.recipe.text import RecipeLoader, dump_inline, parse_text, read_text
 
 INDENT = "  "
 
@@ -32,6 +35,35 @@ def edit_text(text: str, changes: Mapping[str, Any], source: str) -> str:
         text = _edited(text, name, value, source)
     _check(text, changes, source)
     return text
+
+
+def rewrite_recipe(
+    path: Path, changes: Mapping[str, Any], output: Path | None = None
+) -> tuple[Path, Path | None]:
+    """Change values in a recipe file.
+
+    Args:
+        changes: see `edit_text`.
+        output: where the changed recipe goes; None: in the place of the old one, which is kept
+            beside it as `*.bak`.
+
+    Returns:
+        What was written, and where the old one is kept.
+
+    Raises:
+        RecipeError: see `edit_text`; or the changed recipe is none. Nothing was written.
+    """
+    old = read_text(path)
+    new = edit_text(old, changes, str(path))
+    values, places = parse_text(new, str(path))
+    check_values(values, places, str(path))
+    if output is not None:
+        write_atomically(output, new.encode())
+        return output, None
+    kept = path.with_name(f"{path.name}.bak")
+    write_atomically(kept, old.encode())
+    write_atomically(path, new.encode())
+    return path, kept
 
 
 def _edited(text: str, name: str, value: Any, source: str) -> str:

@@ -12,9 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,24 +24,27 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit import kernels
 from lorakit.adapters.attach import Attached, attach_adapter
+from lorakit.base.frozen_experts import FrozenExperts
+from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden, head_parameters, logits_fn
+from lorakit.base.packed import PackedWeight
 from lorakit.base.sample import sample_config, sample_model
 from lorakit.data.examples import Example, MicroBatch
 from lorakit.data.pack import collate
 from lorakit.engine.dense_copies import dense_copies
+from lorakit.engine.model_flops import ModelFlops, count_flops
+from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import Recompute, RecomputePolicy
 from lorakit.errors import AdapterError
 from lorakit.optimizers.adamw import AdamWRule
 from lorakit.optimizers.optimizer import AdamW
 from lorakit.optimizers.state_plan import state_plan_of
-from lorakit.plan.flops import ModelFlops, count_flops
-from lorakit.plan.machines import DECODE_BATCH, Curve, Rates
-from lorakit.plan.workload import Pass
 from lorakit.recipe import LoraConfig
 from lorakit.train.batches import row_keys
 from lorakit.train.checkpoint import CheckpointStore
-from lorakit.train.choices import Choices
+from lorakit.train.choices import Division
 from lorakit.train.modes import compute_dtype, training_mode
+from lorakit.train.rates import DECODE_BATCH, Curve, Rates
 from lorakit.train.settings import LoopSettings
 
 # Enough that the head's time is that of a wide product; more words take more time in proportion.
@@ -49,116 +54,125 @@ REPEATS = 3
 # Seconds that one timed pass may take: longer micro-batches are timed on shorter ones.
 LONGEST_PASS = 1.5
 SECONDS = 6.0
+# Of a sample: more would be felt on a machine that only plans.
+MAX_BYTES = 1 << 30
 MIN_TOKENS = 32
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How the base's weights are kept: see `sample_model`."""
-
-    quantization: str | None
-    double_quantization: bool
-    block_size: int
-    dtype: torch.dtype
-
-
 def calibrate(
-    config: PreTrainedConfig,
+    whole: PreTrainedModel,
     adapter: LoraConfig,
     settings: LoopSettings,
-    choices: Choices,
-    stored: Stored,
+    division: Division,
     passes: Sequence[Pass],
     *,
     device: torch.device,
     trainable: int,
     seconds: float = SECONDS,
-) -> Rates:
+) -> Rates | str:
     """Time the parts of the step on this machine.
 
     Args:
-        config: of the whole base.
+        whole: the model, on the meta device or loaded; its config and storage are looked at.
         adapter: as it will train; what it starts from makes no difference.
-        choices: what the engine would decide for the run.
+        settings, division: of the run.
         passes: micro-batches of the run, of which some are imitated.
+        device: that trains.
         trainable: parameters of the whole adapter.
         seconds: to take about so long at most.
 
-    Raises:
-        AdapterError: the adapter cannot be attached to the first layers alone.
+    Returns:
+        The rates; or in words, why there are none.
     """
     began = time.monotonic()
-    with ExitStack() as stack:
-        if choices.kernels == kernels.REFERENCE:
-            stack.enter_context(kernels.reference_only())
-        model, load = _sample(config, stored, device)
-        attached = attach_adapter(model, _plain_start(adapter), seed=0)
-        if choices.dense_copies:
-            stack.enter_context(dense_copies(model, compute_dtype(model)))
-        timer = _Timer(model, attached, choices, device, began + seconds)
-        recompute = stack.enter_context(
-            training_mode(model, attached, RecomputePolicy(_level(choices)))
+    config, dtype = whole.config, compute_dtype(whole)
+    total = config.get_text_config().num_hidden_layers
+    num_layers = min(LAYERS, total)
+    needed = _sample_bytes(whole, num_layers, dtype)
+    if needed > MAX_BYTES:
+        return (
+            f"not known: {num_layers} of its layers take {needed / 2**30:.1f} GiB, too much to "
+            "be timed beside a plan; name a GPU (--gpu)"
         )
-        flops = count_flops(model, attached, compute_dtype(model).itemsize)
-        share = config.get_text_config().vocab_size / model.config.get_text_config().vocab_size
-        sizes = _sizes(passes)
-        layer, shapes = timer.layers(sizes, flops, recompute)
-        head = timer.heads(shapes, share)
-        layer_forward = timer.layers_forward(shapes, flops)
-        head_forward = timer.heads(shapes[:1], share, train=False)
-        norms = timer.norms(shapes[0], flops, recompute)
+    with ExitStack() as stack:
+        if settings.kernels == kernels.REFERENCE:
+            stack.enter_context(kernels.reference_only())
+        model = sample_model(
+            sample_config(config, num_layers, MAX_WORDS),
+            like=_packed_like(whole),
+            dtype=dtype,
+            device=device,
+        )
+        load = time.monotonic() - began
+        try:
+            attached = attach_adapter(model, _plain_start(adapter), seed=0)
+        except AdapterError as error:  # it names layers further up
+            return f"not known: the adapter does not fit the first layers alone ({error})"
+        if division.dense_copies:
+            stack.enter_context(dense_copies(model, dtype))
+        # What "auto" makes again depends on the whole model; its price is counted in operations.
+        level = "none" if division.recompute == "auto" else division.recompute
+        policy = RecomputePolicy(level)  # type: ignore[arg-type]
+        recompute = stack.enter_context(training_mode(model, attached, policy))
+        flops = count_flops(model, attached, dtype.itemsize)
+        timer = _Timer(model, attached, division.packed, device, began + seconds)
+        layer, shapes = timer.layers(_sizes(passes), flops, recompute, policy)
+        share = _words(config) / _words(model.config)
+        more = total / num_layers
+        update, checkpoint = _optimizer_times(model, attached, settings, device)
         ratio = trainable / max(1, attached.trainable)
-        step, checkpoint = _optimizer_times(model, attached, settings, device)
-        text = config.get_text_config()
-        total = text.num_hidden_layers
-        num = model.config.get_text_config().num_hidden_layers
-        decode = timer.decode(total / num, share)
+        rates = Rates(
+            layer=layer,
+            head=timer.heads(shapes, share),
+            layer_forward=timer.layers_forward(shapes, flops),
+            head_forward=timer.heads(shapes[:1], share, train=False),
+            step=update * ratio + timer.norms(shapes[0], flops, recompute) * more,
+            checkpoint=checkpoint * ratio,
+            load=load * more,
+            decode=timer.decode(more, share),
+            decode_batch=DECODE_BATCH,
+            policy=division.recompute_policy,
+            how="",
+        )
     took = time.monotonic() - began
-    return Rates(
-        layer=layer,
-        head=head,
-        layer_forward=layer_forward,
-        head_forward=head_forward,
-        step=step * ratio + norms * total / num,
-        checkpoint=checkpoint * ratio,
-        load=load * total / num,
-        decode=decode,
-        decode_batch=DECODE_BATCH,
-        micro_batch_tokens=choices.micro_batch_tokens,
-        packed=choices.packed,
-        policy=choices.recompute_policy,
-        how=f"timed on this machine, {num} of {total} layers, in {took:.1f} s",
-    )
+    how = f"timed on this machine in {took:.1f} s, on {num_layers} of {total} layers"
+    return replace(rates, how=how)
 
 
-def _sample(
-    config: PreTrainedConfig, stored: Stored, device: torch.device
-) -> tuple[PreTrainedModel, float]:
-    """A few layers, and the seconds it took to make them."""
-    began = time.monotonic()
-    layers = min(LAYERS, config.get_text_config().num_hidden_layers)
-    model = sample_model(
-        sample_config(config, layers, MAX_WORDS),
-        quantization=stored.quantization,
-        double_quantization=stored.double_quantization,
-        block_size=stored.block_size,
-        dtype=stored.dtype,
-        device=device,
-    )
-    return model, time.monotonic() - began
+def _words(config: PreTrainedConfig) -> int:
+    return int(config.get_text_config().vocab_size)
+
+
+def _packed_like(model: PreTrainedModel) -> Any:
+    """The packed weight that most bytes are kept as; None: they are dense."""
+    found = [
+        module.stored
+        for module in model.modules()
+        if isinstance(module, FrozenLinear | FrozenExperts)
+        and isinstance(module.stored, PackedWeight)
+    ]
+    return max(found, key=lambda stored: stored.shape.numel(), default=None)
+
+
+def _sample_bytes(model: PreTrainedModel, num_layers: int, dtype: torch.dtype) -> int:
+    """What a sample takes before it is packed: layers, and a part of the words."""
+    shapes = [
+        module.stored.shape
+        for module in model.modules()
+        if isinstance(module, FrozenLinear | FrozenExperts)
+    ]
+    layers = sum(shape.numel() for shape in shapes)
+    config = model.config.get_text_config()
+    words = 2 * min(config.vocab_size, MAX_WORDS) * config.hidden_size
+    return int((layers * num_layers / config.num_hidden_layers + words) * dtype.itemsize)
 
 
 def _plain_start(adapter: LoraConfig) -> LoraConfig:
     return adapter.model_copy(
         update={"init_lora_weights": True, "trainable_token_indices": None, "path": None}
     )
-
-
-def _level(choices: Choices) -> str:
-    # What "auto" makes again depends on the whole model; its price is counted in operations.
-    return "none" if choices.recompute == "auto" else choices.recompute
 
 
 def _sizes(passes: Sequence[Pass]) -> list[Pass]:
@@ -181,19 +195,22 @@ class _Timer:
         self,
         model: PreTrainedModel,
         adapter: Attached,
-        choices: Choices,
+        packed: bool,
         device: torch.device,
         until: float,
     ) -> None:
         self.model, self.adapter, self.device = model, adapter, device
-        self.packed, self.until = choices.packed, until
+        self.packed, self.until = packed, until
         self._generator = np.random.default_rng(0)
 
     def layers(
-        self, sizes: Sequence[Pass], flops: ModelFlops, recompute: Recompute
+        self,
+        sizes: Sequence[Pass],
+        flops: ModelFlops,
+        recompute: Recompute,
+        policy: RecomputePolicy,
     ) -> tuple[Curve, list[Pass]]:
         """Forward and backward through the layers; and the passes that were timed."""
-        policy = recompute._policy
         first = _shortened(sizes[0], MIN_TOKENS * 4)
         self._layers(first, recompute)  # compiles, and fills caches
         speed = self._layers(first, recompute) / flops.layers(first, policy).total
@@ -207,7 +224,7 @@ class _Timer:
             size = flops.layers(shape, policy).total / flops.num_layers
             if size in points:
                 continue
-            points[size] = self._median(lambda: self._layers(shape, recompute)) / flops.num_layers
+            points[size] = self._median(partial(self._layers, shape, recompute)) / flops.num_layers
             shapes.append(shape)
         return _curve(points), shapes
 
@@ -217,7 +234,7 @@ class _Timer:
         for shape in shapes:
             batch = self._batch(shape)
             points[flops.forward_layers(shape) / flops.num_layers] = (
-                self._median(lambda: self._forward(batch)) / flops.num_layers
+                self._median(partial(self._forward, batch)) / flops.num_layers
             )
         return _curve(points)
 
@@ -225,14 +242,14 @@ class _Timer:
         """Output head and loss; `share`: the model's words over the sample's."""
         points = {}
         for count in {max(1, shape.trained) for shape in shapes}:
-            points[float(count)] = share * self._median(lambda: self._head(count, train))
+            points[float(count)] = share * self._median(partial(self._head, count, train))
         return _curve(points)
 
     def norms(self, shape: Pass, flops: ModelFlops, recompute: Recompute) -> float:
         """What the first pass of a step takes more than the others."""
         if flops.step == 0:
             return 0.0
-        again = self._median(lambda: self._layers(shape, recompute))
+        again = self._median(partial(self._layers, shape, recompute))
 
         def first() -> float:
             self.adapter.parameters_changed()
@@ -244,8 +261,8 @@ class _Timer:
         """One token each for `DECODE_BATCH` answers, through all layers and the head."""
         shape = Pass(DECODE_BATCH, DECODE_BATCH, (1,) * DECODE_BATCH)
         batch = self._batch(shape)
-        head = self._median(lambda: self._head(DECODE_BATCH, False))
-        return layers * self._median(lambda: self._forward(batch)) + share * head
+        head = self._median(partial(self._head, DECODE_BATCH, False))
+        return layers * self._median(partial(self._forward, batch)) + share * head
 
     def _median(self, timed: Callable[[], float]) -> float:
         times = [timed()]

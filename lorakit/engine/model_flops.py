@@ -24,12 +24,15 @@ from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.engine.activations import LayerBytes, decoder_layers, layer_bytes
 from lorakit.engine.flops import AdaptedShape
 from lorakit.engine.fuse import fused_modules
+from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import RecomputePolicy
-from lorakit.plan.workload import Pass
 
 ATTENTION_BACKWARD = 2.5
 # Projections that read the same input: nothing below the first such group trains.
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+MULTIPLYING = (
+    AdaptedLinear | AdaptedExperts | TrainedCopy | FrozenLinear | FrozenExperts | nn.Linear
+)
 # Layers of these types keep a state instead of looking back at every token.
 RECURRENT = ("linear_attention", "mamba", "conv", "recurrent")
 
@@ -162,9 +165,7 @@ def _multiplying(
         if inside is not None and name.startswith(inside):
             continue
         trains = any(id(p) in trained for p in module.parameters())
-        weighty = isinstance(
-            module, AdaptedLinear | AdaptedExperts | TrainedCopy | FrozenLinear | FrozenExperts
-        ) or (isinstance(module, nn.Linear))
+        weighty = isinstance(module, MULTIPLYING)
         embeds = trains and not weighty and not list(module.children())
         if not weighty and not embeds:
             continue
