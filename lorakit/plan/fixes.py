@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lorakit.base.placement import SHARE_OF_FREE_MEMORY
 from lorakit.errors import InputError
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
@@ -26,6 +27,8 @@ OFFLOADED = ("cpu", "disk")
 # Shares of rows whose loss is offered: what few long rows take, all of them are laid out for.
 DROPPED = (0.01, 0.05, 0.15)
 MIN_TOKENS = 512
+# Ways that are shown: the cheapest, and what to take where it is not wanted.
+MAX_OFFERED = 4
 
 PlanAgain = Callable[[Recipe, Sets | None], Plan]
 
@@ -139,8 +142,13 @@ def find_fixes(recipe: Recipe, now: Plan, state: Fixes, plan_again: PlanAgain) -
         plan_again: plans another recipe for the same machine, on the rows it is given.
     """
     trial = _Trial(recipe, now, state.limit, plan_again)
-    changes = [c for c in possible_changes(recipe, now.sets) if trial.helps([c])]
-    alone = [c for c in changes if trial.fits([c])]
+    changes, alone = [], []
+    for change in possible_changes(recipe, now.sets):
+        if len(alone) == MAX_OFFERED:
+            break
+        if trial.helps([change]):
+            changes.append(change)
+            alone += [change] if trial.fits([change]) else []
     nearest = None
     if alone:
         found = [[c] for c in alone]
@@ -310,5 +318,11 @@ def fits(planned: Plan, limit: int, *, allows_offload: bool) -> bool:
 def _larger_gpu(now: Plan) -> str | None:
     """The smallest GPU that holds what the recipe needs as it is."""
     needed = needed_bytes(now) + offloaded_bytes(now)
-    fitting = [gpu for gpu in GPUS.values() if gpu.memory_bytes >= needed]
+    fitting = [
+        gpu
+        for gpu in GPUS.values()
+        if gpu.has_bfloat16
+        and needed <= gpu.memory_bytes
+        and now.memory.weights <= gpu.memory_bytes * SHARE_OF_FREE_MEMORY
+    ]
     return min(fitting, key=lambda gpu: gpu.memory_bytes).name if fitting else None
