@@ -97,6 +97,8 @@ def calibrate(
             "be timed beside a plan; name a GPU (--gpu)"
         )
     with ExitStack() as stack:
+        # What is drawn here changes nothing that is drawn later.
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         if settings.kernels == kernels.REFERENCE:
             stack.enter_context(kernels.reference_only())
         model = sample_model(
