@@ -155,7 +155,7 @@ def find_fixes(recipe: Recipe, now: Plan, state: Fixes, plan_again: PlanAgain) -
     else:
         together = trial.put_together(changes)
         found = [] if together is None else [together]
-        nearest = trial.needed(_last_of_each(changes)) if together is None else None
+        nearest = trial.demand(_last_of_each(changes)) if together is None else None
     return replace(
         state,
         fixes=tuple(trial.fix(chosen) for chosen in found),
@@ -248,8 +248,8 @@ class _Trial:
             self._plans[key] = self._plan_again(recipe, rows[-1] if rows else self._now.sets)
         return self._plans[key]
 
-    def needed(self, changes: Sequence[Change]) -> int:
-        return needed_bytes(self.plan(changes))
+    def demand(self, changes: Sequence[Change]) -> int:
+        return demanded_bytes(self.plan(changes))
 
     def helps(self, changes: Sequence[Change]) -> bool:
         """Whether less is needed; what cannot work here or with this model does not help."""
@@ -257,7 +257,7 @@ class _Trial:
             after = self.plan(changes)
         except InputError:
             return False
-        return needed_bytes(after) < needed_bytes(self._now) or self.fits(changes)
+        return demanded_bytes(after) < demanded_bytes(self._now) or self.fits(changes)
 
     def fits(self, changes: Sequence[Change]) -> bool:
         allows_offload = any(change.key == "base.offload" for change in changes)
@@ -268,7 +268,7 @@ class _Trial:
         chosen: list[Change] = []
         for change in changes:
             longer = [c for c in chosen if c.key != change.key] + [change]
-            if not chosen or self.needed(longer) < self.needed(chosen):
+            if not chosen or self.demand(longer) < self.demand(chosen):
                 chosen = longer
             if self.fits(chosen):
                 break
@@ -302,6 +302,11 @@ def needed_bytes(planned: Plan) -> int:
     return (memory.known - elsewhere) if memory.peak is None else memory.peak
 
 
+def demanded_bytes(planned: Plan) -> int:
+    """Bytes that the device would need for everything to be on it."""
+    return needed_bytes(planned) + offloaded_bytes(planned)
+
+
 def offloaded_bytes(planned: Plan) -> int:
     """Bytes of weights that live in host memory or on disk while they do not compute."""
     by_device = planned.memory.by_device
@@ -317,7 +322,7 @@ def fits(planned: Plan, limit: int, *, allows_offload: bool) -> bool:
 
 def _larger_gpu(now: Plan) -> str | None:
     """The smallest GPU that holds what the recipe needs as it is."""
-    needed = needed_bytes(now) + offloaded_bytes(now)
+    needed = demanded_bytes(now)
     fitting = [
         gpu
         for gpu in GPUS.values()
