@@ -168,10 +168,8 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     stop_ids = _stop_ids(model, sets.train)
     _report_findings(_findings(sets, measures, stop_ids))
     check_measurable(sets.evaluation, measures, stop_ids)
-    timing = Timing(
-        times_machine=not resume, spent=clock.elapsed, is_loaded=True, prices=load_prices()
-    )
-    planned = plan(recipe, sets=Sets.of(sets), timing=timing)
+    timing = Timing(times_machine=not resume, spent=clock.elapsed, prices=load_prices())
+    planned = plan(recipe, sets=Sets.of(sets), is_loaded=True, timing=timing)
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(

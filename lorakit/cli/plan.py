@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from lorakit.cli.output import (
     AsJson,
     Overrides,
     RecipePath,
     console,
-    human_bytes,
     print_json,
     process_began,
     stdout_for_results,
 )
+from lorakit.cli.plan_tables import device_lines, memory_tables
+from lorakit.cli.plan_words import show_duration, show_fixes
 from lorakit.errors import InputError, RunError
 from lorakit.recipe import load_recipe, rewrite_recipe
 
 if TYPE_CHECKING:
-    from lorakit.plan.duration import Duration
     from lorakit.plan.fixes import Fixes
     from lorakit.plan.plan import Plan
 
@@ -34,8 +33,8 @@ def command(
     gpu: Annotated[
         str | None, typer.Option(metavar="NAME", help="Plan for this GPU, not this machine.")
     ] = None,
-    num_gpus: Annotated[
-        int, typer.Option(metavar="N", min=1, help="So many of it, sharing each step.")
+    gpus: Annotated[
+        int, typer.Option(min=1, metavar="N", help="GPUs that share the examples of each step.")
     ] = 1,
     budget: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Bytes the run may take, such as 8GB.")
@@ -69,10 +68,11 @@ def command(
     Example:
       lorakit plan recipe.yaml
       lorakit plan recipe.yaml --gpu rtx4090
+      lorakit plan recipe.yaml --gpu h100 --gpus 8
       lorakit plan recipe.yaml --set base.quantization=nf4 --json
       lorakit plan recipe.yaml --gpu rtx3060 --fit --output fitting.yaml
     """
-    _check_options(gpu, budget, efficiency, num_gpus, fit=fit, output=output, overrides=overrides)
+    _check_options(gpu, budget, efficiency, fit=fit, output=output, overrides=overrides)
     settings = load_recipe(recipe, overrides)
     with stdout_for_results():
         from lorakit.base.placement import parse_bytes
@@ -87,11 +87,10 @@ def command(
             times_machine=not no_calibrate,
             spent=lambda: time.monotonic() - process_began(),
             efficiency=efficiency or EFFICIENCY,
-            num_gpus=num_gpus,
             prices=load_prices(prices),
         )
-        result = plan(settings, gpu=gpu, budget=limit, timing=timing)
-        fixes = fixes_for(settings, result, gpu=gpu, budget=limit, timing=timing)
+        result = plan(settings, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
+        fixes = fixes_for(settings, result, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
     if as_json:
         print_json(result.to_json() | ({} if fixes is None else {"fit": fixes.to_json()}))
     else:
@@ -107,7 +106,6 @@ def _check_options(
     gpu: str | None,
     budget: str | None,
     efficiency: float | None,
-    num_gpus: int,
     *,
     fit: bool,
     output: Path | None,
@@ -122,8 +120,8 @@ def _check_options(
         )
     if output is not None and not fit:
         raise InputError("--output is where --fit writes. Add --fit, or leave --output out.")
-    if gpu is None and (efficiency is not None or num_gpus > 1):
-        raise InputError("--efficiency and --num-gpus are of a named GPU. Name one with --gpu.")
+    if gpu is None and efficiency is not None:
+        raise InputError("--efficiency is of a GPU's data sheet. Name the GPU with --gpu.")
     if efficiency is not None and not 0 < efficiency <= 1:
         raise InputError(
             f"--efficiency is {efficiency:g}; possible: more than 0, at most 1. Change it."
@@ -144,26 +142,6 @@ def _rewrite(recipe: Path, output: Path | None, fixes: Fixes) -> None:
         typer.echo(f"  {key}: {value}", err=True)
 
 
-def show_fixes(fixes: Fixes) -> None:
-    """What would make it fit, the cheapest first."""
-    out = console()
-    if fixes.fits:
-        out.print(f"fits: {human_bytes(fixes.needed)} are needed, {human_bytes(fixes.limit)} there")
-        return
-    hosted = f", {human_bytes(fixes.offloaded)} more in host memory (slow)" * bool(fixes.offloaded)
-    needed, limit = human_bytes(fixes.needed), human_bytes(fixes.limit)
-    out.print(f"does not fit: {needed} are needed, {limit} are there{hosted}")
-    for number, fix in enumerate(fixes.fixes, 1):
-        slower = "" if fix.slowdown is None else f", time x{fix.slowdown:.2f}"
-        out.print(f"{number}. {human_bytes(fix.needed)} with{slower}")
-        for (key, value), costs in zip(fix.changes.items(), fix.costs, strict=True):
-            out.print(f"     {f'{key}: {value}':<44} {costs}")
-    if fixes.nearest is not None:
-        out.print(f"all known changes together still need {human_bytes(fixes.nearest)}")
-    if fixes.larger_gpu is not None:
-        out.print(f"as it is, it fits on {fixes.larger_gpu}")
-
-
 def show_plan(result: Plan) -> None:
     """Parameters, memory by part, steps and tokens, in words."""
     out = console()
@@ -173,16 +151,8 @@ def show_plan(result: Plan) -> None:
         f"parameters  {parameters['total']:,} in all, {parameters['trainable']:,} trained "
         f"({share:.3%}), {result.num_adapted} layers adapted, {result.num_not_adapted} not"
     )
-    table = Table("memory", "bytes", "", box=None, pad_edge=False)
-    table.columns[1].justify = "right"
-    for part, count in result.to_json()["memory_bytes"].items():
-        known = count is not None
-        table.add_row(
-            part.replace("_", " "),
-            f"{count:,}" if known else "-",
-            human_bytes(count) if known else "not known yet",
-        )
-    out.print(table)
+    for table in memory_tables(result):
+        out.print(table)
     for name, count in (
         ("steps", result.steps),
         ("tokens", result.tokens),
@@ -190,41 +160,7 @@ def show_plan(result: Plan) -> None:
     ):
         out.print(f"{name:<15} {'not known yet' if count is None else f'{count:,}'}")
     show_duration(result.duration)
-    if result.gpu is not None:
-        left = result.gpu["left_for_activations"]
-        out.print(
-            f"{result.gpu['name']}: {human_bytes(left)} left for activations"
-            if left > 0
-            else f"{result.gpu['name']}: does not fit, {human_bytes(-left)} too little"
-        )
+    for line in device_lines(result):
+        out.print(line)
     for note in result.notes:
         out.print(f"note: {note}")
-
-
-def show_duration(duration: Duration) -> None:
-    """Operations, seconds by part, and money."""
-    out = console()
-    if duration.flops is not None:
-        out.print(f"{'operations':<15} {duration.flops['total']:.3g}")
-    seconds = duration.seconds
-    out.print(
-        f"{'time':<15} {'' if seconds is None else human_seconds(seconds.total)} ({duration.how})"
-    )
-    if seconds is not None:
-        for part, value in seconds.to_json().items():
-            if part == "answers_at_most":
-                words = f"at most {human_seconds(value)} more, if no answer ends early"
-                out.print(f"  {'answers':<13} {words if value else 'none'}")
-            else:
-                out.print(f"  {part:<13} {human_seconds(value)}")
-    cost = duration.cost
-    if cost is not None:
-        out.print(f"{'cost':<15} {cost.amount:.2f} {cost.currency}: {cost.basis}")
-
-
-def human_seconds(seconds: float) -> str:
-    """95 -> `95 s`, 5400 -> `1 h 30 min`."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

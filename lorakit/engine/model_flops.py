@@ -201,7 +201,8 @@ def _of_token(
     if isinstance(module, TrainedCopy):
         size = 2 * sum(p.numel() for p in module.trained.parameters())
         return size, size * (1 + input_gradient)
-    size = 2 * module.in_features * module.out_features  # type: ignore[operator]
+    assert isinstance(module, FrozenLinear | nn.Linear)
+    size = 2 * module.in_features * module.out_features
     return size, size * input_gradient
 
 

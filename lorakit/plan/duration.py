@@ -16,6 +16,7 @@ from lorakit.data.examples import ExampleSet
 from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.passes import Pass, lay_out
+from lorakit.engine.recompute import RecomputePolicy
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured
 from lorakit.plan.memory import Memory
@@ -27,8 +28,7 @@ from lorakit.plan.time import Events, Seconds, predict_seconds
 from lorakit.plan.workload import Workload, run_workload
 from lorakit.recipe import Recipe
 from lorakit.train.calibrate import calibrate
-from lorakit.train.choices import Division, divide
-from lorakit.train.memory import free_bytes
+from lorakit.train.choices import Division
 from lorakit.train.rates import Rates
 from lorakit.train.settings import LoopSettings
 
@@ -43,17 +43,13 @@ class Timing:
     Attributes:
         times_machine: time this machine for a few seconds; otherwise its time stays unknown.
         spent: seconds of the run so far, asked after the timing, which is a part of it.
-        is_loaded: whether the base has been loaded by now.
         efficiency: share of a named GPU's products that training reaches.
-        num_gpus: of the named ones.
         prices: None: no cost.
     """
 
     times_machine: bool = False
     spent: Callable[[], float] = lambda: 0.0
-    is_loaded: bool = False
     efficiency: float = EFFICIENCY
-    num_gpus: int = 1
     prices: Prices | None = None
 
 
@@ -67,7 +63,10 @@ class Counted:
     Attributes:
         model, adapter: on the meta device.
         memory: bytes by part.
+        division: how training will divide its steps.
         sets, length: what the run sees.
+        num_gpus: that share the examples of each step.
+        is_loaded: whether the base has been loaded by now.
     """
 
     recipe: Recipe
@@ -75,8 +74,11 @@ class Counted:
     adapter: Attached
     target: Target
     memory: Memory
+    division: Division
     sets: Sets
     length: RunLength
+    num_gpus: int = 1
+    is_loaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,7 @@ class Duration:
 
 def predict_duration(run: Counted, timing: Timing) -> Duration:
     """Predict the operations, seconds and money of a run."""
-    recipe, target = run.recipe, run.target
-    settings = LoopSettings.from_section(recipe.train, packing=recipe.data.packing)
-    division = divide(
-        run.model,
-        settings,
-        longest=int(run.sets.train.lengths.max()),
-        device_type=target.device.type,
-        free_bytes=_free_bytes(run, is_loaded=timing.is_loaded),
-    )
+    recipe, target, division = run.recipe, run.target, run.division
     workload = run_workload(
         run.sets.train,
         run.sets.repeats,
@@ -129,13 +123,13 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         packed=division.packed,
     )
     flops = count_flops(run.model, run.adapter, target.dtype.itemsize)
-    events = _events(run, division)
-    counted = _operations(flops, workload, events, division)
+    events = _events(run)
+    counted = _operations(flops, workload, events, division.recompute_policy)
     machine: Machine
     if target.gpu is not None:
-        machine = _sheet(run, target.gpu, flops, division, timing)
+        machine = _sheet(run, target.gpu, flops, timing.efficiency)
     else:
-        rates = _rates(run, settings, division, workload, timing)
+        rates = _rates(run, workload, timing)
         if isinstance(rates, str):
             return Duration(counted, None, rates, None)
         machine = Measured(flops, rates)
@@ -145,64 +139,50 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
     if target.gpu is not None:
         name = target.gpu.name
     if timing.prices is not None and name is not None:
-        cost = timing.prices.of_machine(name, seconds.total, count=timing.num_gpus)
+        cost = timing.prices.of_machine(name, seconds.total, count=run.num_gpus)
     return Duration(counted, seconds, machine.how, cost)
 
 
-def _free_bytes(run: Counted, *, is_loaded: bool) -> int:
-    """What activations could take."""
-    target, memory = run.target, run.memory
-    resident = memory.known - memory.weights + memory.by_device.get(target.device.type, 0)
-    if target.gpu is not None:
-        return max(0, target.gpu.memory_bytes - resident)
-    if target.device.type == "cuda" and not torch.cuda.is_available():
-        return 0
-    # The loop asks when the base is there and the optimizer is not.
-    return max(0, free_bytes(target.device) - (0 if is_loaded else memory.weights))
-
-
-def _rates(
-    run: Counted, settings: LoopSettings, division: Division, workload: Workload, timing: Timing
-) -> Rates | str:
+def _rates(run: Counted, workload: Workload, timing: Timing) -> Rates | str:
     """What this machine takes, or why that is not known."""
     if not timing.times_machine:
         return "not known: this machine was not timed"
     device = run.target.device
     if device.type == "cuda" and not torch.cuda.is_available():
         return "not known: there is no CUDA device here to time; name one with --gpu"
+    recipe = run.recipe
     found = calibrate(
         run.model,
-        run.recipe.adapter,
-        settings,
-        division,
+        recipe.adapter,
+        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
+        run.division,
         workload.passes,
         device=device,
         trainable=run.adapter.trainable,
     )
-    if isinstance(found, Rates) and timing.is_loaded:
+    if isinstance(found, Rates) and run.is_loaded:
         return replace(found, load=0.0)
     return found
 
 
-def _sheet(
-    run: Counted, gpu: Gpu, flops: ModelFlops, division: Division, timing: Timing
-) -> DataSheet:
+def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> DataSheet:
     on_device = run.memory.by_device.get(run.target.device.type, 0)
     return DataSheet(
         flops,
         gpu,
-        timing.efficiency,
+        efficiency,
         weight_bytes=on_device,
         offloaded_bytes=run.memory.weights - on_device,
         unpacked_bytes=dense_copy_bytes(run.model, run.target.dtype),
-        count=timing.num_gpus,
-        policy=division.recompute_policy,
+        count=run.num_gpus,
+        policy=run.division.recompute_policy,
     )
 
 
-def _events(run: Counted, division: Division) -> Events:
+def _events(run: Counted) -> Events:
     """What happens between the steps and after them."""
     train, wanted, sets, length = run.recipe.train, run.recipe.evaluate, run.sets, run.length
+    division = run.division
     per_epoch = length.steps_per_epoch
     budget = train.micro_batch_tokens or EVALUATION_TOKENS
     validation: list[Pass] = []
@@ -252,9 +232,8 @@ def _spread(examples: ExampleSet, at_most: int | None) -> np.ndarray:
 
 
 def _operations(
-    flops: ModelFlops, workload: Workload, events: Events, division: Division
+    flops: ModelFlops, workload: Workload, events: Events, policy: RecomputePolicy
 ) -> dict[str, float]:
-    policy = division.recompute_policy
     passes = sum(flops.training(one, policy) for one in workload.passes)
     training = passes * workload.scale + flops.step * workload.num_steps
     validation = events.validations * sum(flops.evaluation(one) for one in events.validation)

@@ -19,6 +19,7 @@ from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
 from lorakit.plan.plan import Plan, plan
 from lorakit.plan.rows import Sets, up_to_length
+from lorakit.plan.worst import ASSUMED_TOKENS
 from lorakit.recipe import Recipe, edited
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -104,7 +105,13 @@ class Fixes:
 
 
 def fixes_for(
-    recipe: Recipe, now: Plan, *, gpu: str | None, budget: int | None, timing: Timing
+    recipe: Recipe,
+    now: Plan,
+    *,
+    gpu: str | None,
+    num_gpus: int = 1,
+    budget: int | None,
+    timing: Timing,
 ) -> Fixes | None:
     """Whether a recipe fits a GPU or a budget, and the smallest changes with which it does.
 
@@ -129,7 +136,15 @@ def fixes_for(
     again = replace(timing, times_machine=False)
 
     def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
-        return plan(changed, sets=sets, reads_rows=False, gpu=gpu, budget=budget, timing=again)
+        return plan(
+            changed,
+            sets=sets,
+            reads_rows=False,
+            gpu=gpu,
+            num_gpus=num_gpus,
+            budget=budget,
+            timing=again,
+        )
 
     return find_fixes(recipe, now, state, plan_again)
 
@@ -142,7 +157,8 @@ def find_fixes(recipe: Recipe, now: Plan, state: Fixes, plan_again: PlanAgain) -
         plan_again: plans another recipe for the same machine, on the rows it is given.
     """
     trial = _Trial(recipe, now, state.limit, plan_again)
-    changes, alone = [], []
+    changes: list[Change] = []
+    alone: list[Change] = []
     for change in possible_changes(recipe, now.sets):
         if len(alone) == MAX_OFFERED:
             break
@@ -189,7 +205,7 @@ def possible_changes(recipe: Recipe, sets: Sets | None) -> list[Change]:
         found.append(Change("base.quantization", "nf4", costs))
     elif base.quantization == "int8":
         found.append(Change("base.quantization", "nf4", "4 bits for 8: slightly worse answers"))
-    found += _shorter_rows(sets)
+    found += _shorter_rows(recipe, sets)
     rank = adapter.r // 2
     while adapter.path is None and rank >= MIN_RANK:
         found.append(Change("adapter.r", rank, f"rank {rank} learns less than {adapter.r}"))
@@ -204,7 +220,7 @@ def possible_changes(recipe: Recipe, sets: Sets | None) -> list[Change]:
 
 
 def _smaller_micro_batches(recipe: Recipe, sets: Sets | None) -> list[Change]:
-    longest = 0 if sets is None else int(sets.train.lengths.max())
+    longest = _assumed(recipe) if sets is None else int(sets.train.lengths.max())
     tokens = recipe.train.micro_batch_tokens
     costs = "no quality; shorter passes keep the device less busy"
     if tokens is None:
@@ -216,10 +232,19 @@ def _smaller_micro_batches(recipe: Recipe, sets: Sets | None) -> list[Change]:
     return found
 
 
-def _shorter_rows(sets: Sets | None) -> list[Change]:
+def _assumed(recipe: Recipe) -> int:
+    return recipe.data.max_length or ASSUMED_TOKENS
+
+
+def _shorter_rows(recipe: Recipe, sets: Sets | None) -> list[Change]:
+    found: list[Change] = []
     if sets is None:
-        return []
-    found = []
+        limit = _assumed(recipe) // 2
+        costs = "longer rows are dropped; how many is not known, for they are not here"
+        while limit >= MIN_TOKENS:
+            found.append(Change("data.max_length", limit, costs))
+            limit //= 2
+        return found
     lengths = sets.train.lengths
     for share in DROPPED:
         limit = int(np.quantile(lengths, 1 - share, method="lower"))
@@ -296,10 +321,8 @@ def _last_of_each(changes: Iterable[Change]) -> list[Change]:
 
 
 def needed_bytes(planned: Plan) -> int:
-    """Bytes on the device: the peak, or every known part where no peak is known."""
-    memory = planned.memory
-    elsewhere = offloaded_bytes(planned)
-    return (memory.known - elsewhere) if memory.peak is None else memory.peak
+    """Bytes on the device at the worst moment."""
+    return planned.needed if planned.gpu is None else int(planned.gpu["needed"])
 
 
 def demanded_bytes(planned: Plan) -> int:

@@ -27,7 +27,10 @@ GPU_START_SECONDS = 60.0
 class Machine(Protocol):
     """Seconds of the pieces of a run."""
 
-    how: str
+    @property
+    def how(self) -> str:
+        """Where these seconds come from."""
+        ...
 
     def micro_batch(self, one: Pass) -> float:
         """Forward and backward."""
@@ -42,16 +45,24 @@ class Machine(Protocol):
         ...
 
     @property
-    def decode_batch(self) -> int: ...
+    def decode_batch(self) -> int:
+        """Answers that are written at a time."""
+        ...
 
     @property
-    def step(self) -> float: ...
+    def step(self) -> float:
+        """Of an optimizer step, whatever its tokens."""
+        ...
 
     @property
-    def checkpoint(self) -> float: ...
+    def checkpoint(self) -> float:
+        """Of writing one."""
+        ...
 
     @property
-    def load(self) -> float: ...
+    def load(self) -> float:
+        """Until the base is there."""
+        ...
 
 
 @dataclass(frozen=True)

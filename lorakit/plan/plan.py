@@ -15,13 +15,19 @@ from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, new_tokens
 from lorakit.base.load import load_tokenizer_of
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
+from lorakit.plan.devices import data_parallel
 from lorakit.plan.duration import NOT_TIMED, Counted, Duration, Timing, predict_duration
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
+from lorakit.plan.methods import compare_methods
+from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.rows import Sets, read_sets
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.target import Target
+from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
 from lorakit.recipe import LoraConfig, Recipe, TrainSection
+from lorakit.train.choices import Division, divide
+from lorakit.train.settings import LoopSettings
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,13 @@ class Plan:
         total_parameters: of base and adapter together, tied ones once, packed ones unpacked.
         trainable_parameters: those that train.
         num_adapted, num_not_adapted: layers with an adapter, and other weights of two dimensions.
-        memory: bytes by part.
+        memory: bytes by part, of what is there all the time.
+        peaks: the most there is, and in which phase.
         state: of the optimizer.
         steps: optimizer steps; tokens, trained_tokens: seen in the whole run.
-        gpu: {"name", "memory_bytes", "left_for_activations"} when one was named.
+        gpu: see `Target.fit`, when one was named.
+        devices: see `data_parallel`.
+        methods: see `compare_methods`.
         duration: operations, seconds and cost.
         sets: the examples it was counted on; not in the file.
         notes: what a reader should know about these numbers.
@@ -46,20 +55,45 @@ class Plan:
     num_adapted: int
     num_not_adapted: int
     memory: Memory
+    peaks: Peaks
     state: StatePlan
     steps: int | None
     tokens: int | None
     trained_tokens: int | None
     gpu: dict[str, Any] | None
+    devices: dict[str, Any]
+    methods: dict[str, dict[str, int]]
     notes: tuple[str, ...]
     duration: Duration = field(default_factory=Duration)
     sets: Sets | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def needed(self) -> int:
+        """Bytes that one device must have free."""
+        return self.peaks.peak
 
     def to_json(self) -> dict[str, Any]:
         """The shape of `plan.json` and `lorakit plan --json`."""
         return {
             "parameters": {"total": self.total_parameters, "trainable": self.trainable_parameters},
-            "memory_bytes": self.memory.to_json(),
+            "memory_bytes": {
+                "weights": self.memory.weights,
+                "adapter": self.memory.adapter,
+                "gradients": self.memory.gradients,
+                "optimizer": self.memory.optimizer,
+                "activations": self.peaks.activations,
+                "loading_peak": self.peaks.phases["loading"],
+                "peak": self.peaks.peak,
+            },
+            "memory_phases": dict(self.peaks.phases),
+            "memory_parts": {
+                "quantization_constants": self.memory.quantization_constants,
+                "unpacked_weight": self.memory.largest_weight,
+                **self.peaks.parts(),
+            },
+            "worst_micro_batch": self.peaks.micro_batch(),
+            "devices": self.devices,
+            "methods": self.methods,
             "steps": self.steps,
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
@@ -85,7 +119,9 @@ def plan(
     sets: Sets | None = None,
     reads_rows: bool = True,
     gpu: str | None = None,
+    num_gpus: int = 1,
     budget: int | None = None,
+    is_loaded: bool = False,
     timing: Timing = NOT_TIMED,
 ) -> Plan:
     """Predict what `recipe` takes.
@@ -96,7 +132,9 @@ def plan(
             and tokens stay unknown and a note says why.
         reads_rows: false: without `sets` they stay unknown in any case.
         gpu: name of a GPU to plan for; None: this machine.
+        num_gpus: that share the examples of each step.
         budget: bytes of the GPU that the run may take; None: all.
+        is_loaded: whether the base is in memory by now, which then is not free any more.
         timing: what time and money are found from.
 
     Raises:
@@ -122,7 +160,7 @@ def plan(
     refuse_trained_routers(adapter)
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
     memory = count_memory(model, adapter, state, by_device)
-    notes = []
+    notes: list[str] = []
     if sets is None and reads_rows:
         sets, problem = read_sets(recipe, model.config)
         if problem is not None:
@@ -132,9 +170,26 @@ def plan(
     length = None if sets is None else _run_length(recipe.train, sets)
     if length is not None and not length.exact:
         notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
+    division, worst = _worst(
+        recipe, model, target, memory, sets, length, num_gpus=num_gpus, is_loaded=is_loaded
+    )
+    device_type = target.device.type
+    peaks = find_peaks(
+        model,
+        adapter,
+        memory,
+        state,
+        division,
+        worst,
+        device_type=device_type,
+        compact_heap=recipe.train.compact_heap,
+    )
+    notes += peaks.notes()
     duration = Duration()
     if sets is not None and length is not None:
-        counted = Counted(recipe, model, adapter, target, memory, sets, length)
+        counted = Counted(
+            recipe, model, adapter, target, memory, division, sets, length, num_gpus, is_loaded
+        )
         duration = predict_duration(counted, timing)
     return Plan(
         total_parameters=adapter.total,
@@ -142,11 +197,14 @@ def plan(
         num_adapted=len(adapter.adapted),
         num_not_adapted=len(adapter.not_adapted),
         memory=memory,
+        peaks=peaks,
         state=state,
         steps=recipe.train.max_steps if length is None else length.steps,
         tokens=None if length is None else length.tokens,
         trained_tokens=None if length is None else length.trained_tokens,
-        gpu=target.fit(memory),
+        gpu=target.fit(memory, peaks),
+        devices=data_parallel(model, memory, peaks, num_gpus, device_type),
+        methods=compare_methods(model, adapter, memory, peaks, recipe.base),
         notes=tuple(notes),
         duration=duration,
         sets=sets,
@@ -162,6 +220,42 @@ def _run_length(train: TrainSection, sets: Sets) -> RunLength:
         max_steps=train.max_steps,
         seed=train.seed,
     )
+
+
+def _worst(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    target: Target,
+    memory: Memory,
+    sets: Sets | None,
+    length: RunLength | None,
+    *,
+    num_gpus: int,
+    is_loaded: bool,
+) -> tuple[Division, Worst]:
+    """How training will divide its steps, and the micro-batches of these that take the most."""
+    longest = assumed_length(recipe, model)
+    if sets is not None:
+        longest = int(sets.train.lengths.max())
+    division = divide(
+        model,
+        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
+        longest=longest,
+        device_type=target.device.type,
+        free_bytes=target.free_bytes(memory, is_loaded=is_loaded),
+    )
+    if sets is None or length is None:
+        return division, assumed_worst(longest, division)
+    worst = real_worst(
+        model,
+        sets.train,
+        sets.repeats,
+        recipe,
+        division,
+        num_steps=length.steps,
+        world_size=num_gpus,
+    )
+    return division, worst
 
 
 def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:

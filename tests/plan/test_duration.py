@@ -297,7 +297,7 @@ def test_the_verb_and_its_options(
     capsys.readouterr()
     with pytest.raises(InputError, match="no such file"):
         load_prices(tmp_path / "none.yaml")
-    assert main(["plan", str(path), "--gpu", "h100", "--num-gpus", "2", "--json"]) == 0
+    assert main(["plan", str(path), "--gpu", "h100", "--gpus", "2", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["seconds"] is None
     assert shown["fit"]["fits"]

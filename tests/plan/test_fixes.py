@@ -51,14 +51,21 @@ def fixes_of(recipe: Recipe, budget: int, sets: Sets | None = None) -> Fixes:
     return found
 
 
+@pytest.fixture(scope="module")
+def in_four_bits(large: Path) -> int:
+    """Bytes that are needed once the weights are packed."""
+    packed = recipe_of(large, base={"quantization": "nf4"})
+    return needed_bytes(plan(packed, gpu="h100", reads_rows=False))
+
+
 def test_what_fits_is_left_alone(large: Path) -> None:
     found = fixes_of(recipe_of(large), 40 << 30)
     assert found.fits
     assert not found.fixes
 
 
-def test_every_fix_fits_when_it_is_planned(large: Path) -> None:
-    recipe, budget = recipe_of(large), 3_500_000_000
+def test_every_fix_fits_when_it_is_planned(large: Path, in_four_bits: int) -> None:
+    recipe, budget = recipe_of(large), int(in_four_bits * 1.1)
     found = fixes_of(recipe, budget)
     assert not found.fits
     assert found.fixes
@@ -66,7 +73,7 @@ def test_every_fix_fits_when_it_is_planned(large: Path) -> None:
         again = plan(edited(recipe, fix.changes), gpu="h100", budget=budget, reads_rows=False)
         assert needed_bytes(again) == fix.needed <= budget
         assert set(again.memory.by_device) == {"cuda"}
-    assert found.fixes[0].changes == {"base.quantization": "nf4"}
+    assert {"base.quantization": "nf4"} in [fix.changes for fix in found.fixes]
     assert found.larger_gpu is not None
 
 
@@ -74,7 +81,7 @@ def test_where_no_change_is_enough_they_are_put_together_and_none_is_idle(large:
     recipe = recipe_of(large, adapter={"r": 256}, train={"optim": "adamw_torch"})
     quantized = edited(recipe, {"base.quantization": "nf4"})
     least = needed_bytes(plan(quantized, gpu="h100", reads_rows=False))
-    found = fixes_of(recipe, int(least * 0.9))
+    found = fixes_of(recipe, int(least * 0.95))
     (fix,) = found.fixes
     assert len(fix.changes) == len(fix.costs) > 1
     for left_out in fix.changes:
@@ -117,12 +124,12 @@ def test_shorter_rows_say_how_many_would_be_lost(large: Path) -> None:
 
 
 def test_the_verb_rewrites_the_recipe(
-    large: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    large: Path, in_four_bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, other = tmp_path / "recipe.yaml", tmp_path / "fitting.yaml"
     path.write_text(COMMENTED.format(model=large))
     before = path.read_text()
-    arguments = ["plan", str(path), "--gpu", "h100", "--budget", "3.5GB"]
+    arguments = ["plan", str(path), "--gpu", "h100", "--budget", str(int(in_four_bits * 1.1))]
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fit"]["fixes"][0]["changes"]
     assert path.read_text() == before
