@@ -50,6 +50,7 @@ from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.memory import peak_bytes
 from lorakit.train.settings import LoopSettings
 
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
@@ -69,6 +70,7 @@ class Outcome:
     run: Path
     training: TrainOutcome
     evaluation: dict[str, SetResult]
+    memory: PeakMemory
     seconds: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +89,7 @@ class Outcome:
             },
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
             "seconds": self.seconds,
+            "memory_bytes": vars(self.memory),
         }
 
 
@@ -113,6 +116,21 @@ class Clock:
     def rest(self) -> float:
         """Seconds that no part has."""
         return self.elapsed() - sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes at the highest, as the plan had it and as it came (see `train/memory.py`)."""
+
+    predicted: int
+    measured: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"memory: predicted {self.predicted / 2**30:.2f} GiB, measured "
+            f"{self.measured / 2**30:.2f} GiB ({self.predicted / max(1, self.measured) - 1:+.0%})"
+        )
 
 
 @dataclass(frozen=True)
@@ -164,6 +182,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
+    loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = _stop_ids(model, sets.train)
     _report_findings(_findings(sets, measures, stop_ids))
@@ -207,6 +226,9 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     )
     clock.count("training", training.seconds)
     clock.count("between_steps", clock.rest())
+    peak = peak_bytes(model.device)
+    memory = PeakMemory(planned.peaks.peak, peak)
+    _record(run, {"memory_bytes": {"loading_peak": loading_peak, "peak": peak}})
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
         write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
@@ -218,19 +240,25 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     clock.count("evaluation", clock.rest())
     seconds = None if resume else _record_time(run, planned, clock)
     write_report(run.path)
-    return Outcome(run.path, training, evaluation, seconds)
+    return Outcome(run.path, training, evaluation, memory, seconds)
 
 
 def _record_time(run: RunFolder, planned: Plan, clock: Clock) -> dict[str, float] | None:
     """Put what was measured beside what was predicted."""
     total = sum(seconds for part, seconds in clock.parts.items() if part != "answers")
     by_part = {part: round(seconds, 3) for part, seconds in clock.parts.items()}
-    measured = {"seconds": round(total, 3), "seconds_by_part": by_part}
-    write_json(run.plan, planned.to_json() | {"measured": measured})
+    _record(run, {"seconds": round(total, 3), "seconds_by_part": by_part})
     predicted = planned.duration.seconds
     if predicted is None:
         return None
     return {"predicted": round(predicted.total, 3), "measured": round(total, 3)}
+
+
+def _record(run: RunFolder, measured: dict[str, Any]) -> None:
+    """Put what was measured beside what the plan of the run predicted."""
+    values = json.loads(run.plan.read_text("utf-8"))
+    values["measured"] = values.get("measured", {}) | measured
+    write_json(run.plan, values)
 
 
 def _calibration(recipe: Recipe, train_set: Prepared) -> Iterator[dict[str, torch.Tensor]] | None:

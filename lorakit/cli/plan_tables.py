@@ -61,11 +61,12 @@ def device_lines(plan: Plan) -> Iterator[str]:
     devices = plan.devices
     if devices["count"] > 1:
         copied = ", ".join(devices["replicated"])
+        copied = ", ".join(devices["replicated"])
+        sharded = human_bytes(devices["sharded_weights_peak"])
         yield (
             f"each of {devices['count']} GPUs holds a copy of {copied} and the activations of its "
             f"own examples: {human_bytes(devices['peak'])}. With the frozen weights in shards it "
-            f"would be {human_bytes(devices['sharded_weights_peak'])}, which lorakit plans but does "
-            "not train"
+            f"would be {sharded}, which lorakit plans but does not train"
         )
     if plan.gpu is not None:
         over = plan.gpu["needed"] - plan.gpu["memory_bytes"]

@@ -74,6 +74,7 @@ def show_training(outcome: Outcome) -> None:
             f"the whole run was predicted to take {outcome.seconds['predicted']:.0f} s without "
             f"generated answers, and took {outcome.seconds['measured']:.0f} s"
         )
+    console().print(outcome.memory.describe())
 
 
 def show_next(path: Path) -> None:

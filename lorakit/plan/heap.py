@@ -21,7 +21,7 @@ TOP_PAD = 128 << 10
 OVERHEAD = 8
 ALIGNMENT = 96  # 64, and the least size of a block
 LEAD = 48
-PINNED = 0.07
+PINNED = 0.03
 # After so many steps alike the heap hardly grows any more.
 NUM_STEPS = 6
 

@@ -29,7 +29,7 @@ from lorakit.data.pack import collate
 from lorakit.engine.dense_copies import KeptDense
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.plan.ledger import Ledger
-from lorakit.plan.stand_ins import Attention, few_layers
+from lorakit.plan.stand_ins import Shapes, few_layers
 from lorakit.train.batches import row_keys
 from lorakit.train.modes import training_mode
 from lorakit.train.step import nll_of_hidden
@@ -118,7 +118,7 @@ def rehearse(
             with (
                 Ledger(granularity, tensors) as ledger,
                 few_layers(model, ledger, every_layer),
-                Attention(),
+                Shapes(),
             ):
                 return _one_pass(model, adapter, micro_batch, ledger, trains)
     finally:

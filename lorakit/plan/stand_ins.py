@@ -111,7 +111,7 @@ class _Recomputed(torch.autograd.Function):
         return _first(output)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (hidden,) = ctx.saved_tensors
         alone = hidden.detach().requires_grad_(ctx.needs_input_grad[2])
         with torch.enable_grad():
@@ -144,7 +144,7 @@ class _Keep(torch.autograd.Function):
         return torch.empty_like(hidden)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return torch.empty_like(grad), None
 
 
@@ -167,15 +167,31 @@ def _kind(layer: nn.Module) -> tuple[Any, ...]:
     return tuple(found)
 
 
-class Attention(TorchFunctionMode):
-    """Without data PyTorch would write attention out; with data it never keeps the scores."""
+class Shapes(TorchFunctionMode):
+    """For what PyTorch does otherwise, or not at all, where there is no data: it would write
+    attention out, which with data keeps no scores, and multiplies experts in bfloat16 only."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
             return _attend(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
+            return _ExpertsProduct.apply(*args[:2])
         return func(*args, **(kwargs or {}))
+
+
+class _ExpertsProduct(torch.autograd.Function):
+    """(S, I), (E, I, O) -> (S, O); the weight is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.in_features = x.shape[-1]
+        return x.new_empty(len(x), weight.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grad.new_empty(len(grad), ctx.in_features), None
 
 
 def _attend(

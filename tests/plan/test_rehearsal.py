@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -70,17 +71,23 @@ def pair(model_type: str, config: LoraConfig, **overrides: int):
     return real, adapter, empty, attach_adapter(empty, config)
 
 
-@pytest.mark.parametrize("model_type", sorted(families.FAMILIES))
-def test_planned_activations_are_those_that_autograd_keeps(model_type: str) -> None:
-    config = LoraConfig(r=4, target_parameters=[])
-    real, adapter, empty, of_empty = pair(model_type, config)
+def compare(model_type: str, policy: RecomputePolicy, **config: Any) -> None:
+    """Both ways of one family, with the tolerance of what differs: host tensors of a few bytes."""
+    real, adapter, empty, of_empty = pair(
+        model_type, LoraConfig(r=4, target_parameters=[], **config)
+    )
     packed = why_not_packed(real.config) is None
-    policy = RecomputePolicy("none")
-    if model_type in ONLY_ESTIMATED:
-        with pytest.raises(Exception):  # noqa: B017
-            rehearse(empty, of_empty, shape_of(packed), policy)
-        return
     planned = rehearse(empty, of_empty, shape_of(packed), policy)
     measured = with_data(real, adapter, packed, policy)
     assert planned.kept == pytest.approx(measured.kept, rel=0.05, abs=SMALL)
     assert planned.peak == pytest.approx(measured.peak, rel=0.05, abs=SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted(families.FAMILIES))
+def test_planned_activations_are_those_that_autograd_keeps(model_type: str) -> None:
+    if model_type in ONLY_ESTIMATED:
+        with pytest.raises(Exception):  # noqa: B017
+            compare(model_type, RecomputePolicy("none"))
+    else:
+        compare(model_type, RecomputePolicy("none"))
