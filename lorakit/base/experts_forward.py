@@ -25,6 +25,8 @@ PLAIN = "grouped_mm"  # transformers' default
 
 def use_in(model: PreTrainedModel) -> None:
     """Let a model's experts compute with `experts_forward`; of no effect the second time."""
+    if model.config._experts_implementation == NAME:
+        return  # the call below goes through all modules of the model
     ExpertsInterface.register(NAME, experts_forward)
     model.set_experts_implementation(NAME)
 

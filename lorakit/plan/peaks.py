@@ -14,6 +14,7 @@ from lorakit.adapters.attach import Attached
 from lorakit.engine.activations import layer_bytes
 from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
 from lorakit.engine.fuse import fused_modules
+from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.memory import Memory
@@ -159,6 +160,8 @@ def find_peaks(
     libraries = CPU_LIBRARIES if on_cpu else 0
     holes = max(0, resident_peak(largest.events) - largest.peak) if has_holes else 0
     resident = resident_bytes(memory, device_type) + libraries
+    if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:
+        resident += memory.largest_weight  # where large weights are unpacked to, one after another
     there = resident + memory.adapter + memory.gradients + memory.optimizer + copies
     page = max((p.stop - p.start for p in state.layout.pages), default=0)
     temporaries = OPTIMIZER_TEMPORARIES * page * state.layout.dtype.itemsize

@@ -207,9 +207,9 @@ def _attend(
     """What `scaled_dot_product_attention` calls on a CPU, where queries and values are alike."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
-    width = query.shape[-1]
-    # Heads of different sizes are written out there, which keeps the scores.
-    if value.shape[-1] != width:
+    fewer_heads = query.shape[1] != key.shape[1] and not enable_gqa
+    # Then it is written out there too, and keeps the scores.
+    if value.shape[-1] != query.shape[-1] or fewer_heads:
         return kernels.masked_attention(query, key, value, attn_mask, scaling=scale)
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return attend(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
