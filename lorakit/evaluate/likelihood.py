@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.data.examples import Example
-from lorakit.data.pack import collate, pack, pack_padded
+from lorakit.data.pack import collate, packing_of
 from lorakit.progress import bar
 
 MAX_LOGITS = 1 << 24  # at a time: 64 MiB in float32
@@ -71,7 +71,7 @@ def likelihoods(
     # Nothing is trained: which rows are read is decided by the requests.
     inputs = [Example(np.array(ids, np.int32), np.zeros(len(ids), np.float32)) for ids in shared]
     sharing = list(shared.values())
-    share = pack if packed else pack_padded
+    share = packing_of(packed)
     found: dict[int, Likelihood] = {}
     with eval_mode(model), bar(description, len(requests)) as progress:
         for group in share([one.num_tokens for one in inputs], token_budget):

@@ -22,7 +22,7 @@ from lorakit.adapters.attached import adapter_disabled
 from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.data.examples import ExampleSet, MicroBatch
-from lorakit.data.pack import collate, pack, pack_padded
+from lorakit.data.pack import collate, packing_of
 from lorakit.evaluate.calibration import Reliability, reliability
 from lorakit.kernels import dispatch
 from lorakit.progress import bar
@@ -81,7 +81,7 @@ def both_distributions(
         pad_id: token id for padding; never seen by the loss.
         description: of the progress bar.
     """
-    share = pack if packed else pack_padded
+    share = packing_of(packed)
     owners, weights, numbers = [], [], []
     with (
         eval_mode(model),
