@@ -12,17 +12,22 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorakit.lint.row_texts import RowText, Sample
-from lorakit.lint.words import NUMBER, normalized, words
+from lorakit.lint.words import words
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 NUM_PERM = 64
 # Of the MinHash alone: low, because short rows lose a third of their bigrams by one typing error.
 LSH_THRESHOLD = 0.5
 # Bigrams that more rows than these have are a template's.
 COMMON_ROWS, COMMON_SHARE = 50, 0.01
+TABLE_MASK = np.uint32((1 << 22) - 1)
 MAX_CANDIDATES = 30
 MAX_WORDS = 2_000  # of a text; what follows is not compared
 LONG_ANSWER = 8  # words from which an answer by itself tells rows apart
@@ -124,31 +129,49 @@ class Repeats:
 def repeats_of(train: Sample, held_out: Mapping[str, Sample]) -> Repeats:
     """All pairs of nearly equal rows: each row once, with the first that it is like."""
     index = _Index(train.rows)
-    repeats = Repeats(within=list(index.fill()))
-    by_prompt = {_prompt_key(row): row for row in reversed(train.rows) if _has_prompt(row)}
+    repeats = Repeats(within=index.repeats)
     for name, sample in held_out.items():
-        repeats.across[name] = [
-            Pair(row, like) for row in sample if (like := index.like(row)) is not None
-        ]
-        known = {pair.row.index for pair in repeats.across[name]}
-        repeats.same_prompt[name] = [
-            Pair(row, by_prompt[_prompt_key(row)])
-            for row in sample
-            if row.index not in known and _has_prompt(row) and _prompt_key(row) in by_prompt
-        ]
+        repeats.across[name], repeats.same_prompt[name] = [], []
+        for row in sample:
+            signature = _signature(row)
+            like, asks = index.like(row, signature), index.asking(signature)
+            if like is not None:
+                repeats.across[name].append(Pair(row, like))
+            elif asks is not None:
+                repeats.same_prompt[name].append(Pair(row, asks))
     return repeats
 
 
-def _has_prompt(row: RowText) -> bool:
-    return len(words(row.prompt[:400])) >= MIN_PROMPT_WORDS
+@dataclass(frozen=True)
+class _Signature:
+    """What is kept of a row: its hashed bigrams, sorted, and keys of its prompt, answer and whole.
+
+    The prompt's key is None where it is too short to tell; in the whole's, the words of the prompt
+    may stand in any order, those of the answer may not: a list in another order is another answer.
+    """
+
+    bigrams: np.ndarray
+    prompt: int | None
+    answer: int
+    whole: int
 
 
-def _prompt_key(row: RowText) -> int:
-    return hash(normalized(row.prompt))
+def _signature(row: RowText) -> _Signature:
+    prompt, answer = _words(row.prompt), _words(row.answer)
+    return _Signature(
+        bigrams=_bigrams([*prompt, "\0", *answer]),
+        prompt=hash(tuple(prompt)) if len(prompt) >= MIN_PROMPT_WORDS else None,
+        answer=hash(tuple(answer)),
+        whole=hash((tuple(sorted(prompt)), tuple(answer))),
+    )
 
 
 class _Index:
-    """The training rows by MinHash; of rows that are alike, the first alone."""
+    """The training rows by MinHash; of rows that are alike, the first alone.
+
+    Attributes:
+        repeats: the rows that an earlier one is like, without those that are equal.
+    """
 
     def __init__(self, rows: Sequence[RowText]) -> None:
         from datasketch import MinHash, MinHashLSH
@@ -156,55 +179,58 @@ class _Index:
         self._rows = rows
         self._empty = MinHash(NUM_PERM, seed=1, hashfunc=int)
         self._lsh = MinHashLSH(threshold=LSH_THRESHOLD, num_perm=NUM_PERM)
-        self._bigrams = [_bigrams(row) for row in rows]
-        self._common = _common(self._bigrams, len(rows))
-        self._same: dict[int, int] = {}
-        self._answers = Counter(_key(row.answer) for row in rows)
+        self._wholes: dict[int, int] = {}
+        self._prompts: dict[int, int] = {}
+        signatures = [_signature(row) for row in rows]
+        self._answers = Counter(signature.answer for signature in signatures)
+        self._is_common = _common([signature.bigrams for signature in signatures])
+        self.repeats = list(self._fill(signatures))
 
-    def fill(self) -> Iterator[Pair]:
-        """Index every row; yields those that an earlier one is like."""
-        for i, row in enumerate(self._rows):
-            like = self._find(row, self._bigrams[i])
+    def like(self, row: RowText, signature: _Signature) -> RowText | None:
+        """The training row that says nearly the same as a row of another set."""
+        like = self._find(row, signature, self._min_hash(signature))
+        return None if like is None else self._rows[like]
+
+    def asking(self, signature: _Signature) -> RowText | None:
+        """The first training row with the same prompt."""
+        found = None if signature.prompt is None else self._prompts.get(signature.prompt)
+        return None if found is None else self._rows[found]
+
+    def _fill(self, signatures: Sequence[_Signature]) -> Iterator[Pair]:
+        for i, (row, signature) in enumerate(zip(self._rows, signatures, strict=True)):
+            min_hash = self._min_hash(signature)
+            like = self._find(row, signature, min_hash)
+            if signature.prompt is not None:
+                self._prompts.setdefault(signature.prompt, i)
             if like is None:
-                self._insert(i, row)
+                self._wholes[signature.whole] = i
+                if min_hash is not None:
+                    self._lsh.insert(i, min_hash)
             elif not _is_equal(row, self._rows[like]):
                 yield Pair(row, self._rows[like])
 
-    def like(self, row: RowText) -> RowText | None:
-        """The training row that says nearly the same as a row of another set."""
-        like = self._find(row, _bigrams(row))
-        return None if like is None else self._rows[like]
-
-    def _insert(self, i: int, row: RowText) -> None:
-        self._same[_sorted_key(row)] = i
-        distinctive = self._distinctive(self._bigrams[i])
-        if len(distinctive):
-            self._lsh.insert(i, self._min_hash(distinctive))
-
-    def _find(self, row: RowText, bigrams: np.ndarray) -> int | None:
-        same = self._same.get(_sorted_key(row))
-        if same is not None:
-            return same
-        distinctive = self._distinctive(bigrams)
+    def _min_hash(self, signature: _Signature) -> MinHash | None:
+        """Of the bigrams that are no template's; None if there are no others."""
+        distinctive = signature.bigrams[~self._is_common[signature.bigrams & TABLE_MASK]]
         if not len(distinctive):
             return None
-        found = sorted(self._lsh.query(self._min_hash(distinctive)))[:MAX_CANDIDATES]
-        return next((i for i in found if self._is_near(row, self._rows[i])), None)
-
-    def _distinctive(self, bigrams: np.ndarray) -> np.ndarray:
-        return bigrams[~np.isin(bigrams, self._common)] if len(self._common) else bigrams
-
-    def _min_hash(self, bigrams: np.ndarray):  # type: ignore[no-untyped-def]
         made = self._empty.copy()
-        made.update_batch(bigrams.tolist())
+        made.update_batch(distinctive.tolist())
         return made
 
-    def _is_near(self, one: RowText, other: RowText) -> bool:
+    def _find(self, row: RowText, signature: _Signature, min_hash: MinHash | None) -> int | None:
+        same = self._wholes.get(signature.whole)
+        if same is not None or min_hash is None:
+            return same
+        found = sorted(self._lsh.query(min_hash))[:MAX_CANDIDATES]
+        return next((i for i in found if self._is_near(row, signature, self._rows[i])), None)
+
+    def _is_near(self, one: RowText, signature: _Signature, other: RowText) -> bool:
         answer, answer_of_other = _words(one.answer), _words(other.answer)
-        long = min(len(answer), len(answer_of_other)) >= LONG_ANSWER
-        if not long and answer != answer_of_other:
+        shorter = min(len(answer), len(answer_of_other))
+        if shorter < LONG_ANSWER and answer != answer_of_other:
             return False
-        if long and not _differ_in_trifles(answer, answer_of_other, substituted=0.1):
+        if not _differ_in_trifles(answer, answer_of_other, substituted=0.1):
             return False
         if one.is_plain or other.is_plain:
             return one.is_plain == other.is_plain
@@ -213,8 +239,8 @@ class _Index:
             return True
         # A paraphrase: the same long answer, that only a few rows give, to questions much alike.
         return (
-            min(len(answer), len(answer_of_other)) >= UNMISTAKABLE_ANSWER
-            and self._answers[_key(other.answer)] <= SHARED_ANSWER
+            shorter >= UNMISTAKABLE_ANSWER
+            and self._answers[signature.answer] <= SHARED_ANSWER
             and _jaccard(prompt, prompt_of_other) >= 0.6
             and _differ_in_trifles(prompt, prompt_of_other, substituted=0.3)
         )
@@ -228,32 +254,22 @@ def _words(text: str) -> list[str]:
     return words(text[: 12 * MAX_WORDS])[:MAX_WORDS]
 
 
-def _key(text: str) -> int:
-    return zlib.crc32(normalized(text).encode("utf-8", "replace"))
-
-
-def _sorted_key(row: RowText) -> int:
-    """Equal for rows of the same words in prompt and answer, each in whatever order."""
-    # The prompt's order is free, the answer's is not: lists in another order are other answers.
-    return hash((tuple(sorted(_words(row.prompt))), tuple(_words(row.answer))))
-
-
-def _bigrams(row: RowText) -> np.ndarray:
-    """Hashes of the row's word pairs, uint32 (distinct,), sorted."""
-    listed = [*_words(row.prompt), "\0", *_words(row.answer)]
+def _bigrams(listed: Sequence[str]) -> np.ndarray:
+    """Hashes of the word pairs, uint32 (distinct,), sorted."""
     hashes = np.fromiter(
         (zlib.crc32(word.encode("utf-8", "replace")) for word in listed), np.uint64, len(listed)
     )
-    pairs = (hashes[:-1] * np.uint64(0x9E3779B97F4A7C15) + hashes[1:]) >> np.uint64(16)
-    return np.unique(pairs.astype(np.uint32))
+    pairs = (hashes[:-1] * np.uint64(0x9E3779B97F4A7C15) + hashes[1:]) >> np.uint64(32)
+    pairs = np.sort(pairs.astype(np.uint32))
+    return pairs[np.r_[True, pairs[1:] != pairs[:-1]]] if len(pairs) else pairs
 
 
-def _common(bigrams: Sequence[np.ndarray], num_rows: int) -> np.ndarray:
-    """The bigrams that a template writes: those of many rows, sorted."""
-    if not bigrams:
-        return np.empty(0, np.uint32)
-    values, counts = np.unique(np.concatenate(bigrams), return_counts=True)
-    return values[counts > max(COMMON_ROWS, COMMON_SHARE * num_rows)]
+def _common(bigrams: Sequence[np.ndarray]) -> np.ndarray:
+    """Which hashes, cut to the table's size, are of a template: those of many rows, bool."""
+    counts = np.zeros(TABLE_MASK + 1, dtype=np.int32)
+    for one in bigrams:
+        counts[one & TABLE_MASK] += 1
+    return counts > max(COMMON_ROWS, COMMON_SHARE * len(bigrams))
 
 
 def _jaccard(one: Sequence[str], other: Sequence[str]) -> float:
@@ -272,7 +288,7 @@ def _differ_in_trifles(
     a, b = Counter(one), Counter(other)
     only_a, only_b = a - b, b - a
     for word in [*only_a, *only_b]:
-        if word in NEGATIONS or NUMBER.fullmatch(word):
+        if word in NEGATIONS or word.isdecimal():
             return False
     left_a = [word for word in only_a.elements() if word not in STOP_WORDS]
     left_b = [word for word in only_b.elements() if word not in STOP_WORDS]

@@ -13,7 +13,7 @@ from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.prepare import Prepared
 
 # Rows of a set that rules read, at most; of larger sets that many, evenly spread.
-MAX_ROWS = 50_000
+MAX_ROWS = 30_000
 # Of their text, about, in characters: what bounds the memory.
 MAX_CHARACTERS = 100_000_000
 CHARACTERS_PER_TOKEN = 5

@@ -54,7 +54,7 @@ class Hits:
 
 
 def rows_read(sample: Sample, looked_at: int | None = None) -> str:
-    """`2,000 rows`, or `50,000 rows read (of 1,000,000)`."""
+    """`2,000 rows`, or `30,000 rows read (a sample of 1,000,000)`."""
     count = len(sample) if looked_at is None else looked_at
     rows = f"{count:,} {'row' if count == 1 else 'rows'}"
     return rows if sample.is_whole else f"{rows} read (a sample of {sample.total:,})"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import regex
+import re
 
-# A word of letters and marks, a number, or a sign that means something (3+4 is not 3-4); of scripts
-# that write no spaces, each character.
-_WORD = regex.compile(
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}]|\p{N}+|[\p{S}/*%^#@\\&-]|"
-    r"[^\W\p{N}_\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}]+"
+# Scripts that write no spaces: Thai, Lao, Khmer, kana, and Chinese characters.
+_UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+# A word of letters, a number, or a sign that means something (3+4 is not 3-4); of scripts without
+# spaces each character.
+_WORD = re.compile(
+    rf"[{_UNSPACED}]|\d+|[-+<=>|~^$€£¥/*%#@\\&±×÷≤≥→√∑∫°]|[^\W\d_{_UNSPACED}]+"  # noqa: RUF001
 )
-NUMBER = regex.compile(r"\p{N}+")
 
 
 def words(text: str) -> list[str]:

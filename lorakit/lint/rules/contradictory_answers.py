@@ -11,7 +11,7 @@ from lorakit.lint.facts import Facts
 from lorakit.lint.near import NEGATIONS, groups_by_prompt
 from lorakit.lint.row_texts import RowText
 from lorakit.lint.told import Hits
-from lorakit.lint.words import NUMBER, words
+from lorakit.lint.words import words
 
 ID = "contradictory-answers"
 SEVERITIES = ("warning", "note")
@@ -92,5 +92,5 @@ def _contradict(one: RowText, other: RowText) -> bool:
     if max(len(a), len(b)) <= SHORT:  # `Paris` and `Paris, France` are one answer
         return bool(only_a and only_b)
     differing = [*only_a, *only_b]
-    telling = all(word in NEGATIONS or NUMBER.fullmatch(word) for word in differing)
+    telling = all(word in NEGATIONS or word.isdecimal() for word in differing)
     return bool(differing) and telling

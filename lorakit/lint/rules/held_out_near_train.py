@@ -23,7 +23,7 @@ MEND = (
     "than by row."
 )
 
-MIN_SHARE, MIN_ROWS = 0.02, 2
+MIN_SHARE, MIN_ROWS = 0.02, 3
 
 
 def find(facts: Facts) -> Iterator[Finding]:
