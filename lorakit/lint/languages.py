@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
 
 from lorakit.lint.row_texts import RowText, Sample
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 MAX_ROWS = 1_000
 MIN_LETTERS = 80  # below this a language is a guess
@@ -34,27 +39,32 @@ class Languages:
 
 def languages_of(sample: Sample) -> Languages:
     """Languages of a thousand rows, evenly spread."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-    def language(text: str) -> str | None:
-        prose = " ".join(_NO_PROSE.sub(" ", text[: 4 * MAX_CHARACTERS]).split())[:MAX_CHARACTERS]
-        if sum(map(str.isalpha, prose)) < MIN_LETTERS:
-            return None
-        name, probability = identifier.classify(prose)
-        return str(name) if probability >= SURE else None
-
     found = Languages()
     picked = np.unique(np.linspace(0, len(sample) - 1, min(len(sample), MAX_ROWS)).round())
     for i in picked.astype(int):
         row = sample.rows[i]
-        answered = language(row.answer)
+        answered = _language(row.answer)
         if answered is None:
             continue
         found.answers[answered] += 1
         found.of_answer.setdefault(answered, []).append(row)
-        asked = language(row.question) if row.question else None
+        asked = _language(row.question) if row.question else None
         if asked is not None:
             found.by_row.append((row, asked, answered))
     return found
+
+
+def _language(text: str) -> str | None:
+    """None for a text too short, or between two languages."""
+    prose = " ".join(_NO_PROSE.sub(" ", text[: 4 * MAX_CHARACTERS]).split())[:MAX_CHARACTERS]
+    if sum(map(str.isalpha, prose)) < MIN_LETTERS:
+        return None
+    name, probability = _identifier().classify(prose)
+    return str(name) if probability >= SURE else None
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
