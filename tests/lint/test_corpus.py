@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,15 @@ from tests.lint.corpus.flawed import FLAWED
 from tests.lint.corpus.sound import SOUND
 
 RULES = {rule.ID: rule for rule in rules()}
+LARGE = {"the built-in notes"}
 CASES = [
-    pytest.param(name, case, id=f"{name}-{number}")
+    # What it is measured on matters to few rules, and further cases of a rule take their time.
+    pytest.param(
+        name,
+        replace(case, measured=False),
+        id=f"{name}-{number}",
+        marks=[pytest.mark.slow] if number else [],
+    )
     for name, cases in FLAWED.items()
     for number, case in enumerate(cases)
 ]
@@ -45,7 +53,10 @@ def test_the_flaw_is_found(name: str, case: Case, tmp_path: Path, cache: Path) -
     )
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in SOUND],
+)
 def test_nothing_is_said_against_sound_ones(name: str, tmp_path: Path, cache: Path) -> None:
     facts = SOUND[name].facts(tmp_path, cache)
     found = [one for one in [*facts.sets.findings(), *lint(facts)] if one.severity != "note"]

@@ -29,6 +29,7 @@ class Case:
         sets: further files {name: rows}; the recipe names them as `{name}`.
         files: further files {name: text}.
         hardware: what would train.
+        measured: whether the built-in sets are named to measure on, where no evaluation is given.
         base: prepares the base folder in a folder and returns its path; None: the built-in one.
     """
 
@@ -37,6 +38,7 @@ class Case:
     sets: Mapping[str, list[Row]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     hardware: Hardware = CPU
+    measured: bool = True
     base: Callable[[Path], Path] | None = None
 
     def facts(self, folder: Path, cache: Path) -> Facts:
@@ -59,12 +61,11 @@ class Case:
             "adapter": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1},
             "data": {"train": f"{{train.{suffix}}}"},
             "train": {"num_train_epochs": 3, "learning_rate": 2e-4, "batch_size": 8},
-            "evaluate": {
-                "in_domain": "builtin:in_domain",
-                "out_of_domain": "builtin:out_of_domain",
-                "retention": "builtin:retention",
-            },
         }
+        if self.measured or "evaluate" in self.sections:
+            values["evaluate"] = {
+                name: f"builtin:{name}" for name in ("in_domain", "out_of_domain", "retention")
+            }
         for section, given in self.sections.items():
             merged = values.get(section, {}) | dict(given)
             values[section] = {key: value for key, value in merged.items() if value is not None}
