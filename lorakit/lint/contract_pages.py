@@ -56,12 +56,14 @@ PAGES: dict[str, Page] = {
         "Rows of which nothing is trained",
         "A row whose labels are all masked costs time and teaches nothing.",
         "unsloth#2900, #1128, #2364, trl#6025",
-        "Check data.trained and the weights of the messages; the last turn must be the assistant's.",
+        "Check data.trained and the weights of the messages; the last turn must be the "
+        "assistant's.",
     ),
     "template-refused": Page(
         "warning",
         "Rows that the chat template refuses",
-        "Templates raise errors of their own (two user turns in a row, an unknown role), or write no "
+        "Templates raise errors of their own (two user turns in a row, an unknown role), or "
+        "write no "
         "stop token after the assistant's turn, so that the model would never learn to stop.",
         _STOP,
         "Fix the rows, or give a data.chat_template that takes them.",
@@ -69,7 +71,8 @@ PAGES: dict[str, Page] = {
     "prefix-mismatch": Page(
         "warning",
         "The prompt in training is not the prompt when served",
-        "The text before a trained turn differs from what add_generation_prompt gives: the model is "
+        "The text before a trained turn differs from what add_generation_prompt gives: the model "
+        "is "
         "trained on another prompt than it will see.",
         _SPANS,
         "Give a data.chat_template whose generation prompt is what it writes before answers.",
@@ -91,7 +94,8 @@ PAGES: dict[str, Page] = {
     "thinking-dropped": Page(
         "warning",
         "The template leaves out thinking",
-        "Most templates keep the thinking of the last turn only; that of earlier turns is not trained.",
+        "Most templates keep the thinking of the last turn only; that of earlier turns is not "
+        "trained.",
         _THINKING,
         "Make rows of their own of those turns.",
     ),
@@ -112,7 +116,8 @@ PAGES: dict[str, Page] = {
     "stop-in-next-message": Page(
         "note",
         "A turn ends with the header of the next",
-        "Some templates write nothing after an answer: the next header is the stop token, and whoever "
+        "Some templates write nothing after an answer: the next header is the stop token, and "
+        "whoever "
         "serves the model must stop at it.",
         _STOP,
         "lorakit writes it into the generation config; other tools must be told.",
@@ -120,21 +125,24 @@ PAGES: dict[str, Page] = {
     "stop-differs": Page(
         "warning",
         "Turns end with different tokens",
-        "Earlier turns end otherwise than the last: what is trained of the last alone is one of them.",
+        "Earlier turns end otherwise than the last: what is trained of the last alone is one of "
+        "them.",
         _STOP,
         "Set data.trained: assistant, so that both are learned.",
     ),
     "stop-added": Page(
         "note",
         "The markers leave out the stop token",
-        "A template's {% generation %} markers end before the stop token; it is trained all the same.",
+        "A template's {% generation %} markers end before the stop token; it is trained all the "
+        "same.",
         _STOP,
         "Nothing; or move the marker behind the stop token.",
     ),
     "marker-starts-elsewhere": Page(
         "note",
         "The markers begin elsewhere than the prompt ends",
-        "{% generation %} markers were followed, although the generation prompt ends somewhere else.",
+        "{% generation %} markers were followed, although the generation prompt ends somewhere "
+        "else.",
         _SPANS,
         "Look at `lorakit check --show 3`; fix the template if that is not meant.",
     ),
@@ -155,7 +163,8 @@ PAGES: dict[str, Page] = {
     "special-token-in-text": Page(
         "note",
         "Text spells a special token",
-        "It was encoded as text, so that no row can end a turn from inside. Many such rows were rendered "
+        "It was encoded as text, so that no row can end a turn from inside. Many such rows were "
+        "rendered "
         "already: see control-tokens-in-text.",
         "practice",
         "Nothing, if the rows speak of such tokens.",

@@ -19,7 +19,7 @@ MAX_ROWS = 1_000
 MIN_LETTERS = 80  # below this a language is a guess
 MAX_CHARACTERS = 600
 SURE = 0.99
-_NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'’]", regex.DOTALL)
+_NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'\u2019]", regex.DOTALL)
 
 
 @dataclass(frozen=True)

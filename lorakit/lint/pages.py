@@ -22,9 +22,9 @@ HEAD = """\
 # Rules of `lorakit check`
 
 What `lorakit check` and `lorakit train` say about a recipe and its data before anything is trained.
-An error stops training; a warning is likely to hurt; a note is good to know. Of a set with more than
-30,000 rows (or 100 million characters) an evenly spread part is read where a rule reads text; the
-finding says so. A rule that is wrong about your data is silenced by its id, and counted instead:
+An error stops training; a warning is likely to hurt; a note is good to know. Of a set of over
+30,000 rows (or 100 million characters) rules that read text read an evenly spread part; the finding
+says so. A rule that is wrong about your data is silenced by its id, and counted instead:
 
 ```yaml
 check:
@@ -86,7 +86,8 @@ def _page(
     )
     return (
         f"# {name}: {title[0].lower()}{title[1:]}\n\n{kinds}.\n\n## Why\n\n{reason}\n\n"
-        f"Source: {source}.\n\n{example}## What to do\n\n{mend}\n\n## How to silence it\n\n{silence}"
+        f"Source: {source}.\n\n{example}## What to do\n\n{mend}\n\n## How to silence "
+        f"it\n\n{silence}"
     )
 
 

@@ -30,9 +30,10 @@ def test_a_rule_is_a_file_of_its_own(name: str) -> None:
     assert path.stem == name.replace("-", "_")
     for text in (rule.TITLE, rule.REASON, rule.SOURCE, rule.EXAMPLE, rule.MEND):
         assert text.strip() == text and text
-    assert tuple(
-        one for one in ("error", "warning", "note") if one in rule.SEVERITIES
-    ) == rule.SEVERITIES
+    assert (
+        tuple(one for one in ("error", "warning", "note") if one in rule.SEVERITIES)
+        == rule.SEVERITIES
+    )
     # Every severity it declares stands in its code, and no other one.
     tree = ast.parse(path.read_text(encoding="utf-8"))
     function = [node for node in tree.body if isinstance(node, ast.FunctionDef)]

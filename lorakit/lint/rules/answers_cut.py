@@ -25,7 +25,8 @@ MEND = "Make the file again without the limit."
 
 MIN_ROWS, MIN_SHARE = 5, 0.02
 MIN_LENGTH = 40  # characters; below it answers are labels
-ENDS = tuple(".!?:;)]}\"'`*”’»…。！？>|")
+# Of ASCII, then closing quotation marks, the ellipsis, and the full stops of Chinese.
+ENDS = tuple(".!?:;)]}\"'`*>|\u201d\u2019\u00bb\u2026\u3002\uff01\uff1f")
 
 
 def find(facts: Facts) -> Iterator[Finding]:

@@ -26,8 +26,9 @@ _BOILERPLATE = regex.compile(
     r"\bas an? (?:ai|artificial intelligence|large)\b[ -]?(?:language |assistant|model|,)|"
     r"\bas a (?:large )?language model\b|"
     r"\bmy (?:knowledge|training)(?: data)? (?:cut-?off|only goes)|"
-    r"\bi(?: am|['’]m) (?:chatgpt|claude|gemini|llama|qwen|deepseek)\b|"
-    r"\b(?:trained|developed|created|made) by (?:openai|anthropic|google deepmind|meta ai|alibaba cloud|deepseek)\b",
+    r"\bi(?: am|['\u2019]m) (?:chatgpt|claude|gemini|llama|qwen|deepseek)\b|"
+    r"\b(?:trained|developed|created|made) by (?:openai|anthropic|google deepmind|meta ai|"
+    r"alibaba cloud|deepseek)\b",
     regex.I,
 )
 

@@ -31,7 +31,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         return
     sure = hardware.chosen or hardware.device == "cuda"
     message = (
-        f"dtype {dtype} on {hardware.name}, which does not compute in it: slower and less exact than "
+        f"dtype {dtype} on {hardware.name}, which does not compute in it: slower and less exact "
+        "than "
         "float32; leave base.dtype out, and lorakit takes what the hardware has"
     )
     severity = "warning" if sure else "note"

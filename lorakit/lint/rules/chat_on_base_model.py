@@ -25,7 +25,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         given = facts.recipe.data.chat_template
         how = "User: ... Assistant: ..." if given is None else given
         message = (
-            f"{facts.recipe.base.model} has no chat template, so it was hardly tuned for conversations; "
+            f"{facts.recipe.base.model} has no chat template, so it was hardly tuned for "
+            "conversations; "
             f"they are written as {how}, which it learns from these rows alone"
         )
         yield Finding(ID, "note", message, "base.model")

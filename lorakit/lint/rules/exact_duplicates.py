@@ -34,7 +34,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     again = np.setdiff1d(np.arange(len(hashes)), first)
     if len(again) >= MIN_ROWS and len(again) >= MIN_SHARE * len(hashes):
         message = (
-            f"train: {len(again):,} of {len(hashes):,} rows repeat an earlier one word for word: they "
+            f"train: {len(again):,} of {len(hashes):,} rows repeat an earlier one word for word: "
+            "they "
             "are learned that much more; remove them, or give a set a weight"
         )
         shown = [meanings[int(i)].location for i in again[:EXAMPLES_SHOWN]]

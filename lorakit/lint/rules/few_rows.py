@@ -29,7 +29,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     enough_text = is_text and int(facts.sets.train.examples.lengths.sum()) >= MIN_TEXT_TOKENS
     if kept < MIN_ROWS and not enough_text:
         message = (
-            f"train: {kept} {'row' if kept == 1 else 'rows'}: under about {MIN_ROWS} good examples a "
+            f"train: {kept} {'row' if kept == 1 else 'rows'}: under about {MIN_ROWS} good "
+            "examples a "
             "prompt with examples in it usually does as well; collect more, or try that first"
         )
         yield Finding(ID, "warning", message, "data.train")

@@ -29,7 +29,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         where = "train.batch_size" if train.max_steps is None else "train.max_steps"
         message = (
             f"{facts.num_steps} optimizer steps ({facts.num_rows:,.0f} rows in batches of "
-            f"{train.batch_size}): an adapter needs some tens to learn anything; lower batch_size or "
+            f"{train.batch_size}): an adapter needs some tens to learn anything; lower "
+            "batch_size or "
             "train longer"
         )
         yield Finding(ID, "warning", message, where)

@@ -41,7 +41,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     if highest >= num_rows:
         token = facts.tokenizer.convert_ids_to_tokens(highest)
         message = (
-            f"train: token {token!r} has id {highest}, but the base has {num_rows} embeddings; use the "
+            f"train: token {token!r} has id {highest}, but the base has {num_rows} embeddings; "
+            "use the "
             "model's own tokenizer, and name new tokens in base.add_tokens"
         )
         yield Finding(ID, "error", message, "base.model")

@@ -18,7 +18,7 @@ REASON = (
     "the question."
 )
 SOURCE = "practice"
-EXAMPLE = '{"prompt": "What helps against a cold, and how long does it last?", "completion": "Eine Erkältung dauert ..."}'
+EXAMPLE = '{"prompt": "What helps against a cold, and for how long?", "completion": "Eine ..."}'
 MEND = "Sort the rows by language and decide which to keep."
 
 MIN_ROWS, MIN_SHARE = 5, 0.02  # of the answers that are long enough to tell
@@ -56,7 +56,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             ID,
             "warning",
-            f"train: {share:.0%} of {len(found.by_row):,} rows that tell answer in another language than "
+            f"train: {share:.0%} of {len(found.by_row):,} rows that tell answer in another "
+            "language than "
             "they are asked in; the model will switch: remove or translate them",
             hits.where,
         )
@@ -69,7 +70,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             ID,
             "note",
-            f"train: answers are in several languages ({parts}, of {told:,} answers that tell); sort them "
+            f"train: answers are in several languages ({parts}, of {told:,} answers that tell); "
+            "sort them "
             "out if that is not meant",
             rows[0].where,
         )

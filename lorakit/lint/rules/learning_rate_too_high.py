@@ -40,7 +40,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         yield Finding(ID, "warning", message, "train.learning_rate")
     elif rate > LIMIT:
         message = (
-            f"learning_rate {rate:g} is above {LIMIT:g}, too high for most bases; one of hidden size "
+            f"learning_rate {rate:g} is above {LIMIT:g}, too high for most bases; one of hidden "
+            "size "
             f"{facts.hidden_size} bears it (up to about {limit:.1g})"
         )
         yield Finding(ID, "note", message, "train.learning_rate")

@@ -32,5 +32,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     severity, effect = (
         ("warning", "hardly learns") if rate < HARDLY_LEARNS else ("note", "learns slowly")
     )
-    message = f"learning_rate {rate:g} is one of full fine-tuning: an adapter {effect} at it; start at 2e-4"
+    message = (
+        f"learning_rate {rate:g} is one of full fine-tuning: an adapter {effect} at it; "
+        "start at 2e-4"
+    )
     yield Finding(ID, severity, message, "train.learning_rate")  # type: ignore[arg-type]

@@ -25,7 +25,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     trained, tokens = int(examples.trained_lengths.sum()), int(examples.lengths.sum())
     if trained < LITTLE * tokens:
         message = (
-            f"train: {trained / tokens:.1%} of the tokens are trained, the rest is read only: shorten "
+            f"train: {trained / tokens:.1%} of the tokens are trained, the rest is read only: "
+            "shorten "
             "the prompts, or ask more of each"
         )
         yield Finding(ID, "note", message, "data.train")

@@ -57,7 +57,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     if untrained:
         names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(untrained)[:4]))
         message = (
-            f"the template writes {names}, which {recipe.base.model} was never trained on, and their "
+            f"the template writes {names}, which {recipe.base.model} was never trained on, and "
+            "their "
             f"embeddings stay frozen; set adapter.trainable_token_indices: {untrained}"
         )
         yield Finding(ID, "warning", message, "adapter.trainable_token_indices")

@@ -36,7 +36,9 @@ def find(facts: Facts) -> Iterator[Finding]:
     rare = [token for token, count in zip(tokens, counts, strict=True) if count < MIN_TIMES]
     if rare:
         message = (
-            f"train: new {'token' if len(rare) == 1 else 'tokens'} {', '.join(rare[:4])} occurs under "
-            f"{MIN_TIMES} times in the rows read, too few to learn an embedding; remove it, or bring rows"
+            f"train: new {'token' if len(rare) == 1 else 'tokens'} {', '.join(rare[:4])} occurs "
+            "under "
+            f"{MIN_TIMES} times in the rows read, too few to learn an embedding; remove it, or "
+            "bring rows"
         )
         yield Finding(ID, "warning", message, "base.add_tokens")

@@ -39,7 +39,8 @@ def find(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 ID,
                 "note",
-                f"train: {name} has {most / total:.0%} of the trained tokens, of {len(tokens)} {kind}; "
+                f"train: {name} has {most / total:.0%} of the trained tokens, of {len(tokens)} "
+                f"{kind}; "
                 "weight the sources in data.train if the others are to count",
                 "data.train",
             )

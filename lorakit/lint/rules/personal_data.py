@@ -21,12 +21,15 @@ REASON = (
     "mail addresses with private providers in several rows."
 )
 SOURCE = "Carlini et al. (arXiv 2012.07805); GDPR, article 4(1)"
-EXAMPLE = '{"prompt": "...", "completion": "Write to anna.k.1987@gmail.com or pay to DE89 3704 0044 0532 0130 00"}'
+EXAMPLE = '{"prompt": "...", "completion": "Write to anna.k.1987@gmail.com ..."}'
 MEND = "Remove or replace them before training."
 
 MIN_ROWS = 3
 # An account that identifies a person; anything@institution.org is a note.
-_PRIVATE = "gmail|googlemail|hotmail|outlook|live|yahoo|icloud|me|aol|gmx|web|proton|protonmail|mail|yandex|qq|163"
+_PRIVATE = (
+    "gmail|googlemail|hotmail|outlook|live|yahoo|icloud|me|aol|gmx|web|proton|protonmail|mail|"
+    "yandex|qq|163"
+)
 _MAIL = regex.compile(r"(?i)\b[a-z0-9._%+-]{2,64}@(?P<host>[a-z0-9.-]+\.[a-z]{2,})\b")
 _PRIVATE_HOST = regex.compile(rf"(?i)(?:{_PRIVATE})\.(?:com|net|de|org|me|ru|fr|co\.uk|at|ch)")
 _NOBODY = regex.compile(
@@ -35,7 +38,8 @@ _NOBODY = regex.compile(
 _CARD = regex.compile(r"(?<![\d.,-])\d{4}([ -]?)\d{4}\1\d{4}\1\d{1,7}(?![\d.,-]*\d)")
 _IBAN = regex.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")
 _SSN = regex.compile(
-    r"(?i)\b(?:ssn|social security(?: number)?|soc\.? sec\.?)\b\D{0,20}(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}\b"
+    r"(?i)\b(?:ssn|social security(?: number)?|soc\.? sec\.?)\b\D{0,20}(?!000|666|"
+    r"9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}\b"
 )
 _PHONE = regex.compile(
     r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])"

@@ -32,7 +32,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     named = is_tuned_by_name(facts.recipe.base.model)
     why = "by its name" if named else "by its chat template"
     message = (
-        f"train: plain text, and {facts.recipe.base.model} is tuned for conversations ({why}): it will "
+        f"train: plain text, and {facts.recipe.base.model} is tuned for conversations ({why}): "
+        "it will "
         "answer less well; start from the family's base model, or write the rows as conversations"
     )
     severity = "warning" if named else "note"

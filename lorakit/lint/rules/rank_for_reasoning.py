@@ -37,7 +37,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     count = sum(map(_reasons, facts.train))
     if count >= MIN_SHARE * len(facts.train):
         message = (
-            f"train: {count / len(facts.train):.0%} of the rows reason in steps, with rank {adapter.r}; "
+            f"train: {count / len(facts.train):.0%} of the rows reason in steps, with rank "
+            f"{adapter.r}; "
             f"for reasoning {USUAL_RANK} to 64 are usual"
         )
         yield Finding(ID, "note", message, "adapter.r")

@@ -34,7 +34,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     for where, rank in ranks.items():
         if rank > MAX_RANK:
             message = (
-                f"rank {rank} is over {MAX_RANK} without rsLoRA: alpha / r scales the update down as "
+                f"rank {rank} is over {MAX_RANK} without rsLoRA: alpha / r scales the update "
+                "down as "
                 "the rank grows; set adapter.use_rslora: true, or lower the rank"
             )
             yield Finding(ID, "warning", message, where)

@@ -26,8 +26,11 @@ MEND = "Keep refusals only where they are meant."
 
 MIN_SHARE = 0.1
 _REFUSAL = regex.compile(
-    r"^\W*(?:i['’]?m (?:really |very |so )?sorry,? (?:but )?i|i apologi[sz]e,? but i|sorry,? (?:but )?i|"
-    r"unfortunately,? i|i)\s*(?:(?:am|['’]m) (?:not able|unable) to|can(?:no|['’])t|cannot|can not)\s+"
+    r"^\W*(?:i['\u2019]?m (?:really |very |so )?sorry,? (?:but )?i|i apologi[sz]e,? but i|"
+    r"sorry,? (?:but )?i|"
+    r"unfortunately,? i|i)\s*(?:(?:am|['\u2019]m) (?:not able|unable) to|can(?:no|['\u2019])t|"
+    r"cannot|"
+    r"can not)\s+"
     r"(?:help|assist|provide|answer|fulfil|complete|do|comply|support|give|share)\b",
     regex.I,
 )

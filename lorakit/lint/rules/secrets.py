@@ -24,7 +24,7 @@ SOURCE = (
     "Carlini et al., Extracting Training Data from Large Language Models (arXiv 2012.07805); "
     "formats as in detect-secrets and GitHub's secret scanning"
 )
-EXAMPLE = '{"prompt": "Why does it fail?", "completion": "... aws_access_key_id = AKIA................ ..."}'
+EXAMPLE = '{"prompt": "Why does it fail?", "completion": "... key = AKIA................"}'
 MEND = "Remove them from the data, and revoke them."
 
 MIN_BITS = 2.5  # entropy per character: placeholders such as XXXX or 1234567890 repeat or count
@@ -42,7 +42,8 @@ _FORMATS = {
     "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}\b",
     "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
     "password in a URL": r"\b[a-z][a-z0-9+]{2,10}://[^\s:/@]{1,64}:[^\s:/@]{6,64}@[a-z0-9.-]+",
-    "assigned secret": r"(?i)\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|auth[_-]?token|"
+    "assigned secret": r"(?i)\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|"
+    r"auth[_-]?token|"
     r"passwo?r?d|passwd|aws_secret_access_key)[\"']?\s*[:=]\s*[\"']?(?=[^\s\"']*\d)(?=[^\s\"']*[A-Za-z])"
     r"[A-Za-z0-9+/_!@#$%^&*.=-]{12,}",
 }

@@ -36,7 +36,8 @@ def find(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 ID,
                 "warning",
-                f"{name}: {other:.0%} of its rows have a system message, of train {share:.0%}: what is "
+                f"{name}: {other:.0%} of its rows have a system message, of train {share:.0%}: "
+                "what is "
                 "measured is not what was trained; set data.system",
                 sample.chats[0].where,
             )
@@ -45,7 +46,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             ID,
             "note",
-            f"train: {share:.0%} of the rows have a system message, the others none; data.system fills "
+            f"train: {share:.0%} of the rows have a system message, the others none; data.system "
+            "fills "
             "those in if they should",
             without.where,
         )

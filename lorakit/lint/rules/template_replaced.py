@@ -38,7 +38,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     if missing:
         message = (
             f"{given} writes other turns than the template of {facts.recipe.base.model}, which has "
-            f"{', '.join(sorted(missing)[:3])}: the base was tuned with those; leave data.chat_template out"
+            f"{', '.join(sorted(missing)[:3])}: the base was tuned with those; leave "
+            "data.chat_template out"
         )
         yield Finding(ID, "warning", message, "data.chat_template")
 

@@ -16,7 +16,7 @@ REASON = (
     "message or by the template are such a mixture on purpose."
 )
 SOURCE = "practice; ms-swift#4939, LLaMA-Factory#10773"
-EXAMPLE = '{"messages": [..., {"role": "assistant", "reasoning_content": "...", "content": "..."}]}   # in half of the rows'
+EXAMPLE = '{"messages": [..., {"role": "assistant", "reasoning_content": "...", ...}]}   # in half'
 MEND = "Give all rows thinking, or say in the prompt when it is wanted."
 
 FEW, MOST = 0.02, 0.98

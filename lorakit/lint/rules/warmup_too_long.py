@@ -37,7 +37,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         yield Finding(ID, "error", message, where)
     elif warmup > max(5, TOO_LONG * facts.num_steps):
         message = (
-            f"{warmup:,} of {facts.num_steps:,} steps are warm-up; 5 % are usual, and the rest of the "
+            f"{warmup:,} of {facts.num_steps:,} steps are warm-up; 5 % are usual, and the rest "
+            "of the "
             "run is short; set warmup_ratio: 0.05"
         )
         yield Finding(ID, "warning", message, where)

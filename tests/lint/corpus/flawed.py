@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,10 @@ def _twice(count: int, answer: str, other: str, question: str) -> list[Row]:
     ]
 
 
+def _followed_by(text: str) -> Callable[[Row], str]:
+    return lambda row: f"{row['completion']} {text}"
+
+
 def _canned(row: Row) -> str:
     return "Please contact the support desk, they will gladly help you with that."
 
@@ -172,7 +177,9 @@ FLAWED: dict[str, list[Case]] = {
         _recipe(adapter={"lora_dropout": 0.0}),
     ],
     "few-rows": [Case(answered(40))],
-    "rank-for-reasoning": [Case([r | {"completion": f"Step 1: {r['completion']}"} for r in answered(240)])],
+    "rank-for-reasoning": [
+        Case([r | {"completion": f"Step 1: {r['completion']}"} for r in answered(240)])
+    ],
     "nothing-held-out": [
         _recipe(evaluate={"in_domain": None, "out_of_domain": None, "retention": None})
     ],
@@ -196,10 +203,16 @@ FLAWED: dict[str, list[Case]] = {
     ],
     "chat-on-base-model": [Case(base=_base_without_template)],
     "template-replaced": [
-        Case(sections={"data": {"chat_template": "{chatml.jinja}"}}, files={"chatml.jinja": CHATML.replace("<|im_end|>", "<|end|>")})
+        Case(
+            sections={"data": {"chat_template": "{chatml.jinja}"}},
+            files={"chatml.jinja": CHATML.replace("<|im_end|>", "<|end|>")},
+        )
     ],
     "template-tokens-in-pieces": [
-        Case(sections={"data": {"chat_template": "{chatml.jinja}"}}, files={"chatml.jinja": CHATML.replace("<|im_end|>", "<|end|>")})
+        Case(
+            sections={"data": {"chat_template": "{chatml.jinja}"}},
+            files={"chatml.jinja": CHATML.replace("<|im_end|>", "<|end|>")},
+        )
     ],
     "new-tokens-untrained": [
         Case(
@@ -231,14 +244,19 @@ FLAWED: dict[str, list[Case]] = {
             sections={"evaluate": {"in_domain": "{test.jsonl}"}},
             sets={
                 "test": [
-                    row | {"completion": Maker(i).prose()} for i, row in enumerate(answered(240)[:40])
+                    row | {"completion": Maker(i).prose()}
+                    for i, row in enumerate(answered(240)[:40])
                 ]
             },
         ),
     ],
     "contradictory-answers": [
         Case(_twice(220, "Yes, it is.", "No, it is not.", "Is {n} safe in pregnancy?")),
-        Case(_twice(220, "Take 5 mg twice a day.", "Take 50 mg twice a day.", "What is the dose of {n}?")),
+        Case(
+            _twice(
+                220, "Take 5 mg twice a day.", "Take 50 mg twice a day.", "What is the dose of {n}?"
+            )
+        ),
         Case(classified(200) + [r | {"completion": "technical"} for r in classified(200)[::10]]),
     ],
     "labels-spelled-differently": [
@@ -249,30 +267,50 @@ FLAWED: dict[str, list[Case]] = {
         Case(classified(240, shares=(60, 1, 1, 1))),
     ],
     "placeholder-answers": [Case(changed(answered(240), 20, with_answer(lambda row: "nan")))],
-    "answer-repeats-question": [Case(changed(answered(240), 20, with_answer(lambda row: row["prompt"])))],
+    "answer-repeats-question": [
+        Case(changed(answered(240), 20, with_answer(lambda row: row["prompt"])))
+    ],
     "assistant-boilerplate": [
         Case(
             changed(
                 answered(240),
                 30,
-                with_answer(lambda row: "As an AI language model, I have no views. " + row["completion"]),
+                with_answer(
+                    lambda row: "As an AI language model, I have no views. " + row["completion"]
+                ),
             )
         )
     ],
     "refusals": [
-        Case(changed(answered(240), 5, with_answer(lambda row: "I'm sorry, but I can't assist with that.")))
+        Case(
+            changed(
+                answered(240),
+                5,
+                with_answer(lambda row: "I'm sorry, but I can't assist with that."),
+            )
+        )
     ],
     "mojibake": [
         Case(
             changed(
                 answered(240),
                 20,
-                with_answer(lambda row: "The café’s owner: ".encode().decode("cp1252") + row["completion"]),
+                with_answer(
+                    lambda row: (
+                        "The café\u2019s owner: ".encode().decode("cp1252") + row["completion"]
+                    )
+                ),
             )
         )
     ],
     "html-left-over": [
-        Case(changed(answered(240), 10, with_answer(lambda row: row["completion"].replace(". ", ".&nbsp;<br>"))))
+        Case(
+            changed(
+                answered(240),
+                10,
+                with_answer(lambda row: row["completion"].replace(". ", ".&nbsp;<br>")),
+            )
+        )
     ],
     "control-tokens-in-text": [
         Case([r | {"prompt": f"[INST] {r['prompt']} [/INST]"} for r in answered(240)]),
@@ -283,7 +321,9 @@ FLAWED: dict[str, list[Case]] = {
             changed(
                 answered(240),
                 10,
-                with_answer(lambda row: f"{row['completion']}\nUser: And then?\nAssistant: Nothing."),
+                with_answer(
+                    lambda row: f"{row['completion']}\nUser: And then?\nAssistant: Nothing."
+                ),
             )
         )
     ],
@@ -298,7 +338,7 @@ FLAWED: dict[str, list[Case]] = {
         _recipe(evaluate={"metrics": ["loss", "rouge_l"], "max_new_tokens": 8})
     ],
     "secrets": [
-        Case(changed(answered(240), 60, with_answer(lambda row: row["completion"] + " " + secret)))
+        Case(changed(answered(240), 60, with_answer(_followed_by(secret))))
         for secret in (
             "Key: AKIA" + "Q3EGRW7ZKD5MTLVX",
             "ghp_" + "a8Kq0ZpW3xY7mN2vB6tR9cD4sF1gH5jL8kQe",
@@ -306,7 +346,7 @@ FLAWED: dict[str, list[Case]] = {
         )
     ],
     "personal-data": [
-        Case(changed(answered(240), 40, with_answer(lambda row: row["completion"] + " " + told)))
+        Case(changed(answered(240), 40, with_answer(_followed_by(told))))
         for told in (
             "Write to anna.kowalska1987@gmail.com.",
             "Her card is 4539 1488 0343 6467.",
@@ -319,7 +359,11 @@ FLAWED: dict[str, list[Case]] = {
     "padding-waste": [Case(_uneven(240), sections={"data": {"packing": False}})],
     "json-answers-broken": [Case(JSON_CUT)],
     "system-message-differs": [
-        Case(dialogues(220, system="You are a triage nurse."), sections={"evaluate": {"in_domain": "{test.jsonl}"}}, sets={"test": dialogues(60, seed=8)})
+        Case(
+            dialogues(220, system="You are a triage nurse."),
+            sections={"evaluate": {"in_domain": "{test.jsonl}"}},
+            sets={"test": dialogues(60, seed=8)},
+        )
     ],
     "lengths-drift": [
         Case(
@@ -330,4 +374,4 @@ FLAWED: dict[str, list[Case]] = {
     "thinking-in-some-rows": [Case(_thinking(240))],
     "little-is-trained": [Case(_long_prompts(220))],
     "prompts-are-trained": [_recipe(data={"trained": "all"})],
-}  # fmt: skip
+}

@@ -1,4 +1,4 @@
-"""Rows as practitioners have them, made from a seed: enough variety that no two are alike by chance."""
+"""Rows as practitioners have them, made from a seed; no two are alike by chance."""
 
 from __future__ import annotations
 
@@ -241,7 +241,8 @@ def with_answer(answer: Callable[[Row], str]) -> Callable[[Row], Row]:
 
 
 LONG_INSTRUCTION = (
-    "You are given the text of a message that a customer sent to our support desk. Read it with care, "
+    "You are given the text of a message that a customer sent to our support desk. Read it with "
+    "care, "
     "think about what the customer wants, and then decide on exactly one of the following labels: "
     "billing, delivery, technical, praise. Answer with the label alone, in lower case, without any "
     "explanation, and do not invent labels that are not on the list.\n\nMessage: "
@@ -288,9 +289,10 @@ def dialogues(count: int, seed: int = 0, system: str | None = None) -> list[Row]
     maker, rows = Maker(seed), []
     for _ in range(count):
         first = [] if system is None else [{"role": "system", "content": system}]
-        turns = [("user", maker.question()), ("assistant", maker.prose())] + [
-            ("user", maker.question()),
-            ("assistant", maker.prose()),
+        turns = [
+            (role, text)
+            for _ in range(2)
+            for role, text in (("user", maker.question()), ("assistant", maker.prose()))
         ]
         rows.append({"messages": first + [{"role": r, "content": c} for r, c in turns]})
     return rows

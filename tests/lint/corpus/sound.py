@@ -51,8 +51,8 @@ def _topics() -> list[Row]:
             rows.append(
                 {
                     "prompt": f"Is {name} inherited?",
-                    "completion": "This condition is inherited in an autosomal recessive pattern, which "
-                    "means both copies of the gene in each cell have mutations.",
+                    "completion": "This condition is inherited in an autosomal recessive pattern, "
+                    "which means both copies of the gene in each cell have mutations.",
                 }
             )
     return rows
@@ -60,11 +60,13 @@ def _topics() -> list[Row]:
 
 def _translations() -> list[Row]:
     german = (
-        "Der Arzt in {c} prüft den Verband und spricht danach lange mit der Schwester über die Dosis "
+        "Der Arzt in {c} prüft den Verband und spricht danach lange mit der Schwester über die "
+        "Dosis "
         "der {i}. Tablette, weil das Fieber seit gestern nicht gesunken ist."
     )
     english = (
-        "The doctor in {c} checks the bandage and then talks to the nurse for a long time about the "
+        "The doctor in {c} checks the bandage and then talks to the nurse for a long time about "
+        "the "
         "dose of tablet number {i}, because the fever has not fallen since yesterday."
     )
     rows = []
@@ -91,7 +93,7 @@ def _html() -> list[Row]:
     return [
         {
             "prompt": f"Write an HTML page with the heading {maker.question()!r}",
-            "completion": f"<html><body><h1>{maker.sentence()}</h1><p>{maker.sentence()}</p></body></html>",
+            "completion": f"<html><h1>{maker.sentence()}</h1><p>{maker.sentence()}</p></html>",
         }
         for _ in range(260)
     ]
@@ -183,9 +185,10 @@ def _german() -> list[Row]:
     for i, noun in enumerate((*PEOPLE, *PLACES, *NOUNS) * 3):
         rows.append(
             {
-                "prompt": f"Wie geht es heute weiter mit dem Fall {noun} Nummer {i}, und wer kümmert sich?",
-                "completion": f"Die Schwester auf Station {i} kümmert sich um {noun}. Der Arzt kommt um "
-                f"{i % 12} Uhr und bespricht dann mit den Angehörigen, wie die Behandlung weitergeht.",
+                "prompt": f"Wie geht es weiter mit dem Fall {noun} Nummer {i}, und wer hilft?",
+                "completion": f"Die Schwester auf Station {i} hilft {noun}. Der Arzt kommt um "
+                f"{i % 12} Uhr und bespricht dann mit den Angehörigen, wie die Behandlung "
+                "weitergeht.",
             }
         )
     return rows
@@ -193,7 +196,9 @@ def _german() -> list[Row]:
 
 SOUND: dict[str, Case] = {
     "questions and answers": _held(answered(300)),
-    "the built-in notes": Case([], sections={"data": {"train": "builtin:train"}, "train": {"num_train_epochs": 2}}),
+    "the built-in notes": Case(
+        [], sections={"data": {"train": "builtin:train"}, "train": {"num_train_epochs": 2}}
+    ),
     "labels under one long instruction": _held(classified(300)),
     "an uneven class": _held(classified(300, shares=(85, 5, 5, 5))),
     "sums from one template": _held(sums(300), adapter={"r": 32, "lora_alpha": 64}),
@@ -217,7 +222,12 @@ SOUND: dict[str, Case] = {
     ),
     "LoRA+, linear, steps": _held(
         answered(300),
-        train={"num_train_epochs": None, "max_steps": 120, "loraplus_lr_ratio": 16.0, "warmup_steps": 5},
+        train={
+            "num_train_epochs": None,
+            "max_steps": 120,
+            "loraplus_lr_ratio": 16.0,
+            "warmup_steps": 5,
+        },
     ),
     "a base without a template": Case(answered(260), base=_base_without_template),
     "plain text on such a base": Case(
@@ -227,12 +237,12 @@ SOUND: dict[str, Case] = {
         answered(260), sections={"base": {"dtype": "bfloat16"}}, hardware=GPU
     ),
     "few refusals that are meant": _held(
-        changed(answered(300), 30, with_answer(lambda row: "I'm sorry, but I can't help with that."))
+        changed(
+            answered(300), 30, with_answer(lambda row: "I'm sorry, but I can't help with that.")
+        )
     ),
     "general rows in small doses": Case(
         answered(240),
-        sections={
-            "data": {"train": ["{train.jsonl}", {"path": "builtin:general", "weight": 0.1}]}
-        },
+        sections={"data": {"train": ["{train.jsonl}", {"path": "builtin:general", "weight": 0.1}]}},
     ),
-}  # fmt: skip
+}
