@@ -324,9 +324,9 @@ def _is_typing_error(one: str, other: str) -> bool:
 
 
 def groups_by_prompt(rows: Sequence[RowText]) -> Iterator[list[RowText]]:
-    """Rows with the same prompt, case and white space aside; those with a prompt alone."""
+    """Rows with the same prompt, case, white space and last signs aside; those with a prompt."""
     groups: dict[int, list[RowText]] = defaultdict(list)
     for row in rows:
         if row.prompt.strip() and row.answer.strip():
-            groups[hash(" ".join(row.prompt.casefold().split()))].append(row)
+            groups[hash(" ".join(row.prompt.casefold().split()).rstrip(" ?.!:"))].append(row)
     return (group for group in groups.values() if len(group) > 1)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 
+import regex
+
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
 from lorakit.lint.near import NEGATIONS, groups_by_prompt
@@ -49,6 +51,8 @@ OPEN = frozenset(
         "imagine",
     ]
 )
+# GSM8K's mark and LaTeX's.
+_FINAL = regex.compile(r"^#### *(.+)$|\\boxed\{([^{}]*)\}", regex.M)
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -82,6 +86,9 @@ def find(facts: Facts) -> Iterator[Finding]:
 def _contradict(one: RowText, other: RowText) -> bool:
     if one.thinking or other.thinking:  # what follows from it may be worded in many ways
         return False
+    finals = [_finals(row) for row in (one, other)]
+    if all(finals):  # the way there may be worded in many ways
+        return _number(finals[0][-1]) != _number(finals[1][-1])
     a, b = words(one.answer), words(other.answer)
     if a[:1] != b[:1] and {*a[:1], *b[:1]} <= YES_NO:
         return True
@@ -94,3 +101,16 @@ def _contradict(one: RowText, other: RowText) -> bool:
     differing = [*only_a, *only_b]
     telling = all(word in NEGATIONS or word.isdecimal() for word in differing)
     return bool(differing) and telling
+
+
+def _number(text: str) -> float | str:
+    """A final answer as it compares: 9.0 is 9."""
+    plain = text.strip().strip("$.").replace(",", "")
+    try:
+        return float(plain)
+    except ValueError:
+        return plain.casefold()
+
+
+def _finals(row: RowText) -> list[str]:
+    return [match[1] or match[2] or "" for match in _FINAL.finditer(row.answer)]
