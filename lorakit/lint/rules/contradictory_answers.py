@@ -10,9 +10,10 @@ import regex
 
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
-from lorakit.lint.near import NEGATIONS, groups_by_prompt
+from lorakit.lint.near import groups_by_prompt
 from lorakit.lint.row_texts import RowText
 from lorakit.lint.told import Hits
+from lorakit.lint.trifles import NEGATIONS
 from lorakit.lint.words import words
 
 ID = "contradictory-answers"
@@ -38,18 +39,9 @@ MIN_SHARE, MIN_GROUPS = 0.005, 3
 MAX_COMPARED = 10  # different answers of one question
 YES_NO = frozenset({"yes", "no", "true", "false", "maybe", "ja", "nein", "oui", "non"})
 OPEN = frozenset(
-    [
-        "write",
-        "name",
-        "list",
-        "give",
-        "generate",
-        "create",
-        "suggest",
-        "tell",
-        "describe",
-        "imagine",
-    ]
+    (  # noqa: SIM905
+        "write name list give generate create suggest tell describe imagine"
+    ).split()
 )
 # GSM8K's mark and LaTeX's.
 _FINAL = regex.compile(r"^#### *(.+)$|\\boxed\{([^{}]*)\}", regex.M)
@@ -57,12 +49,11 @@ _FINAL = regex.compile(r"^#### *(.+)$|\\boxed\{([^{}]*)\}", regex.M)
 
 def find(facts: Facts) -> Iterator[Finding]:
     sure, other = Hits(facts.train), Hits(facts.train)
-    num_sure = num_groups = 0
+    num_sure = 0
     for group in groups_by_prompt(facts.train.chats):
         by_answer = {tuple(words(row.answer)): row for row in reversed(group)}
         if len(by_answer) < 2:
             continue
-        num_groups += 1
         answers = sorted(by_answer.values(), key=lambda row: row.index)[:MAX_COMPARED]
         pair = next((p for p in combinations(answers, 2) if _contradict(*p)), None)
         num_sure += pair is not None

@@ -42,21 +42,22 @@ _FORMATS = {
     "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}\b",
     "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
     "password in a URL": r"\b[a-z][a-z0-9+]{2,10}://[^\s:/@]{1,64}:[^\s:/@]{6,64}@[a-z0-9.-]+",
-    "assigned secret": r"(?i)\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|"
-    r"auth[_-]?token|"
-    r"passwo?r?d|passwd|aws_secret_access_key)[\"']?\s*[:=]\s*[\"']?(?=[^\s\"']*\d)(?=[^\s\"']*[A-Za-z])"
-    r"[A-Za-z0-9+/_!@#$%^&*.=-]{10,}",
+    "assigned secret": r"(?i:\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|"
+    r"auth[_-]?token|passwo?r?d|passwd|aws_secret_access_key)[\"']?\s*[:=]\s*[\"']?"
+    r"(?=[^\s\"']*\d)(?=[^\s\"']*[a-z])[a-z0-9+/_!@#$%^&*.=-]{10,})",
 }
 _ANY = regex.compile(
     "|".join(f"(?P<f{i}>{pattern})" for i, pattern in enumerate(_FORMATS.values()))
 )
 # A text without one of these has none of the above, and most texts have none.
 _HINT = regex.compile(
-    r"AKIA|ASIA|PRIVATE KEY|gh[pousr]_|github_pat|glpat-|xox[abprs]-|k_live_|AIza|sk-|hf_|npm_|SG\.|eyJ|://[^\s/]*@|"
-    r"(?i:api.?key|secret|token|passw)"
+    r"AKIA|ASIA|PRIVATE KEY|gh[pousr]_|github_pat|glpat-|xox[abprs]-|k_live_|AIza|sk-|hf_|npm_|"
+    r"SG\.|eyJ|://[^\s/]*@|(?i:api.?key|secret|token|passw)"
 )
 _PLACEHOLDER = regex.compile(
-    r"(?i)example|sample|dummy|placeholder|your[_-]|changeme|xxxx|0{6}|1234|abcd|redacted|<|\*\*\*|\.\.\.|user:pass|localhost"
+    r"example|sample|dummy|placeholder|your[_-]|changeme|xxxx|0{6}|1234|abcd|redacted|<|\*\*\*|"
+    r"\.\.\.|user:pass|localhost",
+    regex.I,
 )
 
 
