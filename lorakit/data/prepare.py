@@ -34,9 +34,8 @@ class Prepared:
         repeats: float64 (number of examples,), how often each is seen per epoch.
         read, kept, dropped: rows.
         findings: of the data contract.
-        rows: rows behind the examples, one each, in the same order; of a large set they are read
-            again when they are asked for.
-        conversations: what each of these rows means, likewise.
+        meanings: of the rows behind the examples, one each, in the same order; of a large set rows
+            are read again when they are asked for.
         chat_template: the template that was used, to be saved with the model.
         stop_ids: tokens that end trained turns, those of the most rows first; whoever generates
             with the tuned model must stop at them.
@@ -48,10 +47,19 @@ class Prepared:
     kept: int
     dropped: int
     findings: list[Finding]
-    rows: Sequence[Row]
-    conversations: Sequence[Conversation | PlainText]
+    meanings: Sequence[Meaning]
     chat_template: str
     stop_ids: tuple[int, ...]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows behind the examples."""
+        return _OfMeanings(self.meanings, lambda meaning: meaning.row)
+
+    @property
+    def conversations(self) -> Sequence[Conversation | PlainText]:
+        """What these rows mean."""
+        return _OfMeanings(self.meanings, lambda meaning: meaning.conversation)
 
 
 def prepare_examples(
@@ -184,16 +192,15 @@ def _prepared(
     renderer: Renderer,
     stops: Sequence[int],
 ) -> Prepared:
-    used = [meanings[i] for i in kept]
+    behind = [meanings[i] for i in kept]
     return Prepared(
         examples=examples,
-        repeats=np.array([meanings[i].weight for i in kept], dtype=np.float64),
+        repeats=np.array([meaning.weight for meaning in behind], dtype=np.float64),
         read=len(meanings),
         kept=len(kept),
         dropped=len(meanings) - len(kept),
         findings=findings,
-        rows=_OfMeanings(used, lambda meaning: meaning.row),
-        conversations=_OfMeanings(used, lambda meaning: meaning.conversation),
+        meanings=behind,
         chat_template=renderer.chat_template,
         stop_ids=tuple(stops),
     )

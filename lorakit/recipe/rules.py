@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import regex
 
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.finding_names import finding_names
 from lorakit.recipe.metric_names import CHOICES, LOSSES, WIN_RATE
 from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
@@ -69,6 +70,7 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
         *_data(recipe),
         *_train(recipe),
         *_evaluate(recipe),
+        *_check(recipe),
         *_output(recipe),
     ]
 
@@ -402,6 +404,12 @@ def _judge(recipe: Recipe) -> Iterator[Fault]:
 
 def _not_measured(path: tuple[str | int, ...], metric: str, usable: tuple[str, ...]) -> Fault:
     return Fault(path, f"{metric!r} is not among evaluate.metrics; possible: {', '.join(usable)}")
+
+
+def _check(recipe: Recipe) -> Iterator[Fault]:
+    for index, name in enumerate(recipe.check.silence):
+        if name not in finding_names():
+            yield _unknown(("check", "silence", index), name, finding_names())
 
 
 def _output(recipe: Recipe) -> Iterator[Fault]:
