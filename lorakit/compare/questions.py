@@ -14,7 +14,7 @@ from lorakit.data.prepare import Prepared
 from lorakit.data.prompt import PromptRenderer
 from lorakit.errors import DataError
 from lorakit.evaluate.answers import last_trained_span, question
-from lorakit.evaluate.compare import draw
+
 
 @dataclass(frozen=True)
 class AskedQuestion:
@@ -44,7 +44,9 @@ class AskedQuestion:
         return str(self.messages[-1]["content"])
 
 
-def askable(conversation: Conversation | PlainText) -> tuple[tuple[dict[str, Any], ...], str] | None:
+def askable(
+    conversation: Conversation | PlainText,
+) -> tuple[tuple[dict[str, Any], ...], str] | None:
     """The messages up to the last answer, and that answer; None where these are not plain texts
     that end with a user's turn and an answer."""
     if isinstance(conversation, PlainText) or conversation.tools:

@@ -176,9 +176,7 @@ def break_even(way: WayNumbers, other: WayNumbers) -> int | None:
 
 def best_prompting(ways: Sequence[WayNumbers], *, higher_is_better: bool) -> WayNumbers | None:
     """The best of the ways that need no training; of equals the cheapest by the call."""
-    prompting = sorted(
-        (way for way in ways if not way.is_tuned), key=lambda way: way.cost_per_call
-    )
+    prompting = sorted((way for way in ways if not way.is_tuned), key=lambda way: way.cost_per_call)
     if not prompting:
         return None
     named = [(way.name, way.quality) for way in prompting]
@@ -240,9 +238,7 @@ def _money(amount: float, unit: str) -> str:
 
 
 def _of_tie(tied: Sequence[WayNumbers], terms: Terms) -> str:
-    costs = ", ".join(
-        f"{way.title} {_money(way.total(terms.calls), terms.unit)}" for way in tied
-    )
+    costs = ", ".join(f"{way.title} {_money(way.total(terms.calls), terms.unit)}" for way in tied)
     return (
         f"over {terms.calls:,} calls these cost the same within {SAME_COST:.0%}, set-up included: "
         f"{costs}; {tied[0].title} is the simplest of them"

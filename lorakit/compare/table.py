@@ -244,8 +244,12 @@ def _of_metric(
     # The differences are resampled, not the means: equal values differ by exactly zero.
     names = list(values)
     rows = [values[name] for name in names]
-    rows += [values[name] - values[other] for other, _ in anchors.values() for name in names
-             if other in values]
+    rows += [
+        values[name] - values[other]
+        for other, _ in anchors.values()
+        for name in names
+        if other in values
+    ]
     samples = iter(resampled_means(np.stack(rows), weights, seed=seed))
     intervals = {name: central_interval(next(samples)) for name in names}
     differences: dict[str, dict[str, tuple[float, Interval]]] = {name: {} for name in names}

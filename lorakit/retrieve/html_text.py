@@ -6,9 +6,9 @@ import re
 from html.parser import HTMLParser
 
 _UNSEEN = frozenset({"script", "style", "head", "template", "noscript", "svg", "nav"})
-_INLINE = frozenset(
-    "a abbr b bdi bdo cite code data dfn em font i kbd mark q s samp small span strong sub sup "
-    "time tt u var wbr label".split()
+_INLINE = re.compile(
+    "a|abbr|b|bdi|bdo|cite|code|data|dfn|em|font|i|kbd|label|mark|q|s|samp|small|span|strong|sub|"
+    "sup|time|tt|u|var|wbr"
 )
 _VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "wbr", "source", "col", "area"})
 _HEADING = re.compile(r"h[1-6]")
@@ -43,7 +43,7 @@ class _Reader(HTMLParser):
             self._unseen.append(tag)
         elif tag == "body":  # a head whose end tag is left out, which HTML allows
             self._unseen.clear()
-        if tag not in _INLINE:
+        if not _INLINE.fullmatch(tag):
             self.end_block()
         if _HEADING.fullmatch(tag):
             self._heading = "#" * int(tag[1]) + " "
@@ -52,7 +52,7 @@ class _Reader(HTMLParser):
         if tag in self._unseen:
             while self._unseen.pop() != tag:
                 pass
-        elif tag not in _INLINE and tag not in _VOID:
+        elif not _INLINE.fullmatch(tag) and tag not in _VOID:
             self.end_block()
 
     def handle_data(self, data: str) -> None:

@@ -35,7 +35,10 @@ class Bm25:
         self._size = len(texts)
         self._vocabulary: dict[str, int] = {}
         ids = [
-            [self._vocabulary.setdefault(word, len(self._vocabulary)) for word in search_words(text)]
+            [
+                self._vocabulary.setdefault(word, len(self._vocabulary))
+                for word in search_words(text)
+            ]
             for text in texts
         ]
         self._index = None

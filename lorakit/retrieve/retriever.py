@@ -96,7 +96,9 @@ class Retriever:
             InputError: one string instead of a list of them, or a `k` below 1.
         """
         if isinstance(questions, str):
-            raise InputError("search was given a string; possible: a list of questions. Put it in one.")
+            raise InputError(
+                "search was given a string; possible: a list of questions. Put it in a list."
+            )
         if k < 1:
             raise InputError(f"k is {k}; possible: 1 chunk or more. Change it.")
         return [
