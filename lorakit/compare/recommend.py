@@ -164,14 +164,14 @@ def recommend(ways: Sequence[WayNumbers], terms: Terms) -> Recommendation:
 
 
 def break_even(way: WayNumbers, other: WayNumbers) -> int | None:
-    """Calls from which on `way` has cost less than `other`; 0: from the first; None: never."""
-    saved = other.cost_per_call - way.cost_per_call
+    """Calls from which on `way` has cost less than `other`; 0: from the first; None: never.
+
+    Calls that cost the same within SAME_COST save nothing that was really measured.
+    """
+    if way.cost_per_call >= other.cost_per_call * (1 - SAME_COST):
+        return None
     more = way.setup_cost - other.setup_cost
-    if more <= 0 and saved >= 0:
-        return 0
-    if saved <= 0:
-        return None  # dearer by the call: what it saves in set-up, if anything, is used up
-    return math.ceil(more / saved)
+    return max(0, math.ceil(more / (other.cost_per_call - way.cost_per_call)))
 
 
 def best_prompting(ways: Sequence[WayNumbers], *, higher_is_better: bool) -> WayNumbers | None:
@@ -185,24 +185,20 @@ def best_prompting(ways: Sequence[WayNumbers], *, higher_is_better: bool) -> Way
 
 
 def _cheapest_by_calls(good: Sequence[WayNumbers]) -> tuple[tuple[int, str], ...]:
-    """From how many calls on which way is the cheapest."""
+    """From how many calls on which way is the cheapest, but for differences within SAME_COST."""
     current = min(good, key=lambda way: (way.setup_cost, way.cost_per_call))
-    steps = [(0, current.name)]
-    at = 0
+    steps = {0: current.name}
     while True:
         later = [
             (calls, way.cost_per_call, place)
             for place, way in enumerate(good)
-            if way.cost_per_call < current.cost_per_call
-            and (calls := break_even(way, current)) is not None
+            if (calls := break_even(way, current)) is not None
         ]
         if not later:
-            return tuple(steps)
+            return tuple(steps.items())
         calls, _, place = min(later)
-        current, at = good[place], max(at, calls)
-        if at == steps[-1][0]:
-            steps.pop()
-        steps.append((at, current.name))
+        current = good[place]
+        steps[max(calls, *steps)] = current.name
 
 
 def _of_best(best: WayNumbers, ways: Sequence[WayNumbers], terms: Terms) -> str:

@@ -19,7 +19,7 @@ _SENTENCE_END = re.compile(
     r"(?<=[.!?])[\"')\]\u201d]*\s+|(?<=[\u3002\uff01\uff1f])\s*|\n(?=\s*[-*#|\d])"
 )
 _HEADING = re.compile(r"#{1,6} ")
-_WORD = re.compile(r"\S+\s*")
+_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -148,19 +148,17 @@ def _between(border: re.Pattern[str], text: str, start: int, end: int) -> Iterat
 
 
 def _pieces(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
-    """A sentence, or the pieces of one that is longer than a chunk."""
-    while text[start].isspace():
-        start += 1
-    if end - start <= size:
-        yield start, end
-        return
-    left = start
+    """A sentence without white space around it, or the pieces of one longer than a chunk."""
+    left = right = start
     for word in _WORD.finditer(text, start, end):
-        if word.end() - left > size and word.start() > left:
-            yield left, word.start()
+        if left == right:  # nothing is waiting
             left = word.start()
-        while word.end() - left > size:
+        elif word.end() - left > size:
+            yield left, right
+            left = word.start()
+        right = word.end()
+        while right - left > size:
             yield left, left + size
             left += size
-    if left < end:
-        yield left, end
+    if left < right:
+        yield left, right

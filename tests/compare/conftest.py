@@ -50,12 +50,12 @@ def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
         "base": {"model": str(tiny_folder), "dtype": "float32", "device": "cpu"},
         "adapter": {"r": 4},
         "data": {"train": str(folder / "train.jsonl"), "max_length": 200},
-        "train": {"max_steps": 40, "batch_size": 8, "learning_rate": 5e-2, "warmup_steps": 2},
+        "train": {"max_steps": 15, "batch_size": 8, "learning_rate": 5e-2, "warmup_steps": 2},
         "evaluate": {
             "in_domain": str(folder / "held_out.jsonl"),
             "metrics": ["loss", "token_f1"],
             "max_generated": 2,
-            "max_new_tokens": 12,
+            "max_new_tokens": 6,
         },
         "compare": {
             "documents": str(documents),
@@ -65,7 +65,7 @@ def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
             "prompt": "{documents}|{question}",
             "few_shot": 2,
             "timed": 2,
-            "margin": 0.1,
+            "margin": 0.05,
         },
         "output": {"dir": str(folder / "run")},
     }

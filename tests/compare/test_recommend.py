@@ -65,9 +65,9 @@ def test_the_plain_prompt_wins_where_nothing_else_is_better_by_more_than_the_mar
         change(TUNED, quality=0.79, lost=(-0.02, 0.04)),
     ]
     assert recommend(ways, TERMS).way == "base"
-    # With a stricter margin the same numbers say few-shot, until its calls cost too much.
-    strict = terms(margin=0.02)
-    assert recommend(ways, strict).way == "few_shot"
+    # With a stricter margin the same numbers say few-shot while training costs more.
+    assert recommend(ways, terms(margin=0.02, calls=1000)).way == "few_shot"
+    assert recommend(ways, terms(margin=0.02)).candidates == ("tuned", "few_shot")
 
 
 def test_of_equal_means_the_simplest_is_the_best() -> None:
@@ -140,6 +140,8 @@ def test_how_many_calls_decide_between_set_up_and_calls() -> None:
 def test_break_even_counts_the_calls_that_repay_the_set_up() -> None:
     assert break_even(TUNED, FEW) == 6667
     assert break_even(TUNED, BASE) is None  # the same by the call: never repaid
+    # A call that is measured a little cheaper is not cheaper: its time varies by as much.
+    assert break_even(change(TUNED, cost_per_call=0.00095), BASE) is None
     assert break_even(change(TUNED, cost_per_call=0.01), FEW) is None
     assert break_even(change(TUNED, setup_cost=0.0), FEW) == 0
     # Cheaper to set up and dearer by the call: it begins ahead and falls behind.
@@ -201,7 +203,8 @@ def test_the_verdict_agrees_with_the_table(
     # Whatever the number of calls, the step that holds then is the cheapest good one.
     for at in (0, 1, 17, 1000, 10**6):
         name = [way for start, way in found.by_calls if start <= at][-1]
-        assert by_name[name].total(at) == pytest.approx(min(way.total(at) for way in good), abs=10)
+        lowest = min(way.total(at) for way in good)
+        assert by_name[name].total(at) <= lowest / (1 - SAME_COST) + 10  # a call, rounded up
 
 
 @given(tables(), st.integers(1, 10**5))

@@ -45,7 +45,6 @@ def test_tuning_wins_where_only_the_style_matters(told: dict[str, Any]) -> None:
     found = told["recommendation"]
     assert (found["verdict"], found["way"]) == ("recommended", "tuned")
     ways = told["ways"]
-    assert ways["tuned"]["metrics"]["token_f1"]["mean"] == 1.0
     against = ways["tuned"]["metrics"]["loss"]["against_base"]
     assert against["interval"][0] <= against["difference"] <= against["interval"][1] < 0
     assert ways["base"]["metrics"]["loss"]["against_base"] is None
@@ -86,7 +85,7 @@ def test_answers_are_those_of_the_prompts_that_are_described(
     """Written by hand for one question: what was found before it, the base or the tuned model."""
     served = load_run(trained.run)
     renderer = PromptRenderer(served.tokenizer)
-    greedy = SamplingSettings(max_new_tokens=12, temperature=0.0)
+    greedy = SamplingSettings(max_new_tokens=6, temperature=0.0)
     line = next(one for one in answers if "cough" in one["question"])
     question = line["question"]
     source = str(trained.documents / "0.txt")
@@ -133,7 +132,7 @@ def test_no_prompt_leaves_less_room_than_an_answer_needs(
     (row,) = [row for row in found.table.rows if row.way.name == "few_shot"]
     lengths = [len(prompt.ids) for prompt in row.measured.prompts.prompts]
     counts = [prompt.examples for prompt in row.measured.prompts.prompts]
-    assert max(lengths) <= 256 - 12 and 2 < max(counts) < 40
+    assert max(lengths) <= 256 - 6 and 2 < max(counts) < 40
 
 
 def test_a_held_out_question_is_never_its_own_example(
@@ -235,5 +234,5 @@ def test_no_held_out_questions(trained: Trained) -> None:
 
 def test_options_without_documents_have_no_effect(trained: Trained) -> None:
     values = {**trained.values, "compare": {"top_k": 2}}
-    with pytest.raises(InputError, match=r"compare\.top_k: cannot take effect"):
+    with pytest.raises(InputError, match=r"compare\.top_k cannot take effect"):
         lorakit.parse_recipe(values)

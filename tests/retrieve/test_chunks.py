@@ -81,14 +81,15 @@ pieces = st.sampled_from(
 def test_nothing_is_lost_or_too_long_and_every_place_is_true(
     text: str, size: int, data: st.DataObject
 ) -> None:
-    overlap = data.draw(st.integers(0, size // 2))
-    chunks = cut(text, size, overlap)
-    at = covered = 0
-    lines = text.split("\n")
-    for chunk in chunks:
-        assert 0 < len(chunk.text) <= size
-        begins = text.index(chunk.text, at)
-        assert text[covered:begins].isspace() or begins <= covered
-        assert lines[chunk.line - 1].strip(), "a chunk begins in a line that has text"
-        at, covered = begins, max(covered, begins + len(chunk.text))
-    assert not text[covered:].strip()
+    lines, bare = text.split("\n"), "".join(text.split())
+    apart = cut(text, size)
+    assert "".join("".join(chunk.text.split()) for chunk in apart) == bare
+    chunks = cut(text, size, data.draw(st.integers(0, size // 2)))
+    assert len(chunks) >= 1 if bare else not chunks
+    for chunk in (*apart, *chunks):
+        assert 0 < len(chunk.text) <= size and chunk.text in text
+        assert chunk.text == chunk.text.strip()
+        assert chunk.text.split("\n")[0].strip() in lines[chunk.line - 1]
+    # Chunks with an overlap tell the same in the same order, some of it twice.
+    left = iter("".join(chunk.text for chunk in chunks))
+    assert all(character in left for character in bare)

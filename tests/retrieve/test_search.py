@@ -64,18 +64,17 @@ def test_the_same_documents_rank_the_same_in_every_process() -> None:
         "texts = [' '.join(f'w{(i * j) % 13}' for j in range(1, 9)) for i in range(60)]\n"
         "print(Bm25(texts).search('w1 w5 w7 w11 w2', 60))"
     )
-    environment = {"PYTHONPATH": str(Path(lorakit.__file__).parents[1])}
-    first, second = (
-        subprocess.run(
-            [sys.executable, "-c", program],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment | {"PYTHONHASHSEED": seed},
-        ).stdout
-        for seed in ("1", "2")
+    environment = {"PYTHONPATH": str(Path(lorakit.__file__).parents[1]), "PYTHONHASHSEED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
-    assert first == second and first.count("(") > 20
+    texts = [" ".join(f"w{(i * j) % 13}" for j in range(1, 9)) for i in range(60)]
+    found = Bm25(texts).search("w1 w5 w7 w11 w2", 60)
+    assert done.stdout == f"{found}\n" and len(found) > 20
 
 
 def test_what_words_are() -> None:
