@@ -1,8 +1,10 @@
 """Was fine-tuning the right tool? `lorakit compare` on three cases, on the base that ships.
 
-python benchmarks/five_ways.py [--only facts style medquad] [--questions 60] [--keep DIR]
+python benchmarks/five_ways.py [--only facts both style medquad] [--questions 60] [--keep DIR]
 
-facts: what is asked stands in the documents alone: retrieval has to win.
+facts: what is asked stands in the documents alone, and the training rows are about other things:
+retrieval has to win.
+both: the same, but how to say it stands in the training rows: only both together can win.
 style: how to answer is in the training rows, nothing of use in the documents: tuning has to win.
 medquad: real questions and documents; nobody knows beforehand. Skipped without the data.
 """
@@ -44,6 +46,13 @@ FIRST = (
     "Karl",
 )
 LAST = ("Adler", "Brown", "Costa", "Dahl", "Evans", "Fischer", "Garcia", "Ito", "Khan", "Novak")
+NUM_PEOPLE = len(FIRST) * len(LAST)
+ABOUT_PEOPLE = {
+    "metrics": ["token_f1", "exact_match"],
+    "primary": "token_f1",
+    "max_new_tokens": 24,
+}
+ONE_DOCUMENT = {"top_k": 1, "prompt": "{documents}\n\n{question}"}
 DRUGS = ("aspirin", "bisoprolol", "cetirizine", "furosemide", "ibuprofen", "metformin", "ramipril")
 # Documents in which nothing is of use for a note in the house style.
 ELSEWHERE = """\
@@ -62,7 +71,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--keep", type=Path, help="where data and runs are left")
     arguments = parser.parse_args()
-    wrong = []
+    wrong, where = [], machine()  # of this commit, before the page is changed
     with tempfile.TemporaryDirectory() as temporary:
         for name in arguments.only:
             folder = (arguments.keep or Path(temporary)) / name
@@ -72,7 +81,7 @@ def main() -> None:
                 print(f"{name}: skipped, real data not found at {SHARED}", file=sys.stderr)
                 continue
             told = compared(recipe, folder)
-            write_section(f"Five ways to answer: {name}", text(told))
+            write_section(f"Five ways to answer: {name}", text(told, where))
             print(name, json.dumps(told["recommendation"], indent=1), flush=True)
             if expected is not None and told["recommendation"]["way"] != expected:
                 wrong.append(f"{name}: {told['recommendation']['way']}, not {expected}")
@@ -91,39 +100,60 @@ def compared(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def facts(folder: Path, questions: int) -> dict[str, Any]:
-    """Questions about people of whom only the documents tell; the training rows are of others."""
+    """Questions about people of whom only the documents tell, in sentences as the base says them."""
     rng = random.Random(0)
-    names = [f"{first} {last}" for first in FIRST for last in LAST]
-    rng.shuffle(names)
-    asked, trained = names[: len(names) // 2], names[len(names) // 2 :]
-    documents = folder / "documents"
-    documents.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name in asked:
-        told = _person(rng, name)
-        said = " ".join(sentence for sentence, _, _ in told)
-        (documents / f"{name.replace(' ', '_')}.md").write_text(f"{said}\n", "utf-8")
-        rows += [{"prompt": question, "completion": answer} for _, question, answer in told]
-    rng.shuffle(rows)
-    others = [
-        {"prompt": question, "completion": answer}
-        for name in trained
-        for _, question, answer in _person(rng, name)
-    ]
-    _write_rows(folder / "train.jsonl", others)
+    documents, held_out = _people_told(folder, rng, _names(rng)[: NUM_PEOPLE // 2])
+    rows = [{"prompt": question, "completion": said} for said, question, _ in held_out]
     _write_rows(folder / "held_out.jsonl", rows[:questions])
     return _recipe(
         folder,
         documents,
         questions,
-        train={"max_steps": 20, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2},
-        evaluate={
-            "metrics": ["token_f1", "exact_match"],
-            "primary": "token_f1",
-            "max_new_tokens": 24,
-        },
-        compare={"top_k": 1, "prompt": "{documents}\n\n{question}"},
+        data={"train": "builtin:general", "max_length": 512},
+        train={"max_steps": 20, "batch_size": 16, "learning_rate": 2e-4, "warmup_steps": 2},
+        evaluate=ABOUT_PEOPLE,
+        compare=ONE_DOCUMENT,
     )
+
+
+def both(folder: Path, questions: int) -> dict[str, Any]:
+    """The same, but answers are the bare values: the training rows show that, of other people."""
+    rng = random.Random(0)
+    names = _names(rng)
+    documents, held_out = _people_told(folder, rng, names[: NUM_PEOPLE // 2])
+    others = [one for name in names[NUM_PEOPLE // 2 :] for one in _person(rng, name)]
+    for file, told in (("train", others), ("held_out", held_out[:questions])):
+        rows = [{"prompt": question, "completion": value} for _, question, value in told]
+        _write_rows(folder / f"{file}.jsonl", rows)
+    return _recipe(
+        folder,
+        documents,
+        questions,
+        train={"max_steps": 20, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2},
+        evaluate=ABOUT_PEOPLE,
+        compare=ONE_DOCUMENT,
+    )
+
+
+def _names(rng: random.Random) -> list[str]:
+    names = [f"{first} {last}" for first in FIRST for last in LAST]
+    rng.shuffle(names)
+    return names
+
+
+def _people_told(
+    folder: Path, rng: random.Random, names: list[str]
+) -> tuple[Path, list[tuple[str, str, str]]]:
+    """A folder with a document about each person, and everything in them, shuffled."""
+    documents = folder / "documents"
+    documents.mkdir(parents=True, exist_ok=True)
+    told = {name: _person(rng, name) for name in names}
+    for name, about in told.items():
+        said = " ".join(sentence for sentence, _, _ in about)
+        (documents / f"{name.replace(' ', '_')}.md").write_text(f"{said}\n", "utf-8")
+    listed = [one for about in told.values() for one in about]
+    rng.shuffle(listed)
+    return documents, listed
 
 
 def _person(rng: random.Random, name: str) -> list[tuple[str, str, str]]:
@@ -193,6 +223,7 @@ def medquad(folder: Path, questions: int) -> dict[str, Any] | None:
 
 CASES: dict[str, tuple[Callable[[Path, int], dict[str, Any] | None], str | None]] = {
     "facts": (facts, "retrieval"),
+    "both": (both, "tuned_retrieval"),
     "style": (style, "tuned"),
     "medquad": (medquad, None),
 }
@@ -224,7 +255,7 @@ def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def text(told: dict[str, Any]) -> str:
+def text(told: dict[str, Any], where: str) -> str:
     """The section of docs/results.md."""
     unit = told["cost_basis"]["unit"]
     metrics = list(told["higher_is_better"])
@@ -244,7 +275,7 @@ def text(told: dict[str, Any]) -> str:
     indexing = told["ways"].get("retrieval", {}).get("setup", {}).get("seconds", {})
     seconds, documents = indexing.get("indexing documents", 0), told["documents"]
     said = "\n".join(f"- {line.strip()}" for line in verdict_in_words(told))
-    return f"""Written by `{command()}`. {machine()}
+    return f"""Written by `{command()}`. {where}
 
 {told["examples"]} questions, judged by {told["primary"]}, margin {told["margin"]:g}. Documents:
 {documents["chunks"]} chunks of {documents["files"]} file(s), read, cut and indexed in {seconds:.2f}
