@@ -100,7 +100,7 @@ def compared(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def facts(folder: Path, questions: int) -> dict[str, Any]:
-    """Questions about people of whom only the documents tell, in sentences as the base says them."""
+    """Questions about people of whom only documents tell, answered as the base would say it."""
     rng = random.Random(0)
     documents, held_out = _people_told(folder, rng, _names(rng)[: NUM_PEOPLE // 2])
     rows = [{"prompt": question, "completion": said} for said, question, _ in held_out]

@@ -5,10 +5,11 @@ E questions, A tokens of an answer.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +24,9 @@ from lorakit.retrieve.prompt import cited, without_citations
 from lorakit.train.losses import example_losses
 
 LOSS = "loss"
+# The questions are answered in so many parts, and of each part every way takes its turn: what else
+# the machine does meanwhile then costs all of them.
+TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Measured:
         answers: one for each question.
         values: {metric: float64 (E,)}; `loss` is the weighted NLL of the right answer, in nats.
         prompt_tokens, answer_tokens: int64 (E,).
-        seconds: of answering all questions together, as a batch.
+        seconds: of answering all questions, a part of them as a batch at a time.
         latency: of some of them, one by one.
     """
 
@@ -63,7 +67,6 @@ class Measured:
     answer_tokens: np.ndarray
     seconds: float
     latency: Latency
-    texts: list[str] = field(default_factory=list)
 
     @property
     def num_cut(self) -> int:
@@ -100,30 +103,80 @@ class Measuring:
     packed: bool
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What one way answered to all questions, and in how many seconds."""
+
+    answers: list[Completion]
+    seconds: float
+
+
+def answer_in_turns(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[Way, Prompts]],
+    settings: SamplingSettings,
+) -> list[Answered]:
+    """Let every way answer its prompts: a part of them at a time, all ways by turns.
+
+    Args:
+        model: with the adapter attached and switched on.
+        prompts: of each way, for the same questions.
+    """
+    # What is compiled or loaded at the first call must not count as the first way's time.
+    warm_up = SamplingSettings(max_new_tokens=2, temperature=0.0)
+    generate(model, tokenizer, [prompts[0][1].prompts[0].ids], warm_up)
+    answers: list[list[Completion]] = [[] for _ in prompts]
+    seconds = [0.0] * len(prompts)
+    count = len(prompts[0][1].prompts)
+    borders = [count * turn // TURNS for turn in range(TURNS + 1)]
+    for turn, (start, end) in enumerate(itertools.pairwise(borders), start=1):
+        for place, (way, asked) in enumerate(prompts):
+            ids = [prompt.ids for prompt in asked.prompts[start:end]]
+            if not ids:  # fewer questions than turns
+                continue
+            with _as(model, way):
+                started = time.perf_counter()
+                answers[place] += generate(
+                    model,
+                    tokenizer,
+                    ids,
+                    settings,
+                    description=f"{way.title}: answers, part {turn} of {TURNS}",
+                )
+                seconds[place] += time.perf_counter() - started
+    return [Answered(*both) for both in zip(answers, seconds, strict=True)]
+
+
+def _as(model: PreTrainedModel, way: Way) -> AbstractContextManager[None]:
+    """Inside, the model is the one that a way asks."""
+    return nullcontext() if way.is_tuned else adapter_disabled(model)
+
+
 def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     way: Way,
     prompts: Prompts,
     questions: Sequence[AskedQuestion],
+    answered: Answered,
     how: Measuring,
 ) -> Measured:
-    """Let one way answer every question, and measure it.
+    """Measure what one way answered, and how long single calls of it take.
 
     Args:
         model: with the adapter attached and switched on.
         prompts: of this way.
         questions: what is asked, in the order of the prompts.
+        answered: see `answer_in_turns`.
     """
     ids = [prompt.ids for prompt in prompts.prompts]
-    with nullcontext() if way.is_tuned else adapter_disabled(model):
-        started = time.perf_counter()
-        answers = generate(model, tokenizer, ids, how.settings, description=f"{way.title}: answers")
-        seconds = time.perf_counter() - started
+    answers = answered.answers
+    values: dict[str, np.ndarray] = {}
+    with _as(model, way):
         latency = time_calls(
             model, tokenizer, ids, how, added=prompts.search_seconds, description=way.title
         )
-        values: dict[str, np.ndarray] = {}
         if LOSS in how.metrics:
             values[LOSS] = _nll(model, ids, questions, how, way.title)
     # References cite nothing: a scorer would take the numbers for wrong words.
@@ -142,9 +195,8 @@ def measure(
         values,
         np.array([len(one) for one in ids]),
         np.array([len(answer.token_ids) for answer in answers]),
-        seconds + prompts.search_seconds * len(ids),
+        answered.seconds + prompts.search_seconds * len(ids),
         latency,
-        texts,
     )
 
 

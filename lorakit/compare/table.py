@@ -21,6 +21,7 @@ from lorakit.compare.recommend import (
     break_even,
     recommend,
 )
+from lorakit.errors import RunError
 from lorakit.evaluate.statistics import CONFIDENCE, central_interval, resampled_means
 
 PER_CALLS = 1000
@@ -218,7 +219,7 @@ def qualities(
     """{way: {metric: its mean, and how it differs from the plain base and from the best way}}.
 
     Raises:
-        ValueError: a value that is no finite number.
+        RunError: a value that is no finite number.
     """
     found: dict[str, dict[str, Quality]] = {one.way.name: {} for one in measured}
     for metric in measured[0].values:
@@ -234,8 +235,12 @@ def qualities(
 def _of_metric(
     values: Mapping[str, np.ndarray], weights: np.ndarray, metric: str, seed: int
 ) -> dict[str, Quality]:
-    if not all(np.isfinite(one).all() for one in values.values()):
-        raise ValueError(f"{metric} is not finite")
+    broken = [name for name, one in values.items() if not np.isfinite(one).all()]
+    if broken:
+        raise RunError(
+            f"{metric} of {' and '.join(broken)} is no finite number, so that nothing can be "
+            "compared with it. Look at the run's training loss, or use a wider base.dtype."
+        )
     means = {name: float(one.sum() / weights.sum()) for name, one in values.items()}
     best = best_of(list(means.items()), higher_is_better=higher_is_better(metric))
     # Bonferroni: the best is looked for among all, so that one lucky difference is not enough.

@@ -9,22 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lorakit.base.families import why_not_packed
 from lorakit.compare.costs import Costs, machine_of, training_seconds
 from lorakit.compare.few_shot import FewShot
-from lorakit.compare.measure import LOSS, Measured, Measuring, measure
+from lorakit.compare.measure import LOSS, Measured, Measuring, answer_in_turns, measure
 from lorakit.compare.prompts import WAYS, PromptBuilder, Prompts, Way
 from lorakit.compare.questions import AskedQuestion, ask
 from lorakit.compare.recommend import Terms
 from lorakit.compare.table import Table, WayRow, conclude, higher_is_better, qualities
 from lorakit.data.named_sets import NamedSets, context_of, prepare_named_sets
-from lorakit.errors import InputError, RunError
+from lorakit.errors import InputError
 from lorakit.evaluate.compare import Measures
 from lorakit.evaluate.judge import LOSS_METRICS
 from lorakit.files import write_atomically, write_json
-from lorakit.generate import SamplingSettings, generate
+from lorakit.generate import SamplingSettings
 from lorakit.plan.prices import load_prices
 from lorakit.recipe import CompareSection, Recipe
 from lorakit.retrieve.retriever import Retriever
@@ -232,10 +230,7 @@ def _measured(
     not_measured: dict[str, str],
 ) -> list[Measured]:
     """Measure every way that can be; why others cannot goes into `not_measured`."""
-    # What is compiled or loaded at the first call must not count as the first way's time.
-    warm = SamplingSettings(max_new_tokens=2, temperature=0.0)
-    generate(served.model, served.tokenizer, [questions[0].prompt_ids], warm)
-    found = []
+    asked: list[tuple[Way, Prompts]] = []
     for way in WAYS:
         if way.has_documents and retriever is None:
             not_measured[way.name] = "no documents: name some with compare.documents or --documents"
@@ -243,20 +238,19 @@ def _measured(
         prompts = builder.prompts(way, questions)
         if why := _why_not(way, prompts):
             not_measured[way.name] = why
-            continue
-        log.info("%s: answering %d questions", way.title, len(questions))
-        one = measure(served.model, served.tokenizer, way, prompts, questions, how)
-        broken = [name for name, values in one.values.items() if not np.isfinite(values).all()]
-        if broken and way is WAYS[0]:
-            raise RunError(
-                f"the base's {broken[0]} is no finite number, so that nothing can be compared with "
-                "it. Load it in a wider dtype (base.dtype)."
-            )
-        if broken:
-            not_measured[way.name] = f"its {broken[0]} is no finite number"
-            continue
-        found.append(one)
-    return found
+        else:
+            asked.append((way, prompts))
+    log.info(
+        "%d questions, answered by %s",
+        len(questions),
+        ", ".join(way.title for way, _ in asked),
+    )
+    model, tokenizer = served.model, served.tokenizer
+    answered = answer_in_turns(model, tokenizer, asked, how.settings)
+    return [
+        measure(model, tokenizer, way, prompts, questions, answers, how)
+        for (way, prompts), answers in zip(asked, answered, strict=True)
+    ]
 
 
 def _why_not(way: Way, prompts: Prompts) -> str | None:
