@@ -162,7 +162,7 @@ def verdict_in_words(told: dict[str, Any]) -> list[str]:
     for name, calls in repaid["calls"].items():
         against = titles[repaid["against"]]
         lines.append(
-            f"  {titles[name]} costs more by the call than {against}: its set-up is never repaid"
+            f"  {titles[name]} saves nothing by the call against {against}: never repaid"
             if calls is None
             else f"  {titles[name]} has cost less than {against} from {calls:,} calls on"
         )
