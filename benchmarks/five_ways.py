@@ -52,6 +52,8 @@ ABOUT_PEOPLE = {
     "primary": "token_f1",
     "max_new_tokens": 24,
 }
+# `compare` measures; the run's own evaluation may be short.
+FEW = {"max_examples": 20, "max_generated": 4}
 ONE_DOCUMENT = {"top_k": 1, "prompt": "{documents}\n\n{question}"}
 DRUGS = ("aspirin", "bisoprolol", "cetirizine", "furosemide", "ibuprofen", "metformin", "ramipril")
 # Documents in which nothing is of use for a note in the house style.
@@ -176,7 +178,7 @@ def style(folder: Path, questions: int) -> dict[str, Any]:
         documents,
         questions,
         data={"train": "builtin:train", "max_length": 512},
-        train={"max_steps": 120, "batch_size": 16, "learning_rate": 4e-3, "adam_beta2": 0.95},
+        train={"max_steps": 60, "batch_size": 8, "learning_rate": 4e-3, "adam_beta2": 0.95},
         evaluate={
             "in_domain": "builtin:in_domain",
             "metrics": ["section_f1", "outline", "content"],
@@ -210,7 +212,7 @@ def medquad(folder: Path, questions: int) -> dict[str, Any] | None:
             "columns": {"prompt": "question", "completion": "answer"},
             "max_length": 512,
         },
-        train={"max_steps": 120, "batch_size": 8, "learning_rate": 2e-3},
+        train={"max_steps": 60, "batch_size": 8, "learning_rate": 2e-3},
         evaluate={
             "in_domain": str(source / "small_test_300.jsonl"),
             "metrics": ["token_f1", "rouge_l", "content", "loss"],
@@ -245,7 +247,7 @@ def _recipe(
         "adapter": {"r": 16, "lora_alpha": 32, "use_dora": True},
         "data": own if data is None else data,
         "train": {"lr_scheduler_type": "cosine", "seed": 42, **train},
-        "evaluate": {"in_domain": str(folder / "held_out.jsonl"), "max_generated": 20} | evaluate,
+        "evaluate": {"in_domain": str(folder / "held_out.jsonl")} | FEW | evaluate,
         "compare": {"documents": str(documents), "max_examples": questions} | compare,
         "output": {"dir": str(folder / "run")},
     }
