@@ -235,13 +235,13 @@ def _in_words(error: ValidationError, source: Path) -> str:
 
 
 def _known_keys(parents: list[str]) -> list[str]:
-    sections = {
+    sections: dict[str, type[BaseModel]] = {
         "gpu_hour": HourPrice,
         "cpu_hour": HourPrice,
         "electricity": Electricity,
         "api": ApiPrice,
     }
-    model: type[BaseModel] = sections[parents[0]] if parents else _Table
+    model = sections[parents[0]] if parents else _Table
     return list(model.model_fields)
 
 
