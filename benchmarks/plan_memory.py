@@ -185,13 +185,11 @@ def recipe_of(task: dict[str, Any]) -> Any:
 
 def plan_one(task: dict[str, Any]) -> dict[str, Any]:
     """What is predicted."""
-    from lorakit.data.prepare import Prepared
     from lorakit.plan.plan import plan
+    from lorakit.plan.rows import Sets
 
     examples = examples_of(task)
-    count = len(examples)
-    prepared = Prepared(examples, np.ones(count), count, count, 0, [], [], "", ())
-    planned = plan(recipe_of(task), prepared=prepared)
+    planned = plan(recipe_of(task), sets=Sets(examples, np.ones(len(examples))))
     memory = planned.memory
     constant = memory.weights + memory.adapter + memory.gradients + memory.optimizer
     return {

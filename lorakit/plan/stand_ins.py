@@ -111,7 +111,7 @@ class _Recomputed(torch.autograd.Function):
         return _first(output)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (hidden,) = ctx.saved_tensors
         alone = hidden.detach().requires_grad_(ctx.needs_input_grad[2])
         with torch.enable_grad():
@@ -144,7 +144,7 @@ class _Keep(torch.autograd.Function):
         return torch.empty_like(hidden)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return torch.empty_like(grad), None
 
 
@@ -190,7 +190,7 @@ class _ExpertsProduct(torch.autograd.Function):
         return x.new_empty(len(x), weight.shape[-1])
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return grad.new_empty(len(grad), ctx.in_features), None
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lorakit.base import packing
 from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place
+from lorakit.errors import ModelError
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.memory import Memory
 from lorakit.plan.peaks import CUDA_CONTEXT, Peaks, resident_bytes
@@ -47,12 +48,18 @@ class Target:
         for path in packing.packable(model):
             packing.replace_layer(model, path, packing.stored_at(model, path))
         elsewhere = self.device.type == "cuda" and not torch.cuda.is_available()
-        placed = place(
-            model,
-            self.device,
-            offload="none" if limit is None and elsewhere else base.offload,
-            max_device_memory=sys.maxsize if limit is None and elsewhere else limit,
-        )
+        try:
+            placed = place(
+                model,
+                self.device,
+                offload="none" if limit is None and elsewhere else base.offload,
+                max_device_memory=sys.maxsize if limit is None and elsewhere else limit,
+            )
+        except ModelError:
+            if self.gpu is None or base.max_device_memory is not None:
+                raise
+            # What cannot be offloaded is too much for this GPU: the plan says so, in numbers.
+            placed = place(model, self.device, offload="none", max_device_memory=sys.maxsize)
         by_device: dict[str, int] = {}
         for layer in placed:
             where = self.device.type if layer.where == DEVICE else layer.where

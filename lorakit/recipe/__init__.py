@@ -1,8 +1,11 @@
 """Recipes: every knob, read from YAML or from Python. Imports no torch."""
 
-from lorakit.recipe.read import dump_recipe, load_recipe, parse_recipe, recipe_schema
+from lorakit.recipe.edit import rewrite_recipe
+from lorakit.recipe.read import dump_recipe, edited, load_recipe, parse_recipe, recipe_schema
 from lorakit.recipe.sections.adapter import EvaConfig, LoftqConfig, LoraConfig
 from lorakit.recipe.sections.base import BaseSection
+from lorakit.recipe.sections.check import CheckSection
+from lorakit.recipe.sections.compare import CompareSection
 from lorakit.recipe.sections.data import (
     DataSection,
     DataSource,
@@ -19,6 +22,8 @@ from lorakit.recipe.sft_config import SFTConfig
 
 __all__ = [
     "BaseSection",
+    "CheckSection",
+    "CompareSection",
     "DataSection",
     "DataSource",
     "DtypeName",
@@ -35,7 +40,9 @@ __all__ = [
     "SourceListOrFraction",
     "TrainSection",
     "dump_recipe",
+    "edited",
     "load_recipe",
     "parse_recipe",
     "recipe_schema",
+    "rewrite_recipe",
 ]
