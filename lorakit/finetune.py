@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,18 @@ from lorakit.data.named_sets import (
 from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
+from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.lm_eval_tasks import lm_eval_results
+from lorakit.evaluate.outside import check_outside
+from lorakit.evaluate.overfitting import validation_losses
+from lorakit.evaluate.proof import with_proofs
 from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
+from lorakit.lint.facts import Facts
+from lorakit.lint.hardware import hardware_of
+from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
 from lorakit.plan.duration import EVALUATION_TOKENS, Timing
 from lorakit.plan.plan import Plan, plan
 from lorakit.plan.prices import load_prices
@@ -51,6 +59,7 @@ from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, writ
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.memory import peak_bytes
+from lorakit.train.metrics import read_metrics
 from lorakit.train.settings import LoopSettings
 
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
@@ -140,13 +149,15 @@ class CheckReport:
     Attributes:
         sets: {train, validation, in_domain, ...: what became of its rows}; none when one of them
             is refused.
-        findings: of all sets, errors first.
+        findings: of all sets and of the recipe, errors first.
         tokenizer: to show examples with.
+        silenced: {id: findings that the recipe silences}.
     """
 
     sets: dict[str, Prepared]
     findings: list[Finding]
     tokenizer: PreTrainedTokenizerBase
+    silenced: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The shape of `lorakit check --json`; rows and tokens are those of the training set, and
@@ -161,6 +172,7 @@ class CheckReport:
             "tokens": None if train is None else int(train.examples.lengths.sum()),
             "trained_tokens": None if train is None else int(train.examples.trained_lengths.sum()),
             "findings": [vars(finding) for finding in self.findings],
+            "silenced": self.silenced,
             "sets": rows,
         }
 
@@ -179,13 +191,15 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     """
     clock = Clock(time.monotonic() if began is None else began)
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
+    check_outside(recipe.evaluate, asks=True)
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
     loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = _stop_ids(model, sets.train)
-    _report_findings(_findings(sets, measures, stop_ids))
+    found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids)
+    _report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
     timing = Timing(times_machine=not resume, spent=clock.elapsed, prices=load_prices())
     planned = plan(recipe, sets=Sets.of(sets), is_loaded=True, timing=timing)
@@ -211,7 +225,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     if not run.plan.is_file():
         write_json(run.plan, planned.to_json())
     if not run.data.is_file():
-        write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
+        write_json(run.data, data_facts(sets, tokenizer, found.findings, max_length=limit))
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
     clock.count("start", clock.rest())
@@ -231,7 +245,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     _record(run, {"memory_bytes": {"loading_peak": loading_peak, "peak": peak}})
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
-        write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
+        write_json(run.data, data_facts(sets, tokenizer, found.findings, max_length=limit))
     if not run.base.is_file():  # of an older version: the loop has found the base to be the same
         write_identity(run, base)
     _copy_tokenizer(run)
@@ -282,6 +296,7 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
+    check_outside(recipe.evaluate, asks=True)
     # As the run computed, not as this machine would by itself.
     model, tokenizer = load_base_of(base_of_run(run, recipe), dtype=getattr(torch, dtype_of(run)))
     load_adapter(model, run.adapter)
@@ -301,6 +316,7 @@ def check(recipe: Recipe) -> CheckReport:
         InputError: recipe, adapter, tokenizer or a file of the data cannot work.
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
+    check_outside(recipe.evaluate, asks=False)
     tokenizer, config = load_tokenizer_of_base(recipe.base)
     try:
         sets = prepare_named_sets(recipe, tokenizer, config)
@@ -309,8 +325,8 @@ def check(recipe: Recipe) -> CheckReport:
         _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
     plan(recipe, sets=Sets.of(sets))
-    findings = _findings(sets, measures, sets.train.stop_ids)
-    return CheckReport(sets.by_name(), findings, tokenizer)
+    found = _findings(recipe, sets, tokenizer, config, measures, sets.train.stop_ids)
+    return CheckReport(sets.by_name(), found.findings, tokenizer, found.silenced)
 
 
 def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
@@ -322,21 +338,31 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
             read_meanings(specs_of(sources), rules)
 
 
-def _findings(sets: NamedSets, measures: Measures, stop_ids: Sequence[int]) -> list[Finding]:
-    """What is to be said about the rows, and about sets too small for a verdict."""
+def _findings(
+    recipe: Recipe,
+    sets: NamedSets,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    measures: Measures,
+    stop_ids: Sequence[int],
+) -> Linted:
+    """What is to be said about rows and recipe, and about sets too small for a verdict."""
     few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
-    return sets.findings() + few
+    linted = lint(Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base)))
+    return without_silenced([*sets.findings(), *few, *linted], recipe.check.silence)
 
 
-def _report_findings(findings: Sequence[Finding]) -> None:
-    """Say what was found, and stop when the data contract is broken."""
-    for finding in findings:
+def _report_findings(found: Linted) -> None:
+    """Say what was found, and stop where training would be wrong."""
+    for finding in found.findings:
         where = f" ({finding.where})" if finding.where else ""
         log.warning("%s: %s%s", finding.severity, finding.message, where)
-    errors = [finding for finding in findings if finding.severity == "error"]
+    if found.silenced:
+        log.warning("check.silence leaves out: %s", silenced_in_words(found.silenced))
+    errors = [finding for finding in found.findings if finding.severity == "error"]
     if errors:
         listed = "; ".join(f"{finding.message} ({finding.where})" for finding in errors)
-        raise DataError(f"the data break the contract: {listed}. `lorakit check` shows all of it.")
+        raise DataError(f"training would be wrong: {listed}. `lorakit check` shows all of it.")
 
 
 def _write_tokenizer(
@@ -404,20 +430,53 @@ def _evaluate(
             clock.count("answers", time.monotonic() - before)
         return completions
 
+    budget = recipe.train.micro_batch_tokens or EVALUATION_TOKENS
+    packed = recipe.data.packing and why_not_packed(model.config) is None
+    measures = Measures.from_section(wanted, seed=recipe.train.seed)
     results = compare_sets(
         model,
         tokenizer,
         sets.evaluation,
-        Measures.from_section(wanted, seed=recipe.train.seed),
+        measures,
         answerer,
         stop_ids=stop_ids,
-        token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
-        packed=recipe.data.packing and why_not_packed(model.config) is None,
+        token_budget=budget,
+        packed=packed,
+    )
+    logged = read_metrics(run.metrics) if run.metrics.is_file() else []
+    results = with_proofs(
+        model,
+        tokenizer,
+        results,
+        sets.evaluation,
+        sets.train,
+        measures,
+        validation_losses(logged, keeps_best=recipe.train.early_stopping_patience is not None),
+        stop_ids=stop_ids,
+        token_budget=budget,
+        packed=packed,
     )
     results = {
         name: replace(one, same_as=VALIDATION) if is_validation(sets.by_name(), name) else one
         for name, one in results.items()
     }
+    _write_results(run, corrected(results))
+    if wanted.lm_eval is not None:  # last: it may fail for reasons of its own, such as no network
+        results |= lm_eval_results(
+            model,
+            tokenizer,
+            wanted.lm_eval,
+            chat_template=sets.train.chat_template,
+            stop_ids=stop_ids,
+            token_budget=budget,
+            packed=packed,
+            seed=recipe.train.seed,
+        )
+        _write_results(run, corrected(results))
+    return corrected(results)
+
+
+def _write_results(run: RunFolder, results: Mapping[str, SetResult]) -> None:
     lines = [
         json.dumps(answered.to_json(name), ensure_ascii=False, allow_nan=False) + "\n"
         for name, result in results.items()
@@ -425,4 +484,3 @@ def _evaluate(
     ]
     write_atomically(run.answers, "".join(lines).encode())
     write_json(run.evaluation, {name: result.to_json() for name, result in results.items()})
-    return results

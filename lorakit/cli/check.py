@@ -64,6 +64,7 @@ def command(
 def show_check(report: CheckReport, num_examples: int) -> None:
     """Rows and tokens of every set, the findings, and examples of what is trained, in words."""
     from lorakit.data.named_sets import title_of
+    from lorakit.lint.lint import silenced_in_words
 
     out = console()
     for name, prepared in report.sets.items():
@@ -75,7 +76,10 @@ def show_check(report: CheckReport, num_examples: int) -> None:
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
         where = f" ({finding.where})" if finding.where else ""
-        out.print(line.append(visible(f"{finding.message}{where}"), style="none"))
+        line.append(visible(f"{finding.message}{where}"), style="none")
+        out.print(line.append(f" [{finding.id}]", style="dim"))
+    if report.silenced:
+        out.print(f"silenced by check.silence: {silenced_in_words(report.silenced)}")
     if "train" not in report.sets:
         return
     train = report.sets["train"].examples

@@ -4,6 +4,8 @@ from lorakit.recipe.edit import rewrite_recipe
 from lorakit.recipe.read import dump_recipe, edited, load_recipe, parse_recipe, recipe_schema
 from lorakit.recipe.sections.adapter import EvaConfig, LoftqConfig, LoraConfig
 from lorakit.recipe.sections.base import BaseSection
+from lorakit.recipe.sections.check import CheckSection
+from lorakit.recipe.sections.compare import CompareSection
 from lorakit.recipe.sections.data import (
     DataSection,
     DataSource,
@@ -20,6 +22,8 @@ from lorakit.recipe.sft_config import SFTConfig
 
 __all__ = [
     "BaseSection",
+    "CheckSection",
+    "CompareSection",
     "DataSection",
     "DataSource",
     "DtypeName",
