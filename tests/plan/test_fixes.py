@@ -53,9 +53,8 @@ def fixes_of(recipe: Recipe, budget: int, sets: Sets | None = None) -> Fixes:
     return found
 
 
-# In 16 bits its loading alone takes 5.4 GB, embeddings and head being 2.1 of them; in 4 bits 4.3.
-TOO_LITTLE_FOR_16_BITS = 5_200_000_000
-TOO_LITTLE_FOR_RANK_256 = 4_600_000_000
+# Four fifths of it are for weights, which are 3.9 GB in 16 bits (embeddings and head 2.1 of them).
+TOO_LITTLE = 4_600_000_000
 
 
 def test_what_fits_is_left_alone(large: Path) -> None:
@@ -65,7 +64,7 @@ def test_what_fits_is_left_alone(large: Path) -> None:
 
 
 def test_every_fix_fits_when_it_is_planned(large: Path) -> None:
-    recipe, budget = recipe_of(large), TOO_LITTLE_FOR_16_BITS
+    recipe, budget = recipe_of(large), TOO_LITTLE
     found = fixes_of(recipe, budget)
     assert not found.fits
     assert found.fixes
@@ -77,9 +76,10 @@ def test_every_fix_fits_when_it_is_planned(large: Path) -> None:
     assert found.larger_gpu is not None
 
 
+@pytest.mark.slow  # some fifteen plans
 def test_where_no_change_is_enough_they_are_put_together_and_none_is_idle(large: Path) -> None:
     recipe = recipe_of(large, adapter={"r": 256}, train={"optim": "adamw_torch"})
-    found = fixes_of(recipe, TOO_LITTLE_FOR_RANK_256)
+    found = fixes_of(recipe, TOO_LITTLE)
     (fix,) = found.fixes
     assert len(fix.changes) == len(fix.costs) > 1
     for left_out in fix.changes:
@@ -127,7 +127,7 @@ def test_the_verb_rewrites_the_recipe(
     path, other = tmp_path / "recipe.yaml", tmp_path / "fitting.yaml"
     path.write_text(COMMENTED.format(model=large))
     before = path.read_text()
-    arguments = ["plan", str(path), "--gpu", "h100", "--budget", str(TOO_LITTLE_FOR_16_BITS)]
+    arguments = ["plan", str(path), "--gpu", "h100", "--budget", str(TOO_LITTLE)]
     assert main([*arguments, "--fit", "--output", str(other)]) == 0
     told = capsys.readouterr()
     assert "base.quantization: nf4" in told.err
