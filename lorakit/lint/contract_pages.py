@@ -237,7 +237,8 @@ PAGES: dict[str, Page] = {
     "topics-held-out": Page(
         "note",
         "Topics are held out",
-        "Rows of these topics are neither trained nor validated on, so that unseen topics are measured.",
+        "Rows of these topics are neither trained nor validated on, so that unseen topics are "
+        "measured.",
         "practice",
         "Nothing; it says how data.hold_out_topics was understood.",
     ),
