@@ -5,6 +5,7 @@ from lorakit.recipe.read import dump_recipe, edited, load_recipe, parse_recipe, 
 from lorakit.recipe.sections.adapter import EvaConfig, LoftqConfig, LoraConfig
 from lorakit.recipe.sections.base import BaseSection
 from lorakit.recipe.sections.check import CheckSection
+from lorakit.recipe.sections.compare import CompareSection
 from lorakit.recipe.sections.data import (
     DataSection,
     DataSource,
@@ -22,6 +23,7 @@ from lorakit.recipe.sft_config import SFTConfig
 __all__ = [
     "BaseSection",
     "CheckSection",
+    "CompareSection",
     "DataSection",
     "DataSource",
     "DtypeName",

@@ -35,6 +35,7 @@ METHODS = ("sft",)
 DISTANCE = "kl"
 METRICS = (*LOSSES, DISTANCE, *CHOICES, WIN_RATE)  # and every scorer of tasks/
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
+RETRIEVAL_OPTIONS = ("text_column", "chunk_characters", "overlap_characters", "top_k", "prompt")
 NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a JSON schema"}
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
@@ -71,6 +72,7 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
         *_train(recipe),
         *_evaluate(recipe),
         *_check(recipe),
+        *_compare(recipe),
         *_output(recipe),
     ]
 
@@ -308,6 +310,24 @@ def _variants(variants: list[str], *, has_in_domain: bool) -> Iterator[Fault]:
     if variants and not has_in_domain:
         yield _no_effect(
             ("evaluate", "variants"), "evaluate.in_domain is not set", "set it or data.validation"
+        )
+
+
+def _compare(recipe: Recipe) -> Iterator[Fault]:
+    compare = recipe.compare
+    for name in ("documents", "prices", "api", "text_column"):
+        given = getattr(compare, name)
+        if given is not None and not given.strip():
+            yield Fault(("compare", name), "is empty; give it, or leave it out")
+    if compare.documents is None:
+        for name in RETRIEVAL_OPTIONS:
+            if _given(compare, name):
+                yield _no_effect(("compare", name), "compare.documents is not set", "set it")
+    elif compare.overlap_characters > compare.chunk_characters // 2:
+        yield Fault(
+            ("compare", "overlap_characters"),
+            f"{compare.overlap_characters} is over half of compare.chunk_characters "
+            f"{compare.chunk_characters}; possible: 0 to {compare.chunk_characters // 2}",
         )
 
 

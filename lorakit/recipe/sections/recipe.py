@@ -8,6 +8,7 @@ from lorakit.recipe.rules import RuleError, broken_rules
 from lorakit.recipe.sections.adapter import LoraConfig
 from lorakit.recipe.sections.base import BaseSection
 from lorakit.recipe.sections.check import CheckSection
+from lorakit.recipe.sections.compare import CompareSection
 from lorakit.recipe.sections.data import DataSection
 from lorakit.recipe.sections.evaluate import EvaluateSection
 from lorakit.recipe.sections.output import OutputSection
@@ -24,6 +25,7 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     check: CheckSection = Field(default_factory=CheckSection)
+    compare: CompareSection = Field(default_factory=CompareSection)
     output: OutputSection = Field(default_factory=OutputSection)
 
     @model_validator(mode="after")
