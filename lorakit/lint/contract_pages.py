@@ -226,4 +226,27 @@ PAGES: dict[str, Page] = {
         "practice",
         "Set LORAKIT_CACHE to a folder that can be written.",
     ),
+    "prompts-not-varied": Page(
+        "note",
+        "Prompts that a rephrased variant leaves as they are",
+        "A variant changes word order, spelling or synonyms; where nothing can be changed, the row "
+        "stands in the set as before, and measures no rephrasing.",
+        "practice",
+        "Nothing, if they are few; else choose another variant.",
+    ),
+    "topics-held-out": Page(
+        "note",
+        "Topics are held out",
+        "Rows of these topics are neither trained nor validated on, so that unseen topics are "
+        "measured.",
+        "practice",
+        "Nothing; it says how data.hold_out_topics was understood.",
+    ),
+    "rows-of-held-out-topics": Page(
+        "warning",
+        "Rows of a held-out topic in another set",
+        "They were left out: with them the topic would not be unseen.",
+        _APART,
+        "Remove them, or hold out other topics.",
+    ),
 }

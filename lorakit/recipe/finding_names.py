@@ -13,6 +13,8 @@ CONTRACT_FINDINGS = (
     "marker-starts-elsewhere",
     "no-trained-token",
     "prefix-mismatch",
+    "prompts-not-varied",
+    "rows-of-held-out-topics",
     "rows-shared-with-train",
     "rows-shared-with-validation",
     "rows-too-long",
@@ -28,6 +30,7 @@ CONTRACT_FINDINGS = (
     "tokens-not-stored",
     "too-few-to-tell",
     "tools-dropped",
+    "topics-held-out",
     "turn-not-marked",
     "whitespace-trimmed",
 )
