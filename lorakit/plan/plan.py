@@ -18,9 +18,8 @@ from lorakit.base.from_recipe import add_tokens_of, load_tokenizer_of_base, new_
 from lorakit.base.load import load_tokenizer_of
 from lorakit.base.tokenizer import TOKENIZER_FILES
 from lorakit.data.meanings import read_meanings
-from lorakit.data.named_sets import rules_of, specs_of, token_cache
+from lorakit.data.named_sets import parts_of, rules_of, specs_of, token_cache
 from lorakit.data.prepare import Prepared, prepare_meanings
-from lorakit.data.split import split_rows
 from lorakit.errors import DataError
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.gpus import find_gpu
@@ -177,11 +176,7 @@ def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | 
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None, f"{str(folder)!r} has no tokenizer"
     tokenizer, _ = load_tokenizer_of_base(recipe.base)
-    validation = recipe.data.validation
-    if isinstance(validation, float):
-        meanings, _ = split_rows(
-            meanings, validation, group=recipe.data.group, seed=recipe.train.seed
-        )
+    meanings = parts_of(recipe, meanings).train
     return prepare_meanings(meanings, tokenizer, rules, cache_dir=token_cache()), None
 
 

@@ -16,6 +16,7 @@ from lorakit.errors import InputError
 from lorakit.evaluate.statistics import TOO_FEW
 from lorakit.files import write_atomically
 from lorakit.report import words
+from lorakit.report.proofs import effect_of_change
 from lorakit.report.verdicts import effect_of
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -99,5 +100,6 @@ def _environment() -> Environment:
         "metric": words.metric_name,
         "set": words.set_name,
         "share": words.share,
+        "shift": lambda bounds, higher: effect_of_change(bounds, higher_is_better=higher),
     }
     return environment
