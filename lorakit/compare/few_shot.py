@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lorakit.compare.questions import askable
-from lorakit.data.meanings import Meaning
+from lorakit.data.conversation import Conversation, PlainText
 from lorakit.evaluate.compare import draw
 from lorakit.retrieve.index import Bm25, search_words
 
@@ -27,7 +27,8 @@ class FewShot:
     """Examples to choose from.
 
     Args:
-        meanings: the training rows; those that are no plain questions and answers are passed over.
+        conversations: what the training rows mean; those that are no plain questions and
+            answers are passed over.
         seed: of the draw, where there are more than MAX_POOL.
 
     Attributes:
@@ -35,12 +36,11 @@ class FewShot:
         seconds: that indexing took.
     """
 
-    def __init__(self, meanings: Sequence[Meaning], *, seed: int) -> None:
+    def __init__(self, conversations: Sequence[Conversation | PlainText], *, seed: int) -> None:
         started = time.perf_counter()
         self._examples: list[Turns] = []
-        for index in draw(len(meanings), MAX_POOL, seed=seed).tolist():
-            conversation = meanings[index].conversation
-            told = askable(conversation)
+        for index in draw(len(conversations), MAX_POOL, seed=seed).tolist():
+            told = askable(conversations[index])
             if told is not None:
                 messages = (*told[0], {"role": "assistant", "content": told[1]})
                 # The system message is said once, by the question that is asked.

@@ -78,7 +78,7 @@ def ask(
         DataError: no row can be asked.
     """
     renderer = PromptRenderer(tokenizer)
-    places = [i for i, one in enumerate(held_out.meanings) if askable(one.conversation)]
+    places = [i for i, one in enumerate(held_out.conversations) if askable(one)]
     # Those whose prompt cannot be made again are few: only as many are rendered as are needed.
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(places))
     asked: list[AskedQuestion] = []
@@ -93,9 +93,9 @@ def ask(
             asked.append(one)
     if not asked:
         raise DataError(
-            f"none of the {len(held_out.meanings)} held-out rows is a question with an answer that "
-            "documents or examples could be added to. Name such rows in evaluate.in_domain: chat "
-            "messages, prompt and completion, or question and answer."
+            f"none of the {len(held_out.conversations)} held-out rows is a question with an answer "
+            "that documents or examples could be added to. Name such rows in evaluate.in_domain: "
+            "chat messages, prompt and completion, or question and answer."
         )
     return sorted(asked, key=lambda one: one.index), len(places) - left_out
 
@@ -107,8 +107,8 @@ def _question(
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
 ) -> AskedQuestion | None:
-    example, meaning = held_out.examples[index], held_out.meanings[index]
-    told, asked = askable(meaning.conversation), question(example, index, stop_ids)
+    example = held_out.examples[index]
+    told, asked = askable(held_out.conversations[index]), question(example, index, stop_ids)
     if told is None or asked is None or renderer.ids(told[0]) != asked.prompt_ids:
         return None
     start, end = last_trained_span(example)
@@ -117,7 +117,7 @@ def _question(
     )
     return AskedQuestion(
         index,
-        meaning.location,
+        held_out.rows[index].location,
         told[0],
         asked.prompt_ids,
         example.input_ids[start:end],

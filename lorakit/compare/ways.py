@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit import tasks
 from lorakit.base.families import why_not_packed
 from lorakit.compare.costs import Costs, machine_of, training_seconds
 from lorakit.compare.few_shot import FewShot
@@ -75,6 +76,7 @@ def compare_ways(recipe: Recipe, run: str | Path) -> WaysCompared:
     wanted = together.compare
     measures = Measures.from_section(together.evaluate, seed=together.train.seed)
     # What can be wrong with the input is found before the model is loaded.
+    primary = _primary(measures)
     seconds = {"training": training_seconds(folder.metrics)}
     prices = load_prices(None if wanted.prices is None else Path(wanted.prices))
     retriever = _retriever(wanted)
@@ -83,7 +85,7 @@ def compare_ways(recipe: Recipe, run: str | Path) -> WaysCompared:
     sets = prepare_named_sets(together, served.tokenizer, served.model.config)
     stop_ids = _stop_ids(served, sets)
     questions, available = _questions(sets, served, stop_ids, wanted, together.train.seed)
-    few_shot = FewShot(sets.train.meanings, seed=together.train.seed)
+    few_shot = FewShot(sets.train.conversations, seed=together.train.seed)
     seconds |= {
         "indexing documents": 0.0 if retriever is None else retriever.seconds,
         "indexing examples": few_shot.seconds,
@@ -101,7 +103,6 @@ def compare_ways(recipe: Recipe, run: str | Path) -> WaysCompared:
     )
     not_measured: dict[str, str] = {}
     measured = _measured(served, builder, questions, how, retriever, not_measured)
-    primary = _primary(measures)
     rows = _rows(measured, questions, costs, seconds, seed=measures.seed)
     terms = Terms(
         len(questions),
@@ -196,9 +197,21 @@ def _stop_ids(served: ServedRun, sets: NamedSets) -> list[int]:
 
 
 def _primary(measures: Measures) -> str:
-    """The metric the verdict rests on; perplexity rises with the loss, which stands for it."""
+    """The metric the verdict rests on; perplexity rises with the loss, which stands for it.
+
+    Raises:
+        InputError: one that five ways cannot be measured by.
+    """
     primary = measures.primary_of(SET)
-    return LOSS if primary in LOSS_METRICS else primary
+    if primary in LOSS_METRICS:
+        return LOSS
+    if primary not in measures.scorers:
+        raise InputError(
+            f"evaluate.primary of {SET} is {primary!r}, which five ways are not compared by; "
+            f"possible: {', '.join([*LOSS_METRICS, *tasks.names()])}. Set it to one of "
+            "evaluate.metrics that is: --set evaluate.primary=loss."
+        )
+    return primary
 
 
 def _measuring(
@@ -206,14 +219,14 @@ def _measuring(
 ) -> Measuring:
     config = served.model.config
     context = context_of(config) or recipe.evaluate.max_new_tokens
-    named = [LOSS if name in LOSS_METRICS else name for name in measures.metrics]
+    losses = [LOSS for name in measures.metrics if name in LOSS_METRICS]
     return Measuring(
         settings=SamplingSettings(
             max_new_tokens=min(recipe.evaluate.max_new_tokens, context),
             temperature=0.0,
             stop_ids=tuple(stop_ids),
         ),
-        metrics=tuple(dict.fromkeys([_primary(measures), *named])),
+        metrics=tuple(dict.fromkeys([_primary(measures), *losses, *measures.scorers])),
         scoring=measures.scoring,
         timed=recipe.compare.timed,
         token_budget=recipe.train.micro_batch_tokens or LOSS_TOKENS,

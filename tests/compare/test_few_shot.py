@@ -17,7 +17,8 @@ ROWS = [
 
 
 def few_shot(rows: list[dict[str, object]], **rules: object) -> FewShot:
-    return FewShot(read_meanings([rows], DataRules(**rules)), seed=0)  # type: ignore[arg-type]
+    meanings = read_meanings([rows], DataRules(**rules))  # type: ignore[arg-type]
+    return FewShot([meaning.conversation for meaning in meanings], seed=0)
 
 
 def answers(turns: list[tuple[dict[str, object], ...]]) -> list[object]:
