@@ -26,6 +26,7 @@ from lorakit.recipe.text import parse_text
 
 VERBS = (
     "demo",
+    "advise",
     "new",
     "check",
     "plan",

@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from lorakit.cli import (
     adapter,
+    advise,
     chat,
     check,
     demo,
@@ -56,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune language models with LoRA and QLoRA: a recipe in, a proven adapter out.",
 )
-for verb in (demo, new, check, plan, train, evaluate, report, chat, merge, quantize):
+for verb in (demo, advise, new, check, plan, train, evaluate, report, chat, merge, quantize):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(adapter.app, name="adapter")
 
