@@ -9,8 +9,10 @@ from rich.table import Table
 
 from lorakit.cli.output import (
     AsJson,
+    HtmlPage,
     Overrides,
     RecipePath,
+    check_html,
     console,
     human_bytes,
     print_json,
@@ -28,6 +30,7 @@ def command(
     gpu: Annotated[
         str | None, typer.Option(metavar="NAME", help="Hold the known parts against this GPU.")
     ] = None,
+    html: HtmlPage = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will take: parameters, memory, steps, tokens.
@@ -39,14 +42,21 @@ def command(
       lorakit plan recipe.yaml
       lorakit plan recipe.yaml --gpu rtx4090
       lorakit plan recipe.yaml --set base.quantization=nf4 --json
+      lorakit plan recipe.yaml --html plan.html
     """
     settings = load_recipe(recipe, overrides)
+    check_html(html)
     with stdout_for_results():
         from lorakit.plan.plan import plan
 
         result = plan(settings, gpu=gpu)
+        told = result.to_json()
+        if html is not None:
+            from lorakit.report.plan_page import write_plan_page
+
+            write_plan_page(told, settings, source=recipe, output=html)
     if as_json:
-        print_json(result.to_json())
+        print_json(told)
     else:
         show_plan(result)
 

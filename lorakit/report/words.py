@@ -26,6 +26,17 @@ METRIC_NAMES = {
     "content": "content score",
     "regex": "regular expression",
 }
+PART_NAMES = {
+    "quantization_constants": "quantization scales",
+    "optimizer": "optimizer state",
+    "being_packed": "largest tensor before it is packed",
+    "dequantization": "weights being unpacked",
+    "answers_at_most": "answers, at most",
+    "start": "start: loading and data",
+    "lora_16_bit": "LoRA, 16-bit",
+    "qlora": "QLoRA (NF4)",
+    "full": "full fine-tuning",
+}
 # What HTML cannot hold, and half characters, become visible replacements.
 _CONTROLS = {
     code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"
@@ -45,6 +56,11 @@ def set_name(name: str) -> str:
 
 def metric_name(name: str) -> str:
     return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def part_name(name: str) -> str:
+    """A part of memory or time, a moment of a run, or a method, as people read it."""
+    return capital(PART_NAMES.get(name, name.replace("_", " ")))
 
 
 def capital(text: str) -> str:

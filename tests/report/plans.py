@@ -1,0 +1,100 @@
+"""What `lorakit plan` tells, made by code: every key there is, with hostile text in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lorakit
+from lorakit.recipe import Recipe
+from tests.report.runs import HOSTILE
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+def plan_recipe() -> Recipe:
+    return lorakit.parse_recipe(
+        {
+            "base": {"model": "meta-llama/Llama-3.1-8B", "quantization": "nf4"},
+            "adapter": {"r": 16, "use_dora": True},
+            "data": {"train": "train.jsonl", "max_length": 2048},
+            "evaluate": {"retention": "general.jsonl"},
+        },
+        name="clinic",
+    )
+
+
+def plan_told(**changed: Any) -> dict[str, Any]:
+    """The object of `lorakit plan --json`; the numbers are of no run."""
+    weights, scales, adapter = 5_300 * MIB, 130 * MIB, 171 * MIB
+    gradients, optimizer = 166 * MIB, 331 * MIB
+    kept = {
+        "weights": weights,
+        "quantization_constants": scales,
+        "adapter": adapter,
+    }
+    step = kept | {
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": 2_900 * MIB,
+        "loss_chunk": 510 * MIB,
+        "dequantization": 112 * MIB,
+    }
+    return {
+        "parameters": {"total": 8_073_580_544, "trainable": 43_319_296},
+        "memory_bytes": step | {"loading_peak": 6_440 * MIB, "peak": sum(step.values())},
+        "phases": {
+            "loading": {"weights": weights, "quantization_constants": scales, "being_packed": GIB},
+            "training_step": step,
+            "optimizer_step": kept | {"gradients": gradients, "optimizer": 2 * optimizer},
+            "evaluation": kept | {"activations": 700 * MIB, "loss_chunk": 510 * MIB},
+        },
+        "methods": {
+            "full": {"weights": 15 * GIB, "gradients": 15 * GIB, "optimizer": 45 * GIB},
+            "lora_16_bit": {"weights": 15 * GIB, "adapter": adapter, "activations": 3 * GIB},
+            "qlora": step,
+        },
+        "steps": 1_875,
+        "tokens": 6_120_400,
+        "trained_tokens": 1_894_210,
+        "seconds": 5_940.0,
+        "seconds_by_part": {
+            "start": 95.0,
+            "training": 5_400.0,
+            "validation": 130.0,
+            "checkpoints": 15.0,
+            "evaluation": 300.0,
+            "answers_at_most": 840.0,
+        },
+        "seconds_found": "data sheet of rtx4090: 165 TFLOP/s times an assumed efficiency of 0.4",
+        "flops": {"training": 2.6e17, "validation": 4e15, "evaluation": 9e15, "total": 2.73e17},
+        "cost": 0.561,
+        "cost_found": {"amount": 0.561, "currency": "USD", "basis": f"0.34 an hour {HOSTILE}"},
+        "weights_by_storage": {"packed": 4_000 * MIB, "dense": 1_430 * MIB},
+        "weights_by_device": {"cuda": weights, "cpu": GIB},
+        "layers": {"adapted": 224, "not_adapted": 2},
+        "gpu": {"name": "rtx3060ti", "memory_bytes": 8 * GIB, "left_for_activations": 2 * GIB},
+        "fit": {
+            "needed_bytes": sum(step.values()),
+            "limit_bytes": 8 * GIB,
+            "offloaded_bytes": 0,
+            "fits": False,
+            "fixes": [
+                {
+                    "changes": {"train.gradient_checkpointing": True},
+                    "costs": ["a quarter more time, the same result"],
+                    "needed": 7_100 * MIB,
+                    "slowdown": 1.24,
+                },
+                {
+                    "changes": {"data.max_length": 1024, "train.micro_batch_tokens": 1024},
+                    "costs": ["3.1 % of the rows are dropped", "smaller passes"],
+                    "needed": 6_900 * MIB,
+                    "slowdown": None,
+                },
+            ],
+            "nearest_bytes": None,
+            "larger_gpu": "rtx3060",
+        },
+        "notes": [f"tokens are estimated {HOSTILE}"],
+    } | changed
