@@ -7,19 +7,16 @@ from typing import Any
 from lorakit.report.files import Parameters
 from lorakit.report.part import Part
 
-# Parts of memory in the order they are stacked, what is there all the time first; others follow.
-PARTS = (
-    "weights",
-    "quantization_constants",
-    "adapter",
-    "gradients",
-    "optimizer",
-    "activations",
-    "loss_chunk",
-    "dequantization",
-)
-# Sums, not parts.
-TOTALS = ("peak", "loading_peak", "total")
+# What there is in each phase of a run, in the order it is stacked, and what the rest of it is.
+_THERE = ("weights", "quantization_constants", "dense_copies", "libraries")
+_TRAINED = ("adapter", "gradients", "optimizer")
+PHASES = {
+    "loading": (("weights", "quantization_constants", "libraries"), "being_packed"),
+    "training_step": ((*_THERE, *_TRAINED, "activations"), "working"),
+    "optimizer_step": ((*_THERE, *_TRAINED), "new_values"),
+    "evaluation": ((*_THERE, *_TRAINED), "forward_pass"),
+}
+TOTALS = ("peak", "loading_peak", "total")  # sums, not parts
 
 
 class CostFound(Part):
@@ -36,11 +33,29 @@ class GpuFacts(Part):
     name: str
     memory_bytes: int
     left_for_activations: int | None = None
+    fits: bool | None = None
 
 
 class Layers(Part):
     adapted: int
     not_adapted: int
+
+
+class MicroBatchFacts(Part):
+    """The largest pass of the run; `assumed` says why it is no real one."""
+
+    tokens: int
+    examples: int
+    longest: int
+    assumed: str | None = None
+
+
+class DeviceFacts(Part):
+    """Several GPUs that share each step."""
+
+    count: int
+    peak: int | None = None
+    sharded_weights_peak: int | None = None
 
 
 class FixFacts(Part):
@@ -69,7 +84,10 @@ class PlanFound(Part):
 
     parameters: Parameters
     memory_bytes: dict[str, int | None]
-    phases: dict[str, dict[str, int | None]] | None = None
+    memory_phases: dict[str, int] | None = None
+    memory_parts: dict[str, int | None] | None = None
+    worst_micro_batch: MicroBatchFacts | None = None
+    devices: DeviceFacts | None = None
     methods: dict[str, dict[str, int | None]] | None = None
     steps: int | None = None
     tokens: int | None = None
@@ -103,35 +121,45 @@ class Stack(Part):
         return sum(self.parts.values())
 
 
-def stacks_of(named: dict[str, dict[str, int | None]]) -> list[Stack]:
-    """A bar for each entry; an entry without any known part has none."""
-    found = []
-    for name, values in named.items():
-        parts = {part: count for part, count in values.items() if part not in TOTALS}
-        known = {part: count for part, count in parts.items() if count}
-        peak = values.get("peak") or values.get("total")
-        rest = 0 if peak is None else peak - sum(known.values())
-        if rest > 0:
-            known["other"] = rest
-        if known:
-            complete = None not in parts.values() or peak is not None
-            found.append(Stack(name=name, parts=_in_order(known), complete=complete))
-    return found
+def methods_of(plan: PlanFound) -> list[Stack]:
+    """A bar for each method that is known."""
+    return [
+        _stack(name, {part: count for part, count in values.items() if part not in TOTALS})
+        for name, values in (plan.methods or {}).items()
+    ]
 
 
 def phases_of(plan: PlanFound) -> list[Stack]:
     """Memory over the course of a run; where only its parts are known, loading and a step."""
-    if plan.phases:
-        return stacks_of(plan.phases)
-    step = stacks_of({"training_step": plan.memory_bytes})
-    loading = plan.memory_bytes.get("loading_peak")
-    if not loading:
-        return step
-    weights = min(plan.memory_bytes.get("weights") or 0, loading)
-    parts = {"weights": weights, "being_packed": loading - weights}
-    return [Stack(name="loading", parts={k: v for k, v in parts.items() if v}), *step]
+    parts = _parts(plan)
+    if not plan.memory_phases:
+        loading = plan.memory_bytes.get("loading_peak")
+        step = {name: count for name, count in parts.items() if name not in TOTALS}
+        stacks = [_phase("loading", loading, parts)] if loading else []
+        return [*stacks, _stack("training_step", step)] if any(step.values()) else stacks
+    return [_phase(name, total, parts) for name, total in plan.memory_phases.items()]
 
 
-def _in_order(parts: dict[str, int]) -> dict[str, int]:
-    known = [name for name in PARTS if name in parts]
-    return {name: parts[name] for name in [*known, *(n for n in parts if n not in known)]}
+def _parts(plan: PlanFound) -> dict[str, int | None]:
+    """Every part by name; quantization scales apart from the weights they belong to."""
+    parts = plan.memory_bytes | (plan.memory_parts or {})
+    weights, scales = parts.get("weights"), parts.get("quantization_constants")
+    if weights and scales and scales < weights:
+        parts["weights"] = weights - scales
+    return parts
+
+
+def _phase(name: str, total: int, parts: dict[str, int | None]) -> Stack:
+    """A phase of which the sum is known, taken apart; what lives elsewhere is not in it."""
+    names, rest_name = PHASES.get(name, (_THERE, "other"))
+    shown = {part: parts.get(part) or 0 for part in names}
+    rest = total - sum(shown.values())
+    if rest < 0:  # some of the weights are offloaded
+        shown["weights"] = max(0, shown.get("weights", 0) + rest)
+        rest = total - sum(shown.values())
+    return _stack(name, shown | {rest_name: max(0, rest)})
+
+
+def _stack(name: str, parts: dict[str, int | None]) -> Stack:
+    known = {part: count for part, count in parts.items() if count}
+    return Stack(name=name, parts=known, complete=None not in parts.values())

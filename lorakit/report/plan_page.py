@@ -16,10 +16,19 @@ from lorakit.plan.gpus import GPUS, find_gpu
 from lorakit.recipe import Recipe
 from lorakit.report.bars import draw_stacks, inks_of
 from lorakit.report.numbers import Fact, of_recipe, of_trained
-from lorakit.report.plan_files import PlanFound, Stack, phases_of, stacks_of
+from lorakit.report.plan_files import PlanFound, Stack, methods_of, phases_of
 from lorakit.report.recipes import settings_of
 from lorakit.report.render import render, write_page
-from lorakit.report.words import NOT_KNOWN, capital, count, duration, part_name, share, size
+from lorakit.report.words import (
+    NOT_KNOWN,
+    capital,
+    count,
+    counted,
+    duration,
+    part_name,
+    share,
+    size,
+)
 
 SECTIONS = (
     ("verdict", "Plan"),
@@ -75,7 +84,7 @@ def write_plan_page(told: Mapping[str, Any], recipe: Recipe, *, source: Path, ou
 def plan_page(told: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str:
     """The HTML of a plan."""
     plan = TypeAdapter(PlanFound).validate_python(dict(told))
-    phases, methods = phases_of(plan), stacks_of(plan.methods or {})
+    phases, methods = phases_of(plan), methods_of(plan)
     limits, inks = _limits(plan), inks_of([*phases, *methods])
     gpus = _fitting(phases)
     shown = {"methods": bool(methods), "gpus": bool(gpus), "fixes": plan.fit is not None}
@@ -133,6 +142,8 @@ def fits(plan: PlanFound, phases: list[Stack]) -> bool | None:
         return plan.fit.fits
     if plan.gpu is None:
         return None
+    if plan.gpu.fits is not None:
+        return plan.gpu.fits
     if highest(phases).total > plan.gpu.memory_bytes:
         return False
     return True if phases and all(one.complete for one in phases) else None
@@ -172,6 +183,11 @@ def _numbers(plan: PlanFound, recipe: Recipe) -> Iterator[Fact]:
     if plan.tokens and plan.trained_tokens is not None:
         trained = f"{share(plan.trained_tokens, plan.tokens)} of them trained"
     yield Fact("Tokens", count(plan.tokens), trained)
+    batch = plan.worst_micro_batch
+    if batch is not None:
+        of = f"{counted(batch.examples, 'example')}, the longest {counted(batch.longest, 'token')}"
+        assumed = "" if batch.assumed is None else f"; assumed: {batch.assumed}"
+        yield Fact("Largest micro-batch", counted(batch.tokens, "token"), f"{of}{assumed}")
     if plan.seconds is not None:
         yield Fact("Time", duration(plan.seconds))
     if plan.cost_found is not None:

@@ -30,12 +30,15 @@ PART_NAMES = {
     "quantization_constants": "quantization scales",
     "optimizer": "optimizer state",
     "being_packed": "largest tensor before it is packed",
-    "dequantization": "weights being unpacked",
+    "working": "working memory of the pass",
+    "new_values": "new values of the optimizer",
+    "dense_copies": "weights kept unpacked too",
+    "libraries": "code of libraries",
     "answers_at_most": "answers, at most",
     "start": "start: loading and data",
-    "lora_16_bit": "LoRA, 16-bit",
-    "qlora": "QLoRA (NF4)",
-    "full": "full fine-tuning",
+    "lora": "LoRA, 16-bit",
+    "qlora": "QLoRA, NF4",
+    "full": "full, 16-bit",
 }
 # What HTML cannot hold, and half characters, become visible replacements.
 _CONTROLS = {

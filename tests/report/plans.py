@@ -26,33 +26,48 @@ def plan_recipe() -> Recipe:
 
 def plan_told(**changed: Any) -> dict[str, Any]:
     """The object of `lorakit plan --json`; the numbers are of no run."""
-    weights, scales, adapter = 5_300 * MIB, 130 * MIB, 171 * MIB
-    gradients, optimizer = 166 * MIB, 331 * MIB
-    kept = {
-        "weights": weights,
-        "quantization_constants": scales,
-        "adapter": adapter,
-    }
-    step = kept | {
-        "gradients": gradients,
-        "optimizer": optimizer,
-        "activations": 2_900 * MIB,
-        "loss_chunk": 510 * MIB,
-        "dequantization": 112 * MIB,
-    }
+    weights, adapter, gradients, optimizer = 5_430 * MIB, 171 * MIB, 166 * MIB, 331 * MIB
+    activations, working = 2_900 * MIB, 622 * MIB
+    there = weights + adapter + gradients + optimizer
+    trained = {"adapter": adapter, "gradients": gradients, "optimizer": optimizer}
+    passes = {"activations": activations, "working": working}
+    needed = there + activations + working
     return {
         "parameters": {"total": 8_073_580_544, "trainable": 43_319_296},
-        "memory_bytes": step | {"loading_peak": 6_440 * MIB, "peak": sum(step.values())},
-        "phases": {
-            "loading": {"weights": weights, "quantization_constants": scales, "being_packed": GIB},
-            "training_step": step,
-            "optimizer_step": kept | {"gradients": gradients, "optimizer": 2 * optimizer},
-            "evaluation": kept | {"activations": 700 * MIB, "loss_chunk": 510 * MIB},
+        "memory_bytes": {
+            "weights": weights,
+            **trained,
+            "activations": activations,
+            "loading_peak": 6_440 * MIB,
+            "peak": needed,
         },
+        "memory_phases": {
+            "loading": 6_440 * MIB,
+            "training_step": needed,
+            "optimizer_step": there + 96 * MIB,
+            "evaluation": there + 710 * MIB,
+        },
+        "memory_parts": {
+            "quantization_constants": 130 * MIB,
+            "unpacked_weight": 112 * MIB,
+            "working": working,
+            "loss": 510 * MIB,
+            "dense_copies": 0,
+            "libraries": 0,
+        },
+        "worst_micro_batch": {
+            "tokens": 2_048,
+            "examples": 1,
+            "longest": 2_048,
+            "trained_tokens": 900,
+            "packed": True,
+            "assumed": None,
+        },
+        "devices": {"count": 2, "peak": needed, "sharded_weights_peak": needed - weights // 2},
         "methods": {
-            "full": {"weights": 15 * GIB, "gradients": 15 * GIB, "optimizer": 45 * GIB},
-            "lora_16_bit": {"weights": 15 * GIB, "adapter": adapter, "activations": 3 * GIB},
-            "qlora": step,
+            "full": {"weights": 15 * GIB, "gradients": 15 * GIB, "optimizer": 90 * GIB, **passes},
+            "lora": {"weights": 15 * GIB, **trained, **passes},
+            "qlora": {"weights": weights, **trained, **passes},
         },
         "steps": 1_875,
         "tokens": 6_120_400,
@@ -71,11 +86,11 @@ def plan_told(**changed: Any) -> dict[str, Any]:
         "cost": 0.561,
         "cost_found": {"amount": 0.561, "currency": "USD", "basis": f"0.34 an hour {HOSTILE}"},
         "weights_by_storage": {"packed": 4_000 * MIB, "dense": 1_430 * MIB},
-        "weights_by_device": {"cuda": weights, "cpu": GIB},
+        "weights_by_device": {"cuda": weights},
         "layers": {"adapted": 224, "not_adapted": 2},
         "gpu": {"name": "rtx3060ti", "memory_bytes": 8 * GIB, "left_for_activations": 2 * GIB},
         "fit": {
-            "needed_bytes": sum(step.values()),
+            "needed_bytes": needed,
             "limit_bytes": 8 * GIB,
             "offloaded_bytes": 0,
             "fits": False,
