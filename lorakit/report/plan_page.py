@@ -161,7 +161,8 @@ def headline(plan: PlanFound, phases: list[Stack]) -> str:
     if limit is not None and fitting is not None:
         verb = "Fits" if fitting else "Does not fit"
         return f"{verb} {where}: {size(needed)} needed, {size(limit)} there."
-    at_least = "" if most.complete else "at least "
+    # A part that is not known in one phase may make that one the highest.
+    at_least = "" if all(one.complete for one in phases) else "at least "
     if limit is not None:
         return f"{capital(at_least)}{size(needed)} of the {size(limit)} of {where} needed."
     return f"Takes {at_least}{size(needed)} of memory" + (

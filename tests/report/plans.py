@@ -1,4 +1,4 @@
-"""What `lorakit plan` tells, made by code: every key there is, with hostile text in it."""
+"""What `lorakit plan` and `check` tell, made by code: every key there is, with hostile text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import lorakit
 from lorakit.recipe import Recipe
-from tests.report.runs import HOSTILE
+from tests.report.runs import HOSTILE, data_file
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -113,3 +113,33 @@ def plan_told(**changed: Any) -> dict[str, Any]:
         },
         "notes": [f"tokens are estimated {HOSTILE}"],
     } | changed
+
+
+def check_told(**changed: Any) -> dict[str, Any]:
+    """What `check_facts` gives, with a finding of every severity."""
+    told = data_file()
+    told["findings"].append(
+        {
+            "id": "stop-token-never-trained",
+            "severity": "error",
+            "message": f"train: no row trains a stop token {HOSTILE}",
+            "where": f"{HOSTILE}.jsonl:3",
+        }
+    )
+    return (
+        told
+        | {
+            "stops": ["<|im_end|>"],
+            "silenced": {"near-duplicates": 3, HOSTILE: 1},
+            "explained": {
+                "stop-token-never-trained": {
+                    "title": "No row trains a stop token",
+                    "reason": f"The model never learns to end its answer. {HOSTILE}",
+                    "source": "trl#2059",
+                    "mend": "Use a chat template that ends each turn.",
+                    "example": f"trained: assistant {HOSTILE}",
+                }
+            },
+        }
+        | changed
+    )
