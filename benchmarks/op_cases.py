@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, rotate_half
 
 from lorakit import kernels
 from lorakit.base.storages import nf4
-from lorakit.kernels import dispatch
+from lorakit.kernels import dispatch, scratch
 from lorakit.kernels.fused.linear_cross_entropy import CHUNK_ROWS, CHUNK_ROWS_ELSEWHERE
 from lorakit.kernels.reference.four_bit import NESTED_BLOCK_SIZE
 
@@ -195,13 +195,15 @@ def four_bit(rows: int, columns: int, place: Place) -> Iterator[Case]:
             lambda: bitsandbytes.quantize_4bit(dense, blocksize=BLOCK_SIZE, quant_type="nf4"),
         ),
     )
+    unpacked = table_op(
+        "four_bit_dequantize",
+        size,
+        codes.nbytes + absmax.nbytes + dense.nbytes,
+        *(codes, absmax, "nf4", dense.shape, BLOCK_SIZE, place.dtype),
+    )
     yield replace(
-        table_op(
-            "four_bit_dequantize",
-            size,
-            codes.nbytes + absmax.nbytes + dense.nbytes,
-            *(codes, absmax, "nf4", dense.shape, BLOCK_SIZE, place.dtype),
-        ),
+        unpacked,
+        ours=partial(_short_lived, unpacked.ours),
         peer=("bitsandbytes", lambda: bitsandbytes.dequantize_4bit(*theirs)),
     )
     nested = kernels.quantize_scales(absmax)
@@ -210,6 +212,12 @@ def four_bit(rows: int, columns: int, place: Place) -> Iterator[Case]:
         table_op("dequantize_scales", f"{absmax.numel()}", 5 * absmax.numel(), *nested),
         peer=("bitsandbytes", lambda: bitsandbytes.dequantize_blockwise(coded, state)),
     )
+
+
+def _short_lived(call: Call) -> object:
+    """As a training step unpacks: the weight before it is no longer needed."""
+    with scratch.short_lived():
+        return call()
 
 
 def projections(num_in: int, num_out: int, place: Place) -> Case:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from packaging.version import Version
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit import kernels
@@ -164,3 +165,28 @@ def test_a_pytorch_without_its_private_ops_is_served_and_told(
     assert "has no no_such_op" in caplog.text
     for mine, right in zip(found, expected, strict=True):
         assert relative_error(mine, right) < OP[torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, None),
+        ({"dtype": torch.float32}, "its dtype is torch.float32"),
+        ({"value_size": 4}, "values of another size"),
+        ({"plain": False}, "soft-capped scores"),
+    ],
+)
+def test_what_ragged_attention_does_not_serve_is_told(
+    change: dict, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "_why_no_varlen", lambda: None)
+    dtype = change.get("dtype", torch.bfloat16)
+    sizes = (8, 8, change.get("value_size", 8))
+    pack = [torch.empty(2, 7, size, dtype=dtype) for size in sizes]
+    reason = packed_attention._why_not_ragged(*pack, plain=change.get("plain", True))
+    assert (reason is None) if told is None else told in reason
+
+
+def test_attention_over_ragged_rows_is_found_from_pytorch_2_13_on() -> None:
+    found = packed_attention._why_no_varlen() is None
+    assert found == (Version(torch.__version__) >= Version("2.13"))

@@ -23,7 +23,7 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, float32, int32, int64, njit, types, uint64
+from numba import carray, cfunc, config, float32, int32, int64, njit, types, uint64
 from numba.extending import intrinsic
 
 from lorakit.kernels.cpu import threads
@@ -123,31 +123,97 @@ def _exp(x):
 # Four-bit weights. No relaxed arithmetic: the bits are bitsandbytes'.
 
 
+def _has_avx2():
+    """Whether numba compiles for a processor with AVX2: asked of what it goes by itself."""
+    if config.CPU_NAME is not None or config.CPU_FEATURES is not None or not config.ENABLE_AVX:
+        return False
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx2"))
+
+
+_AVX2 = _has_avx2()
+
+
+# Weights that `_unpack_avx2` writes at a time: the table is loaded once for so many.
+_AT_ONCE = 32
+
+
+@intrinsic
+def _unpack_avx2(context: Any, codes: Any, table: Any, scale: Any, out: Any) -> Any:
+    """Write `_AT_ONCE` weights: a table of 16 numbers is two AVX registers.
+
+    The permutation looks at the lowest three bits of a lane alone; the fourth, moved to the sign,
+    says from which half.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes, table, scale, out = arguments
+        word, long = ir.IntType(32), ir.IntType(64)
+        eight, numbers = ir.VectorType(word, 8), ir.VectorType(ir.FloatType(), 8)
+        permute = builder.module.declare_intrinsic(
+            "llvm.x86.avx2.permps", fnty=ir.FunctionType(numbers, [numbers, eight])
+        )
+
+        def at(address: Any, offset: int, kind: Any) -> Any:
+            moved = builder.add(address, ir.Constant(long, offset))
+            return builder.inttoptr(moved, kind.as_pointer())
+
+        def lanes(counts: list[int]) -> Any:
+            return ir.Constant(eight, counts)
+
+        def in_every_lane(kind: Any, value: Any) -> Any:
+            undefined, first = ir.Constant(kind, ir.Undefined), ir.Constant(word, 0)
+            one = builder.insert_element(undefined, value, first)
+            return builder.shuffle_vector(one, one, lanes([0] * 8))
+
+        scales = in_every_lane(numbers, scale)
+        halves = [builder.load(at(table, offset, numbers), align=4) for offset in (0, 32)]
+        for first in range(0, _AT_ONCE, 8):
+            four_bytes = builder.load(at(codes, first // 2, word), align=1)
+            # The first weight of a byte is in its upper half.
+            shifts = lanes([4, 0, 12, 8, 20, 16, 28, 24])
+            code = builder.lshr(in_every_lane(eight, four_bytes), shifts)
+            low, high = (builder.call(permute, [half, code]) for half in halves)
+            in_high = builder.icmp_signed("<", builder.shl(code, lanes([28] * 8)), lanes([0] * 8))
+            weights = builder.fmul(builder.select(in_high, high, low), scales)
+            builder.store(weights, at(out, 4 * first, numbers), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32, types.int64), generate
+
+
 @njit(error_model="numpy")
-def _unpack(codes, scale, pairs, out):
-    for i in range(codes.size):
-        code = int64(codes[i]) * 2
-        out[2 * i] = pairs[code] * scale
-        out[2 * i + 1] = pairs[code + 1] * scale
+def _unpack(codes, num_codes, table, scale, out):
+    """Two weights a code; codes, table and out are addresses."""
+    done = 0
+    if _AVX2:
+        at_once = _AT_ONCE // 2
+        done = num_codes // at_once * at_once
+        for i in range(0, done, at_once):
+            _unpack_avx2(codes + i, table, scale, out + i * 8)
+    numbers = _floats(table, 16)
+    packed = _bytes(codes, num_codes)
+    weights = _floats(out, 2 * num_codes)
+    for i in range(done, num_codes):
+        weights[2 * i] = numbers[packed[i] >> 4] * scale
+        weights[2 * i + 1] = numbers[packed[i] & 15] * scale
 
 
 @Kernel
 def four_bit_dequantize(arguments):
-    """codes uint8, scales float32 (blocks,), pairs float32 (512,), out float32, number of weights,
-    block size; work: blocks."""
+    """codes uint8, scales float32 (blocks,), code book float32 (16,), out float32, number of
+    weights, block size; work: blocks."""
+    codes, code_book, out = arguments[2], arguments[4], arguments[5]
     num_weights, block = arguments[6], arguments[7]
-    codes = _bytes(arguments[2], (num_weights + 1) // 2)
     scales = _floats(arguments[3], arguments[1])
-    pairs = _floats(arguments[4], 512)
-    out = _floats(arguments[5], num_weights)
     first, last = _share(arguments)
     for b in range(first, last):
         start = b * block
-        stop = min(start + block, num_weights)
-        even = start + (stop - start) // 2 * 2
-        _unpack(codes[start // 2 : even // 2], scales[b], pairs, out[start:even])
-        if even < stop:
-            out[even] = pairs[int64(codes[even // 2]) * 2] * scales[b]
+        size = min(block, num_weights - start)
+        _unpack(codes + start // 2, size // 2, code_book, scales[b], out + start * 4)
+        if size % 2:
+            last_code = _bytes(codes + (start + size) // 2, 1)[0]
+            number = _floats(code_book, 16)[last_code >> 4]
+            _floats(out + (start + size - 1) * 4, 1)[0] = number * scales[b]
 
 
 @njit(error_model="numpy")

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 
+from lorakit.kernels import scratch
 from lorakit.kernels.cpu import compiled
 from lorakit.kernels.reference import dropout as reference_dropout
 from lorakit.kernels.reference import elementwise as reference
@@ -84,14 +85,14 @@ def four_bit_dequantize(
         return reference_four_bit.four_bit_dequantize(
             codes, absmax, code_book, shape, block_size, dtype
         )
-    out = torch.empty(shape, dtype=dtype, device=codes.device)
-    pairs = reference_four_bit.pair_table(code_book, codes.device)
+    out = scratch.empty(shape, dtype, codes.device)
+    table = reference_four_bit.code_values(code_book, codes.device).contiguous()
     compiled.four_bit_dequantize(
         absmax.numel(),
         out.numel() * FLOAT_BYTES,
         codes.contiguous(),
         absmax.contiguous(),
-        pairs,
+        table,
         out,
         out.numel(),
         block_size,

@@ -52,8 +52,11 @@ def packed_attention(
     if plain and _serves_on_cpu(*tensors):
         known = cu_seqlens.diff().tolist() if lengths is None else list(lengths)
         return _CausalAttention.apply(*tensors, known, scaling, window)
-    if plain and _serves_ragged(*tensors):
-        return _ragged(*tensors, cu_seqlens, max_seqlen, scaling, window)
+    if query_HTD.device.type == "cuda" and not dispatch.is_reference_forced():
+        reason = _why_not_ragged(*tensors, plain=plain)
+        if reason is None:
+            return _ragged(*tensors, cu_seqlens, max_seqlen, scaling, window)
+        _tell_of_plain_attention(reason)
     return reference.packed_attention(
         *tensors,
         cu_seqlens,
@@ -156,8 +159,8 @@ def _like_tokens(tensor_HTD: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _varlen_attn() -> Any:
-    """PyTorch's attention over ragged rows; None where it is not, or has another signature."""
+def _why_no_varlen() -> str | None:
+    """What PyTorch's attention over ragged rows lacks."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -165,24 +168,33 @@ def _varlen_attn() -> Any:
     else:
         known = inspect.signature(varlen_attn).parameters
         missing = [name for name in ("scale", "window_size", "enable_gqa") if name not in known]
-    if missing:
-        log.warning(
-            "torch.nn.attention.varlen of PyTorch %s has no %s, so attention on the GPU runs as "
-            "plain PyTorch, which waits for the lengths of the examples; PyTorch 2.13 has it",
-            torch.__version__,
-            " and no ".join(missing),
-        )
+    if not missing:
         return None
-    return varlen_attn
-
-
-def _serves_ragged(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     return (
-        query.device.type == "cuda"
-        and query.dtype == key.dtype == value.dtype
-        and query.dtype in _HALF
-        and query.shape[-1] == value.shape[-1]
-        and _varlen_attn() is not None
+        f"torch.nn.attention.varlen of PyTorch {torch.__version__} has no "
+        f"{' and no '.join(missing)}; PyTorch 2.13 has it"
+    )
+
+
+def _why_not_ragged(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, plain: bool
+) -> str | None:
+    """What a call on a GPU has that attention over ragged rows does not serve."""
+    if not plain:
+        return "it is not causal, or has soft-capped scores or sinks"
+    if not query.dtype == key.dtype == value.dtype or query.dtype not in _HALF:
+        return f"its dtype is {query.dtype}, not bfloat16 or float16"
+    if query.shape[-1] != value.shape[-1]:
+        return "its heads have values of another size than keys"
+    return _why_no_varlen()
+
+
+@cache
+def _tell_of_plain_attention(reason: str) -> None:
+    log.warning(
+        "attention on the GPU runs as plain PyTorch, example by example, and waits for their "
+        "lengths: %s",
+        reason,
     )
 
 
@@ -195,7 +207,10 @@ def _ragged(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    out_THD = _varlen_attn()(
+    from torch.nn.attention import varlen  # `_why_no_varlen` has seen that it is there
+
+    attend: Any = varlen.varlen_attn  # whose types differ from version to version
+    out_THD = attend(
         *(t.transpose(0, 1) for t in (query_HTD, key_KTD, value_KTD)),
         cu_seqlens,
         cu_seqlens,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from lorakit.kernels import dispatch
+from lorakit.kernels import dispatch, scratch
 from lorakit.kernels.reference.frozen_linear import Dequantizable
 
 
@@ -157,7 +157,7 @@ def project(
     downs = _downs(x, layers)
     outputs, kept = [], []
     for layer, down in zip(layers, downs, strict=True):
-        dense = layer.weight.dequantize(x.dtype, x.device)
+        dense = _dense(layer, x)
         scale = None if layer.row_scale is None else layer.row_scale(dense)
         of_weight, of_output = _places(scale, x)
         dense = _scale_rows(dense, of_weight)
@@ -221,7 +221,7 @@ def project_backward(
             if of_weight is not None:
                 grad_B *= of_weight[:, None].to(grad_B.dtype)
         if needs_x:
-            dense = _scale_rows(layer.weight.dequantize(x.dtype, x.device), of_weight)
+            dense = _scale_rows(_dense(layer, x), of_weight)
             grad_x = grad @ dense if grad_x is None else grad_x.addmm_(grad, dense)
             del dense
         grad_downs.append(grad_down)
@@ -229,6 +229,12 @@ def project_backward(
     for place, grad_A in _low_rank_grads(x, layers, grad_downs, grad_x):
         of_tensors[place * NUM_TENSORS + 1] = grad_A
     return grad_x, of_tensors
+
+
+def _dense(layer: Projection, x: torch.Tensor) -> torch.Tensor:
+    """The dense weight (O, I), until the next one is asked for."""
+    with scratch.short_lived():
+        return layer.weight.dequantize(x.dtype, x.device)
 
 
 def _downs(x: torch.Tensor, layers: Sequence[Projection]) -> list[torch.Tensor | None]:
@@ -301,7 +307,11 @@ def _scale_rows(weight: torch.Tensor, factor: torch.Tensor | None) -> torch.Tens
     """`weight` (O, ...) times one factor per row, in its dtype."""
     # Rounded once, after scaling: a magnitude that moves by less than the dtype's step still
     # changes some of its row's weights.
-    return weight if factor is None else (weight * factor[:, None]).to(weight.dtype)
+    if factor is None:
+        return weight
+    if scratch.is_scratch(weight) and weight.dtype == factor.dtype:
+        return weight.mul_(factor[:, None])
+    return (weight * factor[:, None]).to(weight.dtype)
 
 
 def _scale_columns(y: torch.Tensor, row_scale: torch.Tensor) -> torch.Tensor:
