@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lorakit.base.load import load_base
     from lorakit.base.storages import nf4
     from lorakit.base.vocabulary import add_tokens
+    from lorakit.compare.ways import compare_ways
     from lorakit.errors import (
         AdapterError,
         CheckpointError,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
         parse_recipe,
         recipe_schema,
     )
+    from lorakit.retrieve.prompt import with_documents
+    from lorakit.retrieve.retriever import Retriever
     from lorakit.ship.merge import merge
     from lorakit.train.sft import train_sft
 
@@ -54,6 +57,7 @@ __all__ = [
     "NonFiniteError",
     "Recipe",
     "RecipeError",
+    "Retriever",
     "RunError",
     "SFTConfig",
     "VerificationError",
@@ -65,6 +69,7 @@ __all__ = [
     "attach_adapter",
     "check",
     "combine_adapters",
+    "compare_ways",
     "convert_adapter",
     "drop_adapter",
     "dump_recipe",
@@ -80,6 +85,7 @@ __all__ = [
     "save_adapter",
     "train_sft",
     "use_adapter",
+    "with_documents",
 ]
 
 _HOMES = {
@@ -93,6 +99,7 @@ _HOMES = {
     "lorakit.base.load": ("load_base",),
     "lorakit.base.vocabulary": ("add_tokens",),
     "lorakit.base.storages": ("nf4",),
+    "lorakit.compare.ways": ("compare_ways",),
     "lorakit.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "lorakit.finetune": ("check", "evaluate_run", "finetune"),
     "lorakit.recipe": (
@@ -104,6 +111,8 @@ _HOMES = {
         "parse_recipe",
         "recipe_schema",
     ),
+    "lorakit.retrieve.prompt": ("with_documents",),
+    "lorakit.retrieve.retriever": ("Retriever",),
     "lorakit.ship.merge": ("merge",),
     "lorakit.train.sft": ("train_sft",),
 }

@@ -12,6 +12,9 @@ RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens 
 RUN/evaluation.json   before and after
 RUN/answers.jsonl     what base and tuned answered, a line each
 RUN/report.html       one page about all of it
+RUN/compare.json      five ways to answer, measured (`lorakit compare`)
+RUN/compare_answers.jsonl  what each of them answered
+RUN/compare.html      one page about that
 """
 
 from __future__ import annotations
@@ -84,6 +87,18 @@ class RunFolder:
         return self.path / "answers.jsonl"
 
     @property
+    def compare(self) -> Path:
+        return self.path / "compare.json"
+
+    @property
+    def compare_answers(self) -> Path:
+        return self.path / "compare_answers.jsonl"
+
+    @property
+    def compare_page(self) -> Path:
+        return self.path / "compare.html"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -126,7 +141,7 @@ def write_recipe(run: RunFolder, recipe: Recipe) -> None:
         f"# commit {commit() or 'not in a git checkout'}",
         f"# seed {recipe.train.seed} (data order, adapter init, dropout)",
     ]
-    text = "\n".join(header) + "\n" + dump_recipe(_with_absolute_paths(recipe))
+    text = "\n".join(header) + "\n" + dump_recipe(with_absolute_paths(recipe))
     write_atomically(run.recipe, text.encode())
 
 
@@ -181,7 +196,7 @@ def commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
+def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe, readable from any working directory."""
     resolved = recipe.model_copy(deep=True)
     if not is_builtin_model(resolved.base.model):
@@ -196,6 +211,10 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         setattr(resolved.evaluate, name, _absolute_sources(getattr(resolved.evaluate, name)))
     if resolved.evaluate.json_schema is not None:
         resolved.evaluate.json_schema = _absolute(resolved.evaluate.json_schema)
+    for name in ("documents", "prices"):
+        given = getattr(resolved.compare, name)
+        if given is not None:
+            setattr(resolved.compare, name, _absolute(given))
     resolved.output.dir = str(Path(resolved.output.dir).expanduser().absolute())
     return resolved
 

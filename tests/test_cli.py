@@ -32,6 +32,7 @@ VERBS = (
     "plan",
     "train",
     "evaluate",
+    "compare",
     "report",
     "chat",
     "merge",

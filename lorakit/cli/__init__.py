@@ -21,6 +21,7 @@ from lorakit.cli import (
     advise,
     chat,
     check,
+    compare,
     demo,
     evaluate,
     merge,
@@ -57,7 +58,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune language models with LoRA and QLoRA: a recipe in, a proven adapter out.",
 )
-for verb in (demo, advise, new, check, plan, train, evaluate, report, chat, merge, quantize):
+VERBS = (
+    demo,
+    advise,
+    new,
+    check,
+    plan,
+    train,
+    evaluate,
+    compare,
+    report,
+    chat,
+    merge,
+    quantize,
+)
+for verb in VERBS:
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(adapter.app, name="adapter")
 

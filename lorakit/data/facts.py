@@ -79,9 +79,7 @@ def _round_up(number: float) -> int:
     return next(step * magnitude for step in (1, 2, 5, 10) if step * magnitude >= number)
 
 
-def shown_examples(
-    examples: ExampleSet, quantiles: Sequence[float] = SHOWN_QUANTILES
-) -> list[int]:
+def shown_examples(examples: ExampleSet, quantiles: Sequence[float] = SHOWN_QUANTILES) -> list[int]:
     """Indices of the examples at these quantiles of the lengths, without repetition."""
     by_length = np.argsort(examples.lengths, kind="stable")
     places = [round(quantile * (len(examples) - 1)) for quantile in quantiles]

@@ -34,6 +34,7 @@ class Prepared:
         findings: of the data contract.
         rows: rows behind the examples, one each, in the same order; of a large set they are read
             again when they are asked for.
+        meanings: of the same rows, in the same order.
         chat_template: the template that was used, to be saved with the model.
         stop_ids: tokens that end trained turns, those of the most rows first; whoever generates
             with the tuned model must stop at them.
@@ -46,6 +47,7 @@ class Prepared:
     dropped: int
     findings: list[Finding]
     rows: Sequence[Row]
+    meanings: Sequence[Meaning]
     chat_template: str
     stop_ids: tuple[int, ...]
 
@@ -180,6 +182,7 @@ def _prepared(
     renderer: Renderer,
     stops: Sequence[int],
 ) -> Prepared:
+    of_kept = [meanings[i] for i in kept]
     return Prepared(
         examples=examples,
         repeats=np.array([meanings[i].weight for i in kept], dtype=np.float64),
@@ -187,7 +190,8 @@ def _prepared(
         kept=len(kept),
         dropped=len(meanings) - len(kept),
         findings=findings,
-        rows=_Rows([meanings[i] for i in kept]),
+        rows=_Rows(of_kept),
+        meanings=of_kept,
         chat_template=renderer.chat_template,
         stop_ids=tuple(stops),
     )

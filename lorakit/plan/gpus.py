@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lorakit.errors import InputError
@@ -49,7 +50,12 @@ def find_gpu(name: str) -> Gpu:
     """
     key = name.lower().replace(" ", "")
     if key not in GPUS:
-        near = difflib.get_close_matches(key, GPUS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        near = nearest(key, GPUS)
+        hint = f" Did you mean {near}?" if near else ""
         raise InputError(f"GPU {name!r} is not known; possible: {', '.join(GPUS)}.{hint}")
     return Gpu(key, GPUS[key] * GIB, key not in WITHOUT_BFLOAT16)
+
+
+def nearest(name: str, possible: Iterable[str]) -> str | None:
+    """The known name that was probably meant."""
+    return next(iter(difflib.get_close_matches(name.lower(), possible, n=1)), None)

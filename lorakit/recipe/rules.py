@@ -30,6 +30,7 @@ BLOCKWISE = ("nf4", "fp4")  # the quantizations that have blocks, and scales of 
 METHODS = ("sft",)
 METRICS = ("loss", "perplexity")  # and every scorer of tasks/
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
+RETRIEVAL_OPTIONS = ("text_column", "chunk_characters", "overlap_characters", "top_k", "prompt")
 NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a JSON schema"}
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
@@ -64,6 +65,7 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
         *_data(recipe),
         *_train(recipe),
         *_evaluate(recipe),
+        *_compare(recipe),
         *_output(recipe),
     ]
 
@@ -276,6 +278,24 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
             )
     if evaluate.retention is None and _given(evaluate, "margin"):
         yield _no_effect(("evaluate", "margin"), "evaluate.retention is not set", "set it")
+
+
+def _compare(recipe: Recipe) -> Iterator[Fault]:
+    compare = recipe.compare
+    for name in ("documents", "prices", "api", "text_column"):
+        given = getattr(compare, name)
+        if given is not None and not given.strip():
+            yield Fault(("compare", name), "is empty; give it, or leave it out")
+    if compare.documents is None:
+        for name in RETRIEVAL_OPTIONS:
+            if _given(compare, name):
+                yield _no_effect(("compare", name), "compare.documents is not set", "set it")
+    elif compare.overlap_characters > compare.chunk_characters // 2:
+        yield Fault(
+            ("compare", "overlap_characters"),
+            f"{compare.overlap_characters} is over half of compare.chunk_characters "
+            f"{compare.chunk_characters}; possible: 0 to {compare.chunk_characters // 2}",
+        )
 
 
 def _metrics(recipe: Recipe) -> Iterator[Fault]:

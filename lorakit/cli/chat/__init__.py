@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorakit.cli.output import RunFolder, stdout_for_results
 from lorakit.errors import InputError
+from lorakit.run_folder import finished_run
 
 if TYPE_CHECKING:
-    from lorakit.cli.chat.dialogue import Dialogue
+    from lorakit.cli.chat.dialogue import Dialogue, Documents
     from lorakit.generate import SamplingSettings
     from lorakit.ship.serving import ServedRun
 
@@ -47,6 +49,10 @@ def command(
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Always the most probable token.")
     ] = False,
+    documents: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="File or folder that is searched for each question."),
+    ] = None,
 ) -> None:
     """Talk to a run's model, beside its base if asked.
 
@@ -59,6 +65,7 @@ def command(
     Example:
       lorakit chat runs/recipe
       lorakit chat runs/recipe --base --greedy
+      lorakit chat runs/recipe --documents guidelines/
       echo "What is asthma?" | lorakit chat runs/recipe --greedy
     """
     if greedy and temperature is not None:
@@ -75,8 +82,9 @@ def command(
         settings = SamplingSettings(
             max_new_tokens=max_new_tokens, temperature=heat, seed=SEED if seed is None else seed
         )
+        searched = None if documents is None else _documents(run, documents)
         served = load_run(run)
-        dialogues = open_dialogues(served, settings, base=base, system=system)
+        dialogues = open_dialogues(served, settings, base=base, system=system, documents=searched)
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if in_terminal and history:
         raise InputError("--history is for pipes; a terminal's chat goes on by itself. Remove it.")
@@ -87,12 +95,18 @@ def command(
 
 
 def open_dialogues(
-    served: ServedRun, settings: SamplingSettings, *, base: bool, system: str | None = None
+    served: ServedRun,
+    settings: SamplingSettings,
+    *,
+    base: bool,
+    system: str | None = None,
+    documents: Documents | None = None,
 ) -> list[Dialogue]:
     """A conversation with the tuned model, after one with its base if asked.
 
     Args:
         system: the system message; None: that of the training, "": none.
+        documents: looked up for each question.
     """
     from lorakit.cli.chat.dialogue import Dialogue
 
@@ -106,9 +120,26 @@ def open_dialogues(
             name=name,
             with_adapter=name == "tuned",
             system=said or None,
+            documents=documents,
         )
         for name in names
     ]
+
+
+def _documents(run: Path, source: Path) -> Documents:
+    """The documents, cut and put into prompts as the run's recipe says in `compare`."""
+    from lorakit.cli.chat.dialogue import Documents
+    from lorakit.retrieve.prompt import DOCUMENTS_PROMPT
+    from lorakit.retrieve.retriever import Retriever
+
+    wanted = finished_run(run)[1].compare
+    retriever = Retriever.from_path(
+        source,
+        chunk_characters=wanted.chunk_characters,
+        overlap_characters=wanted.overlap_characters,
+        text_column=wanted.text_column,
+    )
+    return Documents(retriever, wanted.top_k, wanted.prompt or DOCUMENTS_PROMPT)
 
 
 def _title(served: ServedRun, settings: SamplingSettings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -19,6 +19,8 @@ from lorakit.data.named_sets import context_of
 from lorakit.data.prompt import PromptRenderer
 from lorakit.generate import SamplingSettings, generate
 from lorakit.generate.checks import end_tokens
+from lorakit.retrieve.prompt import DOCUMENTS_PROMPT, fitting, with_documents
+from lorakit.retrieve.retriever import TOP_K, Found, Retriever
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Answer:
         is_cut: it ended at the most tokens an answer may have, not by itself.
         is_stopped: Ctrl-C ended it.
         num_forgotten: turns that no longer fitted the context and were dropped, the oldest first.
+        found: the documents the model was given, numbered as it may have cited them.
     """
 
     text: str
@@ -40,6 +43,21 @@ class Answer:
     is_cut: bool
     is_stopped: bool
     num_forgotten: int
+    found: tuple[Found, ...] = ()
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What a dialogue looks up.
+
+    Attributes:
+        top_k: the most chunks that go with a question.
+        prompt: see `with_documents`.
+    """
+
+    retriever: Retriever
+    top_k: int = TOP_K
+    prompt: str = DOCUMENTS_PROMPT
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,7 @@ class Dialogue:
         name: of the model, for people.
         with_adapter: False: the base answers.
         system: the system message, if there is one.
+        documents: looked up for every question, which alone is remembered.
     """
 
     def __init__(
@@ -97,6 +116,7 @@ class Dialogue:
         name: str = "tuned",
         with_adapter: bool = True,
         system: str | None = None,
+        documents: Documents | None = None,
     ) -> None:
         self.name = name
         self.system = system
@@ -104,6 +124,7 @@ class Dialogue:
         self._model = model
         self._tokenizer = tokenizer
         self._with_adapter = with_adapter
+        self._documents = documents
         self._prompts = PromptRenderer(tokenizer)
         self._context = context_of(model.config)
         limit = self._context or settings.max_new_tokens
@@ -121,7 +142,8 @@ class Dialogue:
                 conversation is as it was.
         """
         check_encodable(question, "the question")
-        prompt, kept = self._fitting(question)
+        found = self._found(question)
+        prompt, kept = self._fitting(question, found)
         stream = TextStream(self._tokenizer, end_tokens(self._model, self._tokenizer))
         num_tokens = 0
 
@@ -158,7 +180,7 @@ class Dialogue:
         seconds = time.monotonic() - started
         num_forgotten = sum(turn.is_told for turn in self.turns[: len(self.turns) - len(kept)])
         self.turns = [*kept, Turn(question, stream.shown)]
-        return Answer(stream.shown, num_tokens, seconds, is_cut, is_stopped, num_forgotten)
+        return Answer(stream.shown, num_tokens, seconds, is_cut, is_stopped, num_forgotten, found)
 
     def reset(self, system: str | None) -> None:
         """Forget every turn; `system` is the system message from now on."""
@@ -179,15 +201,34 @@ class Dialogue:
             said += [("user", turn.question), ("assistant", turn.answer)]
         return [{"role": role, "content": content} for role, content in said]
 
-    def _fitting(self, question: str) -> tuple[list[int], list[Turn]]:
+    def _found(self, question: str) -> tuple[Found, ...]:
+        """The documents for a question that fit the context beside it, without earlier turns."""
+        if self._documents is None:
+            return ()
+        documents = self._documents
+        (found,) = documents.retriever.search([question], documents.top_k)
+        budget = None if self._context is None else self._context - self._room()
+        _, kept = fitting(found, lambda some: self._prompt([], question, some), budget)
+        return tuple(kept)
+
+    def _fitting(self, question: str, found: Sequence[Found]) -> tuple[list[int], list[Turn]]:
         """The prompt, and the turns that are in it: as many of the last as leave room to answer."""
         kept = list(self.turns)
-        asked = {"role": "user", "content": question}
         while True:
-            prompt = self._prompts.ids([*self._messages(kept), asked])
+            prompt = self._prompt(kept, question, found)
             if self._context is None or not kept:
                 return prompt, kept
-            wanted = min(self._settings.max_new_tokens, self._context // 2)
-            if len(prompt) + wanted <= self._context:
+            if len(prompt) + self._room() <= self._context:
                 return prompt, kept
             del kept[0]
+
+    def _prompt(self, turns: list[Turn], question: str, found: Sequence[Found]) -> list[int]:
+        messages = [*self._messages(turns), {"role": "user", "content": question}]
+        if self._documents is not None:
+            messages = with_documents(messages, found, prompt=self._documents.prompt)
+        return self._prompts.ids(messages)
+
+    def _room(self) -> int:
+        """Tokens that are left for an answer."""
+        assert self._context is not None
+        return min(self._settings.max_new_tokens, self._context // 2)

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from lorakit.cli.chat.commands import LeaveError, question_of, run_command
 from lorakit.cli.chat.dialogue import Dialogue
-from lorakit.cli.chat.notes import remarks
+from lorakit.cli.chat.notes import remarks, sources
 from lorakit.cli.output import visible
 from lorakit.errors import InputError
 
@@ -23,8 +23,9 @@ def talk_in_lines(
     Args:
         dialogues: each of them answers; several answers open with their model's name and a colon.
         lines: questions, and commands that begin with a slash. Blank lines are passed over.
-        out: where answers go, each followed by a line break; as they are,
-            but that on a terminal control characters are shown as symbols.
+        out: where answers go, each followed by a line break and its sources, a line each, if
+            documents are looked up; as they are, but that on a terminal control characters are
+            shown as symbols.
         history: a line goes on with the conversation; False: each is a conversation of its own.
 
     Raises:
@@ -54,6 +55,8 @@ def talk_in_lines(
                 write(f"{dialogue.name}: ")
             answer = dialogue.ask(question, write)
             write("\n")
+            for source in sources(answer):
+                write(f"{source}\n")
             if answer.is_stopped:
                 raise KeyboardInterrupt
             for remark in remarks(answer):

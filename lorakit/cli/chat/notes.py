@@ -23,3 +23,8 @@ def remarks(answer: Answer) -> list[str]:
 def speed(answer: Answer) -> str:
     """`42 tokens, 85 tokens/s`."""
     return f"{answer.num_tokens} tokens, {answer.num_tokens / max(answer.seconds, 1e-9):.0f}/s"
+
+
+def sources(answer: Answer) -> list[str]:
+    """`[1] guide.md:12`, a line for each document the model was given."""
+    return [f"[{one.number}] {one.chunk.source}" for one in answer.found]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lorakit.cli.chat.commands import COMMANDS, LeaveError, question_of, run_command
 from lorakit.cli.chat.dialogue import Answer, Dialogue
-from lorakit.cli.chat.notes import remarks, speed
+from lorakit.cli.chat.notes import remarks, sources, speed
 from lorakit.cli.output import console, visible
 from lorakit.errors import InputError
 
@@ -113,6 +113,8 @@ class TerminalChat:
             self._remark(answer, f"{dialogue.name}: ")
 
     def _remark(self, answer: Answer, name: str = "") -> None:
+        for source in sources(answer):
+            self._out.print(visible(source), style="cyan")
         self._note(f"{name}({'; '.join([*remarks(answer), speed(answer)])})")
 
     def _note(self, text: str) -> None:

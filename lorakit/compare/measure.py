@@ -1,0 +1,272 @@
+"""One way, measured: what it answers, what that is worth, and what it takes.
+
+E questions, A tokens of an answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit import tasks
+from lorakit.adapters.attached import adapter_disabled
+from lorakit.compare.prompts import Prompts, Way
+from lorakit.compare.questions import AskedQuestion
+from lorakit.data.examples import Example, examples_in_memory
+from lorakit.generate import Completion, SamplingSettings, generate
+from lorakit.retrieve.prompt import cited, without_citations
+from lorakit.train.losses import example_losses
+
+LOSS = "loss"
+# The questions are answered in so many parts, and of each part every way takes its turn: what else
+# the machine does meanwhile then costs all of them.
+TURNS = 4
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of single calls, asked one after the other: no other call shares the machine.
+
+    Attributes:
+        calls: that were timed.
+        median, p95: of the whole call, in seconds, looking things up included.
+        first_token: median seconds until the first token.
+    """
+
+    calls: int
+    median: float
+    p95: float
+    first_token: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one way did.
+
+    Attributes:
+        way: which.
+        prompts: what the model was given.
+        answers: one for each question.
+        values: {metric: float64 (E,)}; `loss` is the weighted NLL of the right answer, in nats.
+        prompt_tokens, answer_tokens: int64 (E,).
+        seconds: of answering all questions, a part of them as a batch at a time.
+        latency: of some of them, one by one.
+    """
+
+    way: Way
+    prompts: Prompts
+    answers: list[Completion]
+    values: dict[str, np.ndarray]
+    prompt_tokens: np.ndarray
+    answer_tokens: np.ndarray
+    seconds: float
+    latency: Latency
+
+    @property
+    def num_cut(self) -> int:
+        """Answers that did not come to their end."""
+        return sum(answer.finish_reason == "length" for answer in self.answers)
+
+    @property
+    def num_cited(self) -> int | None:
+        """Answers that cite a document they were given; None for ways without documents."""
+        if not self.way.has_documents:
+            return None
+        pairs = zip(self.answers, self.prompts.prompts, strict=True)
+        return sum(bool(cited(answer.text, prompt.found)) for answer, prompt in pairs)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How ways are measured.
+
+    Attributes:
+        settings: of the answers.
+        metrics: `loss`, and scorers out of `tasks`.
+        scoring: what scorers need.
+        timed: questions that are asked one by one.
+        token_budget: of one forward pass of the losses.
+        packed: whether the family may be packed.
+    """
+
+    settings: SamplingSettings
+    metrics: tuple[str, ...]
+    scoring: tasks.ScoringOptions
+    timed: int
+    token_budget: int
+    packed: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one way answered to all questions, and in how many seconds."""
+
+    answers: list[Completion]
+    seconds: float
+
+
+def answer_in_turns(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[Way, Prompts]],
+    settings: SamplingSettings,
+) -> list[Answered]:
+    """Let every way answer its prompts: a part of them at a time, all ways by turns.
+
+    Args:
+        model: with the adapter attached and switched on.
+        prompts: of each way, for the same questions.
+    """
+    # What is compiled or loaded at the first call must not count as the first way's time.
+    warm_up = SamplingSettings(max_new_tokens=2, temperature=0.0)
+    generate(model, tokenizer, [prompts[0][1].prompts[0].ids], warm_up)
+    answers: list[list[Completion]] = [[] for _ in prompts]
+    seconds = [0.0] * len(prompts)
+    count = len(prompts[0][1].prompts)
+    borders = [count * turn // TURNS for turn in range(TURNS + 1)]
+    for turn, (start, end) in enumerate(itertools.pairwise(borders), start=1):
+        for place, (way, asked) in enumerate(prompts):
+            ids = [prompt.ids for prompt in asked.prompts[start:end]]
+            if not ids:  # fewer questions than turns
+                continue
+            with _as(model, way):
+                started = time.perf_counter()
+                answers[place] += generate(
+                    model,
+                    tokenizer,
+                    ids,
+                    settings,
+                    description=f"{way.title}: answers, part {turn} of {TURNS}",
+                )
+                seconds[place] += time.perf_counter() - started
+    return [Answered(*both) for both in zip(answers, seconds, strict=True)]
+
+
+def _as(model: PreTrainedModel, way: Way) -> AbstractContextManager[None]:
+    """Inside, the model is the one that a way asks."""
+    return nullcontext() if way.is_tuned else adapter_disabled(model)
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    way: Way,
+    prompts: Prompts,
+    questions: Sequence[AskedQuestion],
+    answered: Answered,
+    how: Measuring,
+) -> Measured:
+    """Measure what one way answered, and how long single calls of it take.
+
+    Args:
+        model: with the adapter attached and switched on.
+        prompts: of this way.
+        questions: what is asked, in the order of the prompts.
+        answered: see `answer_in_turns`.
+    """
+    ids = [prompt.ids for prompt in prompts.prompts]
+    answers = answered.answers
+    values: dict[str, np.ndarray] = {}
+    with _as(model, way):
+        latency = time_calls(
+            model, tokenizer, ids, how, added=prompts.search_seconds, description=way.title
+        )
+        if LOSS in how.metrics:
+            values[LOSS] = _nll(model, ids, questions, how, way.title)
+    # References cite nothing: a scorer would take the numbers for wrong words.
+    texts = [
+        without_citations(answer.text, prompt.found).strip()
+        for answer, prompt in zip(answers, prompts.prompts, strict=True)
+    ]
+    references = [one.reference for one in questions]
+    for name in how.metrics:
+        if name != LOSS:
+            values[name] = tasks.scorer(name).scores(texts, references, how.scoring)
+    return Measured(
+        way,
+        prompts,
+        answers,
+        values,
+        np.array([len(one) for one in ids]),
+        np.array([len(answer.token_ids) for answer in answers]),
+        answered.seconds + prompts.search_seconds * len(ids),
+        latency,
+    )
+
+
+def time_calls(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    how: Measuring,
+    *,
+    added: float,
+    description: str,
+) -> Latency:
+    """Ask some of the prompts one after the other, and take the time of each.
+
+    In one go, with one sequence at a time: what `generate` sets up once is not counted, as in a
+    server that is running. The longest is asked once more beforehand, to warm up.
+
+    Args:
+        added: seconds of each call that were spent before the model was asked.
+    """
+    places = np.linspace(0, len(prompts) - 1, min(how.timed, len(prompts))).round().astype(int)
+    timed = [prompts[place] for place in places.tolist()]
+    warm_up = max(timed, key=len)
+    ends: dict[int, float] = {}
+    firsts: dict[int, float] = {}
+
+    def on_token(index: int, _: int) -> None:
+        ends[index] = time.perf_counter()
+        firsts.setdefault(index, ends[index])
+
+    generate(
+        model,
+        tokenizer,
+        [warm_up, *timed],  # the longest first, and of equals the first: see `generate`
+        how.settings,
+        max_batch=1,
+        on_token=on_token,
+        description=f"{description}: latency",
+    )
+    order = sorted(ends, key=lambda index: ends[index])
+    before = dict(zip(order[1:], order[:-1], strict=True))
+    whole = [ends[index] - ends[before[index]] + added for index in order[1:]]
+    first = [firsts[index] - ends[before[index]] + added for index in order[1:]]
+    return Latency(
+        len(whole),
+        float(np.median(whole)),
+        float(np.quantile(whole, 0.95)),
+        float(np.median(first)),
+    )
+
+
+def _nll(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    questions: Sequence[AskedQuestion],
+    how: Measuring,
+    title: str,
+) -> np.ndarray:
+    """float64 (E,): NLL of each right answer after its prompt, in nats."""
+    examples = [
+        Example(
+            np.concatenate([np.asarray(prompt, np.int32), one.answer_ids.astype(np.int32)]),
+            np.concatenate([np.zeros(len(prompt), np.float32), one.answer_weights]),
+        )
+        for prompt, one in zip(prompts, questions, strict=True)
+    ]
+    return example_losses(
+        model,
+        examples_in_memory(examples),
+        token_budget=how.token_budget,
+        packed=how.packed,
+        description=f"{title}: loss",
+    ).nll
