@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ from lorakit.evaluate.enough import too_few_findings
 from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
+from lorakit.lint.facts import Facts
+from lorakit.lint.hardware import hardware_of
+from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
 from lorakit.plan.plan import plan
 from lorakit.recipe import Recipe
 from lorakit.report.page import write_report
@@ -88,13 +91,15 @@ class CheckReport:
     Attributes:
         sets: {train, validation, in_domain, ...: what became of its rows}; none when one of them
             is refused.
-        findings: of all sets, errors first.
+        findings: of all sets and of the recipe, errors first.
         tokenizer: to show examples with.
+        silenced: {id: findings that the recipe silences}.
     """
 
     sets: dict[str, Prepared]
     findings: list[Finding]
     tokenizer: PreTrainedTokenizerBase
+    silenced: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The shape of `lorakit check --json`; rows and tokens are those of the training set, and
@@ -109,6 +114,7 @@ class CheckReport:
             "tokens": None if train is None else int(train.examples.lengths.sum()),
             "trained_tokens": None if train is None else int(train.examples.trained_lengths.sum()),
             "findings": [vars(finding) for finding in self.findings],
+            "silenced": self.silenced,
             "sets": rows,
         }
 
@@ -130,7 +136,8 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     model, tokenizer = load_base_of(base)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = _stop_ids(model, sets.train)
-    _report_findings(_findings(sets, measures, stop_ids))
+    found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids)
+    _report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
     planned = plan(recipe, prepared=sets.train)
     new_ids = token_ids_of(tokenizer, recipe.base)
@@ -155,7 +162,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     if not run.plan.is_file():
         write_json(run.plan, planned.to_json())
     if not run.data.is_file():
-        write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
+        write_json(run.data, data_facts(sets, tokenizer, found.findings, max_length=limit))
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
     training = train(
@@ -169,7 +176,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
     )
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
-        write_json(run.data, data_facts(sets, tokenizer, max_length=limit))
+        write_json(run.data, data_facts(sets, tokenizer, found.findings, max_length=limit))
     if not run.base.is_file():  # of an older version: the loop has found the base to be the same
         write_identity(run, base)
     _copy_tokenizer(run)
@@ -227,8 +234,8 @@ def check(recipe: Recipe) -> CheckReport:
         _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
     plan(recipe, prepared=sets.train)
-    findings = _findings(sets, measures, sets.train.stop_ids)
-    return CheckReport(sets.by_name(), findings, tokenizer)
+    found = _findings(recipe, sets, tokenizer, config, measures, sets.train.stop_ids)
+    return CheckReport(sets.by_name(), found.findings, tokenizer, found.silenced)
 
 
 def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
@@ -240,21 +247,31 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
             read_meanings(specs_of(sources), rules)
 
 
-def _findings(sets: NamedSets, measures: Measures, stop_ids: Sequence[int]) -> list[Finding]:
-    """What is to be said about the rows, and about sets too small for a verdict."""
+def _findings(
+    recipe: Recipe,
+    sets: NamedSets,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    measures: Measures,
+    stop_ids: Sequence[int],
+) -> Linted:
+    """What is to be said about rows and recipe, and about sets too small for a verdict."""
     few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
-    return sets.findings() + few
+    linted = lint(Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base)))
+    return without_silenced([*sets.findings(), *few, *linted], recipe.check.silence)
 
 
-def _report_findings(findings: Sequence[Finding]) -> None:
-    """Say what was found, and stop when the data contract is broken."""
-    for finding in findings:
+def _report_findings(found: Linted) -> None:
+    """Say what was found, and stop where training would be wrong."""
+    for finding in found.findings:
         where = f" ({finding.where})" if finding.where else ""
         log.warning("%s: %s%s", finding.severity, finding.message, where)
-    errors = [finding for finding in findings if finding.severity == "error"]
+    if found.silenced:
+        log.warning("check.silence leaves out: %s", silenced_in_words(found.silenced))
+    errors = [finding for finding in found.findings if finding.severity == "error"]
     if errors:
         listed = "; ".join(f"{finding.message} ({finding.where})" for finding in errors)
-        raise DataError(f"the data break the contract: {listed}. `lorakit check` shows all of it.")
+        raise DataError(f"training would be wrong: {listed}. `lorakit check` shows all of it.")
 
 
 def _write_tokenizer(

@@ -83,6 +83,7 @@ def _write_page(
         report.tokenizer,
         max_length=recipe.data.max_length,
         num_examples=NUM_EXAMPLES if show is None else show,
+        silenced=report.silenced,
     )
     write_check_page(facts, recipe, source=source, output=output)
 
@@ -90,6 +91,7 @@ def _write_page(
 def show_check(report: CheckReport, num_examples: int) -> None:
     """Rows and tokens of every set, the findings, and examples of what is trained, in words."""
     from lorakit.data.named_sets import title_of
+    from lorakit.lint.lint import silenced_in_words
 
     out = console()
     for name, prepared in report.sets.items():
@@ -101,7 +103,10 @@ def show_check(report: CheckReport, num_examples: int) -> None:
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
         where = f" ({finding.where})" if finding.where else ""
-        out.print(line.append(visible(f"{finding.message}{where}"), style="none"))
+        line.append(visible(f"{finding.message}{where}"), style="none")
+        out.print(line.append(f" [{finding.id}]", style="dim"))
+    if report.silenced:
+        out.print(f"silenced by check.silence: {silenced_in_words(report.silenced)}")
     if "train" not in report.sets:
         return
     train = report.sets["train"].examples

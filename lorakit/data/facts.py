@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from lorakit.data.contract import Finding
 from lorakit.data.examples import ExampleSet
 from lorakit.data.named_sets import NamedSets
 from lorakit.data.pieces import pieces_of
@@ -21,11 +22,16 @@ SHOWN_QUANTILES = (0.1, 0.5, 0.9)
 
 
 def data_facts(
-    sets: NamedSets, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None
+    sets: NamedSets,
+    tokenizer: PreTrainedTokenizerBase,
+    findings: Sequence[Finding],
+    *,
+    max_length: int | None,
 ) -> dict[str, Any]:
     """Counts and lengths of every set, all findings, and some training examples token by token.
 
     Args:
+        findings: of the data contract and of the linter.
         max_length: tokens an example may have; None: no limit.
 
     Returns:
@@ -34,7 +40,7 @@ def data_facts(
     train = sets.train.examples
     return {
         "sets": {name: set_facts(one, max_length) for name, one in sets.by_name().items()},
-        "findings": [vars(finding) for finding in sets.findings()],
+        "findings": [vars(finding) for finding in findings],
         "examples": [example_facts(train, index, tokenizer) for index in shown_examples(train)],
     }
 

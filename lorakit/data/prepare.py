@@ -34,7 +34,7 @@ class Prepared:
         findings: of the data contract.
         rows: rows behind the examples, one each, in the same order; of a large set they are read
             again when they are asked for.
-        meanings: of the same rows, in the same order.
+        meanings: what they mean, likewise.
         chat_template: the template that was used, to be saved with the model.
         stop_ids: tokens that end trained turns, those of the most rows first; whoever generates
             with the tuned model must stop at them.
@@ -182,16 +182,16 @@ def _prepared(
     renderer: Renderer,
     stops: Sequence[int],
 ) -> Prepared:
-    of_kept = [meanings[i] for i in kept]
+    behind = [meanings[i] for i in kept]
     return Prepared(
         examples=examples,
-        repeats=np.array([meanings[i].weight for i in kept], dtype=np.float64),
+        repeats=np.array([meaning.weight for meaning in behind], dtype=np.float64),
         read=len(meanings),
         kept=len(kept),
         dropped=len(meanings) - len(kept),
         findings=findings,
-        rows=_Rows(of_kept),
-        meanings=of_kept,
+        rows=_Rows(behind),
+        meanings=behind,
         chat_template=renderer.chat_template,
         stop_ids=tuple(stops),
     )

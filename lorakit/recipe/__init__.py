@@ -3,6 +3,7 @@
 from lorakit.recipe.read import dump_recipe, load_recipe, parse_recipe, recipe_schema
 from lorakit.recipe.sections.adapter import EvaConfig, LoftqConfig, LoraConfig
 from lorakit.recipe.sections.base import BaseSection
+from lorakit.recipe.sections.check import CheckSection
 from lorakit.recipe.sections.compare import CompareSection
 from lorakit.recipe.sections.data import (
     DataSection,
@@ -20,6 +21,7 @@ from lorakit.recipe.sft_config import SFTConfig
 
 __all__ = [
     "BaseSection",
+    "CheckSection",
     "CompareSection",
     "DataSection",
     "DataSource",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from lorakit.recipe.builtin_names import is_builtin_model
+from lorakit.recipe.finding_names import finding_names
 from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
         *_train(recipe),
         *_evaluate(recipe),
         *_compare(recipe),
+        *_check(recipe),
         *_output(recipe),
     ]
 
@@ -337,6 +339,12 @@ def _metrics(recipe: Recipe) -> Iterator[Fault]:
 
 def _not_measured(path: tuple[str | int, ...], metric: str, usable: tuple[str, ...]) -> Fault:
     return Fault(path, f"{metric!r} is not among evaluate.metrics; possible: {', '.join(usable)}")
+
+
+def _check(recipe: Recipe) -> Iterator[Fault]:
+    for index, name in enumerate(recipe.check.silence):
+        if name not in finding_names():
+            yield _unknown(("check", "silence", index), name, finding_names())
 
 
 def _output(recipe: Recipe) -> Iterator[Fault]:

@@ -10,6 +10,7 @@ from lorakit.recipe import Recipe
 from lorakit.report.files import RunFiles
 from lorakit.report.verdicts import set_verdicts
 from lorakit.report.words import amount, count, listed, set_name, share
+from lorakit.train.watch import stalled
 
 # A validation loss this much over its lowest value, or under the one before, is a trend. Below it
 # lies what another order of the data changes.
@@ -92,6 +93,17 @@ def _few_examples(run: RunFiles) -> Iterator[Advice]:
             f"Name larger sets: under {MIN_EXAMPLES} examples no verdict is given, and a few "
             "hundred show differences that matter.",
         )
+
+
+def _stalled(run: RunFiles) -> Iterator[Advice]:
+    lines = run.metrics
+    found = stalled(
+        [line.step for line in lines],
+        [line.loss for line in lines],
+        [line.learning_rate for line in lines],
+    )
+    if found is not None:
+        yield Advice(f"T{found.saw()[1:]}.", f"{found.do()[0].upper()}{found.do()[1:]}.")
 
 
 def _validation(run: RunFiles) -> Iterator[Advice]:
@@ -182,6 +194,7 @@ RULES: tuple[Rule, ...] = (
     _task,
     _retention,
     _few_examples,
+    _stalled,
     _validation,
     _data,
     _all_well,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.data.contract import Finding
 from lorakit.data.facts import example_facts, set_facts, shown_examples
 from lorakit.data.prepare import Prepared
+from lorakit.lint import rules
 from lorakit.recipe import Recipe
 from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.files import DataFacts, FoundFact, Told
@@ -75,14 +76,13 @@ def check_facts(
     max_length: int | None,
     num_examples: int = NUM_EXAMPLES,
     silenced: Mapping[str, int] | None = None,
-    explained: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """What the page is made of, as plain values.
 
     Args:
         sets: {train, validation, ...}; none when one of them is refused.
         num_examples: of training examples, spread over their lengths.
-        silenced, explained: see `Checked`.
+        silenced: see `Checked`.
     """
     shown, stops = [], []
     if "train" in sets and num_examples:
@@ -98,7 +98,22 @@ def check_facts(
         "examples": shown,
         "stops": stops,
         "silenced": dict(silenced or {}),
-        "explained": {name: dict(one) for name, one in (explained or {}).items()},
+        "explained": _explained({*(one.id for one in findings), *(silenced or {})}),
+    }
+
+
+def _explained(ids: Collection[str]) -> dict[str, dict[str, str]]:
+    """What the linter's rules of these ids say of themselves, as their pages in docs/rules do."""
+    return {
+        rule.ID: {
+            "title": rule.TITLE,
+            "reason": rule.REASON,
+            "source": rule.SOURCE,
+            "mend": rule.MEND,
+            "example": rule.EXAMPLE,
+        }
+        for rule in rules()
+        if rule.ID in ids
     }
 
 

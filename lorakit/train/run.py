@@ -32,6 +32,7 @@ from lorakit.train.metrics import MetricsFile, MetricsLine
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import StepResult, compute_device
 from lorakit.train.step_log import StepLog
+from lorakit.train.watch import judged_at, stalled
 
 CHOICES_NAME = "choices.json"
 FINISHED, STOPPED_EARLY = "finished", "early stopping"
@@ -118,6 +119,7 @@ class Run:
         self._best: dict[str, torch.Tensor] | None = None
         self._mark = 0.0  # when the seconds were last counted
         self._step_log = StepLog(num_steps, has_bar=bars_are_shown())
+        self._is_judged = False  # whether it was seen that the loss falls, or does not
 
     def open(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint, or start: opens the files, and catches up on a validation."""
@@ -306,6 +308,21 @@ class Run:
             logger.log(counters.step, {k: v for k, v in line.items() if k != "step"})
         if self._writes:
             self._step_log.tell(line)
+            self._watch()
+
+    def _watch(self) -> None:
+        """Say once if the loss does not fall in the first steps."""
+        if self._is_judged:
+            return
+        steps, losses, rates = (
+            [line[name] for line in self.lines] for name in ("step", "loss", "learning_rate")
+        )
+        judged = judged_at(steps, rates)
+        self._is_judged = judged is not None
+        if judged == len(steps) - 1:  # else it was said before the run was resumed
+            found = stalled(steps, losses, rates)
+            if found is not None:
+                log.warning("%s: %s", found.saw(), found.do())
 
     def _count_seconds(self, until: float) -> None:
         self.counters.seconds += until - self._mark

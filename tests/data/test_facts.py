@@ -77,7 +77,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     tokenizer, config = tiny.tokenizer(), tiny.config(max_position_embeddings=512)
     sets = prepare_named_sets(recipe, tokenizer, config, cache_dir=folder / "cache")
-    facts = data_facts(sets, tokenizer, max_length=400)
+    facts = data_facts(sets, tokenizer, sets.findings(), max_length=400)
     facts["expected"] = {
         name: (one.read, one.kept, one.dropped, int(one.examples.lengths.sum()))
         for name, one in sets.by_name().items()

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from lorakit.recipe.rules import RuleError, broken_rules
 from lorakit.recipe.sections.adapter import LoraConfig
 from lorakit.recipe.sections.base import BaseSection
+from lorakit.recipe.sections.check import CheckSection
 from lorakit.recipe.sections.compare import CompareSection
 from lorakit.recipe.sections.data import DataSection
 from lorakit.recipe.sections.evaluate import EvaluateSection
@@ -24,6 +25,7 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     compare: CompareSection = Field(default_factory=CompareSection)
+    check: CheckSection = Field(default_factory=CheckSection)
     output: OutputSection = Field(default_factory=OutputSection)
 
     @model_validator(mode="after")

@@ -1,0 +1,105 @@
+"""What rules may look at; what is dear to know is computed once, when the first rule asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from lorakit.data.named_sets import NamedSets
+from lorakit.data.prepare import Prepared
+from lorakit.lint.hardware import Hardware
+from lorakit.lint.languages import Languages, languages_of
+from lorakit.lint.near import Repeats, repeats_of
+from lorakit.lint.row_texts import Sample, sample_of
+from lorakit.recipe import Recipe
+
+# Rows of a held-out set that are read; more would not change what is said of it.
+MAX_HELD_OUT_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A recipe, its data and its base.
+
+    Attributes:
+        recipe: as read.
+        sets: every set, tokenized.
+        tokenizer, config: the base's.
+        hardware: what would train.
+    """
+
+    recipe: Recipe
+    sets: NamedSets
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    hardware: Hardware
+
+    @cached_property
+    def train(self) -> Sample:
+        """Rows of the training set."""
+        return sample_of("train", self.sets.train)
+
+    @cached_property
+    def held_out(self) -> Mapping[str, Sample]:
+        """Rows of the other sets, each told once: in_domain may be the validation set."""
+        return {
+            name: sample_of(name, prepared, max_rows=MAX_HELD_OUT_ROWS)
+            for name, prepared in self.held_out_sets.items()
+        }
+
+    @cached_property
+    def held_out_sets(self) -> Mapping[str, Prepared]:
+        """{set: rows} of all sets but train; a set of two names is there once, under the first."""
+        told: list[Prepared] = [self.sets.train]
+        different = {}
+        for name, prepared in self.sets.by_name().items():
+            if not any(prepared is one for one in told):
+                told.append(prepared)
+                different[name] = prepared
+        return different
+
+    @cached_property
+    def num_rows(self) -> float:
+        """Training rows an epoch sees: weights count."""
+        return float(self.sets.train.repeats.sum())
+
+    @cached_property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        train = self.recipe.train
+        steps_per_epoch = max(1, math.ceil(self.num_rows / train.batch_size))
+        return train.max_steps or math.ceil(train.num_train_epochs * steps_per_epoch)
+
+    @cached_property
+    def num_epochs(self) -> float:
+        """Epochs of the whole run, also where max_steps says how long it is."""
+        train = self.recipe.train
+        if train.max_steps is None:
+            return train.num_train_epochs
+        return train.max_steps * train.batch_size / self.num_rows
+
+    @cached_property
+    def hidden_size(self) -> int:
+        """Width of the base."""
+        return int(self.config.get_text_config().hidden_size)
+
+    @cached_property
+    def repeats(self) -> Repeats:
+        """Rows that say nearly the same, within train and between train and the other sets."""
+        return repeats_of(self.train, self.held_out)
+
+    @cached_property
+    def languages(self) -> Languages:
+        """The languages of training prompts and answers."""
+        return languages_of(self.train)
+
+    @cached_property
+    def control_ids(self) -> np.ndarray:
+        """Ids of all special and added tokens, int64."""
+        added = self.tokenizer.added_tokens_decoder
+        return np.array(sorted({*self.tokenizer.all_special_ids, *added}), dtype=np.int64)

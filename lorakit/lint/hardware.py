@@ -1,0 +1,51 @@
+"""What the device of a recipe can compute with, as far as rules need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lorakit.base.device import compute_device
+from lorakit.recipe import BaseSection
+
+# From this compute capability on, GPUs have bfloat16 arithmetic (Ampere).
+FIRST_WITH_BFLOAT16 = (8, 0)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The device that would train.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        name: as a person knows it.
+        has_bfloat16: whether it computes in bfloat16, not merely stores it.
+        chosen: whether the recipe names the device, instead of taking what is there.
+    """
+
+    device: str
+    name: str
+    has_bfloat16: bool
+    chosen: bool
+
+
+def hardware_of(base: BaseSection) -> Hardware:
+    """The device a recipe would train on, on this machine.
+
+    Raises:
+        ModelError: the recipe names a device that is not there.
+    """
+    device = compute_device(base.device)
+    chosen = base.device != "auto"
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        has = (properties.major, properties.minor) >= FIRST_WITH_BFLOAT16
+        return Hardware("cuda", properties.name, has, chosen)
+    return Hardware("cpu", "this CPU", _cpu_has_bfloat16(), chosen)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers by instructions of its own."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))

@@ -1,0 +1,70 @@
+"""Which languages prompts and answers are in, by py3langid on texts long enough to tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import regex
+
+from lorakit.lint.row_texts import RowText, Sample
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+
+MAX_ROWS = 1_000
+MIN_LETTERS = 80  # below this a language is a guess
+MAX_CHARACTERS = 600
+SURE = 0.99
+_NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'\u2019]", regex.DOTALL)
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Languages by their ISO 639-1 codes.
+
+    Attributes:
+        answers: rows by the language of their answer.
+        by_row: (row, language of its prompt, of its answer), where both are sure.
+        of_answer: {language: its rows}.
+    """
+
+    answers: Counter[str] = field(default_factory=Counter)
+    by_row: list[tuple[RowText, str, str]] = field(default_factory=list)
+    of_answer: dict[str, list[RowText]] = field(default_factory=dict)
+
+
+def languages_of(sample: Sample) -> Languages:
+    """Languages of a thousand rows, evenly spread."""
+    found = Languages()
+    picked = np.unique(np.linspace(0, len(sample) - 1, min(len(sample), MAX_ROWS)).round())
+    for i in picked.astype(int):
+        row = sample.rows[i]
+        answered = _language(row.answer)
+        if answered is None:
+            continue
+        found.answers[answered] += 1
+        found.of_answer.setdefault(answered, []).append(row)
+        asked = _language(row.question) if row.question else None
+        if asked is not None:
+            found.by_row.append((row, asked, answered))
+    return found
+
+
+def _language(text: str) -> str | None:
+    """None for a text too short, or between two languages."""
+    prose = " ".join(_NO_PROSE.sub(" ", text[: 4 * MAX_CHARACTERS]).split())[:MAX_CHARACTERS]
+    if sum(map(str.isalpha, prose)) < MIN_LETTERS:
+        return None
+    name, probability = _identifier().classify(prose)
+    return str(name) if probability >= SURE else None
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

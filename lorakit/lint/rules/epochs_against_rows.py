@@ -1,0 +1,58 @@
+"""Too few or too many epochs for the number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lorakit.data.contract import Finding
+from lorakit.lint.facts import Facts
+
+ID = "epochs-against-rows"
+SEVERITIES = ("warning", "note")
+TITLE = "Too few or too many epochs for the number of rows"
+REASON = (
+    "Little data need several passes (3 to 5 under 2,000 rows), much data one or two (from "
+    "50,000 on); far more passes learn the rows by heart. Between the two nothing is said. "
+    "The limits for a warning are wider than the advice, since the best number depends on the "
+    "data: under one and a half or over ten epochs with few rows, over three with many."
+)
+SOURCE = (
+    "practice; QLoRA (arXiv 2305.14314) trained sets of 10,000 to 50,000 rows for one to "
+    "three epochs"
+)
+EXAMPLE = """\
+data: {train: five_hundred_rows.jsonl}
+train: {num_train_epochs: 1}"""
+MEND = (
+    "Set train.num_train_epochs to 3 to 5 under 2,000 rows, to 1 or 2 from 50,000 rows on; "
+    "with a validation set, early_stopping_patience ends it at the right time."
+)
+
+FEW_ROWS, MANY_ROWS = 2_000, 50_000
+
+
+def find(facts: Facts) -> Iterator[Finding]:
+    epochs, rows = facts.num_epochs, facts.num_rows
+    stops = facts.recipe.train.early_stopping_patience is not None
+    if rows < FEW_ROWS and epochs < 2.95:  # max_steps need not give a round number
+        severity = "warning" if epochs < 1.5 else "note"
+        what, usual = "few", f"under {FEW_ROWS:,} rows 3 to 5 are usual"
+    elif rows < FEW_ROWS and epochs > 5.05 and not stops:
+        severity = "warning" if epochs > 10 else "note"
+        what, usual = "many", f"under {FEW_ROWS:,} rows 3 to 5 are usual, more learn them by heart"
+    elif rows > MANY_ROWS and epochs > 2.05 and not stops:
+        severity = "warning" if epochs > 3.05 else "note"
+        what, usual = "many", f"over {MANY_ROWS:,} rows 1 or 2 are usual"
+    else:
+        return
+    by_steps = facts.recipe.train.max_steps is not None
+    told = (
+        f"max_steps {facts.recipe.train.max_steps:,} is {epochs:.2g} epochs"
+        if by_steps
+        else f"{epochs:g} epochs"
+    )
+    message = (
+        f"{told} over {rows:,.0f} rows {'is' if by_steps or epochs == 1 else 'are'} {what}: {usual}"
+    )
+    where = "train.max_steps" if by_steps else "train.num_train_epochs"
+    yield Finding(ID, severity, message, where)  # type: ignore[arg-type]

@@ -1,0 +1,50 @@
+"""A reasoning task below rank 32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import regex
+
+from lorakit.data.contract import Finding
+from lorakit.lint.facts import Facts
+from lorakit.lint.row_texts import RowText
+
+ID = "rank-for-reasoning"
+SEVERITIES = ("note",)
+TITLE = "A reasoning task below rank 32"
+REASON = (
+    "Long chains of thought are a larger change than a style or a format: ranks of 32 to 64 "
+    "are the usual choice for them, 16 for instructions. Rows count as reasoning if they have "
+    "thinking, a marked final answer (#### or \\boxed), or numbered steps with sums."
+)
+SOURCE = "practice; Tina (arXiv 2504.15777): rank 32 for reasoning by LoRA"
+EXAMPLE = """\
+data: {train: gsm8k.jsonl}
+adapter: {r: 8}"""
+MEND = "Set adapter.r: 32 (lora_alpha: 64)."
+
+USUAL_RANK = 32
+MIN_SHARE = 0.5
+MIN_WORDS = 12  # of an answer that shows its work
+_FINAL = regex.compile(r"^#### |\\boxed\{|</think>|^(?:\*\*)?step 1\b", regex.M | regex.I)
+
+
+def find(facts: Facts) -> Iterator[Finding]:
+    adapter = facts.recipe.adapter
+    if adapter.path is not None or adapter.r >= USUAL_RANK or adapter.rank_pattern:
+        return
+    count = sum(map(_reasons, facts.train))
+    if count >= MIN_SHARE * len(facts.train):
+        message = (
+            f"train: {count / len(facts.train):.0%} of the rows reason in steps, with rank "
+            f"{adapter.r}; "
+            f"for reasoning {USUAL_RANK} to 64 are usual"
+        )
+        yield Finding(ID, "note", message, "adapter.r")
+
+
+def _reasons(row: RowText) -> bool:
+    if row.thinking:
+        return True
+    return len(row.answer.split()) >= MIN_WORDS and _FINAL.search(row.answer) is not None

@@ -1,0 +1,89 @@
+"""Likely secrets in the text."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+import regex
+
+from lorakit.data.contract import Finding
+from lorakit.lint.facts import Facts
+from lorakit.lint.told import Hits
+
+ID = "secrets"
+SEVERITIES = ("warning",)
+TITLE = "Likely secrets in the text"
+REASON = (
+    "What is trained can be got out again: keys, tokens and passwords in training text are "
+    "memorized, rare strings best of all. Only formats that their issuers define are looked "
+    "for, without placeholders."
+)
+SOURCE = (
+    "Carlini et al., Extracting Training Data from Large Language Models (arXiv 2012.07805); "
+    "formats as in detect-secrets and GitHub's secret scanning"
+)
+EXAMPLE = '{"prompt": "Why does it fail?", "completion": "... key = AKIA................"}'
+MEND = "Remove them from the data, and revoke them."
+
+MIN_BITS = 2.5  # entropy per character: placeholders such as XXXX or 1234567890 repeat or count
+_FORMATS = {
+    "AWS access key": r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b",
+    "private key": r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY(?: BLOCK)?-----\s*[A-Za-z0-9+/=\s]{40,}",
+    "GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})\b",
+    "GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}\b",
+    "Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{20,}\b",
+    "Stripe key": r"\b[sr]k_live_[A-Za-z0-9]{20,}\b",
+    "Google API key": r"\bAIza[A-Za-z0-9_-]{35}\b",
+    "OpenAI or Anthropic key": r"\bsk-(?:proj-|ant-|svcacct-)?[A-Za-z0-9_-]{32,}\b",
+    "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
+    "npm token": r"\bnpm_[A-Za-z0-9]{36}\b",
+    "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}\b",
+    "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
+    "password in a URL": r"\b[a-z][a-z0-9+]{2,10}://[^\s:/@]{1,64}:[^\s:/@]{6,64}@[a-z0-9.-]+",
+    "assigned secret": r"(?i)\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|"
+    r"auth[_-]?token|"
+    r"passwo?r?d|passwd|aws_secret_access_key)[\"']?\s*[:=]\s*[\"']?(?=[^\s\"']*\d)(?=[^\s\"']*[A-Za-z])"
+    r"[A-Za-z0-9+/_!@#$%^&*.=-]{12,}",
+}
+_ANY = regex.compile(
+    "|".join(f"(?P<f{i}>{pattern})" for i, pattern in enumerate(_FORMATS.values()))
+)
+# A text without one of these has none of the above, and most texts have none.
+_HINT = regex.compile(
+    r"AKIA|ASIA|PRIVATE KEY|gh[pousr]_|github_pat|glpat-|xox[abprs]-|k_live_|AIza|sk-|hf_|npm_|SG\.|eyJ|://[^\s/]*@|"
+    r"(?i:api.?key|secret|token|passw)"
+)
+_PLACEHOLDER = regex.compile(
+    r"(?i)example|sample|dummy|placeholder|your[_-]|changeme|xxxx|0{6}|1234|abcd|redacted|<|\*\*\*|\.\.\.|user:pass|localhost"
+)
+
+
+def find(facts: Facts) -> Iterator[Finding]:
+    names = list(_FORMATS)
+    hits, kinds = Hits(facts.train), Counter[str]()
+    for row in facts.train:
+        text = f"{row.text}\n{row.thinking}"
+        if not _HINT.search(text):
+            continue
+        for match in _ANY.finditer(text):
+            if not _PLACEHOLDER.search(match[0]) and _bits(match[0]) >= MIN_BITS:
+                kind = names[int(str(match.lastgroup)[1:])]
+                kinds[kind] += 1
+                hits.add(row)  # the secret itself is shown nowhere
+                break
+    if hits.count:
+        told = ", ".join(kind for kind, _ in kinds.most_common(3))
+        yield hits.finding(
+            ID,
+            "warning",
+            f"hold what looks like a secret ({told})",
+            "models can be made to say it; remove it and revoke it",
+        )
+
+
+def _bits(text: str) -> float:
+    """Entropy per character."""
+    counts = Counter(text).values()
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in counts)

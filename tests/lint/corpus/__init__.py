@@ -1,0 +1,1 @@
+"""Flawed and sound recipes with their data: what the linter must find, and must not."""

@@ -1,0 +1,63 @@
+"""Every flaw of the corpus is found by its rule, and nothing is said against what is sound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lorakit.lint import rules
+from lorakit.lint.lint import lint
+from tests.lint.corpus.case import Case, told
+from tests.lint.corpus.flawed import FLAWED
+from tests.lint.corpus.sound import SOUND
+
+RULES = {rule.ID: rule for rule in rules()}
+LARGE = {"the built-in notes"}
+CASES = [
+    # What it is measured on matters to few rules, and further cases of a rule take their time.
+    pytest.param(
+        name,
+        replace(case, measured=False),
+        id=f"{name}-{number}",
+        marks=[pytest.mark.slow] if number else [],
+    )
+    for name, cases in FLAWED.items()
+    for number, case in enumerate(cases)
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens of the sets that many cases share."""
+    return tmp_path_factory.mktemp("tokens")
+
+
+def test_every_rule_has_a_flawed_case() -> None:
+    assert set(RULES) == set(FLAWED)
+    assert len(CASES) >= 40 and len(SOUND) >= 20
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_the_flaw_is_found(name: str, case: Case, tmp_path: Path, cache: Path) -> None:
+    facts = case.facts(tmp_path, cache)
+    found = list(RULES[name].find(facts))
+    assert found, f"{name} does not see it"
+    assert {one.id for one in found} == {name}
+    assert {one.severity for one in found} <= set(RULES[name].SEVERITIES)
+    # Named: a file with a line, or a key of the recipe.
+    assert all(
+        ":" in one.where or one.where.split(".")[0] in type(facts.recipe).model_fields
+        for one in found
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in SOUND],
+)
+def test_nothing_is_said_against_sound_ones(name: str, tmp_path: Path, cache: Path) -> None:
+    facts = SOUND[name].facts(tmp_path, cache)
+    found = [one for one in [*facts.sets.findings(), *lint(facts)] if one.severity != "note"]
+    assert not found, told(found)

@@ -1,0 +1,130 @@
+"""Rules as files, as ids in a recipe, and as pages; what is silenced is counted."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+import lorakit
+from lorakit.cli import main
+from lorakit.data.contract import FINDINGS, Finding
+from lorakit.errors import RecipeError
+from lorakit.lint import rules
+from lorakit.lint.contract_pages import PAGES
+from lorakit.lint.lint import without_silenced
+from lorakit.lint.pages import page_of_contract, pages
+from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
+
+DOCS = Path(__file__).parents[2] / "docs" / "rules"
+RULES = {rule.ID: rule for rule in rules()}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_a_file_of_its_own(name: str) -> None:
+    rule = RULES[name]
+    path = Path(inspect.getfile(rule.find))
+    assert path.stem == name.replace("-", "_")
+    for text in (rule.TITLE, rule.REASON, rule.SOURCE, rule.EXAMPLE, rule.MEND):
+        assert text.strip() == text and text
+    assert (
+        tuple(one for one in ("error", "warning", "note") if one in rule.SEVERITIES)
+        == rule.SEVERITIES
+    )
+    # Every severity it declares stands in its code, and no other one.
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    function = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    said = {
+        node.value for one in function for node in ast.walk(one) if isinstance(node, ast.Constant)
+    }
+    assert said & {"error", "warning", "note"} == set(rule.SEVERITIES)
+
+
+def test_names_that_a_recipe_may_silence_are_those_that_exist() -> None:
+    assert set(CONTRACT_FINDINGS) == {*FINDINGS, "too-few-to-tell", "tokens-not-stored"}
+    assert not set(CONTRACT_FINDINGS) & set(RULES)
+    assert finding_names() == tuple(sorted({*CONTRACT_FINDINGS, *RULES}))
+
+
+def test_every_finding_has_its_page_and_no_page_is_old() -> None:
+    written = pages()
+    assert {path.name for path in DOCS.glob("*.md")} - {"real_data.md"} == set(written)
+    for name, text in written.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == text, (
+            f"{name} is old: python -m lorakit.lint.pages docs/rules"
+        )
+    index = written["README.md"]
+    assert all(f"({name}.md)" in index for name in finding_names())
+
+
+def test_pages_of_the_contract_speak_of_what_exists() -> None:
+    assert set(PAGES) == {*CONTRACT_FINDINGS, "data-refused"}
+    assert "never cut" in page_of_contract("rows-too-long")
+
+
+def test_an_unknown_id_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean near-duplicates"):
+        lorakit.parse_recipe(
+            {
+                "base": {"model": "builtin"},
+                "data": {"train": "builtin:train"},
+                "check": {"silence": ["near-duplicate"]},
+            }
+        )
+
+
+def test_silenced_findings_are_counted_and_the_worst_come_first() -> None:
+    made = [
+        Finding("few-rows", "warning", "a", ""),
+        Finding("near-duplicates", "note", "b", ""),
+        Finding("warmup-too-long", "error", "c", ""),
+        Finding("near-duplicates", "note", "d", ""),
+    ]
+    linted = without_silenced(made, ["near-duplicates"])
+    assert [one.id for one in linted.findings] == ["warmup-too-long", "few-rows"]
+    assert linted.silenced == {"near-duplicates": 2}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty rows, a warm-up that never ends."""
+    folder = tmp_path_factory.mktemp("linted")
+    rows = [{"prompt": f"What helps against {n}?", "completion": f"Rest {n}."} for n in range(30)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "recipe.yaml").write_text(
+        f"base: {{model: builtin, device: cpu}}\ndata: {{train: {folder / 'train.jsonl'}}}\n"
+        f"train: {{warmup_steps: 100}}\noutput: {{dir: {folder / 'run'}}}\n"
+    )
+    return folder / "recipe.yaml"
+
+
+def test_check_tells_the_linters_findings(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(recipe), "--json"]) == 1
+    shown = json.loads(capfd.readouterr().out)
+    by_id = {one["id"]: one for one in shown["findings"]}
+    assert by_id["warmup-too-long"]["severity"] == "error"
+    assert by_id["warmup-too-long"]["where"] == "train.warmup_steps"
+    assert by_id["few-rows"]["severity"] == "warning"
+    assert shown["silenced"] == {}
+    silence = ["--set", "check.silence=[warmup-too-long, few-rows]"]
+    assert main(["check", str(recipe), "--json", *silence]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert shown["silenced"] == {"few-rows": 1, "warmup-too-long": 1}
+    assert not {"few-rows", "warmup-too-long"} & {one["id"] for one in shown["findings"]}
+    assert main(["check", str(recipe), *silence]) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert "silenced by check.silence: 1 of few-rows, 1 of warmup-too-long" in told
+    # The stop token is shown, among what is trained.
+    assert "Rest 0.<|end|>\u27e7" in told
+
+
+def test_train_stops_at_an_error_before_anything_is_written(
+    recipe: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(recipe)]) == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "100 warm-up steps" in told and "few-rows" not in told
+    assert not (recipe.parent / "run").exists()
