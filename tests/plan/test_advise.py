@@ -235,6 +235,9 @@ def test_the_recipe_follows_the_answers(tmp_path: Path) -> None:
     assert epochs == [3, 2, 1]
     dropouts = [recipe(examples=n).adapter.lora_dropout for n in (500, 5_000, 200_000)]
     assert dropouts == [0.1, 0.05, 0]
+    looked_up = [recipe(need="both", calls=n).compare for n in (0, 50_000, 10**12)]
+    assert [one.calls for one in looked_up] == [1, 600_000, 10**9]
+    assert {one.documents for one in looked_up} == {"documents/"}
     assert recipe(measure="form").evaluate.primary["in_domain"] == "json_schema"
     assert recipe(measure="reference").evaluate.primary["in_domain"] == "token_f1"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lorakit.plan.advise.questions import Answers, Hardware, Measure
+from lorakit.recipe.sections.section import LARGEST_COUNT
+
+MONTHS = 12  # that training and indexing are spread over
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def starting_recipe(answers: Answers, *, tune: bool, retrieve: bool) -> str:
             _data(answers, with_passages=tune and retrieve),
             _train(answers),
             _evaluate(answers),
+            *([_compare(answers)] if retrieve else []),
         ]
     )
 
@@ -187,4 +191,14 @@ def _evaluate(answers: Answers) -> str:
         f"  # {PRIMARY_SAYS[answers.measure]}\n"
         f"  primary: {{in_domain: {primary}, out_of_domain: {primary}, retention: loss}}\n"
         "  # How much retention may lose, in nats per token.\n  margin: 0.05\n"
+    )
+
+
+def _compare(answers: Answers) -> str:
+    return (
+        "compare:\n"
+        "  # What is looked up: a file or a folder (text, Markdown, HTML, JSON lines, CSV).\n"
+        "  documents: documents/\n"
+        "  # A year of calls, which training and indexing are spread over.\n"
+        f"  calls: {min(max(1, MONTHS * answers.calls), LARGEST_COUNT)}\n"
     )
