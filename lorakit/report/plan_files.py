@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lorakit.report.files import Parameters
@@ -160,6 +161,6 @@ def _phase(name: str, total: int, parts: dict[str, int | None]) -> Stack:
     return _stack(name, shown | {rest_name: max(0, rest)})
 
 
-def _stack(name: str, parts: dict[str, int | None]) -> Stack:
+def _stack(name: str, parts: Mapping[str, int | None]) -> Stack:
     known = {part: count for part, count in parts.items() if count}
     return Stack(name=name, parts=known, complete=None not in parts.values())
