@@ -15,13 +15,26 @@ from lorakit.report.words import part_name, printable, size
 ROW_HEIGHT = 54  # px: a line of text and the bar under it
 FRAME_HEIGHT = 58  # px: the axis with its label
 BAR = 0.4  # of a row
+# What lasts, and what a reader looks for; what is left shares the last colour if need be.
+COLOURED_FIRST = (
+    "weights",
+    "quantization_constants",
+    "adapter",
+    "gradients",
+    "optimizer",
+    "activations",
+    "working",
+)
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 
 
 def inks_of(stacks: Sequence[Stack]) -> dict[str, str]:
     """{part: colour}, the same in every bar; more parts than colours share the last."""
-    parts = dict.fromkeys(part for one in stacks for part in one.parts)
-    return {part: RUNS[min(place, len(RUNS) - 1)] for place, part in enumerate(parts)}
+    parts = list(dict.fromkeys(part for one in stacks for part in one.parts))
+    first = [part for part in COLOURED_FIRST if part in parts]
+    coloured = [*first, *(part for part in parts if part not in first)]
+    inks = {part: RUNS[min(place, len(RUNS) - 1)] for place, part in enumerate(coloured)}
+    return {part: inks[part] for part in parts}
 
 
 def draw_stacks(

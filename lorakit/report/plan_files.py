@@ -34,6 +34,7 @@ class GpuFacts(Part):
     name: str
     memory_bytes: int
     left_for_activations: int | None = None
+    needed: int | None = None
     fits: bool | None = None
 
 
@@ -124,21 +125,35 @@ class Stack(Part):
 
 def methods_of(plan: PlanFound) -> list[Stack]:
     """A bar for each method that is known."""
-    return [
+    stacks = [
         _stack(name, {part: count for part, count in values.items() if part not in TOTALS})
         for name, values in (plan.methods or {}).items()
     ]
+    return [_with(one, _context(plan)) for one in stacks]
 
 
 def phases_of(plan: PlanFound) -> list[Stack]:
     """Memory over the course of a run; where only its parts are known, loading and a step."""
-    parts = _parts(plan)
+    parts, context = _parts(plan), _context(plan)
     if not plan.memory_phases:
         loading = plan.memory_bytes.get("loading_peak")
         step = {name: count for name, count in parts.items() if name not in TOTALS}
         stacks = [_phase("loading", loading, parts)] if loading else []
-        return [*stacks, _stack("training_step", step)] if any(step.values()) else stacks
-    return [_phase(name, total, parts) for name, total in plan.memory_phases.items()]
+        stacks += [_stack("training_step", step)] if any(step.values()) else []
+        return [_with(one, context) for one in stacks]
+    phases = plan.memory_phases.items()
+    return [_with(_phase(name, total, parts), context) for name, total in phases]
+
+
+def _context(plan: PlanFound) -> int:
+    """Bytes that a GPU takes beside the tensors: what is needed over the peak."""
+    needed = plan.fit.needed_bytes if plan.fit is not None else plan.gpu and plan.gpu.needed
+    peak = plan.memory_bytes.get("peak")
+    return max(0, needed - peak) if needed and peak else 0
+
+
+def _with(one: Stack, context: int) -> Stack:
+    return one.model_copy(update={"parts": one.parts | ({"context": context} if context else {})})
 
 
 def _parts(plan: PlanFound) -> dict[str, int | None]:

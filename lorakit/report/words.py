@@ -34,6 +34,7 @@ PART_NAMES = {
     "new_values": "new values of the optimizer",
     "dense_copies": "weights kept unpacked too",
     "libraries": "code of libraries",
+    "context": "the GPU's context",
     "answers_at_most": "answers, at most",
     "start": "start: loading and data",
     "lora": "LoRA, 16-bit",

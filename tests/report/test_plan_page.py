@@ -140,3 +140,15 @@ def test_no_other_file_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--html"):
         write_plan_page(plan_told(), plan_recipe(), source=SOURCE, output=output)
     assert output.read_text() == "<p>mine"
+
+
+def test_a_gpu_s_context_is_a_part_of_every_phase() -> None:
+    told = plan_told()
+    told["fit"]["needed_bytes"] += 512 * MIB
+    plan = TypeAdapter(PlanFound).validate_python(told)
+    phases = phases_of(plan)
+    assert plan.memory_phases is not None
+    for one in phases:
+        assert one.total == plan.memory_phases[one.name] + 512 * MIB
+    assert max(one.total for one in phases) == told["fit"]["needed_bytes"]
+    assert methods_of(plan)[2].parts["context"] == 512 * MIB
