@@ -1,0 +1,1 @@
+"""One file a world: what its people write, as `near` rows and as `far` rows (another domain)."""
