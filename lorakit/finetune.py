@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,16 +44,18 @@ from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
-from lorakit.plan.plan import plan
+from lorakit.plan.duration import EVALUATION_TOKENS, Timing
+from lorakit.plan.plan import Plan, plan
+from lorakit.plan.prices import load_prices
+from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.memory import peak_bytes
 from lorakit.train.settings import LoopSettings
 
-# Tokens of one forward pass of the evaluation, where the recipe names no budget.
-EVALUATION_TOKENS = 2048
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 
 log = logging.getLogger(__name__)
@@ -60,11 +63,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """What a run came to.
+
+    Attributes:
+        seconds: {"predicted", "measured"} of the whole run, generated answers left out; None where
+            it was not predicted, or resumed.
+    """
 
     run: Path
     training: TrainOutcome
     evaluation: dict[str, SetResult]
+    memory: PeakMemory
+    seconds: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `lorakit train --json`."""
@@ -81,7 +91,49 @@ class Outcome:
                 "optimizer": self.training.optimizer,
             },
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
+            "seconds": self.seconds,
+            "memory_bytes": vars(self.memory),
         }
+
+
+@dataclass
+class Clock:
+    """Where the time of a run goes.
+
+    Attributes:
+        began: on the monotonic clock.
+        parts: {part: seconds}, under the names of the plan's parts.
+    """
+
+    began: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began
+
+    def count(self, part: str, seconds: float) -> None:
+        """Seconds more of a part."""
+        self.parts[part] = self.parts.get(part, 0.0) + seconds
+
+    def rest(self) -> float:
+        """Seconds that no part has."""
+        return self.elapsed() - sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes at the highest, as the plan had it and as it came (see `train/memory.py`)."""
+
+    predicted: int
+    measured: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"memory: predicted {self.predicted / 2**30:.2f} GiB, measured "
+            f"{self.measured / 2**30:.2f} GiB ({self.predicted / max(1, self.measured) - 1:+.0%})"
+        )
 
 
 @dataclass(frozen=True)
@@ -119,27 +171,31 @@ class CheckReport:
         }
 
 
-def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
+def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None) -> Outcome:
     """Go the whole way of a recipe.
 
     Args:
         recipe: see `load_recipe`.
         resume: go on from the newest whole checkpoint of the recipe's run folder.
+        began: when the run began, on the monotonic clock; None: now.
 
     Raises:
         InputError: recipe, data, model or adapter cannot work; nothing was trained.
         RunError: training stopped for a reason the message names; checkpoints are kept.
     """
+    clock = Clock(time.monotonic() if began is None else began)
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
+    loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = _stop_ids(model, sets.train)
     found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids)
     _report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
-    planned = plan(recipe, prepared=sets.train)
+    timing = Timing(times_machine=not resume, spent=clock.elapsed, prices=load_prices())
+    planned = plan(recipe, sets=Sets.of(sets), is_loaded=True, timing=timing)
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(
@@ -165,6 +221,7 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         write_json(run.data, data_facts(sets, tokenizer, found.findings, max_length=limit))
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
+    clock.count("start", clock.rest())
     training = train(
         model,
         sets.train.examples,
@@ -174,6 +231,11 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         run_dir=run.path,
         resume=resume,
     )
+    clock.count("training", training.seconds)
+    clock.count("between_steps", clock.rest())
+    peak = peak_bytes(model.device)
+    memory = PeakMemory(planned.peaks.peak, peak)
+    _record(run, {"memory_bytes": {"loading_peak": loading_peak, "peak": peak}})
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
         write_json(run.data, data_facts(sets, tokenizer, found.findings, max_length=limit))
@@ -181,9 +243,29 @@ def finetune(recipe: Recipe, *, resume: bool = False) -> Outcome:
         write_identity(run, base)
     _copy_tokenizer(run)
     save_adapter(model, run.adapter)
-    evaluation = _evaluate(model, tokenizer, recipe, sets, run)
+    evaluation = _evaluate(model, tokenizer, recipe, sets, run, clock)
+    clock.count("evaluation", clock.rest())
+    seconds = None if resume else _record_time(run, planned, clock)
     write_report(run.path)
-    return Outcome(run.path, training, evaluation)
+    return Outcome(run.path, training, evaluation, memory, seconds)
+
+
+def _record_time(run: RunFolder, planned: Plan, clock: Clock) -> dict[str, float] | None:
+    """Put what was measured beside what was predicted."""
+    total = sum(seconds for part, seconds in clock.parts.items() if part != "answers")
+    by_part = {part: round(seconds, 3) for part, seconds in clock.parts.items()}
+    _record(run, {"seconds": round(total, 3), "seconds_by_part": by_part})
+    predicted = planned.duration.seconds
+    if predicted is None:
+        return None
+    return {"predicted": round(predicted.total, 3), "measured": round(total, 3)}
+
+
+def _record(run: RunFolder, measured: dict[str, Any]) -> None:
+    """Put what was measured beside what the plan of the run predicted."""
+    values = json.loads(run.plan.read_text("utf-8"))
+    values["measured"] = values.get("measured", {}) | measured
+    write_json(run.plan, values)
 
 
 def _calibration(recipe: Recipe, train_set: Prepared) -> Iterator[dict[str, torch.Tensor]] | None:
@@ -233,9 +315,12 @@ def check(recipe: Recipe) -> CheckReport:
     except DataError as error:
         _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
-    plan(recipe, prepared=sets.train)
+    plan(recipe, sets=Sets.of(sets))
     found = _findings(recipe, sets, tokenizer, config, measures, sets.train.stop_ids)
     return CheckReport(sets.by_name(), found.findings, tokenizer, found.silenced)
+    plan(recipe, sets=Sets.of(sets))
+    findings = _findings(sets, measures, sets.train.stop_ids)
+    return CheckReport(sets.by_name(), findings, tokenizer)
 
 
 def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
@@ -321,6 +406,7 @@ def _evaluate(
     recipe: Recipe,
     sets: NamedSets,
     run: RunFolder,
+    clock: Clock | None = None,
 ) -> dict[str, SetResult]:
     wanted = recipe.evaluate
     stop_ids = _stop_ids(model, sets.train)
@@ -332,7 +418,11 @@ def _evaluate(
     )
 
     def answerer(prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
-        return generate(model, tokenizer, prompts, greedy, description=description)
+        before = time.monotonic()
+        completions = generate(model, tokenizer, prompts, greedy, description=description)
+        if clock is not None:
+            clock.count("answers", time.monotonic() - before)
+        return completions
 
     results = compare_sets(
         model,

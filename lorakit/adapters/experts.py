@@ -123,7 +123,7 @@ class AdaptedExperts(AdaptedModule):
         if not self.switch.on:
             return self.base_layer(x, counts)
         down_ERI, up_EOR = self.adapter.by_expert(x.dtype)
-        if not (torch.is_autocast_enabled(x.device.type) or kernels.is_reference_forced()):
+        if not (kernels.autocasts(x) or kernels.is_reference_forced()):
             base = self.base_layer
             return kernels.grouped_projection(
                 *(x, base.stored, down_ERI, up_EOR, self.scaling, counts),

@@ -170,7 +170,7 @@ class AdaptedLinear(AdaptedModule):
         return self.training and self.dropout.p > 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not (torch.is_autocast_enabled(x.device.type) or kernels.is_reference_forced()):
+        if not (kernels.autocasts(x) or kernels.is_reference_forced()):
             projection = self.projection(x.numel() // x.shape[-1])
             if projection is not None:
                 return kernels.projections(x, (projection,))[0]

@@ -25,6 +25,8 @@ PLAIN = "grouped_mm"  # transformers' default
 
 def use_in(model: PreTrainedModel) -> None:
     """Let a model's experts compute with `experts_forward`; of no effect the second time."""
+    if model.config._experts_implementation == NAME:
+        return  # the call below goes through all modules of the model
     ExpertsInterface.register(NAME, experts_forward)
     model.set_experts_implementation(NAME)
 
@@ -69,7 +71,7 @@ def experts_forward(
         return plain(experts, hidden_states, top_k_index, top_k_weights)
     routing = kernels.Routing.sorting(top_k_index)
     index = top_k_index.reshape(-1)
-    counts = torch.bincount(index, minlength=experts.num_experts).tolist()
+    counts = kernels.rows_per_expert(top_k_index, experts.num_experts)
     x = kernels.send_to_experts(hidden_states, routing)  # (S, D)
     x = _project(first, x, counts, experts.is_transposed)
     if experts.has_bias:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -94,3 +95,10 @@ def show_sets(results: Mapping[str, SetResult]) -> None:
     out = console()
     for line in summary(results):
         out.print(visible(line))
+
+
+def process_began() -> float:
+    """When this process began, on the monotonic clock: imports are a part of every run."""
+    import psutil
+
+    return time.monotonic() - (time.time() - psutil.Process().create_time())

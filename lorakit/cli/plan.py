@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from lorakit.cli.output import (
     AsJson,
@@ -14,13 +15,17 @@ from lorakit.cli.output import (
     RecipePath,
     check_html,
     console,
-    human_bytes,
     print_json,
+    process_began,
     stdout_for_results,
 )
-from lorakit.recipe import load_recipe
+from lorakit.cli.plan_tables import device_lines, memory_tables
+from lorakit.cli.plan_words import show_duration, show_fixes
+from lorakit.errors import InputError, RunError
+from lorakit.recipe import load_recipe, rewrite_recipe
 
 if TYPE_CHECKING:
+    from lorakit.plan.fixes import Fixes
     from lorakit.plan.plan import Plan
 
 
@@ -28,12 +33,37 @@ def command(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006  (typer reads it, nothing changes it)
     gpu: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Hold the known parts against this GPU.")
+        str | None, typer.Option(metavar="NAME", help="Plan for this GPU, not this machine.")
     ] = None,
+    gpus: Annotated[
+        int, typer.Option(min=1, metavar="N", help="GPUs that share the examples of each step.")
+    ] = 1,
+    budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bytes the run may take, such as 8GB.")
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Rewrite the recipe so that it fits --gpu or --budget.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Where --fit writes, instead of RECIPE (kept as .bak)."),
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own prices, see docs/plan.md.")
+    ] = None,
+    efficiency: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Of --gpu's data sheet that training reaches, such as 0.4."
+        ),
+    ] = None,
+    no_calibrate: Annotated[
+        bool, typer.Option("--no-calibrate", help="Do not time this machine for some seconds.")
+    ] = False,
     html: HtmlPage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a recipe will take: parameters, memory, steps, tokens.
+    """Say what a recipe will take: parameters, memory, steps, tokens, time and money.
 
     The model's config.json is enough; no weights are read.
 
@@ -41,16 +71,32 @@ def command(
     Example:
       lorakit plan recipe.yaml
       lorakit plan recipe.yaml --gpu rtx4090
+      lorakit plan recipe.yaml --gpu h100 --gpus 8
       lorakit plan recipe.yaml --set base.quantization=nf4 --json
+      lorakit plan recipe.yaml --gpu rtx3060 --fit --output fitting.yaml
       lorakit plan recipe.yaml --html plan.html
     """
+    _check_options(gpu, budget, efficiency, fit=fit, output=output, overrides=overrides)
     settings = load_recipe(recipe, overrides)
     check_html(html)
     with stdout_for_results():
+        from lorakit.base.placement import parse_bytes
+        from lorakit.plan.duration import Timing
+        from lorakit.plan.fixes import fixes_for
+        from lorakit.plan.machines import EFFICIENCY
         from lorakit.plan.plan import plan
+        from lorakit.plan.prices import load_prices
 
-        result = plan(settings, gpu=gpu)
-        told = result.to_json()
+        limit = parse_bytes(budget, option="--budget")
+        timing = Timing(
+            times_machine=not no_calibrate,
+            spent=lambda: time.monotonic() - process_began(),
+            efficiency=efficiency or EFFICIENCY,
+            prices=load_prices(prices),
+        )
+        result = plan(settings, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
+        fixes = fixes_for(settings, result, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
+        told = result.to_json() | ({} if fixes is None else {"fit": fixes.to_json()})
         if html is not None:
             from lorakit.report.plan_page import write_plan_page
 
@@ -59,6 +105,51 @@ def command(
         print_json(told)
     else:
         show_plan(result)
+        if fixes is not None:
+            show_fixes(fixes)
+    if fit:
+        assert fixes is not None
+        _rewrite(recipe, output, fixes)
+
+
+def _check_options(
+    gpu: str | None,
+    budget: str | None,
+    efficiency: float | None,
+    *,
+    fit: bool,
+    output: Path | None,
+    overrides: list[str],
+) -> None:
+    if fit and gpu is None and budget is None:
+        raise InputError("--fit was given nothing to fit. Name a --gpu or a --budget.")
+    if fit and overrides:
+        raise InputError(
+            "--fit rewrites the recipe as its file has it, but --set changes it. Write those "
+            "values into the file, or leave --set out."
+        )
+    if output is not None and not fit:
+        raise InputError("--output is where --fit writes. Add --fit, or leave --output out.")
+    if gpu is None and efficiency is not None:
+        raise InputError("--efficiency is of a GPU's data sheet. Name the GPU with --gpu.")
+    if efficiency is not None and not 0 < efficiency <= 1:
+        raise InputError(
+            f"--efficiency is {efficiency:g}; possible: more than 0, at most 1. Change it."
+        )
+
+
+def _rewrite(recipe: Path, output: Path | None, fixes: Fixes) -> None:
+    """Write the first of the fixes into the recipe, and say what was changed."""
+    if fixes.fits:
+        typer.echo("it fits: nothing was changed", err=True)
+        return
+    if not fixes.fixes:
+        raise RunError("no change that is known makes it fit; nothing was written. See above.")
+    chosen = fixes.fixes[0]
+    written, kept = rewrite_recipe(recipe, chosen.changes, output)
+    typer.echo(f"wrote {written}" + (f", the old one is {kept}" if kept else ""), err=True)
+    for key, value in chosen.changes.items():
+        typer.echo(f"  {key}: {value}", err=True)
 
 
 def show_plan(result: Plan) -> None:
@@ -70,28 +161,16 @@ def show_plan(result: Plan) -> None:
         f"parameters  {parameters['total']:,} in all, {parameters['trainable']:,} trained "
         f"({share:.3%}), {result.num_adapted} layers adapted, {result.num_not_adapted} not"
     )
-    table = Table("memory", "bytes", "", box=None, pad_edge=False)
-    table.columns[1].justify = "right"
-    for part, count in result.to_json()["memory_bytes"].items():
-        known = count is not None
-        table.add_row(
-            part.replace("_", " "),
-            f"{count:,}" if known else "-",
-            human_bytes(count) if known else "not known yet",
-        )
-    out.print(table)
+    for table in memory_tables(result):
+        out.print(table)
     for name, count in (
         ("steps", result.steps),
         ("tokens", result.tokens),
         ("trained tokens", result.trained_tokens),
     ):
         out.print(f"{name:<15} {'not known yet' if count is None else f'{count:,}'}")
-    if result.gpu is not None:
-        left = result.gpu["left_for_activations"]
-        out.print(
-            f"{result.gpu['name']}: {human_bytes(left)} left for activations"
-            if left > 0
-            else f"{result.gpu['name']}: does not fit, {human_bytes(-left)} too little"
-        )
+    show_duration(result.duration)
+    for line in device_lines(result):
+        out.print(line)
     for note in result.notes:
         out.print(f"note: {note}")

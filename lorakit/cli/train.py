@@ -14,6 +14,7 @@ from lorakit.cli.output import (
     RecipePath,
     console,
     print_json,
+    process_began,
     show_lines,
     show_sets,
     stdout_for_results,
@@ -52,7 +53,7 @@ def command(
     with stdout_for_results():
         from lorakit.finetune import finetune
 
-        outcome = finetune(settings, resume=resume)
+        outcome = finetune(settings, resume=resume, began=process_began())
     if as_json:
         print_json(outcome.to_json())
     else:
@@ -68,6 +69,12 @@ def show_training(outcome: Outcome) -> None:
         f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
         f"{training.loss:.4f}; the run is in {outcome.run}"
     )
+    if outcome.seconds is not None:
+        console().print(
+            f"the whole run was predicted to take {outcome.seconds['predicted']:.0f} s without "
+            f"generated answers, and took {outcome.seconds['measured']:.0f} s"
+        )
+    console().print(outcome.memory.describe())
 
 
 def show_next(path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -114,6 +114,11 @@ def pack_padded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
             bins.append([i])
             width = lengths[i]
     return [sorted(members) for members in bins]
+
+
+def packing_of(packed: bool) -> Callable[[Sequence[int], int], list[list[int]]]:
+    """How examples are shared out: `pack`, or `pack_padded` where they may not share a row."""
+    return pack if packed else pack_padded
 
 
 def collate(

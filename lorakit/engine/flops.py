@@ -27,15 +27,18 @@ class AdaptedShape:
     has_norms: bool = False
 
     def flops(self, num_tokens: int) -> int:
-        """Of one forward and backward pass over T tokens.
+        """Of one forward and backward pass over T tokens."""
+        return self.forward_flops(num_tokens) + self.backward_flops(num_tokens)
 
-        Forward W x, A x, B (A x). Backward, of the factors and what is between them: three
-        products as large as one of the factors each; of the input W^T dy and A^T ds.
-        """
+    def forward_flops(self, num_tokens: int) -> int:
+        """W x, A x, B (A x)."""
+        return 2 * num_tokens * sum(self._sizes())
+
+    def backward_flops(self, num_tokens: int) -> int:
+        """Of the factors and what is between them three products as large as one of the factors
+        each; of the input W^T dy and A^T ds."""
         weight, down, up = self._sizes()
-        forward = weight + down + up
-        backward = 2 * up + down + (weight + down if self.input_gradient else 0)
-        return 2 * num_tokens * (forward + backward)
+        return 2 * num_tokens * (2 * up + down + (weight + down if self.input_gradient else 0))
 
     def norm_flops(self) -> int:
         """Of the row norms of one optimizer step: W A^T, A A^T and B (A A^T)."""

@@ -137,7 +137,7 @@ def _projections(
     x: torch.Tensor, *layers: nn.Module | None
 ) -> tuple[kernels.Projection, ...] | None:
     """What the fast path makes of linear layers; None when one of them is not for it."""
-    if torch.is_autocast_enabled(x.device.type) or kernels.is_reference_forced():
+    if kernels.autocasts(x) or kernels.is_reference_forced():
         return None
     found = []
     for layer in layers:

@@ -14,12 +14,15 @@ from lorakit.kernels.dispatch import (
     four_bit_dequantize,
     four_bit_quantize,
     is_reference_forced,
+    is_rehearsal,
     reference_only,
+    shapes_only,
 )
 from lorakit.kernels.fused.experts import (
     Routing,
     collect_from_experts,
     grouped_projection,
+    rows_per_expert,
     send_to_experts,
 )
 from lorakit.kernels.fused.gated_mlp import gated_mlp
@@ -32,6 +35,7 @@ from lorakit.kernels.reference.attention import (
     decode_attention,
     masked_attention,
 )
+from lorakit.kernels.reference.autocast import autocasts, without_autocast
 from lorakit.kernels.reference.dropout import dropout_mask, mix_keys, module_key
 from lorakit.kernels.reference.dynamic8 import dequantize_dynamic, quantize_dynamic
 from lorakit.kernels.reference.four_bit import quantize_scales
@@ -45,6 +49,7 @@ __all__ = [
     "Projection",
     "Routing",
     "RowScale",
+    "autocasts",
     "backend_name",
     "collect_from_experts",
     "decode_attention",
@@ -62,6 +67,7 @@ __all__ = [
     "int8_dequantize",
     "int8_quantize",
     "is_reference_forced",
+    "is_rehearsal",
     "linear_cross_entropy",
     "masked_attention",
     "may_keep_output",
@@ -73,5 +79,8 @@ __all__ = [
     "quantize_scales",
     "reference_only",
     "rotary",
+    "rows_per_expert",
     "send_to_experts",
+    "shapes_only",
+    "without_autocast",
 ]

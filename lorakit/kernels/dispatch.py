@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
+from lorakit.kernels import shapes
 from lorakit.kernels.reference import cross_entropy as of_logits
 from lorakit.kernels.reference import dropout, elementwise, four_bit
 
@@ -23,11 +24,14 @@ log = logging.getLogger(__name__)
 
 REFERENCE = "reference"
 NAMES = {"cpu": "cpu", "cuda": "triton"}  # {type of device: its backend, as runs record it}
+# Their reference keeps tables for the next call: in a rehearsal these would hold no numbers.
+READS_TABLES = frozenset({"four_bit_dequantize", "dequantize_scales"})
 OPS: dict[str, Callable[..., Any]] = {}  # {name: the reference's} of all ops below
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _only_reference = False
+_rehearsed_type: str | None = None
 
 
 def backend_name(device: torch.device) -> str:
@@ -51,6 +55,31 @@ def reference_only() -> Iterator[None]:
         yield
     finally:
         _only_reference = before
+
+
+def is_rehearsal() -> bool:
+    """Whether tensors hold no data, so that nothing may be read from them."""
+    return _rehearsed_type is not None
+
+
+def computing_type(tensor: torch.Tensor) -> str:
+    """The type of device that computes with `tensor`; in a rehearsal, that which it is for."""
+    return _rehearsed_type or tensor.device.type
+
+
+@contextmanager
+def shapes_only(device_type: str) -> Iterator[None]:
+    """Inside, ops allocate their results and compute nothing: for tensors that hold no data.
+
+    Args:
+        device_type: "cpu" or "cuda", what a rehearsal is for.
+    """
+    global _rehearsed_type
+    before, _rehearsed_type = _rehearsed_type, device_type
+    try:
+        yield
+    finally:
+        _rehearsed_type = before
 
 
 @cache
@@ -96,10 +125,15 @@ def _dispatched(
 
     @wraps(op)
     def call(tensor: torch.Tensor, /, *arguments: P.args, **options: P.kwargs) -> R:
-        backend = None if _only_reference else _backend(tensor.device.type)
-        return getattr(backend, name, op)(tensor, *arguments, **options)
+        return getattr(_backend_for(name, tensor), name, op)(tensor, *arguments, **options)
 
     return call
+
+
+def _backend_for(name: str, tensor: torch.Tensor) -> ModuleType | None:
+    if _rehearsed_type is not None and (name in READS_TABLES or not _only_reference):
+        return shapes
+    return None if _only_reference else _backend(tensor.device.type)
 
 
 # Each is documented, with its signature, where it is defined.

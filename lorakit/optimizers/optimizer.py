@@ -146,6 +146,18 @@ class AdamW:
         self._round()
         return StepFlags(norm, self._finite)
 
+    def rehearse(self) -> None:
+        """Go through a step with the gradients that are there, and refuse it: takes what a step
+        takes, and leaves parameters, moments and the number of steps as they are, gradients 0.
+        """
+        num_steps, finite = self.num_steps, self._finite
+        self._finite = torch.zeros_like(finite)
+        try:
+            self.step(0.0, torch.zeros_like(finite, dtype=self._layout.dtype), max_grad_norm=1.0)
+        finally:
+            self.num_steps, self._finite = num_steps, finite
+            self.zero_grad()
+
     def _update(self, page: Page, state: Fields, learning_rate: float) -> None:
         codec = self._layout.regions[page.region].codec
         values = self._flat[page.start : page.stop]

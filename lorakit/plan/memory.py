@@ -16,7 +16,7 @@ from lorakit.optimizers.state_plan import StatePlan
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part; None where nothing in lorakit can tell yet.
+    """Bytes of what is there all the time, by part.
 
     Attributes:
         weights: the frozen base as it is stored: packed codes and scales, dense weights, buffers.
@@ -25,9 +25,9 @@ class Memory:
         gradients: the flat gradient, and the parameter's own where its dtype is smaller.
         optimizer: its state on the device, at most; float32 master copies of parameters in a
             smaller dtype.
-        activations: what a forward pass keeps for its backward.
         loading_peak: the whole base as stored, plus the largest tensor before it is packed.
-        peak: the largest sum at any moment of a step.
+        quantization_constants: of `weights`, the scales of packed codes.
+        largest_weight: the largest packed weight, unpacked in the dtype it computes in.
         by_storage: `weights` split by what holds them.
         by_device: `weights` split by where they live.
     """
@@ -36,28 +36,16 @@ class Memory:
     adapter: int
     gradients: int
     optimizer: int
-    activations: int | None
     loading_peak: int
-    peak: int | None
+    quantization_constants: int
+    largest_weight: int
     by_storage: dict[str, int] = field(default_factory=dict)
     by_device: dict[str, int] = field(default_factory=dict)
 
     @property
     def known(self) -> int:
-        """Bytes that training certainly needs: every part but the activations."""
+        """Bytes that training needs between its passes, wherever they are."""
         return self.weights + self.adapter + self.gradients + self.optimizer
-
-    def to_json(self) -> dict[str, int | None]:
-        """The parts under the names of `plan.json`."""
-        return {
-            "weights": self.weights,
-            "adapter": self.adapter,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer,
-            "activations": self.activations,
-            "loading_peak": self.loading_peak,
-            "peak": self.peak,
-        }
 
 
 def count_memory(
@@ -91,9 +79,16 @@ def count_memory(
         adapter=num_bytes(own.values()),
         gradients=flat + num_bytes(rounded),
         optimizer=state.device_bytes + flat - num_bytes(views),
-        activations=None,
         loading_peak=weights + _largest_before_packing(model, dense),
-        peak=None,
+        quantization_constants=num_bytes(
+            tensor
+            for module in _packed_modules(model)
+            for name, tensor in module.stored.tensors().items()
+            if name != "codes"
+        ),
+        largest_weight=max(
+            (_unpacked_bytes(module) for module in _packed_modules(model)), default=0
+        ),
         by_storage=by_storage,
         by_device=by_device or {},
     )
@@ -108,11 +103,17 @@ def _packed_tensors(model: PreTrainedModel) -> dict[int, torch.Tensor]:
     """{id: tensor} of the weights that are not stored in a dense dtype."""
     return {
         id(tensor): tensor
-        for module in model.modules()
-        if isinstance(module, FrozenLinear | FrozenExperts)
+        for module in _packed_modules(model)
         for tensor in module.stored.tensors().values()
-        if _is_packed(module)
     }
+
+
+def _packed_modules(model: PreTrainedModel) -> list[FrozenLinear | FrozenExperts]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, FrozenLinear | FrozenExperts) and _is_packed(module)
+    ]
 
 
 def _is_packed(module: FrozenLinear | FrozenExperts) -> bool:
@@ -128,3 +129,10 @@ def _largest_before_packing(model: PreTrainedModel, dense: Iterable[torch.Tensor
         if isinstance(module, FrozenLinear | FrozenExperts)
     )
     return max(*unpacked, *(num_bytes([tensor]) for tensor in dense), 0)
+
+
+def _unpacked_bytes(module: FrozenLinear | FrozenExperts) -> int:
+    """Of what is unpacked at a time: a weight, or that of one expert."""
+    shape = module.stored.shape
+    at_a_time = shape[1:] if isinstance(module, FrozenExperts) else shape
+    return at_a_time.numel() * module.stored.dtype.itemsize

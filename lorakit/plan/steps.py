@@ -23,6 +23,7 @@ class RunLength:
     tokens: int
     trained_tokens: int
     exact: bool  # False: extrapolated from the first MAX_COUNTED_EPOCHS
+    steps_per_epoch: int
 
 
 def count_run_length(
@@ -75,4 +76,4 @@ def count_run_length(
         last = epoch_order(len(examples), repeats, seed, whole_epochs)[: rest * batch_size]
         tokens += int(lengths[0, last].sum())
         trained += int(lengths[1, last].sum())
-    return RunLength(steps, tokens, trained, exact)
+    return RunLength(steps, tokens, trained, exact, steps_per_epoch)

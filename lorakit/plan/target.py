@@ -12,9 +12,12 @@ from transformers import PreTrainedModel
 from lorakit.base import packing
 from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place
+from lorakit.errors import ModelError
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.memory import Memory
+from lorakit.plan.peaks import CUDA_CONTEXT, Peaks, resident_bytes
 from lorakit.recipe import BaseSection
+from lorakit.train.memory import free_bytes
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,37 @@ class Target:
         for path in packing.packable(model):
             packing.replace_layer(model, path, packing.stored_at(model, path))
         elsewhere = self.device.type == "cuda" and not torch.cuda.is_available()
-        placed = place(
-            model,
-            self.device,
-            offload="none" if limit is None and elsewhere else base.offload,
-            max_device_memory=sys.maxsize if limit is None and elsewhere else limit,
-        )
+        try:
+            placed = place(
+                model,
+                self.device,
+                offload="none" if limit is None and elsewhere else base.offload,
+                max_device_memory=sys.maxsize if limit is None and elsewhere else limit,
+            )
+        except ModelError:
+            if self.gpu is None or base.max_device_memory is not None:
+                raise
+            # What cannot be offloaded is too much for this GPU: the plan says so, in numbers.
+            placed = place(model, self.device, offload="none", max_device_memory=sys.maxsize)
         by_device: dict[str, int] = {}
         for layer in placed:
             where = self.device.type if layer.where == DEVICE else layer.where
             by_device[where] = by_device.get(where, 0) + layer.num_bytes
         return by_device
 
-    def fit(self, memory: Memory) -> dict[str, Any] | None:
-        """What a named GPU leaves for activations once the known parts are on it."""
+    def free_bytes(self, memory: Memory, *, is_loaded: bool) -> int:
+        """What activations could take once the base and its adapter are there; of a GPU that is
+        neither named nor here, without end."""
+        there = resident_bytes(memory, self.device.type) + memory.adapter
+        if self.gpu is not None:
+            return max(0, self.gpu.memory_bytes - CUDA_CONTEXT - there)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            return sys.maxsize
+        return max(0, free_bytes(self.device) - (memory.adapter if is_loaded else there))
+
+    def fit(self, memory: Memory, peaks: Peaks) -> dict[str, Any] | None:
+        """What a named GPU leaves for activations once the known parts are on it, and whether the
+        whole run fits."""
         if self.gpu is None:
             return None
         resident = memory.known - memory.weights + memory.by_device.get("cuda", 0)
@@ -67,5 +87,6 @@ class Target:
             "name": self.gpu.name,
             "memory_bytes": self.gpu.memory_bytes,
             "left_for_activations": left,
-            "fits": left > 0,
+            "needed": peaks.peak + CUDA_CONTEXT,
+            "fits": peaks.peak + CUDA_CONTEXT <= self.gpu.memory_bytes,
         }

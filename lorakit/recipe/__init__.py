@@ -1,6 +1,7 @@
 """Recipes: every knob, read from YAML or from Python. Imports no torch."""
 
-from lorakit.recipe.read import dump_recipe, load_recipe, parse_recipe, recipe_schema
+from lorakit.recipe.edit import rewrite_recipe
+from lorakit.recipe.read import dump_recipe, edited, load_recipe, parse_recipe, recipe_schema
 from lorakit.recipe.sections.adapter import EvaConfig, LoftqConfig, LoraConfig
 from lorakit.recipe.sections.base import BaseSection
 from lorakit.recipe.sections.check import CheckSection
@@ -39,7 +40,9 @@ __all__ = [
     "SourceListOrFraction",
     "TrainSection",
     "dump_recipe",
+    "edited",
     "load_recipe",
     "parse_recipe",
     "recipe_schema",
+    "rewrite_recipe",
 ]

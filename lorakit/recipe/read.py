@@ -67,6 +67,28 @@ def parse_recipe(values: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
     return _validated(values, {}, source="recipe", name=name)
 
 
+def check_values(values: Mapping[str, Any], places: dict[KeyPath, str], source: str) -> None:
+    """Raise the RecipeError that `load_recipe` would for these values."""
+    _validated(values, places, source=source, name="recipe")
+
+
+def edited(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with values changed.
+
+    Args:
+        changes: {"section.key": value}.
+
+    Raises:
+        RecipeError: values that do not go together.
+    """
+    values = recipe.model_dump(exclude_unset=True)
+    values["output"] = values.get("output", {}) | {"dir": _unfilled(recipe.output.dir)}
+    for name, value in changes.items():
+        section, _, key = name.partition(".")
+        values[section] = values.get(section, {}) | {key: value}
+    return _validated(values, {}, source="recipe", name="recipe")
+
+
 def _validated(
     values: Mapping[str, Any], places: dict[KeyPath, str], *, source: str, name: str
 ) -> Recipe:
@@ -76,6 +98,11 @@ def _validated(
         raise RecipeError(in_words(faults_of(error, values, Recipe), places, source)) from None
     recipe.output.dir = fill_name(recipe.output.dir, name)
     return recipe
+
+
+def _unfilled(folder: str) -> str:
+    """What `fill_name` makes `folder` of."""
+    return folder.replace("{", "{{").replace("}", "}}")
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -91,7 +118,7 @@ def dump_recipe(recipe: Recipe) -> str:
             for parent in parents:
                 holder = holder[parent]
             del holder[key]
-    values["output"]["dir"] = recipe.output.dir.replace("{", "{{").replace("}", "}}")
+    values["output"]["dir"] = _unfilled(recipe.output.dir)
     return dump_text(values)
 
 

@@ -276,3 +276,15 @@ class _RecipeDumper(yaml.SafeDumper):
 def dump_text(values: dict[str, Any]) -> str:
     """YAML of plain values, keys in the given order, which `parse_text` reads back unchanged."""
     return yaml.dump(values, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def dump_inline(value: Any) -> str:
+    """YAML of one plain value in one line, as it may stand behind a key."""
+    text = yaml.dump(
+        {"value": value},
+        Dumper=_RecipeDumper,
+        default_flow_style=True,
+        allow_unicode=True,
+        width=10**6,
+    )
+    return text.strip().removeprefix("{value: ").removesuffix("}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lorakit import kernels
-from lorakit.data.examples import ExampleSet, MicroBatch
-from lorakit.data.pack import collate, epoch_order, pack, pack_padded, step_of_epoch
+from lorakit.data.examples import Example, ExampleSet, MicroBatch
+from lorakit.data.pack import collate, epoch_order, packing_of, step_of_epoch
 from lorakit.errors import DataError
 
 
@@ -52,6 +53,9 @@ class StepBatches:
         pad_id: token id for padding.
         rank, world_size: this process, and how many there are.
 
+    Attributes:
+        examples, packed: as given.
+
     Raises:
         DataError: no example, one that trains nothing, or repeats that leave an epoch empty.
     """
@@ -70,12 +74,12 @@ class StepBatches:
         world_size: int = 1,
     ) -> None:
         check_trainable(examples)
-        self._examples = examples
+        self.examples = examples
         self._repeats = repeats
         self._batch_size = batch_size
         self._seed = seed
         self._token_budget = token_budget
-        self._packed = packed
+        self.packed = packed
         self._pad_id = pad_id
         self._rank = rank
         self._world_size = world_size
@@ -86,26 +90,39 @@ class StepBatches:
     def __getitem__(self, step: int) -> StepBatch:
         chosen = self.examples_of(step)
         # All ranks read all of them: so each knows the step's token count without asking.
-        examples = [self._examples[int(i)] for i in chosen]
-        mine = chosen[self._rank :: self._world_size]
-        members = examples[self._rank :: self._world_size]
-        lengths = [example.num_tokens for example in members]
-        packing = pack if self._packed else pack_padded
+        examples = {int(i): self.examples[int(i)] for i in chosen}
+        weights = (examples[int(i)].loss_weights for i in chosen)
         return StepBatch(
             step=step,
             micro_batches=[
-                collate(
-                    [members[i] for i in group],
-                    [int(mine[i]) for i in group],
-                    packed=self._packed,
-                    pad_id=self._pad_id,
-                )
-                for group in packing(lengths, self._token_budget)
+                self._laid_out([examples[i] for i in group], group)
+                for group in self.groups_of(step)
             ],
-            total_weight=float(sum(e.loss_weights.sum(dtype=np.float64) for e in examples)),
-            num_tokens=int(self._examples.lengths[chosen].sum()),
-            num_trained_tokens=int(self._examples.trained_lengths[chosen].sum()),
+            total_weight=float(sum(one.sum(dtype=np.float64) for one in weights)),
+            num_tokens=int(self.examples.lengths[chosen].sum()),
+            num_trained_tokens=int(self.examples.trained_lengths[chosen].sum()),
         )
+
+    def groups_of(self, step: int) -> list[list[int]]:
+        """The examples of each micro-batch of this rank: known from their lengths alone."""
+        mine = self.examples_of(step)[self._rank :: self._world_size]
+        groups = packing_of(self.packed)(self.examples.lengths[mine].tolist(), self._token_budget)
+        return [[int(mine[i]) for i in group] for group in groups]
+
+    def batch_of(self, step: int, group: Sequence[int]) -> StepBatch:
+        """One micro-batch as if it were all of a step."""
+        examples = [self.examples[i] for i in group]
+        chosen = list(group)
+        return StepBatch(
+            step=step,
+            micro_batches=[self._laid_out(examples, group)],
+            total_weight=float(sum(one.loss_weights.sum(dtype=np.float64) for one in examples)),
+            num_tokens=int(self.examples.lengths[chosen].sum()),
+            num_trained_tokens=int(self.examples.trained_lengths[chosen].sum()),
+        )
+
+    def _laid_out(self, examples: Sequence[Example], group: Sequence[int]) -> MicroBatch:
+        return collate(examples, group, packed=self.packed, pad_id=self._pad_id)
 
     def examples_of(self, step: int) -> np.ndarray:
         """int64, the examples of one step over all ranks, in order."""
@@ -121,7 +138,7 @@ class StepBatches:
         return math.ceil(num_epochs * self.steps_per_epoch)
 
     def _order_of(self, epoch: int) -> np.ndarray:
-        return epoch_order(len(self._examples), self._repeats, self._seed, epoch)
+        return epoch_order(len(self.examples), self._repeats, self._seed, epoch)
 
 
 def check_trainable(examples: ExampleSet) -> None:

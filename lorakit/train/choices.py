@@ -99,6 +99,60 @@ class Choices:
         return cls(**values)
 
 
+@dataclass(frozen=True)
+class Division:
+    """How a step is divided: the part of the choices that follows from sizes alone, so that a plan
+    can make it for a machine that is not there. See `Choices`."""
+
+    micro_batch_tokens: int
+    recompute: str
+    activation_bytes: int | None
+    packed: bool
+    dense_copies: bool
+
+    @property
+    def recompute_policy(self) -> RecomputePolicy:
+        """For `training_mode`."""
+        return RecomputePolicy(self.recompute, self.activation_bytes)  # type: ignore[arg-type]
+
+
+def divide(
+    model: PreTrainedModel,
+    settings: LoopSettings,
+    *,
+    longest: int,
+    device_type: str,
+    free_bytes: int,
+) -> Division:
+    """Decide for a new run.
+
+    Micro-batches are as large as still helps and as fits without recompute by estimate. One that
+    keeps more than half of the free memory, such as that of a long example, recomputes layers.
+
+    Args:
+        model: with its adapter; may be on the meta device.
+        longest: tokens of the longest example.
+        device_type: of what computes.
+        free_bytes: that activations could take.
+    """
+    room = int(ACTIVATION_SHARE * free_bytes)
+    recompute = _recompute(settings)
+    tokens = settings.micro_batch_tokens
+    if tokens is None:
+        affordable = int(room / max(1.0, bytes_per_token(model, recompute)))
+        # A power of two, so that small differences in free memory make no difference.
+        affordable = 1 << max(0, affordable.bit_length() - 1)
+        tokens = max(min(affordable, MAX_TOKENS[device_type]), MIN_TOKENS, longest)
+    copies = dense_copy_bytes(model, compute_dtype(model))
+    return Division(
+        micro_batch_tokens=tokens,
+        recompute=recompute,
+        activation_bytes=room if recompute == AUTO else None,
+        packed=_packed(model, settings),
+        dense_copies=recompute in (AUTO, "none") and 0 < copies <= DENSE_SHARE * free_bytes,
+    )
+
+
 def make_choices(
     model: PreTrainedModel,
     examples: ExampleSet,
@@ -107,34 +161,24 @@ def make_choices(
     *,
     free_bytes: int,
 ) -> Choices:
-    """Decide for a new run.
-
-    Micro-batches are as large as still helps and as fits without recompute by estimate. One that
-    keeps more than half of the free memory, such as that of a long example, recomputes layers.
+    """Decide for a new run on this machine; see `divide`.
 
     Args:
         free_bytes: that activations could take.
     """
-    longest = int(examples.lengths.max())
-    room = int(ACTIVATION_SHARE * free_bytes)
-    recompute = _recompute(settings)
-    tokens = settings.micro_batch_tokens
-    if tokens is None:
-        affordable = int(room / max(1.0, bytes_per_token(model, recompute)))
-        # A power of two, so that small differences in free memory make no difference.
-        affordable = 1 << max(0, affordable.bit_length() - 1)
-        tokens = max(min(affordable, MAX_TOKENS[device.type]), MIN_TOKENS, longest)
+    division = divide(
+        model,
+        settings,
+        longest=int(examples.lengths.max()),
+        device_type=device.type,
+        free_bytes=free_bytes,
+    )
     choices = Choices(
-        micro_batch_tokens=tokens,
-        recompute=recompute,
-        activation_bytes=room if recompute == AUTO else None,
-        packed=_packed(model, settings),
+        **asdict(division),
         device=device_name(device),
         dtype=str(compute_dtype(model)),
         num_threads=torch.get_num_threads() if device.type == "cpu" else None,
         kernels=_kernels(settings, device),
-        dense_copies=recompute in (AUTO, "none")
-        and 0 < dense_copy_bytes(model, compute_dtype(model)) <= DENSE_SHARE * free_bytes,
     )
     log.info("%s", choices.describe())
     return choices

@@ -38,6 +38,7 @@ from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.checks import check_sets
 from lorakit.train.choices import Choices, make_choices, replay_choices
 from lorakit.train.faults import every_tensor_trains
+from lorakit.train.heap import give_large_tensors_back
 from lorakit.train.identity import run_identity
 from lorakit.train.interrupts import InterruptionError, Interrupts, interrupts
 from lorakit.train.lock import run_lock
@@ -48,6 +49,7 @@ from lorakit.train.run import FINISHED, Run
 from lorakit.train.schedule import Schedule, count_warmup_steps
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import StepResult, compute_device, take_step
+from lorakit.train.worst_first import run_worst_first
 
 CHECKPOINTS_NAME = "checkpoints"
 
@@ -134,6 +136,8 @@ def train(
     ranks = Ranks(rank, world_size, compute_device(model))
     ranks.check()
     state_plan = state_plan_of(model, adapter.parameters(), settings, ranks.device.type)
+    if settings.compact_heap and ranks.device.type == "cpu":
+        give_large_tensors_back()
     with ExitStack() as stack:
         if run_dir is not None and ranks.writes:
             stack.enter_context(run_lock(run_dir))
@@ -194,6 +198,20 @@ def train(
                 settings.batch_size,
                 settings.learning_rate,
                 settings.lr_scheduler_type,
+            )
+        if settings.worst_batch_first:
+            # Before the run opens: neither its files nor its clock see it.
+            run_worst_first(
+                model,
+                adapter,
+                optimizer,
+                batches,
+                range(0 if checkpoint is None else checkpoint.step, run.num_steps),
+                validation=validation,
+                settings=settings,
+                choices=choices,
+                recompute=recompute,
+                pad_id=pad_id,
             )
         run.open(checkpoint)
         stack.callback(run.close)

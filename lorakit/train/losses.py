@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.data.examples import ExampleSet
-from lorakit.data.pack import collate, pack, pack_padded
+from lorakit.data.pack import collate, packing_of
 from lorakit.errors import RunError
 from lorakit.progress import bar
 from lorakit.train.step import weighted_nll
@@ -70,7 +70,6 @@ def example_losses(
         StoppedError: `should_stop` said so.
     """
     count = len(examples) if max_examples is None else min(max_examples, len(examples))
-    share = pack if packed else pack_padded
     device = model.device
     owners, weights = [], []
     token_nlls: list[torch.Tensor] = []
@@ -78,7 +77,7 @@ def example_losses(
     model.eval()
     try:
         with torch.no_grad(), bar(description, count) as progress:
-            for group in share(examples.lengths[:count].tolist(), token_budget):
+            for group in packing_of(packed)(examples.lengths[:count].tolist(), token_budget):
                 if should_stop():
                     raise StoppedError(f"{description} was stopped before it was done; go on later")
                 batch = collate([examples[i] for i in group], group, packed=packed, pad_id=pad_id)

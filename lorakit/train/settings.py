@@ -8,9 +8,11 @@ from typing import Any, Literal
 from lorakit.recipe import TrainSection
 from lorakit.train.schedule import Kind
 
-# They change what is written and when, never what is trained: free to differ on resume.
+# They change what is written, when, or how soon a fault shows, never what is trained: free to
+# differ on resume.
 _FREE_ON_RESUME = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "optim_memory"}
+    | {"worst_batch_first", "compact_heap"}
     # Checked, and replayed where they were automatic, in choices.py.
     | {"micro_batch_tokens", "gradient_checkpointing", "kernels", "packing"}
 )
@@ -43,6 +45,8 @@ class LoopSettings:
     adam_epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
     gradient_checkpointing: bool | Literal["auto", "selective"] = "auto"
+    worst_batch_first: bool = True
+    compact_heap: bool = False
     kernels: Literal["auto", "reference"] = "auto"
     seed: int = 42
     logging_steps: int = 1

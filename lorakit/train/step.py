@@ -73,7 +73,7 @@ def take_step(
         recompute: of `training_mode`; None: layers keep what they keep.
         sum_over_ranks: adds a tensor up over all processes, in place; None: there is one.
     """
-    loss = _backward_with_room(model, adapter, optimizer, batch, seed, recompute)
+    loss = backward_with_room(model, adapter, optimizer, batch, seed, recompute)
     if sum_over_ranks is not None:
         sum_over_ranks(loss)
     loss /= batch.total_weight
@@ -88,7 +88,7 @@ def take_step(
     return _send_to_host(batch, learning_rate, torch.stack([loss, flags.grad_norm, flags.finite]))
 
 
-def _backward_with_room(
+def backward_with_room(
     model: PreTrainedModel,
     adapter: Attached,
     optimizer: AdamW,
@@ -96,7 +96,8 @@ def _backward_with_room(
     seed: int,
     recompute: Recompute | None,
 ) -> torch.Tensor:
-    """`backward`; when the device's memory is full, once more after paged state has left it.
+    """`backward` from gradients of 0; when the device's memory is full, once more after paged state
+    has left it.
 
     Both tries compute the same: masks depend on the step, not on what was drawn before.
     """
@@ -153,9 +154,15 @@ def weighted_nll(
     Returns:
         0-d, and (N,) detached; float32.
     """
-    hidden = backbone_hidden(model, micro_batch)[micro_batch.predictor_rows]
+    return nll_of_hidden(model, backbone_hidden(model, micro_batch), micro_batch)
+
+
+def nll_of_hidden(
+    model: PreTrainedModel, hidden: torch.Tensor, micro_batch: MicroBatch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The second half of `weighted_nll`: from what `backbone_hidden` returned."""
     return kernels.linear_cross_entropy(
-        hidden,
+        hidden[micro_batch.predictor_rows],
         logits_fn(model),
         micro_batch.targets,
         micro_batch.target_weights,

@@ -127,7 +127,7 @@ class Dora(Kind):
         a_RI, b_OR = self.lora_A, self.lora_B
         # Half-precision norms are off by 2e-3 (PEFT's are); an autocast of the caller must not
         # reach here.
-        with torch.autocast(a_RI.device.type, enabled=False):
+        with kernels.without_autocast(a_RI):
             cross_OR = torch.cat([part.to(a_RI) @ a_RI.T for part in _wide_parts(weight, a_RI)])
             square = (
                 self.weight_norm_squared

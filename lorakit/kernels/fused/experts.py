@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from lorakit.kernels import dispatch
+from lorakit.kernels.reference.autocast import without_autocast
 from lorakit.kernels.reference.grouped_linear import PartlyDequantizable
 
 
@@ -51,6 +53,17 @@ class Routing:
         return self.order // self.num_choices
 
 
+def rows_per_expert(expert_index: torch.Tensor, num_experts: int) -> list[int]:
+    """How many tokens each expert is given, of the experts (T, K) of all tokens.
+
+    Where the tensor holds no data, what takes most memory: all tokens choose the same K.
+    """
+    if dispatch.is_rehearsal():
+        num_tokens, num_choices = expert_index.shape
+        return [num_tokens] * num_choices + [0] * (num_experts - num_choices)
+    return torch.bincount(expert_index.reshape(-1), minlength=num_experts).tolist()
+
+
 def send_to_experts(x: torch.Tensor, routing: Routing) -> torch.Tensor:
     """(T, D) -> (S, D): each row's token."""
     return _Send.apply(x, routing)
@@ -64,7 +77,7 @@ def collect_from_experts(
     Args:
         rows, weights: of one dtype, in which the sum is made, under autocast too.
     """
-    with torch.autocast(rows.device.type, enabled=False):
+    with without_autocast(rows):
         return _Collect.apply(rows, weights, routing)
 
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from lorakit.kernels.reference.autocast import autocasts
+
 
 class Dequantizable(Protocol):
     """The one thing this op asks of a stored weight."""
@@ -41,7 +43,7 @@ def frozen_linear(
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype a product with `x` is computed in: that of `x`, or autocast's."""
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 

@@ -1,0 +1,245 @@
+"""Predicted against measured peak memory on a CPU: does the plan tell the truth?
+
+    python benchmarks/plan_memory.py
+    python benchmarks/plan_memory.py --only llama-nf4
+
+Families, dense and NF4, LoRA and DoRA, without and with full recompute, two shapes of batches. The
+models are random, made by this script, and so small beside their micro-batches that activations are
+most of the peak. Each configuration is loaded and trained for two steps in a process of its own;
+its memory is resident memory at the highest, less what the interpreter held after all imports, as
+in `peak_bytes` of metrics.jsonl. The plan is made in another process, from config.json and lengths.
+Ends with 1 when a prediction is off by more than 10 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contest import MIB, Memory, did_the_task, in_a_process, results_file, table, work_folder
+from page import command, machine, write_section
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"num_attention_heads": 8, "num_key_value_heads": 4},
+    "qwen3": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 48},
+    "gemma2": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64},
+}
+COMMON = {
+    "vocab_size": 2048,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "max_position_embeddings": 4096,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": True,
+}
+# Tokens of each example of a step, which is one micro-batch.
+BATCHES = {"many short": [256] * 32, "few long": [1500, 1300, 1200]}
+NUM_STEPS = 2
+RANK = 16
+LIMIT = 0.10
+
+
+def main() -> None:
+    """Measure every configuration, print and write the table."""
+    if did_the_task(answer):
+        return
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="configurations whose name begins so")
+    parser.add_argument("--threads", type=int, help="of the CPU; left out: torch's choice")
+    parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
+    options = parser.parse_args()
+    names = [name for name in configurations() if name.startswith(options.only)]
+    if not names:
+        parser.error(f"no configuration begins with {options.only!r}")
+    with work_folder(options.workdir) as folder:
+        rows = [measure(name, folder, options.threads) for name in names]
+    text = report(rows)
+    print(text)
+    path = results_file("plan_memory")
+    if not options.only:
+        write_section("Peak memory, predicted and measured", text, path)
+        path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    sys.exit(any(abs(row[f"{what}_error"]) > LIMIT for row in rows for what in ("peak", "load")))
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """{name: task}."""
+    found = {}
+    for family, storage, kind, recompute, batch in product(
+        FAMILIES, ("none", "nf4"), ("lora", "dora"), ("none", "full"), BATCHES
+    ):
+        name = f"{family}-{storage}-{kind}-{recompute}-{batch.replace(' ', '-')}"
+        found[name] = {
+            "family": family,
+            "quantization": storage,
+            "use_dora": kind == "dora",
+            "recompute": recompute,
+            "lengths": BATCHES[batch],
+        }
+    return found
+
+
+def measure(name: str, folder: Path, threads: int | None) -> dict[str, Any]:
+    """One line of the table, told on stderr as it is made."""
+    started = time.perf_counter()
+    task = configurations()[name] | {"model": str(folder / name.partition("-")[0])}
+    if not Path(task["model"]).is_dir():
+        in_a_process(__file__, task | {"do": "save"}, threads)
+    planned = in_a_process(__file__, task | {"do": "plan"}, threads)
+    measured = in_a_process(__file__, task | {"do": "train"}, threads)
+    row = {"name": name, "planned": planned, "measured": measured}
+    for what in ("peak", "load"):
+        row[f"{what}_error"] = planned[what] / measured[what] - 1
+    seconds = time.perf_counter() - started
+    print(f"{name}: {row['peak_error']:+.1%}, {seconds:.0f} s", file=sys.stderr)
+    return row
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """The table, and how it came about."""
+    lines = []
+    for row in rows:
+        planned, measured = row["planned"], row["measured"]
+        lines.append(
+            [
+                row["name"],
+                *(f"{one / MIB:,.0f}" for one in (planned["peak"], measured["peak"])),
+                f"{row['peak_error']:+.1%}",
+                f"{planned['activations'] / planned['peak']:.0%}",
+                *(f"{one / MIB:,.0f}" for one in (planned["load"], measured["load"])),
+                f"{row['load_error']:+.1%}",
+            ]
+        )
+    columns = ["configuration", "predicted MiB", "measured MiB", "error", "of it activations"]
+    columns += ["load predicted", "load measured", "error"]
+    worst = {what: max(abs(row[f"{what}_error"]) for row in rows) for what in ("peak", "load")}
+    return f"""Written by `{command()}`. {machine()}
+
+Peak of two steps beside what the interpreter held after all imports, in a process of its own each.
+Largest error of the peak {worst["peak"]:.1%}, of the load {worst["load"]:.1%}.
+
+{table(columns, lines)}
+"""
+
+
+def answer(task: dict[str, Any]) -> dict[str, Any]:
+    """Do one task, in the process that was started for it."""
+    return {"save": save, "plan": plan_one, "train": train_one}[task["do"]](task)
+
+
+def save(task: dict[str, Any]) -> dict[str, Any]:
+    """A random model of the family."""
+    from transformers import AutoModelForCausalLM
+
+    from lorakit.base import attention
+    from lorakit.base.config import model_config
+
+    attention.register()
+    config = model_config({"model_type": task["family"], **COMMON, **FAMILIES[task["family"]]})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(task["model"])
+    return {}
+
+
+def examples_of(task: dict[str, Any]) -> Any:
+    """The rows of all steps, half of each trained."""
+    from lorakit.data.examples import Example, examples_in_memory
+
+    made = []
+    for length in task["lengths"] * NUM_STEPS:
+        weights = np.zeros(length, dtype=np.float32)
+        weights[length // 2 :] = 1
+        made.append(Example(np.full(length, 5, dtype=np.int32), weights))
+    return examples_in_memory(made)
+
+
+def recipe_of(task: dict[str, Any]) -> Any:
+    """The recipe of a configuration."""
+    from lorakit.recipe import parse_recipe
+
+    base = {"model": task["model"], "device": "cpu", "quantization": task["quantization"]}
+    train = {
+        "max_steps": NUM_STEPS,
+        "batch_size": len(task["lengths"]),
+        "micro_batch_tokens": sum(task["lengths"]),
+        "gradient_checkpointing": task["recompute"] == "full",
+        "worst_batch_first": False,
+        "compact_heap": True,
+    }
+    adapter = {"r": RANK, "use_dora": task["use_dora"]}
+    values = {"base": base, "adapter": adapter, "train": train, "data": {"train": "rows.jsonl"}}
+    return parse_recipe(values)
+
+
+def plan_one(task: dict[str, Any]) -> dict[str, Any]:
+    """What is predicted."""
+    from lorakit.plan.plan import plan
+    from lorakit.plan.rows import Sets
+
+    examples = examples_of(task)
+    planned = plan(recipe_of(task), sets=Sets(examples, np.ones(len(examples))))
+    memory = planned.memory
+    constant = memory.weights + memory.adapter + memory.gradients + memory.optimizer
+    return {
+        "peak": planned.peaks.phases["training_step"],
+        "load": planned.peaks.phases["loading"],
+        "activations": planned.peaks.phases["training_step"]
+        - constant
+        - planned.peaks.libraries
+        - planned.peaks.dense_copies,
+    }
+
+
+def train_one(task: dict[str, Any]) -> dict[str, Any]:
+    """What was measured."""
+    import transformers
+
+    from lorakit.adapters.attach import attach_adapter
+    from lorakit.train.loop import train
+    from lorakit.train.memory import peak_bytes
+    from lorakit.train.settings import LoopSettings
+
+    transformers.logging.set_verbosity_error()
+    recipe = recipe_of(task)
+    memory = Memory()
+    cpu = torch.device("cpu")
+    model = load_weights_of(recipe)
+    load = peak_bytes(cpu)
+    attach_adapter(model, recipe.adapter)
+    memory.forget()  # the load has a peak of its own
+    train(model, examples_of(task), LoopSettings.from_section(recipe.train, packing=True))
+    return {"load": load, "peak": peak_bytes(cpu)}
+
+
+def load_weights_of(recipe: Any) -> Any:
+    """The base, without a tokenizer, of which there is none."""
+    from lorakit.base.config import model_config, read_config
+    from lorakit.base.load import load_weights
+
+    folder = Path(recipe.base.model)
+    model, _ = load_weights(
+        folder,
+        model_config(read_config(folder / "config.json")),
+        quantization=recipe.base.quantization,
+        double_quantization=recipe.base.double_quantization,
+        block_size=recipe.base.block_size,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    return model
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The memory of a plan, in tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from lorakit.cli.output import human_bytes
+
+if TYPE_CHECKING:
+    from lorakit.plan.plan import Plan
+
+METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
+
+
+def memory_tables(plan: Plan) -> Iterator[Table]:
+    """What there is in a training step, the most in each phase, and three methods side by side."""
+    memory, peaks = plan.memory, plan.peaks
+    parts = {
+        "weights": memory.weights,
+        "  of them scales of codes": memory.quantization_constants,
+        "adapter": memory.adapter,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "dense copies": peaks.dense_copies,
+        "libraries": peaks.libraries,
+        "activations": peaks.activations,
+        "working memory": peaks.working,
+        "  an unpacked weight": memory.largest_weight,
+        "  the loss": peaks.loss,
+        "holes of the heap": peaks.holes,
+    }
+    table = _table("memory of a step")
+    for name, count in parts.items():
+        if count:
+            table.add_row(name, f"{count:,}", human_bytes(count))
+    yield table
+    table = _table("the most in each phase")
+    for name, count in peaks.phases.items():
+        table.add_row(name.replace("_", " "), f"{count:,}", human_bytes(count))
+    table.add_row("peak", f"{peaks.peak:,}", human_bytes(peaks.peak))
+    yield table
+    names = next(iter(plan.methods.values()))
+    table = Table(
+        "in 16 bit", *(name.replace("_", " ") for name in names), box=None, pad_edge=False
+    )
+    for method, counts in plan.methods.items():
+        table.add_row(METHODS[method], *(human_bytes(count) for count in counts.values()))
+    yield table
+
+
+def device_lines(plan: Plan) -> Iterator[str]:
+    """The micro-batch that the memory is of, and what one GPU of several holds."""
+    worst = plan.peaks.micro_batch()
+    yield (
+        f"worst micro-batch: {worst['tokens']:,} tokens in {worst['examples']} examples, the "
+        f"longest of {worst['longest']:,}"
+    )
+    devices = plan.devices
+    if devices["count"] > 1:
+        copied = ", ".join(devices["replicated"])
+        copied = ", ".join(devices["replicated"])
+        sharded = human_bytes(devices["sharded_weights_peak"])
+        yield (
+            f"each of {devices['count']} GPUs holds a copy of {copied} and the activations of its "
+            f"own examples: {human_bytes(devices['peak'])}. With the frozen weights in shards it "
+            f"would be {sharded}, which lorakit plans but does not train"
+        )
+    if plan.gpu is not None:
+        over = plan.gpu["needed"] - plan.gpu["memory_bytes"]
+        yield (
+            f"{plan.gpu['name']}: fits, {human_bytes(-over)} are left"
+            if plan.gpu["fits"]
+            else f"{plan.gpu['name']}: does not fit, {human_bytes(over)} too little"
+        )
+
+
+def _table(title: str) -> Table:
+    table = Table(title, "bytes", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    return table

@@ -1,0 +1,246 @@
+"""The floating-point operations of a run, counted on the model's real modules.
+
+A product of (m, k) and (k, n) counts 2 m k n. Attention counts the pairs of tokens that see each
+other: 4 h per pair forward (scores and their product with the values; h all heads together), 2.5
+times that backward, which makes the scores again (arXiv 2205.14135).
+
+T tokens, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lorakit.adapters.attach import Attached
+from lorakit.adapters.experts import AdaptedExperts
+from lorakit.adapters.modules import AdaptedLinear, TrainedCopy
+from lorakit.base.frozen_experts import FrozenExperts, rows_per_token
+from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.engine.activations import LayerBytes, decoder_layers, layer_bytes
+from lorakit.engine.flops import AdaptedShape
+from lorakit.engine.fuse import fused_modules
+from lorakit.engine.passes import Pass
+from lorakit.engine.recompute import RecomputePolicy
+
+ATTENTION_BACKWARD = 2.5
+# Projections that read the same input: nothing below the first such group trains.
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+MULTIPLYING = (
+    AdaptedLinear | AdaptedExperts | TrainedCopy | FrozenLinear | FrozenExperts | nn.Linear
+)
+# Layers of these types keep a state instead of looking back at every token.
+RECURRENT = ("linear_attention", "mamba", "conv", "recurrent")
+
+
+@dataclass(frozen=True)
+class LayerFlops:
+    """Of a pass through the decoder layers, all of them together.
+
+    Attributes:
+        forward: of every token, forward pass.
+        backward: of the gradients of activations and trained parameters.
+        recompute: of what the backward pass makes again.
+    """
+
+    forward: float
+    backward: float
+    recompute: float
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.backward + self.recompute
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """What a token, a pair of tokens, a trained position and a step cost.
+
+    Attributes:
+        num_layers: decoder layers.
+        forward, backward: of a token in all layers, attention's pairs left out.
+        pairs: {window, or None: operations of a pair of tokens, forward, in the layers with it}.
+        head: of a trained position, forward.
+        head_backward: of it, backward: twice where the head trains too.
+        step: of an optimizer step, whatever its tokens (DoRA: the row norms).
+        mlp_again: of a token in one layer, where gate and up are made again.
+        layer_bytes: what each layer keeps of a token, for the levels of recompute.
+    """
+
+    num_layers: int
+    forward: float
+    backward: float
+    pairs: dict[int | None, float]
+    head: float
+    head_backward: float
+    step: float
+    mlp_again: float
+    layer_bytes: Sequence[LayerBytes]
+
+    def layers(self, one: Pass, policy: RecomputePolicy) -> LayerFlops:
+        """Of a micro-batch of the training."""
+        attention = self._attention(one)
+        forward = self.forward * one.tokens + attention
+        levels = policy.levels(self.layer_bytes, one.tokens)
+        full = levels.count("full") / max(1, len(levels))
+        selective = levels.count("selective") * self.mlp_again
+        return LayerFlops(
+            forward,
+            self.backward * one.tokens + ATTENTION_BACKWARD * attention,
+            full * forward + selective * one.tokens,
+        )
+
+    def forward_layers(self, one: Pass) -> float:
+        """Of a pass that trains nothing."""
+        return self.forward * one.tokens + self._attention(one)
+
+    def training(self, one: Pass, policy: RecomputePolicy) -> float:
+        """Of a micro-batch of the training, its output head included."""
+        head = (self.head + self.head_backward) * one.trained
+        return self.layers(one, policy).total + head
+
+    def evaluation(self, one: Pass) -> float:
+        """Of a pass that measures a loss."""
+        return self.forward_layers(one) + self.head * one.trained
+
+    def _attention(self, one: Pass) -> float:
+        return sum(cost * visible_pairs(one.lengths, w) for w, cost in self.pairs.items())
+
+
+def visible_pairs(lengths: Sequence[int], window: int | None) -> float:
+    """Pairs of tokens of which the later sees the earlier, itself included."""
+    length = np.asarray(lengths, dtype=np.float64)
+    seen = length if window is None else np.minimum(length, window)
+    return float((seen * (seen + 1) / 2 + (length - seen) * seen).sum())
+
+
+def count_flops(model: PreTrainedModel, adapter: Attached, itemsize: int) -> ModelFlops:
+    """Count on a model with its adapter attached, on the meta device or loaded.
+
+    Args:
+        itemsize: bytes of one number the base computes with.
+    """
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    forward = backward = step = 0.0
+    for module, below_trains, read_trains in _multiplying(model, adapter):
+        if module is head:
+            continue
+        one = _of_token(module, config, input_gradient=below_trains)
+        forward += one[0]
+        backward += one[1] if read_trains else 0.0
+        if isinstance(module, AdaptedLinear):
+            step += _shape(module, below_trains).norm_flops()
+    layers = decoder_layers(model)
+    size = 2 * config.hidden_size * config.vocab_size
+    head_trains = head is not None and any(p.requires_grad for p in head.parameters())
+    with fused_modules(model):
+        kept = layer_bytes(model, itemsize)
+    return ModelFlops(
+        num_layers=max(1, len(layers)),
+        forward=forward,
+        backward=backward,
+        pairs=_pairs(config),
+        head=size,
+        head_backward=size * (2 if head_trains else 1),
+        step=step,
+        mlp_again=_gate_and_up(layers[0]) if layers else 0.0,
+        layer_bytes=kept,
+    )
+
+
+def _multiplying(
+    model: PreTrainedModel, adapter: Attached
+) -> Iterable[tuple[nn.Module, bool, bool]]:
+    """(module with a weight, whether its input needs a gradient, whether its output does)."""
+    trained = {id(parameter) for parameter in adapter.parameters().values()}
+    started: tuple[str, ...] | None = None  # what reads the same input as the first that trains
+    owner = ""
+    inside: str | None = None
+    for name, module in model.named_modules():
+        if inside is not None and name.startswith(inside):
+            continue
+        trains = any(id(p) in trained for p in module.parameters())
+        weighty = isinstance(module, MULTIPLYING)
+        embeds = trains and not weighty and not list(module.children())
+        if not weighty and not embeds:
+            continue
+        inside = f"{name}."
+        parent, _, leaf = name.rpartition(".")
+        if started is None and trains:
+            group = next((g for g in SAME_INPUT if leaf in g), (leaf,))
+            started, owner = (() if embeds else group), parent
+            if weighty:
+                yield module, False, True
+            continue
+        if weighty:
+            beside = started is not None and parent == owner and leaf in started
+            below = started is not None and not beside
+            yield module, below, started is not None and (below or trains)
+
+
+def _of_token(
+    module: nn.Module, config: PreTrainedConfig, *, input_gradient: bool
+) -> tuple[float, float]:
+    """(forward, backward) of one token."""
+    if isinstance(module, AdaptedLinear):
+        shape = _shape(module, input_gradient)
+        return shape.forward_flops(1), shape.backward_flops(1)
+    if isinstance(module, AdaptedExperts):
+        frozen = module.base_layer
+        rows, factors = rows_per_token(frozen, config), module.adapter
+        shape = AdaptedShape(frozen.in_features, frozen.out_features, factors.r, input_gradient)
+        return rows * shape.forward_flops(1), rows * shape.backward_flops(1)
+    if isinstance(module, FrozenExperts):
+        size = 2 * rows_per_token(module, config) * module.in_features * module.out_features
+        return size, size * input_gradient
+    if isinstance(module, TrainedCopy):
+        size = 2 * sum(p.numel() for p in module.trained.parameters())
+        return size, size * (1 + input_gradient)
+    assert isinstance(module, FrozenLinear | nn.Linear)
+    size = 2 * module.in_features * module.out_features
+    return size, size * input_gradient
+
+
+def _shape(module: AdaptedLinear, input_gradient: bool) -> AdaptedShape:
+    return AdaptedShape(
+        module.in_features,
+        module.out_features,
+        module.adapter.r,
+        input_gradient=input_gradient,
+        has_norms=module.adapter.KEEPS_OUTPUT,
+    )
+
+
+def _pairs(config: PreTrainedConfig) -> dict[int | None, float]:
+    values = config.to_dict()
+    heads = values.get("num_attention_heads")
+    if not isinstance(heads, int):
+        return {}
+    head_dim = values.get("head_dim") or config.hidden_size // heads
+    window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
+    types = values.get("layer_types") or ["full_attention"] * config.num_hidden_layers
+    # Of old configs without types, a window is of every layer.
+    everywhere = values.get("layer_types") is None
+    found: dict[int | None, float] = {}
+    for kind in types:
+        if kind.startswith(RECURRENT):
+            continue
+        width = window if everywhere or kind != "full_attention" else None
+        found[width] = found.get(width, 0.0) + 4.0 * heads * head_dim
+    return found
+
+
+def _gate_and_up(layer: nn.Module) -> float:
+    """Of a token, what the level "selective" multiplies again in a layer."""
+    total = 0.0
+    for name, module in layer.named_modules():
+        if name.rpartition(".")[2] in ("gate_proj", "up_proj") and isinstance(
+            module, AdaptedLinear
+        ):
+            total += _shape(module, True).forward_flops(1)
+    return total

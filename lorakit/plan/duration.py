@@ -1,0 +1,242 @@
+"""Operations, time and money of a run, from what the plan has counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from lorakit import tasks
+from lorakit.adapters.attach import Attached
+from lorakit.data.examples import ExampleSet
+from lorakit.engine.dense_copies import dense_copy_bytes
+from lorakit.engine.model_flops import ModelFlops, count_flops
+from lorakit.engine.passes import Pass, lay_out
+from lorakit.engine.recompute import RecomputePolicy
+from lorakit.plan.gpus import Gpu
+from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured
+from lorakit.plan.memory import Memory
+from lorakit.plan.prices import CPU, Cost, Prices
+from lorakit.plan.rows import Sets
+from lorakit.plan.steps import RunLength
+from lorakit.plan.target import Target
+from lorakit.plan.time import Events, Seconds, predict_seconds
+from lorakit.plan.workload import Workload, run_workload
+from lorakit.recipe import Recipe
+from lorakit.train.calibrate import calibrate
+from lorakit.train.choices import Division
+from lorakit.train.rates import Rates
+from lorakit.train.settings import LoopSettings
+
+# Tokens of one forward pass of the evaluation, where the recipe names no budget.
+EVALUATION_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What time and money are found from.
+
+    Attributes:
+        times_machine: time this machine for a few seconds; otherwise its time stays unknown.
+        spent: seconds of the run so far, asked after the timing, which is a part of it.
+        efficiency: share of a named GPU's products that training reaches.
+        prices: None: no cost.
+    """
+
+    times_machine: bool = False
+    spent: Callable[[], float] = lambda: 0.0
+    efficiency: float = EFFICIENCY
+    prices: Prices | None = None
+
+
+NOT_TIMED = Timing()
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the plan knows of a run before its time.
+
+    Attributes:
+        model, adapter: on the meta device.
+        memory: bytes by part.
+        division: how training will divide its steps.
+        sets, length: what the run sees.
+        num_gpus: that share the examples of each step.
+        is_loaded: whether the base has been loaded by now.
+    """
+
+    recipe: Recipe
+    model: PreTrainedModel
+    adapter: Attached
+    target: Target
+    memory: Memory
+    division: Division
+    sets: Sets
+    length: RunLength
+    num_gpus: int = 1
+    is_loaded: bool = False
+
+
+@dataclass(frozen=True)
+class Duration:
+    """What a run takes besides memory.
+
+    Attributes:
+        flops: {part: operations}; None where the rows are not known.
+        seconds: None where no machine is known.
+        how: how the time was found, or why it is not known.
+        cost: None where time or price is not known.
+    """
+
+    flops: dict[str, float] | None = None
+    seconds: Seconds | None = None
+    how: str = "not known: the rows are not here"
+    cost: Cost | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its part of `plan.json`."""
+        seconds, cost = self.seconds, self.cost
+        return {
+            "seconds": None if seconds is None else round(seconds.total, 3),
+            "seconds_by_part": None if seconds is None else seconds.to_json(),
+            "seconds_found": self.how,
+            "flops": self.flops,
+            "cost": None if cost is None else round(cost.amount, 6),
+            "cost_found": None if cost is None else vars(cost),
+        }
+
+
+def predict_duration(run: Counted, timing: Timing) -> Duration:
+    """Predict the operations, seconds and money of a run."""
+    recipe, target, division = run.recipe, run.target, run.division
+    workload = run_workload(
+        run.sets.train,
+        run.sets.repeats,
+        run.length,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        micro_batch_tokens=division.micro_batch_tokens,
+        packed=division.packed,
+    )
+    flops = count_flops(run.model, run.adapter, target.dtype.itemsize)
+    events = _events(run)
+    counted = _operations(flops, workload, events, division.recompute_policy)
+    machine: Machine
+    if target.gpu is not None:
+        machine = _sheet(run, target.gpu, flops, timing.efficiency)
+    else:
+        rates = _rates(run, workload, timing)
+        if isinstance(rates, str):
+            return Duration(counted, None, rates, None)
+        machine = Measured(flops, rates)
+    seconds = predict_seconds(workload, events, machine, start=timing.spent())
+    cost = None
+    name = CPU if target.device.type == "cpu" else None
+    if target.gpu is not None:
+        name = target.gpu.name
+    if timing.prices is not None and name is not None:
+        cost = timing.prices.of_machine(name, seconds.total, count=run.num_gpus)
+    return Duration(counted, seconds, machine.how, cost)
+
+
+def _rates(run: Counted, workload: Workload, timing: Timing) -> Rates | str:
+    """What this machine takes, or why that is not known."""
+    if not timing.times_machine:
+        return "not known: this machine was not timed"
+    device = run.target.device
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "not known: there is no CUDA device here to time; name one with --gpu"
+    recipe = run.recipe
+    found = calibrate(
+        run.model,
+        recipe.adapter,
+        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
+        run.division,
+        workload.passes,
+        device=device,
+        trainable=run.adapter.trainable,
+    )
+    if isinstance(found, Rates) and run.is_loaded:
+        return replace(found, load=0.0)
+    return found
+
+
+def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> DataSheet:
+    on_device = run.memory.by_device.get(run.target.device.type, 0)
+    return DataSheet(
+        flops,
+        gpu,
+        efficiency,
+        weight_bytes=on_device,
+        offloaded_bytes=run.memory.weights - on_device,
+        unpacked_bytes=dense_copy_bytes(run.model, run.target.dtype),
+        count=run.num_gpus,
+        policy=run.division.recompute_policy,
+    )
+
+
+def _events(run: Counted) -> Events:
+    """What happens between the steps and after them."""
+    train, wanted, sets, length = run.recipe.train, run.recipe.evaluate, run.sets, run.length
+    division = run.division
+    per_epoch = length.steps_per_epoch
+    budget = train.micro_batch_tokens or EVALUATION_TOKENS
+    validation: list[Pass] = []
+    if sets.validation is not None:
+        validation = _passes(sets.validation, None, division.micro_batch_tokens, division.packed)
+    evaluation, prompts, answers = [], [], 0
+    scores = any(name in tasks.names() for name in wanted.metrics)
+    for examples in sets.evaluation.values():
+        evaluation += _passes(examples, wanted.max_examples, budget, division.packed)
+        if scores:
+            asked = min(wanted.max_generated, wanted.max_examples or len(examples), len(examples))
+            prompts += _prompts(examples, asked)
+            answers += asked
+    return Events(
+        validations=_how_often(length.steps, train.eval_steps or per_epoch) if validation else 0,
+        checkpoints=_how_often(length.steps, train.save_steps or per_epoch),
+        validation=validation,
+        evaluation=evaluation,
+        answers=answers,
+        answer_tokens=wanted.max_new_tokens,
+        prompts=prompts,
+    )
+
+
+def _how_often(steps: int, every: int) -> int:
+    """Every so many steps, and after the last."""
+    return steps // every + (steps % every > 0)
+
+
+def _passes(examples: ExampleSet, at_most: int | None, budget: int, packed: bool) -> list[Pass]:
+    return lay_out(examples, _spread(examples, at_most), micro_batch_tokens=budget, packed=packed)
+
+
+def _prompts(examples: ExampleSet, count: int) -> list[Pass]:
+    """What precedes the answers, all prompts of a batch in one pass."""
+    rows = _spread(examples, count)
+    lengths = np.maximum(examples.lengths[rows] - examples.trained_lengths[rows], 1).tolist()
+    return [Pass(n, 1, (n,)) for n in lengths]
+
+
+def _spread(examples: ExampleSet, at_most: int | None) -> np.ndarray:
+    """Rows that stand for those that will be drawn."""
+    count = len(examples)
+    if at_most is None or count <= at_most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, at_most).astype(np.int64)
+
+
+def _operations(
+    flops: ModelFlops, workload: Workload, events: Events, policy: RecomputePolicy
+) -> dict[str, float]:
+    passes = sum(flops.training(one, policy) for one in workload.passes)
+    training = passes * workload.scale + flops.step * workload.num_steps
+    validation = events.validations * sum(flops.evaluation(one) for one in events.validation)
+    evaluation = 2 * sum(flops.evaluation(one) for one in events.evaluation)
+    parts = {"training": training, "validation": validation, "evaluation": evaluation}
+    return parts | {"total": sum(parts.values())}

@@ -1,0 +1,71 @@
+"""Counts the bytes of tensors while they live: what is allocated, what is let go, and the most."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Ledger(TorchDispatchMode):
+    """Inside, every storage that comes into being is entered, and struck out when it goes.
+
+    Temporaries inside of an op's own kernel are not seen.
+
+    Args:
+        granularity: bytes to which the allocator rounds each request.
+        known: tensors that were there before, and are not counted.
+
+    Attributes:
+        live: bytes of the storages that are there now.
+        peak: the most there were since `begin_phase`.
+        events: (number of a storage, its bytes), 0 bytes when it goes; in their order.
+    """
+
+    def __init__(self, granularity: int, known: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self.events: list[tuple[int, int]] = []
+        self._granularity = granularity
+        self._storages: dict[int, Any] = {}
+        self._known = [tensor.untyped_storage() for tensor in known]  # kept, so that ids stay
+        self._known_ids = {storage._cdata for storage in self._known}
+
+    def begin_phase(self) -> None:
+        """Let the peak start anew at what is there now."""
+        self.peak = self.live
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self._enter(result)
+        else:
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor):
+                    self._enter(leaf)
+        return result
+
+    def _enter(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._storages or key in self._known_ids or not storage.nbytes():
+            return
+        size = -(-storage.nbytes() // self._granularity) * self._granularity
+        number = len(self.events)
+
+        def strike(_: Any) -> None:
+            del self._storages[key]
+            self.live -= size
+            self.events.append((number, 0))
+
+        self._storages[key] = weakref.ref(storage, strike)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        self.events.append((number, size))

@@ -1,0 +1,203 @@
+"""The most memory that a run takes, phase by phase, at the worst micro-batch it will really see."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from lorakit.adapters.attach import Attached
+from lorakit.engine.activations import layer_bytes
+from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
+from lorakit.engine.fuse import fused_modules
+from lorakit.kernels.scratch import SMALLEST_BYTES
+from lorakit.optimizers.state_plan import StatePlan
+from lorakit.plan.heap import resident_peak
+from lorakit.plan.memory import Memory
+from lorakit.plan.rehearsal import BatchShape, PassBytes, rehearse
+from lorakit.plan.worst import Worst
+from lorakit.train.choices import Division
+from lorakit.train.modes import compute_dtype
+
+# What CUDA's caching allocator rounds a request to.
+CUDA_BYTES = 512
+# On the device beside what PyTorch allocates: CUDA's context and the kernels' code.
+CUDA_CONTEXT = 512 << 20
+# Resident on a CPU from the first step on: numba and LLVM, which run the compiled ops, and code of
+# PyTorch's. `benchmarks/plan_memory.py` measures it as the peak of a model of next to nothing.
+CPU_LIBRARIES = 120 << 20
+# Of a page of the optimizer at a time: both moments, decoded and new, the root and the new values.
+OPTIMIZER_TEMPORARIES = 6
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Bytes on the device that computes, at most.
+
+    Attributes:
+        activations: what the worst micro-batch keeps for its backward pass.
+        working: the most there is beside that during the pass: gradients of activations, unpacked
+            weights, a chunk of logits.
+        loss: of it, while the loss was made.
+        dense_copies: packed weights kept unpacked too.
+        holes: of a CPU's heap: what is resident beside what lives (see `plan/heap.py`).
+        libraries: code and tables of the libraries that compute; 0 on a GPU, which counts tensors.
+        phases: {"loading", "training_step", "optimizer_step", "evaluation"}: the most in each.
+        shape: the micro-batch.
+        assumed: why that is no real one; None: it is.
+        estimated: why the pass could not be rehearsed; None: it was.
+    """
+
+    activations: int
+    working: int
+    loss: int
+    dense_copies: int
+    holes: int
+    libraries: int
+    phases: Mapping[str, int]
+    shape: BatchShape
+    assumed: str | None = None
+    estimated: str | None = None
+
+    @property
+    def peak(self) -> int:
+        """The largest of all phases."""
+        return max(self.phases.values())
+
+    def notes(self) -> list[str]:
+        """What a reader should know about these numbers."""
+        found = []
+        if self.assumed is not None:
+            found.append(f"activations are of an assumed micro-batch: {self.assumed}")
+        if self.estimated is not None:
+            found.append(
+                "activations are a rough estimate: the passes of this model cannot be run without "
+                f"data ({self.estimated})"
+            )
+        return found
+
+    def parts(self) -> dict[str, int]:
+        """What there is in a training step beside `Memory`'s parts, for JSON."""
+        return {
+            "working": self.working,
+            "loss": self.loss,
+            "dense_copies": self.dense_copies,
+            "holes": self.holes,
+            "libraries": self.libraries,
+        }
+
+    def micro_batch(self) -> dict[str, Any]:
+        """The worst one, for JSON."""
+        return {
+            "tokens": self.shape.num_tokens,
+            "examples": len(self.shape.lengths),
+            "longest": max(self.shape.lengths),
+            "trained_tokens": self.shape.num_trained,
+            "packed": self.shape.packed,
+            "assumed": self.assumed,
+        }
+
+
+def find_peaks(
+    model: PreTrainedModel,
+    adapter: Attached,
+    memory: Memory,
+    state: StatePlan,
+    division: Division,
+    worst: Worst,
+    *,
+    device_type: str,
+    compact_heap: bool = False,
+) -> Peaks:
+    """Rehearse the worst micro-batches and sum up.
+
+    Args:
+        model: on the meta device, with `adapter` attached.
+        memory: what is there all the time.
+        state: of the optimizer.
+        division: recompute and dense copies.
+        worst: micro-batches.
+        device_type: that computes.
+        compact_heap: see `train/heap.py`.
+    """
+    on_cpu = device_type == "cpu"
+    has_holes = on_cpu and not compact_heap
+    granularity = 1 if on_cpu else CUDA_BYTES
+    dtype = compute_dtype(model)
+    copies = dense_copy_bytes(model, dtype) if division.dense_copies else 0
+    estimated = None
+
+    def passes(shape: BatchShape, *, trains: bool) -> PassBytes:
+        return rehearse(
+            model,
+            adapter,
+            shape,
+            division.recompute_policy,
+            device_type=device_type,
+            trains=trains,
+            granularity=granularity,
+            every_layer=has_holes,
+        )
+
+    with dense_copies(model, dtype) if copies else nullcontext():
+        try:
+            training = [(passes(shape, trains=True), shape) for shape in worst.training]
+            evaluation = passes(worst.evaluation, trains=False)
+        # Model code meets tensors without data with exceptions of every kind.
+        except Exception as error:  # noqa: BLE001
+            estimated = f"{type(error).__name__}: {error}".splitlines()[0]
+            log.info("the pass cannot be rehearsed (%s); it is estimated", estimated)
+            training = [(_estimated(model, division, shape), shape) for shape in worst.training]
+            evaluation = replace(training[0][0], kept=0, backward=0)
+    largest, shape = max(training, key=lambda pair: pair[0].peak)
+    kept = max(one.kept for one, _ in training)
+    libraries = CPU_LIBRARIES if on_cpu else 0
+    holes = max(0, resident_peak(largest.events) - largest.peak) if has_holes else 0
+    resident = resident_bytes(memory, device_type) + libraries
+    if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:
+        resident += memory.largest_weight  # where large weights are unpacked to, one after another
+    there = resident + memory.adapter + memory.gradients + memory.optimizer + copies
+    page = max((p.stop - p.start for p in state.layout.pages), default=0)
+    temporaries = OPTIMIZER_TEMPORARIES * page * state.layout.dtype.itemsize
+    return Peaks(
+        activations=kept,
+        working=largest.peak - kept,
+        loss=max(0, largest.loss - largest.kept),
+        dense_copies=copies,
+        holes=holes,
+        libraries=libraries,
+        phases={
+            "loading": memory.loading_peak + libraries,
+            "training_step": there + largest.peak + holes,
+            "optimizer_step": there + temporaries,
+            "evaluation": there + evaluation.peak,
+        },
+        shape=shape,
+        assumed=worst.assumed,
+        estimated=estimated,
+    )
+
+
+def resident_bytes(memory: Memory, device_type: str) -> int:
+    """Frozen weights on the device, and of those elsewhere the largest on its way."""
+    if not memory.by_device:
+        return memory.weights
+    elsewhere = sum(count for where, count in memory.by_device.items() if where != device_type)
+    return memory.by_device.get(device_type, 0) + (memory.largest_weight if elsewhere else 0)
+
+
+def _estimated(model: PreTrainedModel, division: Division, shape: BatchShape) -> PassBytes:
+    """By what layers keep of a token (see `engine/activations.py`), and one layer once more."""
+    with fused_modules(model):
+        layers = layer_bytes(model, compute_dtype(model).itemsize)
+    levels = division.recompute_policy.levels(layers, shape.num_tokens)
+    kept = sum(getattr(b, level) for b, level in zip(layers, levels, strict=True))
+    working = max((layer.none for layer in layers), default=0)
+    tokens = shape.num_tokens
+    return PassBytes(tokens * kept, tokens * kept, tokens * kept, tokens * (kept + working), [])

@@ -1,0 +1,168 @@
+"""A training step on tensors that hold no data, to count what it allocates.
+
+The model, the engine's modules and the loss are the very ones that train; every tensor is on the
+meta device, where it has a shape, a dtype and a life, but no bytes. So what is kept for the
+backward pass, what lives for a moment, and when, need not be known here.
+
+Layers of one kind keep the same. The first two and the last of each kind are run, those between are
+stood in for by one block of what the second kept: a model of 94 layers takes no longer than one
+of 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorakit import kernels
+from lorakit.adapters.attach import Attached
+from lorakit.base.frozen_experts import FrozenExperts
+from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.head import backbone_hidden
+from lorakit.data.examples import Example, MicroBatch
+from lorakit.data.pack import collate
+from lorakit.engine.dense_copies import KeptDense
+from lorakit.engine.recompute import RecomputePolicy
+from lorakit.plan.ledger import Ledger
+from lorakit.plan.stand_ins import Shapes, few_layers
+from lorakit.train.batches import row_keys
+from lorakit.train.modes import training_mode
+from lorakit.train.step import nll_of_hidden
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What of a micro-batch its memory depends on.
+
+    Attributes:
+        lengths: tokens of each example.
+        num_trained: trained tokens of all of them.
+        packed: whether they share a row.
+    """
+
+    lengths: tuple[int, ...]
+    num_trained: int
+    packed: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the forward pass, padding included."""
+        return sum(self.lengths) if self.packed else len(self.lengths) * max(self.lengths)
+
+
+@dataclass(frozen=True)
+class PassBytes:
+    """Bytes of one micro-batch beside weights, adapter, gradients and optimizer.
+
+    Attributes:
+        kept: what the forward pass leaves for the backward pass, the last hidden states included.
+        forward: the most while the layers' forward pass ran.
+        loss: the most while the loss and its gradient were made.
+        backward: the most while the backward pass ran; 0 without one.
+        events: every allocation and its end (see `Ledger`).
+    """
+
+    kept: int
+    forward: int
+    loss: int
+    backward: int
+    events: list[tuple[int, int]]
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment."""
+        return max(self.forward, self.loss, self.backward)
+
+
+def rehearse(
+    model: PreTrainedModel,
+    adapter: Attached,
+    shape: BatchShape,
+    policy: RecomputePolicy,
+    *,
+    device_type: str = "cpu",
+    trains: bool = True,
+    granularity: int = 1,
+    every_layer: bool = False,
+) -> PassBytes:
+    """Run a micro-batch through a model without data.
+
+    Args:
+        model: on the meta device, with `adapter` attached; it stays as it is.
+        shape: of the micro-batch.
+        policy: of recompute.
+        device_type: "cpu" or "cuda", what it is a rehearsal for.
+        trains: with a backward pass; otherwise as a validation runs.
+        granularity: bytes to which the allocator rounds each request.
+        every_layer: run all of them, so that `events` are those of a real pass.
+    """
+    micro_batch = _batch_of(shape)
+    tensors = [*model.parameters(), *model.buffers(), *_dense_copies(model)]
+    gradients = {p: p.grad for p in adapter.parameters().values()}
+    try:
+        for parameter in gradients:
+            parameter.grad = torch.empty_like(parameter)
+            tensors.append(parameter.grad)
+        with (
+            kernels.shapes_only(device_type),
+            training_mode(model, adapter, policy) as recompute,
+            torch.set_grad_enabled(trains),
+        ):
+            model.train(trains)
+            recompute.prepare(shape.num_tokens)
+            with (
+                Ledger(granularity, tensors) as ledger,
+                few_layers(model, ledger, every_layer),
+                Shapes(),
+            ):
+                return _one_pass(model, adapter, micro_batch, ledger, trains)
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
+def _one_pass(
+    model: PreTrainedModel,
+    adapter: Attached,
+    micro_batch: MicroBatch,
+    ledger: Ledger,
+    trains: bool,
+) -> PassBytes:
+    adapter.dropout.rows = row_keys(micro_batch, 0, 0) if trains else None
+    hidden = backbone_hidden(model, micro_batch)
+    kept, forward = ledger.live, ledger.peak
+    ledger.begin_phase()
+    loss, _ = nll_of_hidden(model, hidden, micro_batch)
+    of_loss = ledger.peak
+    del hidden
+    ledger.begin_phase()
+    if trains:
+        loss.backward()
+    adapter.dropout.rows = None
+    return PassBytes(kept, forward, of_loss, ledger.peak if trains else 0, ledger.events)
+
+
+def _dense_copies(model: nn.Module) -> Iterator[torch.Tensor]:
+    for module in model.modules():
+        if isinstance(module, FrozenLinear | FrozenExperts) and isinstance(
+            module.stored, KeptDense
+        ):
+            yield module.stored.dequantize()
+
+
+def _batch_of(shape: BatchShape) -> MicroBatch:
+    """Examples of these lengths, whose last tokens train."""
+    examples = []
+    left = shape.num_trained
+    for length in shape.lengths:
+        trained = min(left, length - 1)
+        left -= trained
+        weights = np.zeros(length, dtype=np.float32)
+        weights[length - trained :] = 1
+        examples.append(Example(np.zeros(length, dtype=np.int32), weights))
+    return collate(examples, range(len(examples)), packed=shape.packed, pad_id=0).to("meta")

@@ -1,0 +1,125 @@
+"""The rows that a plan counts: those of a recipe, as far as they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from transformers import PretrainedConfig
+
+from lorakit.base import hub
+from lorakit.base.from_recipe import load_tokenizer_of_base
+from lorakit.base.tokenizer import TOKENIZER_FILES
+from lorakit.data.examples import Example, ExampleSet
+from lorakit.data.meanings import read_meanings
+from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of, specs_of, token_cache
+from lorakit.data.prepare import Prepared, prepare_meanings
+from lorakit.data.split import split_rows
+from lorakit.errors import DataError
+from lorakit.recipe import Recipe, SourceList
+from lorakit.recipe.builtin_names import is_builtin_data
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The examples of a run.
+
+    Attributes:
+        train, repeats: to train on, and how often each is seen in an epoch.
+        validation: measured between the steps.
+        evaluation: {name: measured before and after}.
+    """
+
+    train: ExampleSet
+    repeats: np.ndarray
+    validation: ExampleSet | None = None
+    evaluation: Mapping[str, ExampleSet] = field(default_factory=dict)
+
+    @staticmethod
+    def of(named: NamedSets) -> Sets:
+        """Those of a recipe."""
+        held_out = named.validation
+        return Sets(
+            named.train.examples,
+            named.train.repeats,
+            None if held_out is None else held_out.examples,
+            {name: one.examples for name, one in named.evaluation.items()},
+        )
+
+
+def up_to_length(sets: Sets, limit: int) -> Sets:
+    """The sets without training examples of more than `limit` tokens."""
+    kept = np.flatnonzero(sets.train.lengths <= limit)
+    return replace(sets, train=_Some(sets.train, kept), repeats=sets.repeats[kept])
+
+
+class _Some:
+    """The examples at `indices` of a set."""
+
+    def __init__(self, examples: ExampleSet, indices: np.ndarray) -> None:
+        self._examples, self._indices = examples, indices
+        self.lengths = examples.lengths[indices]
+        self.trained_lengths = examples.trained_lengths[indices]
+        self.fingerprint = examples.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[int(self._indices[index])]
+
+
+def read_sets(recipe: Recipe, config: PretrainedConfig) -> tuple[Sets | None, str | None]:
+    """The sets of a recipe; the training set alone or none of them, and what is not here yet.
+
+    Memory can be planned without rows. Only absent data or an absent tokenizer are let pass: all
+    else would stop `lorakit train` too.
+    """
+    held_out = [getattr(recipe.evaluate, name) for name in ("in_domain", "out_of_domain")]
+    held_out += [recipe.evaluate.retention]
+    if not isinstance(recipe.data.validation, float):
+        held_out.append(recipe.data.validation)
+    absent = [path for sources in held_out if sources is not None for path in _absent(sources)]
+    if absent or _absent(recipe.data.train) or not _has_tokenizer(recipe):
+        prepared, problem = _training_set(recipe, config)
+        if prepared is None:
+            return None, f"steps and tokens are not known: {problem}"
+        missing = f"validation and evaluation are not in the time: {absent[0]!r} is not here"
+        return Sets(prepared.examples, prepared.repeats), missing
+    tokenizer, _ = load_tokenizer_of_base(recipe.base)
+    return Sets.of(prepare_named_sets(recipe, tokenizer, config)), None
+
+
+def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | None, str | None]:
+    """The training set, or which file of it is not here yet."""
+    rules = rules_of(recipe.data, config)
+    specs = specs_of(recipe.data.train)
+    absent = _absent(recipe.data.train)
+    try:
+        meanings = read_meanings(specs, rules, cache_dir=token_cache())
+    except DataError as error:
+        if not absent:
+            raise
+        return None, str(error)
+    if not _has_tokenizer(recipe):
+        return None, f"{str(hub.local_path(recipe.base.model))!r} has no tokenizer"
+    tokenizer, _ = load_tokenizer_of_base(recipe.base)
+    validation = recipe.data.validation
+    if isinstance(validation, float):
+        meanings, _ = split_rows(
+            meanings, validation, group=recipe.data.group, seed=recipe.train.seed
+        )
+    return prepare_meanings(meanings, tokenizer, rules, cache_dir=token_cache()), None
+
+
+def _has_tokenizer(recipe: Recipe) -> bool:
+    """Whether there is one; of a hub id it is only known once it is asked for."""
+    folder = hub.local_path(recipe.base.model)
+    return not folder.is_dir() or any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _absent(sources: SourceList) -> list[str]:
+    paths = [str(spec.source) for spec in specs_of(sources)]
+    return [p for p in paths if not is_builtin_data(p) and not Path(p).expanduser().exists()]

@@ -1,0 +1,215 @@
+"""What stands in for modules and functions while a step is rehearsed on tensors without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+from transformers import PreTrainedModel
+
+from lorakit import kernels
+from lorakit.engine.activations import decoder_layers
+from lorakit.plan.ledger import Ledger
+
+# The numbers by which modules of one kind differ.
+_NUMBERING = frozenset({"name", "layer_idx", "layer_id", "layer_number", "_depth", "training"})
+
+
+@contextmanager
+def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Iterator[None]:
+    """Inside, of each kind of layer only the first two and the last are run, unless all are."""
+    layers = decoder_layers(model)
+    kinds = [_kind(layer) for layer in layers]
+    places: dict[Any, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(place)
+    shortened = _Shortened(ledger)
+    try:
+        for place, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
+            # The very first layer keeps less than the others: its input needs no gradient.
+            runs = every_layer or place in (*places[kind][:2], places[kind][-1])
+            # An attribute of the instance: its class, and whoever looks for it, stay.
+            vars(layer)["forward"] = partial(shortened.forward, layer, kind, runs)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+class _Shortened:
+    """Runs a layer or stands in for it, and notes what each kind keeps."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._kept: dict[Any, int] = {}
+        self._outputs: dict[Any, Any] = {}
+        self._before: tuple[Any, int] | None = None  # the layer before: its kind, the bytes then
+
+    def forward(self, layer: nn.Module, kind: Any, runs: bool, *args: Any, **kwargs: Any) -> Any:
+        if self._before is not None:
+            before, live = self._before
+            self._kept[before] = max(0, self._ledger.live - live)
+        self._before = (kind, self._ledger.live) if runs else None
+        if runs:
+            output = _run(layer, *args, **kwargs)
+            self._outputs.setdefault(kind, tree_map_only(torch.Tensor, _shape_of, output))
+            return output
+        hidden = args[0] if args else kwargs["hidden_states"]
+        stand_in = _Keep.apply(hidden, self._kept[kind])
+        return tree_map_only(
+            _Shape,
+            lambda s: (
+                stand_in if s == _shape_of(hidden) else hidden.new_empty(s.size, dtype=s.dtype)
+            ),
+            self._outputs[kind],
+        )
+
+
+def _run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A layer's forward pass, made again in the backward pass where it is to be."""
+    if not (layer.gradient_checkpointing and torch.is_grad_enabled()):
+        return type(layer).forward(layer, *args, **kwargs)
+    hidden = args[0] if args else kwargs.pop("hidden_states")
+
+    def compute(hidden: torch.Tensor) -> Any:
+        layer.gradient_checkpointing = False  # type: ignore[assignment]
+        try:
+            return type(layer).forward(layer, hidden, *args[1:], **kwargs)
+        finally:
+            layer.gradient_checkpointing = True  # type: ignore[assignment]
+
+    rest: list[tuple[Any, ...] | None] = []
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    found = _Recomputed.apply(compute, rest, hidden, *trained)
+    others = rest.pop()
+    return found if others is None else (found, *others)
+
+
+class _Recomputed(torch.autograd.Function):
+    """Keeps the input alone, as PyTorch's checkpoint does; that would import PyTorch's compiler,
+    which takes seconds.
+
+    Of the trained parameters it is given, so that the output needs a gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, compute: Any, rest: list[Any], hidden: torch.Tensor, *_: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.compute = compute
+        ctx.save_for_backward(hidden)
+        output = compute(hidden)
+        # Of a layer that gives a tuple, what comes after the hidden states.
+        rest.append(output[1:] if isinstance(output, tuple) else None)
+        return _first(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (hidden,) = ctx.saved_tensors
+        alone = hidden.detach().requires_grad_(ctx.needs_input_grad[2])
+        with torch.enable_grad():
+            output = _first(ctx.compute(alone))
+        torch.autograd.backward(output, grad)
+        return None, None, alone.grad, *[None] * (len(ctx.needs_input_grad) - 3)
+
+
+def _first(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+@dataclass(frozen=True)
+class _Shape:
+    size: torch.Size
+    dtype: torch.dtype
+
+
+def _shape_of(tensor: torch.Tensor) -> _Shape:
+    return _Shape(tensor.shape, tensor.dtype)
+
+
+class _Keep(torch.autograd.Function):
+    """A layer's output, and so many bytes kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, num_bytes: int) -> torch.Tensor:
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(hidden.new_empty(num_bytes, dtype=torch.uint8))
+        return torch.empty_like(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return torch.empty_like(grad), None
+
+
+def _kind(layer: nn.Module) -> tuple[Any, ...]:
+    """What decides how much a layer keeps: its modules, their plain values, their tensors."""
+    found: list[Any] = []
+    for name, module in layer.named_modules():
+        plain = {
+            key: value
+            for key, value in vars(module).items()
+            if isinstance(value, int | float | str | None) and key not in _NUMBERING
+        }
+        tensors: Sequence[Any] = [
+            (key, tuple(tensor.shape), tensor.dtype)
+            for own in (module._parameters, module._buffers)
+            for key, tensor in own.items()
+            if tensor is not None
+        ]
+        found.append((name, type(module), tuple(sorted(plain.items())), tuple(tensors)))
+    return tuple(found)
+
+
+class Shapes(TorchFunctionMode):
+    """For what PyTorch does otherwise, or not at all, where there is no data: it would write
+    attention out, which with data keeps no scores, and multiplies experts in bfloat16 only."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func is nn.functional.scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
+            return _ExpertsProduct.apply(*args[:2])
+        return func(*args, **(kwargs or {}))
+
+
+class _ExpertsProduct(torch.autograd.Function):
+    """(S, I), (E, I, O) -> (S, O); the weight is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.in_features = x.shape[-1]
+        return x.new_empty(len(x), weight.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grad.new_empty(len(grad), ctx.in_features), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """What `scaled_dot_product_attention` calls on a CPU, where queries and values are alike."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
+    fewer_heads = query.shape[1] != key.shape[1] and not enable_gqa
+    # Then it is written out there too, and keeps the scores.
+    if value.shape[-1] != query.shape[-1] or fewer_heads:
+        return kernels.masked_attention(query, key, value, attn_mask, scaling=scale)
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return attend(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]

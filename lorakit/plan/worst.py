@@ -1,0 +1,103 @@
+"""The micro-batches that a run's memory is planned for: real ones, or assumed where no rows are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from lorakit.data.examples import ExampleSet
+from lorakit.data.named_sets import context_of
+from lorakit.engine.activations import layer_bytes
+from lorakit.engine.fuse import fused_modules
+from lorakit.plan.rehearsal import BatchShape
+from lorakit.recipe import Recipe
+from lorakit.train.batches import StepBatches
+from lorakit.train.choices import Division
+from lorakit.train.modes import compute_dtype
+from lorakit.train.worst import worst_of_steps
+
+# Without rows: the tokens of one example, where the recipe names no max_length.
+ASSUMED_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The micro-batches that a run's memory is planned for.
+
+    Attributes:
+        training: one of them takes the most.
+        evaluation: as large as the token budget allows.
+        assumed: see `Peaks`.
+    """
+
+    training: tuple[BatchShape, ...]
+    evaluation: BatchShape
+    assumed: str | None
+
+
+def real_worst(
+    model: PreTrainedModel,
+    examples: ExampleSet,
+    repeats: np.ndarray,
+    recipe: Recipe,
+    division: Division,
+    *,
+    num_steps: int,
+    world_size: int = 1,
+) -> Worst:
+    """The worst of the micro-batches that training will make of `examples`, on any rank."""
+    with fused_modules(model):
+        layers = layer_bytes(model, compute_dtype(model).itemsize)
+    shapes: dict[BatchShape, None] = {}
+    assumed = None
+    for rank in range(world_size):
+        batches = StepBatches(
+            examples,
+            repeats,
+            batch_size=recipe.train.batch_size,
+            seed=recipe.train.seed,
+            token_budget=division.micro_batch_tokens,
+            packed=division.packed,
+            rank=rank,
+            world_size=world_size,
+        )
+        worst = worst_of_steps(
+            batches, range(num_steps), policy=division.recompute_policy, layers=layers
+        )
+        for group in worst.groups:
+            lengths = tuple(examples.lengths[list(group)].tolist())
+            trained = int(examples.trained_lengths[list(group)].sum())
+            shapes[BatchShape(lengths, trained, division.packed)] = None
+        if not worst.exact:
+            assumed = "the run has more steps than were looked at"
+    longest = int(examples.lengths.max())
+    return Worst(tuple(shapes), _full(longest, division), assumed)
+
+
+def assumed_worst(longest: int, division: Division) -> Worst:
+    """One micro-batch of the whole token budget, every token trained."""
+    shape = _full(longest, division)
+    return Worst(
+        (shape,),
+        shape,
+        f"without rows, {shape.num_tokens:,} tokens in examples of {longest:,}, all of them "
+        "trained (data.max_length and train.micro_batch_tokens say otherwise)",
+    )
+
+
+def assumed_length(recipe: Recipe, model: PreTrainedModel) -> int:
+    """Tokens of the longest example, where no rows are at hand."""
+    if recipe.data.max_length is not None:
+        return recipe.data.max_length
+    return min(ASSUMED_TOKENS, context_of(model.config) or ASSUMED_TOKENS)
+
+
+def _full(longest: int, division: Division) -> BatchShape:
+    count = max(1, division.micro_batch_tokens // longest)
+    lengths = [longest] * count
+    rest = division.micro_batch_tokens - count * longest
+    if division.packed and rest > 1:
+        lengths.append(rest)
+    return BatchShape(tuple(lengths), sum(lengths) - len(lengths), division.packed)

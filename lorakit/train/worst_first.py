@@ -1,0 +1,136 @@
+"""The worst of a run before its first step: what does not fit shows at once, not at step 4,000.
+
+The micro-batches that take the most memory are run forward and backward, the optimizer goes through
+a step that it refuses, and the largest micro-batch of a validation is measured. Nothing of it
+stays: parameters, moments, counters and random numbers are, bit for bit, those of a run without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.adapters.attach import Attached
+from lorakit.data.examples import ExampleSet
+from lorakit.engine.activations import layer_bytes
+from lorakit.engine.recompute import Recompute
+from lorakit.errors import RunError
+from lorakit.optimizers.optimizer import AdamW
+from lorakit.train.batches import StepBatches
+from lorakit.train.choices import Choices
+from lorakit.train.losses import example_losses
+from lorakit.train.modes import compute_dtype
+from lorakit.train.settings import LoopSettings
+from lorakit.train.step import backward_with_room
+from lorakit.train.worst import Worst, worst_of_set, worst_of_steps
+
+# What PyTorch says when the system refuses memory on a CPU; it has no class for it there.
+_CPU_REFUSAL = "can't allocate memory"
+
+log = logging.getLogger(__name__)
+
+
+def run_worst_first(
+    model: PreTrainedModel,
+    adapter: Attached,
+    optimizer: AdamW,
+    batches: StepBatches,
+    steps: range,
+    *,
+    validation: ExampleSet | None,
+    settings: LoopSettings,
+    choices: Choices,
+    recompute: Recompute,
+    pad_id: int,
+) -> None:
+    """Take the memory that the run will take at its worst.
+
+    Args:
+        model: in the mode it trains in.
+        steps: that are left to do.
+        others: of the loop.
+
+    Raises:
+        RunError: it does not fit; the message says what to change.
+    """
+    if not steps:
+        return
+    layers = layer_bytes(model, compute_dtype(model).itemsize)
+    worst = worst_of_steps(batches, steps, policy=choices.recompute_policy, layers=layers)
+    with _told(batches, worst, settings, choices), _same_random_numbers(model.device):
+        for group in worst.groups:
+            batch = batches.batch_of(steps.start, group)
+            backward_with_room(model, adapter, optimizer, batch, settings.seed, recompute)
+        optimizer.rehearse()
+        adapter.parameters_changed()
+        if validation is not None:
+            budget = choices.micro_batch_tokens
+            group = worst_of_set(validation, token_budget=budget, packed=choices.packed)
+            example_losses(
+                model,
+                _Part(validation, group),
+                token_budget=budget,
+                packed=choices.packed,
+                pad_id=pad_id,
+                description="largest validation batch",
+            )
+
+
+class _Part:
+    """Some examples of a set."""
+
+    def __init__(self, whole: ExampleSet, chosen: tuple[int, ...]) -> None:
+        self._whole, self._chosen = whole, chosen
+        self.lengths = whole.lengths[list(chosen)]
+        self.trained_lengths = whole.trained_lengths[list(chosen)]
+        self.fingerprint = f"{whole.fingerprint}: {chosen}"
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int):
+        return self._whole[self._chosen[index]]
+
+
+@contextmanager
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Afterwards PyTorch's generators draw what they would have drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def _told(
+    batches: StepBatches, worst: Worst, settings: LoopSettings, choices: Choices
+) -> Iterator[None]:
+    """A refusal of memory as an error that says what would fit."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_refusal = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_refusal and _CPU_REFUSAL not in str(error):
+            raise
+        group = list(worst.groups[0])
+        lengths = batches.examples.lengths[group]
+        raise RunError(
+            f"the largest micro-batch of this run does not fit the memory: {lengths.sum()} tokens "
+            f"in {len(group)} examples, the longest {lengths.max()} (found before the first step; "
+            f"nothing was trained). {_advice(int(lengths.max()), settings, choices)}"
+        ) from error
+
+
+def _advice(longest: int, settings: LoopSettings, choices: Choices) -> str:
+    """What makes the run smaller, the cheapest first."""
+    found = []
+    if choices.micro_batch_tokens > longest:
+        found.append(f"train.micro_batch_tokens: {max(longest, choices.micro_batch_tokens // 2)}")
+    if choices.recompute != "full":
+        found.append("train.gradient_checkpointing: true")
+    if settings.optim == "adamw_torch":
+        found.append("train.optim: paged_adamw_8bit")
+    found += ["base.quantization: nf4 (if it is not yet)", f"data.max_length below {longest}"]
+    return f"Set one or more of: {'; '.join(found)}. `lorakit plan` says what each would take."

@@ -1,0 +1,156 @@
+"""What makes a run fit is planned again, ranked by cost, and written into the recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorakit.cli import main
+from lorakit.plan.duration import NOT_TIMED
+from lorakit.plan.fixes import Fixes, fixes_for, needed_bytes, possible_changes
+from lorakit.plan.plan import plan
+from lorakit.plan.rows import Sets
+from lorakit.recipe import Recipe, edited, load_recipe, parse_recipe
+from tests import families
+from tests.plan.test_duration import examples
+from tests.plan.test_plan import LLAMA_3_1_8B
+
+COMMENTED = """\
+# a recipe of mine
+base:
+  model: {model}  # local
+adapter:
+  r: 16
+data:
+  train: none.jsonl
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An 8B model's layers, four of them, from its config alone."""
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B | {"num_hidden_layers": 4}))
+    return folder
+
+
+def recipe_of(folder: Path, **sections: dict[str, Any]) -> Recipe:
+    base = {"model": str(folder)} | sections.pop("base", {})
+    return parse_recipe({"base": base, "data": {"train": "no/rows.jsonl"}} | sections)
+
+
+def fixes_of(recipe: Recipe, budget: int, sets: Sets | None = None) -> Fixes:
+    options: dict[str, Any] = {"gpu": "h100", "budget": budget}
+    now = plan(recipe, sets=sets, reads_rows=False, **options)
+    found = fixes_for(recipe, now, timing=NOT_TIMED, **options)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def in_four_bits(large: Path) -> int:
+    """Bytes that are needed once the weights are packed."""
+    packed = recipe_of(large, base={"quantization": "nf4"})
+    return needed_bytes(plan(packed, gpu="h100", reads_rows=False))
+
+
+def test_what_fits_is_left_alone(large: Path) -> None:
+    found = fixes_of(recipe_of(large), 40 << 30)
+    assert found.fits
+    assert not found.fixes
+
+
+def test_every_fix_fits_when_it_is_planned(large: Path, in_four_bits: int) -> None:
+    recipe, budget = recipe_of(large), int(in_four_bits * 1.1)
+    found = fixes_of(recipe, budget)
+    assert not found.fits
+    assert found.fixes
+    for fix in found.fixes:
+        again = plan(edited(recipe, fix.changes), gpu="h100", budget=budget, reads_rows=False)
+        assert needed_bytes(again) == fix.needed <= budget
+        assert set(again.memory.by_device) == {"cuda"}
+    assert {"base.quantization": "nf4"} in [fix.changes for fix in found.fixes]
+    assert found.larger_gpu is not None
+
+
+def test_where_no_change_is_enough_they_are_put_together_and_none_is_idle(large: Path) -> None:
+    recipe = recipe_of(large, adapter={"r": 256}, train={"optim": "adamw_torch"})
+    quantized = edited(recipe, {"base.quantization": "nf4"})
+    least = needed_bytes(plan(quantized, gpu="h100", reads_rows=False))
+    found = fixes_of(recipe, int(least * 0.95))
+    (fix,) = found.fixes
+    assert len(fix.changes) == len(fix.costs) > 1
+    for left_out in fix.changes:
+        fewer = {key: value for key, value in fix.changes.items() if key != left_out}
+        one = plan(edited(recipe, fewer), gpu="h100", budget=found.limit, reads_rows=False)
+        assert needed_bytes(one) > found.limit or "cpu" in one.memory.by_device
+
+
+def test_what_nothing_makes_fit_says_how_near_it_comes(large: Path) -> None:
+    found = fixes_of(recipe_of(large), 1 << 30)
+    assert not found.fixes
+    assert found.nearest is not None
+    assert found.nearest > 1 << 30
+
+
+def test_no_change_is_offered_that_is_there_already(large: Path) -> None:
+    rows = Sets(examples(100, longest=2000), np.ones(100))
+    plain = {(c.key, str(c.value)) for c in possible_changes(recipe_of(large), rows)}
+    assert ("base.quantization", "nf4") in plain
+    assert ("train.gradient_checkpointing", "True") in plain
+    packed = recipe_of(
+        large,
+        base={"quantization": "nf4"},
+        train={"gradient_checkpointing": True, "optim": "paged_adamw_8bit"},
+        adapter={"target_modules": ["q_proj"], "r": 8},
+    )
+    keys = {change.key for change in possible_changes(packed, rows)}
+    assert keys == {"data.max_length", "train.micro_batch_tokens"}
+
+
+def test_shorter_rows_say_how_many_would_be_lost(large: Path) -> None:
+    rows = Sets(examples(400, longest=3000), np.ones(400))
+    offered = [c for c in possible_changes(recipe_of(large), rows) if c.key == "data.max_length"]
+    assert offered
+    for change in offered:
+        dropped = (rows.train.lengths > change.value).mean()
+        assert f"{dropped:.1%}" in change.costs
+        assert change.sets is not None
+        assert len(change.sets.train) == round(400 * (1 - dropped))
+
+
+def test_the_verb_rewrites_the_recipe(
+    large: Path, in_four_bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, other = tmp_path / "recipe.yaml", tmp_path / "fitting.yaml"
+    path.write_text(COMMENTED.format(model=large))
+    before = path.read_text()
+    arguments = ["plan", str(path), "--gpu", "h100", "--budget", str(int(in_four_bits * 1.1))]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fit"]["fixes"][0]["changes"]
+    assert path.read_text() == before
+    assert main([*arguments, "--fit", "--output", str(other)]) == 0
+    told = capsys.readouterr()
+    assert "base.quantization: nf4" in told.err
+    assert "does not fit" in told.out
+    assert path.read_text() == before
+    assert other.read_text() == before.replace("# local\n", "# local\n  quantization: nf4\n")
+    assert main([*arguments, "--fit"]) == 0
+    assert path.with_name("recipe.yaml.bak").read_text() == before
+    assert load_recipe(path).base.quantization == "nf4"
+    assert main([*arguments, "--fit"]) == 0  # it fits by now
+    assert "nothing was changed" in capsys.readouterr().err
+    assert main(["plan", str(path), "--gpu", "h100", "--budget", "100MB", "--fit"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_experts_too(model_type: str, tmp_path: Path) -> None:
+    recipe = recipe_of(families.folder(tmp_path, model_type), adapter={"r": 64})
+    now = needed_bytes(plan(recipe, gpu="h100", reads_rows=False))
+    found = fixes_of(recipe, int(now * 0.8))
+    assert found.fixes

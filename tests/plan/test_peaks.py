@@ -1,0 +1,130 @@
+"""What a run takes at its highest: phases, methods, devices, and the heap of a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorakit.plan.gpus import find_gpu
+from lorakit.plan.heap import resident_peak
+from lorakit.plan.peaks import CUDA_CONTEXT
+from lorakit.plan.plan import Plan, plan
+from lorakit.recipe import parse_recipe
+from tests.plan.test_plan import LLAMA_3_1_8B, LLAMA_PARAMETERS, LORA_R16, nf4_bytes_8b
+
+LLAMA_3_1_70B = LLAMA_3_1_8B | {
+    "hidden_size": 8192,
+    "intermediate_size": 28_672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
+QWEN3_235B = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "vocab_size": 151_936,
+    "hidden_size": 4096,
+    "intermediate_size": 12_288,
+    "moe_intermediate_size": 1536,
+    "num_hidden_layers": 94,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": False,
+}
+# Of its weights 235.09e9 in the model card's words "235B in total".
+QWEN3_PARAMETERS = 235_093_634_560
+
+
+def planned(tmp_path: Path, config: dict[str, Any], *, num_gpus: int = 1, **base: Any) -> Plan:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = {"base": {"model": str(tmp_path)} | base, "data": {"train": "no/rows.jsonl"}}
+    return plan(parse_recipe(recipe | {"adapter": {"r": 16}}), gpu="h200", num_gpus=num_gpus)
+
+
+def test_an_8b_model_under_three_methods(tmp_path: Path) -> None:
+    methods = planned(tmp_path, LLAMA_3_1_8B, quantization="nf4").methods
+    assert methods["full"]["weights"] == methods["lora"]["weights"] == 2 * LLAMA_PARAMETERS
+    assert methods["full"]["gradients"] == 2 * LLAMA_PARAMETERS
+    assert methods["full"]["optimizer"] == 12 * LLAMA_PARAMETERS
+    assert methods["lora"]["optimizer"] == methods["qlora"]["optimizer"] == 8 * LORA_R16
+    dense = 2 * (2 * 128_256 * 4096 + (2 * 32 + 1) * 4096)
+    assert methods["qlora"]["weights"] == nf4_bytes_8b() + dense
+    totals = [methods[name]["total"] for name in ("full", "lora", "qlora")]
+    assert totals == sorted(totals, reverse=True)
+    for parts in methods.values():
+        assert parts["total"] == sum(v for name, v in parts.items() if name != "total")
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize(
+    ("config", "parameters"), [(LLAMA_3_1_70B, 70_553_706_496), (QWEN3_235B, QWEN3_PARAMETERS)]
+)
+def test_large_models_on_several_gpus(
+    tmp_path: Path, config: dict[str, Any], parameters: int, quantization: str
+) -> None:
+    for num_gpus in (1, 8):
+        started = time.process_time()
+        found = planned(tmp_path, config, num_gpus=num_gpus, quantization=quantization)
+        assert time.process_time() - started < 5
+        assert found.total_parameters - found.trainable_parameters == parameters
+        assert found.peaks.estimated is None
+        devices = found.to_json()["devices"]
+        assert devices["count"] == num_gpus
+        assert devices["peak"] == found.needed
+        if num_gpus == 1:
+            assert devices["sharded_weights_peak"] is None
+        else:
+            weights = found.memory.by_device["cuda"]
+            assert found.needed - weights < devices["sharded_weights_peak"] < found.needed
+
+
+def test_every_phase_is_counted_and_the_largest_is_the_peak(tmp_path: Path) -> None:
+    found = planned(tmp_path, LLAMA_3_1_8B, quantization="nf4")
+    shown = found.to_json()
+    phases = shown["memory_phases"]
+    assert set(phases) == {"loading", "training_step", "optimizer_step", "evaluation"}
+    assert max(phases.values()) == phases["training_step"] == shown["memory_bytes"]["peak"]
+    assert phases["evaluation"] < phases["training_step"]
+    assert shown["worst_micro_batch"]["assumed"]
+    assert any("assumed micro-batch" in note for note in found.notes)
+    assert found.gpu is not None
+    fits = found.needed + CUDA_CONTEXT <= find_gpu("h200").memory_bytes
+    assert found.gpu["fits"] == fits
+
+
+def test_holes_of_the_heap_are_none_where_nothing_is_freed_between() -> None:
+    size = 1 << 20
+    stacked = [(n, size) for n in range(20)] + [(n, 0) for n in reversed(range(20))]
+    assert 20 * size <= resident_peak(stacked) < 22 * size
+
+
+def test_a_hole_does_not_take_the_next_of_its_size() -> None:
+    size = 1 << 20
+    events = []
+    for n in range(40):  # each new one comes before the one before it goes
+        events.append((n, size))
+        if n:
+            events.append((n - 1, 0))
+    events.append((39, 0))
+    assert resident_peak(events) > 2 * size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures resident memory as Linux tells it")
+@pytest.mark.parametrize("name", ["llama-nf4-dora-full-few-long", "gemma2-none-lora-none-many"])
+def test_the_peak_is_within_ten_percent(tmp_path: Path, name: str) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(root / "benchmarks/plan_memory.py"), "--only", name]
+    environment = dict(os.environ, PYTHONPATH=str(root))
+    done = subprocess.run([*command, "--workdir", str(tmp_path)], env=environment, check=False)
+    assert done.returncode == 0
