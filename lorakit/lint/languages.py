@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 MAX_ROWS = 1_000
-MIN_LETTERS = 80  # below this a language is a guess
+MIN_LETTERS = 60  # below this a language is a guess
 MAX_CHARACTERS = 600
 SURE = 0.99
 _NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'\u2019]", regex.DOTALL)
@@ -27,7 +27,7 @@ class Languages:
     """Languages by their ISO 639-1 codes.
 
     Attributes:
-        answers: rows by the language of their answer.
+        answers: rows by the language of their answer, of short ones of question and answer.
         by_row: (row, language of its prompt, of its answer), where both are sure.
         of_answer: {language: its rows}.
     """
@@ -44,7 +44,11 @@ def languages_of(sample: Sample) -> Languages:
     for i in picked.astype(int):
         row = sample.rows[i]
         answered = _language(row.answer)
-        if answered is None:
+        if answered is None:  # short: what question and answer are in together
+            answered = _language(f"{row.question} {row.answer}")
+            if answered is not None:
+                found.answers[answered] += 1
+                found.of_answer.setdefault(answered, []).append(row)
             continue
         found.answers[answered] += 1
         found.of_answer.setdefault(answered, []).append(row)

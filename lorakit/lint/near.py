@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorakit.lint.row_texts import RowText, Sample
+from lorakit.lint.trifles import differ_in_trifles, jaccard
 from lorakit.lint.words import words
 
 if TYPE_CHECKING:
@@ -34,73 +35,6 @@ LONG_ANSWER = 8  # words from which an answer by itself tells rows apart
 UNMISTAKABLE_ANSWER = 20
 SHARED_ANSWER = 5  # rows from which an answer is a formula, under questions on different topics
 MIN_PROMPT_WORDS = 5
-NEGATIONS = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "without",
-        "none",
-        "nor",
-        "cannot",
-        "don",
-        "doesn",
-        "isn",
-        "aren",
-        "wasn",
-        "kein",
-        "nicht",
-    ]
-)
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "am",
-        "do",
-        "does",
-        "did",
-        "of",
-        "to",
-        "in",
-        "on",
-        "at",
-        "for",
-        "and",
-        "or",
-        "so",
-        "it",
-        "its",
-        "this",
-        "that",
-        "these",
-        "those",
-        "please",
-        "could",
-        "can",
-        "would",
-        "you",
-        "me",
-        "i",
-        "my",
-        "your",
-        "s",
-        "kindly",
-        "just",
-        "also",
-        "there",
-        "with",
-        "by",
-        "as",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -230,19 +164,19 @@ class _Index:
         shorter = min(len(answer), len(answer_of_other))
         if shorter < LONG_ANSWER and answer != answer_of_other:
             return False
-        if not _differ_in_trifles(answer, answer_of_other, substituted=0.1):
+        if not differ_in_trifles(answer, answer_of_other, substituted=0.1):
             return False
         if one.is_plain or other.is_plain:
             return one.is_plain == other.is_plain
         prompt, prompt_of_other = _words(one.prompt), _words(other.prompt)
-        if _differ_in_trifles(prompt, prompt_of_other):
+        if differ_in_trifles(prompt, prompt_of_other):
             return True
         # A paraphrase: the same long answer, that only a few rows give, to questions much alike.
         return (
             shorter >= UNMISTAKABLE_ANSWER
             and self._answers[signature.answer] <= SHARED_ANSWER
-            and _jaccard(prompt, prompt_of_other) >= 0.6
-            and _differ_in_trifles(prompt, prompt_of_other, substituted=0.3)
+            and jaccard(prompt, prompt_of_other) >= 0.6
+            and differ_in_trifles(prompt, prompt_of_other, substituted=0.3)
         )
 
 
@@ -272,61 +206,10 @@ def _common(bigrams: Sequence[np.ndarray]) -> np.ndarray:
     return counts > max(COMMON_ROWS, COMMON_SHARE * len(bigrams))
 
 
-def _jaccard(one: Sequence[str], other: Sequence[str]) -> float:
-    a, b = Counter(one), Counter(other)
-    return sum((a & b).values()) / max(1, sum((a | b).values()))
-
-
-def _differ_in_trifles(
-    one: Sequence[str], other: Sequence[str], *, substituted: float = 0.0
-) -> bool:
-    """Whether two texts say the same.
-
-    Args:
-        substituted: share of the words that may stand in place of another.
-    """
-    a, b = Counter(one), Counter(other)
-    only_a, only_b = a - b, b - a
-    for word in [*only_a, *only_b]:
-        if word in NEGATIONS or word.isdecimal():
-            return False
-    left_a = [word for word in only_a.elements() if word not in STOP_WORDS]
-    left_b = [word for word in only_b.elements() if word not in STOP_WORDS]
-    length = min(len(one), len(other))
-    if max(len(left_a), len(left_b)) > max(2, 0.3 * length):
-        return False
-    left_a, left_b = _without_typing_errors(left_a, left_b)
-    swapped = min(len(left_a), len(left_b))
-    added = max(len(left_a), len(left_b)) - swapped
-    return swapped <= substituted * length and added <= 0.1 * length
-
-
-def _without_typing_errors(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str]]:
-    rest, left = list(other), []
-    for word in one:
-        match = next((w for w in rest if _is_typing_error(word, w)), None)
-        if match is None:
-            left.append(word)
-        else:
-            rest.remove(match)
-    return left, rest
-
-
-def _is_typing_error(one: str, other: str) -> bool:
-    """Whether one edit, or two letters swapped, makes one word the other; not in short words."""
-    if min(len(one), len(other)) < 4 or abs(len(one) - len(other)) > 1:
-        return False
-    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-    if start is None:
-        return True
-    a, b = one[start:], other[start:]
-    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
-
-
 def groups_by_prompt(rows: Sequence[RowText]) -> Iterator[list[RowText]]:
-    """Rows with the same prompt, case and white space aside; those with a prompt alone."""
+    """Rows with the same prompt, case, white space and last signs aside; those with a prompt."""
     groups: dict[int, list[RowText]] = defaultdict(list)
     for row in rows:
         if row.prompt.strip() and row.answer.strip():
-            groups[hash(" ".join(row.prompt.casefold().split()))].append(row)
+            groups[hash(" ".join(row.prompt.casefold().split()).rstrip(" ?.!:"))].append(row)
     return (group for group in groups.values() if len(group) > 1)

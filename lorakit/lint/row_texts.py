@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -148,5 +148,5 @@ def row_text(index: int, where: str, meaning: Conversation | PlainText) -> RowTe
 
 
 def _content(message: dict[str, Any]) -> str:
-    content: str | Sequence[Any] = message.get("content", "")
+    content: str | list[dict[str, Any]] = message.get("content", "")
     return content if isinstance(content, str) else "".join(part["text"] for part in content)

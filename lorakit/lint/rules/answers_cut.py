@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import regex
 
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
@@ -27,6 +28,8 @@ MIN_ROWS, MIN_SHARE = 5, 0.02
 MIN_LENGTH = 40  # characters; below it answers are labels
 # Of ASCII, then closing quotation marks, the ellipsis, and the full stops of Chinese.
 ENDS = tuple(".!?:;)]}\"'`*>|\u201d\u2019\u00bb\u2026\u3002\uff01\uff1f")
+ENOUGH_SHAPES = 16
+_LETTER, _DIGIT = regex.compile(r"\p{L}"), regex.compile(r"\p{N}")
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -61,7 +64,16 @@ def _at_the_limit(rows: Sequence[RowText], lengths: np.ndarray) -> list[RowText]
     if at_limit.sum() <= 2 * just_below.sum():
         return []  # lengths thin out, as those of whole answers do
     cut = [row for row, is_there in zip(rows, at_limit, strict=True) if is_there and not _ends(row)]
-    return cut if len(cut) >= 0.5 * at_limit.sum() else []
+    if len(cut) < 0.5 * at_limit.sum() or len({_shape(row) for row in cut}) < 0.5 * min(
+        len(cut), ENOUGH_SHAPES
+    ):
+        return []
+    return cut
+
+
+def _shape(row: RowText) -> str:
+    """How an answer ends: alike for answers of one form, such as dates or codes of one length."""
+    return _DIGIT.sub("0", _LETTER.sub("a", row.answer.rstrip()[-12:]))
 
 
 def _ends(row: RowText) -> bool:

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 
+import regex
+
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
-from lorakit.lint.near import NEGATIONS, groups_by_prompt
+from lorakit.lint.near import groups_by_prompt
 from lorakit.lint.row_texts import RowText
 from lorakit.lint.told import Hits
+from lorakit.lint.trifles import NEGATIONS
 from lorakit.lint.words import words
 
 ID = "contradictory-answers"
@@ -36,29 +39,21 @@ MIN_SHARE, MIN_GROUPS = 0.005, 3
 MAX_COMPARED = 10  # different answers of one question
 YES_NO = frozenset({"yes", "no", "true", "false", "maybe", "ja", "nein", "oui", "non"})
 OPEN = frozenset(
-    [
-        "write",
-        "name",
-        "list",
-        "give",
-        "generate",
-        "create",
-        "suggest",
-        "tell",
-        "describe",
-        "imagine",
-    ]
+    (  # noqa: SIM905
+        "write name list give generate create suggest tell describe imagine"
+    ).split()
 )
+# GSM8K's mark and LaTeX's.
+_FINAL = regex.compile(r"^#### *(.+)$|\\boxed\{([^{}]*)\}", regex.M)
 
 
 def find(facts: Facts) -> Iterator[Finding]:
     sure, other = Hits(facts.train), Hits(facts.train)
-    num_sure = num_groups = 0
+    num_sure = 0
     for group in groups_by_prompt(facts.train.chats):
         by_answer = {tuple(words(row.answer)): row for row in reversed(group)}
         if len(by_answer) < 2:
             continue
-        num_groups += 1
         answers = sorted(by_answer.values(), key=lambda row: row.index)[:MAX_COMPARED]
         pair = next((p for p in combinations(answers, 2) if _contradict(*p)), None)
         num_sure += pair is not None
@@ -82,6 +77,9 @@ def find(facts: Facts) -> Iterator[Finding]:
 def _contradict(one: RowText, other: RowText) -> bool:
     if one.thinking or other.thinking:  # what follows from it may be worded in many ways
         return False
+    finals = [_finals(row) for row in (one, other)]
+    if all(finals):  # the way there may be worded in many ways
+        return _number(finals[0][-1]) != _number(finals[1][-1])
     a, b = words(one.answer), words(other.answer)
     if a[:1] != b[:1] and {*a[:1], *b[:1]} <= YES_NO:
         return True
@@ -94,3 +92,16 @@ def _contradict(one: RowText, other: RowText) -> bool:
     differing = [*only_a, *only_b]
     telling = all(word in NEGATIONS or word.isdecimal() for word in differing)
     return bool(differing) and telling
+
+
+def _number(text: str) -> float | str:
+    """A final answer as it compares: 9.0 is 9."""
+    plain = text.strip().strip("$.").replace(",", "")
+    try:
+        return float(plain)
+    except ValueError:
+        return plain.casefold()
+
+
+def _finals(row: RowText) -> list[str]:
+    return [match[1] or match[2] or "" for match in _FINAL.finditer(row.answer)]

@@ -34,7 +34,7 @@ def find(facts: Facts) -> Iterator[Finding]:
             "note",
             f"under {FEW_ROWS} rows 0.1 to 0.2 hold against learning by heart",
         )
-    elif (rows >= 2 * FEW_ROWS and dropout > 0.2) or (rows > MANY_ROWS and dropout > 0.1):
+    elif (rows >= FEW_ROWS and dropout > 0.2) or (rows > MANY_ROWS and dropout > 0.1):
         severity, advice = "note", "so many rows need less: 0.05 is usual"
     else:
         return

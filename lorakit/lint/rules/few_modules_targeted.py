@@ -23,37 +23,14 @@ EXAMPLE = "adapter: {target_modules: [q_proj, v_proj]}"
 MEND = "Set adapter.target_modules: all-linear, with a lower r if memory is short."
 
 QUERY_VALUE = frozenset(
-    [
-        "q_proj",
-        "v_proj",
-        "q",
-        "v",
-        "query",
-        "value",
-        "wq",
-        "wv",
-        "query_key_value",
-        "q_lin",
-        "v_lin",
-    ]
+    (  # noqa: SIM905
+        "q_proj v_proj q v query value wq wv query_key_value q_lin v_lin"
+    ).split()
 )
 ATTENTION = QUERY_VALUE | frozenset(
-    [
-        "k_proj",
-        "o_proj",
-        "k",
-        "o",
-        "key",
-        "wk",
-        "wo",
-        "out_proj",
-        "c_attn",
-        "qkv_proj",
-        "dense",
-        "attn.c_proj",
-        "k_lin",
-        "out_lin",
-    ]
+    (  # noqa: SIM905
+        "k_proj o_proj k o key wk wo out_proj c_attn qkv_proj dense attn.c_proj k_lin out_lin"
+    ).split()
 )
 
 

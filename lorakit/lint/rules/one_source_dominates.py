@@ -22,13 +22,28 @@ data:
   train: [huge_forum_dump.jsonl, notes.jsonl, letters.jsonl]"""
 MEND = "Weight the sources: data.train: [{path: a.jsonl, weight: 0.2}, b.jsonl]."
 
-COLUMNS = ("source", "dataset", "data_source", "origin", "subset", "corpus", "domain", "category")
-MIN_SOURCES, MAX_SOURCES = 3, 200
+COLUMNS = (
+    "source",
+    "dataset",
+    "data_source",
+    "origin",
+    "subset",
+    "corpus",
+    "domain",
+    "category",
+    "site",
+    "publisher",
+    "provider",
+    "author",
+)
+MIN_SOURCES, MAX_SOURCES = 2, 200
 DOMINATES = 0.8
 
 
 def find(facts: Facts) -> Iterator[Finding]:
     for column in (None, *COLUMNS):
+        if column is None and len(set(facts.train.repeats.tolist())) > 1:
+            continue  # whoever weights sources has decided
         tokens = _tokens_by(facts, column)
         total = sum(tokens.values())
         if not MIN_SOURCES <= len(tokens) <= MAX_SOURCES:

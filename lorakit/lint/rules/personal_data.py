@@ -32,15 +32,13 @@ _PRIVATE = (
 )
 _MAIL = regex.compile(r"(?i)\b[a-z0-9._%+-]{2,64}@(?P<host>[a-z0-9.-]+\.[a-z]{2,})\b")
 _PRIVATE_HOST = regex.compile(rf"(?i)(?:{_PRIVATE})\.(?:com|net|de|org|me|ru|fr|co\.uk|at|ch)")
-_NOBODY = regex.compile(
-    r"(?i)(?:^|\.)(?:example|test|invalid|localhost|domain|email|yourcompany)\b"
-)
 _CARD = regex.compile(r"(?<![\d.,-])\d{4}([ -]?)\d{4}\1\d{4}\1\d{1,7}(?![\d.,-]*\d)")
 _IBAN = regex.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")
 _SSN = regex.compile(
     r"(?i)\b(?:ssn|social security(?: number)?|soc\.? sec\.?)\b\D{0,20}(?!000|666|"
     r"9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}\b"
 )
+_SSN_ALONE = regex.compile(r"(?<![\w.-])\d{3}-\d{2}-\d{4}(?![\w-])")
 _PHONE = regex.compile(
     r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])"
 )
@@ -79,7 +77,7 @@ def find(facts: Facts) -> Iterator[Finding]:
 def _kinds(text: str) -> set[str]:
     found = set()
     if "@" in text:
-        hosts = [m["host"] for m in _MAIL.finditer(text) if not _NOBODY.search(m["host"])]
+        hosts = [match["host"] for match in _MAIL.finditer(text)]
         if any(map(_PRIVATE_HOST.fullmatch, hosts)):
             found.add("private mail address")
         elif hosts:
@@ -90,6 +88,8 @@ def _kinds(text: str) -> set[str]:
         found.add("IBAN")
     if _SSN.search(text):
         found.add("social security number")
+    elif _SSN_ALONE.search(text):
+        found.add("number like a social security number")
     if _PHONE.search(text):
         found.add("phone number")
     return found

@@ -28,6 +28,8 @@ USUAL_RANK = 32
 MIN_SHARE = 0.5
 MIN_WORDS = 12  # of an answer that shows its work
 _FINAL = regex.compile(r"^#### |\\boxed\{|</think>|^(?:\*\*)?step 1\b", regex.M | regex.I)
+_SUM = regex.compile(r"\d\s*[-+*/\u00d7\u00f7]\s*\$?\d[\d.,]*\s*=")
+MIN_SUMS = 2
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -47,4 +49,6 @@ def find(facts: Facts) -> Iterator[Finding]:
 def _reasons(row: RowText) -> bool:
     if row.thinking:
         return True
-    return len(row.answer.split()) >= MIN_WORDS and _FINAL.search(row.answer) is not None
+    if len(row.answer.split()) < MIN_WORDS:
+        return False
+    return _FINAL.search(row.answer) is not None or len(_SUM.findall(row.answer)) >= MIN_SUMS

@@ -45,7 +45,7 @@ def find(facts: Facts) -> Iterator[Finding]:
         severity = "warning" if hits.share >= MIN_SHARE else "note"
         yield hits.finding(
             ID,
-            severity,
+            severity,  # type: ignore[arg-type]
             "refuse to answer",
-            "keep those that are meant",  # type: ignore[arg-type]
+            "keep those that are meant",
         )

@@ -13,12 +13,12 @@ from lorakit.lint.facts import Facts
 from lorakit.lint.told import Hits
 
 ID = "secrets"
-SEVERITIES = ("warning",)
+SEVERITIES = ("warning", "note")
 TITLE = "Likely secrets in the text"
 REASON = (
     "What is trained can be got out again: keys, tokens and passwords in training text are "
     "memorized, rare strings best of all. Only formats that their issuers define are looked "
-    "for, without placeholders."
+    "for, and what looks like a placeholder (EXAMPLE, 1234) is a note."
 )
 SOURCE = (
     "Carlini et al., Extracting Training Data from Large Language Models (arXiv 2012.07805); "
@@ -42,45 +42,58 @@ _FORMATS = {
     "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}\b",
     "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
     "password in a URL": r"\b[a-z][a-z0-9+]{2,10}://[^\s:/@]{1,64}:[^\s:/@]{6,64}@[a-z0-9.-]+",
-    "assigned secret": r"(?i)\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|"
-    r"auth[_-]?token|"
-    r"passwo?r?d|passwd|aws_secret_access_key)[\"']?\s*[:=]\s*[\"']?(?=[^\s\"']*\d)(?=[^\s\"']*[A-Za-z])"
-    r"[A-Za-z0-9+/_!@#$%^&*.=-]{12,}",
+    "assigned secret": r"(?i:\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|"
+    r"auth[_-]?token|passwo?r?d|passwd|aws_secret_access_key)[\"']?\s*[:=]\s*[\"']?"
+    r"(?=[^\s\"']*\d)(?=[^\s\"']*[a-z])[a-z0-9+/_!@#$%^&*.=-]{10,})",
 }
 _ANY = regex.compile(
     "|".join(f"(?P<f{i}>{pattern})" for i, pattern in enumerate(_FORMATS.values()))
 )
 # A text without one of these has none of the above, and most texts have none.
 _HINT = regex.compile(
-    r"AKIA|ASIA|PRIVATE KEY|gh[pousr]_|github_pat|glpat-|xox[abprs]-|k_live_|AIza|sk-|hf_|npm_|SG\.|eyJ|://[^\s/]*@|"
-    r"(?i:api.?key|secret|token|passw)"
+    r"AKIA|ASIA|PRIVATE KEY|gh[pousr]_|github_pat|glpat-|xox[abprs]-|k_live_|AIza|sk-|hf_|npm_|"
+    r"SG\.|eyJ|://[^\s/]*@|(?i:api.?key|secret|token|passw)"
 )
 _PLACEHOLDER = regex.compile(
-    r"(?i)example|sample|dummy|placeholder|your[_-]|changeme|xxxx|0{6}|1234|abcd|redacted|<|\*\*\*|\.\.\.|user:pass|localhost"
+    r"example|sample|dummy|placeholder|your[_-]|changeme|xxxx|0{6}|1234|abcd|redacted|<|\*\*\*|"
+    r"\.\.\.|user:pass|localhost",
+    regex.I,
 )
 
 
 def find(facts: Facts) -> Iterator[Finding]:
-    names = list(_FORMATS)
-    hits, kinds = Hits(facts.train), Counter[str]()
+    real, placeholders = Hits(facts.train), Hits(facts.train)
+    kinds: Counter[str] = Counter()
     for row in facts.train:
         text = f"{row.text}\n{row.thinking}"
         if not _HINT.search(text):
             continue
-        for match in _ANY.finditer(text):
-            if not _PLACEHOLDER.search(match[0]) and _bits(match[0]) >= MIN_BITS:
-                kind = names[int(str(match.lastgroup)[1:])]
-                kinds[kind] += 1
-                hits.add(row)  # the secret itself is shown nowhere
-                break
-    if hits.count:
-        told = ", ".join(kind for kind, _ in kinds.most_common(3))
-        yield hits.finding(
+        found = list(_ANY.finditer(text))
+        told = [match for match in found if _is_real(match[0])]
+        kinds.update({list(_FORMATS)[int(str(match.lastgroup)[1:])] for match in told})
+        if told:
+            real.add(row)  # the secret itself is shown nowhere
+        elif found:
+            placeholders.add(row)
+    if real.count:
+        listed = ", ".join(kind for kind, _ in kinds.most_common(3))
+        yield real.finding(
             ID,
             "warning",
-            f"hold what looks like a secret ({told})",
+            f"hold what looks like a secret ({listed})",
             "models can be made to say it; remove it and revoke it",
         )
+    if placeholders.count:
+        yield placeholders.finding(
+            ID,
+            "note",
+            "hold the placeholder of a secret",
+            "make sure that none of them is real",
+        )
+
+
+def _is_real(text: str) -> bool:
+    return not _PLACEHOLDER.search(text) and _bits(text) >= MIN_BITS
 
 
 def _bits(text: str) -> float:

@@ -8,178 +8,31 @@ from typing import Any
 
 Row = dict[str, Any]
 
-NOUNS = [
-    "pump",
-    "valve",
-    "sensor",
-    "filter",
-    "engine",
-    "garden",
-    "bridge",
-    "river",
-    "market",
-    "kitchen",
-    "ticket",
-    "invoice",
-    "printer",
-    "server",
-    "network",
-    "cable",
-    "battery",
-    "window",
-    "roof",
-    "ladder",
-    "forest",
-    "harbour",
-    "theatre",
-    "museum",
-    "library",
-    "school",
-    "hospital",
-    "clinic",
-    "patient",
-    "nurse",
-    "dose",
-    "tablet",
-    "fever",
-    "rash",
-    "scan",
-    "report",
-    "contract",
-    "budget",
-    "salary",
-    "holiday",
-    "airport",
-    "train",
-    "platform",
-    "bicycle",
-    "helmet",
-    "tent",
-    "stove",
-    "lamp",
-    "carpet",
-    "mirror",
-    "violin",
-    "concert",
-    "novel",
-    "chapter",
-    "poem",
-]
-VERBS = [
-    "checks",
-    "repairs",
-    "replaces",
-    "opens",
-    "closes",
-    "moves",
-    "measures",
-    "records",
-    "explains",
-    "sends",
-    "receives",
-    "orders",
-    "cancels",
-    "cleans",
-    "paints",
-    "lifts",
-    "carries",
-    "stores",
-    "compares",
-    "counts",
-    "reads",
-    "writes",
-    "signs",
-    "renews",
-    "books",
-    "delays",
-    "loses",
-    "finds",
-    "borrows",
-    "returns",
-    "cooks",
-    "serves",
-    "grows",
-    "cuts",
-    "plants",
-    "waters",
-    "tests",
-    "charges",
-    "resets",
-    "updates",
-    "removes",
-]
-ADJECTIVES = [
-    "old",
-    "new",
-    "broken",
-    "heavy",
-    "light",
-    "cold",
-    "warm",
-    "quiet",
-    "loud",
-    "narrow",
-    "wide",
-    "green",
-    "blue",
-    "early",
-    "late",
-    "cheap",
-    "costly",
-    "safe",
-    "risky",
-    "empty",
-    "full",
-    "clean",
-    "dusty",
-    "bright",
-    "dark",
-    "local",
-    "foreign",
-    "annual",
-    "weekly",
-    "sudden",
-    "slow",
-    "rapid",
-]
-PEOPLE = [
-    "manager",
-    "teacher",
-    "driver",
-    "doctor",
-    "engineer",
-    "student",
-    "neighbour",
-    "visitor",
-    "author",
-    "pilot",
-    "farmer",
-    "lawyer",
-    "painter",
-    "baker",
-    "waiter",
-    "gardener",
-    "plumber",
-    "tailor",
-    "sailor",
-    "librarian",
-]
-PLACES = [
-    "Berlin",
-    "Lagos",
-    "Lima",
-    "Osaka",
-    "Quito",
-    "Turin",
-    "Perth",
-    "Cairo",
-    "Oslo",
-    "Dublin",
-    "Boston",
-    "Kyoto",
-    "Accra",
-    "Hanoi",
-]
+NOUNS = (  # noqa: SIM905
+    "pump valve sensor filter engine garden bridge river market kitchen ticket invoice printer "
+    "server network cable battery window roof ladder forest harbour theatre museum library school "
+    "hospital clinic patient nurse dose tablet fever rash scan report contract budget salary "
+    "holiday airport train platform bicycle helmet tent stove lamp carpet mirror violin concert "
+    "novel chapter poem"
+).split()
+VERBS = (  # noqa: SIM905
+    "checks repairs replaces opens closes moves measures records explains sends receives orders "
+    "cancels cleans paints lifts carries stores compares counts reads writes signs renews books "
+    "delays loses finds borrows returns cooks serves grows cuts plants waters tests charges "
+    "resets updates removes"
+).split()
+ADJECTIVES = (  # noqa: SIM905
+    "old new broken heavy light cold warm quiet loud narrow wide green blue early late cheap "
+    "costly safe risky empty full clean dusty bright dark local foreign annual weekly sudden slow "
+    "rapid"
+).split()
+PEOPLE = (  # noqa: SIM905
+    "manager teacher driver doctor engineer student neighbour visitor author pilot farmer lawyer "
+    "painter baker waiter gardener plumber tailor sailor librarian"
+).split()
+PLACES = (  # noqa: SIM905
+    "Berlin Lagos Lima Osaka Quito Turin Perth Cairo Oslo Dublin Boston Kyoto Accra Hanoi"
+).split()
 
 
 class Maker:

@@ -1,0 +1,71 @@
+"""Whether two texts differ in trifles: what no reader would call another question or answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+NEGATIONS = frozenset(
+    (  # noqa: SIM905
+        "not no never without none nor cannot don doesn isn aren wasn kein nicht"
+    ).split()
+)
+STOP_WORDS = frozenset(
+    (  # noqa: SIM905
+        "a an the is are was were be been am do does did of to in on at for and or so it its "
+        "this that these those please could can would you me i my your s kindly just also there "
+        "with by as"
+    ).split()
+)
+
+
+def jaccard(one: Sequence[str], other: Sequence[str]) -> float:
+    """The share of two lists' words that both have, in [0, 1]."""
+    a, b = Counter(one), Counter(other)
+    return sum((a & b).values()) / max(1, sum((a | b).values()))
+
+
+def differ_in_trifles(
+    one: Sequence[str], other: Sequence[str], *, substituted: float = 0.0
+) -> bool:
+    """Whether two texts say the same.
+
+    Args:
+        substituted: share of the words that may stand in place of another.
+    """
+    a, b = Counter(one), Counter(other)
+    only_a, only_b = a - b, b - a
+    for word in [*only_a, *only_b]:
+        if word in NEGATIONS or word.isdecimal():
+            return False
+    left_a = [word for word in only_a.elements() if word not in STOP_WORDS]
+    left_b = [word for word in only_b.elements() if word not in STOP_WORDS]
+    length = min(len(one), len(other))
+    if max(len(left_a), len(left_b)) > max(2, 0.3 * length):
+        return False
+    left_a, left_b = _without_typing_errors(left_a, left_b)
+    swapped = min(len(left_a), len(left_b))
+    added = max(len(left_a), len(left_b)) - swapped
+    return swapped <= substituted * length and added <= 0.1 * length
+
+
+def _without_typing_errors(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str]]:
+    rest, left = list(other), []
+    for word in one:
+        match = next((w for w in rest if _is_typing_error(word, w)), None)
+        if match is None:
+            left.append(word)
+        else:
+            rest.remove(match)
+    return left, rest
+
+
+def _is_typing_error(one: str, other: str) -> bool:
+    """Whether one edit, or two letters swapped, makes one word the other; not in short words."""
+    if min(len(one), len(other)) < 4 or abs(len(one) - len(other)) > 1:
+        return False
+    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    if start is None:
+        return True
+    a, b = one[start:], other[start:]
+    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])

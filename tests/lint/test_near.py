@@ -1,0 +1,83 @@
+"""What counts as nearly the same: trifles, and nothing that makes another question or answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lorakit.lint.near import repeats_of
+from lorakit.lint.row_texts import RowText, Sample
+
+ANSWER = (
+    "Asthma is a chronic disease of the airways that makes breathing difficult; inhaled steroids "
+    "taken every day keep the inflammation down, and a reliever opens the airways in an attack."
+)
+
+
+def sample(name: str, pairs: list[tuple[str, str]]) -> Sample:
+    rows = tuple(
+        RowText(i, f"{name}:{i + 1}", (("user", question), ("assistant", answer)), (False, True))
+        for i, (question, answer) in enumerate(pairs)
+    )
+    return Sample(name, rows, len(rows), np.ones(len(rows)))
+
+
+QUESTION = "What should a patient with asthma take every day to breathe well?"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("what should a patient with asthma take every day to breathe well", ANSWER),
+        ("What should the patient with asthma take every day, to breathe well?", ANSWER.lower()),
+        ("What should a patiant with asthma take every day to breathe well?", ANSWER),
+        ("Please: what should a patient with asthma take every day to breathe well?", ANSWER),
+        ("What should a patient with asthma use every day to breathe well?", ANSWER),
+        (QUESTION, ANSWER.replace("difficult", "hard").replace("attack", "emergency")),
+    ],
+)
+def test_trifles_make_no_other_row(question: str, answer: str) -> None:
+    train = sample("train", [(QUESTION, ANSWER), (question, answer)])
+    (pair,) = repeats_of(train, {}).within
+    assert (pair.row.where, pair.like.where) == ("train:2", "train:1")
+    held = repeats_of(
+        sample("train", [(QUESTION, ANSWER)]), {"test": sample("test", [(question, answer)])}
+    )
+    assert [one.like.where for one in held.across["test"]] == ["train:1"]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (
+            QUESTION.replace("asthma", "gout"),
+            "Gout is treated with allopurinol for as long as needed.",
+        ),
+        (QUESTION, ANSWER.replace("every day", "2 times a day")),
+        (QUESTION.replace("should", "should not"), ANSWER.replace("is a", "is not a")),
+        (QUESTION, "A reliever."),
+    ],
+)
+def test_a_topic_a_number_a_negation_make_another_row(question: str, answer: str) -> None:
+    assert not repeats_of(sample("train", [(QUESTION, ANSWER), (question, answer)]), {}).within
+
+
+def test_labels_under_a_long_instruction_are_not_alike() -> None:
+    instruction = "Read the message and answer with one label of billing, delivery, praise. " * 8
+    said = ["the parcel is late", "i was charged twice", "lovely shop", "the lamp arrived broken"]
+    rows = [
+        (f"{instruction} Message: {text} again {i}", "praise") for i, text in enumerate(said * 30)
+    ]
+    train = sample("train", [*rows, (f"{instruction} Message: lovely shop again 2!", "praise")])
+    assert [pair.row.where for pair in repeats_of(train, {}).within] == ["train:121"]
+
+
+def test_equal_rows_are_the_contracts_to_tell() -> None:
+    assert not repeats_of(sample("train", [(QUESTION, ANSWER)] * 3), {}).within
+
+
+def test_a_question_of_train_with_another_answer_is_no_held_out_row() -> None:
+    train, test = sample("train", [(QUESTION, ANSWER)]), sample("test", [(QUESTION, "Steroids.")])
+    found = repeats_of(train, {"test": test})
+    assert not found.across["test"]
+    assert [pair.like.where for pair in found.same_prompt["test"]] == ["train:1"]
