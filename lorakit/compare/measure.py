@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -27,6 +27,8 @@ LOSS = "loss"
 # The questions are answered in so many parts, and of each part every way takes its turn: what else
 # the machine does meanwhile then costs all of them.
 TURNS = 4
+# Seconds of one call: the whole, and until its first token.
+Call = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -105,17 +107,18 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Answered:
-    """What one way answered to all questions, and in how many seconds."""
+    """What one way answered to all questions, in how many seconds, and single calls timed."""
 
     answers: list[Completion]
     seconds: float
+    latency: Latency
 
 
 def answer_in_turns(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[Way, Prompts]],
-    settings: SamplingSettings,
+    how: Measuring,
 ) -> list[Answered]:
     """Let every way answer its prompts: a part of them at a time, all ways by turns.
 
@@ -128,24 +131,34 @@ def answer_in_turns(
     generate(model, tokenizer, [prompts[0][1].prompts[0].ids], warm_up)
     answers: list[list[Completion]] = [[] for _ in prompts]
     seconds = [0.0] * len(prompts)
-    count = len(prompts[0][1].prompts)
-    borders = [count * turn // TURNS for turn in range(TURNS + 1)]
-    for turn, (start, end) in enumerate(itertools.pairwise(borders), start=1):
+    calls: list[list[Call]] = [[] for _ in prompts]
+    for turn, (part, timed) in enumerate(_turns(len(prompts[0][1].prompts), how.timed), start=1):
+        if not part:  # fewer questions than turns
+            break
         for place, (way, asked) in enumerate(prompts):
-            ids = [prompt.ids for prompt in asked.prompts[start:end]]
-            if not ids:  # fewer questions than turns
-                continue
+            ids = [prompt.ids for prompt in asked.prompts]
+            told = f"{way.title}: part {turn} of {TURNS}"
             with _as(model, way):
                 started = time.perf_counter()
                 answers[place] += generate(
-                    model,
-                    tokenizer,
-                    ids,
-                    settings,
-                    description=f"{way.title}: answers, part {turn} of {TURNS}",
+                    model, tokenizer, [ids[i] for i in part], how.settings, description=told
                 )
                 seconds[place] += time.perf_counter() - started
-    return [Answered(*both) for both in zip(answers, seconds, strict=True)]
+                calls[place] += time_calls(
+                    model, tokenizer, [ids[i] for i in timed], how.settings, description=told
+                )
+    return [
+        Answered(given, taken, _latency(single, asked.search_seconds))
+        for given, taken, single, (_, asked) in zip(answers, seconds, calls, prompts, strict=True)
+    ]
+
+
+def _turns(count: int, timed: int) -> Iterator[tuple[list[int], list[int]]]:
+    """For each turn, which of `count` prompts are answered, and which are timed one by one."""
+    places = np.linspace(0, count - 1, min(timed, count)).round().astype(int)
+    parts = np.array_split(np.arange(count), TURNS)
+    for part, alone in zip(parts, np.array_split(places, TURNS), strict=True):
+        yield part.tolist(), alone.tolist()
 
 
 def _as(model: PreTrainedModel, way: Way) -> AbstractContextManager[None]:
@@ -155,14 +168,13 @@ def _as(model: PreTrainedModel, way: Way) -> AbstractContextManager[None]:
 
 def measure(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     way: Way,
     prompts: Prompts,
     questions: Sequence[AskedQuestion],
     answered: Answered,
     how: Measuring,
 ) -> Measured:
-    """Measure what one way answered, and how long single calls of it take.
+    """Measure what one way answered.
 
     Args:
         model: with the adapter attached and switched on.
@@ -173,11 +185,8 @@ def measure(
     ids = [prompt.ids for prompt in prompts.prompts]
     answers = answered.answers
     values: dict[str, np.ndarray] = {}
-    with _as(model, way):
-        latency = time_calls(
-            model, tokenizer, ids, how, added=prompts.search_seconds, description=way.title
-        )
-        if LOSS in how.metrics:
+    if LOSS in how.metrics:
+        with _as(model, way):
             values[LOSS] = _nll(model, ids, questions, how, way.title)
     # References cite nothing: a scorer would take the numbers for wrong words.
     texts = [
@@ -196,7 +205,7 @@ def measure(
         np.array([len(one) for one in ids]),
         np.array([len(answer.token_ids) for answer in answers]),
         answered.seconds + prompts.search_seconds * len(ids),
-        latency,
+        answered.latency,
     )
 
 
@@ -204,22 +213,17 @@ def time_calls(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    how: Measuring,
+    settings: SamplingSettings,
     *,
-    added: float,
     description: str,
-) -> Latency:
-    """Ask some of the prompts one after the other, and take the time of each.
+) -> list[Call]:
+    """Ask prompts one after the other, and take the time of each.
 
     In one go, with one sequence at a time: what `generate` sets up once is not counted, as in a
     server that is running. The longest is asked once more beforehand, to warm up.
-
-    Args:
-        added: seconds of each call that were spent before the model was asked.
     """
-    places = np.linspace(0, len(prompts) - 1, min(how.timed, len(prompts))).round().astype(int)
-    timed = [prompts[place] for place in places.tolist()]
-    warm_up = max(timed, key=len)
+    if not prompts:
+        return []
     ends: dict[int, float] = {}
     firsts: dict[int, float] = {}
 
@@ -230,18 +234,23 @@ def time_calls(
     generate(
         model,
         tokenizer,
-        [warm_up, *timed],  # the longest first, and of equals the first: see `generate`
-        how.settings,
+        [max(prompts, key=len), *prompts],  # the longest first, of equals the first: see `generate`
+        settings,
         max_batch=1,
         on_token=on_token,
-        description=f"{description}: latency",
+        description=description,
     )
     order = sorted(ends, key=lambda index: ends[index])
-    before = dict(zip(order[1:], order[:-1], strict=True))
-    whole = [ends[index] - ends[before[index]] + added for index in order[1:]]
-    first = [firsts[index] - ends[before[index]] + added for index in order[1:]]
+    return [
+        (ends[index] - ends[before], firsts[index] - ends[before])
+        for before, index in itertools.pairwise(order)
+    ]
+
+
+def _latency(calls: Sequence[Call], search_seconds: float) -> Latency:
+    whole, first = (np.array(one) + search_seconds for one in zip(*calls, strict=True))
     return Latency(
-        len(whole),
+        len(calls),
         float(np.median(whole)),
         float(np.quantile(whole, 0.95)),
         float(np.median(first)),

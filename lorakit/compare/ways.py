@@ -246,9 +246,9 @@ def _measured(
         ", ".join(way.title for way, _ in asked),
     )
     model, tokenizer = served.model, served.tokenizer
-    answered = answer_in_turns(model, tokenizer, asked, how.settings)
+    answered = answer_in_turns(model, tokenizer, asked, how)
     return [
-        measure(model, tokenizer, way, prompts, questions, answers, how)
+        measure(model, way, prompts, questions, answers, how)
         for (way, prompts), answers in zip(asked, answered, strict=True)
     ]
 

@@ -15,6 +15,7 @@ from lorakit.data.contract import Finding
 from lorakit.data.facts import example_facts, set_facts, shown_examples
 from lorakit.data.prepare import Prepared
 from lorakit.lint import rules
+from lorakit.lint.contract_pages import PAGES
 from lorakit.recipe import Recipe
 from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.files import DataFacts, FoundFact, Told
@@ -43,6 +44,7 @@ class Explained(Part):
     source: str
     mend: str = ""
     example: str = ""
+    can_be_silenced: bool = True
 
 
 class Checked(DataFacts):
@@ -102,9 +104,10 @@ def check_facts(
     }
 
 
-def _explained(ids: Collection[str]) -> dict[str, dict[str, str]]:
-    """What the linter's rules of these ids say of themselves, as their pages in docs/rules do."""
-    return {
+def _explained(ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What findings of these ids mean, as their pages in docs/rules say."""
+    contract = {name: vars(PAGES[name]) for name in ids if name in PAGES}
+    return contract | {
         rule.ID: {
             "title": rule.TITLE,
             "reason": rule.REASON,
