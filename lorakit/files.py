@@ -16,6 +16,15 @@ from lorakit.errors import InputError
 STAGING_PREFIX = ".tmp-"
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept between runs: $LORAKIT_CACHE, else a folder of the
+    user's cache. Nothing in it is needed: it may be deleted at any time."""
+    own = os.environ.get("LORAKIT_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit"
+
+
 def fsync_path(path: Path) -> None:
     """Force a file's or folder's content to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

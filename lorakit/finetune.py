@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,12 @@ from lorakit.data.named_sets import (
 from lorakit.data.prepare import Prepared
 from lorakit.errors import DataError
 from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
+from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.lm_eval_tasks import lm_eval_results
+from lorakit.evaluate.outside import check_outside
+from lorakit.evaluate.overfitting import validation_losses
+from lorakit.evaluate.proof import with_proofs
 from lorakit.evaluate.result import SetResult
 from lorakit.files import staged_folder, write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
@@ -54,6 +59,7 @@ from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, writ
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.memory import peak_bytes
+from lorakit.train.metrics import read_metrics
 from lorakit.train.settings import LoopSettings
 
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
@@ -185,6 +191,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     """
     clock = Clock(time.monotonic() if began is None else began)
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
+    check_outside(recipe.evaluate, asks=True)
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
@@ -289,6 +296,7 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
         RunError: the run has not finished.
     """
     run, recipe = finished_run(Path(path))
+    check_outside(recipe.evaluate, asks=True)
     # As the run computed, not as this machine would by itself.
     model, tokenizer = load_base_of(base_of_run(run, recipe), dtype=getattr(torch, dtype_of(run)))
     load_adapter(model, run.adapter)
@@ -308,6 +316,7 @@ def check(recipe: Recipe) -> CheckReport:
         InputError: recipe, adapter, tokenizer or a file of the data cannot work.
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
+    check_outside(recipe.evaluate, asks=False)
     tokenizer, config = load_tokenizer_of_base(recipe.base)
     try:
         sets = prepare_named_sets(recipe, tokenizer, config)
@@ -424,20 +433,53 @@ def _evaluate(
             clock.count("answers", time.monotonic() - before)
         return completions
 
+    budget = recipe.train.micro_batch_tokens or EVALUATION_TOKENS
+    packed = recipe.data.packing and why_not_packed(model.config) is None
+    measures = Measures.from_section(wanted, seed=recipe.train.seed)
     results = compare_sets(
         model,
         tokenizer,
         sets.evaluation,
-        Measures.from_section(wanted, seed=recipe.train.seed),
+        measures,
         answerer,
         stop_ids=stop_ids,
-        token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
-        packed=recipe.data.packing and why_not_packed(model.config) is None,
+        token_budget=budget,
+        packed=packed,
+    )
+    logged = read_metrics(run.metrics) if run.metrics.is_file() else []
+    results = with_proofs(
+        model,
+        tokenizer,
+        results,
+        sets.evaluation,
+        sets.train,
+        measures,
+        validation_losses(logged, keeps_best=recipe.train.early_stopping_patience is not None),
+        stop_ids=stop_ids,
+        token_budget=budget,
+        packed=packed,
     )
     results = {
         name: replace(one, same_as=VALIDATION) if is_validation(sets.by_name(), name) else one
         for name, one in results.items()
     }
+    _write_results(run, corrected(results))
+    if wanted.lm_eval is not None:  # last: it may fail for reasons of its own, such as no network
+        results |= lm_eval_results(
+            model,
+            tokenizer,
+            wanted.lm_eval,
+            chat_template=sets.train.chat_template,
+            stop_ids=stop_ids,
+            token_budget=budget,
+            packed=packed,
+            seed=recipe.train.seed,
+        )
+        _write_results(run, corrected(results))
+    return corrected(results)
+
+
+def _write_results(run: RunFolder, results: Mapping[str, SetResult]) -> None:
     lines = [
         json.dumps(answered.to_json(name), ensure_ascii=False, allow_nan=False) + "\n"
         for name, result in results.items()
@@ -445,4 +487,3 @@ def _evaluate(
     ]
     write_atomically(run.answers, "".join(lines).encode())
     write_json(run.evaluation, {name: result.to_json() for name, result in results.items()})
-    return results

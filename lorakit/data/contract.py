@@ -131,6 +131,16 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
         "rows also [occurs|occur] in the validation set, which decides when to stop, and "
         "[was|were] left out",
     ),
+    "topics-held-out": ("note", "topics are held out of training and validation"),
+    "rows-of-held-out-topics": (
+        "warning",
+        "rows [is|are] about topics that data.hold_out_topics holds out and [was|were] left out",
+    ),
+    "prompts-not-varied": (
+        "note",
+        "rows [has|have] nothing in [its|their] prompts that the variant could change; [it "
+        "stands|they stand] as before",
+    ),
     "in-domain-decides-when-to-stop": (
         "warning",
         "the in_domain figure is measured on the validation set, which also decides when to stop, "

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The options of a multiple-choice question, which can be scored one against the other.
+
+    Attributes:
+        question: the user's turn without the options.
+        options: {letter: text} of two or more, in order.
+        right: the letter of the right one.
+    """
+
+    question: str
+    options: Mapping[str, str]
+    right: str
 
 
 @dataclass(frozen=True)
@@ -19,11 +35,14 @@ class Conversation:
             never None.
         weights: one loss weight per message; only those of assistant messages matter.
         tools: JSON schemas of the tools the model may call.
+        choices: what the last answer was chosen from, where the row says so. The messages hold all
+            of it already: it changes nothing about what is trained.
     """
 
     messages: tuple[dict[str, Any], ...]
     weights: tuple[float, ...]
     tools: tuple[dict[str, Any], ...] = ()
+    choices: Choices | None = None
 
     @classmethod
     def of(cls, *turns: tuple[str, str]) -> Conversation:

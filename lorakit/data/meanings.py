@@ -9,7 +9,7 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -73,6 +73,22 @@ class SourceSpec:
     system: str | None = None
 
 
+class Rows(Protocol):
+    """Rows by position; `row_set.RowSet` is the rows of a set as they were read."""
+
+    def row(self, index: int) -> Row: ...
+
+    def location(self, index: int) -> str: ...
+
+    def conversation(self, index: int) -> Conversation | PlainText: ...
+
+    def content_hash(self, index: int) -> bytes: ...
+
+    def said_hash(self, index: int) -> bytes: ...
+
+    def identity(self, indices: np.ndarray) -> bytes: ...
+
+
 class Meaning:
     """A row, what it means, and how often it is seen per epoch.
 
@@ -81,7 +97,7 @@ class Meaning:
 
     __slots__ = ("_index", "_rows", "weight")
 
-    def __init__(self, rows: RowSet, index: int, weight: float) -> None:
+    def __init__(self, rows: Rows, index: int, weight: float) -> None:
         self._rows, self._index, self.weight = rows, index, weight
 
     @property

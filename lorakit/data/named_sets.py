@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,9 +12,13 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.length_limit import length_limit
 from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
+from lorakit.data.parts import Parts, parts_of, tell_topics
 from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
-from lorakit.data.split import keep_apart, split_rows
+from lorakit.data.split import keep_apart
+from lorakit.data.variants import variant_name
+from lorakit.data.varied import prepare_varied
 from lorakit.errors import DataError
+from lorakit.files import cache_folder
 from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data
 
@@ -89,15 +92,22 @@ def prepare_named_sets(
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
-    train, training, held = _train_and_held(recipe, tokenizer, rules, where)
+    parts, training = _train_and_held(recipe, tokenizer, rules, where)
+    kept: dict[str, list[Meaning]] = {}
 
     def measured(
         meanings: Sequence[Meaning], name: str, apart_from: Sequence[Meaning] = ()
     ) -> Prepared:
+        findings = Findings()
         with _named(name):
-            return _held_out(meanings, train, apart_from, tokenizer, rules, data.group, where)
+            if name in (VALIDATION, "in_domain"):
+                meanings = parts.without_held_out(meanings, findings)
+            apart = _rows_apart(meanings, parts.train, apart_from, findings, data.group)
+            kept[name] = apart
+            return _held_out(meanings, apart, findings, tokenizer, rules, where)
 
-    validation = None if held is None else measured(held, "validation")
+    held = parts.validation
+    validation = None if held is None else measured(held, VALIDATION)
     named = {
         "in_domain": recipe.evaluate.in_domain,
         "out_of_domain": recipe.evaluate.out_of_domain,
@@ -108,12 +118,27 @@ def prepare_named_sets(
         for name, sources in named.items()
         if sources is not None and sources != data.validation
     }
+    if parts.unseen is not None:
+        unseen = measured(parts.unseen, "out_of_domain", held or ())
+        evaluation["out_of_domain"] = replace(unseen, findings=tell_topics(parts) + unseen.findings)
     if validation is not None:
         if recipe.train.early_stopping_patience is not None and "in_domain" not in evaluation:
             validation = _deciding(validation)
         same = [name for name, sources in named.items() if sources == data.validation]
         evaluation |= dict.fromkeys(same, validation)
         evaluation.setdefault("in_domain", validation)
+        kept.setdefault("in_domain", kept[VALIDATION])
+    for name in recipe.evaluate.variants:
+        with _named(variant_name("in_domain", name)):
+            evaluation[variant_name("in_domain", name)] = prepare_varied(
+                kept["in_domain"],
+                evaluation["in_domain"],
+                name,
+                tokenizer,
+                rules,
+                seed=recipe.train.seed,
+                cache_dir=where,
+            )
     return NamedSets(training, validation, evaluation)
 
 
@@ -126,37 +151,31 @@ def _deciding(validation: Prepared) -> Prepared:
 
 def _train_and_held(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, rules: DataRules, cache_dir: Path
-) -> tuple[list[Meaning], Prepared, list[Meaning] | None]:
-    """The training rows and what became of them, and the validation rows if there are any."""
+) -> tuple[Parts, Prepared]:
+    """The rows by their use, and what became of those that are trained on."""
     data, train = recipe.data, specs_of(recipe.data.train)
-    if isinstance(data.validation, float):  # which rows are trained is known when all are read
-        rows, held = split_rows(
-            read_meanings(train, rules, cache_dir=cache_dir),
-            data.validation,
-            group=data.group,
-            seed=recipe.train.seed,
-        )
-        with _named("train"):
-            return rows, prepare_meanings(rows, tokenizer, rules, cache_dir=cache_dir), held
     apart = None  # read first: a fault in it need not wait for the training rows
-    if data.validation is not None:
+    if data.validation is not None and not isinstance(data.validation, float):
         apart = read_meanings(specs_of(data.validation), rules, cache_dir=cache_dir)
+    if isinstance(data.validation, float) or data.hold_out_topics is not None:
+        # Which rows are trained is known when all are read.
+        parts = parts_of(recipe, read_meanings(train, rules, cache_dir=cache_dir))
+        with _named("train"):
+            prepared = prepare_meanings(parts.train, tokenizer, rules, cache_dir=cache_dir)
+        return (parts if apart is None else replace(parts, validation=apart)), prepared
     with _named("train"):
         rows, prepared = read_and_prepare(train, tokenizer, rules, cache_dir=cache_dir)
-    return rows, prepared, apart
+    return Parts(rows, apart), prepared
 
 
-def _held_out(
+def _rows_apart(
     meanings: Sequence[Meaning],
     train: Sequence[Meaning],
     validation: Sequence[Meaning],
-    tokenizer: PreTrainedTokenizerBase,
-    rules: DataRules,
+    findings: Findings,
     group: str | None,
-    cache_dir: Path,
-) -> Prepared:
-    """A held-out set without the rows that are trained on or decide when to stop."""
-    findings = Findings()
+) -> list[Meaning]:
+    """The rows that are neither trained on nor decide when to stop."""
     kept = keep_apart(meanings, train, findings, group=group, validation=validation)
     if not kept:
         shared = findings.count("rows-shared-with-validation")
@@ -165,6 +184,18 @@ def _held_out(
             f"all {len(meanings)} rows also occur in the training data{others}; they cannot show "
             "what was learned. Name rows that are not trained on, or leave the set out."
         )
+    return kept
+
+
+def _held_out(
+    meanings: Sequence[Meaning],
+    kept: Sequence[Meaning],
+    findings: Findings,
+    tokenizer: PreTrainedTokenizerBase,
+    rules: DataRules,
+    cache_dir: Path,
+) -> Prepared:
+    """A held-out set of the rows that were kept."""
     ready = prepare_meanings(kept, tokenizer, rules, cache_dir=cache_dir)
     return replace(
         ready,
@@ -255,9 +286,5 @@ def _spec(source: str | DataSource) -> SourceSpec:
 
 
 def token_cache() -> Path:
-    """Where tokens are kept between runs: $LORAKIT_CACHE/tokens, else the user's cache folder.
-    Nothing in it is needed: it may be deleted at any time."""
-    own = os.environ.get("LORAKIT_CACHE")
-    if own:
-        return Path(own) / "tokens"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit" / "tokens"
+    """Where tokens are kept between runs."""
+    return cache_folder() / "tokens"

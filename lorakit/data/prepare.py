@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +22,8 @@ from lorakit.data.render import Renderer
 from lorakit.data.sources import Row
 from lorakit.data.store import TokenStore, open_store, store_writer
 
+Read = TypeVar("Read", covariant=True)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -35,6 +37,7 @@ class Prepared:
         rows: rows behind the examples, one each, in the same order; of a large set they are read
             again when they are asked for.
         meanings: what they mean, likewise.
+        conversations: what each of these rows means, likewise.
         chat_template: the template that was used, to be saved with the model.
         stop_ids: tokens that end trained turns, those of the most rows first; whoever generates
             with the tuned model must stop at them.
@@ -48,6 +51,7 @@ class Prepared:
     findings: list[Finding]
     rows: Sequence[Row]
     meanings: Sequence[Meaning]
+    conversations: Sequence[Conversation | PlainText]
     chat_template: str
     stop_ids: tuple[int, ...]
 
@@ -190,32 +194,33 @@ def _prepared(
         kept=len(kept),
         dropped=len(meanings) - len(kept),
         findings=findings,
-        rows=_Rows(behind),
+        rows=_OfMeanings(behind, lambda meaning: meaning.row),
+        conversations=_OfMeanings(behind, lambda meaning: meaning.conversation),
         meanings=behind,
         chat_template=renderer.chat_template,
         stop_ids=tuple(stops),
     )
 
 
-class _Rows(Sequence[Row]):
-    """The rows of meanings, read when they are asked for."""
+class _OfMeanings(Sequence[Read]):
+    """What is read of meanings, when it is asked for."""
 
-    def __init__(self, meanings: Sequence[Meaning]) -> None:
-        self._meanings = meanings
+    def __init__(self, meanings: Sequence[Meaning], read: Callable[[Meaning], Read]) -> None:
+        self._meanings, self._read = meanings, read
 
     def __len__(self) -> int:
         return len(self._meanings)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> Read: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: slice) -> Sequence[Read]: ...
 
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+    def __getitem__(self, index: int | slice) -> Read | Sequence[Read]:
         if isinstance(index, slice):
-            return _Rows(self._meanings[index])
-        return self._meanings[index].row
+            return _OfMeanings(self._meanings[index], self._read)
+        return self._read(self._meanings[index])
 
 
 def store_key(meanings: Sequence[Meaning], made_by: str, rules: DataRules) -> str:

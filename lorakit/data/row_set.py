@@ -58,7 +58,7 @@ class RowSet:
 
     def add(self, row: Row, meaning: Conversation | PlainText) -> None:
         """Take the next row, and what it means."""
-        content = _content_of(meaning)
+        content = content_of(meaning)
         prefix, _, number = row.location.rpartition(":")
         line = row.line
         place = (
@@ -98,7 +98,7 @@ class RowSet:
     def said_hash(self, index: int) -> bytes:
         """SHA-256 over what user and assistant say; of all rows when one is asked for."""
         if self._said is None:
-            hashes = (hashlib.sha256(_said_in(self.conversation(i))) for i in range(len(self)))
+            hashes = (hashlib.sha256(said_in(self.conversation(i))) for i in range(len(self)))
             self._said = b"".join(one.digest() for one in hashes)
         return self._said[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
@@ -196,7 +196,7 @@ def stamps_of(source: Any) -> dict[str, tuple[int, int]]:
     return {str(file): _stamp(file) for file in files_of(source)}
 
 
-def _content_of(meant: Conversation | PlainText) -> bytes:
+def content_of(meant: Conversation | PlainText) -> bytes:
     """What decides what is trained. In the order given: templates write a tool call's arguments in
     it."""
     content = (
@@ -205,7 +205,7 @@ def _content_of(meant: Conversation | PlainText) -> bytes:
     return json.dumps(content).encode()
 
 
-def _said_in(meant: Conversation | PlainText) -> bytes:
+def said_in(meant: Conversation | PlainText) -> bytes:
     """What user and assistant say, white space aside."""
     said = (
         [["text", _squeezed(meant.text)]]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lorakit.data.contract import Findings
 from lorakit.data.meanings import Meaning
 from lorakit.errors import DataError
+
+TOPICS_SHOWN = 8
 
 
 def split_rows(
@@ -50,6 +52,73 @@ def split_rows(
         held.update(members[name])
     train = [meaning for i, meaning in enumerate(meanings) if i not in held]
     return train, [meanings[i] for i in sorted(held)]
+
+
+def hold_out_topics(
+    meanings: Sequence[Meaning],
+    column: str,
+    values: Sequence[str] | None,
+    fraction: float,
+    *,
+    seed: int,
+) -> tuple[list[Meaning], list[Meaning]]:
+    """Split off whole topics: no value of the column is on both sides.
+
+    Args:
+        meanings: the rows.
+        column: says what a row is about; every row has it.
+        values: the topics to split off; None: drawn by the seed until they have `fraction`.
+        fraction: share of the rows, in (0, 1).
+        seed: another seed draws other topics.
+
+    Returns:
+        (other rows, rows of the held-out topics), each in the given order.
+
+    Raises:
+        DataError: the column is missing in a row or has one value only, or a value does not occur.
+    """
+    if values is None:
+        return split_rows(meanings, fraction, group=column, seed=seed)
+    topics = [_group_of(meaning, column) for meaning in meanings]
+    unknown = sorted(set(values) - set(topics))
+    if unknown:
+        raise DataError(
+            f"data.hold_out_topics.values {unknown} do not occur in the column {column!r}; it has "
+            f"{listed_topics(topics)}. Name some of these."
+        )
+    held = set(values)
+    rest = [m for m, topic in zip(meanings, topics, strict=True) if topic not in held]
+    if not rest:
+        raise DataError(
+            f"data.hold_out_topics.values are all topics of the column {column!r}, so that no row "
+            "is left to train on. Name fewer."
+        )
+    return rest, [m for m, topic in zip(meanings, topics, strict=True) if topic in held]
+
+
+def topics_of(meanings: Sequence[Meaning], column: str) -> list[str]:
+    """The values of the column, sorted, without repetition."""
+    return sorted({_group_of(meaning, column) for meaning in meanings})
+
+
+def without_topics(
+    meanings: Sequence[Meaning], column: str, topics: Sequence[str], findings: Findings
+) -> list[Meaning]:
+    """The rows that are not about the topics; a row without the column is kept."""
+    held, kept = set(topics), []
+    for meaning in meanings:
+        if str(meaning.row.values.get(column)) in held:
+            findings.add("rows-of-held-out-topics", meaning.location)
+        else:
+            kept.append(meaning)
+    return kept
+
+
+def listed_topics(topics: Iterable[str]) -> str:
+    """The first few by name, and how many there are besides."""
+    named = sorted(set(topics))
+    more = f" and {len(named) - TOPICS_SHOWN} more" if len(named) > TOPICS_SHOWN else ""
+    return ", ".join(map(repr, named[:TOPICS_SHOWN])) + more
 
 
 def keep_apart(
@@ -90,7 +159,7 @@ def _group_of(meaning: Meaning, group: str | None) -> str:
     if meaning.row.values.get(group) is None:
         raise DataError(
             f"{meaning.location}: no value in the group column {group!r}; the row has "
-            f"{sorted(meaning.row.values)}. Fill it, or fix data.group."
+            f"{sorted(meaning.row.values)}. Fill it, or name another column."
         )
     return str(meaning.row.values[group])
 

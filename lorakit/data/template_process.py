@@ -186,8 +186,8 @@ class TemplateProcess:
         stdout = child.stdout
         assert stdout is not None
         deadline = time.monotonic() + seconds
-        header = _read_exactly(stdout, 8, deadline)
-        data = header and _read_exactly(stdout, struct.unpack(">Q", header)[0], deadline)
+        header = read_exactly(stdout, 8, deadline)
+        data = header and read_exactly(stdout, struct.unpack(">Q", header)[0], deadline)
         if not data:
             self.close()
             return None
@@ -249,7 +249,7 @@ def _text_or_error(answer: dict[str, Any]) -> str | DataError:
         return error
 
 
-def _read_exactly(pipe: IO[bytes], count: int, deadline: float) -> bytes | None:
+def read_exactly(pipe: IO[bytes], count: int, deadline: float) -> bytes | None:
     """`count` bytes of the pipe, or None at its end or the deadline."""
     chunks: list[bytes] = []
     with selectors.DefaultSelector() as selector:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorakit.data.examples import ExampleSet
-from lorakit.data.pack import pack, pack_padded
+from lorakit.data.pack import packing_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def lay_out(
     """The passes that see the examples at `rows`."""
     lengths = examples.lengths[rows].tolist()
     trained = examples.trained_lengths[rows].tolist()
-    groups = (pack if packed else pack_padded)(lengths, micro_batch_tokens)
+    groups = packing_of(packed)(lengths, micro_batch_tokens)
     passes = []
     for group in groups:
         of_rows = [lengths[i] for i in group]

@@ -11,19 +11,27 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import tasks
-from lorakit.adapters.attached import adapter_disabled
+from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example, ExampleSet
 from lorakit.data.sources import Row
+from lorakit.data.variants import source_and_variant
 from lorakit.errors import DataError, RecipeError
 from lorakit.evaluate.answers import Answered, Answerer, Question, answer_questions, questions
+from lorakit.evaluate.calibration import compare_calibration, compare_choices
+from lorakit.evaluate.choice import choice_scores
 from lorakit.evaluate.forgotten import most_forgotten
-from lorakit.evaluate.judge import LOSS_METRICS, judge
-from lorakit.evaluate.result import SetResult
+from lorakit.evaluate.judge import KL, LOSS_METRICS, Scores, judge
+from lorakit.evaluate.result import Measured, Proof, SetResult
+from lorakit.evaluate.token_distributions import BothDistributions, both_distributions
+from lorakit.evaluate.variants import same_rows
+from lorakit.evaluate.win_rate import PairJudge
 from lorakit.recipe import EvaluateSection
+from lorakit.recipe.metric_names import CHOICES, WIN_RATE
 from lorakit.tasks.json_schema import load_schema
-from lorakit.train.losses import ExampleLosses, example_losses
 
 RETENTION = "retention"
+# Metrics that need no answer: those of the loss, the distance from the base, and choices.
+UNANSWERED = (*LOSS_METRICS, KL, *CHOICES)
 # One answer compares with nothing, neither by `content` nor by an interval.
 MIN_ANSWERS = 2
 
@@ -33,12 +41,14 @@ class Measures:
     """What is measured on every set.
 
     Attributes:
-        metrics: names out of LOSS_METRICS and `tasks`; `loss` is always measured.
+        metrics: names out of UNANSWERED and `tasks`, and WIN_RATE; `loss` is always measured, and
+            `kl` on retention and there alone.
         primary: the metric the verdict rests on, {set: name}; `loss` for others.
         margin: how much of the primary metric retention may lose, in its own unit.
         max_examples: measured per set; None: all.
         max_generated: answered per set, out of the measured ones.
         scoring: what scorers need.
+        judge: who decides WIN_RATE.
         seed: of the samples and of the resampling.
     """
 
@@ -48,10 +58,11 @@ class Measures:
     max_examples: int | None = None
     max_generated: int = 100
     scoring: tasks.ScoringOptions = field(default_factory=tasks.ScoringOptions)
+    judge: PairJudge | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        possible = [*LOSS_METRICS, *tasks.names()]
+        possible = [*UNANSWERED, WIN_RATE, *tasks.names()]
         named = [self.primary] if isinstance(self.primary, str) else list(self.primary.values())
         for name in [*self.metrics, *named]:
             if name not in possible:
@@ -60,11 +71,13 @@ class Measures:
                     f"{', '.join(possible)}. Choose one of them."
                 )
         for name in named:
-            if name not in {"loss", *self.metrics}:
+            if name not in {"loss", KL, *self.metrics}:
                 raise RecipeError(
                     f"evaluate.primary {name!r} is not among evaluate.metrics "
                     f"{list(self.metrics)}; add it there."
                 )
+        if WIN_RATE in self.metrics and self.judge is None:
+            raise RecipeError(f"evaluate.metrics names {WIN_RATE}, which needs evaluate.judge.")
 
     @staticmethod
     def from_section(section: EvaluateSection, *, seed: int) -> Measures:
@@ -81,19 +94,31 @@ class Measures:
             max_examples=section.max_examples,
             max_generated=section.max_generated,
             scoring=tasks.ScoringOptions(section.regex, schema, seed),
+            judge=None if section.judge is None else PairJudge.from_section(section.judge),
             seed=seed,
         )
 
     @property
-    def scorers(self) -> list[str]:
+    def answered(self) -> list[str]:
         """The metrics that need answers."""
-        return [name for name in self.metrics if name not in LOSS_METRICS]
+        return [name for name in self.metrics if name not in UNANSWERED]
+
+    @property
+    def scorers(self) -> list[str]:
+        """The metrics that `tasks` computes of answers."""
+        return [name for name in self.answered if name != WIN_RATE]
+
+    @property
+    def choices(self) -> list[str]:
+        """The metrics of options and their likelihoods."""
+        return [name for name in self.metrics if name in CHOICES]
 
     def primary_of(self, set_name: str) -> str:
-        """The metric that a set's verdict rests on."""
+        """The metric that a set's verdict rests on; a variant's is that of its source."""
         if isinstance(self.primary, str):
             return self.primary
-        return self.primary.get(set_name, "loss")
+        source, _ = source_and_variant(set_name) or (set_name, "")
+        return self.primary.get(source, "loss")
 
 
 class HeldOut(Protocol):
@@ -105,6 +130,12 @@ class HeldOut(Protocol):
     @property
     def rows(self) -> Sequence[Row]: ...
 
+    @property
+    def conversations(self) -> Sequence[Conversation | PlainText]: ...
+
+    @property
+    def chat_template(self) -> str: ...
+
 
 def check_measurable(
     sets: Mapping[str, HeldOut], measures: Measures, stop_ids: Sequence[int]
@@ -115,12 +146,17 @@ def check_measurable(
     """
     for name, held_out in sets.items():
         primary = measures.primary_of(name)
-        if primary in LOSS_METRICS:
-            continue
-        asked = _drawn_questions(held_out.examples, measures, stop_ids)[1]
-        if len(asked) < MIN_ANSWERS:
+        count = num_measured(held_out, name, measures, stop_ids)
+        if primary in CHOICES and count < MIN_ANSWERS:
             raise DataError(
-                f"{name}: evaluate.primary is {primary}, which scores answers, but {len(asked)} of "
+                f"{name}: evaluate.primary is {primary}, which chooses among options, but {count} "
+                f"of its {len(held_out.examples)} examples have any. Name rows of the format "
+                "multiple_choice, or decide this set by its loss: evaluate.primary: {"
+                + f"{name}: loss}}."
+            )
+        if primary in measures.answered and count < MIN_ANSWERS:
+            raise DataError(
+                f"{name}: evaluate.primary is {primary}, which scores answers, but {count} of "
                 f"its {len(held_out.examples)} examples have a prompt to answer. Name rows with "
                 "prompts, or decide this set by its loss: evaluate.primary: {" + f"{name}: loss}}."
             )
@@ -128,8 +164,11 @@ def check_measurable(
 
 def num_measured(held_out: HeldOut, name: str, measures: Measures, stop_ids: Sequence[int]) -> int:
     """The number of examples that a set's verdict would rest on."""
+    primary = measures.primary_of(name)
     indices, asked = _drawn_questions(held_out.examples, measures, stop_ids)
-    return len(indices) if measures.primary_of(name) in LOSS_METRICS else len(asked)
+    if primary in CHOICES:
+        return len(_with_options(held_out, indices, measures))
+    return len(indices) if primary in UNANSWERED else len(asked)
 
 
 def compare_sets(
@@ -161,45 +200,75 @@ def compare_sets(
     check_measurable(sets, measures, stop_ids)
     results = {}
     for name, held_out in sets.items():
-        indices, asked = _drawn_questions(held_out.examples, measures, stop_ids)
+        indices, asked = _drawn_for(sets, name, measures, stop_ids)
         drawn = sample(held_out.examples, indices)
-        tuned, base = (
-            _losses(model, drawn, name, adapter, token_budget, packed) for adapter in (True, False)
+        found = both_distributions(
+            model,
+            drawn,
+            with_kl=name == RETENTION,
+            token_budget=token_budget,
+            packed=packed,
+            description=name,
         )
+        base, tuned = found.base.losses, found.tuned.losses
         given, primary = Answered(), measures.primary_of(name)
+        chosen: dict[str, Scores] = {}
         if not np.isfinite([*base.nll, *tuned.nll]).all():
             # A model whose losses are no numbers cannot be asked, and its loss says enough.
             given, primary = (
                 Answered(notes=("its losses are no numbers: nothing was answered",)),
                 "loss",
             )
-        elif len(asked) >= MIN_ANSWERS:
-            given = answer_questions(
-                model,
-                tokenizer,
-                asked,
-                answerer,
-                measures.scorers,
-                measures.scoring,
-                description=name,
-            )
+        else:
+            with_options = _with_options(held_out, indices, measures)
+            if len(with_options) >= MIN_ANSWERS:
+                chosen = choice_scores(
+                    model,
+                    tokenizer,
+                    with_options,
+                    measures.choices,
+                    chat_template=held_out.chat_template,
+                    stop_ids=stop_ids,
+                    token_budget=token_budget,
+                    packed=packed,
+                    description=name,
+                )
+            if len(asked) >= MIN_ANSWERS:
+                given = answer_questions(
+                    model,
+                    tokenizer,
+                    asked,
+                    answerer,
+                    measures.scorers,
+                    measures.scoring,
+                    description=name,
+                )
+                if measures.judge is not None and WIN_RATE in measures.metrics:
+                    given = measures.judge.judged(given, description=name)
         judged = judge(
             base,
             tuned,
             metrics=measures.metrics,
             primary=primary,
             margin=measures.margin if name == RETENTION else None,
-            scores=given.scores,
+            scores=chosen | given.scores,
+            kl=found.kl,
             seed=measures.seed,
         )
         results[name] = replace(
             judged,
             available=len(held_out.examples),
-            notes=(*judged.notes, *_not_asked(measures, asked, len(drawn)), *given.notes),
+            notes=(
+                *judged.notes,
+                *_not_measured(measures, asked, chosen, len(drawn)),
+                *given.notes,
+            ),
             answered=given.examples,
             forgotten=most_forgotten(
                 tokenizer, held_out.examples, held_out.rows, indices, base, tuned, stop_ids=stop_ids
             ),
+            proofs=_calibrations(found, chosen, measures.seed),
+            measured=Measured(indices, base, tuned),
         )
     return results
 
@@ -240,40 +309,66 @@ def _drawn_questions(
 ) -> tuple[np.ndarray, list[Question]]:
     """Which examples are measured, and the questions among them that are asked."""
     indices = draw(len(examples), measures.max_examples, seed=measures.seed)
-    if not measures.scorers:
+    if not measures.answered:
         return indices, []
     possible = questions(examples, indices.tolist(), stop_ids)
     picked = draw(len(possible), measures.max_generated, seed=measures.seed)
     return indices, [possible[place] for place in picked]
 
 
-def _not_asked(measures: Measures, asked: Sequence[Question], measured: int) -> list[str]:
-    """A word on examples without a prompt."""
-    if not measures.scorers or len(asked) >= min(measured, measures.max_generated):
-        return []
-    if len(asked) < MIN_ANSWERS:
-        return [f"{len(asked)} of {measured} examples have a prompt, so nothing was answered"]
-    return [f"{measured - len(asked)} of {measured} examples have no prompt and were not answered"]
-
-
-def _losses(
-    model: PreTrainedModel,
-    examples: ExampleSet,
-    name: str,
-    adapter: bool,
-    token_budget: int,
-    packed: bool,
-) -> ExampleLosses:
-    def measure(who: str) -> ExampleLosses:
-        return example_losses(
-            model,
-            examples,
-            token_budget=token_budget,
-            packed=packed,
-            description=f"{name}: {who}",
+def _calibrations(
+    found: BothDistributions, chosen: Mapping[str, Scores], seed: int
+) -> dict[str, Proof]:
+    """Of trained positions, and of the choices that the first metric of choices is about."""
+    known = {
+        "calibration": compare_calibration(
+            found.base.reliability, found.tuned.reliability, seed=seed
         )
+    }
+    if chosen:
+        known["choice_calibration"] = compare_choices(next(iter(chosen.values())), seed=seed)
+    return {name: one for name, one in known.items() if one is not None}
 
-    if adapter:
-        return measure("tuned")
-    with adapter_disabled(model):
-        return measure("base")
+
+def _drawn_for(
+    sets: Mapping[str, HeldOut], name: str, measures: Measures, stop_ids: Sequence[int]
+) -> tuple[np.ndarray, list[Question]]:
+    """`_drawn_questions`; of a variant, the rows that are drawn of its source."""
+    examples, of = sets[name].examples, source_and_variant(name)
+    if of is None:
+        return _drawn_questions(examples, measures, stop_ids)
+    source = sets[of[0]]
+    places = same_rows(source.rows, sets[name].rows)
+    indices, asked = _drawn_questions(source.examples, measures, stop_ids)
+    mine = [places[index] for index in indices.tolist() if index in places]
+    answered = [places[one.index] for one in asked if one.index in places]
+    return np.array(mine, np.int64), questions(examples, answered, stop_ids)
+
+
+def _with_options(held_out: HeldOut, indices: np.ndarray, measures: Measures) -> list[Conversation]:
+    """The measured rows that have options, where a metric chooses among them."""
+    if not measures.choices:
+        return []
+    rows = (held_out.conversations[index] for index in indices.tolist())
+    return [row for row in rows if isinstance(row, Conversation) and row.choices is not None]
+
+
+def _not_measured(
+    measures: Measures, asked: Sequence[Question], chosen: Mapping[str, Scores], measured: int
+) -> list[str]:
+    """A word on examples without a prompt, and on those without options."""
+    notes = []
+    options = min((len(one.base) for one in chosen.values()), default=0)
+    if measures.choices and options < measured:
+        notes.append(
+            f"{', '.join(measures.choices)}: {options} of {measured} examples have options"
+        )
+    if not measures.answered or len(asked) >= min(measured, measures.max_generated):
+        return notes
+    if len(asked) < MIN_ANSWERS:
+        told = f"{len(asked)} of {measured} examples have a prompt, so nothing was answered"
+    else:
+        told = (
+            f"{measured - len(asked)} of {measured} examples have no prompt and were not answered"
+        )
+    return [*notes, told]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from lorakit.data.contract import Finding
 from lorakit.data.named_sets import is_validation, title_of
 from lorakit.data.prepare import Prepared
+from lorakit.data.variants import source_and_variant
 from lorakit.evaluate.compare import Measures, num_measured
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 
@@ -27,6 +28,8 @@ def too_few_findings(
     """
     found = []
     for name in measured:
+        if source_and_variant(name) is not None:  # as many as its source, of which it is told
+            continue
         count = num_measured(sets[name], name, measures, stop_ids)
         if count < MIN_EXAMPLES:
             message = (
@@ -51,7 +54,7 @@ def _what_to_do(sets: Mapping[str, Prepared], name: str, measures: Measures) -> 
         )
     if len(sets[name].examples) < MIN_EXAMPLES:
         return f"name more rows as evaluate.{name}"
-    scored = measures.primary_of(name) in measures.scorers
+    scored = measures.primary_of(name) in measures.answered
     limits = {"max_examples": measures.max_examples}
     limits |= {"max_generated": measures.max_generated} if scored else {}
     low = [f"evaluate.{key}" for key, most in limits.items() if most and most < MIN_EXAMPLES]

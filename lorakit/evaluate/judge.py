@@ -18,6 +18,9 @@ from lorakit.evaluate.statistics import (
     Comparison,
     Verdict,
     central_interval,
+    mcnemar,
+    p_value,
+    p_value_of_margin,
     resampled_means,
     verdict_of_change,
     verdict_of_retention,
@@ -36,13 +39,22 @@ LOSS_METRICS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] 
 }
 
 
+# The distance of tuned from base; of retention only, where any change is unasked for.
+KL = "kl"
+
+
 @dataclass(frozen=True)
 class Scores:
-    """A scorer's values of the same A answered examples: float64 (A,) each."""
+    """A scorer's values of the same A answered examples: float64 (A,) each.
+
+    Attributes:
+        confidences: how sure base and tuned were of each answer, in [0, 1]; None: not known.
+    """
 
     base: np.ndarray
     tuned: np.ndarray
     higher_is_better: bool = True
+    confidences: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def judge(
@@ -53,6 +65,7 @@ def judge(
     primary: str,
     margin: float | None,
     scores: Mapping[str, Scores] | None = None,
+    kl: np.ndarray | None = None,
     seed: int = 0,
 ) -> SetResult:
     """Compare what was measured on the same examples; `margin` not None asks for non-inferiority.
@@ -68,11 +81,15 @@ def judge(
         primary: the metric the verdict rests on; among `metrics` or `scores`.
         margin: how much of `primary` may be lost, in its own unit.
         scores: {scorer: its values}.
+        kl: float64 (E,), weighted sums of KL(base || tuned); None: not measured.
         seed: of the resampling.
     """
-    comparisons = _compare_losses(base, tuned, ["loss", *metrics], seed)
+    compared = _compare_losses(base, tuned, ["loss", *metrics], seed)
+    if kl is not None:
+        compared[KL] = _distance(kl, base.weight, seed)
     for name, values in (scores or {}).items():
-        comparisons[name] = _compare_scores(values, seed)
+        compared[name] = _compare_scores(values, seed)
+    comparisons = {name: one.comparison for name, one in compared.items()}
     change = comparisons[primary]
     notes = [
         f"{name} is beyond what a number can hold"
@@ -91,16 +108,44 @@ def judge(
     else:  # rises with the loss, so the loss decides; no finite margin covers such a rise
         verdict = _verdict(comparisons["loss"].losses, None if margin is None else 0.0)
     count = len(base.nll)
-    return SetResult(count, count, comparisons, primary, verdict, margin, tuple(notes))
+    return SetResult(
+        count,
+        count,
+        comparisons,
+        primary,
+        verdict,
+        margin,
+        tuple(notes),
+        p_value=_p_of_claim(compared[primary], margin),
+    )
+
+
+def _p_of_claim(primary: Compared, margin: float | None) -> float | None:
+    """Of a difference, or for retention of a loss within the margin."""
+    one = primary.comparison
+    if not one.enough or not one.is_finite:
+        return None
+    if margin is None:
+        return one.p_value
+    lost_R = -primary.change_R if one.higher_is_better else primary.change_R
+    return p_value_of_margin(lost_R, margin)
 
 
 def _verdict(losses: tuple[float, float], margin: float | None) -> Verdict:
     return verdict_of_change(losses) if margin is None else verdict_of_retention(losses, margin)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A comparison and the resampled differences behind it, float64 (R,)."""
+
+    comparison: Comparison
+    change_R: np.ndarray
+
+
 def _compare_losses(
     base: ExampleLosses, tuned: ExampleLosses, metrics: Sequence[str], seed: int
-) -> dict[str, Comparison]:
+) -> dict[str, Compared]:
     # Past a loss of 709 exp is infinite in float64: that is an answer here, not a fault.
     with np.errstate(over="ignore", invalid="ignore"):
         # The differences are resampled, not the two means: equal losses differ by exactly zero.
@@ -111,20 +156,45 @@ def _compare_losses(
             if name in LOSS_METRICS:
                 value, changed = LOSS_METRICS[name]
                 before, after = float(value(base.mean)), float(value(tuned.mean))
-                interval = central_interval(changed(loss_R, change_R))
+                samples_R = changed(loss_R, change_R)
+                interval = central_interval(samples_R)
                 difference = float(np.subtract(after, before))
-                compared[name] = Comparison(before, after, difference, interval, len(base.nll))
+                one = Comparison(
+                    before, after, difference, interval, len(base.nll), p_value=_p(samples_R)
+                )
+                compared[name] = Compared(one, samples_R)
     return compared
 
 
-def _compare_scores(scores: Scores, seed: int) -> Comparison:
+def _p(samples_R: np.ndarray) -> float | None:
+    return p_value(samples_R) if np.isfinite(samples_R).all() else None
+
+
+def _distance(kl: np.ndarray, weight: np.ndarray, seed: int) -> Compared:
+    (kl_R,) = resampled_means(kl[None], weight, seed=seed)
+    mean = float(kl.sum() / weight.sum())
+    interval = central_interval(kl_R)
+    return Compared(Comparison(0.0, mean, mean, interval, len(kl), is_distance=True), kl_R)
+
+
+def compare_scores(scores: Scores, seed: int) -> Comparison:
+    """The means of two models' scores of the same examples, and their difference, paired."""
+    return _compare_scores(scores, seed).comparison
+
+
+def _compare_scores(scores: Scores, seed: int) -> Compared:
     differences = scores.tuned - scores.base
     (change_R,) = resampled_means(differences[None], np.ones(len(differences)), seed=seed)
-    return Comparison(
+    yes_or_no = bool(np.isin([scores.base, scores.tuned], (0, 1)).all())
+    pairs = mcnemar(scores.base, scores.tuned) if yes_or_no else None
+    one = Comparison(
         float(scores.base.mean()),
         float(scores.tuned.mean()),
         float(differences.mean()),
         central_interval(change_R),
         len(differences),
         scores.higher_is_better,
+        p_value=p_value(change_R) if pairs is None else pairs.mid_p,
+        mcnemar=pairs,
     )
+    return Compared(one, change_R)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from lorakit.evaluate.statistics import TOO_FEW, Comparison, Verdict
+import numpy as np
+
+from lorakit.evaluate.statistics import ALPHA, TOO_FEW, Comparison, Verdict
+from lorakit.train.losses import ExampleLosses
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,26 @@ class Forgotten:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The numbers per example that a set's comparison rests on.
+
+    Attributes:
+        indices: int64 (E,), which examples of the set were measured.
+        base, tuned: their losses.
+    """
+
+    indices: np.ndarray
+    base: ExampleLosses
+    tuned: ExampleLosses
+
+
+class Proof(Protocol):
+    """Something else that was measured of a set, with its shape in `evaluation.json`."""
+
+    def to_json(self) -> dict[str, object]: ...
+
+
+@dataclass(frozen=True)
 class SetResult:
     """The comparison of one set.
 
@@ -69,6 +93,11 @@ class SetResult:
         same_as: the name of the other set whose rows these are, such as `validation`.
         answered: what the scorers' metrics rest on.
         forgotten: the examples that lost most, worst first.
+        p_value: of what the verdict claims: a difference, or for retention that the margin was
+            kept; None: too few examples, or numbers beyond any.
+        p_value_corrected, num_tests: by Holm, for so many verdicts read together.
+        proofs: `calibration`, `overfitting`, `memorisation`, `variant`, where measured.
+        measured: what it was computed from; not in `evaluation.json`.
     """
 
     examples: int
@@ -81,6 +110,22 @@ class SetResult:
     same_as: str | None = None
     answered: tuple[AnsweredExample, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
+    p_value: float | None = None
+    p_value_corrected: float | None = None
+    num_tests: int = 0
+    proofs: dict[str, Proof] = field(default_factory=dict)
+    measured: Measured | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def survives(self) -> bool | None:
+        """Whether what the verdict claims holds after the correction; None: it claims nothing.
+
+        For retention the claim is that the margin was kept.
+        """
+        claimed = self.verdict != ("no difference" if self.margin is None else "worse")
+        if self.p_value_corrected is None or not claimed:
+            return None
+        return self.p_value_corrected < ALPHA
 
     @property
     def told(self) -> str:
@@ -99,7 +144,11 @@ class SetResult:
             "notes": list(self.notes),
             "same_as": self.same_as,
             "forgotten": [vars(example) for example in self.forgotten],
-        }
+            "p_value": self.p_value,
+            "p_value_corrected": self.p_value_corrected,
+            "survives_correction": self.survives,
+            "correction": {"method": "holm", "tests": self.num_tests},
+        } | {name: proof.to_json() for name, proof in self.proofs.items()}
 
 
 def retention_in_words(metric: str, change: Comparison, margin: float) -> str:

@@ -12,7 +12,9 @@ E examples, R resamples, K quantities.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -20,12 +22,32 @@ import numpy as np
 Verdict = Literal["better", "no difference", "worse"]
 
 CONFIDENCE = 0.95
+ALPHA = 0.05
 # Differences that are not symmetric cost coverage: a "95 %" interval of the mean of exp(normal)
 # holds it in 87 % with 20 examples, in 92 % with 100. Below this number nothing is concluded.
 MIN_EXAMPLES = 20
 TOO_FEW = "too few examples to tell"  # in the place of a verdict, where people read it
 NUM_RESAMPLES = 10_000
 _DRAWN_AT_ONCE = 4_000_000  # numbers drawn at a time: 32 MB, whatever the number of examples
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """The test for pairs of yes and no (McNemar, Psychometrika 12, 1947): only examples on which
+    base and tuned differ tell, and without a difference each falls either way with equal odds.
+
+    Attributes:
+        gained: examples that tuned has and base has not; lost: the other way round.
+        exact: two-sided p-value of the binomial distribution, for any number of pairs.
+        mid_p: the same with half the odds of what was seen, less strict and nearer to the level it
+            promises (Fagerland, Lydersen and Laake, BMC Med. Res. Methodol. 13:91, 2013): the limit
+            of the intervals of this file, so that it agrees with them.
+    """
+
+    gained: int
+    lost: int
+    exact: float
+    mid_p: float
 
 
 @dataclass(frozen=True)
@@ -38,16 +60,27 @@ class Comparison:
     interval: tuple[float, float]  # of the difference, at CONFIDENCE
     examples: int
     higher_is_better: bool = False
+    p_value: float | None = None  # of no difference, two-sided; None: it has no such test
+    is_distance: bool = False  # from the base, zero at best: neither better nor worse
+    mcnemar: McNemar | None = None  # where every value is 0 or 1
+    stderr: tuple[float | None, ...] | None = None  # of base and tuned, where others report them
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`; null where a number is not finite."""
-        return {
+        more: dict[str, object] = {}
+        if self.mcnemar is not None:
+            more["mcnemar"] = vars(self.mcnemar)
+        if self.stderr is not None:
+            more["stderr"] = list(self.stderr)
+        more |= {"distance": True} if self.is_distance else {}
+        return more | {
             "base": _finite_or_none(self.base),
             "tuned": _finite_or_none(self.tuned),
             "difference": _finite_or_none(self.difference),
             "interval": [_finite_or_none(bound) for bound in self.interval],
             "examples": self.examples,
             "higher_is_better": self.higher_is_better,
+            "p_value": self.p_value,
         }
 
     @property
@@ -112,6 +145,69 @@ def central_interval(samples_R: np.ndarray, confidence: float = CONFIDENCE) -> t
     low = np.searchsorted(below, tail)
     high = np.searchsorted(below, 1 - tail, side="right") - 1
     return float(values[low]), float(values[high])
+
+
+def p_value(samples_R: np.ndarray) -> float:
+    """Two-sided p-value of a difference of zero: below 0.05 where `central_interval` excludes it.
+
+    Resamples equal to zero count half on either side. No p-value is below what R resamples can
+    show, 1 / R.
+    """
+    equal = np.mean(samples_R == 0) / 2
+    tail = min(np.mean(samples_R < 0), np.mean(samples_R > 0)) + equal
+    return float(np.clip(2 * tail, 1 / len(samples_R), 1.0))
+
+
+def p_value_of_margin(lost_R: np.ndarray, margin: float) -> float:
+    """p-value of a loss of `margin` or more, for non-inferiority.
+
+    On the two-sided scale, so that it is below 0.05 where the upper bound of the 95 % interval is
+    below the margin: twice the share of resamples that lost more.
+    """
+    tail = np.mean(lost_R > margin) + np.mean(lost_R == margin) / 2
+    return float(np.clip(2 * tail, 1 / len(lost_R), 1.0))
+
+
+def mcnemar(base: np.ndarray, tuned: np.ndarray) -> McNemar:
+    """Compare two columns of yes and no.
+
+    Args:
+        base, tuned: (E,), each 0 or 1, of the same examples.
+    """
+    gained, lost = int(np.sum(tuned > base)), int(np.sum(tuned < base))
+    differing = gained + lost
+    # Whole numbers of any size: exact for few pairs and for many.
+    at, below = 1, 0  # ways to see k, and fewer than k
+    for k in range(min(gained, lost)):
+        below += at
+        at = at * (differing - k) // (k + 1)
+    total = 1 << differing
+    exact = min(1.0, _ratio(2 * (below + at), total))
+    return McNemar(gained, lost, exact, min(1.0, _ratio(2 * below + at, total)))
+
+
+def _ratio(part: int, whole: int) -> float:
+    return float(Fraction(part, whole))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for being read together, by Holm's step-down (Scand. J. Stat. 6, 1979).
+
+    The odds that any one of the corrected values falls below 0.05 by chance alone are at most 5 %,
+    however the tests depend on each other.
+
+    Args:
+        p_values: of all tests read together, in any order.
+
+    Returns:
+        As many, in the same order, each at most 1.
+    """
+    ascending = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(ascending):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[i]))
+        corrected[i] = highest
+    return corrected
 
 
 def verdict_of_change(losses: tuple[float, float]) -> Verdict:

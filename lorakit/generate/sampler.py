@@ -19,6 +19,7 @@ from lorakit.adapters.dense_layers import dense_layers
 from lorakit.adapters.mixed import mixed
 from lorakit.adapters.mixture import Mixture
 from lorakit.adapters.several import find
+from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import logits_fn
 from lorakit.errors import NonFiniteError
 from lorakit.generate.checks import check_request, end_tokens
@@ -182,19 +183,8 @@ def _generating(
             used = [find(model, name) for name in mixture.names]
         else:
             used = [attached(model)] if has_adapter(model) else []
-        stack.enter_context(_in_eval_mode(model))
+        stack.enter_context(eval_mode(model))
         for adapter in used:
             stack.enter_context(adapter.cached_norms())
         stack.enter_context(dense_layers(model, max_dense_bytes))
         yield mixture
-
-
-@contextmanager
-def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

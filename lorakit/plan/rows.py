@@ -14,9 +14,15 @@ from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.base.tokenizer import TOKENIZER_FILES
 from lorakit.data.examples import Example, ExampleSet
 from lorakit.data.meanings import read_meanings
-from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of, specs_of, token_cache
+from lorakit.data.named_sets import (
+    NamedSets,
+    parts_of,
+    prepare_named_sets,
+    rules_of,
+    specs_of,
+    token_cache,
+)
 from lorakit.data.prepare import Prepared, prepare_meanings
-from lorakit.data.split import split_rows
 from lorakit.errors import DataError
 from lorakit.recipe import Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data
@@ -106,11 +112,7 @@ def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | 
     if not _has_tokenizer(recipe):
         return None, f"{str(hub.local_path(recipe.base.model))!r} has no tokenizer"
     tokenizer, _ = load_tokenizer_of_base(recipe.base)
-    validation = recipe.data.validation
-    if isinstance(validation, float):
-        meanings, _ = split_rows(
-            meanings, validation, group=recipe.data.group, seed=recipe.train.seed
-        )
+    meanings = parts_of(recipe, meanings).train
     return prepare_meanings(meanings, tokenizer, rules, cache_dir=token_cache()), None
 
 

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import regex
 
 from lorakit.recipe.builtin_names import is_builtin_model
 from lorakit.recipe.finding_names import finding_names
+from lorakit.recipe.metric_names import CHOICES, LOSSES, WIN_RATE
 from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 
 if TYPE_CHECKING:
     from lorakit.recipe.sections.adapter import LoraConfig
+    from lorakit.recipe.sections.evaluate import EvaluateSection
     from lorakit.recipe.sections.recipe import Recipe
     from lorakit.recipe.sections.train import TrainSection
     from lorakit.recipe.sft_config import SFTConfig
@@ -29,10 +32,12 @@ PACKAGE = Path(__file__).parents[1]
 
 BLOCKWISE = ("nf4", "fp4")  # the quantizations that have blocks, and scales of them
 METHODS = ("sft",)
-METRICS = ("loss", "perplexity")  # and every scorer of tasks/
+DISTANCE = "kl"
+METRICS = (*LOSSES, DISTANCE, *CHOICES, WIN_RATE)  # and every scorer of tasks/
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
 RETRIEVAL_OPTIONS = ("text_column", "chunk_characters", "overlap_characters", "top_k", "prompt")
 NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a JSON schema"}
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # PEFT's initializations that lorakit does not have: refused by name instead of "unknown".
 INITS_NOT_BUILT = ("corda", "lora_ga", "mica", "orthogonal")
@@ -168,7 +173,16 @@ def _data(recipe: Recipe) -> Iterator[Fault]:
         yield _no_effect(
             ("data", "group"), "data.validation is no fraction of train", "set validation: 0.1"
         )
-
+    topics = data.hold_out_topics
+    if topics is not None and topics.values is not None and _given(topics, "fraction"):
+        yield _no_effect(
+            ("data", "hold_out_topics", "fraction"), "values says which topics", "remove values"
+        )
+    if topics is not None and recipe.evaluate.out_of_domain is not None:
+        yield Fault(
+            ("evaluate", "out_of_domain"),
+            "names a set, but data.hold_out_topics makes one of that name; remove one of the two",
+        )
     for name in ("train", "validation"):
         yield from _sources(("data", name), getattr(data, name), weighted=name == "train")
 
@@ -259,7 +273,11 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
     measured = {name for name, value in named.items() if value is not None}
     if recipe.data.validation is not None:
         measured.add("in_domain")
+    if recipe.data.hold_out_topics is not None:
+        measured.add("out_of_domain")
     yield from _metrics(recipe)
+    yield from _variants(evaluate.variants, has_in_domain="in_domain" in measured)
+    yield from _judge(recipe)
     if not measured:
         for name in ("metrics", "primary", "max_examples"):
             if _given(evaluate, name):
@@ -272,7 +290,7 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
                 yield _no_effect(
                     ("evaluate", "primary", name), f"evaluate.{name} is not set", "set it"
                 )
-    answered = measured and set(evaluate.metrics) - set(METRICS)
+    answered = measured and set(evaluate.metrics) - {*LOSSES, DISTANCE, *CHOICES}
     for name in ("max_generated", "max_new_tokens"):
         if _given(evaluate, name) and not answered:
             yield _no_effect(
@@ -300,6 +318,19 @@ def _compare(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
+def _variants(variants: list[str], *, has_in_domain: bool) -> Iterator[Fault]:
+    possible = _names_in("data/variants")
+    for index, name in enumerate(variants):
+        if name not in possible:
+            yield _unknown(("evaluate", "variants", index), name, possible)
+        elif name in variants[:index]:
+            yield Fault(("evaluate", "variants", index), f"{name!r} is named twice; remove one")
+    if variants and not has_in_domain:
+        yield _no_effect(
+            ("evaluate", "variants"), "evaluate.in_domain is not set", "set it or data.validation"
+        )
+
+
 def _metrics(recipe: Recipe) -> Iterator[Fault]:
     evaluate = recipe.evaluate
     possible = (*METRICS, *_names_in("tasks"))
@@ -307,14 +338,15 @@ def _metrics(recipe: Recipe) -> Iterator[Fault]:
         if metric not in possible:
             yield _unknown(("evaluate", "metrics", index), metric, possible)
     usable = tuple(dict.fromkeys(["loss", *(m for m in evaluate.metrics if m in possible)]))
+    yield from _distance(evaluate)
     if isinstance(evaluate.primary, str):
-        if evaluate.primary not in usable:
+        if evaluate.primary not in (*usable, DISTANCE):
             yield _not_measured(("evaluate", "primary"), evaluate.primary, usable)
     else:
         for name, metric in evaluate.primary.items():
             if name not in EVALUATION_SETS:
                 yield _unknown(("evaluate", "primary", name), name, EVALUATION_SETS)
-            elif metric not in usable:
+            elif metric not in usable and metric != DISTANCE:
                 yield _not_measured(("evaluate", "primary", name), metric, usable)
     for option in ("regex", "json_schema"):
         given = getattr(evaluate, option) is not None
@@ -335,6 +367,59 @@ def _metrics(recipe: Recipe) -> Iterator[Fault]:
                 ("evaluate", "regex"),
                 f"{evaluate.regex!r} is no pattern: {error}; possible: Python's syntax",
             )
+
+
+def _distance(evaluate: EvaluateSection) -> Iterator[Fault]:
+    """KL to the base is measured on retention: elsewhere a change is what was asked for."""
+    if DISTANCE in evaluate.metrics and evaluate.retention is None:
+        place = ("evaluate", "metrics", evaluate.metrics.index(DISTANCE))
+        yield _no_effect(place, "it is measured on evaluate.retention, which is not set", "set it")
+    primary = evaluate.primary
+    named = {"": primary} if isinstance(primary, str) else primary
+    for name, metric in named.items():
+        if metric == DISTANCE and name != "retention":
+            yield Fault(
+                ("evaluate", "primary", *([name] if name else [])),
+                f"{DISTANCE!r} is a distance from the base and measured on retention alone; "
+                f"possible for it: {{retention: {DISTANCE}}}",
+            )
+
+
+def _judge(recipe: Recipe) -> Iterator[Fault]:
+    judge, metrics = recipe.evaluate.judge, recipe.evaluate.metrics
+    place = ("evaluate", "judge")
+    if judge is None:
+        if WIN_RATE in metrics:
+            yield Fault(
+                ("evaluate", "metrics", metrics.index(WIN_RATE)),
+                f"{WIN_RATE!r} needs evaluate.judge; set it; possible: the url of an "
+                "OpenAI-compatible endpoint and the name of a model",
+            )
+        return
+    if WIN_RATE not in metrics:
+        yield _no_effect(place, f"evaluate.metrics lacks {WIN_RATE}", "name it there")
+    # What is wrong is not repeated: it may be a key, and a recipe is written into the run folder.
+    try:
+        parts = urlsplit(judge.url)
+    except ValueError:  # such as half a pair of brackets
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        yield Fault(
+            (*place, "url"),
+            "is no http or https address; give one such as http://localhost:8000/v1",
+        )
+    elif parts.username or parts.password or parts.query or parts.fragment:
+        yield Fault(
+            (*place, "url"),
+            "holds more than host, port and path, which may be a key; name the variable that holds "
+            "the key in evaluate.judge.api_key_env",
+        )
+    if judge.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(judge.api_key_env):
+        yield Fault(
+            (*place, "api_key_env"),
+            "is no name of an environment variable; give the name, such as OPENAI_API_KEY, never "
+            "the key itself",
+        )
 
 
 def _not_measured(path: tuple[str | int, ...], metric: str, usable: tuple[str, ...]) -> Fault:

@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     TypeAdapter,
@@ -23,22 +21,33 @@ from pydantic import (
     model_validator,
 )
 
+from lorakit.data.variants import source_and_variant
 from lorakit.errors import InputError, RunError
 from lorakit.evaluate.statistics import MIN_EXAMPLES, Verdict
 from lorakit.recipe import Recipe, load_recipe
+from lorakit.report.proof_files import Calibration, Memorisation, Overfitting, Part, Variant
 from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
 
 # Known names in the order they are told in.
-STORY = ("train", "validation", "in_domain", "out_of_domain", "retention", "loss", "perplexity")
+STORY = (
+    *("train", "validation", "in_domain", "out_of_domain", "retention"),
+    *("loss", "perplexity", "kl"),
+)
 
 Value = TypeVar("Value")
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of sets or metrics without repetition, those of STORY first, in its order."""
+    """Names of sets or metrics without repetition, those of STORY first, in its order, and variants
+    of a set behind it."""
     there = dict.fromkeys(names)
-    return list(dict.fromkeys([*(name for name in STORY if name in there), *there]))
+    told = dict.fromkeys([*(name for name in STORY if name in there), *there])
+    sources = {name: (source_and_variant(name) or (name,))[0] for name in told}
+    places = {name: place for place, name in enumerate(told)}
+    return sorted(
+        told, key=lambda name: (places.get(sources[name], places[name]), sources[name] != name)
+    )
 
 
 def _told(values: dict[str, Value]) -> dict[str, Value]:
@@ -48,15 +57,7 @@ def _told(values: dict[str, Value]) -> dict[str, Value]:
 Told = AfterValidator(_told)
 
 
-class _Part(BaseModel):
-    """A value of a file; keys that the report does not use are let pass."""
-
-    model_config = ConfigDict(
-        extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Change(_Part):
+class Change(Part):
     """One metric before and after; None: not a finite number."""
 
     base: float | None
@@ -65,6 +66,8 @@ class Change(_Part):
     interval: tuple[float | None, float | None]
     examples: int | None = None
     higher_is_better: bool = False
+    distance: bool = False
+    stderr: tuple[float | None, float | None] = (None, None)
 
     @property
     def enough(self) -> bool:
@@ -72,7 +75,7 @@ class Change(_Part):
         return self.examples is None or self.examples >= MIN_EXAMPLES
 
 
-class Forgotten(_Part):
+class Forgotten(Part):
     """An example whose loss rose: mean per trained token, in nats."""
 
     index: int
@@ -82,7 +85,13 @@ class Forgotten(_Part):
     tuned: float
 
 
-class SetEvaluation(_Part):
+class Correction(Part):
+    """How many verdicts a p-value was corrected for."""
+
+    tests: int
+
+
+class SetEvaluation(Part):
     """One set of evaluation.json."""
 
     examples: int
@@ -93,6 +102,14 @@ class SetEvaluation(_Part):
     margin: float | None = None
     notes: tuple[str, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
+    p_value: float | None = None
+    p_value_corrected: float | None = None
+    correction: Correction | None = None
+    calibration: Calibration | None = None
+    choice_calibration: Calibration | None = None
+    overfitting: Overfitting | None = None
+    memorisation: Memorisation | None = None
+    variant: Variant | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -111,14 +128,14 @@ class SetEvaluation(_Part):
         return self.metrics.get(self.primary)
 
 
-class Scores(_Part):
+class Scores(Part):
     """One answer of each model, scored."""
 
     base: float
     tuned: float
 
 
-class Answer(_Part):
+class Answer(Part):
     """One line of answers.jsonl."""
 
     set: str
@@ -130,7 +147,7 @@ class Answer(_Part):
     scores: dict[str, Scores]
 
 
-class Lengths(_Part):
+class Lengths(Part):
     """A histogram: bin i holds `edges[i] < length <= edges[i + 1]`."""
 
     edges: list[int]
@@ -143,7 +160,7 @@ class Lengths(_Part):
         return self
 
 
-class SetFacts(_Part):
+class SetFacts(Part):
     """One set of data.json."""
 
     read: int
@@ -156,7 +173,7 @@ class SetFacts(_Part):
     max_length: int | None
 
 
-class FoundFact(_Part):
+class FoundFact(Part):
     """One finding of data.json."""
 
     id: str
@@ -165,21 +182,21 @@ class FoundFact(_Part):
     where: str
 
 
-class TextPiece(_Part):
+class TextPiece(Part):
     """The text of a token."""
 
     text: str
     trained: bool
 
 
-class LeftOut(_Part):
+class LeftOut(Part):
     """Tokens of an example that are not shown."""
 
     before: int = 0
     after: int = 0
 
 
-class ShownExample(_Part):
+class ShownExample(Part):
     """An example of data.json, token by token."""
 
     set: str
@@ -189,7 +206,7 @@ class ShownExample(_Part):
     left_out: LeftOut = LeftOut()
 
 
-class DataFacts(_Part):
+class DataFacts(Part):
     """data.json."""
 
     sets: Annotated[dict[str, SetFacts], Told]
@@ -197,12 +214,12 @@ class DataFacts(_Part):
     examples: list[ShownExample]
 
 
-class Parameters(_Part):
+class Parameters(Part):
     total: int
     trainable: int
 
 
-class PlanFacts(_Part):
+class PlanFacts(Part):
     """plan.json."""
 
     parameters: Parameters
@@ -213,7 +230,7 @@ class PlanFacts(_Part):
     seconds: float | None = None
 
 
-class ChoiceFacts(_Part):
+class ChoiceFacts(Part):
     """choices.json."""
 
     micro_batch_tokens: int
@@ -226,7 +243,7 @@ class ChoiceFacts(_Part):
     kernels: str | None = None
 
 
-class LoggedStep(_Part):
+class LoggedStep(Part):
     """One line of metrics.jsonl."""
 
     step: int

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from lorakit.data.variants import source_and_variant
 from lorakit.report.files import Change, RunFiles, SetEvaluation
 from lorakit.report.svg import INKS, drawing, inline_svg, new_figure
 from lorakit.report.verdicts import effect_of
@@ -16,8 +17,8 @@ from lorakit.report.words import capital, change, interval, metric_name, printab
 ROW_HEIGHT = 44  # px: a line of text and the interval under it
 FRAME_HEIGHT = 62  # px: the axis with its label
 # A shape for each colour: not everybody sees the colours apart.
-MARKERS = {"better": "^", "same": "o", "worse": "v", "few": "s"}
-NOTHING_SHOWN = {"same", "few"}
+MARKERS = {"better": "^", "same": "o", "worse": "v", "few": "s", "far": "D"}
+NOTHING_SHOWN = {"same", "few", "far"}
 AXIS = "difference, tuned \u2212 base"
 # Shown in its place is the loss, of which it is the exponential, unless a verdict rests on it.
 DERIVED = "perplexity"
@@ -69,6 +70,7 @@ def forests(run: RunFiles) -> list[Forest]:
             if is_score(one, metric)
         ]
         for name, one in sets.items()
+        if source_and_variant(name) is None  # what those lose has a section of its own
     }
     together = [row for rows in scores.values() for row in rows]
     found += [
@@ -81,7 +83,12 @@ def unscored_metrics(runs: Sequence[RunFiles]) -> list[str]:
     """What needs an axis of its own; of two that say the same, the one a verdict rests on."""
     evaluated = [one for run in runs for one in run.evaluation.values()]
     decisive = {one.primary for one in evaluated}
-    named = [name for one in evaluated for name in one.metrics if not is_score(one, name)]
+    named = [
+        name
+        for one in evaluated
+        for name, change in one.metrics.items()
+        if not is_score(one, name) and not change.distance
+    ]
     return [name for name in dict.fromkeys(named) if name != DERIVED or name in decisive]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from lorakit.files import write_atomically
 from lorakit.report.advice import advice
@@ -12,10 +13,18 @@ from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import DERIVED, draw_forest, forests
 from lorakit.report.numbers import facts_of
+from lorakit.report.proofs import (
+    calibration_said,
+    memorisation_said,
+    overfitting_said,
+    variants_said,
+)
 from lorakit.report.recipes import settings_of
+from lorakit.report.reliability import draw_reliability
 from lorakit.report.render import render, write_page
 from lorakit.report.samples import chosen_samples, forgotten_samples
 from lorakit.report.verdicts import headline, set_verdicts
+from lorakit.report.words import set_name
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -23,6 +32,10 @@ SECTIONS = (
     ("change", "Before and after"),
     ("answers", "Answers"),
     ("forgotten", "Forgotten"),
+    ("variants", "In other words"),
+    ("overfitting", "Over-fitting"),
+    ("memorisation", "Memorisation"),
+    ("calibration", "Calibration"),
     ("training", "Training"),
     ("data", "Data"),
     ("recipe", "Recipe"),
@@ -53,12 +66,15 @@ def write_report(path: Path, output: Path | None = None) -> Path:
 def run_page(run: RunFiles) -> str:
     """The HTML of one run."""
     plotted = forests(run)
+    proofs = _proofs(run)
     settings = [] if run.recipe is None else settings_of(run.recipe)
     trained = curves(run.metrics, run.plan) if run.metrics else []
     return render(
         "run.html.jinja",
         title=f"{run.name}: lorakit run report",
-        sections=SECTIONS,
+        # Of what was not measured there is no section: runs of before have none of them.
+        sections=[one for one in SECTIONS if proofs.get(one[0], True)],
+        **proofs,
         run=run,
         headline=headline(run),
         verdicts=set_verdicts(run),
@@ -77,6 +93,26 @@ def run_page(run: RunFiles) -> str:
         advice=advice(run),
         commands=_commands(run.folder.path),
     )
+
+
+def _proofs(run: RunFiles) -> dict[str, Any]:
+    """What the sections about wordings, over-fitting, memorisation and calibration show."""
+    like = run.evaluation.get("in_domain")
+    seen = None if like is None else like.overfitting
+    return {
+        "variants": variants_said(run.evaluation),
+        "overfitting": [] if seen is None else overfitting_said(seen),
+        "memorisation": memorisation_said(run.evaluation),
+        "calibration": calibration_said(run.evaluation),
+        "diagrams": [
+            (set_name(name), draw_reliability(str(number), one.calibration))
+            for number, (name, one) in enumerate(run.evaluation.items())
+            if one.calibration is not None and one.variant is None
+        ],
+        "distances": any(
+            change.distance for one in run.evaluation.values() for change in one.metrics.values()
+        ),
+    }
 
 
 def _commands(path: Path) -> list[tuple[str, str]]:

@@ -6,12 +6,13 @@ Runs that answered different rows differ by those rows as well: of them nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lorakit.evaluate.statistics import central_interval, resampled_means
+from lorakit.evaluate.statistics import ALPHA, central_interval, holm, p_value, resampled_means
 from lorakit.report.files import Answer, Change, RunFiles, Scores, in_order
+from lorakit.report.verdicts import Effect, effect_of
 
 Row = tuple[int, str, str]
 
@@ -22,6 +23,8 @@ class Pair:
 
     Attributes:
         first, second: places of the runs in the list given.
+        p_value: of no difference; corrected: by Holm, for all pairs of the page with enough answers
+            to tell.
     """
 
     first: int
@@ -29,18 +32,30 @@ class Pair:
     set: str
     metric: str
     change: Change
+    p_value: float
+    corrected: float = 1.0
+
+    @property
+    def effect(self) -> Effect:
+        """Which way the difference goes, if it is there after the correction."""
+        effect = effect_of(self.change)
+        return effect if effect == "few" or self.corrected < ALPHA else "same"
 
 
 def pairs_of(runs: Sequence[RunFiles]) -> list[Pair]:
     """Every later run against the first one, in every metric of answers to the same rows."""
     rows = [_rows_by_set(run.answers) for run in runs]
-    return [
+    pairs = [
         _pair(runs, second, name, metric, rows[0][name], rows[second][name])
         for name in in_order(rows[0])
         for second in range(1, len(runs))
         if rows[second].get(name, {}).keys() == rows[0][name].keys()
         for metric in _shared_metrics([*rows[0][name].values(), *rows[second][name].values()])
     ]
+    tested = [place for place, one in enumerate(pairs) if one.change.enough]
+    for place, value in zip(tested, holm([pairs[i].p_value for i in tested]), strict=True):
+        pairs[place] = replace(pairs[place], corrected=value)
+    return pairs
 
 
 def _rows_by_set(answers: Sequence[Answer]) -> dict[str, dict[Row, dict[str, Scores]]]:
@@ -81,4 +96,4 @@ def _pair(
         examples=count,
         higher_is_better=True if known is None else known.higher_is_better,
     )
-    return Pair(0, second, name, metric, change)
+    return Pair(0, second, name, metric, change, p_value(means_R))

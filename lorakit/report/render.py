@@ -16,6 +16,7 @@ from lorakit.errors import InputError
 from lorakit.evaluate.statistics import TOO_FEW
 from lorakit.files import write_atomically
 from lorakit.report import words
+from lorakit.report.proofs import effect_of_change
 from lorakit.report.verdicts import effect_of
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -114,5 +115,6 @@ def _environment() -> Environment:
         "set": words.set_name,
         "share": words.share,
         "size": words.size,
+        "shift": lambda bounds, higher: effect_of_change(bounds, higher_is_better=higher),
     }
     return environment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lorakit.data.variants import source_and_variant
 from lorakit.report.files import Answer, RunFiles, in_order
 from lorakit.report.verdicts import RETENTION
 from lorakit.report.words import counted, metric_name, set_name
@@ -40,8 +41,10 @@ class SampleSet:
 
 
 def chosen_samples(run: RunFiles) -> list[SampleSet]:
-    """Best, typical and worst answer of every set but retention, by the change of its metric."""
-    return [_extremes(run, name) for name in _answered_sets(run) if name != RETENTION]
+    """Best, typical and worst answer of every set but retention and variants, by the change of its
+    metric."""
+    shown = [name for name in _answered_sets(run) if source_and_variant(name) is None]
+    return [_extremes(run, name) for name in shown if name != RETENTION]
 
 
 def forgotten_samples(run: RunFiles) -> SampleSet | None:

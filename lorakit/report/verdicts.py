@@ -15,13 +15,14 @@ from lorakit.report.words import (
     counted,
     interval,
     metric_name,
+    p_words,
     set_name,
 )
 
 RETENTION = "retention"
-# few: too few examples to tell, whatever the interval.
-Effect = Literal["better", "same", "worse", "few"]
-Mark = Literal["better", "same", "worse", "few", "kept"]
+# few: too few examples to tell, whatever the interval; far: a distance, which is no gain or loss.
+Effect = Literal["better", "same", "worse", "few", "far"]
+Mark = Literal["better", "same", "worse", "few", "far", "kept"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def effect_of(one: Change) -> Effect:
     low, high = one.interval
     if not one.enough:
         return "few"
+    if one.distance:
+        return "far"
     if low is None or high is None or low <= 0 <= high:
         return "same"
     return "better" if (low > 0) == one.higher_is_better else "worse"
@@ -94,8 +97,21 @@ def _sentence(one: SetEvaluation) -> str:
         f"{capital(metric_name(one.primary))} {amount(primary.base)} \u2192 "
         f"{amount(primary.tuned)} ({better} is better), a difference of "
         f"{change(primary.difference)} with a 95 % interval of {interval(*primary.interval)}, on "
-        f"{counted(examples, 'example')}{of}."
+        f"{counted(examples, 'example')}{of}{_odds(one)}."
     )
+
+
+def _odds(one: SetEvaluation) -> str:
+    """The p-value of what the verdict claims, and what becomes of it among the others."""
+    if one.p_value is None:
+        return ""
+    told = f"; {p_words(one.p_value)}"
+    if one.margin is not None:
+        told += " for a loss beyond the margin"
+    if one.correction is None or one.p_value_corrected is None or one.correction.tests < 2:
+        return told
+    tests = one.correction.tests
+    return f"{told}, {p_words(one.p_value_corrected)} corrected for {tests} verdicts (Holm)"
 
 
 def headline(run: RunFiles) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from lorakit.data.variants import names, source_and_variant, variant
+
 MINUS = "\u2212"
 NOT_KNOWN = "not known"
 SET_NAMES = {
@@ -19,12 +21,19 @@ SET_MEANINGS = {
     "retention": "what the base could do before, and should still do",
 }
 METRIC_NAMES = {
+    "kl": "KL to the base",
     "token_f1": "token F1",
     "section_f1": "section F1",
     "rouge_l": "ROUGE-L",
     "json_schema": "JSON schema",
     "content": "content score",
     "regex": "regular expression",
+    "choice": "multiple choice",
+    "choice_text": "choice by text",
+    "choice_text_bytes": "choice by text, per byte",
+    "choice_text_tokens": "choice by text, per token",
+    "math": "mathematics",
+    "win_rate": "win rate",
 }
 PART_NAMES = {
     "quantization_constants": "quantization scales",
@@ -41,6 +50,7 @@ PART_NAMES = {
     "qlora": "QLoRA, NF4",
     "full": "full, 16-bit",
 }
+LM_EVAL = "lm_eval/"  # what the sets that are tasks of lm-eval begin with
 # What HTML cannot hold, and half characters, become visible replacements.
 _CONTROLS = {
     code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"
@@ -55,7 +65,24 @@ def printable(value: object) -> object:
 
 
 def set_name(name: str) -> str:
-    return SET_NAMES.get(name, name.replace("_", " "))
+    """`In-domain`; `In-domain, with typos` for a set whose prompts are said otherwise."""
+    if name.startswith(LM_EVAL):  # the task as lm-eval names it
+        return f"lm-eval: {name.removeprefix(LM_EVAL)}"
+    of = source_and_variant(name)
+    if of is None:
+        return SET_NAMES.get(name, name.replace("_", " "))
+    source, how = of
+    return f"{set_name(source)}, {_how(how)}"
+
+
+def _how(name: str) -> str:
+    """What was done to prompts; a page may show a run of a lorakit that has other variants."""
+    return variant(name).SUMMARY if name in names() else name.replace("_", " ")
+
+
+def p_words(value: float) -> str:
+    """A p-value: `p 0.034`, `p < 0.001`; it is never broken into two lines."""
+    return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0{value:.3f}"
 
 
 def metric_name(name: str) -> str:

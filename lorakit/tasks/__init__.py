@@ -1,7 +1,8 @@
 """Scorers of answers, found by listing this folder; they serve evaluation, and rewards later.
 
 `<name>.py` defines `NAME` (the file's name), `HIGHER_IS_BETTER`, `SUMMARY` (one line) and
-`scores(answers, references, options) -> float64 (E,)`, called once for a whole set.
+`scores(answers, references, options) -> float64 (E,)`, called once for a whole set. A file whose
+name begins with an underscore is a part of others.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Scorer(Protocol):
 
 def names() -> list[str]:
     """The scorers in this folder, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 @cache

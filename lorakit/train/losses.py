@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from lorakit.base.eval_mode import eval_mode
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import collate, packing_of
 from lorakit.errors import RunError
@@ -73,22 +74,16 @@ def example_losses(
     device = model.device
     owners, weights = [], []
     token_nlls: list[torch.Tensor] = []
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), bar(description, count) as progress:
-            for group in packing_of(packed)(examples.lengths[:count].tolist(), token_budget):
-                if should_stop():
-                    raise StoppedError(f"{description} was stopped before it was done; go on later")
-                batch = collate([examples[i] for i in group], group, packed=packed, pad_id=pad_id)
-                owners.append(batch.example_ids[batch.target_examples])
-                weights.append(batch.target_weights.double())
-                # Copied to the host once, at the end: no wait for the device per micro-batch.
-                token_nlls.append(weighted_nll(model, batch.to(device))[1])
-                progress.advance(len(group))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with eval_mode(model), torch.no_grad(), bar(description, count) as progress:
+        for group in packing_of(packed)(examples.lengths[:count].tolist(), token_budget):
+            if should_stop():
+                raise StoppedError(f"{description} was stopped before it was done; go on later")
+            batch = collate([examples[i] for i in group], group, packed=packed, pad_id=pad_id)
+            owners.append(batch.example_ids[batch.target_examples])
+            weights.append(batch.target_weights.double())
+            # Copied to the host once, at the end: no wait for the device per micro-batch.
+            token_nlls.append(weighted_nll(model, batch.to(device))[1])
+            progress.advance(len(group))
     owner_N, weight_N = torch.cat(owners).numpy(), torch.cat(weights).numpy()
     # Summed on the host, in order: a device adds in whatever order its threads arrive.
     nll_N = torch.cat(token_nlls).cpu().double().numpy()

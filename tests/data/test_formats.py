@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
 
-from lorakit.data.conversation import Conversation, PlainText
+from lorakit.data.conversation import Choices, Conversation, PlainText
 from lorakit.data.detect import converter_for, format_modules
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row
@@ -14,8 +15,17 @@ from lorakit.errors import DataError
 from tests import tiny
 
 QA = Conversation.of(("user", "Q?"), ("assistant", "A."))
-LETTERS = Conversation.of(
-    ("user", "Which?\nA. one\nB. two\nC. three\nD. four"), ("assistant", "C. three\n\nBecause.")
+
+
+def chosen(question: str, letters: str, right: str, asked: str, answer: str) -> Conversation:
+    """A multiple-choice row: one, two, ... under these letters."""
+    options = dict(zip(letters, ("one", "two", "three", "four"), strict=False))
+    said = Conversation.of(("user", asked), ("assistant", answer))
+    return replace(said, choices=Choices(question, options, right))
+
+
+LETTERS = chosen(
+    "Which?", "ABCD", "C", "Which?\nA. one\nB. two\nC. three\nD. four", "C. three\n\nBecause."
 )
 
 # format -> [(row, what it means)]; a new file in formats/ must be added here.
@@ -155,16 +165,16 @@ EXAMPLES: dict[str, list[tuple[dict, Conversation | PlainText]]] = {
                 "choices": {"label": ["A", "B"], "text": ["one", "two"]},
                 "answerKey": "B",
             },
-            Conversation.of(("user", "Which?\nA. one\nB. two"), ("assistant", "B. two")),
+            chosen("Which?", "AB", "B", "Which?\nA. one\nB. two", "B. two"),
         ),
         (
             {"context": "C.", "question": "Which?", "options": ["one", "two"], "answer": "B"},
-            Conversation.of(("user", "C.\n\nWhich?\nA. one\nB. two"), ("assistant", "B. two")),
+            chosen("C.\n\nWhich?", "AB", "B", "C.\n\nWhich?\nA. one\nB. two", "B. two"),
         ),
         *(
             (
                 {"question": "Which?", "options": {"1": "one", "2": "two"}, "answer": answer},
-                Conversation.of(("user", "Which?\n1. one\n2. two"), ("assistant", "1. one")),
+                chosen("Which?", "12", "1", "Which?\n1. one\n2. two", "1. one"),
             )
             for answer in (1, "1")
         ),

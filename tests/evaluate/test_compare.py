@@ -156,7 +156,7 @@ def test_plain_text_is_measured_and_not_answered(
     texts = prepared([{"text": f"Blood pressure was {n}/80 in clinic today."} for n in range(25)])
     sets = {"retention": texts}
     result = compare(loaded, sets, Measures(("token_f1",)), refuse)["retention"]
-    assert set(result.metrics) == {"loss"} and result.answered == ()
+    assert set(result.metrics) == {"loss", "kl"} and result.answered == ()
     assert "0 of 25 examples have a prompt, so nothing was answered" in result.notes
     wanted = Measures(("token_f1",), primary={"retention": "token_f1"})
     with pytest.raises(DataError, match=r"evaluate.primary: \{retention: loss\}"):
@@ -304,7 +304,7 @@ def test_what_a_recipe_asks_for(tmp_path: Path) -> None:
     schema.write_text("{")
     with pytest.raises(RecipeError, match="cannot be read"):
         Measures.from_section(section, seed=3)
-    with pytest.raises(RecipeError, match="names 'bleu'; possible: loss, perplexity, content"):
+    with pytest.raises(RecipeError, match="names 'bleu'; possible: loss, perplexity, kl, choice"):
         Measures(("bleu",))
     with pytest.raises(RecipeError, match="not among"):
         Measures(("loss",), primary="content")

@@ -14,7 +14,8 @@ from lorakit.base.empty import empty_model
 from lorakit.base.families import why_not_packed
 from lorakit.base.head import backbone_hidden
 from lorakit.data.pack import collate
-from lorakit.engine.recompute import RecomputePolicy
+from lorakit.engine.activations import decoder_layers
+from lorakit.engine.recompute import Level, RecomputePolicy
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.rehearsal import BatchShape, PassBytes, rehearse
 from lorakit.recipe import LoraConfig
@@ -28,7 +29,13 @@ from tests.train.runs import ragged_examples
 EXAMPLES = ragged_examples(5)
 SMALL = 4096  # bytes: of host tensors, generator states and other trifles
 # Their code asks tensors for values, or calls ops that PyTorch has no shapes for.
-ONLY_ESTIMATED: set[str] = set()
+# fmt: off
+ONLY_ESTIMATED = {
+    "bamba", "codegen", "falcon_h1", "gpt_neo", "gptj", "jamba", "jetmoe", "lfm2", "lfm2_moe",
+    "llama4_text", "minimax", "nemotron", "nemotron_h", "olmo_hybrid", "phimoe",
+    "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "recurrent_gemma", "stablelm",
+}
+# fmt: on
 
 
 def shape_of(packed: bool) -> BatchShape:
@@ -79,8 +86,11 @@ def compare(model_type: str, policy: RecomputePolicy, **config: Any) -> None:
     packed = why_not_packed(real.config) is None
     planned = rehearse(empty, of_empty, shape_of(packed), policy)
     measured = with_data(real, adapter, packed, policy)
-    assert planned.kept == pytest.approx(measured.kept, rel=0.05, abs=SMALL)
-    assert planned.peak == pytest.approx(measured.peak, rel=0.05, abs=SMALL)
+    slack = SMALL
+    if policy.level == "full":  # PyTorch's checkpoint keeps the generator's state for each layer
+        slack += len(decoder_layers(real)) * torch.get_rng_state().numel()
+    assert planned.kept == pytest.approx(measured.kept, rel=0.05, abs=slack)
+    assert planned.peak == pytest.approx(measured.peak, rel=0.05, abs=slack)
 
 
 @pytest.mark.slow
@@ -91,3 +101,37 @@ def test_planned_activations_are_those_that_autograd_keeps(model_type: str) -> N
             compare(model_type, RecomputePolicy("none"))
     else:
         compare(model_type, RecomputePolicy("none"))
+
+
+@pytest.mark.parametrize("level", ["none", "selective", "full"])
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_every_level_of_recompute_is_rehearsed(level: Level, use_dora: bool) -> None:
+    compare("llama", RecomputePolicy(level), use_dora=use_dora, lora_dropout=0.1)
+
+
+def test_layers_that_are_stood_in_for_keep_what_those_that_run_keep() -> None:
+    """A model of nine layers, three of them run, and the same with every layer run."""
+    config = families.config("qwen3", num_hidden_layers=9, layer_types=["full_attention"] * 9)
+    model = empty_model(config, dtype=torch.float32)
+    adapter = attach_adapter(model, LoraConfig(r=4))
+    for level in ("none", "full"):
+        few, every = (
+            rehearse(
+                model, adapter, shape_of(True), RecomputePolicy(level), every_layer=all_of_them
+            )
+            for all_of_them in (False, True)
+        )
+        assert few.kept == pytest.approx(every.kept, rel=0.02)
+        assert few.peak == pytest.approx(every.peak, rel=0.02)
+        assert len(few.events) < len(every.events)
+
+
+def test_a_rehearsal_leaves_the_model_as_it_was() -> None:
+    _, _, model, adapter = pair("llama", LoraConfig(r=4))
+    tensors = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    modules = [type(module) for module in model.modules()]
+    rehearse(model, adapter, shape_of(True), RecomputePolicy("full"))
+    assert {id(tensor) for tensor in (*model.parameters(), *model.buffers())} == tensors
+    assert [type(module) for module in model.modules()] == modules
+    assert all(parameter.grad is None for parameter in adapter.parameters().values())
+    assert not any("forward" in vars(module) for module in model.modules())

@@ -175,7 +175,11 @@ def metrics_lines(random_numbers: random.Random, *, steps: int = 160) -> list[di
 
 
 def evaluation_file(random_numbers: random.Random) -> dict[str, Any]:
-    return {name: set_evaluation(name, random_numbers) for name in SETS}
+    found = {name: set_evaluation(name, random_numbers) for name in SETS}
+    found["in_domain"]["overfitting"] = overfitting()
+    for name in SETS[1:]:  # one diagram is as good as three, and sooner drawn
+        del found[name]["calibration"]
+    return found | {"in_domain+typos": varied_set(random.Random(7))}
 
 
 def set_evaluation(name: str, random_numbers: random.Random) -> dict[str, Any]:
@@ -188,6 +192,8 @@ def set_evaluation(name: str, random_numbers: random.Random) -> dict[str, Any]:
     for place, scorer in enumerate(SCORERS):
         gain = -0.02 if retention else 0.2 + place / 10
         metrics[scorer] = change(0.1, 0.1 + gain, 0.05, higher_is_better=True, examples=60)
+    if retention:
+        metrics["kl"] = change(0, 0.04, 0.01, higher_is_better=False) | {"distance": True}
     return {
         "examples": 100,
         "available": 100,
@@ -200,6 +206,117 @@ def set_evaluation(name: str, random_numbers: random.Random) -> dict[str, Any]:
             {"index": n, "where": f"general.jsonl:{n}", "text": text, "base": 1.0, "tuned": 2.5}
             for n, text in enumerate((HOSTILE, RIGHT_TO_LEFT, "What is 7 plus 5?"), 1)
         ],
+        "p_value": 0.0002,
+        "p_value_corrected": 0.0008,
+        "survives_correction": True,
+        "correction": {"method": "holm", "tests": 4},
+        "calibration": calibration(),
+        "memorisation": memorisation(),
+    }
+
+
+def reliability(excess: float) -> dict[str, Any]:
+    bins = [
+        {
+            "above": b / 15,
+            "count": 40 * b,
+            "confidence": (b + 0.5) / 15,
+            "accuracy": max(0.0, (b + 0.5) / 15 - excess),
+        }
+        for b in range(1, 15)
+    ]
+    return {"error": abs(excess), "confidence": 0.65, "accuracy": 0.65 - excess, "bins": bins}
+
+
+def calibration(
+    base: float = 0.02, tuned: float = 0.09, half_width: float = 0.01
+) -> dict[str, Any]:
+    return {
+        "positions": 4200,
+        "base": reliability(base),
+        "tuned": reliability(tuned),
+        "overconfidence": change(base, tuned, 0.01, higher_is_better=False),
+    }
+
+
+def overfitting(seen: float = 1.5, unseen: float = 1.1, half_width: float = 0.1) -> dict[str, Any]:
+    excess = seen - unseen
+    return {
+        "seen": {"base": 2.6, "tuned": 2.6 - seen, "examples": 100},
+        "unseen": {"base": 2.7, "tuned": 2.7 - unseen, "examples": 100},
+        "excess": excess,
+        "interval": [excess - half_width, excess + half_width],
+        "p_value": 0.0001,
+        "validation": {
+            "best_step": 120,
+            "best": 1.31,
+            "last_step": 160,
+            "last": 1.36,
+            "kept_step": 160,
+        },
+    }
+
+
+def memorisation(references: float = 0.1, tuned: float = 0.12) -> dict[str, Any]:
+    def against(reference: float, answers: float, half_width: float) -> dict[str, Any]:
+        difference = answers - reference
+        return {
+            "references": reference,
+            "base": 0.0,
+            "tuned": answers,
+            "difference": difference,
+            "interval": [difference - half_width, difference + half_width],
+            "p_value": 0.3,
+        }
+
+    return {
+        "answers": 60,
+        "training_answers": 617,
+        "training_available": 617,
+        "copied": against(references, tuned, 0.06),
+        "longest_run": against(11.0, 11.0 + 10 * (tuned - references), 3.0),
+        "shown": [
+            {"index": 3, "length": 31, "total": 40, "where": "train.jsonl:7", "text": HOSTILE},
+            {"index": 9, "length": 12, "total": 50, "where": "train.jsonl:8", "text": LONG},
+        ],
+    }
+
+
+def varied_set(
+    random_numbers: random.Random, *, lost: float = 0.2, extra: float = 0.15
+) -> dict[str, Any]:
+    """`in_domain+typos` beside `in_domain`."""
+
+    def one(given: float, difference: float) -> dict[str, Any]:
+        return {
+            "given": given,
+            "varied": given + difference,
+            "difference": difference,
+            "interval": [difference - 0.05, difference + 0.05],
+            "p_value": 0.01,
+        }
+
+    def metric(sign: int) -> dict[str, Any]:
+        return {
+            "base": one(0.4, -sign * (lost - extra)),
+            "tuned": one(0.5, -sign * lost),
+            "extra": {
+                "difference": -sign * extra,
+                "interval": [-sign * extra - 0.05, -sign * extra + 0.05],
+            },
+            "examples": 60,
+            "higher_is_better": sign > 0,
+        }
+
+    told = set_evaluation("in_domain", random_numbers)
+    del told["memorisation"]
+    return told | {
+        "variant": {
+            "source": "in_domain",
+            "name": "typos",
+            "how": "with typos",
+            "metrics": {"loss": metric(-1), "content": metric(1)},
+        }
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 import lorakit
 from lorakit.errors import InputError
 from lorakit.report.comparison import write_comparison
-from lorakit.report.files import RunFiles, Scores, read_run
+from lorakit.report.files import Answer, RunFiles, Scores, read_run
 from lorakit.report.page import write_report
 from lorakit.report.pairs import pairs_of
 from lorakit.report.recipes import differing_settings, settings_of
@@ -71,6 +71,28 @@ def test_a_pair_is_the_paired_difference_of_the_tuned_models(runs_read: list[Run
         half = 1.96 * (second - first).std(ddof=1) / np.sqrt(len(first))
         assert (high - low) / 2 == pytest.approx(half, rel=0.15)
         assert pair.change.enough and pair.change.examples == 21
+
+
+def test_a_difference_counts_when_it_survives_all_the_others(runs_read: list[RunFiles]) -> None:
+    """One metric of a set differs for sure, another by a little; ten do not."""
+    first, second = runs_read
+
+    def shifted(answer: Answer) -> Answer:
+        scores = dict(first_scores[answer.set, answer.index])
+        if answer.set == "in_domain":
+            for metric, by in (("content", 0.5), ("outline", 0.02 * (answer.index < 6))):
+                one = scores[metric]
+                scores[metric] = Scores(base=one.base, tuned=one.tuned + by)
+        return answer.model_copy(update={"scores": scores})
+
+    first_scores = {(one.set, one.index): one.scores for one in first.answers}
+    pairs = pairs_of([first, replace(second, answers=[shifted(one) for one in second.answers])])
+    by_metric = {one.metric: one for one in pairs if one.set == "in_domain"}
+    assert by_metric["content"].effect == "better" and by_metric["content"].corrected < 0.01
+    weak = by_metric["outline"]
+    assert weak.p_value < 0.05 < weak.corrected and weak.effect == "same"
+    assert weak.change.interval[0] is not None and weak.change.interval[0] > 0
+    assert all(one.effect == "same" for one in pairs if one.metric not in ("content", "outline"))
 
 
 def test_nothing_is_claimed_about_runs_that_answered_other_rows(runs_read: list[RunFiles]) -> None:

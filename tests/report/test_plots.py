@@ -26,10 +26,11 @@ def test_loss_has_an_axis_of_its_own_and_scores_share_one(run: RunFiles) -> None
     assert loss.title == "Loss" and not loss.higher_is_better
     assert [row.label for row in loss.rows] == [
         "In-domain",
+        "In-domain, with typos",
         "Out-of-domain",
         "Retention (primary)",
     ]
-    assert [row.margin for row in loss.rows] == [None, None, 0.1]
+    assert [row.margin for row in loss.rows] == [None, None, None, 0.1]
     assert [one.title for one in scores] == [
         "In-domain: scores",
         "Out-of-domain: scores",

@@ -14,10 +14,11 @@ hub; its original files count `cop` from 1 and must be converted).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
-from lorakit.data.conversation import Conversation
+from lorakit.data.conversation import Choices, Conversation
 from lorakit.data.fields import optional_text, text_of
 from lorakit.errors import DataError
 
@@ -41,16 +42,17 @@ def matches(columns: set[str], row: Mapping[str, Any]) -> bool:
 def convert(values: Mapping[str, Any], where: str) -> Conversation:
     options = _options(values, where)
     letter = _right_letter(values, options, where)
-    lines = [f"{key}. {text}" for key, text in options.items()]
-    prompt = "\n".join([text_of(values, "question", where), *lines])
+    question = text_of(values, "question", where)
     context = optional_text(values, "context", where)
     if context.strip():
-        prompt = f"{context}\n\n{prompt}"
+        question = f"{context}\n\n{question}"
+    prompt = "\n".join([question, *(f"{key}. {text}" for key, text in options.items())])
     answer = f"{letter}. {options[letter]}"
     reason = optional_text(values, "exp", where) or optional_text(values, "explanation", where)
-    return Conversation.of(
+    said = Conversation.of(
         ("user", prompt), ("assistant", f"{answer}\n\n{reason}" if reason.strip() else answer)
     )
+    return replace(said, choices=Choices(question, options, letter))
 
 
 def _options(values: Mapping[str, Any], where: str) -> dict[str, str]:

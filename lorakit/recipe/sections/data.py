@@ -61,6 +61,18 @@ SourceListOrFraction = Annotated[
 ]
 
 
+class HeldOutTopics(Section):
+    """Whole values of a column that are kept out of training and validation."""
+
+    column: str = Field(description="Column of the training rows that says what they are about.")
+    values: Annotated[list[str | int], Field(min_length=1)] | None = Field(
+        None, description="Which of its values; null: drawn by the seed up to `fraction`."
+    )
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Share of the training rows that the drawn values have, at least."
+    )
+
+
 class DataSection(Section):
     """What is trained on, and which part of each row."""
 
@@ -73,6 +85,9 @@ class DataSection(Section):
     )
     group: str | None = Field(
         None, description="Column whose equal values never end up on both sides of a split."
+    )
+    hold_out_topics: HeldOutTopics | None = Field(
+        None, description="Topics that are never trained on; they become evaluate.out_of_domain."
     )
     format: str = Field("auto", description="Row format by its file name in data/formats, or auto.")
     columns: dict[str, str] = Field(

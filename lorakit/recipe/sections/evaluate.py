@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from lorakit.recipe.sections.data import SourceList
+from lorakit.recipe.sections.judge import JudgeSection
+from lorakit.recipe.sections.lm_eval import LmEvalSection
 from lorakit.recipe.sections.section import NonNegativeFloat, PositiveInt, Section
 
 
@@ -14,6 +16,11 @@ class EvaluateSection(Section):
     in_domain: SourceList | None = None
     out_of_domain: SourceList | None = None
     retention: SourceList | None = None
+    variants: list[str] = Field(
+        default_factory=list,
+        description="in_domain once more with its prompts said otherwise: by file name in "
+        "data/variants. Each costs what in_domain costs.",
+    )
     metrics: list[str] = Field(
         default_factory=lambda: ["loss", "perplexity", "token_f1", "rouge_l"],
         description="loss, perplexity, and scorers of greedy answers by file name in tasks.",
@@ -36,3 +43,7 @@ class EvaluateSection(Section):
     json_schema: str | None = Field(
         None, description="File with the schema that metric json_schema holds answers to."
     )
+    judge: JudgeSection | None = Field(
+        None, description="The model that metric win_rate asks which of two answers is better."
+    )
+    lm_eval: LmEvalSection | None = Field(None, description="Tasks of lm-eval, base and tuned.")

@@ -1,0 +1,136 @@
+r"""Whether the final answer is the reference's, as mathematics: 1/2 is 0.5 is \frac{1}{2}.
+
+The final answer is, of what a text has, the last `\boxed{...}`; what follows the last `####` (as in
+GSM8K); what follows the last "answer is" or "answer:"; the last formula between `$` or `\(`; the
+whole text if it is one formula; or the last number. Numbers are compared here, to six decimals;
+everything else by Hugging Face's math-verify, in a child process that is killed when it takes too
+long or grows too large, so that it may be called from any thread.
+
+Nothing is executed: formulas go through math-verify's LaTeX grammar. Its other way in, which hands
+plain expressions to SymPy's `parse_expr` and so to `eval`, is not used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import regex
+
+from lorakit.tasks import ScoringOptions
+from lorakit.tasks._math_process import math_process
+
+NAME = "math"
+HIGHER_IS_BETTER = True
+SUMMARY = "share of answers whose final answer equals the reference's as mathematics"
+
+MAX_CHARACTERS = 400  # of a final answer; none that a person writes is longer
+MAX_SEARCHED = 20_000  # characters at the end of a text, where the final answer stands
+DECIMALS = 6
+
+_NUMBER = r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s*/\s*\d+)?"
+NUMBER = regex.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)|(?<![\w.]){_NUMBER}", regex.ASCII)
+PLAIN = regex.compile(r"([-+]?)(\d+(?:\.\d+)?|\.\d+)(?:/(\d+(?:\.\d+)?))?", regex.ASCII)
+BOXED = regex.compile(r"\\(?:boxed|fbox)\s*(\{(?:[^{}]|(?1))*+\})")
+HASHES = regex.compile(r"####[ \t]*([^\n]+)")
+SAID = regex.compile(r"(?im)(?:\banswer\s*(?:is|:|=)|^A:)[ \t]*:?[ \t]*([^\n]+)")
+# A dollar sign is a mark and no money where Pandoc takes it for one: nothing blank inside of it, no
+# digit after the second. A formula does not end in an operator either.
+FORMULA = regex.compile(
+    r"(?s)\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"
+    r"|(?<!\\)\$(?!\s)([^$\n]*?[^$\n\s\\+\-*/=])\$(?!\d)"
+)
+LABEL = regex.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
+WORD = regex.compile(r"(?<![\\\p{L}])\p{L}{3,}")  # a LaTeX command is none
+UNITS_AROUND = regex.compile(r"\A[\s$\u20ac\u00a3*]+|[\s$\u20ac\u00a3*.,;:!?]+\Z")
+
+log = logging.getLogger(__name__)
+
+
+def scores(
+    answers: Sequence[str], references: Sequence[str], options: ScoringOptions
+) -> np.ndarray:
+    """See `lorakit.tasks.Scorer`; each 0 or 1. What cannot be compared in time is 0 and told."""
+    found = [
+        _equal(answer, reference) for answer, reference in zip(answers, references, strict=True)
+    ]
+    stopped = sum(one is None for one in found)
+    if stopped:
+        log.warning(
+            "math: %d of %d comparisons took too much time or memory and count as wrong",
+            stopped,
+            len(found),
+        )
+    empty = sum(final_answer(reference) is None for reference in references)
+    if empty:
+        log.warning(
+            "math: %d of %d references hold neither a formula nor a number, so nothing is right "
+            "for them",
+            empty,
+            len(found),
+        )
+    return np.array([one is True for one in found], np.float64)
+
+
+def final_answer(text: str) -> str | None:
+    """What a text comes to, as it is written there; None if it holds no mathematics."""
+    text = text[-MAX_SEARCHED:]
+    boxed = BOXED.findall(text)
+    if boxed:
+        return _trimmed(boxed[-1][1:-1])
+    for pattern in (HASHES, SAID):
+        said = pattern.findall(text)
+        if said:
+            return _formula_in(said[-1]) or _number_in(said[-1], first=True) or _number_in(text)
+    return _formula_in(text) or _number_in(text)
+
+
+def _formula_in(text: str) -> str | None:
+    """The last formula between marks, or the text itself if it is nothing but one."""
+    marked = [next(part for part in parts if part) for parts in FORMULA.findall(text)]
+    # Between the signs of two amounts of money stand words.
+    formulas = [part for part in marked if not WORD.search(LABEL.sub("", part))]
+    if formulas:
+        return _trimmed(formulas[-1])
+    bare = _trimmed(text)
+    if bare is None or "\n" in bare or WORD.search(bare):
+        return None
+    return bare if any(sign in bare for sign in "0123456789\\") else None
+
+
+def _number_in(text: str, *, first: bool = False) -> str | None:
+    numbers = [match.group() for match in NUMBER.finditer(text)]
+    return numbers[0 if first else -1] if numbers else None
+
+
+def _trimmed(text: str) -> str | None:
+    """Without white space, signs of money and full stops around it."""
+    return UNITS_AROUND.sub("", text) or None
+
+
+def _equal(answer: str, reference: str) -> bool | None:
+    """Whether the final answers are equal; None if that took too long."""
+    given, wanted = final_answer(answer), final_answer(reference)
+    if given is None or wanted is None:
+        return False
+    numbers = number(given), number(wanted)
+    if numbers[0] is not None and numbers[1] is not None:
+        return bool(round(numbers[0], DECIMALS) == round(numbers[1], DECIMALS))
+    if "".join(given.split()) == "".join(wanted.split()):
+        return True
+    if max(len(given), len(wanted)) > MAX_CHARACTERS:
+        return False
+    return math_process().equal(given, wanted)
+
+
+def number(text: str) -> Fraction | None:
+    """A plain number or fraction of numbers, thousands marked or not; None for all else."""
+    bare = text.replace(",", "").replace("\u2212", "-").replace(" ", "")
+    match = PLAIN.fullmatch(bare) if len(bare) <= MAX_CHARACTERS else None
+    if match is None or (match[3] is not None and not Decimal(match[3])):
+        return None
+    value = Fraction(Decimal(match[2])) / Fraction(Decimal(match[3] or 1))
+    return -value if match[1] == "-" else value

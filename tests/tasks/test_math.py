@@ -1,0 +1,139 @@
+"""The maths scorer: which answer is the final one, what equals what, and what is stopped."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from lorakit.tasks import ScoringOptions, _math_process
+from lorakit.tasks._math_process import MathProcess, math_process
+from lorakit.tasks.math import final_answer, number, scores
+
+
+def right(answer: str, reference: str) -> float:
+    return float(scores([answer], [reference], ScoringOptions())[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("3 dogs eat 4 times: #### 12", "12"),
+        ("So it is \\boxed{7} and not \\boxed{\\frac{1}{2}}, see above 3.", "\\frac{1}{2}"),
+        ("The answer is 42 apples because 6*7=42 and 5 are left.", "42"),
+        ("Answer: $x=3$.", "x=3"),
+        ("It costs $1,234.50 in total.", "1,234.50"),
+        ("He pays $5 and gets $7.", "7"),
+        ("We get $x^2$ apples, 5 of them.", "x^2"),
+        ("first 5, then -7.", "-7"),
+        ("3/4", "3/4"),
+        ("\\frac{3}{4}", "\\frac{3}{4}"),
+        ("1/2 cup", "1/2"),
+        ("The answer is no. At first there were 8.", "8"),
+        ("He has $16 + $2 = $<<16+2=18>>18.\nA: 18", "18"),
+        ("That is $90-$6.00=$84", "84"),
+        ("no", None),
+        ("", None),
+    ],
+)
+def test_final_answers(text: str, found: str | None) -> None:
+    assert final_answer(text) == found
+
+
+def test_plain_numbers() -> None:
+    assert number("1,234.50") == Fraction(2469, 2) == number("2469/2")
+    assert number("\u2212.5") == Fraction(-1, 2) == number("-0.5")
+    assert number("1/0") is number("x") is number("1.2.3") is number("3%") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "equal"),
+    [
+        ("So #### 12.0", "#### 12", 1),
+        ("\\boxed{\\frac12}", "0.5", 1),
+        ("$x^2+2x+1$", "$(x+1)^2$", 1),
+        ("$\\sqrt{8}$", "\\boxed{2\\sqrt2}", 1),
+        ("\\boxed{\\{1,2\\}}", "\\boxed{\\{2,1\\}}", 1),
+        ("\\boxed{(1,2)}", "\\boxed{(2,1)}", 0),
+        ("\\boxed{72\\text{ cm}}", "72", 1),
+        ("\\boxed{0.333333}", "\\boxed{\\frac{1}{3}}", 1),
+        ("\\boxed{0.34}", "\\boxed{\\frac{1}{3}}", 0),
+        ("it is 13", "#### 12", 0),
+        ("", "#### 12", 0),
+        ("\\boxed{\\frac{1}{", "#### 12", 0),
+        ("12", "yes", 0),
+    ],
+)
+def test_equal_as_mathematics(answer: str, reference: str, equal: int) -> None:
+    assert right(answer, reference) == equal
+
+
+def test_from_another_thread_and_what_never_ends_is_stopped(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = MathProcess(seconds=1.0)
+    monkeypatch.setattr("lorakit.tasks.math.math_process", lambda: process)
+    found: list[float] = []
+
+    def compare() -> None:
+        found.append(right("\\boxed{9^{9^{9^{9}}}}", "\\boxed{x+1}"))
+        found.append(right("\\boxed{1+x}", "\\boxed{x+1}"))  # a new child serves it
+
+    thread = threading.Thread(target=compare)
+    started = time.monotonic()
+    thread.start()
+    thread.join()
+    process.close()
+    assert found == [0, 1] and time.monotonic() - started < 60
+    assert "1 of 1 comparisons took too much time or memory" in caplog.text
+
+
+def test_nothing_is_executed(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    code = f"__import__('pathlib').Path('{trap}').touch()"
+    for text in (code, f"\\boxed{{{code}}}", f"${code}$", f"#### {code}", f"answer: {code} + 1"):
+        assert right(text, "\\boxed{x+1}") == 0
+    assert not trap.exists()
+    source = Path(_math_process.__file__).with_name("_math_child.py").read_text()
+    assert "ExprExtractionConfig" not in source  # the one that leads to SymPy's parse_expr
+
+
+def test_a_child_that_was_ended_is_started_again() -> None:
+    process = math_process()
+    assert process.equal("x+1", "1+x") is True
+    child = process._child
+    assert child is not None
+    child.kill()
+    child.wait()
+    assert process.equal("x+1", "1+x") is True
+
+
+def test_references_without_mathematics_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert scores(["1", "2"], ["one", "2"], ScoringOptions()).tolist() == [0, 1]
+    assert "1 of 2 references hold neither a formula nor a number" in caplog.text
+
+
+def test_real_answers_to_real_problems(shared_data: Path) -> None:
+    """GSM8K: each reference is right for itself, wrong for the next; real solutions are told."""
+    path = shared_data / "instruct" / "gsm8k_test.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()][:200]
+    answers = [row["answer"] for row in rows]
+    assert scores(answers, answers, ScoringOptions()).mean() == 1
+    finals = [str(row["final"]) for row in rows]
+    assert scores(finals, answers, ScoringOptions()).mean() == 1
+    others = scores(answers[1:] + answers[:1], answers, ScoringOptions())
+    same = [a == b for a, b in zip(finals[1:] + finals[:1], finals, strict=True)]
+    assert others.tolist() == [float(one) for one in same]
+
+
+def test_what_models_answered_is_judged_as_its_authors_did(shared_data: Path) -> None:
+    path = shared_data / "instruct" / "gsm8k_example_model_solutions.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    references = [row["ground_truth"] for row in rows]
+    for model in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
+        found = scores([row[model]["solution"] for row in rows], references, ScoringOptions())
+        assert found.tolist() == [float(row[model]["is_correct"]) for row in rows]
