@@ -63,7 +63,7 @@ def command(
     html: HtmlPage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a recipe will take: parameters, memory, steps, tokens, time and money.
+    """Say what a recipe will take: memory, steps, tokens, time, money.
 
     The model's config.json is enough; no weights are read.
 
