@@ -14,6 +14,7 @@ RUN/answers.jsonl     what base and tuned answered, a line each
 RUN/report.html       one page about all of it
 RUN/compare.json      five ways to answer, measured (`lorakit compare`)
 RUN/compare_answers.jsonl  what each of them answered
+RUN/compare.html      one page about that
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class RunFolder:
     @property
     def compare_answers(self) -> Path:
         return self.path / "compare_answers.jsonl"
+
+    @property
+    def compare_page(self) -> Path:
+        return self.path / "compare.html"
 
     @property
     def report(self) -> Path:

@@ -26,11 +26,13 @@ from lorakit.recipe.text import parse_text
 
 VERBS = (
     "demo",
+    "advise",
     "new",
     "check",
     "plan",
     "train",
     "evaluate",
+    "compare",
     "report",
     "chat",
     "merge",

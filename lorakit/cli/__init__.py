@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from lorakit.cli import (
     adapter,
+    advise,
     chat,
     check,
     compare,
@@ -57,7 +58,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune language models with LoRA and QLoRA: a recipe in, a proven adapter out.",
 )
-for verb in (demo, new, check, plan, train, evaluate, compare, report, chat, merge, quantize):
+VERBS = (
+    demo,
+    advise,
+    new,
+    check,
+    plan,
+    train,
+    evaluate,
+    compare,
+    report,
+    chat,
+    merge,
+    quantize,
+)
+for verb in VERBS:
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(adapter.app, name="adapter")
 

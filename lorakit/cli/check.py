@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,14 +11,16 @@ from rich.text import Text
 
 from lorakit.cli.output import (
     AsJson,
+    HtmlPage,
     Overrides,
     RecipePath,
+    check_html,
     console,
     print_json,
     stdout_for_results,
     visible,
 )
-from lorakit.recipe import load_recipe
+from lorakit.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,8 +38,12 @@ def command(
     overrides: Overrides = [],  # noqa: B006  (typer reads it, nothing changes it)
     as_json: AsJson = False,
     show: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Examples to show, trained tokens marked.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Examples to show, trained tokens marked: 1; on the page 3."
+        ),
+    ] = None,
+    html: HtmlPage = None,
 ) -> None:
     """Read a recipe's data and say what would be trained. Trains nothing.
 
@@ -47,18 +54,38 @@ def command(
       lorakit check recipe.yaml
       lorakit check recipe.yaml --show 5
       lorakit check recipe.yaml --json
+      lorakit check recipe.yaml --html check.html
     """
     settings = load_recipe(recipe, overrides)
+    check_html(html)
     with stdout_for_results():
         from lorakit.finetune import check
 
         report = check(settings)
+        if html is not None:
+            _write_page(report, settings, show, source=recipe, output=html)
     if as_json:
         print_json(report.to_json())
     else:
-        show_check(report, show)
+        show_check(report, 1 if show is None else show)
     if any(finding.severity == "error" for finding in report.findings):
         raise typer.Exit(1)
+
+
+def _write_page(
+    report: CheckReport, recipe: Recipe, show: int | None, *, source: Path, output: Path
+) -> None:
+    from lorakit.report.check_page import NUM_EXAMPLES, check_facts, write_check_page
+
+    facts = check_facts(
+        report.sets,
+        report.findings,
+        report.tokenizer,
+        max_length=recipe.data.max_length,
+        num_examples=NUM_EXAMPLES if show is None else show,
+        silenced=report.silenced,
+    )
+    write_check_page(facts, recipe, source=source, output=output)
 
 
 def show_check(report: CheckReport, num_examples: int) -> None:

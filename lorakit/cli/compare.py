@@ -12,8 +12,10 @@ from rich.table import Table
 
 from lorakit.cli.output import (
     AsJson,
+    HtmlPage,
     Overrides,
     RecipePath,
+    check_html,
     console,
     print_json,
     show_lines,
@@ -43,9 +45,10 @@ def command(
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A price table of your own.")
     ] = None,
+    html: HtmlPage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare prompt, few-shot, retrieval, tuned, and tuned with retrieval.
+    """Compare prompt, few-shot, retrieval, tuned, tuned + retrieval.
 
     On the recipe's held-out questions: quality with intervals, tokens, latency, cost, set-up, and
     the way that follows. Where the recipe's run folder holds no run, it is trained first.
@@ -56,6 +59,7 @@ def command(
       lorakit compare recipe.yaml --documents guidelines/ --run runs/r32 --json
       lorakit compare recipe.yaml --set compare.calls=1000000 --set compare.margin=0.02
     """
+    check_html(html)
     given = {"documents": documents, "prices": prices}
     # As a JSON string, which YAML takes as it is whatever the path holds.
     extra = [
@@ -68,10 +72,19 @@ def command(
         from lorakit.compare.ways import compare_ways
 
         compared = compare_ways(settings, _trained(settings) if run is None else run)
+        _write_pages(compared.run, html)
     if as_json:
         print_json(compared.to_json())
     else:
         show_comparison(compared)
+
+
+def _write_pages(run: RunFolder, html: Path | None) -> None:
+    """The page beside compare.json, and where it was asked for."""
+    from lorakit.report.ways_page import write_ways_page
+
+    for output in {run.compare_page, html or run.compare_page}:
+        write_ways_page(run.compare, run.compare_answers, output)
 
 
 def _trained(recipe: Recipe) -> Path:
@@ -104,7 +117,13 @@ def show_comparison(compared: WaysCompared) -> None:
     for line in verdict_in_words(told):
         out.print(visible(line))
     run = compared.run
-    show_lines({"numbers": str(run.compare), "answers": str(run.compare_answers)})
+    show_lines(
+        {
+            "numbers": str(run.compare),
+            "answers": str(run.compare_answers),
+            "page": str(run.compare_page),
+        }
+    )
 
 
 def _table(told: dict[str, Any]) -> Table:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+HtmlPage = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page about it too, read offline."),
+]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="a.b=c", help="Override one value of the recipe; repeatable."),
@@ -45,6 +49,18 @@ def stdout_for_results() -> Iterator[None]:
 def print_json(values: dict[str, Any]) -> None:
     """The one JSON object of `--json`. NaN and infinity are no JSON: they are a bug before this."""
     typer.echo(json.dumps(values, indent=2, allow_nan=False))
+
+
+def check_html(path: Path | None) -> None:
+    """Refuse a place for a page before the work that it is about.
+
+    Raises:
+        InputError: another file is there, or no folder.
+    """
+    if path is not None:
+        from lorakit.report.render import check_page_place
+
+        check_page_place(path, option="--html")
 
 
 def console() -> Console:

@@ -10,8 +10,10 @@ import typer
 
 from lorakit.cli.output import (
     AsJson,
+    HtmlPage,
     Overrides,
     RecipePath,
+    check_html,
     console,
     print_json,
     process_began,
@@ -58,9 +60,10 @@ def command(
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Do not time this machine for some seconds.")
     ] = False,
+    html: HtmlPage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a recipe will take: parameters, memory, steps, tokens, time and money.
+    """Say what a recipe will take: memory, steps, tokens, time, money.
 
     The model's config.json is enough; no weights are read.
 
@@ -71,9 +74,11 @@ def command(
       lorakit plan recipe.yaml --gpu h100 --gpus 8
       lorakit plan recipe.yaml --set base.quantization=nf4 --json
       lorakit plan recipe.yaml --gpu rtx3060 --fit --output fitting.yaml
+      lorakit plan recipe.yaml --html plan.html
     """
     _check_options(gpu, budget, efficiency, fit=fit, output=output, overrides=overrides)
     settings = load_recipe(recipe, overrides)
+    check_html(html)
     with stdout_for_results():
         from lorakit.base.placement import parse_bytes
         from lorakit.plan.duration import Timing
@@ -91,8 +96,13 @@ def command(
         )
         result = plan(settings, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
         fixes = fixes_for(settings, result, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
+        told = result.to_json() | ({} if fixes is None else {"fit": fixes.to_json()})
+        if html is not None:
+            from lorakit.report.plan_page import write_plan_page
+
+            write_plan_page(told, settings, source=recipe, output=html)
     if as_json:
-        print_json(result.to_json() | ({} if fixes is None else {"fit": fixes.to_json()}))
+        print_json(told)
     else:
         show_plan(result)
         if fixes is not None:

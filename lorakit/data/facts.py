@@ -39,13 +39,14 @@ def data_facts(
     """
     train = sets.train.examples
     return {
-        "sets": {name: _set_facts(one, max_length) for name, one in sets.by_name().items()},
+        "sets": {name: set_facts(one, max_length) for name, one in sets.by_name().items()},
         "findings": [vars(finding) for finding in findings],
-        "examples": [_example_facts(train, index, tokenizer) for index in shown_examples(train)],
+        "examples": [example_facts(train, index, tokenizer) for index in shown_examples(train)],
     }
 
 
-def _set_facts(prepared: Prepared, max_length: int | None) -> dict[str, Any]:
+def set_facts(prepared: Prepared, max_length: int | None) -> dict[str, Any]:
+    """Rows, tokens and lengths of one set."""
     lengths = prepared.examples.lengths
     edges, counts = length_histogram(lengths)
     return {
@@ -84,16 +85,17 @@ def _round_up(number: float) -> int:
     return next(step * magnitude for step in (1, 2, 5, 10) if step * magnitude >= number)
 
 
-def shown_examples(examples: ExampleSet) -> list[int]:
-    """Indices of the examples at SHOWN_QUANTILES of the lengths, without repetition."""
+def shown_examples(examples: ExampleSet, quantiles: Sequence[float] = SHOWN_QUANTILES) -> list[int]:
+    """Indices of the examples at these quantiles of the lengths, without repetition."""
     by_length = np.argsort(examples.lengths, kind="stable")
-    places = [round(quantile * (len(examples) - 1)) for quantile in SHOWN_QUANTILES]
+    places = [round(quantile * (len(examples) - 1)) for quantile in quantiles]
     return list(dict.fromkeys(int(by_length[place]) for place in places))
 
 
-def _example_facts(
+def example_facts(
     examples: ExampleSet, index: int, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
+    """One example token by token, around where its training begins."""
     example = examples[index]
     first_trained = int(np.argmax(example.loss_weights > 0))
     # A long prompt must not hide where training begins.

@@ -321,18 +321,28 @@ def read_run(path: Path) -> RunFiles:
         folder=folder,
         recipe=load_recipe(folder.recipe) if has_recipe else None,
         versions=_header(folder.recipe) if has_recipe else (),
-        plan=_read(folder.plan, PlanFacts, None),
-        choices=_read(folder.choices, ChoiceFacts, None),
+        plan=read_json(folder.plan, PlanFacts, None),
+        choices=read_json(folder.choices, ChoiceFacts, None),
         metrics=_checked(folder.metrics, read_metrics, list[LoggedStep], []),
-        data=_read(folder.data, DataFacts, None),
-        evaluation=_read(folder.evaluation, Annotated[dict[str, SetEvaluation], Told], {}),
-        answers=_checked(folder.answers, _json_lines, list[Answer], []),
+        data=read_json(folder.data, DataFacts, None),
+        evaluation=read_json(folder.evaluation, Annotated[dict[str, SetEvaluation], Told], {}),
+        answers=read_json_lines(folder.answers, list[Answer], []),
         missing=missing,
     )
 
 
-def _read(path: Path, shape: Any, absent: Value) -> Any | Value:
+def read_json(path: Path, shape: Any, absent: Value) -> Any | Value:
+    """A file of one JSON value in `shape`; `absent` where it is not there.
+
+    Raises:
+        RunError: it is damaged.
+    """
     return _checked(path, lambda file: json.loads(file.read_text("utf-8")), shape, absent)
+
+
+def read_json_lines(path: Path, shape: Any, absent: Value) -> Any | Value:
+    """The same for a file of JSON lines."""
+    return _checked(path, _json_lines, shape, absent)
 
 
 def _checked(path: Path, parse: Callable[[Path], Any], shape: Any, absent: Value) -> Any | Value:

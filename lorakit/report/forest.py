@@ -19,7 +19,7 @@ FRAME_HEIGHT = 62  # px: the axis with its label
 # A shape for each colour: not everybody sees the colours apart.
 MARKERS = {"better": "^", "same": "o", "worse": "v", "few": "s", "far": "D"}
 NOTHING_SHOWN = {"same", "few", "far"}
-AXIS = "\u2190 worse  \u00b7  difference, tuned \u2212 base  \u00b7  better \u2192"
+AXIS = "difference, tuned \u2212 base"
 # Shown in its place is the loss, of which it is the exponential, unless a verdict rests on it.
 DERIVED = "perplexity"
 
@@ -40,12 +40,14 @@ class Forest:
 
     Attributes:
         span: the rows whose numbers the axis has to hold: plots with the same span can be compared.
+        axis: what the axis shows.
     """
 
     name: str
     title: str
     rows: list[ForestRow]
     span: list[ForestRow]
+    axis: str = AXIS
 
     @property
     def higher_is_better(self) -> bool:
@@ -118,7 +120,7 @@ def draw_forest(forest: Forest) -> Markup:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=6)
-        axes.set_xlabel(AXIS)
+        axes.set_xlabel(f"\u2190 worse  \u00b7  {printable(forest.axis)}  \u00b7  better \u2192")
         return inline_svg(
             figure,
             name=forest.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lorakit.recipe import Recipe
 from lorakit.recipe.rules import BLOCKWISE
-from lorakit.report.files import ChoiceFacts, LoggedStep, PlanFacts, RunFiles
+from lorakit.report.files import ChoiceFacts, LoggedStep, Parameters, PlanFacts, RunFiles
 from lorakit.report.words import count, duration, share, size
 
 KINDS = {"lora": "LoRA", "dora": "DoRA"}
@@ -27,9 +27,9 @@ def facts_of(run: RunFiles) -> list[Fact]:
     last = run.metrics[-1] if run.metrics else None
     facts: list[Fact] = []
     if run.recipe is not None:
-        facts += _of_recipe(run.recipe)
+        facts += of_recipe(run.recipe)
     if run.plan is not None:
-        facts.append(_parameters(run.plan))
+        facts.append(of_trained(run.plan.parameters))
     if last is not None:
         facts += _of_training(last, run.plan)
         facts.append(_memory(last, run.plan))
@@ -40,7 +40,8 @@ def facts_of(run: RunFiles) -> list[Fact]:
     return facts
 
 
-def _of_recipe(recipe: Recipe) -> Iterator[Fact]:
+def of_recipe(recipe: Recipe) -> Iterator[Fact]:
+    """Which base, how it is stored, and which adapter."""
     base, adapter = recipe.base, recipe.adapter
     # A folder's path is in the recipe below; its name says which model it is.
     yield Fact("Base model", base.model.rstrip("/").rpartition("/")[2] or base.model)
@@ -54,8 +55,9 @@ def _of_recipe(recipe: Recipe) -> Iterator[Fact]:
     yield Fact("Adapter", f"{KINDS.get(adapter.kind_name, adapter.kind_name)}, r {adapter.r}", on)
 
 
-def _parameters(plan: PlanFacts) -> Fact:
-    trainable, total = plan.parameters.trainable, plan.parameters.total
+def of_trained(parameters: Parameters) -> Fact:
+    """How much of the model trains."""
+    trainable, total = parameters.trainable, parameters.total
     return Fact(
         "Trained parameters",
         count(trainable),

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from lorakit.files import write_atomically
 from lorakit.report.advice import advice
-from lorakit.report.curves import MAX_POINTS, curves, draw_curve, draw_histogram, is_near_limit
-from lorakit.report.files import RunFiles, SetFacts, ShownExample, read_run
+from lorakit.report.curves import MAX_POINTS, curves, draw_curve
+from lorakit.report.data_view import histograms_of, marked
+from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import DERIVED, draw_forest, forests
 from lorakit.report.numbers import facts_of
 from lorakit.report.proofs import (
@@ -27,7 +24,7 @@ from lorakit.report.reliability import draw_reliability
 from lorakit.report.render import render, write_page
 from lorakit.report.samples import chosen_samples, forgotten_samples
 from lorakit.report.verdicts import headline, set_verdicts
-from lorakit.report.words import count, set_name
+from lorakit.report.words import set_name
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -44,24 +41,6 @@ SECTIONS = (
     ("recipe", "Recipe"),
     ("next", "Next"),
 )
-
-
-@dataclass(frozen=True)
-class Part:
-    """Neighbouring pieces of an example that are all trained, or all not."""
-
-    trained: bool
-    pieces: list[str]
-
-
-@dataclass(frozen=True)
-class MarkedExample:
-    """An example to be shown; `before` and `after` count tokens that are not."""
-
-    title: str
-    parts: list[Part]
-    before: int
-    after: int
 
 
 def write_report(path: Path, output: Path | None = None) -> Path:
@@ -108,8 +87,8 @@ def run_page(run: RunFiles) -> str:
         forgotten=forgotten_samples(run),
         curves=[(one, draw_curve(one)) for one in trained],
         thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,
-        histograms=[] if run.data is None else _histograms(run.data.sets),
-        examples=[] if run.data is None else [_marked(one) for one in run.data.examples],
+        histograms=[] if run.data is None else histograms_of(run.data.sets),
+        examples=[] if run.data is None else [marked(one) for one in run.data.examples],
         settings=settings,
         advice=advice(run),
         commands=_commands(run.folder.path),
@@ -134,32 +113,6 @@ def _proofs(run: RunFiles) -> dict[str, Any]:
             change.distance for one in run.evaluation.values() for change in one.metrics.values()
         ),
     }
-
-
-def _histograms(sets: dict[str, SetFacts]) -> list[tuple[str, Markup, str]]:
-    drawn = []
-    for number, (name, facts) in enumerate(sets.items()):
-        if facts.max_length is None:
-            detail = "max_length: none"
-        elif is_near_limit(facts):
-            detail = f"dashed: max_length {count(facts.max_length)}"
-        else:
-            detail = f"max_length {count(facts.max_length)} lies far to the right"
-        drawn.append((f"{set_name(name)}: lengths", draw_histogram(str(number), facts), detail))
-    return drawn
-
-
-def _marked(example: ShownExample) -> MarkedExample:
-    parts = [
-        Part(trained, [piece.text for piece in pieces])
-        for trained, pieces in groupby(example.pieces, lambda piece: piece.trained)
-    ]
-    title = set_name(example.set)
-    if example.index is not None:
-        title += f", example {example.index + 1}"
-    if example.tokens is not None:
-        title += f", {count(example.tokens)} tokens"
-    return MarkedExample(title, parts, example.left_out.before, example.left_out.after)
 
 
 def _commands(path: Path) -> list[tuple[str, str]]:

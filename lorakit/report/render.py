@@ -49,20 +49,32 @@ def render(template: str, *, title: str, sections: Sequence[tuple[str, str]], **
     return str(words.printable(made))  # plots too, whose text is made elsewhere
 
 
-def write_page(path: Path, page: str) -> None:
+def write_page(path: Path, page: str, *, option: str = "--output") -> None:
     """Write a page, in the place of one that lorakit wrote but of nothing else.
+
+    Args:
+        option: what another file is named with.
 
     Raises:
         InputError: the file is not one of lorakit's pages, or its folder is not there.
     """
+    check_page_place(path, option=option)
+    write_atomically(path, page.encode())
+
+
+def check_page_place(path: Path, *, option: str = "--output") -> None:
+    """Refuse a place where `write_page` would not write: before the work that a page is about.
+
+    Raises:
+        InputError: as `write_page`.
+    """
     if path.exists() and not _is_own_page(path):
         raise InputError(
             f"{str(path)!r} exists, was not written by lorakit, and is not overwritten. Name "
-            "another file with --output."
+            f"another file with {option}."
         )
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} does not exist. Make it first.")
-    write_atomically(path, page.encode())
 
 
 def _is_own_page(path: Path) -> bool:
@@ -98,8 +110,11 @@ def _environment() -> Environment:
         "effect": effect_of,
         "interval": lambda bounds: words.interval(*bounds),
         "metric": words.metric_name,
+        "duration": words.duration,
+        "part": words.part_name,
         "set": words.set_name,
         "share": words.share,
+        "size": words.size,
         "shift": lambda bounds, higher: effect_of_change(bounds, higher_is_better=higher),
     }
     return environment

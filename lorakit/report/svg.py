@@ -23,7 +23,7 @@ WIDTH = 440  # px
 TEXT_SIZE = 12.5  # px
 RUNS = tuple(f"run-{number}" for number in range(1, 9))  # one for each run of a comparison
 # CSS variables of page.css: what a plot may be coloured with.
-NAMES = ("ink", "muted", "line", "base", "tuned", "better", "worse", "same", *RUNS)
+NAMES = ("ink", "muted", "line", "base", "tuned", "better", "worse", "same", "paper", *RUNS)
 INKS = {name: f"#0000{number:02x}" for number, name in enumerate(NAMES, 1)}
 
 _NAMESPACE = re.compile(r"\{[^}]*\}")

@@ -35,6 +35,21 @@ METRIC_NAMES = {
     "math": "mathematics",
     "win_rate": "win rate",
 }
+PART_NAMES = {
+    "quantization_constants": "quantization scales",
+    "optimizer": "optimizer state",
+    "being_packed": "largest tensor before it is packed",
+    "working": "working memory of the pass",
+    "new_values": "new values of the optimizer",
+    "dense_copies": "weights kept unpacked too",
+    "libraries": "code of libraries",
+    "context": "the GPU's context",
+    "answers_at_most": "answers, at most",
+    "start": "start: loading and data",
+    "lora": "LoRA, 16-bit",
+    "qlora": "QLoRA, NF4",
+    "full": "full, 16-bit",
+}
 LM_EVAL = "lm_eval/"  # what the sets that are tasks of lm-eval begin with
 # What HTML cannot hold, and half characters, become visible replacements.
 _CONTROLS = {
@@ -72,6 +87,11 @@ def p_words(value: float) -> str:
 
 def metric_name(name: str) -> str:
     return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def part_name(name: str) -> str:
+    """A part of memory or time, a moment of a run, or a method, as people read it."""
+    return capital(PART_NAMES.get(name, name.replace("_", " ")))
 
 
 def capital(text: str) -> str:

@@ -36,8 +36,9 @@ class Found:
     score: float
 
     def to_json(self) -> dict[str, Any]:
-        """Where it stands and how well it fits; the text is in the document."""
-        return {"number": self.number, "source": self.chunk.source, "score": self.score}
+        """The text, where it stands, and how well it fits."""
+        where = {"number": self.number, "source": self.chunk.source, "score": self.score}
+        return where | {"text": self.chunk.text}
 
 
 class Retriever:

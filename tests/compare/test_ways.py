@@ -20,6 +20,7 @@ from lorakit.errors import InputError
 from lorakit.generate import SamplingSettings, generate
 from lorakit.ship.serving import load_run
 from tests.compare.conftest import NUM_QUESTIONS, STYLE, Trained
+from tests.report.pages import parse
 
 ALL = ["base", "few_shot", "retrieval", "tuned", "tuned_retrieval"]
 
@@ -175,12 +176,19 @@ def test_the_verb_prints_a_table_or_one_json_object(
     assert shown["recommendation"]["verdict"] == "too few examples to tell"
     assert shown["documents"] is None
     options = ["--documents", str(trained.documents), "--run", str(trained.run)]
+    options += ["--html", str(tmp_path / "page.html")]
     assert main(["compare", str(path), *options]) == 0
     shown = capsys.readouterr().out
     for title in ("plain prompt", "few-shot", "retrieval", "tuned + retrieval", "compare.json"):
         assert title in shown
     assert "verdict: too few examples to tell" in shown
     assert "4 questions are too few: a verdict needs 20" in shown
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert (trained.run / "compare.html").read_text("utf-8") == page
+    tree = parse(page)
+    assert "Too few examples to tell" in tree.all("h1")[0].text
+    passages = [one.text for one in tree.by_id("answers").with_class("sources")]
+    assert passages and all("heals by itself" in one for one in passages)
 
 
 def test_a_recipe_without_a_run_is_trained_first_and_says_so(

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
+from lorakit.report.check_page import check_page
 from lorakit.report.comparison import write_comparison
 from lorakit.report.page import write_report
+from lorakit.report.plan_page import plan_page
+from lorakit.report.ways_files import Answered, WaysFile
+from lorakit.report.ways_page import ways_page
+from tests.report.plans import check_told, plan_recipe, plan_told
 from tests.report.runs import make_run
+from tests.report.ways import answers_told, compare_told
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +41,26 @@ def comparison(made: Path) -> str:
     return write_comparison(runs, made / "comparison.html").read_text("utf-8")
 
 
-@pytest.fixture(params=["page", "comparison"])
+@pytest.fixture(scope="session")
+def plan_html() -> str:
+    """The page of a plan that knows everything."""
+    return plan_page(plan_told(), plan_recipe(), source=Path("clinic.yaml"))
+
+
+@pytest.fixture(scope="session")
+def check_html() -> str:
+    """The page of a check with findings of every severity."""
+    return check_page(check_told(), plan_recipe(), source=Path("clinic.yaml"))
+
+
+@pytest.fixture(scope="session")
+def ways_html() -> str:
+    """The page of five ways to answer."""
+    found = TypeAdapter(WaysFile).validate_python(compare_told())
+    answered = TypeAdapter(list[Answered]).validate_python(answers_told())
+    return ways_page(found, answered, source=Path("compare.json"))
+
+
+@pytest.fixture(params=["page", "comparison", "plan_html", "check_html", "ways_html"])
 def any_page(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))

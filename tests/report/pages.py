@@ -68,3 +68,17 @@ def parse(html: str) -> Element:
     reader.close()
     assert len(reader.open) == 1, f"never closed: {[one.tag for one in reader.open[1:]]}"
     return reader.root
+
+
+def headline(tree: Element) -> str:
+    """The page's one sentence."""
+    (found,) = tree.all("h1")
+    return " ".join(found.text.split())
+
+
+def columns(table: Element) -> dict[str, list[str]]:
+    """{row's name: its cells' texts}."""
+    return {
+        " ".join(row.all("th")[0].text.split()): [cell.text.strip() for cell in row.all("td")]
+        for row in table.all("tbody")[0].all("tr")
+    }

@@ -107,7 +107,7 @@ def test_ids_are_unique_and_every_reference_has_one(any_page: str) -> None:
 def test_every_plot_says_what_it_shows(any_page: str) -> None:
     tree = parse(any_page)
     figures = tree.all("figure")
-    assert len(figures) >= 6
+    assert figures
     for figure in figures:
         (svg,) = figure.all("svg")
         (title,), (description,), (caption,) = (

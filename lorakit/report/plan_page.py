@@ -1,0 +1,246 @@
+"""The page of `lorakit plan`: what a recipe will take, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from pydantic import TypeAdapter
+
+from lorakit.plan.gpus import GPUS, find_gpu
+from lorakit.recipe import Recipe
+from lorakit.report.bars import draw_stacks, inks_of
+from lorakit.report.numbers import Fact, of_recipe, of_trained
+from lorakit.report.plan_files import PlanFound, Stack, methods_of, phases_of
+from lorakit.report.recipes import settings_of
+from lorakit.report.render import render, write_page
+from lorakit.report.words import (
+    NOT_KNOWN,
+    capital,
+    count,
+    counted,
+    duration,
+    part_name,
+    share,
+    size,
+)
+
+SECTIONS = (
+    ("verdict", "Plan"),
+    ("numbers", "Numbers"),
+    ("memory", "Memory"),
+    ("methods", "Methods"),
+    ("gpus", "GPUs"),
+    ("time", "Time and money"),
+    ("fixes", "Fixes"),
+    ("recipe", "Recipe"),
+    ("next", "Next"),
+)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A plot of stacked bars, and its numbers as a table: {part: bytes of each bar}."""
+
+    stacks: list[Stack]
+    inks: dict[str, str]
+    svg: Markup
+
+    @property
+    def rows(self) -> dict[str, list[int | None]]:
+        return {part: [one.parts.get(part) for one in self.stacks] for part in self.inks}
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Some GPUs of one size, and what a run leaves of it; below 0: it is so much too small."""
+
+    names: str
+    memory: int
+    left: int
+
+
+def write_plan_page(told: Mapping[str, Any], recipe: Recipe, *, source: Path, output: Path) -> Path:
+    """Make the page of a plan.
+
+    Args:
+        told: the object of `lorakit plan --json`.
+        recipe: what was planned.
+        source: its file.
+        output: where the page goes, in place of another page of lorakit's if need be.
+
+    Raises:
+        InputError: another file would be overwritten, or its folder is not there.
+    """
+    write_page(output, plan_page(told, recipe, source=source), option="--html")
+    return output
+
+
+def plan_page(told: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str:
+    """The HTML of a plan."""
+    plan = TypeAdapter(PlanFound).validate_python(dict(told))
+    phases, methods = phases_of(plan), methods_of(plan)
+    limits, inks = _limits(plan), inks_of([*phases, *methods])
+    gpus = _fitting(phases)
+    shown = {"methods": bool(methods), "gpus": bool(gpus), "fixes": plan.fit is not None}
+    return render(
+        "plan.html.jinja",
+        title=f"{source.stem}: lorakit plan",
+        sections=[one for one in SECTIONS if shown.get(one[0], True)],
+        name=source.stem,
+        source=str(source),
+        plan=plan,
+        fits=fits(plan, phases),
+        headline=headline(plan, phases),
+        numbers=list(_numbers(plan, recipe)),
+        memory=_bars("memory", "Memory over the run", phases, inks, limits),
+        methods=_bars("methods", "Peak memory by method", methods, inks, limits),
+        gpus=gpus,
+        complete=all(one.complete for one in phases),
+        times=list(_times(plan)),
+        settings=settings_of(recipe),
+        commands=_commands(source, plan),
+        yaml=json.dumps,  # a plain value of JSON is one of YAML
+    )
+
+
+def _bars(
+    name: str,
+    title: str,
+    stacks: list[Stack],
+    inks: dict[str, str],
+    limits: Mapping[str, int],
+) -> Bars | None:
+    if not stacks:
+        return None
+    own = {part: ink for part, ink in inks.items() if any(part in one.parts for one in stacks)}
+    return Bars(stacks, own, draw_stacks(name, title, stacks, inks, limits))
+
+
+def _limits(plan: PlanFound) -> dict[str, int]:
+    """What must not be exceeded, under the name it has on the plot."""
+    if plan.gpu is not None:
+        return {f"{plan.gpu.name}: {size(plan.gpu.memory_bytes)}": plan.gpu.memory_bytes}
+    if plan.fit is not None:
+        return {f"budget: {size(plan.fit.limit_bytes)}": plan.fit.limit_bytes}
+    return {}
+
+
+def highest(phases: list[Stack]) -> Stack:
+    """The moment that takes most; of a run without any part, nothing."""
+    return max(phases, key=lambda one: one.total, default=Stack(name="", parts={}))
+
+
+def fits(plan: PlanFound, phases: list[Stack]) -> bool | None:
+    """Whether the run fits what it was planned for; None where that is not known."""
+    if plan.fit is not None:
+        return plan.fit.fits
+    if plan.gpu is None:
+        return None
+    if plan.gpu.fits is not None:
+        return plan.gpu.fits
+    if highest(phases).total > plan.gpu.memory_bytes:
+        return False
+    return True if phases and all(one.complete for one in phases) else None
+
+
+def headline(plan: PlanFound, phases: list[Stack]) -> str:
+    """The one thing to know."""
+    most = highest(phases)
+    needed = most.total if plan.fit is None else plan.fit.needed_bytes
+    limit = plan.fit.limit_bytes if plan.fit is not None else None
+    where = "the budget"
+    if plan.gpu is not None:
+        limit, where = limit or plan.gpu.memory_bytes, plan.gpu.name
+    fitting = fits(plan, phases)
+    if limit is not None and fitting is not None:
+        verb = "Fits" if fitting else "Does not fit"
+        return f"{verb} {where}: {size(needed)} needed, {size(limit)} there."
+    # A part that is not known in one phase may make that one the highest.
+    at_least = "" if all(one.complete for one in phases) else "at least "
+    if limit is not None:
+        return f"{capital(at_least)}{size(needed)} of the {size(limit)} of {where} needed."
+    return f"Takes {at_least}{size(needed)} of memory" + (
+        f" and {duration(plan.seconds)}." if plan.seconds is not None else "."
+    )
+
+
+def _numbers(plan: PlanFound, recipe: Recipe) -> Iterator[Fact]:
+    yield from of_recipe(recipe)
+    yield of_trained(plan.parameters)
+    if plan.layers is not None:
+        yield Fact(
+            "Layers adapted",
+            count(plan.layers.adapted),
+            f"{count(plan.layers.not_adapted)} other weights are not",
+        )
+    yield Fact("Optimizer steps", count(plan.steps), f"of {recipe.train.batch_size} examples")
+    trained = ""
+    if plan.tokens and plan.trained_tokens is not None:
+        trained = f"{share(plan.trained_tokens, plan.tokens)} of them trained"
+    yield Fact("Tokens", count(plan.tokens), trained)
+    batch = plan.worst_micro_batch
+    if batch is not None:
+        of = f"{counted(batch.examples, 'example')}, the longest {counted(batch.longest, 'token')}"
+        assumed = "" if batch.assumed is None else f"; assumed: {batch.assumed}"
+        yield Fact("Largest micro-batch", counted(batch.tokens, "token"), f"{of}{assumed}")
+    if plan.seconds is not None:
+        yield Fact("Time", duration(plan.seconds))
+    if plan.cost_found is not None:
+        yield Fact("Cost", _money(plan.cost_found.amount, plan.cost_found.currency))
+
+
+def _money(amount: float, currency: str) -> str:
+    digits = 2 if amount >= 1 or amount == 0 else 4
+    return f"{amount:,.{digits}f} {currency}"
+
+
+def _fitting(phases: list[Stack]) -> list[Fitting]:
+    """Every known size of GPU, small ones first."""
+    needed = highest(phases).total
+    by_size: dict[int, list[str]] = {}
+    for name in GPUS:
+        by_size.setdefault(find_gpu(name).memory_bytes, []).append(name)
+    return [Fitting(", ".join(by_size[m]), m, m - needed) for m in sorted(by_size) if needed]
+
+
+def _times(plan: PlanFound) -> Iterator[Fact]:
+    """Seconds by part, operations and money, each with how it was found."""
+    yield Fact("Time in all", duration(plan.seconds), plan.seconds_found or "")
+    for part, seconds in (plan.seconds_by_part or {}).items():
+        if part == "answers_at_most":
+            yield Fact("Answers", f"at most {duration(seconds)}", "not in the sum: most end sooner")
+        else:
+            yield Fact(part_name(part), duration(seconds))
+    for part, operations in (plan.flops or {}).items():
+        if part == "total":
+            yield Fact("Operations", _operations(operations), "multiplications and additions")
+    if plan.cost_found is None:
+        yield Fact("Cost", NOT_KNOWN, "neither a time nor a price is known")
+    else:
+        money = _money(plan.cost_found.amount, plan.cost_found.currency)
+        yield Fact("Cost", money, plan.cost_found.basis)
+
+
+def _operations(number: float) -> str:
+    for unit, scale in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if number >= scale:
+            return f"{number / scale:,.3g} {unit}"
+    return f"{number:,.0f} FLOP"
+
+
+def _commands(source: Path, plan: PlanFound) -> list[tuple[str, str]]:
+    recipe = shlex.quote(str(source))
+    commands = [
+        ("See what is trained, and what is wrong with the data", f"lorakit check {recipe}"),
+        ("Train", f"lorakit train {recipe}"),
+    ]
+    if plan.gpu is None:
+        planned = f"lorakit plan {recipe} --gpu rtx4090"
+        return [("Plan for a GPU", planned), *commands]
+    return commands
