@@ -151,15 +151,18 @@ def _rates(run: Counted, workload: Workload, timing: Timing) -> Rates | str:
     if device.type == "cuda" and not torch.cuda.is_available():
         return "not known: there is no CUDA device here to time; name one with --gpu"
     recipe = run.recipe
-    found = calibrate(
-        run.model,
-        recipe.adapter,
-        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
-        run.division,
-        workload.passes,
-        device=device,
-        trainable=run.adapter.trainable,
-    )
+    try:
+        found = calibrate(
+            run.model,
+            recipe.adapter,
+            LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
+            run.division,
+            workload.passes,
+            device=device,
+            trainable=run.adapter.trainable,
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        return "not known: two layers of the model do not fit beside what else is in memory here"
     if isinstance(found, Rates) and run.is_loaded:
         return replace(found, load=0.0)
     return found
