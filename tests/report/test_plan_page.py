@@ -86,6 +86,15 @@ def test_each_gpu_has_what_is_left_on_it() -> None:
     assert rows["t4"][1] == "▼ 5.00 GiB too little"
 
 
+def test_what_a_cpu_takes_is_not_held_against_gpus() -> None:
+    here = {"gpu": None, "fit": None}
+    devices = plan_told()["devices"]
+    for kind, is_shown in (("cuda", True), ("cpu", False)):
+        tree = planned(**here, devices=devices | {"type": kind, "count": 1})
+        assert ("GPUs" in [one.text for one in tree.all("a")]) == is_shown
+        assert ("Which GPUs" in tree.by_id("main").text) == is_shown
+
+
 ABSENT = (
     ("memory_phases", "memory_parts", "worst_micro_batch"),
     ("methods", "devices", "layers"),
