@@ -192,7 +192,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = _stop_ids(model, sets.train)
-    found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids)
+    found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids, resumes=resume)
     _report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
     # Not timed: that would take memory and seconds from the run it speaks of.
@@ -330,10 +330,13 @@ def _findings(
     config: PretrainedConfig,
     measures: Measures,
     stop_ids: Sequence[int],
+    *,
+    resumes: bool = False,
 ) -> Linted:
     """What is to be said about rows and recipe, and about sets too small for a verdict."""
     few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
-    linted = lint(Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base)))
+    facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base))
+    linted = lint(facts, resumes=resumes)
     return without_silenced([*sets.findings(), *few, *linted], recipe.check.silence)
 
 

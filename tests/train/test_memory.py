@@ -23,7 +23,9 @@ print(before >> 20, peak_bytes(cpu) >> 20)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a peak begin anew")
 def test_a_peak_begins_anew_from_what_is_held() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
     before, after = map(int, done.stdout.split())
     assert before >= 288
     assert 32 <= after < before - 200
