@@ -37,11 +37,14 @@ class EndpointError(RunError):
     Attributes:
         reason: in a few words, none of them the endpoint's.
         is_final: whether every other request would end alike.
+        is_silent: whether every try ended without an answer; else this one request was refused.
     """
 
-    def __init__(self, message: str, *, reason: str, is_final: bool) -> None:
+    def __init__(
+        self, message: str, *, reason: str, is_final: bool = False, is_silent: bool = False
+    ) -> None:
         super().__init__(message)
-        self.reason, self.is_final = reason, is_final
+        self.reason, self.is_final, self.is_silent = reason, is_final, is_silent
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Endpoint:
                         f"the judge at {self.url} did not answer in {MAX_TRIES} tries: {error}. "
                         "Try again later: what was judged is kept.",
                         reason=str(error),
-                        is_final=False,
+                        is_silent=True,
                     ) from error
                 self.sleep(min(max(wait, error.wait), LONGEST_WAIT_SECONDS))
                 wait *= 2
@@ -147,7 +150,6 @@ class Endpoint:
                 f"what {self.url} answers is no chat completion ({in_one_line(error)}); possible: "
                 "an OpenAI-compatible endpoint. Check evaluate.judge.url.",
                 reason="no chat completion",
-                is_final=False,
             ) from error
         return text if isinstance(text, str) else ""
 

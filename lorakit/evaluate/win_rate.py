@@ -53,7 +53,7 @@ PARTS = ("question", "reference answer", "answer A", "answer B")
 PROBE = ({"role": "user", "content": "Reply with the word ready."},)
 MIN_PAIRS = 2
 
-MAX_SILENT = 3  # pairs that the judge did not answer, each after all tries, before it is left
+MAX_SILENT = 3  # pairs in a row that the judge did not answer, each after all tries
 
 Choice = Literal["A", "B", "C"]
 # Tuned's score by the verdicts of both orders, (tuned as B, tuned as A), where these agree.
@@ -100,13 +100,13 @@ class PairJudge:
         Raises:
             RunError: fewer than two pairs could be judged, or the endpoint refuses.
         """
-        silent: list[str] = []  # shared by the threads: a judge that is gone is not asked for hours
+        silence = _Silence()
         pairs = []
         with (
             bar(f"{description}: judging", len(answered.examples)) as progress,
             ThreadPoolExecutor(self.max_concurrency) as pool,
         ):
-            for pair in pool.map(lambda one: self._pair(one, silent), answered.examples):
+            for pair in pool.map(lambda one: self._pair(one, silence), answered.examples):
                 pairs.append(pair)
                 progress.advance()
         return self._scored(answered, pairs)
@@ -148,33 +148,40 @@ class PairJudge:
             for reason, count in failures.items()
         ]
 
-    def _pair(self, example: AnsweredExample, silent: list[str]) -> _Pair:
+    def _pair(self, example: AnsweredExample, silence: _Silence) -> _Pair:
         """What the judge says in both orders: tuned is answer B, then answer A."""
         if example.base == example.tuned:  # nothing to tell apart, and nothing to pay for
             return _Pair(0.5, "equal")
-        if len(silent) >= MAX_SILENT:
+        if silence.is_final:
             return _Pair(None, failure="the judge had stopped answering")
         try:
             verdicts = (
-                self._verdict(example, example.base, example.tuned),
-                self._verdict(example, example.tuned, example.base),
+                self._verdict(example, example.base, example.tuned, silence),
+                self._verdict(example, example.tuned, example.base, silence),
             )
         except _NoVerdictError:
             return _Pair(None, failure="a reply of the judge holds no [[A]], [[B]] or [[C]]")
         except EndpointError as error:
             if error.is_final:
                 raise
-            silent.append(error.reason)
+            if not error.is_silent:  # of this pair alone, such as a filter or a context too short
+                silence.ends()
+                return _Pair(None, failure=f"the judge refused: {error.reason}")
+            silence.grows()
             return _Pair(None, failure=f"the judge did not answer: {error.reason}")
         return _Pair(AGREED.get(verdicts, 0.5), "agreed" if verdicts in AGREED else "swayed")
 
-    def _verdict(self, example: AnsweredExample, a: str, b: str) -> Choice:
+    def _verdict(self, example: AnsweredExample, a: str, b: str, silence: _Silence) -> Choice:
         """One request's verdict, from the disk if it was made before."""
         messages = self._messages(example, a, b)
         asked = json.dumps([self.endpoint.url, self.endpoint.body(messages)], sort_keys=True)
         path = self.cache / f"{hashlib.sha256(asked.encode()).hexdigest()}.json"
         kept = _kept_reply(path)
-        reply = self.endpoint.ask(messages) if kept is None else kept
+        if kept is None:
+            reply = self.endpoint.ask(messages)
+            silence.ends()  # what was on the disk does not say that the judge is there
+        else:
+            reply = kept
         verdict = verdict_in(reply)
         if verdict is None:  # not kept: the next run may get a better reply
             raise _NoVerdictError
@@ -207,6 +214,30 @@ class _Pair:
     tuned: float | None
     way: Literal["agreed", "swayed", "equal"] | None = None
     failure: str = ""
+
+
+class _Silence:
+    """Pairs in a row that were not answered, shared by the threads: a judge that is gone is not
+    asked for hours."""
+
+    def __init__(self) -> None:
+        self._pairs = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the judge is to be left alone."""
+        return self._pairs >= MAX_SILENT
+
+    def grows(self) -> None:
+        """One more pair was not answered."""
+        with self._lock:
+            self._pairs += 1
+
+    def ends(self) -> None:
+        """The judge said something."""
+        with self._lock:
+            self._pairs = 0
 
 
 class _NoVerdictError(Exception):

@@ -216,6 +216,40 @@ def test_a_judge_that_is_gone_is_left_and_the_pairs_are_counted(
         judge_at(server.url, tmp_path / "other").judged(only_faults, description="")
 
 
+def test_a_pair_that_is_refused_is_left_out_alone(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    filtered = [f"question {n}\n" for n in (1, 2, 4, 5, 6)]
+
+    def judge(text: str, number: int) -> str | Reply:
+        refused = any(one in text for one in filtered)
+        return (400, {}, "content_filter") if refused else fair(text, number)
+
+    server = serve(judge)
+    judged = judge_at(server.url, tmp_path, max_concurrency=1).judged(examples(12), description="")
+    assert judged.notes[1:] == (
+        "win_rate: 5 of 12 pairs are left out: the judge refused: HTTP 400",
+    )
+    assert len(judged.scores["win_rate"].tuned) == 7
+    assert len(server.bodies) == 5 + 2 * 4  # a refusal is not tried again; 3 pairs are equal
+
+
+def test_only_failures_in_a_row_end_the_judging(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    ill = [f"question {n}\n" for n in (0, 1, 4, 5, 8, 9)]  # 2, 6 and 10 are answered
+
+    def judge(text: str, number: int) -> str | Reply:
+        return (503, {}, "") if any(one in text for one in ill) else fair(text, number)
+
+    server = serve(judge)
+    judged = judge_at(server.url, tmp_path, max_concurrency=1).judged(examples(12), description="")
+    assert judged.notes[1:] == (
+        "win_rate: 6 of 12 pairs are left out: the judge did not answer: HTTP 503",
+    )
+    assert len(server.bodies) == 6 * MAX_TRIES + 2 * 3
+
+
 def test_refusals_end_it_and_the_key_goes_nowhere_else(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
