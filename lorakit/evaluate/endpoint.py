@@ -73,7 +73,7 @@ class Endpoint:
         """The key, or None where none is wanted.
 
         Raises:
-            RecipeError: the environment variable is not set.
+            RecipeError: the environment variable is not set, or holds what no header can.
         """
         if self.api_key_env is None:
             return None
@@ -82,6 +82,12 @@ class Endpoint:
             raise RecipeError(
                 f"evaluate.judge.api_key_env names {self.api_key_env!r}, which is not set in the "
                 "environment. Set it to the key, or remove api_key_env for an endpoint without one."
+            )
+        if not all("!" <= character <= "~" for character in key):  # else http.client prints it
+            raise RecipeError(
+                f"evaluate.judge.api_key_env names {self.api_key_env!r}, which holds blanks, line "
+                "breaks or letters beyond ASCII within the key; possible: printable ASCII. Set it "
+                "to the key alone."
             )
         return key
 
@@ -129,8 +135,11 @@ class Endpoint:
         return self._text(content)
 
     def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
-        with error:
-            said = error.read(2000).decode("utf-8", "replace")
+        try:
+            with error:
+                said = error.read(2000).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):  # the status is known, its words are not
+            said = "its words were cut off"
         key = self.key()
         said = " ".join(said.replace(key, "***").split() if key else said.split())
         if error.code in TRANSIENT or error.code >= 500:
@@ -145,7 +154,7 @@ class Endpoint:
     def _text(self, content: bytes) -> str:
         try:
             text = json.loads(content)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise EndpointError(
                 f"what {self.url} answers is no chat completion ({in_one_line(error)}); possible: "
                 "an OpenAI-compatible endpoint. Check evaluate.judge.url.",

@@ -253,7 +253,7 @@ def verdict_in(reply: str) -> Choice | None:
 def _kept_reply(path: Path) -> str | None:
     try:
         reply = json.loads(path.read_text("utf-8"))["reply"]
-    except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged: ask again
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # none, or damaged
         return None
     return reply if isinstance(reply, str) and verdict_in(reply) else None
 

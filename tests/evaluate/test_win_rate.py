@@ -268,6 +268,35 @@ def test_refusals_end_it_and_the_key_goes_nowhere_else(
         judge_at(answer.url, tmp_path).probe()
 
 
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_refusal_that_is_cut_off_is_still_a_refusal(
+    serve: Callable[..., Server], tmp_path: Path, status: int
+) -> None:
+    """The connection is gone before the words that were announced have come."""
+    server = serve(lambda *_: (status, {"Transfer-Encoding": "chunked"}, "no length of a chunk"))
+    with pytest.raises(EndpointError, match=f"HTTP {status}: its words were cut off") as caught:
+        judge_at(server.url, tmp_path).probe()
+    assert caught.value.is_final == (status == 401)
+
+
+@pytest.mark.parametrize("key", ["sk-first\nsk-second", "sk-first sk-second", "sk-fïrst"])
+def test_a_key_that_no_header_can_hold_is_refused_unprinted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEST_JUDGE_KEY", key)
+    with pytest.raises(RecipeError, match="possible: printable ASCII") as caught:
+        judge_at("http://127.0.0.1:9/v1", tmp_path).probe()
+    assert "sk-" not in str(caught.value)
+
+
+def test_a_reply_nested_beyond_all_depth_is_no_chat_completion(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = serve(lambda *_: (200, {}, "[" * 200_000))
+    with pytest.raises(EndpointError, match="is no chat completion"):
+        judge_at(server.url, tmp_path).probe()
+
+
 def test_what_is_missing_is_found_before_training(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
