@@ -67,7 +67,7 @@ class Endpoint:
 
     def body(self, messages: Sequence[Message]) -> dict[str, Any]:
         """What a request says: it decides the reply, so far as anything does."""
-        return {"model": self.model, "messages": list(messages)} | dict(self.parameters or {})
+        return dict(self.parameters or {}) | {"model": self.model, "messages": list(messages)}
 
     def key(self) -> str | None:
         """The key, or None where none is wanted.
@@ -124,7 +124,9 @@ class Endpoint:
             headers=headers,
             method="POST",
         )
-        opener = urllib.request.build_opener(_NoRedirects)
+        # A proxy of the environment passes on what it cannot read; plain http goes straight.
+        proxies = {k: v for k, v in urllib.request.getproxies().items() if k == "https"}
+        opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler(proxies))
         try:
             with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 content = response.read(MAX_REPLY_BYTES)
