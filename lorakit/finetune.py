@@ -35,12 +35,12 @@ from lorakit.data.named_sets import (
     specs_of,
 )
 from lorakit.data.prepare import Prepared
-from lorakit.errors import DataError
+from lorakit.errors import DataError, RunError
 from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
 from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.enough import too_few_findings
 from lorakit.evaluate.lm_eval_tasks import lm_eval_results
-from lorakit.evaluate.outside import check_outside
+from lorakit.evaluate.outside import check_outside, with_outside
 from lorakit.evaluate.overfitting import validation_losses
 from lorakit.evaluate.proof import with_proofs
 from lorakit.evaluate.result import SetResult
@@ -245,11 +245,13 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
         write_identity(run, base)
     _copy_tokenizer(run)
     save_adapter(model, run.adapter)
-    evaluation = _evaluate(model, tokenizer, recipe, sets, run, clock)
+    evaluation, failure = _evaluate(model, tokenizer, recipe, sets, run, clock)
     clock.count("evaluation", clock.rest())
     if not resume:
         _record(run, clock.measured())
     write_report(run.path)
+    if failure is not None:
+        raise failure
     return Outcome(run.path, training, evaluation, memory)
 
 
@@ -278,7 +280,7 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
 
     Raises:
         InputError: no run folder, or its base or data are gone, or the base is another one.
-        RunError: the run has not finished.
+        RunError: the run has not finished, or the judge or lm-eval failed; all else is written.
     """
     run, recipe = finished_run(Path(path))
     check_outside(recipe.evaluate, asks=True)
@@ -286,8 +288,10 @@ def evaluate_run(path: str | Path) -> dict[str, SetResult]:
     model, tokenizer = load_base_of(base_of_run(run, recipe), dtype=getattr(torch, dtype_of(run)))
     load_adapter(model, run.adapter)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
-    results = _evaluate(model, tokenizer, recipe, sets, run)
+    results, failure = _evaluate(model, tokenizer, recipe, sets, run)
     write_report(run.path)
+    if failure is not None:
+        raise failure
     return results
 
 
@@ -401,7 +405,8 @@ def _evaluate(
     sets: NamedSets,
     run: RunFolder,
     clock: Clock | None = None,
-) -> dict[str, SetResult]:
+) -> tuple[dict[str, SetResult], RunError | None]:
+    """Measure and write every set; with why the judge or lm-eval has no say in it."""
     wanted = recipe.evaluate
     stop_ids = _stop_ids(model, sets.train)
     context = context_of(model.config) or wanted.max_new_tokens
@@ -449,19 +454,30 @@ def _evaluate(
         for name, one in results.items()
     }
     _write_results(run, corrected(results))
-    if wanted.lm_eval is not None:  # last: it may fail for reasons of its own, such as no network
-        results |= lm_eval_results(
+    tasks = wanted.lm_eval
+    if measures.judge is None and tasks is None:
+        return corrected(results), None
+    write_report(run.path)  # what follows may take hours, or never come
+    results, failure = with_outside(
+        results,
+        sets.evaluation,
+        measures,
+        None
+        if tasks is None
+        else lambda: lm_eval_results(
             model,
             tokenizer,
-            wanted.lm_eval,
+            tasks,
             chat_template=sets.train.chat_template,
             stop_ids=stop_ids,
             token_budget=budget,
             packed=packed,
             seed=recipe.train.seed,
-        )
-        _write_results(run, corrected(results))
-    return corrected(results)
+        ),
+        lambda found: _write_results(run, corrected(found)),
+        run=run.path,
+    )
+    return corrected(results), failure
 
 
 def _write_results(run: RunFolder, results: Mapping[str, SetResult]) -> None:

@@ -21,7 +21,7 @@ from lorakit.evaluate.calibration import compare_calibration, compare_choices
 from lorakit.evaluate.choice import choice_scores
 from lorakit.evaluate.forgotten import most_forgotten
 from lorakit.evaluate.judge import KL, LOSS_METRICS, Scores, judge
-from lorakit.evaluate.result import Measured, Proof, SetResult
+from lorakit.evaluate.result import AnsweredExample, Measured, Proof, SetResult
 from lorakit.evaluate.token_distributions import BothDistributions, both_distributions
 from lorakit.evaluate.variants import same_rows
 from lorakit.evaluate.win_rate import PairJudge
@@ -34,6 +34,10 @@ RETENTION = "retention"
 UNANSWERED = (*LOSS_METRICS, KL, *CHOICES)
 # One answer compares with nothing, neither by `content` nor by an interval.
 MIN_ANSWERS = 2
+NOT_YET_JUDGED = (
+    f"{WIN_RATE} is not measured yet: no verdict here rests on it; `lorakit evaluate` on the run "
+    "asks the judge"
+)
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,9 @@ def compare_sets(
 ) -> dict[str, SetResult]:
     """Measure every set with the adapter off (base) and on (tuned).
 
+    All but the win rate, which rests on somebody else: `with_win_rate` adds it to what is measured.
+    A set whose verdict is to rest on it is judged by its loss so far, and a note says so.
+
     Args:
         model: with an adapter attached and switched on.
         tokenizer: of the model.
@@ -243,34 +250,81 @@ def compare_sets(
                     measures.scoring,
                     description=name,
                 )
-                if measures.judge is not None and WIN_RATE in measures.metrics:
-                    given = measures.judge.judged(given, description=name)
-        judged = judge(
+        if primary == WIN_RATE:
+            primary = "loss"
+        measured = Measured(
+            indices,
             base,
             tuned,
-            metrics=measures.metrics,
-            primary=primary,
-            margin=measures.margin if name == RETENTION else None,
-            scores=chosen | given.scores,
-            kl=found.kl,
-            seed=measures.seed,
+            found.kl,
+            chosen | given.scores,
+            (*_not_measured(measures, asked, chosen, len(drawn)), *given.notes),
         )
+        judged = _judged(name, measured, measures, primary)
+        unjudged = (NOT_YET_JUDGED,) if _wants_judge(given.examples, measures) else ()
         results[name] = replace(
             judged,
             available=len(held_out.examples),
-            notes=(
-                *judged.notes,
-                *_not_measured(measures, asked, chosen, len(drawn)),
-                *given.notes,
-            ),
+            notes=(*judged.notes, *unjudged),
             answered=given.examples,
             forgotten=most_forgotten(
                 tokenizer, held_out.examples, held_out.rows, indices, base, tuned, stop_ids=stop_ids
             ),
             proofs=_calibrations(found, chosen, measures.seed),
-            measured=Measured(indices, base, tuned),
+            measured=measured,
         )
     return results
+
+
+def with_win_rate(result: SetResult, measures: Measures, *, name: str) -> SetResult:
+    """The result with the metric win_rate, and with its verdict where that rests on it.
+
+    Args:
+        result: of `compare_sets`.
+        measures: what is measured.
+        name: of the set.
+
+    Raises:
+        RunError: the judge does not answer, or not to the point.
+    """
+    measured = result.measured
+    if measures.judge is None or measured is None or not _wants_judge(result.answered, measures):
+        return result
+    given = measures.judge.judged(Answered(result.answered), description=name)
+    measured = replace(
+        measured,
+        scores=dict(measured.scores) | given.scores,
+        notes=(*measured.notes, *given.notes),
+    )
+    judged = _judged(name, measured, measures, measures.primary_of(name))
+    return replace(
+        judged,
+        available=result.available,
+        same_as=result.same_as,
+        answered=given.examples,
+        forgotten=result.forgotten,
+        proofs=result.proofs,
+        measured=measured,
+    )
+
+
+def _wants_judge(answered: Sequence[AnsweredExample], measures: Measures) -> bool:
+    return bool(answered) and WIN_RATE in measures.metrics
+
+
+def _judged(name: str, measured: Measured, measures: Measures, primary: str) -> SetResult:
+    """The verdict on what was measured, with all that is to be said about it."""
+    judged = judge(
+        measured.base,
+        measured.tuned,
+        metrics=measures.metrics,
+        primary=primary,
+        margin=measures.margin if name == RETENTION else None,
+        scores=measured.scores,
+        kl=measured.kl,
+        seed=measures.seed,
+    )
+    return replace(judged, notes=(*judged.notes, *measured.notes))
 
 
 def draw(count: int, at_most: int | None, *, seed: int) -> np.ndarray:

@@ -22,7 +22,7 @@ def corrected(results: Mapping[str, SetResult]) -> dict[str, SetResult]:
 
 def _corrected(one: SetResult, value: float | None, num_tests: int) -> SetResult:
     told = replace(one, p_value_corrected=value, num_tests=num_tests)
-    if told.survives is not False:
+    if told.survives is not False or num_tests < 2:  # one alone has nothing to be corrected for
         return told
     note = (
         f"does not survive the correction for {num_tests} verdicts read together: p "

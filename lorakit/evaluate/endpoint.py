@@ -37,11 +37,14 @@ class EndpointError(RunError):
     Attributes:
         reason: in a few words, none of them the endpoint's.
         is_final: whether every other request would end alike.
+        is_silent: whether every try ended without an answer; else this one request was refused.
     """
 
-    def __init__(self, message: str, *, reason: str, is_final: bool) -> None:
+    def __init__(
+        self, message: str, *, reason: str, is_final: bool = False, is_silent: bool = False
+    ) -> None:
         super().__init__(message)
-        self.reason, self.is_final = reason, is_final
+        self.reason, self.is_final, self.is_silent = reason, is_final, is_silent
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,13 @@ class Endpoint:
 
     def body(self, messages: Sequence[Message]) -> dict[str, Any]:
         """What a request says: it decides the reply, so far as anything does."""
-        return {"model": self.model, "messages": list(messages)} | dict(self.parameters or {})
+        return dict(self.parameters or {}) | {"model": self.model, "messages": list(messages)}
 
     def key(self) -> str | None:
         """The key, or None where none is wanted.
 
         Raises:
-            RecipeError: the environment variable is not set.
+            RecipeError: the environment variable is not set, or holds what no header can.
         """
         if self.api_key_env is None:
             return None
@@ -79,6 +82,12 @@ class Endpoint:
             raise RecipeError(
                 f"evaluate.judge.api_key_env names {self.api_key_env!r}, which is not set in the "
                 "environment. Set it to the key, or remove api_key_env for an endpoint without one."
+            )
+        if not all("!" <= character <= "~" for character in key):  # else http.client prints it
+            raise RecipeError(
+                f"evaluate.judge.api_key_env names {self.api_key_env!r}, which holds blanks, line "
+                "breaks or letters beyond ASCII within the key; possible: printable ASCII. Set it "
+                "to the key alone."
             )
         return key
 
@@ -98,7 +107,7 @@ class Endpoint:
                         f"the judge at {self.url} did not answer in {MAX_TRIES} tries: {error}. "
                         "Try again later: what was judged is kept.",
                         reason=str(error),
-                        is_final=False,
+                        is_silent=True,
                     ) from error
                 self.sleep(min(max(wait, error.wait), LONGEST_WAIT_SECONDS))
                 wait *= 2
@@ -115,7 +124,9 @@ class Endpoint:
             headers=headers,
             method="POST",
         )
-        opener = urllib.request.build_opener(_NoRedirects)
+        # A proxy of the environment passes on what it cannot read; plain http goes straight.
+        proxies = {k: v for k, v in urllib.request.getproxies().items() if k == "https"}
+        opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler(proxies))
         try:
             with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 content = response.read(MAX_REPLY_BYTES)
@@ -126,8 +137,11 @@ class Endpoint:
         return self._text(content)
 
     def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
-        with error:
-            said = error.read(2000).decode("utf-8", "replace")
+        try:
+            with error:
+                said = error.read(2000).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):  # the status is known, its words are not
+            said = "its words were cut off"
         key = self.key()
         said = " ".join(said.replace(key, "***").split() if key else said.split())
         if error.code in TRANSIENT or error.code >= 500:
@@ -142,12 +156,11 @@ class Endpoint:
     def _text(self, content: bytes) -> str:
         try:
             text = json.loads(content)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise EndpointError(
                 f"what {self.url} answers is no chat completion ({in_one_line(error)}); possible: "
                 "an OpenAI-compatible endpoint. Check evaluate.judge.url.",
                 reason="no chat completion",
-                is_final=False,
             ) from error
         return text if isinstance(text, str) else ""
 

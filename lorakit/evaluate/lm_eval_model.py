@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.template import ChatTemplate
-from lorakit.errors import DataError
+from lorakit.errors import DataError, ModelError
 from lorakit.evaluate.likelihood import Likelihood, Request, likelihoods
 from lorakit.generate import SamplingSettings, generate
 
@@ -66,12 +66,27 @@ class InMemoryLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
-        return int(self.tokenizer.eos_token_id)
+        """The token that ends a text.
+
+        Raises:
+            ModelError: the tokenizer has none.
+        """
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise ModelError(
+                f"the tokenizer of {self.tokenizer.name_or_path} has no end token, and lm-eval "
+                "puts that or a start token before texts without a context. Name one as eos_token "
+                "in its tokenizer_config.json, or remove evaluate.lm_eval."
+            )
+        return int(end)
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that stands before a text without a context."""
+        """The token that stands before a text without a context.
+
+        Raises:
+            ModelError: the tokenizer has neither a start token nor an end token.
+        """
         start = self.tokenizer.bos_token_id
         return self.eot_token_id if start is None else int(start)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -105,7 +105,7 @@ def lm_eval_results(
     """
     check_lm_eval(section)
 
-    def run(who: str) -> Mapping[str, Any]:
+    def run(who: str, name: str) -> Mapping[str, Any]:
         from lorakit.evaluate.lm_eval_model import InMemoryLM
 
         lm = InMemoryLM(
@@ -118,38 +118,33 @@ def lm_eval_results(
             packed=packed,
             description=f"lm-eval: {who}",
         )
-        return _run(lm, section)
+        return _run(lm, section, name)
 
-    try:
-        tuned = run("tuned")
-        with adapter_disabled(model):
-            base = run("base")
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RunError(
-            f"lm-eval could not run {', '.join(section.tasks)}: {in_one_line(error)}. Look at the "
-            "task, or remove it from evaluate.lm_eval.tasks; what was trained is kept."
-        ) from error
-    return {f"{PREFIX}{name}": compared(base, tuned, name, seed) for name in tuned["samples"]}
+    results: dict[str, SetResult] = {}
+    for name in section.tasks:
+        try:
+            tuned = run("tuned", name)
+            with adapter_disabled(model):
+                base = run("base", name)
+            found = {one: compared(base, tuned, one, seed) for one in tuned["samples"]}
+        except Exception as error:  # a task is anybody's code, and may raise anything
+            raise RunError(
+                f"lm-eval could not run {name}: {in_one_line(error)}. Look at the task, or remove "
+                "it from evaluate.lm_eval.tasks."
+            ) from error
+        results |= {f"{PREFIX}{one}": result for one, result in found.items()}
+    return results
 
 
-def _run(lm: Any, section: LmEvalSection) -> Mapping[str, Any]:
+def _run(lm: Any, section: LmEvalSection, name: str) -> Mapping[str, Any]:
     """What `lm_eval.simple_evaluate` does, without its look at the machine (10 s of subprocesses)
     and without its pool of processes, which would be copies of this one with all its weights."""
     from lm_eval.evaluator import evaluate
 
-    # Lm-eval's own seeds: some tasks shuffle their documents or options with these generators.
-    random.seed(SEED)
-    np.random.seed(FEWSHOT_SEED)
     manager = _task_manager(section.include_path, tuple(section.tasks))
-    loaded = manager.load(list(section.tasks))
-    for task in loaded["tasks"].values():
-        own = task.get_config("num_fewshot")
-        if section.num_fewshot is not None and own != 0:  # 0 says that the task takes none
-            task.set_config(key="num_fewshot", value=section.num_fewshot)
-        elif own is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    with _environment("DISABLE_MULTIPROC", "1"):
+    with _seeded(), _environment("DISABLE_MULTIPROC", "1"):
+        loaded = manager.load([name])
+        _set_fewshot(loaded["tasks"].values(), section)
         found = evaluate(
             lm=lm,
             task_dict=loaded,
@@ -160,6 +155,31 @@ def _run(lm: Any, section: LmEvalSection) -> Mapping[str, Any]:
         )
     assert found is not None  # only other ranks than the first get nothing
     return dict(found)
+
+
+def _set_fewshot(tasks: Iterable[Any], section: LmEvalSection) -> None:
+    """Examples in the prompt, as `lm_eval.simple_evaluate` sets them."""
+    for task in tasks:
+        own = task.get_config("num_fewshot")
+        if section.num_fewshot is not None and own != 0:  # 0 says that the task takes none
+            task.set_config(key="num_fewshot", value=section.num_fewshot)
+        elif own is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Inside, Python's and numpy's generators start from lm-eval's own seeds: some tasks shuffle
+    their documents or options with them. After it they go on where the caller had them."""
+    before, numpys = random.getstate(), np.random.get_state()
+    random.seed(SEED)
+    np.random.seed(FEWSHOT_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpys)
 
 
 @contextmanager

@@ -1,8 +1,16 @@
-"""What evaluation needs from outside the package: looked for before anything is trained."""
+"""What evaluation needs from outside the package: looked for before anything is trained, and asked
+last, when all else is measured and written."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lorakit.errors import LorakitError, RunError
+from lorakit.evaluate.compare import HeldOut, Measures, with_win_rate
 from lorakit.evaluate.lm_eval_tasks import check_lm_eval
+from lorakit.evaluate.proof import with_variants
+from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.win_rate import PairJudge
 from lorakit.recipe import EvaluateSection
 
@@ -24,3 +32,49 @@ def check_outside(section: EvaluateSection, *, asks: bool) -> None:
         judge.endpoint.key()
         if asks:
             judge.probe()
+
+
+def with_outside(
+    results: Mapping[str, SetResult],
+    sets: Mapping[str, HeldOut],
+    measures: Measures,
+    lm_eval: Callable[[], Mapping[str, SetResult]] | None,
+    write: Callable[[Mapping[str, SetResult]], None],
+    *,
+    run: Path,
+) -> tuple[dict[str, SetResult], RunError | None]:
+    """The results with what the judge and lm-eval say of them, and why something is missing.
+
+    Both may fail for reasons of their own, such as no network: what is there by then is written,
+    and a failure of one does not keep the other from its say.
+
+    Args:
+        results: all else that was measured.
+        sets: those that were measured.
+        measures: what is measured.
+        lm_eval: runs the tasks; None: there are none.
+        write: keeps results.
+        run: the run folder, for the words on how to go on.
+    """
+    found, failures = dict(results), []
+    if measures.judge is not None:
+        try:
+            for name, one in results.items():
+                found[name] = with_win_rate(one, measures, name=name)
+        except LorakitError as error:
+            failures.append(str(error))
+        found = with_variants(found, sets, measures)
+        write(found)
+    if lm_eval is not None:
+        try:
+            found |= lm_eval()
+            write(found)
+        except LorakitError as error:
+            failures.append(str(error))
+    if not failures:
+        return found, None
+    return found, RunError(
+        f"{' '.join(failures)} What was trained is kept, and all else is measured: see "
+        f"evaluation.json and report.html in {run}. To go on: `lorakit evaluate {run}`, which asks "
+        "the judge for no verdict twice."
+    )

@@ -53,15 +53,8 @@ def with_proofs(
         token_budget: tokens of one forward pass.
         packed: whether the family may be packed.
     """
+    results = with_variants(results, sets, measures)
     proofs: dict[str, dict[str, Proof]] = {name: dict(one.proofs) for name, one in results.items()}
-    for name, varied in results.items():
-        of = source_and_variant(name)
-        if of is not None:
-            source, how = of
-            places = same_rows(sets[source].rows, sets[name].rows)
-            proofs[name]["variant"] = measure_variant(
-                results[source], varied, places, source=source, name=how, seed=measures.seed
-            )
     like = results[LIKE_TRAINING].measured if LIKE_TRAINING in results else None
     if like is not None and min(len(train.examples), len(like.indices)) >= MIN_EXAMPLES:
         unseen = sample(sets[LIKE_TRAINING].examples, like.indices)
@@ -88,6 +81,23 @@ def with_proofs(
     for name, memory in _memorisations(tokenizer, results, sets, train, measures, stop_ids):
         proofs[name]["memorisation"] = memory
     return {name: replace(one, proofs=proofs[name]) for name, one in results.items()}
+
+
+def with_variants(
+    results: Mapping[str, SetResult], sets: Mapping[str, HeldOut], measures: Measures
+) -> dict[str, SetResult]:
+    """The results, each variant of a set held against that set; of what is measured so far."""
+    told = dict(results)
+    for name, varied in results.items():
+        of = source_and_variant(name)
+        if of is not None:
+            source, how = of
+            places = same_rows(sets[source].rows, sets[name].rows)
+            proof = measure_variant(
+                results[source], varied, places, source=source, name=how, seed=measures.seed
+            )
+            told[name] = replace(varied, proofs=varied.proofs | {"variant": proof})
+    return told
 
 
 def _memorisations(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lorakit.evaluate.statistics import ALPHA, TOO_FEW, Comparison, Verdict
 from lorakit.train.losses import ExampleLosses
+
+if TYPE_CHECKING:
+    from lorakit.evaluate.judge import Scores
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,17 @@ class Measured:
     Attributes:
         indices: int64 (E,), which examples of the set were measured.
         base, tuned: their losses.
+        kl: float64 (E,), weighted sums of KL(base || tuned); None: not measured.
+        scores: {metric: of the answered examples, or of those with options}.
+        notes: what else there is to know, beside what the verdict itself says.
     """
 
     indices: np.ndarray
     base: ExampleLosses
     tuned: ExampleLosses
+    kl: np.ndarray | None = None
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Proof(Protocol):

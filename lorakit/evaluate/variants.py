@@ -152,12 +152,16 @@ def _scores(
         for answered in given.answered
         if places.get(answered.index) in after
     ]
-    names = pairs[0][0] if pairs else {}
+    names = dict.fromkeys(name for one, _ in pairs for name in one)
     found = {}
-    for name in names:
-        values_4E = np.array([[*one[name], *other[name]] for one, other in pairs]).T[[0, 2, 1, 3]]
-        higher = given.metrics[name].higher_is_better
-        found[name] = _compare(values_4E, np.ones(len(pairs)), seed, higher_is_better=higher)
+    for name in names:  # an answer without a score, such as a judge's, is in no pair
+        scored = [
+            (*one[name], *other[name]) for one, other in pairs if name in one and name in other
+        ]
+        if scored:
+            values_4E = np.array(scored).T[[0, 2, 1, 3]]
+            higher = given.metrics[name].higher_is_better
+            found[name] = _compare(values_4E, np.ones(len(scored)), seed, higher_is_better=higher)
     return found
 
 

@@ -20,22 +20,25 @@ class Hardware:
     Attributes:
         device: `cpu` or `cuda`.
         name: as a person knows it.
-        has_bfloat16: whether it computes in bfloat16, not merely stores it.
+        has_bfloat16: whether it computes in bfloat16, not merely stores it; None: not known.
         chosen: whether the recipe names the device, instead of taking what is there.
     """
 
     device: str
     name: str
-    has_bfloat16: bool
+    has_bfloat16: bool | None
     chosen: bool
 
 
 def hardware_of(base: BaseSection) -> Hardware:
-    """The device a recipe would train on, on this machine.
+    """The device a recipe would train on: of this machine, or a GPU of another one, which is not
+    known.
 
     Raises:
-        ModelError: the recipe names a device that is not there.
+        ModelError: the recipe names something that is no device.
     """
+    if base.device.startswith("cuda") and not torch.cuda.is_available():
+        return Hardware("cuda", "a GPU that is not in this machine", None, chosen=True)
     device = compute_device(base.device)
     chosen = base.device != "auto"
     if device.type == "cuda":

@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -414,12 +415,33 @@ def _judge(recipe: Recipe) -> Iterator[Fault]:
             "holds more than host, port and path, which may be a key; name the variable that holds "
             "the key in evaluate.judge.api_key_env",
         )
+    elif parts.scheme == "http" and judge.api_key_env is not None and not _is_local(parts.hostname):
+        yield Fault(
+            (*place, "url"),
+            "would carry the key of evaluate.judge.api_key_env unencrypted to another machine; "
+            "give an https address, or forward a port of localhost to it, or remove api_key_env",
+        )
+    for name in ("model", "messages", "stream"):
+        if name in judge.parameters:
+            yield Fault(
+                (*place, "parameters", name),
+                "is not for parameters to say: the model is evaluate.judge.model, messages are "
+                "lorakit's, and replies come whole. Remove it",
+            )
     if judge.api_key_env is not None and not ENVIRONMENT_NAME.fullmatch(judge.api_key_env):
         yield Fault(
             (*place, "api_key_env"),
             "is no name of an environment variable; give the name, such as OPENAI_API_KEY, never "
             "the key itself",
         )
+
+
+def _is_local(host: str) -> bool:
+    """Whether a host is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _not_measured(path: tuple[str | int, ...], metric: str, usable: tuple[str, ...]) -> Fault:

@@ -141,6 +141,14 @@ def test_a_verdict_that_many_others_surround_may_not_survive() -> None:
     assert strong["out_of_domain"].survives is None  # it claims nothing
 
 
+def test_one_verdict_alone_is_not_corrected() -> None:
+    """The interval may say what the p-value just does not, as McNemar's test may."""
+    alone = corrected({"in_domain": replace(judged(-1.0), p_value=0.06)})["in_domain"]
+    assert alone.survives is False and not alone.notes
+    both = corrected({"in_domain": replace(judged(-1.0), p_value=0.06), "more": judged(0.0)})
+    assert "correction for 2 verdicts" in both["in_domain"].notes[-1]
+
+
 def test_retention_claims_that_the_margin_was_kept() -> None:
     kept, lost = judged(0.0, margin=0.5), judged(1.0, margin=0.05)
     assert kept.verdict == "no difference" and kept.p_value is not None and kept.p_value < 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from lorakit.adapters.attach import attach_adapter, attached
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.base.load import load_base
-from lorakit.errors import RecipeError
+from lorakit.errors import ModelError, RecipeError, RunError
 from lorakit.evaluate import lm_eval_tasks
 from lorakit.evaluate.lm_eval_comparison import compared
 from lorakit.evaluate.lm_eval_tasks import check_lm_eval, lm_eval_results
@@ -200,6 +201,46 @@ def test_the_chat_template_and_the_limit_are_those_asked_for(
         ((alone, _),) = lm._loglikelihood_tokens([(None, [7] * 100, [8, 9])])
         ((cut, _),) = lm._loglikelihood_tokens([(None, [7] * 63, [8, 9])])
     assert alone == pytest.approx(cut)  # the context is cut on the left
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_task_whose_own_code_fails_is_named_and_the_callers_chance_goes_on(
+    tasks: Path, tiny_folder: Path
+) -> None:
+    (tasks / "broken.py").write_text("def text(doc):\n    return 1 / 0\n")
+    broken = CHOICE.replace("own_choice", "own_broken").format(data=tasks / "data.jsonl")
+    question = 'doc_to_text: "Question: {{q}}\\nAnswer: "'
+    assert question in broken
+    (tasks / "broken.yaml").write_text(
+        broken.replace(question, "doc_to_text: !function broken.text")
+    )
+    model, tokenizer = tuned_model(tiny_folder)
+    section = LmEvalSection(tasks=["own_choice", "own_broken"], include_path=str(tasks), limit=2)
+    random.seed(7)
+    np.random.seed(7)
+    expected = random.Random(7).random(), np.random.RandomState(7).random()
+    with pytest.raises(RunError, match="could not run own_broken: division by zero"):
+        run(model, tokenizer, section)
+    assert (random.random(), np.random.random()) == expected
+
+
+def test_a_tokenizer_without_start_and_end_is_refused(tasks: Path, tiny_folder: Path) -> None:
+    from lorakit.evaluate.lm_eval_model import InMemoryLM
+
+    model, tokenizer = load_base(tiny_folder, device="cpu")
+    tokenizer.bos_token = tokenizer.eos_token = None
+    lm = InMemoryLM(
+        model,
+        tokenizer,
+        chat_template=tiny.CHATML,
+        stop_ids=(),
+        context=64,
+        token_budget=512,
+        packed=True,
+        description="test",
+    )
+    with pytest.raises(ModelError, match="has no end token"):
+        lm.tok_encode("So")
 
 
 def test_what_is_missing_is_found_before_training(

@@ -20,8 +20,10 @@ from lorakit.errors import RecipeError
 from lorakit.lint import rules
 from lorakit.lint.contract_pages import PAGES
 from lorakit.lint.facts import Facts
+from lorakit.lint.hardware import hardware_of
 from lorakit.lint.lint import lint, without_silenced
 from lorakit.lint.pages import page_of_contract, pages
+from lorakit.recipe import BaseSection
 from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
 from tests.lint.corpus.flawed import FLAWED
 from tests.plan.test_duration import examples
@@ -48,6 +50,31 @@ def test_a_rule_is_a_file_of_its_own(name: str) -> None:
         node.value for one in function for node in ast.walk(one) if isinstance(node, ast.Constant)
     }
     assert said & {"error", "warning", "note"} == set(rule.SEVERITIES)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_elsewhere_is_not_known(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """`check` runs where a recipe is written, which need not be where it trains."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    hardware = hardware_of(BaseSection(model="builtin", device=device))
+    assert (hardware.device, hardware.has_bfloat16) == ("cuda", None)
+
+
+def test_check_says_nothing_of_the_dtype_of_a_gpu_that_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    rows = [{"prompt": f"Dose {n}?", "completion": f"{n} tablets."} for n in range(8)]
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = lorakit.parse_recipe(
+        {
+            "base": {"model": "builtin", "device": "cuda", "dtype": "bfloat16"},
+            "data": {"train": str(data)},
+        }
+    )
+    found = {finding.id for finding in lorakit.check(recipe).findings}
+    assert "bfloat16-without-hardware" not in found
 
 
 def test_names_that_a_recipe_may_silence_are_those_that_exist() -> None:

@@ -26,7 +26,7 @@ MEND = "Leave base.dtype out (auto: bfloat16 on GPUs that have it, else float32)
 
 def find(facts: Facts) -> Iterator[Finding]:
     dtype, hardware = facts.recipe.base.dtype, facts.hardware
-    emulated = dtype == "bfloat16" and not hardware.has_bfloat16
+    emulated = dtype == "bfloat16" and hardware.has_bfloat16 is False
     if not emulated and not (dtype == "float16" and hardware.device == "cpu"):
         return
     sure = hardware.chosen or hardware.device == "cuda"

@@ -33,5 +33,7 @@ def find(facts: Facts) -> Iterator[Finding]:
             json.loads(row.answer)
         except ValueError as error:
             hits.add(row, str(error))
+        except RecursionError:  # of brackets that open without end
+            hits.add(row, "nested too deeply to be parsed")
     if 0 < hits.share <= 1 - MEANT:
         yield hits.finding(ID, "warning", "are JSON that cannot be parsed", "repair or remove them")

@@ -148,6 +148,7 @@ def _canned(row: Row) -> str:
 
 
 JSON_CUT = changed(extracted(240), 12, with_answer(lambda row: row["completion"][:-6]))
+JSON_DEEP = changed(extracted(240), 12, with_answer(lambda row: "[" * 1200))
 
 FLAWED: dict[str, list[Case]] = {
     "rank-without-rslora": [
@@ -357,7 +358,7 @@ FLAWED: dict[str, list[Case]] = {
     "languages-mixed": [Case(changed(answered(240), 10, with_answer(lambda row: GERMAN)))],
     "one-source-dominates": [Case(_sources(240))],
     "padding-waste": [Case(_uneven(240), sections={"data": {"packing": False}})],
-    "json-answers-broken": [Case(JSON_CUT)],
+    "json-answers-broken": [Case(JSON_CUT), Case(JSON_DEEP)],
     "system-message-differs": [
         Case(
             dialogues(220, system="You are a triage nurse."),
