@@ -242,8 +242,6 @@ def test_what_cannot_work_is_said_and_nothing_is_written(
         (["--set", "compare.api=gtp-4.1"], "Did you mean gpt-4.1"),
         (["--set", "evaluate.metrics=[loss, token_f1, choice_text]",
           "--set", "evaluate.primary=choice_text"], "which five ways are not compared by"),
-        (["--set", "evaluate.in_domain=null"], "nothing to compare on"),
-        (["--set", "evaluate.in_domain=plain.txt"], "is a question with an answer"),
     ],
 )  # fmt: skip
 def test_nothing_is_trained_that_cannot_be_compared_afterwards(
@@ -251,7 +249,6 @@ def test_nothing_is_trained_that_cannot_be_compared_afterwards(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    Path("plain.txt").write_text("Cough is common.\n\nFever is too.\n")
     values = trained.values | {"output": {"dir": "new"}}
     Path("recipe.yaml").write_text(yaml.safe_dump(values))
     assert main(["compare", "recipe.yaml", *options]) == 2
