@@ -242,6 +242,7 @@ def test_what_cannot_work_is_said_and_nothing_is_written(
         (["--set", "compare.api=gtp-4.1"], "Did you mean gpt-4.1"),
         (["--set", "evaluate.metrics=[loss, token_f1, choice_text]",
           "--set", "evaluate.primary=choice_text"], "which five ways are not compared by"),
+        ([], "nothing to compare on"),
     ],
 )  # fmt: skip
 def test_nothing_is_trained_that_cannot_be_compared_afterwards(
@@ -250,6 +251,8 @@ def test_nothing_is_trained_that_cannot_be_compared_afterwards(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     values = trained.values | {"output": {"dir": "new"}}
+    if not options:
+        del values["evaluate"]
     Path("recipe.yaml").write_text(yaml.safe_dump(values))
     assert main(["compare", "recipe.yaml", *options]) == 2
     told = capsys.readouterr().err
