@@ -21,6 +21,7 @@ from lorakit.adapters.store import load_adapter, save_adapter
 from lorakit.base.families import why_not_packed
 from lorakit.base.from_recipe import load_base_of, load_tokenizer_of_base, token_ids_of
 from lorakit.base.of_run import base_of_run, pinned, write_identity
+from lorakit.base.stops import stop_ids_of
 from lorakit.data.calibration import calibration_batches
 from lorakit.data.contract import Finding
 from lorakit.data.facts import data_facts
@@ -191,7 +192,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     model, tokenizer = load_base_of(base)
     loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
-    stop_ids = _stop_ids(model, sets.train)
+    stop_ids = stop_ids_of(model, sets.train.stop_ids)
     found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids, resumes=resume)
     _report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
@@ -367,7 +368,7 @@ def _write_tokenizer(
 
     Models that never stop are those whose trained end-of-turn token the generation config lacks.
     """
-    stops = _stop_ids(model, train_set)
+    stops = stop_ids_of(model, train_set.stop_ids)
     generation = copy.deepcopy(model.generation_config)
     generation._from_model_config = False  # else transformers derives it anew when loading
     if stops:
@@ -379,13 +380,6 @@ def _write_tokenizer(
         # Not save_pretrained, which refuses values that published models have (a temperature
         # without sampling): they are not ours to judge.
         (folder / "generation_config.json").write_text(generation.to_json_string())
-
-
-def _stop_ids(model: PreTrainedModel, train_set: Prepared) -> list[int]:
-    """Tokens at which answers end: those the base names, then those that trained turns end in."""
-    listed = model.generation_config.eos_token_id
-    known = [listed] if isinstance(listed, int) else list(listed or ())
-    return list(dict.fromkeys([*known, *train_set.stop_ids]))
 
 
 def _copy_tokenizer(run: RunFolder) -> None:
@@ -408,7 +402,7 @@ def _evaluate(
 ) -> tuple[dict[str, SetResult], RunError | None]:
     """Measure and write every set; with why the judge or lm-eval has no say in it."""
     wanted = recipe.evaluate
-    stop_ids = _stop_ids(model, sets.train)
+    stop_ids = stop_ids_of(model, sets.train.stop_ids)
     context = context_of(model.config) or wanted.max_new_tokens
     greedy = SamplingSettings(
         max_new_tokens=min(wanted.max_new_tokens, context),

@@ -120,3 +120,13 @@ def test_a_recipe_in_memory_is_edited_and_checked() -> None:
     assert recipe.adapter.r == 16
     with pytest.raises(RecipeError):
         edited(recipe, {"train.optim_memory": "1GB"})
+
+
+def test_what_was_kept_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    texts = [f"base: {{model: builtin}}\ndata: {{train: a.jsonl}}\nadapter: {{r: {r}}}\n"
+             for r in (1, 2, 3)]  # fmt: skip
+    path.write_text(texts[0])
+    kept = [rewrite_recipe(path, {"adapter.r": r})[1] for r in (2, 3)]
+    assert kept == [tmp_path / "recipe.yaml.bak", tmp_path / "recipe.yaml.bak1"]
+    assert [*[one.read_text() for one in kept if one], path.read_text()] == texts

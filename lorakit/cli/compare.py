@@ -94,9 +94,11 @@ def _trained(recipe: Recipe) -> Path:
         finished_run(run.path)  # says how to finish one that is not
     else:
         find_run(recipe, resume=False)  # refuses a folder that holds something else
-        log.info("no run in %s: training it first; --run names a finished one", run.path)
+        from lorakit.compare.comparable import check_comparable
         from lorakit.finetune import finetune
 
+        check_comparable(recipe)  # training may take hours
+        log.info("no run in %s: training it first; --run names a finished one", run.path)
         finetune(recipe)
     return run.path
 

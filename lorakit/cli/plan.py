@@ -141,7 +141,10 @@ def _check_options(
 def _rewrite(recipe: Path, output: Path | None, fixes: Fixes) -> None:
     """Write the first of the fixes into the recipe, and say what was changed."""
     if fixes.fits:
-        typer.echo("it fits: nothing was changed", err=True)
+        told = "it fits: nothing was changed"
+        if output is not None:  # whoever asked for that file goes on with it
+            told += f"; wrote {rewrite_recipe(recipe, {}, output)[0]}"
+        typer.echo(told, err=True)
         return
     if not fixes.fixes:
         raise RunError("no change that is known makes it fit; nothing was written. See above.")

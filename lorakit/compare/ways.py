@@ -9,29 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit import tasks
 from lorakit.base.families import why_not_packed
+from lorakit.base.stops import stop_ids_of
+from lorakit.compare.comparable import SET, prices_of, primary_of, questions_of, retriever_of
 from lorakit.compare.costs import Costs, training_seconds
 from lorakit.compare.few_shot import FewShot
 from lorakit.compare.measure import LOSS, Measured, Measuring, answer_in_turns, measure
 from lorakit.compare.prompts import WAYS, PromptBuilder, Prompts, Way
-from lorakit.compare.questions import AskedQuestion, ask
+from lorakit.compare.questions import AskedQuestion
 from lorakit.compare.recommend import Terms
 from lorakit.compare.table import Table, WayRow, conclude, higher_is_better, qualities
-from lorakit.data.named_sets import NamedSets, context_of, prepare_named_sets
+from lorakit.data.named_sets import context_of, prepare_named_sets
 from lorakit.errors import InputError
 from lorakit.evaluate.compare import Measures
 from lorakit.evaluate.judge import LOSS_METRICS
 from lorakit.files import write_atomically, write_json
 from lorakit.generate import SamplingSettings
 from lorakit.plan.machines import machine_of
-from lorakit.plan.prices import load_prices
-from lorakit.recipe import CompareSection, Recipe
+from lorakit.recipe import Recipe
 from lorakit.retrieve.retriever import Retriever
 from lorakit.run_folder import RunFolder, commit, finished_run, with_absolute_paths
 from lorakit.ship.serving import ServedRun, load_run
 
-SET = "in_domain"
 # Tokens of one forward pass of the losses, where the recipe names no budget.
 LOSS_TOKENS = 2048
 # What a run was trained on decides which rows it has not seen, and how they are asked.
@@ -77,15 +76,17 @@ def compare_ways(recipe: Recipe, run: str | Path) -> WaysCompared:
     wanted = together.compare
     measures = Measures.from_section(together.evaluate, seed=together.train.seed)
     # What can be wrong with the input is found before the model is loaded.
-    primary = _primary(measures)
+    primary = primary_of(measures)
     seconds = {"training": training_seconds(folder.metrics)}
-    prices = load_prices(None if wanted.prices is None else Path(wanted.prices))
-    retriever = _retriever(wanted)
+    prices = prices_of(wanted)
+    retriever = retriever_of(wanted)
     served = load_run(folder.path)
     costs = Costs(machine_of(served.model.device), prices, wanted.api)
     sets = prepare_named_sets(together, served.tokenizer, served.model.config)
-    stop_ids = _stop_ids(served, sets)
-    questions, available = _questions(sets, served, stop_ids, wanted, together.train.seed)
+    stop_ids = stop_ids_of(served.model, sets.train.stop_ids)
+    questions, available = questions_of(
+        sets, served.tokenizer, stop_ids, wanted, together.train.seed
+    )
     few_shot = FewShot(sets.train.conversations, seed=together.train.seed)
     seconds |= {
         "indexing documents": 0.0 if retriever is None else retriever.seconds,
@@ -158,63 +159,6 @@ def _of_run(recipe: Recipe, trained: Recipe, run: RunFolder) -> Recipe:
     return trained.model_copy(update={"evaluate": recipe.evaluate, "compare": recipe.compare})
 
 
-def _retriever(wanted: CompareSection) -> Retriever | None:
-    if wanted.documents is None:
-        return None
-    return Retriever.from_path(
-        wanted.documents,
-        chunk_characters=wanted.chunk_characters,
-        overlap_characters=wanted.overlap_characters,
-        text_column=wanted.text_column,
-    )
-
-
-def _questions(
-    sets: NamedSets,
-    served: ServedRun,
-    stop_ids: Sequence[int],
-    wanted: CompareSection,
-    seed: int,
-) -> tuple[list[AskedQuestion], int]:
-    if SET not in sets.evaluation:
-        raise InputError(
-            "nothing to compare on: the recipe names neither evaluate.in_domain nor "
-            "data.validation. Name held-out questions with their answers."
-        )
-    return ask(
-        sets.evaluation[SET],
-        served.tokenizer,
-        stop_ids,
-        max_examples=wanted.max_examples,
-        seed=seed,
-    )
-
-
-def _stop_ids(served: ServedRun, sets: NamedSets) -> list[int]:
-    """Tokens at which answers end, of all ways: those that were trained, and the base's."""
-    listed = served.model.generation_config.eos_token_id
-    known = [listed] if isinstance(listed, int) else list(listed or ())
-    return list(dict.fromkeys([*known, *sets.train.stop_ids]))
-
-
-def _primary(measures: Measures) -> str:
-    """The metric the verdict rests on; perplexity rises with the loss, which stands for it.
-
-    Raises:
-        InputError: one that five ways cannot be measured by.
-    """
-    primary = measures.primary_of(SET)
-    if primary in LOSS_METRICS:
-        return LOSS
-    if primary not in measures.scorers:
-        raise InputError(
-            f"evaluate.primary of {SET} is {primary!r}, which five ways are not compared by; "
-            f"possible: {', '.join([*LOSS_METRICS, *tasks.names()])}. Set it to one of "
-            "evaluate.metrics that is: --set evaluate.primary=loss."
-        )
-    return primary
-
-
 def _measuring(
     recipe: Recipe, measures: Measures, served: ServedRun, stop_ids: Sequence[int]
 ) -> Measuring:
@@ -227,7 +171,7 @@ def _measuring(
             temperature=0.0,
             stop_ids=tuple(stop_ids),
         ),
-        metrics=tuple(dict.fromkeys([_primary(measures), *losses, *measures.scorers])),
+        metrics=tuple(dict.fromkeys([primary_of(measures), *losses, *measures.scorers])),
         scoring=measures.scoring,
         timed=recipe.compare.timed,
         token_budget=recipe.train.micro_batch_tokens or LOSS_TOKENS,

@@ -112,6 +112,11 @@ def examples_in_memory(examples: Sequence[Example], fingerprint: str | None = No
     )
 
 
+def some_examples(examples: ExampleSet, indices: np.ndarray) -> ExampleSet:
+    """The examples at `indices` (int64, in that order) of a set, as a set of its own."""
+    return _Some(examples, indices)
+
+
 def fingerprint_of(examples: Sequence[Example]) -> str:
     """Hex SHA-256 over every example's ids and weights, in order."""
     fingerprint = Fingerprint()
@@ -149,3 +154,21 @@ class _InMemory:
 
     def __getitem__(self, index: int) -> Example:
         return self._examples[index]
+
+
+class _Some:
+    """The fingerprint is made of the whole set's and the indices, without reading an example."""
+
+    def __init__(self, examples: ExampleSet, indices: np.ndarray) -> None:
+        self._examples = examples
+        self._indices = indices
+        self.lengths = examples.lengths[indices]
+        self.trained_lengths = examples.trained_lengths[indices]
+        chosen = indices.astype("<i8").tobytes()
+        self.fingerprint = hashlib.sha256(examples.fingerprint.encode() + chosen).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[int(self._indices[index])]

@@ -15,10 +15,12 @@ _STAYS = regex.compile(
     | ^\ {0,3}\(?(?:[A-Za-z]|\d{1,2})[.)]\ [^\n]*  # options to choose from, numbered points
     | `[^`\n]*`                               # code in a line
     | \$\$.*?\$\$ | \$(?![\s\d])[^$\n]+(?<!\s)\$(?!\d)   # formulas, as pandoc tells them from money
-    | "[^"]*" | “[^”]*” | „[^“”]*[“”] | «[^»]*» | »[^«]*« | 「[^」]*」
-    | (?<!\w)'[^'\n]+'(?!\w) | (?<!\w)\u2018[^\u2019\n]+\u2019(?!\w)
+    | "[^"]*" | “[^“”]*” | „[^„“”]*[“”] | «[^«»]*» | »[^«»]*« | 「[^「」]*」
+    | (?<!\w)'[^'\n]+'(?!\w) | (?<!\w)\u2018[^\u2018\u2019\n]+\u2019(?!\w)
     | <[^<>\n]*> | \{[^{}]*\} | \[\[?[^\[\]\n]*\]?\]   # tags and places to be filled in
-    | [^\s<>]*[\p{N}_@/\\=|#*+^~][^\s<>]*     # numbers, paths, addresses, identifiers, operators
+    # Numbers, paths, addresses, identifiers, operators. That the first sign of these stands within
+    # some characters keeps the time linear for texts without blanks.
+    | [^\s<>\p{N}_@/\\=|#*+^~]{0,50}+[\p{N}_@/\\=|#*+^~][^\s<>]*
     | \b\w+(?:\.\w+)+\b                       # names.with.dots, e.g.
     | \b\w+\([^()\n]*\)                       # calls()
     """,

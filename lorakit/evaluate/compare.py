@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import tasks
 from lorakit.data.conversation import Conversation, PlainText
-from lorakit.data.examples import Example, ExampleSet
+from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.sources import Row
 from lorakit.data.variants import source_and_variant
 from lorakit.errors import DataError, RecipeError
@@ -337,25 +336,7 @@ def draw(count: int, at_most: int | None, *, seed: int) -> np.ndarray:
 
 def sample(examples: ExampleSet, indices: np.ndarray) -> ExampleSet:
     """The examples at `indices`, which are in order and without repeats."""
-    return examples if len(indices) == len(examples) else _Sample(examples, indices)
-
-
-class _Sample:
-    """An ExampleSet of some examples of another one."""
-
-    def __init__(self, examples: ExampleSet, indices: np.ndarray) -> None:
-        self._examples = examples
-        self._indices = indices
-        self.lengths = examples.lengths[indices]
-        self.trained_lengths = examples.trained_lengths[indices]
-        chosen = indices.astype("<i8").tobytes()
-        self.fingerprint = hashlib.sha256(examples.fingerprint.encode() + chosen).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._examples[int(self._indices[index])]
+    return examples if len(indices) == len(examples) else some_examples(examples, indices)
 
 
 def _drawn_questions(

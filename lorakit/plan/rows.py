@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from lorakit.base import hub
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.base.tokenizer import TOKENIZER_FILES
-from lorakit.data.examples import Example, ExampleSet
+from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.meanings import read_meanings
 from lorakit.data.named_sets import (
     NamedSets,
@@ -58,23 +58,7 @@ class Sets:
 def up_to_length(sets: Sets, limit: int) -> Sets:
     """The sets without training examples of more than `limit` tokens."""
     kept = np.flatnonzero(sets.train.lengths <= limit)
-    return replace(sets, train=_Some(sets.train, kept), repeats=sets.repeats[kept])
-
-
-class _Some:
-    """The examples at `indices` of a set."""
-
-    def __init__(self, examples: ExampleSet, indices: np.ndarray) -> None:
-        self._examples, self._indices = examples, indices
-        self.lengths = examples.lengths[indices]
-        self.trained_lengths = examples.trained_lengths[indices]
-        self.fingerprint = examples.fingerprint
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._examples[int(self._indices[index])]
+    return replace(sets, train=some_examples(sets.train, kept), repeats=sets.repeats[kept])
 
 
 def read_sets(recipe: Recipe, config: PretrainedConfig) -> tuple[Sets | None, str | None]:

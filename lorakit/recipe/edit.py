@@ -5,6 +5,8 @@ PyYAML says where each node begins and ends; the text between is replaced, or a 
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def rewrite_recipe(
     Args:
         changes: see `edit_text`.
         output: where the changed recipe goes; None: in the place of the old one, which is kept
-            beside it as `*.bak`.
+            beside it as `*.bak`, or `*.bak1` and so on where older ones are kept.
 
     Returns:
         What was written, and where the old one is kept.
@@ -60,10 +62,17 @@ def rewrite_recipe(
     if output is not None:
         write_atomically(output, new.encode())
         return output, None
-    kept = path.with_name(f"{path.name}.bak")
+    kept = _unused(path)
     write_atomically(kept, old.encode())
     write_atomically(path, new.encode())
     return path, kept
+
+
+def _unused(path: Path) -> Path:
+    """Where to keep a file: nothing that was kept before is lost."""
+    numbers = itertools.chain([""], itertools.count(1))
+    places = (path.with_name(f"{path.name}.bak{number}") for number in numbers)
+    return next(place for place in places if not os.path.lexists(place))
 
 
 def _edited(text: str, name: str, value: Any, source: str) -> str:

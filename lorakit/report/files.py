@@ -25,7 +25,8 @@ from lorakit.data.variants import source_and_variant
 from lorakit.errors import InputError, RunError
 from lorakit.evaluate.statistics import MIN_EXAMPLES, Verdict
 from lorakit.recipe import Recipe, load_recipe
-from lorakit.report.proof_files import Calibration, Memorisation, Overfitting, Part, Variant
+from lorakit.report.part import Part
+from lorakit.report.proof_files import Calibration, Memorisation, Overfitting, Variant
 from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
 

@@ -16,7 +16,7 @@ OVERLAP_CHARACTERS = 100
 
 _PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
 _SENTENCE_END = re.compile(
-    r"(?<=[.!?])[\"')\]\u201d]*\s+|(?<=[\u3002\uff01\uff1f])\s*|\n(?=\s*[-*#|\d])"
+    r"(?<=[.!?])[\"')\]\u201d]*\s+|(?<=[\u3002\uff01\uff1f])\s*|\n(?=[^\S\n]*[-*#|\d])"
 )
 _HEADING = re.compile(r"#{1,6} ")
 _WORD = re.compile(r"\S+")

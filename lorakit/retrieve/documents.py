@@ -64,12 +64,17 @@ def read_documents(source: str | Path, *, text_column: str = "text") -> list[Doc
         raise DataError(f"documents {str(source)!r}: no such file or folder. Check the path.")
     files = _files_in(path) if path.is_dir() else [path]
     _refuse_unreadable(files)
-    documents = [found for file in files for found in _read(file, text_column)]
+    by_file = {file: list(_read(file, text_column)) for file in files}
+    documents = [found for of_file in by_file.values() for found in of_file]
     if not documents:
         raise DataError(
             f"documents {str(source)!r}: no text in {len(files)} file(s). Name a file or a folder "
             f"that has some, of these kinds: {', '.join(SUFFIXES)}."
         )
+    empty = [str(file) for file, found in by_file.items() if not found]
+    if empty:
+        named = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
+        log.warning("documents %s: no text in %d file(s): %s", source, len(empty), named)
     return documents
 
 

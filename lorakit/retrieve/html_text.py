@@ -1,4 +1,4 @@
-"""What a reader sees of an HTML page, as paragraphs, each with the line it stands in."""
+"""What a reader sees of an HTML page, as paragraphs, each line with the page's it stands in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 from html.parser import HTMLParser
 
 _UNSEEN = frozenset({"script", "style", "head", "template", "noscript", "svg", "nav"})
+# HTML gives all that follows to one of these that is not closed.
+_TAKES_THE_REST = frozenset({"script", "style"})
+_ENDS_UNSEEN = frozenset({"body", "main", "article"})
 _INLINE = re.compile(
     "a|abbr|b|bdi|bdo|cite|code|data|dfn|em|font|i|kbd|label|mark|q|s|samp|small|span|strong|sub|"
     "sup|time|tt|u|var|wbr"
@@ -15,7 +18,8 @@ _HEADING = re.compile(r"h[1-6]")
 
 
 def html_text(page: str) -> tuple[str, tuple[int, ...]]:
-    """Text of a page: blocks become paragraphs with a blank line between, headings begin with `#`.
+    """Text of a page: blocks become paragraphs with a blank line between, headings begin with `#`,
+    and `pre` keeps its lines.
 
     Returns:
         The text, and for each of its lines the 1-based line of the page it begins in.
@@ -23,51 +27,77 @@ def html_text(page: str) -> tuple[str, tuple[int, ...]]:
     reader = _Reader()
     reader.feed(page)
     reader.close()
-    reader.end_block()
+    reader.end_page()
     text = "\n\n".join(block for block, _ in reader.blocks)
-    lines = [number for _, line in reader.blocks for number in (line, line)]
+    lines = [number for _, begun in reader.blocks for number in (*begun, begun[-1])]
     return text, tuple(lines[:-1])
 
 
 class _Reader(HTMLParser):
+    """Collects blocks: (text, for each of its lines the line of the page).
+
+    What is not seen is collected too, until its end tag says so: where that is missing, the page
+    would end there.
+    """
+
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.blocks: list[tuple[str, int]] = []
+        self.blocks: list[tuple[str, tuple[int, ...]]] = []
         self._pieces: list[str] = []
         self._line = 1
-        self._unseen: list[str] = []
+        # Each open element that is not seen, and how many blocks there were before it.
+        self._unseen: list[tuple[str, int]] = []
         self._heading = ""
+        self._verbatim = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _UNSEEN:
-            self._unseen.append(tag)
-        elif tag == "body":  # a head whose end tag is left out, which HTML allows
-            self._unseen.clear()
         if not _INLINE.fullmatch(tag):
             self.end_block()
+        if tag in _UNSEEN:
+            self.end_block()
+            self._unseen.append((tag, len(self.blocks)))
+        elif tag in _ENDS_UNSEEN and self._unseen:  # HTML allows a head without an end
+            self._drop(0)
+        if tag == "pre":
+            self._verbatim += 1
         if _HEADING.fullmatch(tag):
             self._heading = "#" * int(tag[1]) + " "
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._unseen:
-            while self._unseen.pop() != tag:
-                pass
+        opened = [name for name, _ in self._unseen]
+        if tag in opened:
+            self._drop(len(opened) - 1 - opened[::-1].index(tag))
         elif not _INLINE.fullmatch(tag) and tag not in _VOID:
             self.end_block()
+        if tag == "pre":
+            self._verbatim = max(0, self._verbatim - 1)
 
     def handle_data(self, data: str) -> None:
-        if self._unseen:
-            return
         if not self._pieces:
-            bare = data.lstrip()
+            bare = data.lstrip("\r\n") if self._verbatim else data.lstrip()
             self._line = self.getpos()[0] + data[: len(data) - len(bare)].count("\n")
             data = bare
         if data:
             self._pieces.append(data)
 
     def end_block(self) -> None:
-        """What was read since the last block is a paragraph."""
-        text = " ".join("".join(self._pieces).split())
-        if text:
-            self.blocks.append((self._heading + text, self._line))
+        """What was read since the last block is a paragraph, or the lines of a `pre`."""
+        text = "".join(self._pieces)
+        text = text.rstrip() if self._verbatim else " ".join(text.split())
+        if text.strip():
+            begun = range(self._line, self._line + text.count("\n") + 1)
+            self.blocks.append((self._heading + text, tuple(begun)))
         self._pieces, self._heading = [], ""
+
+    def end_page(self) -> None:
+        """What is still open and not seen ends here, or was never meant to have an end."""
+        self.end_block()
+        closing = [n for n, (tag, _) in enumerate(self._unseen) if tag in _TAKES_THE_REST]
+        if closing:
+            self._drop(closing[0])
+
+    def _drop(self, index: int) -> None:
+        """Forget what was collected since an element that is not seen began, and close it."""
+        self.end_block()
+        del self.blocks[self._unseen[index][1] :]
+        del self._unseen[index:]

@@ -17,7 +17,7 @@ Use these documents where they help, and cite them by number.
 {question}"""
 
 _FIELD = re.compile(r"\{(documents|question)\}")
-_CITATION = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
+_CITATION = re.compile(r"(?<!\s)\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 Item = TypeVar("Item")
 

@@ -34,18 +34,21 @@ DECIMALS = 6
 _NUMBER = r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s*/\s*\d+)?"
 NUMBER = regex.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)|(?<![\w.]){_NUMBER}", regex.ASCII)
 PLAIN = regex.compile(r"([-+]?)(\d+(?:\.\d+)?|\.\d+)(?:/(\d+(?:\.\d+)?))?", regex.ASCII)
-BOXED = regex.compile(r"\\(?:boxed|fbox)\s*(\{(?:[^{}]|(?1))*+\})")
+BOXED = regex.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
+BRACE = regex.compile(r"[{}]")
 HASHES = regex.compile(r"####[ \t]*([^\n]+)")
 SAID = regex.compile(r"(?im)(?:\banswer\s*(?:is|:|=)|^A:)[ \t]*:?[ \t]*([^\n]+)")
 # A dollar sign is a mark and no money where Pandoc takes it for one: nothing blank inside of it, no
 # digit after the second. A formula does not end in an operator either.
 FORMULA = regex.compile(
-    r"(?s)\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"
+    r"(?s)\$\$(.+?)\$\$"
+    r"|(?<!\\)\\\[((?:(?!(?<!\\)\\\[).)+?)\\\]|(?<!\\)\\\(((?:(?!(?<!\\)\\\().)+?)\\\)"
     r"|(?<!\\)\$(?!\s)([^$\n]*?[^$\n\s\\+\-*/=])\$(?!\d)"
 )
 LABEL = regex.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
 WORD = regex.compile(r"(?<![\\\p{L}])\p{L}{3,}")  # a LaTeX command is none
-UNITS_AROUND = regex.compile(r"\A[\s$\u20ac\u00a3*]+|[\s$\u20ac\u00a3*.,;:!?]+\Z")
+UNITS_BEFORE = regex.compile(r"\A[\s$\u20ac\u00a3*]+")
+UNITS_AFTER = regex.compile(r"(?<![\s$\u20ac\u00a3*.,;:!?])[\s$\u20ac\u00a3*.,;:!?]+\Z")
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +81,31 @@ def scores(
 def final_answer(text: str) -> str | None:
     """What a text comes to, as it is written there; None if it holds no mathematics."""
     text = text[-MAX_SEARCHED:]
-    boxed = BOXED.findall(text)
-    if boxed:
-        return _trimmed(boxed[-1][1:-1])
+    boxed = _last_boxed(text)
+    if boxed is not None:
+        return _trimmed(boxed)
     for pattern in (HASHES, SAID):
         said = pattern.findall(text)
         if said:
             return _formula_in(said[-1]) or _number_in(said[-1], first=True) or _number_in(text)
     return _formula_in(text) or _number_in(text)
+
+
+def _last_boxed(text: str) -> str | None:
+    """What stands in the braces of the last `\\boxed` that is closed and in no other one."""
+    opened: list[int] = []
+    closes: dict[int, int] = {}
+    for match in BRACE.finditer(text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif opened:
+            closes[opened.pop()] = match.start()
+    found, end = None, 0
+    for match in BOXED.finditer(text):
+        close = closes.get(match.end())
+        if match.start() >= end and close is not None:
+            found, end = text[match.end() + 1 : close], close
+    return found
 
 
 def _formula_in(text: str) -> str | None:
@@ -108,7 +128,7 @@ def _number_in(text: str, *, first: bool = False) -> str | None:
 
 def _trimmed(text: str) -> str | None:
     """Without white space, signs of money and full stops around it."""
-    return UNITS_AROUND.sub("", text) or None
+    return UNITS_AFTER.sub("", UNITS_BEFORE.sub("", text)) or None
 
 
 def _equal(answer: str, reference: str) -> bool | None:

@@ -22,7 +22,7 @@ SUMMARY = "share of answers with the reference's headings, in its order, none em
 
 _WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}'\u2019\-/&()]*"
 _HEADING = regex.compile(
-    rf"[ \t]*(?:\#{{1,6}}[ \t]+(?P<marked>[^\n]*\S)"
+    rf"^[ \t]*(?:\#{{1,6}}[ \t]++(?P<marked>[^\n]*\S)"
     rf"|\**(?P<plain>(?=[\p{{Lu}}\p{{Lt}}\p{{Lo}}]){_WORD}(?:[ \t]{_WORD}){{0,3}})\**:\**"
     rf"(?!\S)(?P<rest>[^\n]*))"
 )

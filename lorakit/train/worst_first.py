@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
-from lorakit.data.examples import ExampleSet
+from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.engine.activations import layer_bytes
 from lorakit.engine.recompute import Recompute
 from lorakit.errors import RunError
@@ -102,28 +102,12 @@ def _measure_largest(
     with _told("validation batch", validation.lengths[list(group)], settings, choices):
         example_losses(
             model,
-            _Part(validation, group),
+            some_examples(validation, np.array(group)),
             token_budget=budget,
             packed=choices.packed,
             pad_id=pad_id,
             description="largest validation batch",
         )
-
-
-class _Part:
-    """Some examples of a set."""
-
-    def __init__(self, whole: ExampleSet, chosen: tuple[int, ...]) -> None:
-        self._whole, self._chosen = whole, chosen
-        self.lengths = whole.lengths[list(chosen)]
-        self.trained_lengths = whole.trained_lengths[list(chosen)]
-        self.fingerprint = f"{whole.fingerprint}: {chosen}"
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __getitem__(self, index: int):
-        return self._whole[self._chosen[index]]
 
 
 @contextmanager

@@ -234,6 +234,32 @@ def test_what_cannot_work_is_said_and_nothing_is_written(
     assert before == {file: file.stat().st_mtime_ns for file in trained.run.iterdir()}
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--documents", "nowhere"], "no such file or folder"),
+        (["--prices", "nowhere.yaml"], "no such file"),
+        (["--set", "compare.api=gtp-4.1"], "Did you mean gpt-4.1"),
+        (["--set", "evaluate.metrics=[loss, token_f1, choice_text]",
+          "--set", "evaluate.primary=choice_text"], "which five ways are not compared by"),
+        ([], "nothing to compare on"),
+    ],
+)  # fmt: skip
+def test_nothing_is_trained_that_cannot_be_compared_afterwards(
+    options: list[str], message: str, trained: Trained, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    values = trained.values | {"output": {"dir": "new"}}
+    if not options:
+        del values["evaluate"]
+    Path("recipe.yaml").write_text(yaml.safe_dump(values))
+    assert main(["compare", "recipe.yaml", *options]) == 2
+    told = capsys.readouterr().err
+    assert message in told and "training it first" not in told
+    assert not Path("new").exists()
+
+
 def test_no_held_out_questions(trained: Trained) -> None:
     recipe = trained.recipe()
     values = recipe.model_dump(exclude_unset=True)

@@ -182,6 +182,10 @@ def test_the_verb_rewrites_the_recipe(
     now = path.read_text()
     _rewrite(path, None, Fixes(needed=1, limit=2, offloaded=0, fits=True))
     assert "nothing was changed" in capsys.readouterr().err
+    other.unlink()
+    _rewrite(path, other, Fixes(needed=1, limit=2, offloaded=0, fits=True))
+    assert f"nothing was changed; wrote {other}" in capsys.readouterr().err
+    assert other.read_text() == now
     with pytest.raises(RunError, match="nothing was written"):
         _rewrite(path, None, Fixes(needed=2, limit=1, offloaded=0, fits=False))
     assert path.read_text() == now

@@ -46,6 +46,14 @@ def test_a_folder_is_read_in_sorted_order_whatever_the_kind(
         ("c.csv", "from a cell", (2,)),
     ]
     assert "files that are not read: 1 .png" in caplog.text
+    assert f"no text in 1 file(s): {tmp_path / 'f.txt'}" in caplog.text
+
+
+def test_a_page_without_text_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, a_txt="text", b_html="<body><script>render()</script></body>")
+    caplog.set_level(logging.WARNING, logger="lorakit")
+    assert [Path(one.path).name for one in read_documents(tmp_path)] == ["a.txt"]
+    assert f"no text in 1 file(s): {tmp_path / 'b.html'}" in caplog.text
 
 
 def test_one_file_and_another_column(tmp_path: Path) -> None:
@@ -121,3 +129,20 @@ def test_broken_html_is_read_as_far_as_it_goes(page: str) -> None:
     text, lines = html_text(page)
     assert len(lines) == (text.count("\n") + 1 if text else 0)
     assert ("x" in text) == ("x" in page)
+
+
+@pytest.mark.parametrize("tag", ["nav", "noscript", "svg", "template", "head"])
+def test_what_is_not_seen_and_not_closed_does_not_hide_the_page(tag: str) -> None:
+    assert html_text(f"<p>before</p>\n<{tag}><p>text</p>")[0] == "before\n\ntext"
+    assert html_text(f"<{tag}>never<main>text</main>")[0] == "text"
+    closed = f"<{tag}>never<p>nor this</p></{tag}><{tag}><p>text"
+    assert html_text(closed) == ("text", (1,))
+    assert html_text(f"<p>seen<{tag}>never</{tag}> too</p>")[0].split() == ["seen", "too"]
+    assert html_text(f"<{tag}><p>text</p><script>never")[0] == "text"
+
+
+def test_lines_of_pre_stay() -> None:
+    page = "<p>run</p><pre>\nif a:\n    <b>b</b>()\n\n  c\n</pre>\n<p>x\n y</p>"
+    text, lines = html_text(page)
+    assert text == "run\n\nif a:\n    b()\n\n  c\n\nx y"
+    assert lines == (1, 1, 2, 3, 4, 5, 5, 7)

@@ -36,7 +36,12 @@ def test_the_chunk_that_speaks_of_it_is_found_with_its_place() -> None:
     assert [one.chunk.source for one in cough] == ["d.txt:2"]
     assert none == []
     assert [one.chunk.line for one in chinese] == [4]
-    assert fever[0].to_json() == {"number": 1, "source": "d.txt:1", "score": fever[0].score}
+    assert fever[0].to_json() == {
+        "number": 1,
+        "source": "d.txt:1",
+        "score": fever[0].score,
+        "text": fever[0].chunk.text,
+    }
 
 
 def test_scores_are_those_of_lucene_s_formula() -> None:

@@ -24,6 +24,7 @@ def right(answer: str, reference: str) -> float:
     [
         ("3 dogs eat 4 times: #### 12", "12"),
         ("So it is \\boxed{7} and not \\boxed{\\frac{1}{2}}, see above 3.", "\\frac{1}{2}"),
+        ("\\boxed{1} then \\boxed{\\boxed{2} + 3} and \\boxed{4", "\\boxed{2} + 3"),
         ("The answer is 42 apples because 6*7=42 and 5 are left.", "42"),
         ("Answer: $x=3$.", "x=3"),
         ("It costs $1,234.50 in total.", "1,234.50"),

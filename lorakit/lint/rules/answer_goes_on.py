@@ -22,7 +22,7 @@ EXAMPLE = '{"prompt": "Hi", "completion": "Hello!\nUser: How are you?\nAssistant
 MEND = "Split those rows into turns (messages)."
 
 MIN_SHARE, MIN_ROWS = 0.01, 2
-_NEXT_TURN = regex.compile(r"\n\s*(?:###\s*)?(?:User|Human|<\|user\|>)\s*:\s", regex.I)
+_NEXT_TURN = regex.compile(r"\n[ \t]*(?:###[ \t]*)?(?:User|Human|<\|user\|>)[ \t]*:\s", regex.I)
 _ASKED_FOR = regex.compile(
     r"\b(?:dialogu?e|conversation|transcript|script|chat|interview|user stor)", regex.I
 )

@@ -40,11 +40,11 @@ _FORMATS = {
     "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
     "npm token": r"\bnpm_[A-Za-z0-9]{36}\b",
     "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}\b",
-    "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
+    "JSON web token": r"(?<![\w-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
     "password in a URL": r"\b[a-z][a-z0-9+]{2,10}://[^\s:/@]{1,64}:[^\s:/@]{6,64}@[a-z0-9.-]+",
     "assigned secret": r"(?i:\b(?:api[_-]?key|secret[_-]?key|client[_-]?secret|access[_-]?token|"
     r"auth[_-]?token|passwo?r?d|passwd|aws_secret_access_key)[\"']?\s*[:=]\s*[\"']?"
-    r"(?=[^\s\"']*\d)(?=[^\s\"']*[a-z])[a-z0-9+/_!@#$%^&*.=-]{10,})",
+    r"(?=[^\s\"']{0,99}\d)(?=[^\s\"']{0,99}[a-z])[a-z0-9+/_!@#$%^&*.=-]{10,})",
 }
 _ANY = regex.compile(
     "|".join(f"(?P<f{i}>{pattern})" for i, pattern in enumerate(_FORMATS.values()))
