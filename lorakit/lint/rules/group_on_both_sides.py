@@ -44,7 +44,7 @@ _NAMED = regex.compile(
 _CAMEL = regex.compile(r"(?<=[a-z])(?=[A-Z])")
 _LOOKS_LIKE_ID = regex.compile(r"(?=\S*\d)(?=\S*\p{L})\S{2,40}")
 MAX_CHARACTERS = 200
-MIN_GROUPS, MIN_ROWS_PER_GROUP = 10, 1.5
+MIN_GROUPS, MIN_ROWS_PER_GROUP = 10, 1.2
 MAX_SHARE_OF_ONE = 0.2  # a value with more rows is a category's
 MIN_SHARED, MIN_SHARE = 5, 0.2
 MAX_TRAIN_ROWS, MAX_HELD_OUT_ROWS = 10_000, 2_000

@@ -189,7 +189,8 @@ def _templates(count: int) -> list[Row]:
 
 def measured(rows: list[Row], held_out: int = 60, **evaluate: object) -> Case:
     """The last rows are the in-domain set."""
-    sections = {"evaluate": {"in_domain": "{test.jsonl}", **evaluate}}
+    others = {"out_of_domain": None, "retention": None}
+    sections = {"evaluate": {"in_domain": "{test.jsonl}", **others, **evaluate}}
     return Case(rows[:-held_out], sections=sections, sets={"test": rows[-held_out:]})
 
 
