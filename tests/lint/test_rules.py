@@ -109,6 +109,12 @@ def test_check_tells_the_linters_findings(recipe: Path, capfd: pytest.CaptureFix
     assert by_id["warmup-too-long"]["severity"] == "error"
     assert by_id["warmup-too-long"]["where"] == "train.warmup_steps"
     assert shown["silenced"] == {"few-rows": 1} and "few-rows" not in by_id
+
+
+@pytest.mark.slow
+def test_check_shows_what_is_silenced_and_trained(
+    recipe: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     silence = ["--set", "check.silence=[warmup-too-long, few-rows]"]
     assert main(["check", str(recipe), *silence]) == 0
     told = " ".join(capfd.readouterr().out.split())

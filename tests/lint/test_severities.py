@@ -26,9 +26,9 @@ CASES = {
         "prompts-are-trained", "note",
         Case(answered(60), sections={"data": {"trained": "all"}}, measured=False),
     ),
-    "150 rows, measured": ("few-rows", "note", Case(answered(150))),
+    "150 rows, measured": ("few-rows", "note", measured(answered(210))),
     "150 rows, not measured": ("few-rows", "warning", Case(answered(150), measured=False)),
-    "60 rows, measured": ("few-rows", "warning", Case(answered(60))),
+    "60 rows, measured": ("few-rows", "warning", measured(answered(120))),
     "texts": (
         "plain-text-on-instruct-base", "note",
         Case([{"text": row["completion"]} for row in answered(40)], measured=False),

@@ -36,7 +36,7 @@ FREQUENT = 20  # times within answers, and never at an end: nothing ends with th
 _WORD = regex.compile(r"\p{L}[\p{L}\p{M}]+")
 _LAST = regex.compile(r"\p{L}[\p{L}\p{M}]+\s*\Z")
 _CLOSED = regex.compile(r"\p{L}[\p{L}\p{M}]+(?=[^\p{L}\p{N}\s]|\s*\n|\s*\Z)")
-MAX_ROWS, MAX_CHARACTERS = 5_000, 4_000  # read of a set, of the end of an answer
+MAX_ROWS, MAX_CHARACTERS = 3_000, 4_000  # read of a set, of the end of an answer
 
 
 def find(facts: Facts) -> Iterator[Finding]:
