@@ -49,16 +49,15 @@ from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
-from lorakit.plan.duration import EVALUATION_TOKENS, Timing
-from lorakit.plan.plan import Plan, plan
-from lorakit.plan.prices import load_prices
+from lorakit.plan.duration import EVALUATION_TOKENS
+from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
 from lorakit.train.loop import TrainOutcome, train
-from lorakit.train.memory import peak_bytes
+from lorakit.train.memory import forget_peak, peak_bytes
 from lorakit.train.metrics import read_metrics
 from lorakit.train.settings import LoopSettings
 
@@ -69,18 +68,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
-
-    Attributes:
-        seconds: {"predicted", "measured"} of the whole run, generated answers left out; None where
-            it was not predicted, or resumed.
-    """
+    """What a run came to."""
 
     run: Path
     training: TrainOutcome
     evaluation: dict[str, SetResult]
     memory: PeakMemory
-    seconds: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For `lorakit train --json`."""
@@ -97,7 +90,6 @@ class Outcome:
                 "optimizer": self.training.optimizer,
             },
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
-            "seconds": self.seconds,
             "memory_bytes": vars(self.memory),
         }
 
@@ -114,17 +106,19 @@ class Clock:
     began: float
     parts: dict[str, float] = field(default_factory=dict)
 
-    def elapsed(self) -> float:
-        """Seconds since the run began."""
-        return time.monotonic() - self.began
-
     def count(self, part: str, seconds: float) -> None:
         """Seconds more of a part."""
         self.parts[part] = self.parts.get(part, 0.0) + seconds
 
     def rest(self) -> float:
         """Seconds that no part has."""
-        return self.elapsed() - sum(self.parts.values())
+        return time.monotonic() - self.began - sum(self.parts.values())
+
+    def measured(self) -> dict[str, Any]:
+        """As the plan has it: of the whole, generated answers are no part."""
+        total = sum(seconds for part, seconds in self.parts.items() if part != "answers")
+        by_part = {part: round(seconds, 3) for part, seconds in self.parts.items()}
+        return {"seconds": round(total, 3), "seconds_by_part": by_part}
 
 
 @dataclass(frozen=True)
@@ -198,11 +192,11 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = _stop_ids(model, sets.train)
-    found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids)
+    found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids, resumes=resume)
     _report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
-    timing = Timing(times_machine=not resume, spent=clock.elapsed, prices=load_prices())
-    planned = plan(recipe, sets=Sets.of(sets), is_loaded=True, timing=timing)
+    # Not timed: that would take memory and seconds from the run it speaks of.
+    planned = plan(recipe, sets=Sets.of(sets), is_loaded=True)
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(
@@ -229,6 +223,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
     clock.count("start", clock.rest())
+    forget_peak(model.device)  # what reading, linting and planning took is not the training's
     training = train(
         model,
         sets.train.examples,
@@ -240,7 +235,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     )
     clock.count("training", training.seconds)
     clock.count("between_steps", clock.rest())
-    peak = peak_bytes(model.device)
+    peak = max(loading_peak, peak_bytes(model.device))
     memory = PeakMemory(planned.peaks.peak, peak)
     _record(run, {"memory_bytes": {"loading_peak": loading_peak, "peak": peak}})
     if resume:  # the same training; what is measured may be other than when it began
@@ -252,20 +247,10 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     save_adapter(model, run.adapter)
     evaluation = _evaluate(model, tokenizer, recipe, sets, run, clock)
     clock.count("evaluation", clock.rest())
-    seconds = None if resume else _record_time(run, planned, clock)
+    if not resume:
+        _record(run, clock.measured())
     write_report(run.path)
-    return Outcome(run.path, training, evaluation, memory, seconds)
-
-
-def _record_time(run: RunFolder, planned: Plan, clock: Clock) -> dict[str, float] | None:
-    """Put what was measured beside what was predicted."""
-    total = sum(seconds for part, seconds in clock.parts.items() if part != "answers")
-    by_part = {part: round(seconds, 3) for part, seconds in clock.parts.items()}
-    _record(run, {"seconds": round(total, 3), "seconds_by_part": by_part})
-    predicted = planned.duration.seconds
-    if predicted is None:
-        return None
-    return {"predicted": round(predicted.total, 3), "measured": round(total, 3)}
+    return Outcome(run.path, training, evaluation, memory)
 
 
 def _record(run: RunFolder, measured: dict[str, Any]) -> None:
@@ -345,10 +330,13 @@ def _findings(
     config: PretrainedConfig,
     measures: Measures,
     stop_ids: Sequence[int],
+    *,
+    resumes: bool = False,
 ) -> Linted:
     """What is to be said about rows and recipe, and about sets too small for a verdict."""
     few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
-    linted = lint(Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base)))
+    facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base))
+    linted = lint(facts, resumes=resumes)
     return without_silenced([*sets.findings(), *few, *linted], recipe.check.silence)
 
 

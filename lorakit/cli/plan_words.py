@@ -26,7 +26,7 @@ def show_fixes(fixes: Fixes) -> None:
         for (key, value), costs in zip(fix.changes.items(), fix.costs, strict=True):
             out.print(f"     {f'{key}: {value}':<44} {costs}")
     if fixes.nearest is not None:
-        out.print(f"all known changes together still need {human_bytes(fixes.nearest)}")
+        out.print(f"all changes that help together still need {human_bytes(fixes.nearest)}")
     if fixes.larger_gpu is not None:
         out.print(f"as it is, it fits on {fixes.larger_gpu}")
 

@@ -69,11 +69,6 @@ def show_training(outcome: Outcome) -> None:
         f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
         f"{training.loss:.4f}; the run is in {outcome.run}"
     )
-    if outcome.seconds is not None:
-        console().print(
-            f"the whole run was predicted to take {outcome.seconds['predicted']:.0f} s without "
-            f"generated answers, and took {outcome.seconds['measured']:.0f} s"
-        )
     console().print(outcome.memory.describe())
 
 

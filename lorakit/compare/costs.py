@@ -6,34 +6,20 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from lorakit.compare.measure import Measured
 from lorakit.compare.prompts import Way
 from lorakit.compare.table import CostBasis, SetUp
 from lorakit.errors import InputError, RunError
-from lorakit.plan.gpus import find_gpu
-from lorakit.plan.prices import CPU, Prices
+from lorakit.plan.prices import Prices
 
 MACHINE_SECONDS = "machine-seconds"
-
-
-def machine_of(device: torch.device) -> str:
-    """What a device is called in a price table: "cpu" or the name of a GPU."""
-    if device.type != "cuda":
-        return CPU
-    name = torch.cuda.get_device_name(device)
-    try:
-        return find_gpu(name).name
-    except InputError:
-        return name  # a GPU that the table does not know has no price
 
 
 class Costs:
     """Reckons in one unit: the prices' currency, or this machine's seconds where it has no price.
 
     Args:
-        machine: see `machine_of`.
+        machine: see `machine_of` in `plan/machines.py`.
         prices: the table.
         api: a hosted model in it, whose tokens are paid instead of the machine's time; the set-up
             is this machine's work even so.

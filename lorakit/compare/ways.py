@@ -11,7 +11,7 @@ from typing import Any
 
 from lorakit import tasks
 from lorakit.base.families import why_not_packed
-from lorakit.compare.costs import Costs, machine_of, training_seconds
+from lorakit.compare.costs import Costs, training_seconds
 from lorakit.compare.few_shot import FewShot
 from lorakit.compare.measure import LOSS, Measured, Measuring, answer_in_turns, measure
 from lorakit.compare.prompts import WAYS, PromptBuilder, Prompts, Way
@@ -24,6 +24,7 @@ from lorakit.evaluate.compare import Measures
 from lorakit.evaluate.judge import LOSS_METRICS
 from lorakit.files import write_atomically, write_json
 from lorakit.generate import SamplingSettings
+from lorakit.plan.machines import machine_of
 from lorakit.plan.prices import load_prices
 from lorakit.recipe import CompareSection, Recipe
 from lorakit.retrieve.retriever import Retriever

@@ -1,6 +1,6 @@
 """The ops without their arithmetic: results of the right shape and dtype, allocated and not filled.
 
-For a rehearsal of a step on tensors that hold no data (see `engine/rehearsal.py`). Every backend
+For a rehearsal of a step on tensors that hold no data (see `plan/rehearsal.py`). Every backend
 allocates the result of an op and next to nothing beside it, so this is what the op takes anywhere.
 """
 

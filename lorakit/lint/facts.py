@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from lorakit.lint.hardware import Hardware
 from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.near import Repeats, repeats_of
 from lorakit.lint.row_texts import Sample, sample_of
+from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.recipe import Recipe
 
 # Rows of a held-out set that are read; more would not change what is said of it.
@@ -69,19 +69,30 @@ class Facts:
         return float(self.sets.train.repeats.sum())
 
     @cached_property
+    def length(self) -> RunLength:
+        """Steps of the whole run, counted as the plan and the loop count them."""
+        train = self.recipe.train
+        return count_run_length(
+            self.sets.train.examples,
+            self.sets.train.repeats,
+            batch_size=train.batch_size,
+            num_epochs=train.num_train_epochs,
+            max_steps=train.max_steps,
+            seed=train.seed,
+        )
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        train = self.recipe.train
-        steps_per_epoch = max(1, math.ceil(self.num_rows / train.batch_size))
-        return train.max_steps or math.ceil(train.num_train_epochs * steps_per_epoch)
+        return self.length.steps
 
-    @cached_property
+    @property
     def num_epochs(self) -> float:
         """Epochs of the whole run, also where max_steps says how long it is."""
         train = self.recipe.train
         if train.max_steps is None:
             return train.num_train_epochs
-        return train.max_steps * train.batch_size / self.num_rows
+        return train.max_steps / self.length.steps_per_epoch
 
     @cached_property
     def hidden_size(self) -> int:

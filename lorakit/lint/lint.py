@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lorakit.data.contract import Finding
 from lorakit.lint import rules
@@ -27,9 +27,18 @@ class Linted:
     silenced: dict[str, int] = field(default_factory=dict)
 
 
-def lint(facts: Facts) -> list[Finding]:
-    """What every rule finds, silenced ones too: these are counted."""
-    return [finding for rule in track(rules(), "linting") for finding in rule.find(facts)]
+def lint(facts: Facts, *, resumes: bool = False) -> list[Finding]:
+    """What every rule finds, silenced ones too: these are counted.
+
+    Args:
+        facts: of the recipe and its data.
+        resumes: a run goes on that was begun before a rule existed, or with the rule silenced; what
+            is wrong with it is then told as a warning, for it is not to be stopped half-way.
+    """
+    found = [finding for rule in track(rules(), "linting") for finding in rule.find(facts)]
+    if resumes:
+        return [replace(f, severity="warning") if f.severity == "error" else f for f in found]
+    return found
 
 
 def without_silenced(findings: Sequence[Finding], silenced: Collection[str]) -> Linted:

@@ -31,6 +31,7 @@ def data_parallel(
     largest = max((_layer_bytes(layer) for layer in decoder_layers(model)), default=0)
     sharded = -(-weights // count) + min(GATHERED_LAYERS * largest, weights)
     return {
+        "type": device_type,
         "count": count,
         "replicated": list(REPLICATED),
         "own": ["activations"],

@@ -18,9 +18,9 @@ from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.plan.gpus import Gpu
-from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured
+from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured, machine_of
 from lorakit.plan.memory import Memory
-from lorakit.plan.prices import CPU, Cost, Prices
+from lorakit.plan.prices import Cost, Prices
 from lorakit.plan.rows import Sets
 from lorakit.plan.steps import RunLength
 from lorakit.plan.target import Target
@@ -135,10 +135,8 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         machine = Measured(flops, rates)
     seconds = predict_seconds(workload, events, machine, start=timing.spent())
     cost = None
-    name = CPU if target.device.type == "cpu" else None
-    if target.gpu is not None:
-        name = target.gpu.name
-    if timing.prices is not None and name is not None:
+    if timing.prices is not None:
+        name = machine_of(target.device) if target.gpu is None else target.gpu.name
         cost = timing.prices.of_machine(name, seconds.total, count=run.num_gpus)
     return Duration(counted, seconds, machine.how, cost)
 
@@ -151,15 +149,18 @@ def _rates(run: Counted, workload: Workload, timing: Timing) -> Rates | str:
     if device.type == "cuda" and not torch.cuda.is_available():
         return "not known: there is no CUDA device here to time; name one with --gpu"
     recipe = run.recipe
-    found = calibrate(
-        run.model,
-        recipe.adapter,
-        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
-        run.division,
-        workload.passes,
-        device=device,
-        trainable=run.adapter.trainable,
-    )
+    try:
+        found = calibrate(
+            run.model,
+            recipe.adapter,
+            LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
+            run.division,
+            workload.passes,
+            device=device,
+            trainable=run.adapter.trainable,
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        return "not known: two layers of the model do not fit beside what else is in memory here"
     if isinstance(found, Rates) and run.is_loaded:
         return replace(found, load=0.0)
     return found

@@ -7,7 +7,9 @@ and whatever turns out not to be needed is taken back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +32,8 @@ DROPPED = (0.01, 0.05, 0.15)
 MIN_TOKENS = 512
 # Ways that are shown: the cheapest, and what to take where it is not wanted.
 MAX_OFFERED = 4
+
+log = logging.getLogger(__name__)
 
 PlanAgain = Callable[[Recipe, Sets | None], Plan]
 
@@ -79,7 +83,7 @@ class Fixes:
         offloaded: bytes of weights that had to live elsewhere for that.
         fits: within the limit, with nothing offloaded unless the recipe asks for it.
         fixes: each makes the run fit; the cheapest first. None do when it is empty.
-        nearest: bytes that are needed with every change together, where that is too much.
+        nearest: bytes that are needed with the changes that help together, where that is too much.
         larger_gpu: the smallest known GPU that the recipe fits as it is.
     """
 
@@ -170,8 +174,8 @@ def find_fixes(recipe: Recipe, now: Plan, state: Fixes, plan_again: PlanAgain) -
         found = [[c] for c in alone]
     else:
         together = trial.put_together(changes)
-        found = [] if together is None else [together]
-        nearest = trial.demand(_last_of_each(changes)) if together is None else None
+        found = [together] if trial.fits(together) else []
+        nearest = None if found else trial.demand(together)
     return replace(
         state,
         fixes=tuple(trial.fix(chosen) for chosen in found),
@@ -262,34 +266,43 @@ class _Trial:
     def __init__(self, recipe: Recipe, now: Plan, limit: int, plan_again: PlanAgain) -> None:
         self._recipe, self._now, self._limit = recipe, now, limit
         self._plan_again = plan_again
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, Plan | None] = {}
 
-    def plan(self, changes: Sequence[Change]) -> Plan:
+    def plan(self, changes: Sequence[Change]) -> Plan | None:
+        """None: these changes cannot work together, here or with this model."""
         values = {change.key: change.value for change in changes}
         key = repr(sorted(values.items(), key=lambda pair: pair[0]))
         if key not in self._plans:
             rows = [change.sets for change in changes if change.sets is not None]
-            recipe = edited(self._recipe, values)
-            self._plans[key] = self._plan_again(recipe, rows[-1] if rows else self._now.sets)
+            try:
+                recipe = edited(self._recipe, values)
+                planned = self._plan_again(recipe, rows[-1] if rows else self._now.sets)
+            except InputError as error:
+                log.debug("not planned with %s: %s", values, error)
+                planned = None
+            self._plans[key] = planned
         return self._plans[key]
 
     def demand(self, changes: Sequence[Change]) -> int:
-        return demanded_bytes(self.plan(changes))
+        """Bytes that are needed; of what cannot work, more than there are anywhere."""
+        planned = self.plan(changes)
+        return sys.maxsize if planned is None else demanded_bytes(planned)
 
     def helps(self, changes: Sequence[Change]) -> bool:
-        """Whether less is needed; what cannot work here or with this model does not help."""
-        try:
-            after = self.plan(changes)
-        except InputError:
-            return False
-        return demanded_bytes(after) < demanded_bytes(self._now) or self.fits(changes)
+        """Whether less is needed; what cannot work does not help."""
+        return self.demand(changes) < demanded_bytes(self._now) or self.fits(changes)
 
     def fits(self, changes: Sequence[Change]) -> bool:
-        allows_offload = any(change.key == "base.offload" for change in changes)
-        return fits(self.plan(changes), self._limit, allows_offload=allows_offload)
+        """Whether the run fits; offloaded only where the recipe or a change asks for it."""
+        planned = self.plan(changes)
+        allows_offload = self._recipe.base.offload in OFFLOADED or any(
+            change.key == "base.offload" for change in changes
+        )
+        return planned is not None and fits(planned, self._limit, allows_offload=allows_offload)
 
-    def put_together(self, changes: Sequence[Change]) -> list[Change] | None:
-        """Changes in their order until the run fits, without those that are not needed."""
+    def put_together(self, changes: Sequence[Change]) -> list[Change]:
+        """Changes in their order until the run fits, without those that are not needed; where it
+        never does, those that come nearest."""
         chosen: list[Change] = []
         for change in changes:
             longer = [c for c in chosen if c.key != change.key] + [change]
@@ -298,7 +311,7 @@ class _Trial:
             if self.fits(chosen):
                 break
         else:
-            return None
+            return chosen
         for change in reversed(chosen[:-1]):
             without = [c for c in chosen if c is not change]
             if self.fits(without):
@@ -307,6 +320,7 @@ class _Trial:
 
     def fix(self, changes: Sequence[Change]) -> Fix:
         planned = self.plan(changes)
+        assert planned is not None  # it fits
         before, after = self._now.duration.seconds, planned.duration.seconds
         return Fix(
             {change.key: change.value for change in changes},
@@ -314,10 +328,6 @@ class _Trial:
             needed_bytes(planned),
             None if before is None or after is None else after.total / before.total,
         )
-
-
-def _last_of_each(changes: Iterable[Change]) -> list[Change]:
-    return list({change.key: change for change in changes}.values())
 
 
 def needed_bytes(planned: Plan) -> int:

@@ -1,7 +1,9 @@
 """What common GPUs have, from their data sheets: does a recipe fit on one, how long does it take.
 
 Products are dense ones (no sparsity) of bfloat16 with float32 sums; without bfloat16, those
-of float32. Of GPUs sold in several forms the SXM one, where there is one.
+of float32. Of GPUs sold in several forms the SXM one, where there is one. Memory is not the data
+sheet's: it is what the driver reports (`nvidia-smi`), less by what error correction and the
+driver's own needs take.
 
 Sources: NVIDIA's data sheets of T4, L4, A10, L40S, A100, H100, H200 and B200; for GeForce cards the
 architecture white papers of GA102, AD102 and GB202 (tensor cores with float32 accumulation).
@@ -10,12 +12,13 @@ architecture white papers of GA102, AD102 and GB202 (tensor cores with float32 a
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from lorakit.errors import InputError
 
-GIB = 1 << 30
+MIB = 1 << 20
 # Older than Ampere: no bfloat16 arithmetic.
 WITHOUT_BFLOAT16 = frozenset({"t4"})
 
@@ -25,7 +28,7 @@ class Gpu:
     """One row of the table.
 
     Attributes:
-        memory_bytes: as on the data sheet.
+        memory_bytes: all of it that the driver reports.
         flops_per_second: of products in the dtype it computes in.
         bytes_per_second: of its memory.
         link_bytes_per_second: to the host, one way.
@@ -49,27 +52,33 @@ class Gpu:
         )
 
 
-# Name: GiB, TFLOP/s, GB/s of memory, GB/s of the link (PCIe 3, 4 or 5, by its lanes).
+# Name: MiB, TFLOP/s, GB/s of memory, GB/s of the link (PCIe 3, 4 or 5, by its lanes).
+# "about": drivers and boards differ by some MiB, and by 6 % where error correction is off.
 _SHEETS = {
-    "t4": (16, 8.1, 320, 16),
-    "rtx3060": (12, 25.5, 360, 32),
-    "rtx3090": (24, 71, 936, 32),
-    "rtx4060ti": (16, 44, 288, 16),
-    "rtx4090": (24, 165, 1008, 32),
-    "rtx5090": (32, 209, 1792, 64),
-    "l4": (24, 121, 300, 32),
-    "a10": (24, 125, 600, 32),
-    "l40s": (48, 362, 864, 32),
-    "a100-40": (40, 312, 1555, 32),
-    "a100-80": (80, 312, 2039, 32),
-    "h100": (80, 989, 3350, 64),
-    "h200": (141, 989, 4800, 64),
-    "b200": (192, 2250, 8000, 64),
+    "t4": (15_360, 8.1, 320, 16),  # about
+    "rtx3060": (12_288, 25.5, 360, 32),
+    "rtx3090": (24_576, 71, 936, 32),
+    "rtx4060ti": (16_380, 44, 288, 16),
+    "rtx4090": (24_564, 165, 1008, 32),
+    "rtx5090": (32_607, 209, 1792, 64),
+    "l4": (23_028, 121, 300, 32),  # about
+    "a10": (23_028, 125, 600, 32),  # about
+    "l40s": (46_068, 362, 864, 32),  # about
+    "a100-40": (40_960, 312, 1555, 32),
+    "a100-80": (81_920, 312, 2039, 32),
+    "h100": (81_559, 989, 3350, 64),
+    "h200": (143_771, 989, 4800, 64),
+    "b200": (183_359, 2250, 8000, 64),  # about
 }
 GPUS = {
-    name: Gpu(name, memory * GIB, tera * 1e12, memory_rate * 1e9, link_rate * 1e9)
+    name: Gpu(name, memory * MIB, tera * 1e12, memory_rate * 1e9, link_rate * 1e9)
     for name, (memory, tera, memory_rate, link_rate) in _SHEETS.items()
 }
+# Of a driver's name: makers, series, and forms of one GPU that the table does not tell apart.
+_MAKERS = frozenset({"nvidia", "tesla", "geforce"})
+_FORMS = re.compile(r"sxm\d?|pcie|nvl|hbm\d?e?|\d+gb")
+# By how much a device's memory may differ from its row: what CUDA keeps, error correction.
+_MEMORY_TOLERANCE = 0.08
 
 
 def find_gpu(name: str) -> Gpu:
@@ -84,6 +93,25 @@ def find_gpu(name: str) -> Gpu:
         hint = f" Did you mean {near}?" if near else ""
         raise InputError(f"GPU {name!r} is not known; possible: {', '.join(GPUS)}.{hint}")
     return GPUS[key]
+
+
+def gpu_of_device_name(name: str, memory_bytes: int) -> Gpu | None:
+    """The row of a GPU that is here; None: the table does not have it.
+
+    Cards of one name with other memory, those for laptops and parts of a GPU (MIG) are others.
+
+    Args:
+        name: as the driver says it, such as "NVIDIA A100-SXM4-80GB".
+        memory_bytes: its memory as CUDA reports it.
+    """
+    words = re.split(r"[\s-]+", name.lower())
+    key = "".join(word for word in words if word not in _MAKERS and not _FORMS.fullmatch(word))
+    for gpu in GPUS.values():
+        if gpu.name.partition("-")[0] == key and (
+            abs(memory_bytes / gpu.memory_bytes - 1) <= _MEMORY_TOLERANCE
+        ):
+            return gpu
+    return None
 
 
 def nearest(name: str, possible: Iterable[str]) -> str | None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from lorakit.engine.model_flops import ModelFlops
 from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import RecomputePolicy
-from lorakit.plan.gpus import Gpu
+from lorakit.plan.gpus import Gpu, gpu_of_device_name
+from lorakit.plan.prices import CPU
 from lorakit.train.rates import DECODE_BATCH, Rates
 
 # Share of a data sheet's products that training reaches. Not measured: lorakit has not been timed
@@ -22,6 +25,18 @@ EFFICIENCY = 0.40
 EFFICIENCY_RANGE = (0.20, 0.55)
 # Seconds that a GPU run takes until its first step: imports, data, loading. Not measured.
 GPU_START_SECONDS = 60.0
+
+
+def machine_of(device: torch.device) -> str:
+    """What a device that is here is called in a price table: "cpu" or the name of a GPU.
+
+    A GPU that the table of GPUs does not know keeps the driver's name, and has no price.
+    """
+    if device.type != "cuda":
+        return CPU
+    name = torch.cuda.get_device_name(device)
+    gpu = gpu_of_device_name(name, torch.cuda.get_device_properties(device).total_memory)
+    return name if gpu is None else gpu.name
 
 
 class Machine(Protocol):

@@ -18,7 +18,7 @@ from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.memory import Memory
-from lorakit.plan.rehearsal import BatchShape, PassBytes, rehearse
+from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
 from lorakit.plan.worst import Worst
 from lorakit.train.choices import Division
 from lorakit.train.modes import compute_dtype
@@ -149,8 +149,9 @@ def find_peaks(
         try:
             training = [(passes(shape, trains=True), shape) for shape in worst.training]
             evaluation = passes(worst.evaluation, trains=False)
-        # Model code meets tensors without data with exceptions of every kind.
-        except Exception as error:  # noqa: BLE001
+        except (RuntimeError, TypeError) as error:
+            if not asks_for_data(error):
+                raise
             estimated = f"{type(error).__name__}: {error}".splitlines()[0]
             log.info("the pass cannot be rehearsed (%s); it is estimated", estimated)
             training = [(_estimated(model, division, shape), shape) for shape in worst.training]

@@ -11,6 +11,7 @@ of 4.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ from lorakit.plan.stand_ins import Shapes, few_layers
 from lorakit.train.batches import row_keys
 from lorakit.train.modes import training_mode
 from lorakit.train.step import nll_of_hidden
+
+# What PyTorch says of `.item()` and copies, of `.numpy()`, of ops without shapes, of `nonzero()`.
+_NO_DATA = re.compile(r"meta tensor|meta device|'meta' backend|register_meta", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,12 @@ class PassBytes:
     def peak(self) -> int:
         """The most at any moment."""
         return max(self.forward, self.loss, self.backward)
+
+
+def asks_for_data(error: Exception) -> bool:
+    """Whether a rehearsal failed because a model's code wants values of tensors, or calls an op
+    that PyTorch has no shapes for; anything else that fails in it is a fault."""
+    return _NO_DATA.search(str(error)) is not None
 
 
 def rehearse(

@@ -53,8 +53,9 @@ class MicroBatchFacts(Part):
 
 
 class DeviceFacts(Part):
-    """Several GPUs that share each step."""
+    """What was planned for, "cpu" or "cuda", and how many GPUs share each step."""
 
+    type: str | None = None
     count: int
     peak: int | None = None
     sharded_weights_peak: int | None = None

@@ -86,7 +86,7 @@ def plan_page(told: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str:
     plan = TypeAdapter(PlanFound).validate_python(dict(told))
     phases, methods = phases_of(plan), methods_of(plan)
     limits, inks = _limits(plan), inks_of([*phases, *methods])
-    gpus = _fitting(phases)
+    gpus = _fitting(phases) if _is_for_cuda(plan) else []
     shown = {"methods": bool(methods), "gpus": bool(gpus), "fixes": plan.fit is not None}
     return render(
         "plan.html.jinja",
@@ -198,6 +198,11 @@ def _numbers(plan: PlanFound, recipe: Recipe) -> Iterator[Fact]:
 def _money(amount: float, currency: str) -> str:
     digits = 2 if amount >= 1 or amount == 0 else 4
     return f"{amount:,.{digits}f} {currency}"
+
+
+def _is_for_cuda(plan: PlanFound) -> bool:
+    """Whether its bytes are a GPU's; a CPU computes in other dtypes and has a heap with holes."""
+    return plan.gpu is not None or (plan.devices is not None and plan.devices.type == "cuda")
 
 
 def _fitting(phases: list[Stack]) -> list[Fitting]:

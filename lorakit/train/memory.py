@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,10 +15,20 @@ RSS_AFTER_IMPORTS = psutil.Process().memory_info().rss
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The highest so far: CUDA's peak allocated; on the CPU peak RSS minus RSS after imports."""
+    """The highest since the start, or since `forget_peak`: CUDA's peak allocated; on the CPU peak
+    RSS minus RSS after imports."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return max(0, _peak_rss() - RSS_AFTER_IMPORTS)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let the peak begin anew, from what is held now; where the system cannot, it stays."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError):  # a container may forbid it
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -52,7 +53,7 @@ def run_worst_first(
     Args:
         model: in the mode it trains in.
         steps: that are left to do.
-        others: of the loop.
+        validation: measured between the steps.
 
     Raises:
         RunError: it does not fit; the message says what to change.
@@ -61,23 +62,52 @@ def run_worst_first(
         return
     layers = layer_bytes(model, compute_dtype(model).itemsize)
     worst = worst_of_steps(batches, steps, policy=choices.recompute_policy, layers=layers)
-    with _told(batches, worst, settings, choices), _same_random_numbers(model.device):
+    tokens = int(batches.examples.lengths[list(worst.groups[0])].sum())
+    log.info("first the largest micro-batch of the run, of %d tokens, to see that it fits", tokens)
+    with _same_random_numbers(model.device):
+        _train_on(model, adapter, optimizer, batches, steps, worst, settings, choices, recompute)
+        if validation is not None:
+            _measure_largest(model, validation, settings, choices, pad_id)
+
+
+def _train_on(
+    model: PreTrainedModel,
+    adapter: Attached,
+    optimizer: AdamW,
+    batches: StepBatches,
+    steps: range,
+    worst: Worst,
+    settings: LoopSettings,
+    choices: Choices,
+    recompute: Recompute,
+) -> None:
+    lengths = batches.examples.lengths[list(worst.groups[0])]
+    with _told("micro-batch of this run", lengths, settings, choices):
         for group in worst.groups:
             batch = batches.batch_of(steps.start, group)
             backward_with_room(model, adapter, optimizer, batch, settings.seed, recompute)
         optimizer.rehearse()
         adapter.parameters_changed()
-        if validation is not None:
-            budget = choices.micro_batch_tokens
-            group = worst_of_set(validation, token_budget=budget, packed=choices.packed)
-            example_losses(
-                model,
-                _Part(validation, group),
-                token_budget=budget,
-                packed=choices.packed,
-                pad_id=pad_id,
-                description="largest validation batch",
-            )
+
+
+def _measure_largest(
+    model: PreTrainedModel,
+    validation: ExampleSet,
+    settings: LoopSettings,
+    choices: Choices,
+    pad_id: int,
+) -> None:
+    budget = choices.micro_batch_tokens
+    group = worst_of_set(validation, token_budget=budget, packed=choices.packed)
+    with _told("validation batch", validation.lengths[list(group)], settings, choices):
+        example_losses(
+            model,
+            _Part(validation, group),
+            token_budget=budget,
+            packed=choices.packed,
+            pad_id=pad_id,
+            description="largest validation batch",
+        )
 
 
 class _Part:
@@ -105,21 +135,24 @@ def _same_random_numbers(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _told(
-    batches: StepBatches, worst: Worst, settings: LoopSettings, choices: Choices
+    what: str, lengths: np.ndarray, settings: LoopSettings, choices: Choices
 ) -> Iterator[None]:
-    """A refusal of memory as an error that says what would fit."""
+    """A refusal of memory as an error that says what would fit.
+
+    Args:
+        what: is tried.
+        lengths: tokens of its examples.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         is_refusal = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not is_refusal and _CPU_REFUSAL not in str(error):
             raise
-        group = list(worst.groups[0])
-        lengths = batches.examples.lengths[group]
         raise RunError(
-            f"the largest micro-batch of this run does not fit the memory: {lengths.sum()} tokens "
-            f"in {len(group)} examples, the longest {lengths.max()} (found before the first step; "
-            f"nothing was trained). {_advice(int(lengths.max()), settings, choices)}"
+            f"the largest {what} does not fit the memory: {lengths.sum()} tokens "
+            f"in {len(lengths)} examples, the longest {lengths.max()} (found before the first "
+            f"step; no step was done). {_advice(int(lengths.max()), settings, choices)}"
         ) from error
 
 

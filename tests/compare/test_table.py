@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from lorakit.compare.costs import Costs, machine_of, training_seconds
+from lorakit.compare.costs import Costs, training_seconds
 from lorakit.compare.prompts import WAYS
 from lorakit.compare.table import qualities
 from lorakit.errors import InputError, RunError
 from lorakit.evaluate.judge import Scores, judge
+from lorakit.plan.machines import machine_of
 from lorakit.plan.prices import load_prices
 from lorakit.train.losses import ExampleLosses
 from tests.compare.made import measured, questions
@@ -119,6 +121,20 @@ def test_a_machine_without_a_price_is_reckoned_in_its_seconds() -> None:
     with pytest.raises(InputError, match="has none in"):
         Costs("Some Card 9000", load_prices(), "gpt-4.1")
     assert machine_of(torch.device("cpu")) == "cpu"
+
+
+def test_a_gpu_that_is_here_has_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name that its driver says, and with what CUDA reports of its memory."""
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H200")
+    reported = SimpleNamespace(total_memory=150_109_880_320)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: reported)
+    prices = load_prices()
+    costs = Costs(machine_of(device), prices, "gpt-4.1")
+    assert costs.basis.unit == prices.currency
+    assert costs.of_seconds(3600) == prices.gpu_hour["h200"].price
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some Card 9000")
+    assert machine_of(device) == "Some Card 9000"
 
 
 @pytest.mark.parametrize("content", [None, "", "{}\n", "no json\n", '{"seconds": null}\n'])

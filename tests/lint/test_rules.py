@@ -6,18 +6,25 @@ import ast
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 import lorakit
 from lorakit.cli import main
 from lorakit.data.contract import FINDINGS, Finding
+from lorakit.data.pack import epoch_order
 from lorakit.errors import RecipeError
 from lorakit.lint import rules
 from lorakit.lint.contract_pages import PAGES
-from lorakit.lint.lint import without_silenced
+from lorakit.lint.facts import Facts
+from lorakit.lint.lint import lint, without_silenced
 from lorakit.lint.pages import page_of_contract, pages
 from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
+from tests.lint.corpus.flawed import FLAWED
+from tests.plan.test_duration import examples
 
 DOCS = Path(__file__).parents[2] / "docs" / "rules"
 RULES = {rule.ID: rule for rule in rules()}
@@ -130,3 +137,36 @@ def test_train_stops_at_an_error_before_anything_is_written(
     told = " ".join(capfd.readouterr().err.split())
     assert "100 warm-up steps" in told and "few-rows" not in told
     assert not (recipe.parent / "run").exists()
+
+
+def test_a_run_that_goes_on_is_not_stopped_by_a_rule(tmp_path: Path) -> None:
+    (case, *_) = FLAWED["warmup-too-long"]
+    facts = case.facts(tmp_path, tmp_path)
+    now, going_on = lint(facts), lint(facts, resumes=True)
+    assert [one.id for one in going_on] == [one.id for one in now]
+    errors = [one for one in now if one.severity == "error"]
+    assert [one.id for one in errors] == ["warmup-too-long"]
+    lowered = {one.message: one.severity for one in going_on}
+    assert lowered[errors[0].message] == "warning"
+    assert "error" not in lowered.values()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_steps_are_those_of_the_order_that_is_drawn(seed: int) -> None:
+    """Of 41 rows with weight 0.1 an epoch sees whole ones: not 4.1, which would be 5 steps."""
+    rows, repeats = examples(41), np.full(41, 0.1)
+    recipe = lorakit.parse_recipe(
+        {
+            "base": {"model": "builtin"},
+            "data": {"train": "builtin:train"},
+            "train": {"batch_size": 1, "num_train_epochs": 3, "seed": seed},
+        }
+    )
+    sets: Any = SimpleNamespace(train=SimpleNamespace(examples=rows, repeats=repeats))
+    nothing: Any = None
+    facts = Facts(recipe, sets, nothing, nothing, nothing)
+    assert facts.num_steps == 3 * len(epoch_order(41, repeats, seed, 0))
+    by_steps = recipe.model_copy(
+        update={"train": recipe.train.model_copy(update={"max_steps": facts.num_steps})}
+    )
+    assert Facts(by_steps, sets, nothing, nothing, nothing).num_epochs == 3

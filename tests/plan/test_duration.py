@@ -270,6 +270,17 @@ def test_a_gpu_has_time_and_cost_from_its_data_sheet(llama: Path) -> None:
     assert one.duration.cost.amount == pytest.approx(one.duration.seconds.total / 3600 * price)
 
 
+def test_a_gpu_that_is_here_has_a_cost(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is measured (stood in for by that of this CPU), its price is that of its name."""
+    rows = Sets(examples(10), np.ones(10))
+    monkeypatch.setattr("lorakit.plan.duration.machine_of", lambda device: "h200")
+    timing = Timing(times_machine=True, prices=load_prices())
+    found = plan(recipe_of(llama), sets=rows, timing=timing).duration
+    assert found.seconds is not None and found.cost is not None
+    price = load_prices().gpu_hour["h200"].price
+    assert found.cost.amount == pytest.approx(found.seconds.total / 3600 * price)
+
+
 def test_shorter_rows_are_the_same_rows() -> None:
     rows = examples(30)
     left = up_to_length(Sets(rows, np.arange(30.0)), 25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 
 from lorakit.cli import main
 from lorakit.cli.plan import _rewrite
-from lorakit.errors import RunError
+from lorakit.errors import InputError, RunError
 from lorakit.plan.duration import NOT_TIMED
-from lorakit.plan.fixes import Fixes, fixes_for, needed_bytes, possible_changes
-from lorakit.plan.plan import plan
+from lorakit.plan.fixes import Fixes, find_fixes, fixes_for, needed_bytes, possible_changes
+from lorakit.plan.plan import Plan, plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe, edited, load_recipe, parse_recipe
 from tests import families
@@ -93,6 +94,46 @@ def test_what_nothing_makes_fit_says_how_near_it_comes(large: Path) -> None:
     assert not found.fixes
     assert found.nearest is not None
     assert found.nearest > 1 << 30
+
+
+@pytest.mark.parametrize("offload", ["cpu", "disk", "auto"])
+def test_what_is_offloaded_fits_where_the_recipe_asks_for_it(large: Path, offload: str) -> None:
+    """A quarter of the weights is elsewhere whatever is changed; a smaller rank takes less."""
+    recipe = recipe_of(large, base={"offload": offload}, adapter={"r": 64})
+    now = plan(recipe, gpu="h100", reads_rows=False)
+    quarter = now.memory.weights // 4
+    elsewhere = {"cuda": 3 * quarter, "disk" if offload == "disk" else "cpu": quarter}
+    now = replace(now, gpu=None, memory=replace(now.memory, by_device=elsewhere))
+
+    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
+        peak = now.needed - 64 + changed.adapter.r
+        return replace(now, peaks=replace(now.peaks, phases={"training_step": peak}))
+
+    state = Fixes(needed=now.needed, limit=now.needed - 20, offloaded=quarter, fits=False)
+    found = find_fixes(recipe, now, state, plan_again)
+    ranks = [fix.changes.get("adapter.r") for fix in found.fixes]
+    assert ranks == ([] if offload == "auto" else [32, 16, 8])
+
+
+def test_changes_that_do_not_go_together_are_not_put_together(large: Path) -> None:
+    """Each works alone, and none is enough; of the two smaller ranks only one goes with nf4."""
+    recipe = recipe_of(large, adapter={"r": 64})
+    now = plan(recipe, gpu="h100", reads_rows=False)
+    state = Fixes(needed=needed_bytes(now), limit=1, offloaded=0, fits=False)
+    tried = []
+
+    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
+        tried.append((changed.base.quantization, changed.adapter.r))
+        if changed.base.quantization == "nf4" and changed.adapter.r != recipe.adapter.r:
+            raise InputError("not together")
+        less = now.peaks.peak - 1000 * (changed.base.quantization == "nf4") + changed.adapter.r
+        phases = {"training_step": less}
+        return replace(now, gpu=None, peaks=replace(now.peaks, phases=phases))
+
+    found = find_fixes(recipe, now, state, plan_again)
+    assert ("nf4", 32) in tried
+    assert not found.fixes
+    assert found.nearest is not None
 
 
 def test_no_change_is_offered_that_is_there_already(large: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -65,27 +66,31 @@ def test_an_8b_model_under_three_methods(tmp_path: Path) -> None:
         assert parts["total"] == sum(v for name, v in parts.items() if name != "total")
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
-@pytest.mark.parametrize(
-    ("config", "parameters"), [(LLAMA_3_1_70B, 70_553_706_496), (QWEN3_235B, QWEN3_PARAMETERS)]
-)
+MODELS = ((LLAMA_3_1_70B, 70_553_706_496), (QWEN3_235B, QWEN3_PARAMETERS))
+# A plan takes seconds of a core: by default one of each model, on eight GPUs.
+LARGE = [
+    pytest.param(*model, *way, marks=() if way == ("none", 8) else pytest.mark.slow)
+    for model, way in itertools.product(MODELS, itertools.product(("none", "nf4"), (1, 8)))
+]
+
+
+@pytest.mark.parametrize(("config", "parameters", "quantization", "num_gpus"), LARGE)
 def test_large_models_on_several_gpus(
-    tmp_path: Path, config: dict[str, Any], parameters: int, quantization: str
+    tmp_path: Path, config: dict[str, Any], parameters: int, quantization: str, num_gpus: int
 ) -> None:
-    for num_gpus in (1, 8):
-        started = time.process_time()
-        found = planned(tmp_path, config, num_gpus=num_gpus, quantization=quantization)
-        assert time.process_time() - started < 5
-        assert found.total_parameters - found.trainable_parameters == parameters
-        assert found.peaks.estimated is None
-        devices = found.to_json()["devices"]
-        assert devices["count"] == num_gpus
-        assert devices["peak"] == found.needed
-        if num_gpus == 1:
-            assert devices["sharded_weights_peak"] is None
-        else:
-            weights = found.memory.by_device["cuda"]
-            assert found.needed - weights < devices["sharded_weights_peak"] < found.needed
+    started = time.process_time()
+    found = planned(tmp_path, config, num_gpus=num_gpus, quantization=quantization)
+    assert time.process_time() - started < 5
+    assert found.total_parameters - found.trainable_parameters == parameters
+    assert found.peaks.estimated is None
+    devices = found.to_json()["devices"]
+    assert devices["count"] == num_gpus
+    assert devices["peak"] == found.needed
+    if num_gpus == 1:
+        assert devices["sharded_weights_peak"] is None
+    else:
+        weights = found.memory.by_device["cuda"]
+        assert found.needed - weights < devices["sharded_weights_peak"] < found.needed
 
 
 def test_every_phase_is_counted_and_the_largest_is_the_peak(tmp_path: Path) -> None:
@@ -100,6 +105,22 @@ def test_every_phase_is_counted_and_the_largest_is_the_peak(tmp_path: Path) -> N
     assert found.gpu is not None
     fits = found.needed + CUDA_CONTEXT <= find_gpu("h200").memory_bytes
     assert found.gpu["fits"] == fits
+
+
+def test_only_what_lacks_data_is_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = LLAMA_3_1_8B | {"num_hidden_layers": 1}
+    error: list[Exception] = [RuntimeError("Tensor.item() cannot be called on meta tensors")]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error[0]
+
+    monkeypatch.setattr("lorakit.plan.peaks.rehearse", fail)
+    found = planned(tmp_path, few)
+    assert found.peaks.estimated == f"RuntimeError: {error[0]}"
+    assert any("rough estimate" in note for note in found.notes)
+    error[0] = RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        planned(tmp_path, few)
 
 
 def test_holes_of_the_heap_are_none_where_nothing_is_freed_between() -> None:

@@ -20,7 +20,7 @@ from lorakit.errors import InputError
 from lorakit.optimizers import forms
 from lorakit.optimizers.optimizer import AdamW
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
-from lorakit.plan.gpus import GPUS, find_gpu
+from lorakit.plan.gpus import GPUS, find_gpu, gpu_of_device_name
 from lorakit.plan.memory import Memory, count_memory, num_bytes
 from lorakit.plan.peaks import CPU_LIBRARIES
 from lorakit.plan.plan import plan
@@ -346,7 +346,7 @@ def test_a_base_too_large_for_the_gpu_is_split(llama_8b: Path) -> None:
     assert whole.memory.weights > 2 * LLAMA_PARAMETERS  # bfloat16
     split = plan(recipe, gpu="rtx3060")
     assert set(split.memory.by_device) == {"cuda", "cpu"}
-    assert split.memory.by_device["cuda"] <= 0.8 * (12 << 30)
+    assert split.memory.by_device["cuda"] <= 0.8 * find_gpu("rtx3060").memory_bytes
     assert sum(split.memory.by_device.values()) == split.memory.weights
     assert split.gpu is not None
     assert split.gpu["fits"]
@@ -359,9 +359,52 @@ def test_a_base_too_large_for_the_gpu_is_split(llama_8b: Path) -> None:
 
 
 def test_gpu_names() -> None:
-    assert find_gpu("RTX 4090").memory_bytes == 24 << 30
+    assert find_gpu("RTX 4090") is GPUS["rtx4090"]
     assert not find_gpu("T4").has_bfloat16
     for name in GPUS:
         assert find_gpu(name.upper()).name == name
     with pytest.raises(InputError, match=r"h1000.*possible: .*Did you mean h100\?"):
         find_gpu("h1000")
+
+
+@pytest.mark.parametrize(
+    ("device_name", "mebibytes", "name"),
+    [
+        ("Tesla T4", 14_930, "t4"),  # CUDA reports a little less than nvidia-smi
+        ("NVIDIA L4", 22_579, "l4"),
+        ("NVIDIA A10", 22_508, "a10"),
+        ("NVIDIA A10G", 22_508, None),
+        ("NVIDIA L40S", 45_372, "l40s"),
+        ("NVIDIA A100-SXM4-40GB", 40_326, "a100-40"),
+        ("A100-PCIE-40GB", 40_536, "a100-40"),
+        ("NVIDIA A100-SXM4-80GB", 81_154, "a100-80"),
+        ("NVIDIA A100 80GB PCIe", 81_154, "a100-80"),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 4_864, None),
+        ("NVIDIA H100 80GB HBM3", 81_079, "h100"),
+        ("NVIDIA H100 PCIe", 81_079, "h100"),
+        ("NVIDIA H100 NVL", 95_354, None),
+        ("NVIDIA H200", 143_156, "h200"),
+        ("NVIDIA B200", 182_642, "b200"),
+        ("NVIDIA GeForce RTX 3060", 12_044, "rtx3060"),
+        ("NVIDIA GeForce RTX 3060", 8_191, None),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6_143, None),
+        ("NVIDIA GeForce RTX 3090", 24_259, "rtx3090"),
+        ("NVIDIA GeForce RTX 4060 Ti", 16_070, "rtx4060ti"),
+        ("NVIDIA GeForce RTX 4060 Ti", 7_947, None),
+        ("NVIDIA GeForce RTX 4090", 24_202, "rtx4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 16_375, None),
+        ("NVIDIA GeForce RTX 5090", 32_110, "rtx5090"),
+        ("AMD Instinct MI300X", 196_592, None),
+    ],
+)
+def test_a_gpu_is_known_by_what_its_driver_says(
+    device_name: str, mebibytes: int, name: str | None
+) -> None:
+    found = gpu_of_device_name(device_name, mebibytes << 20)
+    assert (None if found is None else found.name) == name
+
+
+def test_a_gpu_s_memory_is_less_than_its_data_sheet_says() -> None:
+    """A T4 is sold as one of 16 GB, an H200 as one of 141 GB; no run gets 16 or 141 GiB."""
+    for name, gigabytes in {"t4": 16, "l4": 24, "l40s": 48, "h200": 141, "b200": 192}.items():
+        assert 0.9 * gigabytes < find_gpu(name).memory_bytes / 2**30 < gigabytes

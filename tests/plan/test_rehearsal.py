@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from lorakit.data.pack import collate
 from lorakit.engine.activations import decoder_layers
 from lorakit.engine.recompute import Level, RecomputePolicy
 from lorakit.plan.ledger import Ledger
-from lorakit.plan.rehearsal import BatchShape, PassBytes, rehearse
+from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
 from lorakit.recipe import LoraConfig
 from lorakit.train.batches import row_keys
 from lorakit.train.modes import training_mode
@@ -97,7 +98,7 @@ def compare(model_type: str, policy: RecomputePolicy, **config: Any) -> None:
 @pytest.mark.parametrize("model_type", sorted(families.FAMILIES))
 def test_planned_activations_are_those_that_autograd_keeps(model_type: str) -> None:
     if model_type in ONLY_ESTIMATED:
-        with pytest.raises(Exception):  # noqa: B017
+        with pytest.raises(RuntimeError, match="meta tensor"):
             compare(model_type, RecomputePolicy("none"))
     else:
         compare(model_type, RecomputePolicy("none"))
@@ -135,3 +136,25 @@ def test_a_rehearsal_leaves_the_model_as_it_was() -> None:
     assert [type(module) for module in model.modules()] == modules
     assert all(parameter.grad is None for parameter in adapter.parameters().values())
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+WITHOUT_DATA = (
+    lambda: bool(torch.ones(2, device="meta").any()),
+    lambda: torch.ones(2, device="meta").tolist(),
+    lambda: torch.ones(2, device="meta").to("cpu"),
+    lambda: torch.ones(2, device="meta").numpy(),
+    lambda: torch.ones(2, device="meta").nonzero(),
+)
+
+
+@pytest.mark.parametrize("ask", WITHOUT_DATA)
+def test_what_pytorch_says_of_missing_data_is_known(ask: Callable[[], Any]) -> None:
+    with pytest.raises((RuntimeError, TypeError)) as caught:
+        ask()
+    assert asks_for_data(caught.value)
+
+
+def test_other_errors_are_not_taken_for_missing_data() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.ones(2, 3, device="meta") @ torch.ones(2, 3, device="meta")
+    assert not asks_for_data(caught.value)

@@ -63,7 +63,12 @@ def plan_told(**changed: Any) -> dict[str, Any]:
             "packed": True,
             "assumed": None,
         },
-        "devices": {"count": 2, "peak": needed, "sharded_weights_peak": needed - weights // 2},
+        "devices": {
+            "type": "cuda",
+            "count": 2,
+            "peak": needed,
+            "sharded_weights_peak": needed - weights // 2,
+        },
         "methods": {
             "full": {"weights": 15 * GIB, "gradients": 15 * GIB, "optimizer": 90 * GIB, **passes},
             "lora": {"weights": 15 * GIB, **trained, **passes},

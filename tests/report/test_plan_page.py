@@ -79,11 +79,20 @@ def test_the_plan_s_page_says_what_the_plan_found() -> None:
 
 def test_each_gpu_has_what_is_left_on_it() -> None:
     rows = columns(whole().by_id("gpus").all("table")[0])
-    assert rows["t4, rtx4060ti"][0] == "16.00 GiB"
-    assert rows["t4, rtx4060ti"][1] == "▲ 6.61 GiB"
+    assert rows["t4"] == ["15.00 GiB", "▲ 5.61 GiB"]
+    assert "l4, a10" in rows  # of the same size
     big = plan_told()["memory_phases"] | {"training_step": 20 * GIB}
     rows = columns(planned(memory_phases=big).by_id("gpus").all("table")[0])
-    assert rows["t4, rtx4060ti"][1] == "▼ 4.00 GiB too little"
+    assert rows["t4"][1] == "▼ 5.00 GiB too little"
+
+
+def test_what_a_cpu_takes_is_not_held_against_gpus() -> None:
+    here = {"gpu": None, "fit": None}
+    devices = plan_told()["devices"]
+    for kind, is_shown in (("cuda", True), ("cpu", False)):
+        tree = planned(**here, devices=devices | {"type": kind, "count": 1})
+        assert ("GPUs" in [one.text for one in tree.all("a")]) == is_shown
+        assert ("Which GPUs" in tree.by_id("main").text) == is_shown
 
 
 ABSENT = (

@@ -123,7 +123,7 @@ def test_a_run_that_does_not_fit_says_what_would(
     with pytest.raises(RunError, match="largest micro-batch") as caught:
         outcome(tiny_folder, tmp_path, True)
     message = str(caught.value)
-    assert "nothing was trained" in message
+    assert "no step was done" in message
     assert "gradient_checkpointing: true" in message
     assert "data.max_length below" in message
     assert not (tmp_path / "metrics.jsonl").exists()
