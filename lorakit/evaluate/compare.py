@@ -118,10 +118,15 @@ class Measures:
 
     def primary_of(self, set_name: str) -> str:
         """The metric that a set's verdict rests on; a variant's is that of its source."""
-        if isinstance(self.primary, str):
-            return self.primary
-        source, _ = source_and_variant(set_name) or (set_name, "")
-        return self.primary.get(source, "loss")
+        return primary_of(self.primary, set_name)
+
+
+def primary_of(primary: Mapping[str, str] | str, set_name: str) -> str:
+    """The metric that a set's verdict rests on, by what `evaluate.primary` says."""
+    if isinstance(primary, str):
+        return primary
+    source, _ = source_and_variant(set_name) or (set_name, "")
+    return primary.get(source, "loss")
 
 
 class HeldOut(Protocol):

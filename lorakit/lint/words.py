@@ -12,6 +12,9 @@ _WORD = re.compile(
     rf"[{_UNSPACED}]|\d+|[-+<=>|~^$€£¥/*%#@\\&±×÷≤≥→√∑∫°]|[^\W\d_{_UNSPACED}]+"  # noqa: RUF001
 )
 
+# Of ASCII, then closing quotation marks, the ellipsis, and the full stops of Chinese.
+_CLOSING = tuple(".!?:;)]}\"'`*>|\u201d\u2019\u00bb\u2026\u3002\uff01\uff1f")
+
 
 def words(text: str) -> list[str]:
     """The words of a text in order."""
@@ -24,3 +27,8 @@ def normalized(text: str) -> str:
     A text without any word is itself.
     """
     return " ".join(words(text)) or text.strip()
+
+
+def is_closed(text: str) -> bool:
+    """Whether a text ends as whole ones do: in a full stop, a bracket, a quotation mark."""
+    return text.rstrip().endswith(_CLOSING)

@@ -14,14 +14,20 @@ from tests.lint.corpus.flawed import FLAWED
 from tests.lint.corpus.sound import SOUND
 
 RULES = {rule.ID: rule for rule in rules()}
-LARGE = {"the built-in notes"}
+# One of each kind; the others are in the slow run.
+QUICK = {
+    "questions and answers",
+    "a field that guesses",
+    "lists and signatures without a full stop",
+    "a pattern of labels decides",
+}
 CASES = [
     # What it is measured on matters to few rules, and further cases of a rule take their time.
     pytest.param(
         name,
         replace(case, measured=False),
         id=f"{name}-{number}",
-        marks=[pytest.mark.slow] if number else [],
+        marks=[pytest.mark.slow] if number or name == "languages-mixed" else [],
     )
     for name, cases in FLAWED.items()
     for number, case in enumerate(cases)
@@ -55,7 +61,7 @@ def test_the_flaw_is_found(name: str, case: Case, tmp_path: Path, cache: Path) -
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in SOUND],
+    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SOUND],
 )
 def test_nothing_is_said_against_sound_ones(name: str, tmp_path: Path, cache: Path) -> None:
     facts = SOUND[name].facts(tmp_path, cache)

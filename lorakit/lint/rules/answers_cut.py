@@ -11,6 +11,7 @@ from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
 from lorakit.lint.row_texts import RowText
 from lorakit.lint.told import Hits
+from lorakit.lint.words import is_closed
 
 ID = "answers-cut"
 SEVERITIES = ("warning",)
@@ -26,8 +27,6 @@ MEND = "Make the file again without the limit."
 
 MIN_ROWS, MIN_SHARE = 5, 0.02
 MIN_LENGTH = 40  # characters; below it answers are labels
-# Of ASCII, then closing quotation marks, the ellipsis, and the full stops of Chinese.
-ENDS = tuple(".!?:;)]}\"'`*>|\u201d\u2019\u00bb\u2026\u3002\uff01\uff1f")
 ENOUGH_SHAPES = 16
 _LETTER, _DIGIT = regex.compile(r"\p{L}"), regex.compile(r"\p{N}")
 
@@ -63,7 +62,11 @@ def _at_the_limit(rows: Sequence[RowText], lengths: np.ndarray) -> list[RowText]
     just_below = (lengths >= 0.9 * limit) & ~at_limit
     if at_limit.sum() <= 2 * just_below.sum():
         return []  # lengths thin out, as those of whole answers do
-    cut = [row for row, is_there in zip(rows, at_limit, strict=True) if is_there and not _ends(row)]
+    cut = [
+        row
+        for row, is_there in zip(rows, at_limit, strict=True)
+        if is_there and not is_closed(row.answer)
+    ]
     if len(cut) < 0.5 * at_limit.sum() or len({_shape(row) for row in cut}) < 0.5 * min(
         len(cut), ENOUGH_SHAPES
     ):
@@ -74,7 +77,3 @@ def _at_the_limit(rows: Sequence[RowText], lengths: np.ndarray) -> list[RowText]
 def _shape(row: RowText) -> str:
     """How an answer ends: alike for answers of one form, such as dates or codes of one length."""
     return _DIGIT.sub("0", _LETTER.sub("a", row.answer.rstrip()[-12:]))
-
-
-def _ends(row: RowText) -> bool:
-    return row.answer.rstrip().endswith(ENDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lorakit.data.contract import Finding
+from lorakit.evaluate.compare import UNANSWERED, primary_of
 from lorakit.lint.facts import Facts
 
 ID = "reference-longer-than-generated"
@@ -13,7 +14,9 @@ TITLE = "Reference answers longer than what is generated"
 REASON = (
     "Answers of the evaluation stop at evaluate.max_new_tokens; where the reference answers "
     "are longer, scores such as token_f1 and rouge_l fall for base and tuned model alike, and "
-    "less is seen of the difference. From half of the references on it is a warning."
+    "less is seen of the difference. From half of the references on it is a warning; for "
+    "retention only where its verdict rests on answers, since general answers are longer than "
+    "those of a task."
 )
 SOURCE = "practice"
 EXAMPLE = "evaluate: {metrics: [rouge_l], max_new_tokens: 64}   # answers of 200 tokens"
@@ -39,5 +42,10 @@ def find(facts: Facts) -> Iterator[Finding]:
                 f"{evaluate.max_new_tokens}, so scores fall whatever the model learned; "
                 f"{needed} would hold nine of ten"
             )
-            severity = "warning" if share >= MANY else "note"
+            severity = "warning" if share >= MANY and _matters(facts, name) else "note"
             yield Finding(ID, severity, message, "evaluate.max_new_tokens")  # type: ignore[arg-type]
+
+
+def _matters(facts: Facts, name: str) -> bool:
+    """Whether answers of the set are what somebody looks at."""
+    return name != "retention" or primary_of(facts.recipe.evaluate.primary, name) not in UNANSWERED

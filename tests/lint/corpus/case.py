@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 import lorakit
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data.contract import Finding
-from lorakit.data.named_sets import prepare_named_sets
+from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import Hardware
+from lorakit.recipe import Recipe
 from tests.lint.corpus.rows import Row, answered
+
+Ready = tuple[PreTrainedTokenizerBase, PreTrainedConfig, NamedSets]
+_READY: dict[
+    str, Ready
+] = {}  # {what it is made of: the last one}, as most recipes share their data
 
 CPU = Hardware("cpu", "this CPU", has_bfloat16=False, chosen=True)
 
@@ -33,7 +42,7 @@ class Case:
         base: prepares the base folder in a folder and returns its path; None: the built-in one.
     """
 
-    train: list[Row] | str = field(default_factory=lambda: answered(240))
+    train: list[Row] | str = field(default_factory=lambda: _usual())
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sets: Mapping[str, list[Row]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -41,8 +50,8 @@ class Case:
     measured: bool = True
     base: Callable[[Path], Path] | None = None
 
-    def facts(self, folder: Path, cache: Path) -> Facts:
-        """What rules see of it; its files are written to `folder`, tokens kept in `cache`."""
+    def facts(self, folder: Path, cache_dir: Path) -> Facts:
+        """What rules see of it; its files are written to `folder`, tokens kept in `cache_dir`."""
         suffix = "txt" if isinstance(self.train, str) else "jsonl"
         (folder / f"train.{suffix}").write_text(_text(self.train), encoding="utf-8")
         for name, rows in self.sets.items():
@@ -50,9 +59,25 @@ class Case:
         for name, text in self.files.items():
             (folder / name).write_text(text, encoding="utf-8")
         recipe = lorakit.parse_recipe(self._values(folder, suffix))
-        tokenizer, config = load_tokenizer_of_base(recipe.base)
-        sets = prepare_named_sets(recipe, tokenizer, config, cache_dir=cache)
+        tokenizer, config, sets = self._prepared(recipe, cache_dir)
         return Facts(recipe, sets, tokenizer, config, self.hardware)
+
+    def _prepared(self, recipe: Recipe, cache_dir: Path) -> Ready:
+        """Tokenizer, config and sets; those of the case before where they are the same."""
+        others = {k: v for k, v in self.sections.items() if k not in ("adapter", "train", "check")}
+        key = json.dumps([str(cache_dir), self.train, others, dict(self.sets), self.measured])
+        if self.base is None and not self.files and key in _READY:
+            return _READY[key]
+        tokenizer, config = load_tokenizer_of_base(recipe.base)
+        ready = (
+            tokenizer,
+            config,
+            prepare_named_sets(recipe, tokenizer, config, cache_dir=cache_dir),
+        )
+        if self.base is None and not self.files:
+            _READY.clear()
+            _READY[key] = ready
+        return ready
 
     def _values(self, folder: Path, suffix: str) -> dict[str, Any]:
         model = "builtin" if self.base is None else str(self.base(folder / "base"))
@@ -70,6 +95,11 @@ class Case:
             merged = values.get(section, {}) | dict(given)
             values[section] = {key: value for key, value in merged.items() if value is not None}
         return {name: _placed(section, folder) for name, section in values.items()}
+
+
+@cache
+def _usual() -> list[Row]:
+    return answered(240)
 
 
 def _placed(value: Any, folder: Path) -> Any:

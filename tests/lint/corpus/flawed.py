@@ -19,6 +19,7 @@ from tests.lint.corpus.rows import (
     extracted,
     with_answer,
 )
+from tests.lint.corpus.twins import FLAWED_TWINS, JSON_IN_QUOTES
 
 OLD_GPU = Hardware("cuda", "Tesla T4", has_bfloat16=False, chosen=False)
 CHATML = (
@@ -358,7 +359,7 @@ FLAWED: dict[str, list[Case]] = {
     "languages-mixed": [Case(changed(answered(240), 10, with_answer(lambda row: GERMAN)))],
     "one-source-dominates": [Case(_sources(240))],
     "padding-waste": [Case(_uneven(240), sections={"data": {"packing": False}})],
-    "json-answers-broken": [Case(JSON_CUT), Case(JSON_DEEP)],
+    "json-answers-broken": [Case(JSON_CUT), Case(JSON_DEEP), JSON_IN_QUOTES],
     "system-message-differs": [
         Case(
             dialogues(220, system="You are a triage nurse."),
@@ -375,4 +376,5 @@ FLAWED: dict[str, list[Case]] = {
     "thinking-in-some-rows": [Case(_thinking(240))],
     "little-is-trained": [Case(_long_prompts(220))],
     "prompts-are-trained": [_recipe(data={"trained": "all"})],
+    **FLAWED_TWINS,
 }

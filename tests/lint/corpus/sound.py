@@ -22,6 +22,7 @@ from tests.lint.corpus.rows import (
     sums,
     with_answer,
 )
+from tests.lint.corpus.twins import SOUND_TWINS
 
 GPU = Hardware("cuda", "NVIDIA H200", has_bfloat16=True, chosen=False)
 
@@ -245,4 +246,5 @@ SOUND: dict[str, Case] = {
         answered(240),
         sections={"data": {"train": ["{train.jsonl}", {"path": "builtin:general", "weight": 0.1}]}},
     ),
+    **SOUND_TWINS,
 }

@@ -1,0 +1,75 @@
+"""How bad a finding is where that depends on how much of it there is, or on what it decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorakit.lint import rules
+from tests.lint.corpus.case import Case
+from tests.lint.corpus.rows import answered, classified
+from tests.lint.corpus.twins import by_form, grouped, measured
+
+RULES = {rule.ID: rule for rule in rules()}
+NOT_MEASURED = dict.fromkeys(("in_domain", "out_of_domain", "retention"))
+SQUEEZED = [
+    {"text": f"### Instruction:\n{row['prompt']}\n### Response:\n{row['completion']}"}
+    for row in answered(40)
+]
+CASES = {
+    "labels, prompts trained": (
+        "prompts-are-trained", "warning",
+        Case(classified(60), sections={"data": {"trained": "all"}}, measured=False),
+    ),
+    "long answers, prompts trained": (
+        "prompts-are-trained", "note",
+        Case(answered(60), sections={"data": {"trained": "all"}}, measured=False),
+    ),
+    "150 rows, measured": ("few-rows", "note", measured(answered(210))),
+    "150 rows, not measured": ("few-rows", "warning", Case(answered(150), measured=False)),
+    "60 rows, measured": ("few-rows", "warning", measured(answered(120))),
+    "texts": (
+        "plain-text-on-instruct-base", "note",
+        Case([{"text": row["completion"]} for row in answered(40)], measured=False),
+    ),
+    "instructions as texts": (
+        "plain-text-on-instruct-base", "warning", Case(SQUEEZED, measured=False),
+    ),
+    "general answers longer, loss decides": (
+        "reference-longer-than-generated", "note",
+        Case(
+            classified(40),
+            sections={
+                "evaluate": NOT_MEASURED
+                | {
+                    "retention": "builtin:retention",
+                    "metrics": ["loss", "exact_match"],
+                    "max_new_tokens": 8,
+                }
+            },
+        ),
+    ),
+    "a pattern for anything, loss decides": (
+        "scorer-accepts-anything", "note",
+        measured(classified(80), metrics=["loss", "regex"], regex=r"\w*"),
+    ),
+    "a pattern for anything decides": (
+        "scorer-accepts-anything", "warning", by_form("regex", classified(80), regex=r"\w*"),
+    ),
+    "ids under a name that says nothing": (
+        "group-on-both-sides", "note", measured(grouped(160, "x", 20)),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tokens")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_as_bad_as_it_is(name: str, tmp_path: Path, cache: Path) -> None:
+    rule, severity, case = CASES[name]
+    found = list(RULES[rule].find(case.facts(tmp_path, cache)))
+    assert [one.severity for one in found] == [severity]
