@@ -72,6 +72,12 @@ def test_names_of_other_tools_lead_to_options_that_exist(name: str) -> None:
 
 
 def test_no_option_is_missing() -> None:
-    elsewhere = {"train", "validation", "group", "chat_template"}  # arguments of train_sft, or none
+    elsewhere = {
+        "train",
+        "validation",
+        "group",
+        "hold_out_topics",
+        "chat_template",
+    }  # arguments of train_sft, or none
     wanted = TrainSection.model_fields.keys() | DataSection.model_fields.keys() - elsewhere
     assert lorakit.SFTConfig.model_fields.keys() == wanted | {"output_dir"}

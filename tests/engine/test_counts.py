@@ -247,8 +247,8 @@ def test_experts_wait_once_a_layer_for_their_counts(model_type: str, tmp_path: P
     with training(folder, quantization="nf4") as run, Waits() as waits:
         run.step(1)
     num_layers, num_passes = run.model.config.num_hidden_layers, len(run.batches[1].micro_batches)
-    counts = [place for place in waits.found if "experts_forward" in place]
-    assert counts == num_layers * num_passes * ["experts_forward.py, experts_forward: tolist"]
+    counts = [place for place in waits.found if "rows_per_expert" in place]
+    assert counts == num_layers * num_passes * ["experts.py, rows_per_expert: tolist"]
     assert waits.found == counts
 
 

@@ -32,6 +32,7 @@ SETTINGS = LoopSettings(
     save_steps=1,
     save_total_limit=2,
     seed=5,
+    worst_batch_first=False,  # has tests of its own; here steps and reads are counted
 )
 ADAPTER = {"lora_dropout": 0.1, "target_modules": ["q_proj", "down_proj"]}
 

@@ -45,6 +45,7 @@ SETTINGS = LoopSettings(
     weight_decay=0.1,
     micro_batch_tokens=48,
     seed=5,
+    worst_batch_first=False,  # has tests of its own; here steps and reads are counted
 )
 ADAPTER = {
     "use_dora": True,
