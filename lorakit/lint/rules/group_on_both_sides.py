@@ -39,10 +39,10 @@ _ENTITY = (
 _OTHER = "client|subject|person|member|account|session|page|case|study|visit|episode|cluster"
 _ID = r"[_\-. ]?(?:ids?|key|hash|uuid|ref|nr|no)"
 _NAMED = regex.compile(
-    rf"(?!num|n_|count)(?:.*[_\-. ])?(?:(?:{_ENTITY})(?:{_ID}|[_\-. ]?name)?|(?:{_OTHER}){_ID})"
+    rf"\A(?!num|n_|count)(?:.*[_\-. ])?(?:(?:{_ENTITY})(?:{_ID}|[_\-. ]?name)?|(?:{_OTHER}){_ID})"
 )
 _CAMEL = regex.compile(r"(?<=[a-z])(?=[A-Z])")
-_LOOKS_LIKE_ID = regex.compile(r"(?=\S*\d)(?=\S*\p{L})\S{2,40}")
+_LOOKS_LIKE_ID = regex.compile(r"(?=\S{0,39}\d)(?=\S{0,39}\p{L})\S{2,40}")
 MAX_CHARACTERS = 200
 MIN_GROUPS, MIN_ROWS_PER_GROUP = 10, 1.2
 MAX_SHARE_OF_ONE = 0.2  # a value with more rows is a category's
