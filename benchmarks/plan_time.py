@@ -182,7 +182,6 @@ def measure(case: Case, folder: Path, seconds: float, cpu_clock: bool) -> dict[s
         "measured": round(measured, 1),
         "predicted_parts": planned["seconds_by_part"],
         "measured_parts": recorded["measured"]["seconds_by_part"],
-        "predicted_by_train": recorded["seconds"],
         "found": planned["seconds_found"],
     }
 

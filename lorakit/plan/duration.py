@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class Timing:
 
     Attributes:
         times_machine: time this machine for a few seconds; otherwise its time stays unknown.
-        spent: seconds of the run so far, asked after the timing, which is a part of it.
+        spent: seconds of the process so far, asked after the timing: a run takes them for its
+            imports too.
         efficiency: share of a named GPU's products that training reaches.
         prices: None: no cost.
     """
@@ -66,7 +67,6 @@ class Counted:
         division: how training will divide its steps.
         sets, length: what the run sees.
         num_gpus: that share the examples of each step.
-        is_loaded: whether the base has been loaded by now.
     """
 
     recipe: Recipe
@@ -78,7 +78,6 @@ class Counted:
     sets: Sets
     length: RunLength
     num_gpus: int = 1
-    is_loaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _rates(run: Counted, workload: Workload, timing: Timing) -> Rates | str:
         return "not known: there is no CUDA device here to time; name one with --gpu"
     recipe = run.recipe
     try:
-        found = calibrate(
+        return calibrate(
             run.model,
             recipe.adapter,
             LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
@@ -161,9 +160,6 @@ def _rates(run: Counted, workload: Workload, timing: Timing) -> Rates | str:
         )
     except (MemoryError, torch.OutOfMemoryError):
         return "not known: two layers of the model do not fit beside what else is in memory here"
-    if isinstance(found, Rates) and run.is_loaded:
-        return replace(found, load=0.0)
-    return found
 
 
 def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> DataSheet:

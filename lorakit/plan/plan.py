@@ -187,9 +187,7 @@ def plan(
     notes += peaks.notes()
     duration = Duration()
     if sets is not None and length is not None:
-        counted = Counted(
-            recipe, model, adapter, target, memory, division, sets, length, num_gpus, is_loaded
-        )
+        counted = Counted(recipe, model, adapter, target, memory, division, sets, length, num_gpus)
         duration = predict_duration(counted, timing)
     return Plan(
         total_parameters=adapter.total,
