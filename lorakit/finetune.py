@@ -50,7 +50,6 @@ from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
-from lorakit.plan.duration import EVALUATION_TOKENS
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
@@ -271,7 +270,7 @@ def _calibration(recipe: Recipe, train_set: Prepared) -> Iterator[dict[str, torc
         train_set.examples,
         train_set.repeats,
         seed=recipe.train.seed,
-        token_budget=recipe.train.micro_batch_tokens or EVALUATION_TOKENS,
+        token_budget=recipe.train.forward_tokens,
     )
 
 
@@ -417,7 +416,7 @@ def _evaluate(
             clock.count("answers", time.monotonic() - before)
         return completions
 
-    budget = recipe.train.micro_batch_tokens or EVALUATION_TOKENS
+    budget = recipe.train.forward_tokens
     packed = recipe.data.packing and why_not_packed(model.config) is None
     measures = Measures.from_section(wanted, seed=recipe.train.seed)
     results = compare_sets(

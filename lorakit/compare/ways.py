@@ -31,8 +31,6 @@ from lorakit.retrieve.retriever import Retriever
 from lorakit.run_folder import RunFolder, commit, finished_run, with_absolute_paths
 from lorakit.ship.serving import ServedRun, load_run
 
-# Tokens of one forward pass of the losses, where the recipe names no budget.
-LOSS_TOKENS = 2048
 # What a run was trained on decides which rows it has not seen, and how they are asked.
 SAME_SECTIONS = ("base", "data")
 
@@ -174,7 +172,7 @@ def _measuring(
         metrics=tuple(dict.fromkeys([primary_of(measures), *losses, *measures.scorers])),
         scoring=measures.scoring,
         timed=recipe.compare.timed,
-        token_budget=recipe.train.micro_batch_tokens or LOSS_TOKENS,
+        token_budget=recipe.train.forward_tokens,
         packed=recipe.data.packing and why_not_packed(config) is None,
     )
 

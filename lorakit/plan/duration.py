@@ -32,9 +32,6 @@ from lorakit.train.choices import Division
 from lorakit.train.rates import Rates
 from lorakit.train.settings import LoopSettings
 
-# Tokens of one forward pass of the evaluation, where the recipe names no budget.
-EVALUATION_TOKENS = 2048
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -181,7 +178,7 @@ def _events(run: Counted) -> Events:
     train, wanted, sets, length = run.recipe.train, run.recipe.evaluate, run.sets, run.length
     division = run.division
     per_epoch = length.steps_per_epoch
-    budget = train.micro_batch_tokens or EVALUATION_TOKENS
+    budget = train.forward_tokens
     validation: list[Pass] = []
     if sets.validation is not None:
         validation = _passes(sets.validation, None, division.micro_batch_tokens, division.packed)

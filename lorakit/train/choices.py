@@ -21,12 +21,13 @@ from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.fuse import fused_modules
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import CheckpointError
+from lorakit.recipe.sections.train import FORWARD_TOKENS
 from lorakit.train.modes import compute_dtype
 from lorakit.train.settings import LoopSettings
 
 # Above this many tokens per forward pass, matrix products no longer get faster per token: on a CPU
 # early, on a GPU late.
-MAX_TOKENS = {"cpu": 2048, "cuda": 16384}
+MAX_TOKENS = {"cpu": FORWARD_TOKENS, "cuda": 16384}
 MIN_TOKENS = 512
 
 # Share of the free memory that dense copies of packed weights may take: whoever quantizes wants the

@@ -23,7 +23,6 @@ MEND = "Set data.packing: true."
 
 TOLD, MUCH = 0.3, 0.5
 MAX_BATCHES = 500
-BATCH_TOKENS = 2048  # of a micro-batch, where the recipe names no budget
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -47,7 +46,7 @@ def _padding(facts: Facts) -> float:
     real = padded = 0
     for start in range(0, min(len(order), MAX_BATCHES * train.batch_size), train.batch_size):
         batch = lengths[order[start : start + train.batch_size]]
-        for group in pack_padded(batch.tolist(), train.micro_batch_tokens or BATCH_TOKENS):
+        for group in pack_padded(batch.tolist(), train.forward_tokens):
             real += int(batch[group].sum())
             padded += len(group) * int(batch[group].max())
     return 1 - real / max(1, padded)

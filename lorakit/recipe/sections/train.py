@@ -16,6 +16,10 @@ from lorakit.recipe.sections.section import (
     Seed,
 )
 
+# Tokens of a forward pass where the recipe names no budget: on a CPU, and without a backward pass
+# on a GPU, more tokens no longer make matrix products faster per token.
+FORWARD_TOKENS = 2048
+
 
 class TrainSection(Section):
     """The training loop."""
@@ -91,6 +95,11 @@ class TrainSection(Section):
     )
     early_stopping_threshold: NonNegativeFloat = 0.0
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default_factory=list)
+
+    @property
+    def forward_tokens(self) -> int:
+        """Token budget of a pass that trains nothing."""
+        return self.micro_batch_tokens or FORWARD_TOKENS
 
     @model_validator(mode="after")
     def _one_warmup(self) -> TrainSection:
