@@ -4,11 +4,12 @@ A product of (m, k) and (k, n) counts 2 m k n. Attention counts the pairs of tok
 other: 4 h per pair forward (scores and their product with the values; h all heads together), 2.5
 times that backward, which makes the scores again (arXiv 2205.14135).
 
-T tokens, L layers.
+T tokens.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from lorakit.engine.activations import LayerBytes, decoder_layers, layer_bytes
 from lorakit.engine.flops import AdaptedShape
 from lorakit.engine.fuse import fused_modules
 from lorakit.engine.passes import Pass
-from lorakit.engine.recompute import RecomputePolicy
+from lorakit.engine.recompute import Level, RecomputePolicy
 
 ATTENTION_BACKWARD = 2.5
 # Projections that read the same input: nothing below the first such group trains.
@@ -39,7 +40,7 @@ RECURRENT = ("linear_attention", "mamba", "conv", "recurrent")
 
 @dataclass(frozen=True)
 class LayerFlops:
-    """Of a pass through the decoder layers, all of them together.
+    """Of a pass through decoder layers.
 
     Attributes:
         forward: of every token, forward pass.
@@ -57,58 +58,92 @@ class LayerFlops:
 
 
 @dataclass(frozen=True)
+class LayerWork:
+    """What a token and a pair of tokens cost in one decoder layer.
+
+    Attributes:
+        forward, backward: of a token, attention's pairs left out.
+        pairs: ((window, or None: operations of a pair of tokens, forward), ...).
+        mlp_again: of a token, where gate and up are made again.
+    """
+
+    forward: float
+    backward: float
+    pairs: tuple[tuple[int | None, float], ...]
+    mlp_again: float
+
+    def of_forward(self, one: Pass) -> float:
+        """Of a pass that trains nothing."""
+        return self.forward * one.tokens + self._attention(one)
+
+    def of_training(self, one: Pass, level: Level) -> LayerFlops:
+        """Of a micro-batch of the training, at a level of recompute."""
+        attention = self._attention(one)
+        forward = self.forward * one.tokens + attention
+        again = {"none": 0.0, "selective": self.mlp_again * one.tokens, "full": forward}[level]
+        if not self.backward:  # nothing below it or in it trains
+            return LayerFlops(forward, 0.0, 0.0)
+        return LayerFlops(
+            forward, self.backward * one.tokens + ATTENTION_BACKWARD * attention, again
+        )
+
+    def _attention(self, one: Pass) -> float:
+        return sum(cost * visible_pairs(one.lengths, window) for window, cost in self.pairs)
+
+
+@dataclass(frozen=True)
 class ModelFlops:
     """What a token, a pair of tokens, a trained position and a step cost.
 
     Attributes:
-        num_layers: decoder layers.
-        forward, backward: of a token in all layers, attention's pairs left out.
-        pairs: {window, or None: operations of a pair of tokens, forward, in the layers with it}.
+        layers: each decoder layer, or the whole backbone of a family without; what lies outside of
+            them is spread over them.
         head: of a trained position, forward.
         head_backward: of it, backward: twice where the head trains too.
         step: of an optimizer step, whatever its tokens (DoRA: the row norms).
-        mlp_again: of a token in one layer, where gate and up are made again.
         layer_bytes: what each layer keeps of a token, for the levels of recompute.
     """
 
-    num_layers: int
-    forward: float
-    backward: float
-    pairs: dict[int | None, float]
+    layers: tuple[LayerWork, ...]
     head: float
     head_backward: float
     step: float
-    mlp_again: float
     layer_bytes: Sequence[LayerBytes]
 
-    def layers(self, one: Pass, policy: RecomputePolicy) -> LayerFlops:
-        """Of a micro-batch of the training."""
-        attention = self._attention(one)
-        forward = self.forward * one.tokens + attention
-        levels = policy.levels(self.layer_bytes, one.tokens)
-        full = levels.count("full") / max(1, len(levels))
-        selective = levels.count("selective") * self.mlp_again
-        return LayerFlops(
-            forward,
-            self.backward * one.tokens + ATTENTION_BACKWARD * attention,
-            full * forward + selective * one.tokens,
-        )
+    @property
+    def forward(self) -> float:
+        """Of a token in all layers, attention's pairs left out."""
+        return sum(layer.forward for layer in self.layers)
 
-    def forward_layers(self, one: Pass) -> float:
-        """Of a pass that trains nothing."""
-        return self.forward * one.tokens + self._attention(one)
+    @property
+    def backward(self) -> float:
+        """As `forward`, of the gradients."""
+        return sum(layer.backward for layer in self.layers)
+
+    def levels(self, one: Pass, policy: RecomputePolicy) -> list[Level]:
+        """The level of recompute of each layer in a micro-batch of the training."""
+        levels = policy.levels(self.layer_bytes, one.tokens)
+        return levels or ["none"] * len(self.layers)
+
+    def in_layers(self, one: Pass, policy: RecomputePolicy) -> LayerFlops:
+        """Of a micro-batch of the training in all layers."""
+        counted = Counter(zip(self.layers, self.levels(one, policy), strict=True))
+        found = [(layer.of_training(one, level), n) for (layer, level), n in counted.items()]
+        return LayerFlops(
+            sum(n * flops.forward for flops, n in found),
+            sum(n * flops.backward for flops, n in found),
+            sum(n * flops.recompute for flops, n in found),
+        )
 
     def training(self, one: Pass, policy: RecomputePolicy) -> float:
         """Of a micro-batch of the training, its output head included."""
         head = (self.head + self.head_backward) * one.trained
-        return self.layers(one, policy).total + head
+        return self.in_layers(one, policy).total + head
 
     def evaluation(self, one: Pass) -> float:
         """Of a pass that measures a loss."""
-        return self.forward_layers(one) + self.head * one.trained
-
-    def _attention(self, one: Pass) -> float:
-        return sum(cost * visible_pairs(one.lengths, w) for w, cost in self.pairs.items())
+        layers = sum(n * layer.of_forward(one) for layer, n in Counter(self.layers).items())
+        return layers + self.head * one.trained
 
 
 def visible_pairs(lengths: Sequence[int], window: int | None) -> float:
@@ -126,29 +161,41 @@ def count_flops(model: PreTrainedModel, adapter: Attached, itemsize: int) -> Mod
     """
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
-    forward = backward = step = 0.0
+    parts = decoder_layers(model)
+    place_of = {id(module): place for place, part in enumerate(parts) for module in part.modules()}
+    num_layers = max(1, len(parts))
+    forward, backward = np.zeros(num_layers), np.zeros(num_layers)
+    step = 0.0
     for module, below_trains, read_trains in _multiplying(model, adapter):
         if module is head:
             continue
         one = _of_token(module, config, input_gradient=below_trains)
-        forward += one[0]
-        backward += one[1] if read_trains else 0.0
+        # What is no part of a layer is spread over them.
+        place, share = place_of.get(id(module), slice(None)), 1.0
+        if isinstance(place, slice):
+            share = 1 / num_layers
+        forward[place] += share * one[0]
+        backward[place] += share * one[1] if read_trains else 0.0
         if isinstance(module, AdaptedLinear):
             step += _shape(module, below_trains).norm_flops()
-    layers = decoder_layers(model)
     size = 2 * config.hidden_size * config.vocab_size
     head_trains = head is not None and any(p.requires_grad for p in head.parameters())
     with fused_modules(model):
         kept = layer_bytes(model, itemsize)
+    pairs = _pairs(config, num_layers)
     return ModelFlops(
-        num_layers=max(1, len(layers)),
-        forward=forward,
-        backward=backward,
-        pairs=_pairs(config),
+        layers=tuple(
+            LayerWork(
+                float(forward[place]),
+                float(backward[place]),
+                pairs[place],
+                _gate_and_up(parts[place]) if parts else 0.0,
+            )
+            for place in range(num_layers)
+        ),
         head=size,
         head_backward=size * (2 if head_trains else 1),
         step=step,
-        mlp_again=_gate_and_up(layers[0]) if layers else 0.0,
         layer_bytes=kept,
     )
 
@@ -216,23 +263,32 @@ def _shape(module: AdaptedLinear, input_gradient: bool) -> AdaptedShape:
     )
 
 
-def _pairs(config: PreTrainedConfig) -> dict[int | None, float]:
+def _pairs(
+    config: PreTrainedConfig, num_layers: int
+) -> list[tuple[tuple[int | None, float], ...]]:
+    """`LayerWork.pairs` of each layer; where layers cannot be told apart each has its share."""
     values = config.to_dict()
     heads = values.get("num_attention_heads")
     if not isinstance(heads, int):
-        return {}
+        return [()] * num_layers
     head_dim = values.get("head_dim") or config.hidden_size // heads
     window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
     types = values.get("layer_types") or ["full_attention"] * config.num_hidden_layers
     # Of old configs without types, a window is of every layer.
     everywhere = values.get("layer_types") is None
-    found: dict[int | None, float] = {}
+    found: list[dict[int | None, float]] = []
     for kind in types:
         if kind.startswith(RECURRENT):
+            found.append({})
             continue
         width = window if everywhere or kind != "full_attention" else None
-        found[width] = found.get(width, 0.0) + 4.0 * heads * head_dim
-    return found
+        found.append({width: 4.0 * heads * head_dim})
+    if len(found) == num_layers:
+        return [tuple(one.items()) for one in found]
+    total: Counter[int | None] = Counter()
+    for one in found:
+        total.update(one)  # type: ignore[arg-type]
+    return [tuple((width, cost / num_layers) for width, cost in total.items())] * num_layers
 
 
 def _gate_and_up(layer: nn.Module) -> float:

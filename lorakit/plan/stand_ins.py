@@ -16,17 +16,14 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.engine.activations import decoder_layers
+from lorakit.engine.layer_kinds import layer_kind
 from lorakit.plan.ledger import Ledger
-
-# The numbers by which modules of one kind differ.
-_NUMBERING = frozenset({"name", "layer_idx", "layer_id", "layer_number", "_depth", "training"})
-
 
 @contextmanager
 def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Iterator[None]:
     """Inside, of each kind of layer only the first two and the last are run, unless all are."""
     layers = decoder_layers(model)
-    kinds = [_kind(layer) for layer in layers]
+    kinds = [layer_kind(layer) for layer in layers]
     places: dict[Any, list[int]] = {}
     for place, kind in enumerate(kinds):
         places.setdefault(kind, []).append(place)
@@ -41,7 +38,6 @@ def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Ite
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
-
 
 class _Shortened:
     """Runs a layer or stands in for it, and notes what each kind keeps."""
@@ -71,7 +67,6 @@ class _Shortened:
             self._outputs[kind],
         )
 
-
 def _run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """A layer's forward pass, made again in the backward pass where it is to be."""
     if not (layer.gradient_checkpointing and torch.is_grad_enabled()):
@@ -90,7 +85,6 @@ def _run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     found = _Recomputed.apply(compute, rest, hidden, *trained)
     others = rest.pop()
     return found if others is None else (found, *others)
-
 
 class _Recomputed(torch.autograd.Function):
     """Keeps the input alone, as PyTorch's checkpoint does; that would import PyTorch's compiler,
@@ -119,20 +113,16 @@ class _Recomputed(torch.autograd.Function):
         torch.autograd.backward(output, grad)
         return None, None, alone.grad, *[None] * (len(ctx.needs_input_grad) - 3)
 
-
 def _first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
-
 
 @dataclass(frozen=True)
 class _Shape:
     size: torch.Size
     dtype: torch.dtype
 
-
 def _shape_of(tensor: torch.Tensor) -> _Shape:
     return _Shape(tensor.shape, tensor.dtype)
-
 
 class _Keep(torch.autograd.Function):
     """A layer's output, and so many bytes kept for the backward pass."""
@@ -147,26 +137,6 @@ class _Keep(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return torch.empty_like(grad), None
 
-
-def _kind(layer: nn.Module) -> tuple[Any, ...]:
-    """What decides how much a layer keeps: its modules, their plain values, their tensors."""
-    found: list[Any] = []
-    for name, module in layer.named_modules():
-        plain = {
-            key: value
-            for key, value in vars(module).items()
-            if isinstance(value, int | float | str | None) and key not in _NUMBERING
-        }
-        tensors: Sequence[Any] = [
-            (key, tuple(tensor.shape), tensor.dtype)
-            for own in (module._parameters, module._buffers)
-            for key, tensor in own.items()
-            if tensor is not None
-        ]
-        found.append((name, type(module), tuple(sorted(plain.items())), tuple(tensors)))
-    return tuple(found)
-
-
 class Shapes(TorchFunctionMode):
     """For what PyTorch does otherwise, or not at all, where there is no data: it would write
     attention out, which with data keeps no scores, and multiplies experts in bfloat16 only."""
@@ -180,7 +150,6 @@ class Shapes(TorchFunctionMode):
             return _ExpertsProduct.apply(*args[:2])
         return func(*args, **(kwargs or {}))
 
-
 class _ExpertsProduct(torch.autograd.Function):
     """(S, I), (E, I, O) -> (S, O); the weight is frozen."""
 
@@ -192,7 +161,6 @@ class _ExpertsProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return grad.new_empty(len(grad), ctx.in_features), None
-
 
 def _attend(
     query: torch.Tensor,

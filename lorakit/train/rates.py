@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
-
-import numpy as np
 
 from lorakit.engine.recompute import RecomputePolicy
 
@@ -25,17 +24,23 @@ class Curve:
     sizes: tuple[float, ...]
     seconds: tuple[float, ...]
 
+    @classmethod
+    def through(cls, points: dict[float, float]) -> Curve:
+        """{size: seconds}, in any order."""
+        sizes = tuple(sorted(points))
+        return cls(sizes, tuple(points[size] for size in sizes))
+
     def at(self, size: float) -> float:
         """Seconds of a piece of work of this size."""
-        if size <= self.sizes[0]:
-            return (
-                self.seconds[0] * size / self.sizes[0]
-                if len(self.sizes) == 1
-                else self._below(size)
-            )
         if size >= self.sizes[-1]:
             return self.seconds[-1] * size / self.sizes[-1]
-        return float(np.interp(size, self.sizes, self.seconds))
+        if len(self.sizes) == 1:
+            return self.seconds[0] * size / self.sizes[0]
+        if size <= self.sizes[0]:
+            return self._below(size)
+        above = bisect.bisect_right(self.sizes, size)
+        (x0, x1), (y0, y1) = self.sizes[above - 1 : above + 1], self.seconds[above - 1 : above + 1]
+        return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
 
     def _below(self, size: float) -> float:
         """On the line of the first two points; what a pass takes at least shows there."""
@@ -45,30 +50,54 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class LayerRates:
+    """Of one layer of a kind.
+
+    Attributes:
+        train: {operations of the layer in a pass of the training: seconds}.
+        forward: the same in passes that train nothing.
+        norms: seconds that the first pass of a step takes more than the others.
+        decode: of one token each for `DECODE_BATCH` answers.
+    """
+
+    train: Curve
+    forward: Curve
+    norms: float
+    decode: float
+
+
+@dataclass(frozen=True)
 class Rates:
     """What this machine takes, measured.
 
     Attributes:
-        layer: {operations of one decoder layer in a pass of the training: seconds}.
+        kinds: of each kind of layer.
+        kind_of: the kind of each decoder layer, by its place among `kinds`.
         head: {trained positions of a micro-batch: seconds of the output head and the loss}.
-        layer_forward, head_forward: the same in passes that train nothing.
-        step: of an optimizer step, whatever its tokens.
+        head_forward: the same in passes that train nothing.
+        update: of an optimizer step, whatever its tokens, without the norms of the layers.
         checkpoint: of writing one.
-        load: of loading the base.
-        decode: of one forward pass that gives `decode_batch` answers a token each.
-        decode_batch: answers that are written at a time.
+        decode_head: of the output head for `DECODE_BATCH` answers.
         policy: recompute of the run.
         how: what was measured, in words.
     """
 
-    layer: Curve
+    kinds: tuple[LayerRates, ...]
+    kind_of: tuple[int, ...]
     head: Curve
-    layer_forward: Curve
     head_forward: Curve
-    step: float
+    update: float
     checkpoint: float
-    load: float
-    decode: float
-    decode_batch: int
+    decode_head: float
     policy: RecomputePolicy
     how: str
+
+    @property
+    def step(self) -> float:
+        """Of an optimizer step, whatever its tokens."""
+        return self.update + sum(self.kinds[kind].norms for kind in self.kind_of)
+
+    @property
+    def decode(self) -> float:
+        """Of one forward pass that gives `DECODE_BATCH` answers a token each."""
+        return self.decode_head + sum(self.kinds[kind].decode for kind in self.kind_of)

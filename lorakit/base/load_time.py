@@ -1,0 +1,125 @@
+"""How long loading a base takes: found on some of its very tensors, read and stored as they will
+be.
+
+What is read from a disk, and not from the memory that an operating system keeps files in, takes the
+disk's time, for a sample as for the whole; so the sample is spread over the files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.base.checkpoint import TensorEntry, read_entries, read_tensor
+from lorakit.base.frozen_experts import FrozenExperts
+from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.meta_model import empty_model
+from lorakit.base.packed import PackedWeight
+
+# Tensors that are read, at most; and seconds after which no more are.
+MAX_TENSORS = 24
+SECONDS = 2.0
+# A load builds the model three times: plain, as it is stored, and the one that is filled.
+MODELS_BUILT = 3
+
+
+def time_loading(
+    folder: Path,
+    whole: PreTrainedModel,
+    *,
+    as_stored: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> float:
+    """Seconds that loading the base in `folder` will take.
+
+    Args:
+        folder: with all of its weights.
+        whole: the model as it will be stored, on the meta device, an adapter attached or not.
+        as_stored: whether packed weights are in the files; they are read and not made then.
+        dtype: of dense weights.
+        device: that computes.
+
+    Raises:
+        ModelError: files that are broken.
+    """
+    began = time.perf_counter()
+    empty_model(whole.config, dtype=dtype)
+    building = MODELS_BUILT * (time.perf_counter() - began)
+    entries = read_entries(folder).values()
+    packed = [] if as_stored else packed_weights(whole)
+    num_packed = sum(stored.shape.numel() for stored in packed)
+    num_read = sum(_numel(entry) for entry in entries)
+    reading, moving, packing = _Rate(), _Rate(), _Rate()
+    until = time.monotonic() + SECONDS
+    for entry in _spread(entries):
+        tensor = reading.timed(entry.stop - entry.start, lambda entry=entry: read_tensor(entry))
+        if not tensor.is_floating_point():
+            continue
+        if packed and tensor.dim() >= 2:
+            matrix = tensor.flatten(0, -2).to(device, dtype)
+            packing.timed(matrix.numel(), lambda matrix=matrix: packed[0].pack_like(matrix))
+        moving.timed(tensor.numel(), lambda tensor=tensor: tensor.to(device, dtype, copy=True))
+        if time.monotonic() > until:
+            break
+    return (
+        building
+        + reading.seconds_of(sum(entry.stop - entry.start for entry in entries))
+        + moving.seconds_of(num_read)
+        + packing.seconds_of(num_packed)
+    )
+
+
+def packed_weights(model: PreTrainedModel) -> list[PackedWeight]:
+    """The packed weights of a model, the largest first; none where they are dense."""
+    found = [
+        module.stored
+        for module in model.modules()
+        if isinstance(module, FrozenLinear | FrozenExperts)
+        and isinstance(module.stored, PackedWeight)
+    ]
+    return sorted(found, key=lambda stored: -stored.shape.numel())
+
+
+class _Rate:
+    """Seconds of something done piece by piece; the first piece, which may compile and load code,
+    is taken for what comes once."""
+
+    def __init__(self) -> None:
+        self._times: list[tuple[int, float]] = []
+
+    def timed(self, size: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+        began = time.perf_counter()
+        result = work()
+        self._times.append((size, time.perf_counter() - began))
+        return result
+
+    def seconds_of(self, size: float) -> float:
+        """Of so much of it."""
+        if not self._times:
+            return 0.0
+        (first_size, first), *others = self._times
+        if not others:
+            return first * size / first_size
+        rate = sum(seconds for _, seconds in others) / sum(n for n, _ in others)
+        return rate * size + max(0.0, first - rate * first_size)
+
+
+def _spread(entries: Collection[TensorEntry]) -> list[TensorEntry]:
+    """Some of the large tensors, evenly over the files."""
+    large = sorted(
+        (entry for entry in entries if len(entry.shape) >= 2 and _numel(entry)),
+        key=lambda entry: (entry.file, entry.start),
+    )
+    places = np.unique(np.linspace(0, len(large) - 1, MAX_TENSORS).astype(np.int64))
+    # The largest of all, such as an embedding, says the least about the others.
+    return sorted((large[place] for place in places), key=_numel)
+
+
+def _numel(entry: TensorEntry) -> int:
+    return torch.Size(entry.shape).numel()
