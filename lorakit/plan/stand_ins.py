@@ -51,6 +51,7 @@ class _Shortened:
         self._kept: dict[Any, int] = {}
         self._outputs: dict[Any, Any] = {}
         self._before: tuple[Any, int] | None = None  # the layer before: its kind, the bytes then
+        self._held: dict[nn.Module, torch.Tensor] = {}  # without a backward pass: keys and values
 
     def forward(self, layer: nn.Module, kind: Any, runs: bool, *args: Any, **kwargs: Any) -> Any:
         if self._before is not None:
@@ -62,6 +63,9 @@ class _Shortened:
             self._outputs.setdefault(kind, tree_map_only(torch.Tensor, _shape_of, output))
             return output
         hidden = args[0] if args else kwargs["hidden_states"]
+        if not torch.is_grad_enabled() and self._kept[kind]:
+            self._held.pop(layer, None)
+            self._held[layer] = hidden.new_empty(self._kept[kind], dtype=torch.uint8)
         stand_in = _Keep.apply(hidden, self._kept[kind])
         return tree_map_only(
             _Shape,
@@ -169,16 +173,26 @@ def _kind(layer: nn.Module) -> tuple[Any, ...]:
 
 class Shapes(TorchFunctionMode):
     """For what PyTorch does otherwise, or not at all, where there is no data: it would write
-    attention out, which with data keeps no scores, and multiplies experts in bfloat16 only."""
+    attention out, which with data keeps no scores, and multiplies experts in bfloat16 only. And for
+    what an op allocates inside of it."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
             return _attend(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") == "logsumexp":
+            return _log_sum_exp(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
             return _ExpertsProduct.apply(*args[:2])
         return func(*args, **(kwargs or {}))
+
+
+def _log_sum_exp(x: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
+    """With what PyTorch's own allocates: a tensor like `x`, inside of the op."""
+    highest = x.amax(dim, keepdim=True)
+    found = (x - highest).exp_().sum(dim, keepdim=keepdim).log_()
+    return found.add_(highest if keepdim else highest.squeeze(dim))
 
 
 class _ExpertsProduct(torch.autograd.Function):
