@@ -2,12 +2,15 @@
 
     python benchmarks/plan_memory.py
     python benchmarks/plan_memory.py --only llama-nf4
+    python benchmarks/plan_memory.py --evaluation
 
 Families, dense and NF4, LoRA and DoRA, without and with full recompute, two shapes of batches. The
 models are random, made by this script, and so small beside their micro-batches that activations are
 most of the peak. Each configuration is loaded and trained for two steps in a process of its own;
 its memory is resident memory at the highest, less what the interpreter held after all imports, as
 in `peak_bytes` of metrics.jsonl. The plan is made in another process, from config.json and lengths.
+With `--evaluation` it is the final evaluation that is measured and planned: losses of long rows, KL
+over a large vocabulary, options, answers to many prompts.
 Ends with 1 when a prediction is off by more than 10 %.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from itertools import product
@@ -46,6 +50,57 @@ COMMON = {
 BATCHES = {"many short": [256] * 32, "few long": [1500, 1300, 1200]}
 NUM_STEPS = 2
 RANK = 16
+# Of the evaluation: rows of each set; sizes over those of COMMON.
+WIDE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 2}
+MANY_WORDS = {"vocab_size": 131_072, "hidden_size": 256, "num_hidden_layers": 2}
+EVALUATIONS: dict[str, dict[str, Any]] = {
+    name: {
+        "family": re.split("[_-]", name)[0],
+        "quantization": "nf4" if "nf4" in name else "none",
+        "use_dora": "dora" in name,
+        "recompute": "none",
+        "lengths": [256] * 4,
+        "micro_batch_tokens": None,
+        **given,
+    }
+    for name, given in {
+        "llama_wide-long-row": {
+            "sizes": WIDE | {"max_position_embeddings": 8192},
+            "held_out": {"in_domain": [300] * 30 + [7800]},
+            "evaluate": {"metrics": ["loss"]},
+        },
+        "llama_words-kl": {
+            "sizes": MANY_WORDS,
+            "held_out": {"in_domain": [200] * 20, "retention": [400] * 20},
+            "evaluate": {"metrics": ["loss"]},
+        },
+        "llama_words-choices": {
+            "sizes": MANY_WORDS,
+            "held_out": {"in_domain": [400] * 20},
+            "evaluate": {"metrics": ["loss", "choice"]},
+        },
+        "llama-none-lora-answers": {
+            "held_out": {"in_domain": [200] * 20 + [600] * 100},
+            "evaluate": {"metrics": ["loss", "exact_match"], "max_new_tokens": 150},
+        },
+        "llama-nf4-dora-answers": {
+            "held_out": {"in_domain": [700] * 64},
+            "evaluate": {"metrics": ["loss", "exact_match"], "max_new_tokens": 100},
+        },
+        "qwen3-nf4-lora-few-at-a-time": {
+            "held_out": {"in_domain": [3000] * 20},
+            "evaluate": {
+                "metrics": ["loss", "exact_match"],
+                "max_new_tokens": 60,
+                "max_batch": 12,
+            },
+        },
+        "gemma2-none-dora-answers": {
+            "held_out": {"in_domain": [600] * 64},
+            "evaluate": {"metrics": ["loss", "exact_match"], "max_new_tokens": 60},
+        },
+    }.items()
+}
 LIMIT = 0.10
 
 
@@ -59,17 +114,20 @@ def main() -> None:
     parser.add_argument("--only", default="", help="configurations whose name begins so")
     parser.add_argument("--threads", type=int, help="of the CPU; left out: torch's choice")
     parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
+    parser.add_argument("--evaluation", action="store_true", help="instead of training")
     options = parser.parse_args()
-    names = [name for name in configurations() if name.startswith(options.only)]
+    possible = EVALUATIONS if options.evaluation else configurations()
+    names = [name for name in possible if name.startswith(options.only)]
     if not names:
         parser.error(f"no configuration begins with {options.only!r}")
     with work_folder(options.workdir) as folder:
-        rows = [measure(name, folder, options.threads) for name in names]
+        rows = [measure(name, possible[name], folder, options.threads) for name in names]
     text = report(rows)
     print(text)
-    path = results_file("plan_memory")
+    path = results_file("plan_memory_evaluation" if options.evaluation else "plan_memory")
     if not options.only:
-        write_section("Peak memory, predicted and measured", text, path)
+        what = " of the evaluation" if options.evaluation else ""
+        write_section(f"Peak memory{what}, predicted and measured", text, path)
         path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     sys.exit(any(abs(row[f"{what}_error"]) > LIMIT for row in rows for what in ("peak", "load")))
 
@@ -91,15 +149,17 @@ def configurations() -> dict[str, dict[str, Any]]:
     return found
 
 
-def measure(name: str, folder: Path, threads: int | None) -> dict[str, Any]:
+def measure(name: str, task: dict[str, Any], folder: Path, threads: int | None) -> dict[str, Any]:
     """One line of the table, told on stderr as it is made."""
     started = time.perf_counter()
-    task = configurations()[name] | {"model": str(folder / name.partition("-")[0])}
+    task = task | {"model": str(folder / name.partition("-")[0])}
     if not Path(task["model"]).is_dir():
         in_a_process(__file__, task | {"do": "save"}, threads)
     planned = in_a_process(__file__, task | {"do": "plan"}, threads)
-    measured = in_a_process(__file__, task | {"do": "train"}, threads)
+    does = "evaluate" if "held_out" in task else "train"
+    measured = in_a_process(__file__, task | {"do": does}, threads)
     row = {"name": name, "planned": planned, "measured": measured}
+    row |= {"held_out": task["held_out"]} if "held_out" in task else {}
     for what in ("peak", "load"):
         row[f"{what}_error"] = planned[what] / measured[what] - 1
     seconds = time.perf_counter() - started
@@ -125,9 +185,10 @@ def report(rows: list[dict[str, Any]]) -> str:
     columns = ["configuration", "predicted MiB", "measured MiB", "error", "of it activations"]
     columns += ["load predicted", "load measured", "error"]
     worst = {what: max(abs(row[f"{what}_error"]) for row in rows) for what in ("peak", "load")}
+    of = "the evaluation" if "held_out" in rows[0] else "two steps"
     return f"""Written by `{command()}`. {machine()}
 
-Peak of two steps beside what the interpreter held after all imports, in a process of its own each.
+Peak of {of} beside what the interpreter held after all imports, in a process of its own each.
 Largest error of the peak {worst["peak"]:.1%}, of the load {worst["load"]:.1%}.
 
 {table(columns, lines)}
@@ -136,7 +197,8 @@ Largest error of the peak {worst["peak"]:.1%}, of the load {worst["load"]:.1%}.
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
     """Do one task, in the process that was started for it."""
-    return {"save": save, "plan": plan_one, "train": train_one}[task["do"]](task)
+    does = {"save": save, "plan": plan_one, "train": train_one, "evaluate": evaluate_one}
+    return does[task["do"]](task)
 
 
 def save(task: dict[str, Any]) -> dict[str, Any]:
@@ -147,18 +209,24 @@ def save(task: dict[str, Any]) -> dict[str, Any]:
     from lorakit.base.config import model_config
 
     attention.register()
-    config = model_config({"model_type": task["family"], **COMMON, **FAMILIES[task["family"]]})
+    sizes = COMMON | FAMILIES[task["family"]] | task.get("sizes", {})
+    config = model_config({"model_type": task["family"], **sizes})
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(task["model"])
     return {}
 
 
 def examples_of(task: dict[str, Any]) -> Any:
-    """The rows of all steps, half of each trained."""
+    """The rows of all steps."""
+    return rows_of(task["lengths"] * NUM_STEPS)
+
+
+def rows_of(lengths: list[int]) -> Any:
+    """Rows of these lengths, half of each trained."""
     from lorakit.data.examples import Example, examples_in_memory
 
     made = []
-    for length in task["lengths"] * NUM_STEPS:
+    for length in lengths:
         weights = np.zeros(length, dtype=np.float32)
         weights[length // 2 :] = 1
         made.append(Example(np.full(length, 5, dtype=np.int32), weights))
@@ -173,13 +241,15 @@ def recipe_of(task: dict[str, Any]) -> Any:
     train = {
         "max_steps": NUM_STEPS,
         "batch_size": len(task["lengths"]),
-        "micro_batch_tokens": sum(task["lengths"]),
+        "micro_batch_tokens": task.get("micro_batch_tokens", sum(task["lengths"])),
         "gradient_checkpointing": task["recompute"] == "full",
         "worst_batch_first": False,
         "compact_heap": True,
     }
     adapter = {"r": RANK, "use_dora": task["use_dora"]}
     values = {"base": base, "adapter": adapter, "train": train, "data": {"train": "rows.jsonl"}}
+    if "held_out" in task:
+        values["evaluate"] = dict.fromkeys(task["held_out"], "rows.jsonl") | task["evaluate"]
     return parse_recipe(values)
 
 
@@ -189,8 +259,14 @@ def plan_one(task: dict[str, Any]) -> dict[str, Any]:
     from lorakit.plan.rows import Sets
 
     examples = examples_of(task)
-    planned = plan(recipe_of(task), sets=Sets(examples, np.ones(len(examples))))
+    held_out = {name: rows_of(lengths) for name, lengths in task.get("held_out", {}).items()}
+    sets = Sets(examples, np.ones(len(examples)), evaluation=held_out)
+    planned = plan(recipe_of(task), sets=sets)
     memory = planned.memory
+    if held_out:
+        peak = planned.peaks.phases["evaluation"]
+        passes = planned.peaks.evaluation.peak
+        return {"peak": peak, "load": planned.peaks.phases["loading"], "activations": passes}
     constant = memory.weights + memory.adapter + memory.gradients + memory.optimizer
     return {
         "peak": planned.peaks.phases["training_step"],
@@ -220,6 +296,55 @@ def train_one(task: dict[str, Any]) -> dict[str, Any]:
     attach_adapter(model, recipe.adapter)
     memory.forget()  # the load has a peak of its own
     train(model, examples_of(task), LoopSettings.from_section(recipe.train, packing=True))
+    return {"load": load, "peak": peak_bytes(cpu)}
+
+
+class NoText:
+    """A tokenizer for a model whose tokens mean nothing."""
+
+    eos_token_id = None
+
+    def decode(self, *_: Any, **__: Any) -> str:
+        return ""
+
+
+def evaluate_one(task: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of losses, options and answers, base and tuned."""
+    import transformers
+
+    from lorakit.adapters.attach import attach_adapter
+    from lorakit.adapters.attached import adapter_disabled
+    from lorakit.evaluate.answers import questions
+    from lorakit.evaluate.likelihood import Request, likelihoods
+    from lorakit.evaluate.token_distributions import both_distributions
+    from lorakit.generate import SamplingSettings, generate
+    from lorakit.plan.duration import EVALUATION_TOKENS
+    from lorakit.train.heap import give_large_tensors_back
+    from lorakit.train.memory import peak_bytes
+
+    transformers.logging.set_verbosity_error()
+    recipe = recipe_of(task)
+    wanted = recipe.evaluate
+    memory, cpu = Memory(), torch.device("cpu")
+    model = load_weights_of(recipe)
+    load = peak_bytes(cpu)
+    attach_adapter(model, recipe.adapter)
+    if recipe.train.compact_heap:
+        give_large_tensors_back()
+    memory.forget()
+    how = {"token_budget": recipe.train.micro_batch_tokens or EVALUATION_TOKENS, "packed": True}
+    for name, lengths in task["held_out"].items():
+        examples = rows_of(lengths)
+        both_distributions(model, examples, with_kl=name == "retention", **how)
+        asked = questions(examples, range(len(examples)), ())
+        if "choice" in wanted.metrics:
+            likelihoods(model, [Request(q.prompt_ids, q.reference_ids) for q in asked], **how)
+        if "exact_match" in wanted.metrics:
+            settings = SamplingSettings(wanted.max_new_tokens, temperature=0.0, ignore_eos=True)
+            prompts = [one.prompt_ids for one in asked[: wanted.max_generated]]
+            generate(model, NoText(), prompts, settings, max_batch=wanted.max_batch)
+            with adapter_disabled(model):
+                generate(model, NoText(), prompts, settings, max_batch=wanted.max_batch)
     return {"load": load, "peak": peak_bytes(cpu)}
 
 

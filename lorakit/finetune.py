@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from lorakit.errors import DataError, RunError
 from lorakit.evaluate.compare import Measures, check_measurable, compare_sets
 from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.first import run_evaluation_first
 from lorakit.evaluate.lm_eval_tasks import lm_eval_results
 from lorakit.evaluate.outside import check_outside, with_outside
 from lorakit.evaluate.overfitting import validation_losses
@@ -192,11 +194,21 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     loading_peak = peak_bytes(model.device)
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = stop_ids_of(model, sets.train.stop_ids)
-    found = _findings(recipe, sets, tokenizer, model.config, measures, stop_ids, resumes=resume)
+    # Not timed: that would take memory and seconds from the run it speaks of.
+    make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets), is_loaded=True))
+    facts = Facts(
+        recipe,
+        sets,
+        tokenizer,
+        model.config,
+        hardware_of(recipe.base),
+        make_plan,
+        is_loaded=True,
+    )
+    found = _findings(facts, measures, stop_ids, resumes=resume)
     _report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
-    # Not timed: that would take memory and seconds from the run it speaks of.
-    planned = plan(recipe, sets=Sets.of(sets), is_loaded=True)
+    planned = make_plan()
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(
@@ -223,6 +235,16 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     if not run.tokenizer.is_dir():
         _write_tokenizer(run, model, tokenizer, sets.train)
     clock.count("start", clock.rest())
+    if recipe.train.worst_batch_first:
+        run_evaluation_first(
+            model,
+            {name: one.examples for name, one in sets.evaluation.items()},
+            sets.train.examples,
+            recipe.evaluate,
+            seed=recipe.train.seed,
+            token_budget=recipe.train.forward_tokens,
+            packed=_packs(recipe, model),
+        )
     forget_peak(model.device)  # what reading, linting and planning took is not the training's
     training = train(
         model,
@@ -235,9 +257,9 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     )
     clock.count("training", training.seconds)
     clock.count("between_steps", clock.rest())
-    peak = max(loading_peak, peak_bytes(model.device))
-    memory = PeakMemory(planned.peaks.peak, peak)
-    _record(run, {"memory_bytes": {"loading_peak": loading_peak, "peak": peak}})
+    measured = {"loading_peak": loading_peak, "training_peak": peak_bytes(model.device)}
+    _record(run, {"memory_bytes": measured | {"peak": max(measured.values())}})
+    forget_peak(model.device)
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)
         write_json(run.data, data_facts(sets, tokenizer, found.findings, max_length=limit))
@@ -247,6 +269,9 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     save_adapter(model, run.adapter)
     evaluation, failure = _evaluate(model, tokenizer, recipe, sets, run, clock)
     clock.count("evaluation", clock.rest())
+    measured["evaluation_peak"] = peak_bytes(model.device)
+    memory = PeakMemory(planned.peaks.peak, max(measured.values()))
+    _record(run, {"memory_bytes": measured | {"peak": memory.measured}})
     if not resume:
         _record(run, clock.measured())
     write_report(run.path)
@@ -313,8 +338,10 @@ def check(recipe: Recipe) -> CheckReport:
     except DataError as error:
         _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
-    plan(recipe, sets=Sets.of(sets))
-    found = _findings(recipe, sets, tokenizer, config, measures, sets.train.stop_ids)
+    make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets)))
+    make_plan()  # adapter and base must be possible, whatever the rules ask for
+    facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan)
+    found = _findings(facts, measures, sets.train.stop_ids)
     return CheckReport(sets.by_name(), found.findings, tokenizer, found.silenced)
 
 
@@ -328,20 +355,13 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
 
 
 def _findings(
-    recipe: Recipe,
-    sets: NamedSets,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PretrainedConfig,
-    measures: Measures,
-    stop_ids: Sequence[int],
-    *,
-    resumes: bool = False,
+    facts: Facts, measures: Measures, stop_ids: Sequence[int], *, resumes: bool = False
 ) -> Linted:
     """What is to be said about rows and recipe, and about sets too small for a verdict."""
+    sets = facts.sets
     few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
-    facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base))
     linted = lint(facts, resumes=resumes)
-    return without_silenced([*sets.findings(), *few, *linted], recipe.check.silence)
+    return without_silenced([*sets.findings(), *few, *linted], facts.recipe.check.silence)
 
 
 def _report_findings(found: Linted) -> None:
@@ -411,13 +431,19 @@ def _evaluate(
 
     def answerer(prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
         before = time.monotonic()
-        completions = generate(model, tokenizer, prompts, greedy, description=description)
+        completions = generate(
+            model,
+            tokenizer,
+            prompts,
+            greedy,
+            max_batch=wanted.max_batch,
+            description=description,
+        )
         if clock is not None:
             clock.count("answers", time.monotonic() - before)
         return completions
 
-    budget = recipe.train.forward_tokens
-    packed = recipe.data.packing and why_not_packed(model.config) is None
+    budget, packed = recipe.train.forward_tokens, _packs(recipe, model)
     measures = Measures.from_section(wanted, seed=recipe.train.seed)
     results = compare_sets(
         model,
@@ -471,6 +497,11 @@ def _evaluate(
         run=run.path,
     )
     return corrected(results), failure
+
+
+def _packs(recipe: Recipe, model: PreTrainedModel) -> bool:
+    """Whether examples share a row when they are measured."""
+    return recipe.data.packing and why_not_packed(model.config) is None
 
 
 def _write_results(run: RunFolder, results: Mapping[str, SetResult]) -> None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from lorakit import kernels
+
 # Slots grow in steps of so many tokens: large enough to copy rarely, small beside a prompt.
 GROWTH = 256
 
@@ -61,7 +63,7 @@ class KVSlots:
         self.prompt_lengths: tuple[int, ...] = ()
         self.capacity = 0
         # By the order of the calls in a pass: DiffLlama calls attention twice in each layer.
-        self._group = GROUP if device.type == "cpu" else num_slots
+        self._group = GROUP if kernels.computing_type(device) == "cpu" else num_slots
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._num_calls = 0
         self._masks: dict[tuple[int, int | None, torch.dtype], torch.Tensor] = {}
@@ -91,6 +93,16 @@ class KVSlots:
         # On the host: attention inside each prompt reads it as numbers.
         self.cu_seqlens = torch.tensor([0, *prompt_lengths], dtype=torch.int64).cumsum(0).int()
         return self._positions_T[None]
+
+    def reserve(self, longest: int) -> None:
+        """Make room for sequences of so many tokens; only before anything is stored."""
+        assert not self._layers
+        self.capacity = max(self.capacity, -(-longest // GROWTH) * GROWTH)
+
+    def pretend(self, lengths: Sequence[int]) -> None:
+        """As if the occupied slots held so many tokens, zeros where none was stored."""
+        assert len(lengths) == len(self.lengths)
+        self.lengths = list(lengths)
 
     def store(
         self, key_KTD: torch.Tensor, value_KTE: torch.Tensor, sliding_window: int | None

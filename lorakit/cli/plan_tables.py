@@ -37,6 +37,20 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
         if count:
             table.add_row(name, f"{count:,}", human_bytes(count))
     yield table
+    if peaks.evaluation is not None:
+        measured = peaks.evaluation
+        parts = {
+            "losses": measured.losses,
+            "options": measured.choices,
+            "answers": measured.answers,
+            "  of them dense weights": measured.dense_layers,
+            "  keys and values": measured.kv_cache,
+        }
+        table = _table("the evaluation, beside weights and adapter")
+        for name, count in parts.items():
+            if count:
+                table.add_row(name, f"{count:,}", human_bytes(count))
+        yield table
     table = _table("the most in each phase")
     for name, count in peaks.phases.items():
         table.add_row(name.replace("_", " "), f"{count:,}", human_bytes(count))

@@ -263,9 +263,7 @@ def _shape(module: AdaptedLinear, input_gradient: bool) -> AdaptedShape:
     )
 
 
-def _pairs(
-    config: PreTrainedConfig, num_layers: int
-) -> list[tuple[tuple[int | None, float], ...]]:
+def _pairs(config: PreTrainedConfig, num_layers: int) -> list[tuple[tuple[int | None, float], ...]]:
     """`LayerWork.pairs` of each layer; where layers cannot be told apart each has its share."""
     values = config.to_dict()
     heads = values.get("num_attention_heads")

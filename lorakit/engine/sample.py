@@ -133,9 +133,7 @@ def attach_like(
     config = adapter.config.model_copy(
         update={
             "r": usual[0][0] if usual else adapter.config.r,
-            "rank_pattern": {
-                re.escape(names[n]): r for n, r in ranks.items() if r != usual[0][0]
-            },
+            "rank_pattern": {re.escape(names[n]): r for n, r in ranks.items() if r != usual[0][0]},
             "alpha_pattern": {},
             "bias": "none",
             "init_lora_weights": True,

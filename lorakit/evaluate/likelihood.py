@@ -109,6 +109,23 @@ def _score(
     rows_N, targets_N = (
         torch.from_numpy(np.concatenate(parts)).to(hidden_TD.device) for parts in (rows, targets)
     )
+    logprobs, greedy = token_logprobs(hidden_TD, head, rows_N, targets_N)
+    logprob_N, greedy_N = logprobs.double().cpu().numpy(), greedy.cpu().numpy()
+    ends = np.cumsum(lengths)
+    return [
+        Likelihood(float(logprob_N[end - n : end].sum()), bool(greedy_N[end - n : end].all()))
+        for end, n in zip(ends, lengths, strict=True)
+    ]
+
+
+def token_logprobs(
+    hidden_TD: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    rows_N: torch.Tensor,
+    targets_N: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 (N,), the log-probability of each target after the row that predicts it; and whether
+    it is the most probable token. Logits are made in chunks of `MAX_LOGITS`."""
     logprobs, greedy = [], []
     at_once = max(1, MAX_LOGITS // head(hidden_TD[:1]).shape[-1])
     for part in torch.arange(len(rows_N), device=rows_N.device).split(at_once):
@@ -116,10 +133,4 @@ def _score(
         chosen_N = logits_NV.gather(1, targets_N[part, None])[:, 0]
         logprobs.append(chosen_N - logits_NV.logsumexp(dim=-1))
         greedy.append(logits_NV.argmax(dim=-1) == targets_N[part])
-    logprob_N = torch.cat(logprobs).double().cpu().numpy()
-    greedy_N = torch.cat(greedy).cpu().numpy()
-    ends = np.cumsum(lengths)
-    return [
-        Likelihood(float(logprob_N[end - n : end].sum()), bool(greedy_N[end - n : end].all()))
-        for end, n in zip(ends, lengths, strict=True)
-    ]
+    return torch.cat(logprobs), torch.cat(greedy)

@@ -33,9 +33,8 @@ def seen_rows(
     Returns:
         int64 indices in order, and the name of the source (`file`, or `memory`).
     """
-    generator = np.random.Generator(np.random.Philox(seed))
     sources: dict[str, list[int]] = {}
-    for place in generator.permutation(len(train))[:LOOKED_AT].tolist():
+    for place in looked_at(len(train), seed).tolist():
         sources.setdefault(rows[place].location.rpartition(":")[0], []).append(place)
     large = {name: found for name, found in sources.items() if len(found) >= MIN_EXAMPLES}
     sources = large or sources
@@ -44,6 +43,12 @@ def seen_rows(
         like = token_counts(unseen, range(len(unseen)))
         chosen = min(sources, key=lambda name: divergence(like, token_counts(train, sources[name])))
     return np.sort(np.array(sources[chosen][:count], np.int64)), chosen
+
+
+def looked_at(num_rows: int, seed: int) -> np.ndarray:
+    """int64, the training rows among which seen ones are chosen, in the order of the draw."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    return generator.permutation(num_rows)[:LOOKED_AT]
 
 
 def token_counts(examples: ExampleSet, indices: Iterable[int]) -> np.ndarray:

@@ -31,6 +31,12 @@ from lorakit.train.losses import ExampleLosses
 # Rows of a chunk, on every device: five float32 tensors of (C, V) exist at once, 320 MiB with a
 # vocabulary of 128k.
 CHUNK_ROWS = 128
+# Of each trained position, in this order.
+NUMBERS = (
+    *("base_nll", "base_confidence", "base_right"),
+    *("tuned_nll", "tuned_confidence", "tuned_right"),
+    "kl",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def both_distributions(
             owners.append(batch.example_ids[batch.target_examples])
             weights.append(batch.target_weights.double())
             # Copied to the host once, at the end: no wait for the device per micro-batch.
-            numbers.append(_numbers(model, batch.to(model.device), with_kl=with_kl))
+            numbers.append(numbers_of(model, batch.to(model.device), with_kl=with_kl))
             progress.advance(len(group))
     owner_N, weight_N = torch.cat(owners).numpy(), torch.cat(weights).numpy()
     numbers_7N = torch.cat(numbers, dim=1).cpu().double().numpy()
@@ -117,14 +123,17 @@ def _one(
     return OneDistribution(losses, reliability(confidence_N, right_N, owner_N, count))
 
 
-def _numbers(model: PreTrainedModel, batch: MicroBatch, *, with_kl: bool) -> torch.Tensor:
-    """(7, N) float32: NLL, confidence and right of base, those of tuned, and the KL."""
+def numbers_of(model: PreTrainedModel, batch: MicroBatch, *, with_kl: bool) -> torch.Tensor:
+    """(7, N) float32, `NUMBERS` of each trained position.
+
+    Both hidden states of the trained positions are there at once, logits in chunks.
+    """
     hiddens = []
     for is_base in (True, False):
         with adapter_disabled(model) if is_base else nullcontext():
             hiddens.append(backbone_hidden(model, batch)[batch.predictor_rows])
     num_rows = len(batch.targets)
-    found = hiddens[0].new_zeros(7, num_rows, dtype=_wide(hiddens[0]))
+    found = hiddens[0].new_zeros(len(NUMBERS), num_rows, dtype=_wide(hiddens[0]))
     for start in range(0, num_rows, CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         targets = batch.targets[rows]

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
+from lorakit import kernels
 from lorakit.base import attention
 from lorakit.base.families import family_of, why_not_packed
 from lorakit.base.head import backbone
@@ -49,6 +50,15 @@ class Decoder(Protocol):
         """
         ...
 
+    def pretend(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        """Instead of what it keeps, keep as much as so many sequences take when they are long.
+
+        Args:
+            prompts: that they began with, so many as may run together.
+            lengths: tokens of each, its prompt included.
+        """
+        ...
+
     def free(self, finished: Sequence[int]) -> list[int]:
         """Forget sequences.
 
@@ -75,6 +85,7 @@ class SlotDecoder:
     def __init__(self, model: PreTrainedModel, max_batch: int) -> None:
         self._backbone = backbone(model)
         self._device = model.device
+        self._max_batch = max_batch
         self._slots = KVSlots(max_batch, model.device)
 
     def joining(self, waiting: Sequence[Sequence[int]], num_running: int) -> int:
@@ -104,6 +115,13 @@ class SlotDecoder:
             return hidden_TD
         last = torch.tensor([1] * len(tokens) + lengths).cumsum(0) - 1
         return hidden_TD[last.to(self._device)]
+
+    def pretend(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        self._slots = KVSlots(self._max_batch, self._device)
+        # Room for the longest from the first pass on; of the prompts one token each is enough.
+        self._slots.reserve(max(lengths))
+        self.step([], [prompt[:1] for prompt in prompts])
+        self._slots.pretend(lengths)
 
     def free(self, finished: Sequence[int]) -> list[int]:
         return self._slots.free(finished)
@@ -139,6 +157,18 @@ class RowDecoder:
             # Recurrent Gemma gives none away: its rows are computed whole, too.
             self._cache = {name: outputs[name] for name in CACHE_NAMES if name in outputs}
         return outputs.last_hidden_state[:, -1]
+
+    def pretend(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        longest = max(lengths)
+        rows = [[*prompt, *prompt[:1] * (longest - len(prompt))] for prompt in prompts]
+        if not self._cached:  # what is kept is the tokens alone
+            self._rows = rows
+        elif kernels.is_rehearsal():
+            self.step([], rows)
+        else:  # one pass over all of these tokens would take more than answers ever do
+            self.step([], prompts)
+            for row_length in range(len(prompts[0]), longest):
+                self.step([row[row_length] for row in rows], [])
 
     def free(self, finished: Sequence[int]) -> list[int]:
         gone = set(finished)

@@ -31,6 +31,7 @@ from lorakit.progress import bar
 
 # Room for the layers of half a billion float32 parameters.
 MAX_DENSE_BYTES = 2 << 30
+MAX_BATCH = 64
 
 OnToken = Callable[[int, int], None]
 
@@ -45,7 +46,7 @@ def generate(
     seeds: Sequence[int] | None = None,
     max_new_tokens: Sequence[int] | None = None,
     adapters: Sequence[str | None] | None = None,
-    max_batch: int = 64,
+    max_batch: int = MAX_BATCH,
     max_dense_bytes: int = MAX_DENSE_BYTES,
     on_token: OnToken | None = None,
     description: str = "generating",
@@ -99,7 +100,7 @@ def generate(
     stop_ids = {*settings.stop_ids, *(() if settings.ignore_eos else end_tokens(model, tokenizer))}
     stops = Stops(tokenizer, tuple(stop_ids), settings.stop_strings)
     with (
-        _generating(model, adapters, max_dense_bytes) as mixture,
+        generating(model, adapters, max_dense_bytes) as mixture,
         bar(description, len(prompts)) as running_bar,
     ):
         for finished in _run(model, sequences, settings, stops, max_batch, on_token, mixture):
@@ -150,14 +151,7 @@ def _draw(running: Sequence[Growing], logits_SV: torch.Tensor, settings: Samplin
     if settings.temperature > 0:
         drawn_S = uniforms([s.seed for s in running], [len(s.token_ids) for s in running])
         drawn_S = drawn_S.to(logits_SV.device)
-    tokens_S = choose_tokens(
-        logits_SV,
-        drawn_S,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-    )
-    logprobs_S = logits_SV.gather(1, tokens_S[:, None])[:, 0] - logits_SV.logsumexp(dim=-1)
+    tokens_S, logprobs_S = chosen(logits_SV, drawn_S, settings)
     for sequence, token, logprob in zip(
         running, tokens_S.tolist(), logprobs_S.tolist(), strict=True
     ):
@@ -171,8 +165,22 @@ def _draw(running: Sequence[Growing], logits_SV: torch.Tensor, settings: Samplin
         sequence.logprobs.append(logprob)
 
 
+def chosen(
+    logits_SV: torch.Tensor, drawn_S: torch.Tensor | None, settings: SamplingSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(S,) tokens, and their log-probabilities under the model's own distribution."""
+    tokens_S = choose_tokens(
+        logits_SV,
+        drawn_S,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+    )
+    return tokens_S, logits_SV.gather(1, tokens_S[:, None])[:, 0] - logits_SV.logsumexp(dim=-1)
+
+
 @contextmanager
-def _generating(
+def generating(
     model: PreTrainedModel, adapters: Sequence[str | None] | None, max_dense_bytes: int
 ) -> Iterator[Mixture | None]:
     """Inside, nothing is dropped at random, and what does not change is computed once."""

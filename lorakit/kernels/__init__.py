@@ -10,6 +10,7 @@ from __future__ import annotations
 from lorakit.kernels.dispatch import (
     REFERENCE,
     backend_name,
+    computing_type,
     dequantize_scales,
     four_bit_dequantize,
     four_bit_quantize,
@@ -52,6 +53,7 @@ __all__ = [
     "autocasts",
     "backend_name",
     "collect_from_experts",
+    "computing_type",
     "decode_attention",
     "dequantize_dynamic",
     "dequantize_scales",

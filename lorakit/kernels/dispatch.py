@@ -62,9 +62,9 @@ def is_rehearsal() -> bool:
     return _rehearsed_type is not None
 
 
-def computing_type(tensor: torch.Tensor) -> str:
-    """The type of device that computes with `tensor`; in a rehearsal, that which it is for."""
-    return _rehearsed_type or tensor.device.type
+def computing_type(device: torch.device) -> str:
+    """The type of device that computes on `device`; in a rehearsal, that which it is for."""
+    return _rehearsed_type or device.type
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from lorakit.lint.hardware import Hardware
 from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.near import Repeats, repeats_of
 from lorakit.lint.row_texts import Sample, sample_of
+from lorakit.plan.plan import Plan
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.recipe import Recipe
 
@@ -31,6 +32,8 @@ class Facts:
         sets: every set, tokenized.
         tokenizer, config: the base's.
         hardware: what would train.
+        make_plan: plans the run; None: nobody does.
+        is_loaded: whether the base is in the device's memory by now.
     """
 
     recipe: Recipe
@@ -38,6 +41,13 @@ class Facts:
     tokenizer: PreTrainedTokenizerBase
     config: PreTrainedConfig
     hardware: Hardware
+    make_plan: Callable[[], Plan] | None = None
+    is_loaded: bool = False
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What the run takes."""
+        return None if self.make_plan is None else self.make_plan()
 
     @cached_property
     def train(self) -> Sample:

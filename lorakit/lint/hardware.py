@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from lorakit.base.device import compute_device
 from lorakit.recipe import BaseSection
+from lorakit.train.memory import free_bytes
 
 # From this compute capability on, GPUs have bfloat16 arithmetic (Ampere).
 FIRST_WITH_BFLOAT16 = (8, 0)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of a device's memory: what is free now, and all of it."""
+
+    free: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -22,12 +32,14 @@ class Hardware:
         name: as a person knows it.
         has_bfloat16: whether it computes in bfloat16, not merely stores it; None: not known.
         chosen: whether the recipe names the device, instead of taking what is there.
+        room: its memory; None: not known.
     """
 
     device: str
     name: str
     has_bfloat16: bool | None
     chosen: bool
+    room: Room | None = None
 
 
 def hardware_of(base: BaseSection) -> Hardware:
@@ -44,8 +56,10 @@ def hardware_of(base: BaseSection) -> Hardware:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         has = (properties.major, properties.minor) >= FIRST_WITH_BFLOAT16
-        return Hardware("cuda", properties.name, has, chosen)
-    return Hardware("cpu", "this CPU", _cpu_has_bfloat16(), chosen)
+        room = Room(free_bytes(device), properties.total_memory)
+        return Hardware("cuda", properties.name, has, chosen, room)
+    room = Room(free_bytes(device), psutil.virtual_memory().total)
+    return Hardware("cpu", "this CPU", _cpu_has_bfloat16(), chosen, room)
 
 
 def _cpu_has_bfloat16() -> bool:

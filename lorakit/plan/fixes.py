@@ -17,6 +17,7 @@ import numpy as np
 
 from lorakit.base.placement import SHARE_OF_FREE_MEMORY
 from lorakit.errors import InputError
+from lorakit.evaluate.worst import answers_are_wanted, measures_anything
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
 from lorakit.plan.plan import Plan, plan
@@ -116,12 +117,14 @@ def fixes_for(
     num_gpus: int = 1,
     budget: int | None,
     timing: Timing,
+    most_offered: int = MAX_OFFERED,
 ) -> Fixes | None:
     """Whether a recipe fits a GPU or a budget, and the smallest changes with which it does.
 
     Args:
         now: its plan, for that GPU and budget.
         timing: as of that plan; this machine is not timed again.
+        most_offered: ways that are looked for.
 
     Returns:
         None where there is nothing to fit.
@@ -150,21 +153,29 @@ def fixes_for(
             timing=again,
         )
 
-    return find_fixes(recipe, now, state, plan_again)
+    return find_fixes(recipe, now, state, plan_again, most_offered=most_offered)
 
 
-def find_fixes(recipe: Recipe, now: Plan, state: Fixes, plan_again: PlanAgain) -> Fixes:
+def find_fixes(
+    recipe: Recipe,
+    now: Plan,
+    state: Fixes,
+    plan_again: PlanAgain,
+    *,
+    most_offered: int = MAX_OFFERED,
+) -> Fixes:
     """`state` with the changes that make the run fit.
 
     Args:
         now: the plan of the recipe as it is.
         plan_again: plans another recipe for the same machine, on the rows it is given.
+        most_offered: changes that make it fit alone are looked for up to so many.
     """
     trial = _Trial(recipe, now, state.limit, plan_again)
     changes: list[Change] = []
     alone: list[Change] = []
     for change in possible_changes(recipe, now.sets):
-        if len(alone) == MAX_OFFERED:
+        if len(alone) == most_offered:
             break
         if trial.helps([change]):
             changes.append(change)
@@ -188,6 +199,11 @@ def possible_changes(recipe: Recipe, sets: Sets | None) -> list[Change]:
     """Changes that take less memory, the cheapest first; later ones of a key go further."""
     base, adapter, train = recipe.base, recipe.adapter, recipe.train
     found: list[Change] = []
+    at_once = recipe.evaluate.max_batch
+    while answers_are_wanted(recipe.evaluate) and measures_anything(recipe) and at_once > 1:
+        at_once = max(1, at_once // 4)
+        costs = "no quality; the evaluation's answers take longer"
+        found.append(Change("evaluate.max_batch", at_once, costs))
     if train.optim == "adamw_torch":
         found.append(Change("train.optim", "adamw_8bit", "moments in 8 bits: hardly any"))
     if not train.optim.startswith("paged"):

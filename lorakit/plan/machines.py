@@ -5,6 +5,7 @@ Rates are plain numbers that the training room measures (`train/calibrate.py`).
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,24 +83,38 @@ class Machine(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """This machine, by its rates."""
+    """This machine, by its rates.
+
+    Attributes:
+        load: seconds until the base is there.
+    """
 
     flops: ModelFlops
     rates: Rates
+    load: float
 
     @property
     def how(self) -> str:
         return self.rates.how
 
     def micro_batch(self, one: Pass) -> float:
-        layers = self.flops.num_layers
-        size = self.flops.layers(one, self.rates.policy).total / layers
-        return layers * self.rates.layer.at(size) + self.rates.head.at(one.trained)
+        rates, flops = self.rates, self.flops
+        alike = Counter(
+            zip(rates.kind_of, flops.layers, flops.levels(one, rates.policy), strict=True)
+        )
+        seconds = sum(
+            n * rates.kinds[kind].train.at(work.of_training(one, level).total)
+            for (kind, work, level), n in alike.items()
+        )
+        return seconds + rates.head.at(one.trained)
 
     def loss_pass(self, one: Pass) -> float:
-        layers = self.flops.num_layers
-        size = self.flops.forward_layers(one) / layers
-        return layers * self.rates.layer_forward.at(size) + self.rates.head_forward.at(one.trained)
+        alike = Counter(zip(self.rates.kind_of, self.flops.layers, strict=True))
+        seconds = sum(
+            n * self.rates.kinds[kind].forward.at(work.of_forward(one))
+            for (kind, work), n in alike.items()
+        )
+        return seconds + self.rates.head_forward.at(one.trained)
 
     def decode(self, batch: int) -> float:
         return self.rates.decode
@@ -115,10 +130,6 @@ class Measured:
     @property
     def checkpoint(self) -> float:
         return self.rates.checkpoint
-
-    @property
-    def load(self) -> float:
-        return self.rates.load
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -14,12 +14,15 @@ from lorakit.adapters.attach import Attached
 from lorakit.engine.activations import layer_bytes
 from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
 from lorakit.engine.fuse import fused_modules
+from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
+from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.memory import Memory
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
 from lorakit.plan.worst import Worst
+from lorakit.recipe import EvaluateSection
 from lorakit.train.choices import Division
 from lorakit.train.modes import compute_dtype
 
@@ -48,10 +51,14 @@ class Peaks:
         dense_copies: packed weights kept unpacked too.
         holes: of a CPU's heap: what is resident beside what lives (see `plan/heap.py`).
         libraries: code and tables of the libraries that compute; 0 on a GPU, which counts tensors.
-        phases: {"loading", "training_step", "optimizer_step", "evaluation"}: the most in each.
+        phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
+            in each, without those that the run has not.
         shape: the micro-batch.
         assumed: why that is no real one; None: it is.
         estimated: why the pass could not be rehearsed; None: it was.
+        evaluation: what the final evaluation takes beside weights and adapter; None: there is none,
+            or it could not be rehearsed.
+        evaluation_assumed: whether that is of assumed rows.
     """
 
     activations: int
@@ -64,6 +71,8 @@ class Peaks:
     shape: BatchShape
     assumed: str | None = None
     estimated: str | None = None
+    evaluation: EvaluationBytes | None = None
+    evaluation_assumed: bool = False
 
     @property
     def peak(self) -> int:
@@ -78,13 +87,20 @@ class Peaks:
         if self.estimated is not None:
             found.append(
                 "activations are a rough estimate: the passes of this model cannot be run without "
-                f"data ({self.estimated})"
+                f"data ({self.estimated}); answers of the evaluation are not in it"
+            )
+        if self.evaluation_assumed:
+            found.append(
+                "evaluation is of assumed rows: questions and answers as long as the longest "
+                "example, of each set as many as evaluate.max_generated allows"
             )
         return found
 
     def parts(self) -> dict[str, int]:
-        """What there is in a training step beside `Memory`'s parts, for JSON."""
-        return {
+        """What there is in a training step beside `Memory`'s parts, and in the evaluation at its
+        highest, for JSON."""
+        of_answers = {} if self.evaluation is None else self.evaluation.at_peak()
+        return of_answers | {
             "working": self.working,
             "loss": self.loss,
             "dense_copies": self.dense_copies,
@@ -111,6 +127,8 @@ def find_peaks(
     state: StatePlan,
     division: Division,
     worst: Worst,
+    measured: WorstEvaluation | None,
+    wanted: EvaluateSection,
     *,
     device_type: str,
     compact_heap: bool = False,
@@ -123,6 +141,8 @@ def find_peaks(
         state: of the optimizer.
         division: recompute and dense copies.
         worst: micro-batches.
+        measured: passes of the final evaluation; None: there is none.
+        wanted: what it asks for.
         device_type: that computes.
         compact_heap: see `train/heap.py`.
     """
@@ -132,6 +152,7 @@ def find_peaks(
     dtype = compute_dtype(model)
     copies = dense_copy_bytes(model, dtype) if division.dense_copies else 0
     estimated = None
+    validation = evaluation = None
 
     def passes(shape: BatchShape, *, trains: bool) -> PassBytes:
         return rehearse(
@@ -148,14 +169,26 @@ def find_peaks(
     with dense_copies(model, dtype) if copies else nullcontext():
         try:
             training = [(passes(shape, trains=True), shape) for shape in worst.training]
-            evaluation = passes(worst.evaluation, trains=False)
+            if worst.validation is not None:
+                validation = passes(worst.validation, trains=False).peak
         except (RuntimeError, TypeError) as error:
             if not asks_for_data(error):
                 raise
             estimated = f"{type(error).__name__}: {error}".splitlines()[0]
             log.info("the pass cannot be rehearsed (%s); it is estimated", estimated)
             training = [(_estimated(model, division, shape), shape) for shape in worst.training]
-            evaluation = replace(training[0][0], kept=0, backward=0)
+            if worst.validation is not None:
+                validation = _one_layer(model, worst.validation)
+    if measured is not None and estimated is None:
+        evaluation = rehearse_evaluation(
+            model,
+            measured,
+            max_new_tokens=wanted.max_new_tokens,
+            max_batch=wanted.max_batch,
+            device_type=device_type,
+            granularity=granularity,
+            has_holes=has_holes,
+        )
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     libraries = CPU_LIBRARIES if on_cpu else 0
@@ -168,6 +201,16 @@ def find_peaks(
     loading = resident_bytes(memory, device_type) + memory.loading_peak - memory.weights
     page = max((p.stop - p.start for p in state.layout.pages), default=0)
     temporaries = OPTIMIZER_TEMPORARIES * page * state.layout.dtype.itemsize
+    phases = {
+        "loading": loading + libraries,
+        "training_step": there + largest.peak + holes,
+        "optimizer_step": there + temporaries,
+    }
+    if validation is not None:
+        phases["validation"] = there + validation
+    if measured is not None:  # after training: gradients, optimizer and dense copies are gone
+        of_pass = _largest_pass(model, measured) if evaluation is None else evaluation.peak
+        phases["evaluation"] = resident + memory.adapter + of_pass
     return Peaks(
         activations=kept,
         working=largest.peak - kept,
@@ -175,15 +218,12 @@ def find_peaks(
         dense_copies=copies,
         holes=holes,
         libraries=libraries,
-        phases={
-            "loading": loading + libraries,
-            "training_step": there + largest.peak + holes,
-            "optimizer_step": there + temporaries,
-            "evaluation": there + evaluation.peak,
-        },
+        phases=phases,
         shape=shape,
         assumed=worst.assumed,
         estimated=estimated,
+        evaluation=evaluation,
+        evaluation_assumed=evaluation is not None and measured is not None and measured.assumed,
     )
 
 
@@ -204,3 +244,15 @@ def _estimated(model: PreTrainedModel, division: Division, shape: BatchShape) ->
     working = max((layer.none for layer in layers), default=0)
     tokens = shape.num_tokens
     return PassBytes(tokens * kept, tokens * kept, tokens * kept, tokens * (kept + working), [])
+
+
+def _largest_pass(model: PreTrainedModel, measured: WorstEvaluation) -> int:
+    passes = [BatchShape(one.lengths, one.num_trained, measured.packed) for one in measured.losses]
+    return max(_one_layer(model, shape) for shape in passes)
+
+
+def _one_layer(model: PreTrainedModel, shape: BatchShape) -> int:
+    """A pass that keeps nothing: what one layer makes, by estimate."""
+    with fused_modules(model):
+        layers = layer_bytes(model, compute_dtype(model).itemsize)
+    return shape.num_tokens * max((layer.none for layer in layers), default=0)

@@ -14,9 +14,16 @@ from lorakit.adapters.store import load_adapter
 from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, new_tokens
 from lorakit.base.load import load_tokenizer_of
+from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.devices import data_parallel
-from lorakit.plan.duration import NOT_TIMED, Counted, Duration, Timing, predict_duration
+from lorakit.plan.duration import (
+    NOT_TIMED,
+    Counted,
+    Duration,
+    Timing,
+    predict_duration,
+)
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
 from lorakit.plan.methods import compare_methods
@@ -91,6 +98,9 @@ class Plan:
                 "unpacked_weight": self.memory.largest_weight,
                 **self.peaks.parts(),
             },
+            "evaluation_bytes": None
+            if self.peaks.evaluation is None
+            else self.peaks.evaluation.parts(),
             "worst_micro_batch": self.peaks.micro_batch(),
             "devices": self.devices,
             "methods": self.methods,
@@ -152,7 +162,7 @@ def plan(
         revision=base.revision,
     )
     config = _with_new_tokens(model, recipe)
-    by_device = target.placement(model, base)
+    by_device = target.placement(model, base, is_loaded=is_loaded)
     if config.path is None:
         adapter = attach_adapter(model, config)
     else:
@@ -181,6 +191,8 @@ def plan(
         state,
         division,
         worst,
+        _worst_evaluation(recipe, model, sets, division),
+        recipe.evaluate,
         device_type=device_type,
         compact_heap=recipe.train.compact_heap,
     )
@@ -243,17 +255,43 @@ def _worst(
         free_bytes=target.free_bytes(memory, is_loaded=is_loaded),
     )
     if sets is None or length is None:
-        return division, assumed_worst(longest, division)
+        return division, assumed_worst(
+            longest, division, validates=recipe.data.validation is not None
+        )
     worst = real_worst(
         model,
         sets.train,
         sets.repeats,
+        sets.validation,
         recipe,
         division,
         num_steps=length.steps,
         world_size=num_gpus,
     )
     return division, worst
+
+
+def _worst_evaluation(
+    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, division: Division
+) -> WorstEvaluation | None:
+    """The passes of the final evaluation; of sets that are not here, those that they may have."""
+    budget = recipe.train.forward_tokens
+    if sets is not None and sets.has_held_out:
+        return worst_evaluation(
+            sets.evaluation,
+            sets.train,
+            recipe.evaluate,
+            seed=recipe.train.seed,
+            token_budget=budget,
+            packed=division.packed,
+        )
+    longest = assumed_length(recipe, model) if sets is None else int(sets.train.lengths.max())
+    return assumed_evaluation(
+        recipe,
+        longest=longest,
+        token_budget=budget,
+        packed=division.packed,
+    )
 
 
 def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:

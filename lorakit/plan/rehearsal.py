@@ -111,7 +111,7 @@ def rehearse(
         granularity: bytes to which the allocator rounds each request.
         every_layer: run all of them, so that `events` are those of a real pass.
     """
-    micro_batch = _batch_of(shape)
+    micro_batch = batch_of(shape)
     tensors = [*model.parameters(), *model.buffers(), *_dense_copies(model)]
     gradients = {p: p.grad for p in adapter.parameters().values()}
     try:
@@ -165,7 +165,7 @@ def _dense_copies(model: nn.Module) -> Iterator[torch.Tensor]:
             yield module.stored.dequantize()
 
 
-def _batch_of(shape: BatchShape) -> MicroBatch:
+def batch_of(shape: BatchShape, device: str = "meta") -> MicroBatch:
     """Examples of these lengths, whose last tokens train."""
     examples = []
     left = shape.num_trained
@@ -175,4 +175,4 @@ def _batch_of(shape: BatchShape) -> MicroBatch:
         weights = np.zeros(length, dtype=np.float32)
         weights[length - trained :] = 1
         examples.append(Example(np.zeros(length, dtype=np.int32), weights))
-    return collate(examples, range(len(examples)), packed=shape.packed, pad_id=0).to("meta")
+    return collate(examples, range(len(examples)), packed=shape.packed, pad_id=0).to(device)

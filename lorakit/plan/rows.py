@@ -36,12 +36,14 @@ class Sets:
         train, repeats: to train on, and how often each is seen in an epoch.
         validation: measured between the steps.
         evaluation: {name: measured before and after}.
+        has_held_out: False: the sets to measure on are not here, and may be named all the same.
     """
 
     train: ExampleSet
     repeats: np.ndarray
     validation: ExampleSet | None = None
     evaluation: Mapping[str, ExampleSet] = field(default_factory=dict)
+    has_held_out: bool = True
 
     @staticmethod
     def of(named: NamedSets) -> Sets:
@@ -56,9 +58,22 @@ class Sets:
 
 
 def up_to_length(sets: Sets, limit: int) -> Sets:
-    """The sets without training examples of more than `limit` tokens."""
+    """The sets without examples of more than `limit` tokens."""
     kept = np.flatnonzero(sets.train.lengths <= limit)
-    return replace(sets, train=some_examples(sets.train, kept), repeats=sets.repeats[kept])
+    held_out = {name: _up_to(examples, limit) for name, examples in sets.evaluation.items()}
+    return replace(
+        sets,
+        train=some_examples(sets.train, kept),
+        repeats=sets.repeats[kept],
+        validation=None if sets.validation is None else _up_to(sets.validation, limit),
+        evaluation={name: one for name, one in held_out.items() if one is not None},
+    )
+
+
+def _up_to(examples: ExampleSet, limit: int) -> ExampleSet | None:
+    """None: no example is so short."""
+    kept = np.flatnonzero(examples.lengths <= limit)
+    return some_examples(examples, kept) if len(kept) else None
 
 
 def read_sets(recipe: Recipe, config: PretrainedConfig) -> tuple[Sets | None, str | None]:
@@ -77,7 +92,7 @@ def read_sets(recipe: Recipe, config: PretrainedConfig) -> tuple[Sets | None, st
         if prepared is None:
             return None, f"steps and tokens are not known: {problem}"
         missing = f"validation and evaluation are not in the time: {absent[0]!r} is not here"
-        return Sets(prepared.examples, prepared.repeats), missing
+        return Sets(prepared.examples, prepared.repeats, has_held_out=False), missing
     tokenizer, _ = load_tokenizer_of_base(recipe.base)
     return Sets.of(prepare_named_sets(recipe, tokenizer, config)), None
 

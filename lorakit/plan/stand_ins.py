@@ -19,6 +19,7 @@ from lorakit.engine.activations import decoder_layers
 from lorakit.engine.layer_kinds import layer_kind
 from lorakit.plan.ledger import Ledger
 
+
 @contextmanager
 def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Iterator[None]:
     """Inside, of each kind of layer only the first two and the last are run, unless all are."""
@@ -39,6 +40,7 @@ def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Ite
         for layer in layers:
             vars(layer).pop("forward", None)
 
+
 class _Shortened:
     """Runs a layer or stands in for it, and notes what each kind keeps."""
 
@@ -47,6 +49,7 @@ class _Shortened:
         self._kept: dict[Any, int] = {}
         self._outputs: dict[Any, Any] = {}
         self._before: tuple[Any, int] | None = None  # the layer before: its kind, the bytes then
+        self._held: dict[nn.Module, torch.Tensor] = {}  # without a backward pass: keys and values
 
     def forward(self, layer: nn.Module, kind: Any, runs: bool, *args: Any, **kwargs: Any) -> Any:
         if self._before is not None:
@@ -58,6 +61,9 @@ class _Shortened:
             self._outputs.setdefault(kind, tree_map_only(torch.Tensor, _shape_of, output))
             return output
         hidden = args[0] if args else kwargs["hidden_states"]
+        if not torch.is_grad_enabled() and self._kept[kind]:
+            self._held.pop(layer, None)
+            self._held[layer] = hidden.new_empty(self._kept[kind], dtype=torch.uint8)
         stand_in = _Keep.apply(hidden, self._kept[kind])
         return tree_map_only(
             _Shape,
@@ -66,6 +72,7 @@ class _Shortened:
             ),
             self._outputs[kind],
         )
+
 
 def _run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """A layer's forward pass, made again in the backward pass where it is to be."""
@@ -85,6 +92,7 @@ def _run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     found = _Recomputed.apply(compute, rest, hidden, *trained)
     others = rest.pop()
     return found if others is None else (found, *others)
+
 
 class _Recomputed(torch.autograd.Function):
     """Keeps the input alone, as PyTorch's checkpoint does; that would import PyTorch's compiler,
@@ -113,16 +121,20 @@ class _Recomputed(torch.autograd.Function):
         torch.autograd.backward(output, grad)
         return None, None, alone.grad, *[None] * (len(ctx.needs_input_grad) - 3)
 
+
 def _first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
+
 
 @dataclass(frozen=True)
 class _Shape:
     size: torch.Size
     dtype: torch.dtype
 
+
 def _shape_of(tensor: torch.Tensor) -> _Shape:
     return _Shape(tensor.shape, tensor.dtype)
+
 
 class _Keep(torch.autograd.Function):
     """A layer's output, and so many bytes kept for the backward pass."""
@@ -137,18 +149,30 @@ class _Keep(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return torch.empty_like(grad), None
 
+
 class Shapes(TorchFunctionMode):
     """For what PyTorch does otherwise, or not at all, where there is no data: it would write
-    attention out, which with data keeps no scores, and multiplies experts in bfloat16 only."""
+    attention out, which with data keeps no scores, and multiplies experts in bfloat16 only. And for
+    what an op allocates inside of it."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
             return _attend(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") == "logsumexp":
+            return _log_sum_exp(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
             return _ExpertsProduct.apply(*args[:2])
         return func(*args, **(kwargs or {}))
+
+
+def _log_sum_exp(x: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
+    """With what PyTorch's own allocates: a tensor like `x`, inside of the op."""
+    highest = x.amax(dim, keepdim=True)
+    found = (x - highest).exp_().sum(dim, keepdim=keepdim).log_()
+    return found.add_(highest if keepdim else highest.squeeze(dim))
+
 
 class _ExpertsProduct(torch.autograd.Function):
     """(S, I), (E, I, O) -> (S, O); the weight is frozen."""
@@ -161,6 +185,7 @@ class _ExpertsProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return grad.new_empty(len(grad), ctx.in_features), None
+
 
 def _attend(
     query: torch.Tensor,

@@ -14,7 +14,7 @@ from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place
 from lorakit.errors import ModelError
 from lorakit.plan.gpus import Gpu
-from lorakit.plan.memory import Memory
+from lorakit.plan.memory import Memory, num_bytes
 from lorakit.plan.peaks import CUDA_CONTEXT, Peaks, resident_bytes
 from lorakit.recipe import BaseSection
 from lorakit.train.memory import free_bytes
@@ -39,14 +39,23 @@ class Target:
         automatic = torch.bfloat16 if has_bfloat16 else torch.float32
         return Target(torch.device("cuda"), wanted or automatic, gpu)
 
-    def placement(self, model: PreTrainedModel, base: BaseSection) -> dict[str, int]:
-        """{device: bytes of frozen weights that will live there}; `model` is on the meta device."""
+    def placement(
+        self, model: PreTrainedModel, base: BaseSection, *, is_loaded: bool = False
+    ) -> dict[str, int]:
+        """{device: bytes of frozen weights that will live there}; `model` is on the meta device.
+
+        Args:
+            is_loaded: whether they are there by now, where they are not free any more.
+        """
         limit: int | str | None = base.max_device_memory
         if limit is None and self.gpu is not None:
             limit = int(self.gpu.memory_bytes * SHARE_OF_FREE_MEMORY)
         # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
         for path in packing.packable(model):
             packing.replace_layer(model, path, packing.stored_at(model, path))
+        if is_loaded and limit is None:
+            held = num_bytes([*model.parameters(), *model.buffers()])
+            limit = int((free_bytes(self.device) + held) * SHARE_OF_FREE_MEMORY)
         elsewhere = self.device.type == "cuda" and not torch.cuda.is_available()
         try:
             placed = place(

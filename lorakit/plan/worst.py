@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from lorakit.recipe import Recipe
 from lorakit.train.batches import StepBatches
 from lorakit.train.choices import Division
 from lorakit.train.modes import compute_dtype
-from lorakit.train.worst import worst_of_steps
+from lorakit.train.worst import worst_of_set, worst_of_steps
 
 # Without rows: the tokens of one example, where the recipe names no max_length.
 ASSUMED_TOKENS = 2048
@@ -28,12 +29,12 @@ class Worst:
 
     Attributes:
         training: one of them takes the most.
-        evaluation: as large as the token budget allows.
+        validation: the largest that is measured between the steps; None: nothing is.
         assumed: see `Peaks`.
     """
 
     training: tuple[BatchShape, ...]
-    evaluation: BatchShape
+    validation: BatchShape | None
     assumed: str | None
 
 
@@ -41,13 +42,15 @@ def real_worst(
     model: PreTrainedModel,
     examples: ExampleSet,
     repeats: np.ndarray,
+    validation: ExampleSet | None,
     recipe: Recipe,
     division: Division,
     *,
     num_steps: int,
     world_size: int = 1,
 ) -> Worst:
-    """The worst of the micro-batches that training will make of `examples`, on any rank."""
+    """The worst of the micro-batches that training will make of `examples`, on any rank, and of
+    those that measure `validation`."""
     with fused_modules(model):
         layers = layer_bytes(model, compute_dtype(model).itemsize)
     shapes: dict[BatchShape, None] = {}
@@ -67,21 +70,24 @@ def real_worst(
             batches, range(num_steps), policy=division.recompute_policy, layers=layers
         )
         for group in worst.groups:
-            lengths = tuple(examples.lengths[list(group)].tolist())
-            trained = int(examples.trained_lengths[list(group)].sum())
-            shapes[BatchShape(lengths, trained, division.packed)] = None
+            shapes[_shape(examples, group, division)] = None
         if not worst.exact:
             assumed = "the run has more steps than were looked at"
-    longest = int(examples.lengths.max())
-    return Worst(tuple(shapes), _full(longest, division), assumed)
+    measured = None
+    if validation is not None:
+        group = worst_of_set(
+            validation, token_budget=division.micro_batch_tokens, packed=division.packed
+        )
+        measured = _shape(validation, group, division)
+    return Worst(tuple(shapes), measured, assumed)
 
 
-def assumed_worst(longest: int, division: Division) -> Worst:
+def assumed_worst(longest: int, division: Division, *, validates: bool) -> Worst:
     """One micro-batch of the whole token budget, every token trained."""
     shape = _full(longest, division)
     return Worst(
         (shape,),
-        shape,
+        shape if validates else None,
         f"without rows, {shape.num_tokens:,} tokens in examples of {longest:,}, all of them "
         "trained (data.max_length and train.micro_batch_tokens say otherwise)",
     )
@@ -92,6 +98,12 @@ def assumed_length(recipe: Recipe, model: PreTrainedModel) -> int:
     if recipe.data.max_length is not None:
         return recipe.data.max_length
     return min(ASSUMED_TOKENS, context_of(model.config) or ASSUMED_TOKENS)
+
+
+def _shape(examples: ExampleSet, group: Sequence[int], division: Division) -> BatchShape:
+    rows = list(group)
+    lengths = tuple(examples.lengths[rows].tolist())
+    return BatchShape(lengths, int(examples.trained_lengths[rows].sum()), division.packed)
 
 
 def _full(longest: int, division: Division) -> BatchShape:

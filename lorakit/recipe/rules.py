@@ -292,7 +292,7 @@ def _evaluate(recipe: Recipe) -> Iterator[Fault]:
                     ("evaluate", "primary", name), f"evaluate.{name} is not set", "set it"
                 )
     answered = measured and set(evaluate.metrics) - {*LOSSES, DISTANCE, *CHOICES}
-    for name in ("max_generated", "max_new_tokens"):
+    for name in ("max_generated", "max_new_tokens", "max_batch"):
         if _given(evaluate, name) and not answered:
             yield _no_effect(
                 ("evaluate", name), "nothing is answered", "name a set and a scorer in metrics"

@@ -15,7 +15,11 @@ PHASES = {
     "loading": (("weights", "quantization_constants", "libraries"), "being_packed"),
     "training_step": ((*_THERE, *_TRAINED, "activations"), "working"),
     "optimizer_step": ((*_THERE, *_TRAINED), "new_values"),
-    "evaluation": ((*_THERE, *_TRAINED), "forward_pass"),
+    "validation": ((*_THERE, *_TRAINED), "forward_pass"),
+    "evaluation": (
+        ("weights", "quantization_constants", "libraries", "adapter", "answer_weights", "kv_cache"),
+        "forward_pass",
+    ),
 }
 TOTALS = ("peak", "loading_peak", "total")  # sums, not parts
 

@@ -42,6 +42,8 @@ PART_NAMES = {
     "working": "working memory of the pass",
     "new_values": "new values of the optimizer",
     "dense_copies": "weights kept unpacked too",
+    "answer_weights": "weights made dense for answers",
+    "kv_cache": "keys and values of answers",
     "libraries": "code of libraries",
     "context": "the GPU's context",
     "answers_at_most": "answers, at most",

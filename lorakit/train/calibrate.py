@@ -252,5 +252,3 @@ def _time_kind(
 
 def _words(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().vocab_size)
-
-

@@ -49,5 +49,7 @@ def random_batch(
         left -= trained
         weights = np.zeros(length, dtype=np.float32)
         weights[length - trained :] = 1 if trained else 0
-        examples.append(Example(generator.integers(num_words, size=length, dtype=np.int32), weights))
+        examples.append(
+            Example(generator.integers(num_words, size=length, dtype=np.int32), weights)
+        )
     return collate(examples, range(len(examples)), packed=packed, pad_id=0)

@@ -64,7 +64,7 @@ def run_worst_first(
     worst = worst_of_steps(batches, steps, policy=choices.recompute_policy, layers=layers)
     tokens = int(batches.examples.lengths[list(worst.groups[0])].sum())
     log.info("first the largest micro-batch of the run, of %d tokens, to see that it fits", tokens)
-    with _same_random_numbers(model.device):
+    with same_random_numbers(model.device):
         _train_on(model, adapter, optimizer, batches, steps, worst, settings, choices, recompute)
         if validation is not None:
             _measure_largest(model, validation, settings, choices, pad_id)
@@ -111,7 +111,7 @@ def _measure_largest(
 
 
 @contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
+def same_random_numbers(device: torch.device) -> Iterator[None]:
     """Afterwards PyTorch's generators draw what they would have drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
@@ -121,11 +121,21 @@ def _same_random_numbers(device: torch.device) -> Iterator[None]:
 def _told(
     what: str, lengths: np.ndarray, settings: LoopSettings, choices: Choices
 ) -> Iterator[None]:
+    told = (
+        f"the largest {what}, {lengths.sum()} tokens in {len(lengths)} examples, the longest "
+        f"{lengths.max()}, does"
+    )
+    with told_of_refusal(told, _advice(int(lengths.max()), settings, choices)):
+        yield
+
+
+@contextmanager
+def told_of_refusal(what: str, advice: str) -> Iterator[None]:
     """A refusal of memory as an error that says what would fit.
 
     Args:
-        what: is tried.
-        lengths: tokens of its examples.
+        what: is tried, with its verb: `the largest micro-batch does`.
+        advice: changes of the recipe, the cheapest first.
     """
     try:
         yield
@@ -134,9 +144,8 @@ def _told(
         if not is_refusal and _CPU_REFUSAL not in str(error):
             raise
         raise RunError(
-            f"the largest {what} does not fit the memory: {lengths.sum()} tokens "
-            f"in {len(lengths)} examples, the longest {lengths.max()} (found before the first "
-            f"step; no step was done). {_advice(int(lengths.max()), settings, choices)}"
+            f"{what} not fit the memory (found before the first step; no step was done). Set one "
+            f"or more of: {advice}. `lorakit plan` says what each would take."
         ) from error
 
 
@@ -150,4 +159,4 @@ def _advice(longest: int, settings: LoopSettings, choices: Choices) -> str:
     if settings.optim == "adamw_torch":
         found.append("train.optim: paged_adamw_8bit")
     found += ["base.quantization: nf4 (if it is not yet)", f"data.max_length below {longest}"]
-    return f"Set one or more of: {'; '.join(found)}. `lorakit plan` says what each would take."
+    return "; ".join(found)

@@ -57,6 +57,10 @@ CASES = {
     "a pattern for anything decides": (
         "scorer-accepts-anything", "warning", by_form("regex", classified(80), regex=r"\w*"),
     ),
+    "more than is free": ("does-not-fit", "warning", Case(room=(0.5, 2), measured=False)),
+    "a little more than there is": (
+        "does-not-fit", "warning", Case(room=(0.95, 0.95), measured=False),
+    ),
     "ids under a name that says nothing": (
         "group-on-both-sides", "note", measured(grouped(160, "x", 20)),
     ),

@@ -57,7 +57,7 @@ def linear_cross_entropy(
     """
     parameters = tuple(parameters)
     if chunk_rows is None:
-        chunk_rows = CHUNK_ROWS.get(dispatch.computing_type(hidden), CHUNK_ROWS_ELSEWHERE)
+        chunk_rows = CHUNK_ROWS.get(dispatch.computing_type(hidden.device), CHUNK_ROWS_ELSEWHERE)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, *parameters)):
         loss, nll = _LinearCrossEntropy.apply(
             hidden, logits_fn, targets, target_weights, chunk_rows, *parameters

@@ -39,6 +39,9 @@ class EvaluateSection(Section):
         100, description="Examples per set that are answered, drawn by the seed."
     )
     max_new_tokens: PositiveInt = Field(256, description="Tokens of an answer, at most.")
+    max_batch: PositiveInt = Field(
+        64, description="Answers that are generated at a time; fewer take less memory, and longer."
+    )
     regex: str | None = Field(None, description="What metric regex searches for in an answer.")
     json_schema: str | None = Field(
         None, description="File with the schema that metric json_schema holds answers to."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data.contract import Finding
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.lint.facts import Facts
-from lorakit.lint.hardware import Hardware
+from lorakit.lint.hardware import Hardware, Room
+from lorakit.plan.plan import plan
+from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from tests.lint.corpus.rows import Row, answered
 
@@ -40,6 +42,8 @@ class Case:
         hardware: what would train.
         measured: whether the built-in sets are named to measure on, where no evaluation is given.
         base: prepares the base folder in a folder and returns its path; None: the built-in one.
+        room: what is free and what there is of the device's memory, as shares of what the run
+            needs; None: not known.
     """
 
     train: list[Row] | str = field(default_factory=lambda: _usual())
@@ -49,6 +53,7 @@ class Case:
     hardware: Hardware = CPU
     measured: bool = True
     base: Callable[[Path], Path] | None = None
+    room: tuple[float, float] | None = None
 
     def facts(self, folder: Path, cache_dir: Path) -> Facts:
         """What rules see of it; its files are written to `folder`, tokens kept in `cache_dir`."""
@@ -60,7 +65,12 @@ class Case:
             (folder / name).write_text(text, encoding="utf-8")
         recipe = lorakit.parse_recipe(self._values(folder, suffix))
         tokenizer, config, sets = self._prepared(recipe, cache_dir)
-        return Facts(recipe, sets, tokenizer, config, self.hardware)
+        make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets)))
+        hardware = self.hardware
+        if self.room is not None:
+            free, total = (int(share * make_plan().needed) for share in self.room)
+            hardware = replace(hardware, room=Room(free, total))
+        return Facts(recipe, sets, tokenizer, config, hardware, make_plan)
 
     def _prepared(self, recipe: Recipe, cache_dir: Path) -> Ready:
         """Tokenizer, config and sets; those of the case before where they are the same."""

@@ -376,5 +376,7 @@ FLAWED: dict[str, list[Case]] = {
     "thinking-in-some-rows": [Case(_thinking(240))],
     "little-is-trained": [Case(_long_prompts(220))],
     "prompts-are-trained": [_recipe(data={"trained": "all"})],
+    "does-not-fit": [Case(room=(0.5, 0.6), measured=False)],
+    "fits-only-just": [Case(room=(1.03, 2), measured=False)],
     **FLAWED_TWINS,
 }

@@ -1,0 +1,105 @@
+"""The passes of `generate` that take the most memory, and no others.
+
+For who wants to know beforehand whether answers fit: run on a model they take what answers would
+take if none ended early, in a few passes instead of one for each token; run on tensors without data
+they are counted (`plan/evaluation.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.base.head import logits_fn
+from lorakit.data.named_sets import context_of
+from lorakit.generate.decoders import Decoder, RowDecoder, decoder_for
+from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES, chosen, generating
+from lorakit.generate.settings import SamplingSettings
+
+# What has just been done, in this order; the last is left out where all prompts run together.
+DENSE, PROMPTS, GROWN, DECODING, JOINING = "dense", "prompts", "grown", "decoding", "joining"
+Prompts = Sequence[Sequence[int]]
+
+
+@torch.no_grad()
+def longest_passes(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    max_new_tokens: int,
+    *,
+    max_batch: int = MAX_BATCH,
+    max_dense_bytes: int = MAX_DENSE_BYTES,
+) -> Iterator[str]:
+    """Go through the largest passes of answering `prompts` greedily.
+
+    Args:
+        model: on a device, or on the meta device within a rehearsal.
+        prompts: one or more, as `generate` would be given them.
+        max_new_tokens, max_batch, max_dense_bytes: see `generate`.
+
+    Yields:
+        DENSE: dense weights are made; PROMPTS: the largest prompts are read; GROWN: keys and values
+        are as many as when all answers are at their end (how they got there is not as in
+        `generate`); DECODING: every answer has got its last token; JOINING: as some ended, others
+        were begun.
+    """
+    greedy = SamplingSettings(max_new_tokens=max_new_tokens, temperature=0.0)
+    head = logits_fn(model)
+    waiting = sorted(prompts, key=len, reverse=True)
+
+    def draw(hidden_SD: torch.Tensor) -> None:
+        chosen(head(hidden_SD).float(), None, greedy)
+
+    with generating(model, None, max_dense_bytes):
+        yield DENSE
+        decoder = decoder_for(model, min(max_batch, len(waiting)))
+        groups = _groups(decoder, waiting)
+        largest = max(groups, key=lambda group: sum(map(len, group)))
+        if largest is not groups[0]:
+            decoder.step([], waiting[:1])  # the longest came before, and is there
+        draw(decoder.step([0] * (largest is not groups[0]), largest))
+        yield PROMPTS
+        running = _longest_together(decoder, waiting, groups, max_batch, max_new_tokens)
+        context = context_of(model.config)
+        lengths = [len(prompt) + max_new_tokens - 1 for prompt in running]
+        if context is not None:
+            lengths = [min(length, context - 1) for length in lengths]
+        # The last token that is drawn is never read, and the one before it by the next pass.
+        decoder.pretend(
+            running, [max(len(p), n - 1) for p, n in zip(running, lengths, strict=True)]
+        )
+        yield GROWN
+        draw(decoder.step([0] * len(running), []))
+        yield DECODING
+        rest = waiting[len(running) :]
+        ended = min(len(groups[0]), len(running))
+        count = decoder.joining(rest, len(running) - ended) if rest else 0
+        if count:
+            decoder.free(range(ended))
+            draw(decoder.step([0] * (len(running) - ended), rest[:count]))
+            yield JOINING
+
+
+def _groups(decoder: Decoder, waiting: Prompts) -> list[Prompts]:
+    """Prompts that are read together."""
+    groups, start = [], 0
+    while start < len(waiting):
+        count = decoder.joining(waiting[start:], 0)
+        groups.append(waiting[start : start + count])
+        start += count
+    return groups
+
+
+def _longest_together(
+    decoder: Decoder,
+    waiting: Prompts,
+    groups: Sequence[Prompts],
+    max_batch: int,
+    max_new_tokens: int,
+) -> Prompts:
+    """The prompts whose answers take the most together."""
+    if isinstance(decoder, RowDecoder):
+        return max(groups, key=lambda group: len(group) * (len(group[0]) + max_new_tokens))
+    return waiting[:max_batch]

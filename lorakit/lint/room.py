@@ -1,0 +1,89 @@
+"""Whether a run fits the memory of its device, by the plan's own numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorakit.lint.facts import Facts
+from lorakit.plan.duration import NOT_TIMED
+from lorakit.plan.fixes import OFFLOADED, fixes_for, offloaded_bytes
+from lorakit.plan.peaks import CUDA_CONTEXT, resident_bytes
+
+# The plan is held to 10 % of what is measured (docs/plan.md).
+UNSURE = 0.1
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run needs beside what there is, in bytes of the device.
+
+    Attributes:
+        needed: at the highest moment.
+        phase: which that is.
+        offloaded: weights that live elsewhere although the recipe does not ask for it.
+        free: what is free for this run.
+        total: what the device has.
+        is_sure: whether the micro-batch is a real one, and its passes were rehearsed.
+    """
+
+    needed: int
+    phase: str
+    offloaded: int
+    free: int
+    total: int
+    is_sure: bool
+
+    @property
+    def sure_limit(self) -> int:
+        """What is free, less what the plan may be off by."""
+        return int(self.free / (1 + UNSURE))
+
+    def in_words(self) -> str:
+        """`needs 12.3 GiB at its highest (evaluation); 8.0 GiB are free of 16.0 GiB`."""
+        return (
+            f"needs {self.needed / GIB:.1f} GiB at its highest ({self.phase.replace('_', ' ')}); "
+            f"{self.free / GIB:.1f} GiB are free of {self.total / GIB:.1f} GiB"
+        )
+
+
+def need_of(facts: Facts) -> Need | None:
+    """What the run needs; None where the device or the plan is not known."""
+    room = facts.hardware.room
+    plan = None if room is None else facts.plan  # which is only made where it says something
+    if plan is None or room is None:
+        return None
+    phases = plan.peaks.phases
+    phase = max(phases, key=phases.__getitem__)
+    on_gpu = facts.hardware.device == "cuda"
+    asked = facts.recipe.base.offload in OFFLOADED
+    held = resident_bytes(plan.memory, facts.hardware.device) if facts.is_loaded else 0
+    return Need(
+        plan.needed + CUDA_CONTEXT * on_gpu,
+        phase,
+        0 if asked else offloaded_bytes(plan),
+        min(room.total, room.free + held + CUDA_CONTEXT * on_gpu),
+        room.total,
+        plan.peaks.assumed is None and plan.peaks.estimated is None,
+    )
+
+
+def smallest_fix(facts: Facts, need: Need) -> str:
+    """What to change so that it surely fits, in words that end a sentence."""
+    assert facts.plan is not None
+    fixes = fixes_for(
+        facts.recipe,
+        facts.plan,
+        gpu=None,
+        budget=need.sure_limit,
+        timing=NOT_TIMED,
+        most_offered=1,
+    )
+    if fixes is None or not fixes.fixes:
+        return "no change is known that makes it fit: take a smaller base or a larger device"
+    first = fixes.fixes[0]
+    changes = " and ".join(f"{key}: {value}" for key, value in first.changes.items())
+    return (
+        f"the smallest change: {changes} ({'; '.join(first.costs)}), "
+        f"then {first.needed / GIB:.1f} GiB"
+    )
