@@ -107,6 +107,25 @@ def choice_scores(
     return scores
 
 
+def choice_requests(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    metrics: Sequence[str],
+    *,
+    chat_template: str,
+    stop_ids: Sequence[int],
+) -> list[Request]:
+    """Every option that `choice_scores` scores with a model, with arguments as there."""
+    renderer = Renderer(tokenizer, trained="completion", chat_template=chat_template)
+    ways = {name == LETTER for name in metrics}
+    return [
+        option
+        for by_letter in sorted(ways)
+        for one in conversations
+        for option in _asked(renderer, one, stop_ids, by_letter=by_letter).options
+    ]
+
+
 def _asked(
     renderer: Renderer, conversation: Conversation, stop_ids: Sequence[int], *, by_letter: bool
 ) -> Asked:

@@ -20,6 +20,7 @@ from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.data.examples import Example
 from lorakit.data.pack import collate, packing_of
+from lorakit.engine.passes import Pass
 from lorakit.progress import bar
 
 MAX_LOGITS = 1 << 24  # at a time: 64 MiB in float32
@@ -86,6 +87,21 @@ def likelihoods(
             found |= dict(zip((r for r, _ in asked), scored, strict=True))
             progress.advance(len(asked))
     return [found[index] for index in range(len(requests))]
+
+
+def likelihood_passes(
+    requests: Sequence[Request], *, token_budget: int, packed: bool
+) -> list[Pass]:
+    """The forward passes of `likelihoods`, by their lengths."""
+    shared = _by_input(requests)
+    lengths = [len(ids) for ids in shared]
+    scored = [sum(len(requests[r].continuation) for r in found) for found in shared.values()]
+    passes = []
+    for group in packing_of(packed)(lengths, token_budget):
+        own = [lengths[i] for i in group]
+        laid = own if packed else [max(own)] * len(own)
+        passes.append(Pass(sum(laid), sum(scored[i] for i in group), tuple(laid)))
+    return passes
 
 
 def _by_input(requests: Sequence[Request]) -> dict[tuple[int, ...], list[int]]:

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lorakit import tasks
 from lorakit.adapters.attach import Attached
-from lorakit.data.examples import ExampleSet
+from lorakit.base import hub
+from lorakit.base.load_time import time_loading
+from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.engine.recompute import RecomputePolicy
+from lorakit.plan.evaluation_work import evaluation_work, time_formulas
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured, machine_of
 from lorakit.plan.memory import Memory
@@ -39,8 +41,7 @@ class Timing:
 
     Attributes:
         times_machine: time this machine for a few seconds; otherwise its time stays unknown.
-        spent: seconds of the process so far, asked after the timing: a run takes them for its
-            imports too.
+        spent: seconds of the process so far: a run takes them for its imports and rows too.
         efficiency: share of a named GPU's products that training reaches.
         prices: None: no cost.
     """
@@ -86,12 +87,16 @@ class Duration:
         seconds: None where no machine is known.
         how: how the time was found, or why it is not known.
         cost: None where time or price is not known.
+        no_cost: why there is none although prices were given.
+        left_out: what the run does beside, whose time nobody knows, in words.
     """
 
     flops: dict[str, float] | None = None
     seconds: Seconds | None = None
     how: str = "not known: the rows are not here"
     cost: Cost | None = None
+    no_cost: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Its part of `plan.json`."""
@@ -100,15 +105,18 @@ class Duration:
             "seconds": None if seconds is None else round(seconds.total, 3),
             "seconds_by_part": None if seconds is None else seconds.to_json(),
             "seconds_found": self.how,
+            "seconds_left_out": list(self.left_out),
             "flops": self.flops,
             "cost": None if cost is None else round(cost.amount, 6),
             "cost_found": None if cost is None else vars(cost),
+            "cost_missing": self.no_cost,
         }
 
 
 def predict_duration(run: Counted, timing: Timing) -> Duration:
     """Predict the operations, seconds and money of a run."""
     recipe, target, division = run.recipe, run.target, run.division
+    spent = timing.spent()  # before this machine is timed, for which a run takes no time
     workload = run_workload(
         run.sets.train,
         run.sets.repeats,
@@ -121,42 +129,68 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
     flops = count_flops(run.model, run.adapter, target.dtype.itemsize)
     events = _events(run)
     counted = _operations(flops, workload, events, division.recompute_policy)
+    left_out = list(events.evaluation.left_out)
     machine: Machine
     if target.gpu is not None:
         machine = _sheet(run, target.gpu, flops, timing.efficiency)
+        if events.evaluation.formulas:
+            left_out.append("comparing formulas (math)")
     else:
-        rates = _rates(run, workload, timing)
+        load = _load_seconds(run) if timing.times_machine else None
+        if load is None:
+            left_out.append("loading, for the weights of the base are not here")
+        rates = _rates(run, flops, workload, timing)
         if isinstance(rates, str):
             return Duration(counted, None, rates, None)
-        machine = Measured(flops, rates)
-    seconds = predict_seconds(workload, events, machine, start=timing.spent())
-    cost = None
+        formulas = time_formulas() if events.evaluation.formulas else None
+        machine = Measured(flops, rates, load or 0.0, formulas)
+    seconds = predict_seconds(workload, events, machine, start=spent)
+    name = machine_of(target.device) if target.gpu is None else target.gpu.name
+    cost = why = None
     if timing.prices is not None:
-        name = machine_of(target.device) if target.gpu is None else target.gpu.name
         cost = timing.prices.of_machine(name, seconds.total, count=run.num_gpus)
-    return Duration(counted, seconds, machine.how, cost)
+        why = None if cost is not None else f"{timing.prices.source} has no price for {name!r}"
+    return Duration(counted, seconds, machine.how, cost, why, tuple(left_out))
 
 
-def _rates(run: Counted, workload: Workload, timing: Timing) -> Rates | str:
-    """What this machine takes, or why that is not known."""
+def _load_seconds(run: Counted) -> float | None:
+    """Of loading the base; None where its weights are not here."""
+    base = run.recipe.base
+    path = hub.local_path(base.model)
+    if not path.is_dir():
+        cached = hub.resolve_config(base.model, base.revision).parent
+        path = cached
+    if not hub.weights_are_here(path):
+        return None
+    return time_loading(
+        path,
+        run.model,
+        as_stored=base.quantization == CHECKPOINT,
+        dtype=run.target.dtype,
+        device=run.target.device,
+    )
+
+
+def _rates(run: Counted, flops: ModelFlops, workload: Workload, timing: Timing) -> Rates | str:
+    """Measured rates of the device, or why there are none."""
+    device = run.target.device
     if not timing.times_machine:
         return "not known: this machine was not timed"
-    device = run.target.device
     if device.type == "cuda" and not torch.cuda.is_available():
         return "not known: there is no CUDA device here to time; name one with --gpu"
     recipe = run.recipe
     try:
         return calibrate(
             run.model,
-            recipe.adapter,
+            run.adapter,
+            flops,
             LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
             run.division,
             workload.passes,
             device=device,
-            trainable=run.adapter.trainable,
         )
     except (MemoryError, torch.OutOfMemoryError):
-        return "not known: two layers of the model do not fit beside what else is in memory here"
+        return "not known: layers of the model do not fit beside what else is in memory here"
 
 
 def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> DataSheet:
@@ -175,29 +209,29 @@ def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> Data
 
 def _events(run: Counted) -> Events:
     """What happens between the steps and after them."""
-    train, wanted, sets, length = run.recipe.train, run.recipe.evaluate, run.sets, run.length
+    train, sets, length = run.recipe.train, run.sets, run.length
     division = run.division
     per_epoch = length.steps_per_epoch
-    budget = train.forward_tokens
     validation: list[Pass] = []
     if sets.validation is not None:
-        validation = _passes(sets.validation, None, division.micro_batch_tokens, division.packed)
-    evaluation, prompts, answers = [], [], 0
-    scores = any(name in tasks.names() for name in wanted.metrics)
-    for examples in sets.evaluation.values():
-        evaluation += _passes(examples, wanted.max_examples, budget, division.packed)
-        if scores:
-            asked = min(wanted.max_generated, wanted.max_examples or len(examples), len(examples))
-            prompts += _prompts(examples, asked)
-            answers += asked
+        validation = lay_out(
+            sets.validation,
+            np.arange(len(sets.validation)),
+            micro_batch_tokens=division.micro_batch_tokens,
+            packed=division.packed,
+        )
     return Events(
         validations=_how_often(length.steps, train.eval_steps or per_epoch) if validation else 0,
         checkpoints=_how_often(length.steps, train.save_steps or per_epoch),
         validation=validation,
-        evaluation=evaluation,
-        answers=answers,
-        answer_tokens=wanted.max_new_tokens,
-        prompts=prompts,
+        rehearsed=train.worst_batch_first,
+        evaluation=evaluation_work(
+            sets,
+            run.recipe.evaluate,
+            seed=train.seed,
+            token_budget=train.forward_tokens,
+            packed=division.packed,
+        ),
     )
 
 
@@ -206,31 +240,13 @@ def _how_often(steps: int, every: int) -> int:
     return steps // every + (steps % every > 0)
 
 
-def _passes(examples: ExampleSet, at_most: int | None, budget: int, packed: bool) -> list[Pass]:
-    return lay_out(examples, _spread(examples, at_most), micro_batch_tokens=budget, packed=packed)
-
-
-def _prompts(examples: ExampleSet, count: int) -> list[Pass]:
-    """What precedes the answers, all prompts of a batch in one pass."""
-    rows = _spread(examples, count)
-    lengths = np.maximum(examples.lengths[rows] - examples.trained_lengths[rows], 1).tolist()
-    return [Pass(n, 1, (n,)) for n in lengths]
-
-
-def _spread(examples: ExampleSet, at_most: int | None) -> np.ndarray:
-    """Rows that stand for those that will be drawn."""
-    count = len(examples)
-    if at_most is None or count <= at_most:
-        return np.arange(count)
-    return np.linspace(0, count - 1, at_most).astype(np.int64)
-
-
 def _operations(
     flops: ModelFlops, workload: Workload, events: Events, policy: RecomputePolicy
 ) -> dict[str, float]:
     passes = sum(flops.training(one, policy) for one in workload.passes)
     training = passes * workload.scale + flops.step * workload.num_steps
     validation = events.validations * sum(flops.evaluation(one) for one in events.validation)
-    evaluation = 2 * sum(flops.evaluation(one) for one in events.evaluation)
+    measured = (*events.evaluation.losses, *events.evaluation.choices)
+    evaluation = 2 * sum(one.times * sum(map(flops.evaluation, one.passes)) for one in measured)
     parts = {"training": training, "validation": validation, "evaluation": evaluation}
     return parts | {"total": sum(parts.values())}

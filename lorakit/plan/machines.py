@@ -16,7 +16,7 @@ from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.plan.gpus import Gpu, gpu_of_device_name
 from lorakit.plan.prices import CPU
-from lorakit.train.rates import DECODE_BATCH, Rates
+from lorakit.train.rates import DECODE_BATCH, Curve, Rates
 
 # Share of a data sheet's products that training reaches. Not measured: lorakit has not been timed
 # on a GPU. Published LoRA runs of 7B and 8B models reach 0.41 to 0.50 on an H100 (NeMo AutoModel
@@ -75,6 +75,10 @@ class Machine(Protocol):
         """Of writing one."""
         ...
 
+    def formulas(self, count: int) -> float:
+        """Of comparing so many."""
+        ...
+
     @property
     def load(self) -> float:
         """Until the base is there."""
@@ -86,12 +90,14 @@ class Measured:
     """This machine, by its rates.
 
     Attributes:
-        load: seconds until the base is there.
+        load: seconds until the base is there; 0 where its weights are not here.
+        formula_times: {formulas: seconds}; None: there are none to compare.
     """
 
     flops: ModelFlops
     rates: Rates
-    load: float
+    load: float = 0.0
+    formula_times: Curve | None = None
 
     @property
     def how(self) -> str:
@@ -117,11 +123,14 @@ class Measured:
         return seconds + self.rates.head_forward.at(one.trained)
 
     def decode(self, batch: int) -> float:
-        return self.rates.decode
+        return self.rates.decode  # of fewer it is at most as much
 
     @property
     def decode_batch(self) -> int:
-        return self.rates.decode_batch
+        return DECODE_BATCH
+
+    def formulas(self, count: int) -> float:
+        return self.formula_times.at(count) if count and self.formula_times else 0.0
 
     @property
     def step(self) -> float:
@@ -175,6 +184,9 @@ class DataSheet:
     def decode(self, batch: int) -> float:
         one = Pass(batch, batch, (1,) * batch)
         return self._pass(self.flops.evaluation(one), reads=1) * self.count  # not shared
+
+    def formulas(self, count: int) -> float:
+        return 0.0  # its host's, which is not known
 
     @property
     def step(self) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.base import hub
 from lorakit.base.from_recipe import load_tokenizer_of_base
@@ -36,6 +36,8 @@ class Sets:
         train, repeats: to train on, and how often each is seen in an epoch.
         validation: measured between the steps.
         evaluation: {name: measured before and after}.
+        named: what they were made of; None: only the examples are known.
+        tokenizer: that they were made with.
         has_held_out: False: the sets to measure on are not here, and may be named all the same.
     """
 
@@ -44,9 +46,11 @@ class Sets:
     validation: ExampleSet | None = None
     evaluation: Mapping[str, ExampleSet] = field(default_factory=dict)
     has_held_out: bool = True
+    named: NamedSets | None = field(default=None, repr=False)
+    tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
 
     @staticmethod
-    def of(named: NamedSets) -> Sets:
+    def of(named: NamedSets, tokenizer: PreTrainedTokenizerBase | None = None) -> Sets:
         """Those of a recipe."""
         held_out = named.validation
         return Sets(
@@ -54,6 +58,8 @@ class Sets:
             named.train.repeats,
             None if held_out is None else held_out.examples,
             {name: one.examples for name, one in named.evaluation.items()},
+            named=named,
+            tokenizer=tokenizer,
         )
 
 
@@ -94,7 +100,7 @@ def read_sets(recipe: Recipe, config: PretrainedConfig) -> tuple[Sets | None, st
         missing = f"validation and evaluation are not in the time: {absent[0]!r} is not here"
         return Sets(prepared.examples, prepared.repeats, has_held_out=False), missing
     tokenizer, _ = load_tokenizer_of_base(recipe.base)
-    return Sets.of(prepare_named_sets(recipe, tokenizer, config)), None
+    return Sets.of(prepare_named_sets(recipe, tokenizer, config), tokenizer), None
 
 
 def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | None, str | None]:

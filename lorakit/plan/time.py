@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lorakit.engine.passes import Pass
+from lorakit.plan.evaluation_work import EvaluationWork, Passes
 from lorakit.plan.machines import Machine
 from lorakit.plan.workload import Workload
 
@@ -17,18 +18,15 @@ class Events:
     Attributes:
         validations, checkpoints: how often.
         validation: the passes of one validation.
-        evaluation: the passes of the loss evaluation, each made with the adapter off and on.
-        answers: prompts that are answered, twice; answer_tokens: of an answer, at most.
-        prompts: passes that read the prompts.
+        rehearsed: whether the largest micro-batch is run once before the first step.
+        evaluation: after the last.
     """
 
     validations: int = 0
     checkpoints: int = 0
     validation: Sequence[Pass] = ()
-    evaluation: Sequence[Pass] = ()
-    answers: int = 0
-    answer_tokens: int = 0
-    prompts: Sequence[Pass] = ()
+    rehearsed: bool = False
+    evaluation: EvaluationWork = field(default_factory=EvaluationWork)
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,16 @@ class Seconds:
 
     Attributes:
         start: until the first step: imports, data, loading.
+        rehearsal: of the largest passes, before the first step.
         training: optimizer steps.
         validation, checkpoints: between them.
-        evaluation: losses before and after.
+        evaluation: losses before and after, options of multiple choice, formulas compared.
         answers_at_most: generated answers, if none of them ended before its last token; not in
             `total`.
     """
 
     start: float
+    rehearsal: float
     training: float
     validation: float
     checkpoints: float
@@ -54,7 +54,7 @@ class Seconds:
     @property
     def total(self) -> float:
         """Of all that is known to happen."""
-        return self.start + self.training + self.validation + self.checkpoints + self.evaluation
+        return sum(vars(self).values()) - self.answers_at_most
 
     def to_json(self) -> dict[str, float]:
         """For `plan.json`."""
@@ -72,19 +72,31 @@ def predict_seconds(
         machine: that it runs on.
         start: seconds that are spent already, or will be before the base is loaded.
     """
-    passes = sum(machine.micro_batch(one) for one in workload.passes)
-    validation = sum(machine.loss_pass(one) for one in events.validation)
-    evaluation = sum(machine.loss_pass(one) for one in events.evaluation)
-    reading = sum(machine.loss_pass(one) for one in events.prompts)
-    rounds = -(-events.answers // max(1, machine.decode_batch))
-    writing = (
-        rounds * events.answer_tokens * machine.decode(min(events.answers, machine.decode_batch))
-    )
+    work = events.evaluation
+    training = [machine.micro_batch(one) for one in workload.passes]
+    validation = [machine.loss_pass(one) for one in events.validation]
+    largest = max(training, default=0.0) + max(validation, default=0.0) + machine.step
+    passes = _of_passes(machine, (*work.losses, *work.choices))
     return Seconds(
         start=start + machine.load,
-        training=passes * workload.scale + machine.step * workload.num_steps,
-        validation=validation * events.validations,
+        rehearsal=largest if events.rehearsed else 0.0,
+        training=sum(training) * workload.scale + machine.step * workload.num_steps,
+        validation=sum(validation) * events.validations,
         checkpoints=machine.checkpoint * events.checkpoints,
-        evaluation=2 * evaluation,
-        answers_at_most=2 * (reading + writing) if events.answers else 0.0,
+        evaluation=2 * passes + machine.formulas(work.formulas),
+        answers_at_most=_of_answers(machine, work),
     )
+
+
+def _of_passes(machine: Machine, several: Sequence[Passes]) -> float:
+    """Of passes that measure, each once."""
+    return sum(one.times * sum(map(machine.loss_pass, one.passes)) for one in several)
+
+
+def _of_answers(machine: Machine, work: EvaluationWork) -> float:
+    """Of base and tuned."""
+    if not work.answers:
+        return 0.0
+    at_once = max(1, min(work.max_batch, machine.decode_batch, work.answers))
+    writing = -(-work.answers // at_once) * work.answer_tokens * machine.decode(at_once)
+    return 2 * (sum(map(machine.loss_pass, work.prompts)) + writing)
