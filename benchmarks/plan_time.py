@@ -36,25 +36,17 @@ import torch
 import yaml
 from contest import results_file, table, work_folder
 from page import command, machine, write_section
-from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import PreTrainedConfig, Qwen3Config
 from transformers.models.llama import LlamaForCausalLM
 from transformers.models.qwen3 import Qwen3ForCausalLM
+from workload import CONFIGS
 
 SHORTEST = 120.0  # what "over two minutes" is
 TRIAL_STEPS = 8
 SENTENCE = "the patient was given a dose of it and then felt better after two days in bed"
 
 SHAPES: dict[str, PreTrainedConfig] = {
-    "llama-135m": LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    ),
+    "smollm2-135m": CONFIGS["smollm2-135m"],
     "qwen3-20m": Qwen3Config(
         vocab_size=8192,
         hidden_size=384,
@@ -97,7 +89,7 @@ CASES = (
             "evaluate": {"in_domain": "builtin:in_domain", "max_examples": 40},
         },
     ),
-    Case("llama-135m, dense, LoRA, short rows", "llama-135m", 40, {"adapter": {"r": 16}}),
+    Case("smollm2-135m, dense, LoRA, short rows", "smollm2-135m", 40, {"adapter": {"r": 16}}),
     Case(
         "qwen3-20m, NF4, LoRA, long rows, recomputed",
         "qwen3-20m",

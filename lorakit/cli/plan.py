@@ -81,6 +81,7 @@ def command(
     check_html(html)
     with stdout_for_results():
         from lorakit.base.placement import parse_bytes
+        from lorakit.lint.lint_time import time_rules
         from lorakit.plan.duration import Timing
         from lorakit.plan.fixes import fixes_for
         from lorakit.plan.machines import EFFICIENCY
@@ -91,6 +92,7 @@ def command(
         timing = Timing(
             times_machine=not no_calibrate,
             spent=lambda: time.monotonic() - process_began(),
+            checks=time_rules,
             efficiency=efficiency or EFFICIENCY,
             prices=load_prices(prices),
         )

@@ -47,9 +47,13 @@ def show_duration(duration: Duration) -> None:
                 out.print(f"  {'answers':<13} {words if value else 'none'}")
             else:
                 out.print(f"  {part:<13} {human_seconds(value)}")
+    for words in duration.left_out:
+        out.print(f"  not in it     {words}")
     cost = duration.cost
     if cost is not None:
         out.print(f"{'cost':<15} {cost.amount:.2f} {cost.currency}: {cost.basis}")
+    elif duration.no_cost is not None:
+        out.print(f"{'cost':<15} not known: {duration.no_cost}")
 
 
 def human_seconds(seconds: float) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import Attached
 from lorakit.base import hub
 from lorakit.base.load_time import time_loading
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.engine.dense_copies import dense_copy_bytes
+from lorakit.data.named_sets import NamedSets
 from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.engine.recompute import RecomputePolicy
@@ -35,6 +36,9 @@ from lorakit.train.rates import Rates
 from lorakit.train.settings import LoopSettings
 
 
+Checks = Callable[[Recipe, NamedSets, PreTrainedTokenizerBase, PreTrainedConfig], float]
+
+
 @dataclass(frozen=True)
 class Timing:
     """What time and money are found from.
@@ -42,12 +46,15 @@ class Timing:
     Attributes:
         times_machine: time this machine for a few seconds; otherwise its time stays unknown.
         spent: seconds of the process so far: a run takes them for its imports and rows too.
+        checks: seconds that the rules of `lorakit check` take, which every run begins with; None:
+            not known.
         efficiency: share of a named GPU's products that training reaches.
         prices: None: no cost.
     """
 
     times_machine: bool = False
     spent: Callable[[], float] = lambda: 0.0
+    checks: Checks | None = None
     efficiency: float = EFFICIENCY
     prices: Prices | None = None
 
@@ -130,6 +137,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
     events = _events(run)
     counted = _operations(flops, workload, events, division.recompute_policy)
     left_out = list(events.evaluation.left_out)
+    checks = 0.0
     machine: Machine
     if target.gpu is not None:
         machine = _sheet(run, target.gpu, flops, timing.efficiency)
@@ -143,14 +151,23 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         if isinstance(rates, str):
             return Duration(counted, None, rates, None)
         formulas = time_formulas() if events.evaluation.formulas else None
+        checks = _check_seconds(run, timing)
         machine = Measured(flops, rates, load or 0.0, formulas)
-    seconds = predict_seconds(workload, events, machine, start=spent)
+    seconds = predict_seconds(workload, events, machine, start=spent + checks)
     name = machine_of(target.device) if target.gpu is None else target.gpu.name
     cost = why = None
     if timing.prices is not None:
         cost = timing.prices.of_machine(name, seconds.total, count=run.num_gpus)
         why = None if cost is not None else f"{timing.prices.source} has no price for {name!r}"
     return Duration(counted, seconds, machine.how, cost, why, tuple(left_out))
+
+
+def _check_seconds(run: Counted, timing: Timing) -> float:
+    """Of the rules, which `train` holds its rows to before it begins."""
+    sets = run.sets
+    if timing.checks is None or sets.named is None or sets.tokenizer is None:
+        return 0.0
+    return timing.checks(run.recipe, sets.named, sets.tokenizer, run.model.config)
 
 
 def _load_seconds(run: Counted) -> float | None:

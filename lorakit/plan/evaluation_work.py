@@ -86,7 +86,7 @@ def evaluation_work(
         if answers_are_wanted(wanted):
             picked = rows[draw(len(rows), wanted.max_generated, seed=seed)]
             asked += questions(examples, picked.tolist(), ())
-        choices += _choices(sets, name, rows, wanted, token_budget, packed)
+        choices += _choices(sets, name, wanted, seed, token_budget, packed)
     losses += _seen(sets, wanted, seed, token_budget, packed)
     return EvaluationWork(
         losses,
@@ -157,18 +157,14 @@ def _seen(
 
 
 def _choices(
-    sets: Sets,
-    name: str,
-    rows: np.ndarray,
-    wanted: EvaluateSection,
-    token_budget: int,
-    packed: bool,
+    sets: Sets, name: str, wanted: EvaluateSection, seed: int, token_budget: int, packed: bool
 ) -> list[Passes]:
     """The options of a set's questions, of some of them where there are many."""
     metrics = [metric for metric in wanted.metrics if metric in CHOICES]
     if not metrics or sets.named is None or sets.tokenizer is None:
         return []
     held_out = sets.named.evaluation[name]
+    rows = draw(len(held_out.examples), wanted.max_examples, seed=seed)
     looked_at = rows[draw(len(rows), MAX_OPTIONS_READ, seed=0)].tolist()
     found = [held_out.conversations[index] for index in looked_at]
     asked = [one for one in found if isinstance(one, Conversation) and one.choices is not None]

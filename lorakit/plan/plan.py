@@ -259,14 +259,7 @@ def _worst(
             longest, division, validates=recipe.data.validation is not None
         )
     worst = real_worst(
-        model,
-        sets.train,
-        sets.repeats,
-        sets.validation,
-        recipe,
-        division,
-        num_steps=length.steps,
-        world_size=num_gpus,
+        model, sets, recipe, division, num_steps=length.steps, world_size=num_gpus
     )
     return division, worst
 

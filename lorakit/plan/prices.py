@@ -31,6 +31,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     date: datetime.date = Field(description="When the price was looked up.")
+    source: str = Field("", description="Address of the page it was read on.")
     note: str = ""
 
 
@@ -74,7 +75,7 @@ class Cost:
 
     Attributes:
         amount: in `currency`.
-        basis: in words: the price, its date and its note.
+        basis: in words: the price, its date, its source and its note.
     """
 
     amount: float
@@ -133,8 +134,8 @@ class Prices:
         return self.api[name]
 
     def _cost(self, amount: float, basis: str, entry: _Entry) -> Cost:
-        note = f"; {entry.note}" if entry.note else ""
-        return Cost(amount, self.currency, f"{basis} ({entry.date}{note})")
+        told = "; ".join(part for part in (str(entry.date), entry.source, entry.note) if part)
+        return Cost(amount, self.currency, f"{basis} ({told})")
 
 
 def load_prices(path: Path | None = None) -> Prices:

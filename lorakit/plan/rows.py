@@ -26,6 +26,7 @@ from lorakit.data.prepare import Prepared, prepare_meanings
 from lorakit.errors import DataError
 from lorakit.recipe import Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data
+from lorakit.train.worst import Largest
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Sets:
         evaluation: {name: measured before and after}.
         named: what they were made of; None: only the examples are known.
         tokenizer: that they were made with.
+        largest: the largest micro-batches of a run, by how it lays its rows out; see `worst.py`.
         has_held_out: False: the sets to measure on are not here, and may be named all the same.
     """
 
@@ -48,6 +50,9 @@ class Sets:
     has_held_out: bool = True
     named: NamedSets | None = field(default=None, repr=False)
     tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+    largest: dict[tuple[int | bool, ...], Largest] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @staticmethod
     def of(named: NamedSets, tokenizer: PreTrainedTokenizerBase | None = None) -> Sets:

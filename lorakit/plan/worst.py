@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from lorakit.data.examples import ExampleSet
@@ -13,11 +12,12 @@ from lorakit.data.named_sets import context_of
 from lorakit.engine.activations import layer_bytes
 from lorakit.engine.fuse import fused_modules
 from lorakit.plan.rehearsal import BatchShape
+from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.train.batches import StepBatches
 from lorakit.train.choices import Division
 from lorakit.train.modes import compute_dtype
-from lorakit.train.worst import worst_of_set, worst_of_steps
+from lorakit.train.worst import Largest, largest_of_steps, worst_of_set
 
 # Without rows: the tokens of one example, where the recipe names no max_length.
 ASSUMED_TOKENS = 2048
@@ -38,48 +38,54 @@ class Worst:
     assumed: str | None
 
 
+
+
 def real_worst(
     model: PreTrainedModel,
-    examples: ExampleSet,
-    repeats: np.ndarray,
-    validation: ExampleSet | None,
+    sets: Sets,
     recipe: Recipe,
     division: Division,
     *,
     num_steps: int,
     world_size: int = 1,
 ) -> Worst:
-    """The worst of the micro-batches that training will make of `examples`, on any rank, and of
-    those that measure `validation`."""
+    """The worst of the micro-batches that training will make of `sets`, on any rank, and of those
+    that measure the validation set."""
     with fused_modules(model):
         layers = layer_bytes(model, compute_dtype(model).itemsize)
-    shapes: dict[BatchShape, None] = {}
-    assumed = None
-    for rank in range(world_size):
+    largest = _largest(sets, recipe, division, num_steps=num_steps, world_size=world_size)
+    worst = largest.worst(division.recompute_policy, layers)
+    shapes = dict.fromkeys(_shape(sets.train, group, division) for group in worst.groups)
+    measured = None
+    if sets.validation is not None:
+        group = worst_of_set(
+            sets.validation, token_budget=division.micro_batch_tokens, packed=division.packed
+        )
+        measured = _shape(sets.validation, group, division)
+    assumed = None if worst.exact else "the run has more steps than were looked at"
+    return Worst(tuple(shapes), measured, assumed)
+
+
+def _largest(
+    sets: Sets, recipe: Recipe, division: Division, *, num_steps: int, world_size: int
+) -> Largest:
+    """Found once for all plans of the same rows that lay them out alike: of a million rows it takes
+    a second, and whatever else a plan changes makes no difference to it."""
+    train = recipe.train
+    layout = (train.batch_size, train.seed, division.micro_batch_tokens, division.packed)
+    key = (*layout, num_steps, world_size)
+    if key not in sets.largest:
         batches = StepBatches(
-            examples,
-            repeats,
-            batch_size=recipe.train.batch_size,
-            seed=recipe.train.seed,
+            sets.train,
+            sets.repeats,
+            batch_size=train.batch_size,
+            seed=train.seed,
             token_budget=division.micro_batch_tokens,
             packed=division.packed,
-            rank=rank,
             world_size=world_size,
         )
-        worst = worst_of_steps(
-            batches, range(num_steps), policy=division.recompute_policy, layers=layers
-        )
-        for group in worst.groups:
-            shapes[_shape(examples, group, division)] = None
-        if not worst.exact:
-            assumed = "the run has more steps than were looked at"
-    measured = None
-    if validation is not None:
-        group = worst_of_set(
-            validation, token_budget=division.micro_batch_tokens, packed=division.packed
-        )
-        measured = _shape(validation, group, division)
-    return Worst(tuple(shapes), measured, assumed)
+        sets.largest[key] = largest_of_steps(batches, range(num_steps), ranks=range(world_size))
+    return sets.largest[key]
 
 
 def assumed_worst(longest: int, division: Division, *, validates: bool) -> Worst:

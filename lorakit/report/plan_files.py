@@ -102,9 +102,11 @@ class PlanFound(Part):
     seconds: float | None = None
     seconds_by_part: dict[str, float] | None = None
     seconds_found: str | None = None
+    seconds_left_out: tuple[str, ...] = ()
     flops: dict[str, float] | None = None
     cost: float | None = None
     cost_found: CostFound | None = None
+    cost_missing: str | None = None
     weights_by_device: dict[str, int] | None = None
     layers: Layers | None = None
     gpu: GpuFacts | None = None

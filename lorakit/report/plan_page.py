@@ -222,11 +222,13 @@ def _times(plan: PlanFound) -> Iterator[Fact]:
             yield Fact("Answers", f"at most {duration(seconds)}", "not in the sum: most end sooner")
         else:
             yield Fact(part_name(part), duration(seconds))
+    for words in plan.seconds_left_out:
+        yield Fact("Not in the time", words)
     for part, operations in (plan.flops or {}).items():
         if part == "total":
             yield Fact("Operations", _operations(operations), "multiplications and additions")
     if plan.cost_found is None:
-        yield Fact("Cost", NOT_KNOWN, "neither a time nor a price is known")
+        yield Fact("Cost", NOT_KNOWN, plan.cost_missing or "neither a time nor a price is known")
     else:
         money = _money(plan.cost_found.amount, plan.cost_found.currency)
         yield Fact("Cost", money, plan.cost_found.basis)

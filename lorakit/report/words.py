@@ -48,6 +48,7 @@ PART_NAMES = {
     "context": "the GPU's context",
     "answers_at_most": "answers, at most",
     "start": "start: loading and data",
+    "rehearsal": "largest passes, tried first",
     "lora": "LoRA, 16-bit",
     "qlora": "QLoRA, NF4",
     "full": "full, 16-bit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ class StepBatches:
         rank, world_size: this process, and how many there are.
 
     Attributes:
-        examples, packed: as given.
+        examples, packed, token_budget, rank, world_size: as given.
 
     Raises:
         DataError: no example, one that trains nothing, or repeats that leave an epoch empty.
@@ -78,11 +78,11 @@ class StepBatches:
         self._repeats = repeats
         self._batch_size = batch_size
         self._seed = seed
-        self._token_budget = token_budget
+        self.token_budget = token_budget
         self.packed = packed
         self._pad_id = pad_id
-        self._rank = rank
-        self._world_size = world_size
+        self.rank = rank
+        self.world_size = world_size
         self._epoch = 0
         self._order = self._order_of(0)
         self.steps_per_epoch = math.ceil(len(self._order) / batch_size)
@@ -105,8 +105,8 @@ class StepBatches:
 
     def groups_of(self, step: int) -> list[list[int]]:
         """The examples of each micro-batch of this rank: known from their lengths alone."""
-        mine = self.examples_of(step)[self._rank :: self._world_size]
-        groups = packing_of(self.packed)(self.examples.lengths[mine].tolist(), self._token_budget)
+        mine = self.examples_of(step)[self.rank :: self.world_size]
+        groups = packing_of(self.packed)(self.examples.lengths[mine].tolist(), self.token_budget)
         return [[int(mine[i]) for i in group] for group in groups]
 
     def batch_of(self, step: int, group: Sequence[int]) -> StepBatch:
@@ -127,15 +127,33 @@ class StepBatches:
     def examples_of(self, step: int) -> np.ndarray:
         """int64, the examples of one step over all ranks, in order."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._order_of(epoch)
-        return step_of_epoch(self._order, step_in_epoch, self._batch_size)
+        return step_of_epoch(self._order_in(epoch), step_in_epoch, self._batch_size)
+
+    def blocks_of(self, steps: range) -> Iterator[np.ndarray]:
+        """The examples of many steps over all ranks: int64 (steps, examples of a step), one block
+        an epoch; a short last step of an epoch is a block of its own."""
+        start, size = steps.start, self._batch_size
+        while start < steps.stop:
+            epoch, first = divmod(start, self.steps_per_epoch)
+            stop = min(steps.stop, (epoch + 1) * self.steps_per_epoch)
+            rows = self._order_in(epoch)[first * size : (first + stop - start) * size]
+            whole = len(rows) // size * size
+            if whole:
+                yield rows[:whole].reshape(-1, size)
+            if whole < len(rows):
+                yield rows[whole:][None]
+            start = stop
 
     def count_steps(self, num_epochs: float, max_steps: int | None) -> int:
         """Optimizer steps of the whole run: `max_steps`, or the epochs' rounded up."""
         if max_steps is not None:
             return max_steps
         return math.ceil(num_epochs * self.steps_per_epoch)
+
+    def _order_in(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._order_of(epoch)
+        return self._order
 
     def _order_of(self, epoch: int) -> np.ndarray:
         return epoch_order(len(self.examples), self._repeats, self._seed, epoch)

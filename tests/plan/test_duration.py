@@ -20,6 +20,7 @@ from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import InputError
 from lorakit.plan.duration import Timing
+from lorakit.plan.evaluation_work import EvaluationWork, Passes
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.machines import DataSheet
 from lorakit.plan.plan import Plan, plan
@@ -116,13 +117,13 @@ def test_pairs_of_tokens() -> None:
 
 def test_recompute_costs_a_forward_pass_of_the_layers() -> None:
     flops, one = flops_of("llama"), Pass(50, 10, (20, 30))
-    kept, again = flops.layers(one, NONE), flops.layers(one, RecomputePolicy("full"))
+    kept, again = flops.in_layers(one, NONE), flops.in_layers(one, RecomputePolicy("full"))
     assert kept.recompute == 0
     assert again.recompute == kept.forward
-    selective = flops.layers(one, RecomputePolicy("selective"))
+    selective = flops.in_layers(one, RecomputePolicy("selective"))
     assert 0 < selective.recompute < again.recompute
     budget = RecomputePolicy("auto", 50 * flops.layer_bytes[0].none)  # one of two layers
-    assert 0 < flops.layers(one, budget).recompute < again.recompute
+    assert 0 < flops.in_layers(one, budget).recompute < again.recompute
 
 
 def test_curves_go_through_their_points_and_on_in_proportion() -> None:
@@ -179,19 +180,27 @@ def test_the_parts_add_up() -> None:
         def decode(self, batch: int) -> float:
             return 0.1
 
+        def formulas(self, count: int) -> float:
+            return 0.25 * count
+
     rows, repeats = examples(10), np.ones(10)
     length = count_run_length(rows, repeats, batch_size=5, num_epochs=1, max_steps=None, seed=0)
     workload = run_workload(
         rows, repeats, length, batch_size=5, seed=0, micro_batch_tokens=64, packed=True
     )
     one = Pass(20, 4, (20,))
-    events = Events(2, 3, [one], [one, one], answers=6, answer_tokens=10, prompts=[one])
+    work = EvaluationWork([Passes([one, one])], [Passes([one], 2.0)], 6, 10, [one], 4, 5)
+    events = Events(2, 3, [one], True, work)
     seconds = predict_seconds(workload, events, Machine(), start=1.0)
     assert seconds.start == 8
+    assert seconds.rehearsal == max(one.tokens for one in workload.passes) + 2 + 0.5
     assert seconds.training == length.tokens + 2 * 0.5
-    assert (seconds.validation, seconds.checkpoints, seconds.evaluation) == (4, 9, 8)
+    assert (seconds.validation, seconds.checkpoints) == (4, 9)
+    # Base and tuned: two losses, the options twice; and formulas once.
+    assert seconds.evaluation == 2 * (2 * 2 + 2 * 2) + 5 * 0.25
     assert seconds.answers_at_most == pytest.approx(2 * (2 + 2 * 10 * 0.1))
-    assert seconds.total == 8 + seconds.training + 4 + 9 + 8
+    parts = seconds.to_json()
+    assert seconds.total == pytest.approx(sum(parts.values()) - parts["answers_at_most"])
 
 
 def test_a_data_sheet_is_bound_by_products_or_by_memory() -> None:

@@ -30,6 +30,8 @@ def test_examples_are_dated_and_marked_as_such() -> None:
     for entry in (*prices.gpu_hour.values(), prices.cpu_hour, *prices.api.values()):
         assert "example" in entry.note
         assert entry.date.year >= 2024
+    for entry in (*prices.gpu_hour.values(), *prices.api.values()):
+        assert entry.source.startswith("https://")
 
 
 def test_machines_cost_by_the_hour() -> None:
@@ -41,7 +43,7 @@ def test_machines_cost_by_the_hour() -> None:
     assert eight is not None
     assert eight.amount == pytest.approx(4 * one.amount)
     assert str(prices.gpu_hour["h100"].date) in one.basis
-    assert prices.of_machine("rtx3060", 3600) is None  # no example has it
+    assert prices.of_machine("l40s", 3600) is None  # no example has it
 
 
 def test_calls_cost_by_the_million_tokens() -> None:

@@ -1,0 +1,136 @@
+"""Plans of a recipe with changes, and whether they fit."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.errors import InputError
+from lorakit.plan.changes import Change
+from lorakit.plan.plan import Plan
+from lorakit.plan.rows import Sets
+from lorakit.recipe import Recipe, edited
+
+OFFLOADED = ("cpu", "disk")
+
+log = logging.getLogger(__name__)
+
+PlanAgain = Callable[[Recipe, Sets | None], Plan]
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Changes that make a run fit.
+
+    Attributes:
+        changes: {key: value}, in the order of their cost.
+        costs: of each, in words.
+        needed: bytes on the device with them.
+        slowdown: predicted time over that of the recipe as it is; None where either is unknown.
+    """
+
+    changes: dict[str, Any]
+    costs: tuple[str, ...]
+    needed: int
+    slowdown: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `lorakit plan --json`."""
+        return vars(self) | {"costs": list(self.costs)}
+
+
+class Trial:
+    """Plans of the recipe with changes, each made once."""
+
+    def __init__(self, recipe: Recipe, now: Plan, limit: int, plan_again: PlanAgain) -> None:
+        self._recipe, self._now, self._limit = recipe, now, limit
+        self._plan_again = plan_again
+        self._plans: dict[str, Plan | None] = {}
+
+    def plan(self, changes: Sequence[Change]) -> Plan | None:
+        """None: these changes cannot work together, here or with this model."""
+        values = {change.key: change.value for change in changes}
+        key = repr(sorted(values.items(), key=lambda pair: pair[0]))
+        if key not in self._plans:
+            rows = [change.sets for change in changes if change.sets is not None]
+            try:
+                recipe = edited(self._recipe, values)
+                planned = self._plan_again(recipe, rows[-1] if rows else self._now.sets)
+            except InputError as error:
+                log.debug("not planned with %s: %s", values, error)
+                planned = None
+            self._plans[key] = planned
+        return self._plans[key]
+
+    def demand(self, changes: Sequence[Change]) -> int:
+        """Bytes that are needed; of what cannot work, more than there are anywhere."""
+        planned = self.plan(changes)
+        return sys.maxsize if planned is None else demanded_bytes(planned)
+
+    def helps(self, changes: Sequence[Change]) -> bool:
+        """Whether less is needed; what cannot work does not help."""
+        return self.demand(changes) < demanded_bytes(self._now) or self.fits(changes)
+
+    def fits(self, changes: Sequence[Change]) -> bool:
+        """Whether the run fits; offloaded only where the recipe or a change asks for it."""
+        planned = self.plan(changes)
+        allows_offload = self._recipe.base.offload in OFFLOADED or any(
+            change.key == "base.offload" for change in changes
+        )
+        return planned is not None and fits(planned, self._limit, allows_offload=allows_offload)
+
+    def put_together(self, changes: Sequence[Change]) -> list[Change]:
+        """Changes in their order until the run fits, without those that are not needed; where it
+        never does, those that come nearest."""
+        chosen: list[Change] = []
+        for change in changes:
+            longer = [c for c in chosen if c.key != change.key] + [change]
+            if not chosen or self.demand(longer) < self.demand(chosen):
+                chosen = longer
+            if self.fits(chosen):
+                break
+        else:
+            return chosen
+        for change in reversed(chosen[:-1]):
+            without = [c for c in chosen if c is not change]
+            if self.fits(without):
+                chosen = without
+        return chosen
+
+    def fix(self, changes: Sequence[Change]) -> Fix:
+        planned = self.plan(changes)
+        assert planned is not None  # it fits
+        before, after = self._now.duration.seconds, planned.duration.seconds
+        return Fix(
+            {change.key: change.value for change in changes},
+            tuple(change.costs for change in changes),
+            needed_bytes(planned),
+            None if before is None or after is None else after.total / before.total,
+        )
+
+
+def needed_bytes(planned: Plan) -> int:
+    """Bytes on the device at the worst moment."""
+    return planned.needed if planned.gpu is None else int(planned.gpu["needed"])
+
+
+def demanded_bytes(planned: Plan) -> int:
+    """Bytes that the device would need for everything to be on it."""
+    return needed_bytes(planned) + offloaded_bytes(planned)
+
+
+def offloaded_bytes(planned: Plan) -> int:
+    """Bytes of weights that live in host memory or on disk while they do not compute."""
+    by_device = planned.memory.by_device
+    return sum(
+        size for where, size in by_device.items() if where in OFFLOADED and len(by_device) > 1
+    )
+
+
+def fits(planned: Plan, limit: int, *, allows_offload: bool) -> bool:
+    """Whether a run fits into so many bytes of its device."""
+    return needed_bytes(planned) <= limit and (allows_offload or not offloaded_bytes(planned))
+
