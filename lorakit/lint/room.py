@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lorakit.lint.facts import Facts
 from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.fixes import fixes_for
-from lorakit.plan.trial import OFFLOADED, offloaded_bytes
 from lorakit.plan.peaks import CUDA_CONTEXT, resident_bytes
+from lorakit.plan.trial import OFFLOADED, offloaded_bytes
 
 # The plan is held to 10 % of what is measured (docs/plan.md).
 UNSURE = 0.1

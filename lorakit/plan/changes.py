@@ -113,4 +113,3 @@ def _shorter_rows(recipe: Recipe, sets: Sets | None) -> list[Change]:
             left = up_to_length(sets, limit)
             found.append(Change("data.max_length", limit, costs, left))
     return found
-

@@ -14,8 +14,8 @@ from lorakit.adapters.attach import Attached
 from lorakit.base import hub
 from lorakit.base.load_time import time_loading
 from lorakit.base.quantization_config import CHECKPOINT
-from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.data.named_sets import NamedSets
+from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.engine.recompute import RecomputePolicy
@@ -34,7 +34,6 @@ from lorakit.train.calibrate import calibrate
 from lorakit.train.choices import Division
 from lorakit.train.rates import Rates
 from lorakit.train.settings import LoopSettings
-
 
 Checks = Callable[[Recipe, NamedSets, PreTrainedTokenizerBase, PreTrainedConfig], float]
 

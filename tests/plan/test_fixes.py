@@ -13,12 +13,12 @@ import pytest
 from lorakit.cli import main
 from lorakit.cli.plan import _rewrite
 from lorakit.errors import InputError, RunError
-from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.changes import possible_changes
+from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.fixes import Fixes, find_fixes, fixes_for
-from lorakit.plan.trial import needed_bytes
 from lorakit.plan.plan import Plan, plan
 from lorakit.plan.rows import Sets
+from lorakit.plan.trial import needed_bytes
 from lorakit.recipe import Recipe, edited, load_recipe, parse_recipe
 from tests import families
 from tests.plan.test_duration import examples
