@@ -98,7 +98,7 @@ def calibrate(
         The rates; or in words, why there are none.
     """
     began = time.monotonic()
-    total = whole.config.get_text_config().num_hidden_layers
+    total = _num_layers(whole)
     kinds = _kinds(whole, flops)
     timed_kinds = sorted(kinds, key=lambda kind: -len(kind.places))[:MAX_KINDS]
     needed = max(_sample_bytes(whole, kind, 1) for kind in timed_kinds)
@@ -107,22 +107,14 @@ def calibrate(
             f"not known: one of its layers takes {needed / 2**30:.1f} GiB, too much to be timed "
             "beside a plan; name a GPU (--gpu)"
         )
-    sizes = chosen_sizes(passes)
+    samples = _Samples(whole, adapter, settings, division, chosen_sizes(passes), device)
     timed, num_layers = _Timed(), 0
     for number, kind in enumerate(timed_kinds, 1):
         places = _sampled(whole, kind, total)
         num_layers += len(places)
         until = began + seconds * number / len(timed_kinds)
         longest = LONGEST_PASS / len(timed_kinds)
-        with ExitStack() as stack:
-            # What is drawn here changes nothing that is drawn later.
-            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-            if settings.kernels == kernels.REFERENCE:
-                stack.enter_context(kernels.reference_only())
-            _time_kind(
-                timed, stack, whole, adapter, kind.work, places, sizes, settings, division,
-                device=device, longest=longest, until=until,
-            )  # fmt: skip
+        samples.time_kind(kind, places, timed, longest=longest, until=until)
     assert timed.heads is not None
     head, head_forward, decode_head = timed.heads
     trained, update, checkpoint = timed.updates
@@ -181,7 +173,7 @@ def _sample_bytes(whole: PreTrainedModel, kind: _Kind, count: int) -> int:
     """What a sample of so many layers takes before it is packed, its words included."""
     config = whole.config.get_text_config()
     layers = decoder_layers(whole)
-    share = 1.0 if layers else 1 / config.num_hidden_layers
+    share = 1.0 if layers else 1 / _num_layers(whole)
     layer = layers[kind.places[0]] if layers else whole.base_model
     numbers = sum(
         module.stored.shape.numel()
@@ -192,62 +184,77 @@ def _sample_bytes(whole: PreTrainedModel, kind: _Kind, count: int) -> int:
     return int((count * share * numbers + words) * compute_dtype(whole).itemsize)
 
 
-def _time_kind(
-    timed: _Timed,
-    stack: ExitStack,
-    whole: PreTrainedModel,
-    adapter: Attached,
-    work: LayerWork,
-    places: Sequence[int],
-    sizes: Sequence[Pass],
-    settings: LoopSettings,
-    division: Division,
-    *,
-    device: torch.device,
-    longest: float,
-    until: float,
-) -> None:
-    """Add what layers of one kind take to `timed`."""
-    dtype = compute_dtype(whole)
-    sample = sample_model(
-        whole.config,
-        places,
-        vocab_size=MAX_WORDS,
-        like=next(iter(packed_weights(whole)), None),
-        dtype=dtype,
-        device=device,
-    )
-    attached = attach_like(sample, whole, adapter, places)
-    if division.dense_copies:
-        stack.enter_context(dense_copies(sample, dtype))
-    # What "auto" makes again depends on the whole model; its price is counted in operations.
-    level: Level = "none" if division.recompute == "auto" else division.recompute  # type: ignore[assignment]
-    recompute = stack.enter_context(training_mode(sample, attached, RecomputePolicy(level)))
-    has_layers = bool(decoder_layers(whole))
-    total = whole.config.get_text_config().num_hidden_layers
-    timer = PassTimer(
-        sample,
-        attached,
-        packed=division.packed,
-        device=device,
-        num_layers=len(places) if has_layers else len(places) / total,
-        longest=longest,
-        until=until,
-    )
-    rates, shapes = timer.layers(sizes, work, recompute, level)
-    timed.layers.append(rates)
-    if timed.heads is None:
-        share = _words(whole) / _words(sample)
+@dataclass(frozen=True)
+class _Samples:
+    """What all samples have in common; see `calibrate`."""
+
+    whole: PreTrainedModel
+    adapter: Attached
+    settings: LoopSettings
+    division: Division
+    sizes: Sequence[Pass]
+    device: torch.device
+
+    def time_kind(
+        self, kind: _Kind, places: Sequence[int], timed: _Timed, *, longest: float, until: float
+    ) -> None:
+        """Add to `timed` what layers of one kind take."""
+        whole, dtype = self.whole, compute_dtype(self.whole)
+        # What "auto" makes again depends on the whole model; its price is counted in operations.
+        asked = self.division.recompute
+        level: Level = "none" if asked == "auto" else asked  # type: ignore[assignment]
+        with ExitStack() as stack:
+            # What is drawn here changes nothing that is drawn later.
+            devices = [self.device] if self.device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(devices))
+            if self.settings.kernels == kernels.REFERENCE:
+                stack.enter_context(kernels.reference_only())
+            sample = sample_model(
+                whole.config,
+                places,
+                vocab_size=MAX_WORDS,
+                like=next(iter(packed_weights(whole)), None),
+                dtype=dtype,
+                device=self.device,
+            )
+            attached = attach_like(sample, whole, self.adapter, places)
+            if self.division.dense_copies:
+                stack.enter_context(dense_copies(sample, dtype))
+            mode = training_mode(sample, attached, RecomputePolicy(level))
+            recompute = stack.enter_context(mode)
+            # Of a family without layers the whole backbone is one, of which these are a share.
+            share = 1.0 if decoder_layers(whole) else 1 / _num_layers(whole)
+            timer = PassTimer(
+                sample,
+                attached,
+                packed=self.division.packed,
+                device=self.device,
+                num_layers=len(places) * share,
+                longest=longest,
+                until=until,
+            )
+            rates, shapes = timer.layers(self.sizes, kind.work, recompute, level)
+            timed.layers.append(rates)
+            if timed.heads is None:
+                timed.heads = self._heads(timer, shapes, _words(whole) / _words(sample))
+            if attached.trainable > timed.updates[0]:
+                updates = time_updates(sample, attached, self.settings, self.device)
+                timed.updates = (attached.trainable, *updates)
+
+    def _heads(
+        self, timer: PassTimer, shapes: Sequence[Pass], share: float
+    ) -> tuple[Curve, Curve, float]:
         counts = [max(1, shape.trained) for shape in shapes]
         decoding = timer.heads([DECODE_BATCH], share, train=False)
-        timed.heads = (
+        return (
             timer.heads(counts, share),
             timer.heads(counts[:1], share, train=False),
             decoding.at(DECODE_BATCH),
         )
-    if attached.trainable > timed.updates[0]:
-        updates = time_updates(sample, attached, settings, device)
-        timed.updates = (attached.trainable, *updates)
+
+
+def _num_layers(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().num_hidden_layers)
 
 
 def _words(model: PreTrainedModel) -> int:
