@@ -1,0 +1,293 @@
+"""What a recipe will take: parameters, bytes by part, steps and tokens, time and money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.new_rows import train_new_rows
+from lorakit.adapters.routers import refuse_trained_routers
+from lorakit.adapters.store import load_adapter
+from lorakit.base.empty import empty_base
+from lorakit.base.from_recipe import add_tokens_of, new_tokens
+from lorakit.base.load import load_tokenizer_of
+from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
+from lorakit.optimizers.state_plan import StatePlan, state_plan_of
+from lorakit.plan.devices import data_parallel
+from lorakit.plan.duration import (
+    NOT_TIMED,
+    Counted,
+    Duration,
+    Timing,
+    predict_duration,
+)
+from lorakit.plan.gpus import find_gpu
+from lorakit.plan.memory import Memory, count_memory
+from lorakit.plan.methods import compare_methods
+from lorakit.plan.peaks import Peaks, find_peaks
+from lorakit.plan.rows import Sets, read_sets
+from lorakit.plan.steps import RunLength, count_run_length
+from lorakit.plan.target import Target
+from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
+from lorakit.recipe import LoraConfig, Recipe, TrainSection
+from lorakit.train.choices import Division, divide
+from lorakit.train.settings import LoopSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted; None where it is not known yet.
+
+    Attributes:
+        total_parameters: of base and adapter together, tied ones once, packed ones unpacked.
+        trainable_parameters: those that train.
+        num_adapted, num_not_adapted: layers with an adapter, and other weights of two dimensions.
+        memory: bytes by part, of what is there all the time.
+        peaks: the most there is, and in which phase.
+        state: of the optimizer.
+        steps: optimizer steps; tokens, trained_tokens: seen in the whole run.
+        gpu: see `Target.fit`, when one was named.
+        devices: see `data_parallel`.
+        methods: see `compare_methods`.
+        duration: operations, seconds and cost.
+        sets: the examples it was counted on; not in the file.
+        notes: what a reader should know about these numbers.
+    """
+
+    total_parameters: int
+    trainable_parameters: int
+    num_adapted: int
+    num_not_adapted: int
+    memory: Memory
+    peaks: Peaks
+    state: StatePlan
+    steps: int | None
+    tokens: int | None
+    trained_tokens: int | None
+    gpu: dict[str, Any] | None
+    devices: dict[str, Any]
+    methods: dict[str, dict[str, int]]
+    notes: tuple[str, ...]
+    duration: Duration = field(default_factory=Duration)
+    sets: Sets | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def needed(self) -> int:
+        """Bytes that one device must have free."""
+        return self.peaks.peak
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of `plan.json` and `lorakit plan --json`."""
+        return {
+            "parameters": {"total": self.total_parameters, "trainable": self.trainable_parameters},
+            "memory_bytes": {
+                "weights": self.memory.weights,
+                "adapter": self.memory.adapter,
+                "gradients": self.memory.gradients,
+                "optimizer": self.memory.optimizer,
+                "activations": self.peaks.activations,
+                "loading_peak": self.peaks.phases["loading"],
+                "peak": self.peaks.peak,
+            },
+            "memory_phases": dict(self.peaks.phases),
+            "memory_parts": {
+                "quantization_constants": self.memory.quantization_constants,
+                "unpacked_weight": self.memory.largest_weight,
+                **self.peaks.parts(),
+            },
+            "evaluation_bytes": None
+            if self.peaks.evaluation is None
+            else self.peaks.evaluation.parts(),
+            "worst_micro_batch": self.peaks.micro_batch(),
+            "devices": self.devices,
+            "methods": self.methods,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            **self.duration.to_json(),
+            "weights_by_storage": self.memory.by_storage,
+            "weights_by_device": self.memory.by_device,
+            "optimizer_state": {
+                "optim": self.state.optim,
+                "bytes": self.state.layout.state_bytes,
+                "resident_bytes": self.state.resident_bytes,
+                "host_bytes": self.state.host_bytes,
+                "pages": len(self.state.layout.pages),
+            },
+            "layers": {"adapted": self.num_adapted, "not_adapted": self.num_not_adapted},
+            "gpu": self.gpu,
+            "notes": list(self.notes),
+        }
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    sets: Sets | None = None,
+    reads_rows: bool = True,
+    gpu: str | None = None,
+    num_gpus: int = 1,
+    budget: int | None = None,
+    is_loaded: bool = False,
+    timing: Timing = NOT_TIMED,
+) -> Plan:
+    """Predict what `recipe` takes.
+
+    Args:
+        recipe: `base.model` may be a folder with nothing but a config.json.
+        sets: the examples; None: they are read if data and tokenizer are at hand, otherwise steps
+            and tokens stay unknown and a note says why.
+        reads_rows: false: without `sets` they stay unknown in any case.
+        gpu: name of a GPU to plan for; None: this machine.
+        num_gpus: that share the examples of each step.
+        budget: bytes of the GPU that the run may take; None: all.
+        is_loaded: whether the base is in memory by now, which then is not free any more.
+        timing: what time and money are found from.
+
+    Raises:
+        InputError: a recipe that cannot work: no such model, targets that match nothing, rows that
+            cannot be read.
+    """
+    target = Target.of(recipe.base, None if gpu is None else find_gpu(gpu).with_memory(budget))
+    base = recipe.base
+    model = empty_base(
+        base.model,
+        quantization=base.quantization,
+        double_quantization=base.double_quantization,
+        block_size=base.block_size,
+        dtype=target.dtype,
+        revision=base.revision,
+    )
+    config = _with_new_tokens(model, recipe)
+    by_device = target.placement(model, base, is_loaded=is_loaded)
+    if config.path is None:
+        adapter = attach_adapter(model, config)
+    else:
+        adapter = load_adapter(model, config.path)
+    refuse_trained_routers(adapter)
+    state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
+    memory = count_memory(model, adapter, state, by_device)
+    notes: list[str] = []
+    if sets is None and reads_rows:
+        sets, problem = read_sets(recipe, model.config)
+        if problem is not None:
+            notes.append(problem)
+    if recipe.train.early_stopping_patience is not None:
+        notes.append("early stopping may end the run sooner")
+    length = None if sets is None else _run_length(recipe.train, sets)
+    if length is not None and not length.exact:
+        notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
+    division, worst = _worst(
+        recipe, model, target, memory, sets, length, num_gpus=num_gpus, is_loaded=is_loaded
+    )
+    device_type = target.device.type
+    peaks = find_peaks(
+        model,
+        adapter,
+        memory,
+        state,
+        division,
+        worst,
+        _worst_evaluation(recipe, model, sets, division),
+        recipe.evaluate,
+        device_type=device_type,
+        compact_heap=recipe.train.compact_heap,
+    )
+    notes += peaks.notes()
+    duration = Duration()
+    if sets is not None and length is not None:
+        counted = Counted(recipe, model, adapter, target, memory, division, sets, length, num_gpus)
+        duration = predict_duration(counted, timing)
+    return Plan(
+        total_parameters=adapter.total,
+        trainable_parameters=adapter.trainable,
+        num_adapted=len(adapter.adapted),
+        num_not_adapted=len(adapter.not_adapted),
+        memory=memory,
+        peaks=peaks,
+        state=state,
+        steps=recipe.train.max_steps if length is None else length.steps,
+        tokens=None if length is None else length.tokens,
+        trained_tokens=None if length is None else length.trained_tokens,
+        gpu=target.fit(memory, peaks),
+        devices=data_parallel(model, memory, peaks, num_gpus, device_type),
+        methods=compare_methods(model, adapter, memory, peaks, recipe.base),
+        notes=tuple(notes),
+        duration=duration,
+        sets=sets,
+    )
+
+
+def _run_length(train: TrainSection, sets: Sets) -> RunLength:
+    return count_run_length(
+        sets.train,
+        sets.repeats,
+        batch_size=train.batch_size,
+        num_epochs=train.num_train_epochs,
+        max_steps=train.max_steps,
+        seed=train.seed,
+    )
+
+
+def _worst(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    target: Target,
+    memory: Memory,
+    sets: Sets | None,
+    length: RunLength | None,
+    *,
+    num_gpus: int,
+    is_loaded: bool,
+) -> tuple[Division, Worst]:
+    """How training will divide its steps, and the micro-batches of these that take the most."""
+    longest = assumed_length(recipe, model)
+    if sets is not None:
+        longest = int(sets.train.lengths.max())
+    division = divide(
+        model,
+        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
+        longest=longest,
+        device_type=target.device.type,
+        free_bytes=target.free_bytes(memory, is_loaded=is_loaded),
+    )
+    if sets is None or length is None:
+        return division, assumed_worst(
+            longest, division, validates=recipe.data.validation is not None
+        )
+    worst = real_worst(model, sets, recipe, division, num_steps=length.steps, world_size=num_gpus)
+    return division, worst
+
+
+def _worst_evaluation(
+    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, division: Division
+) -> WorstEvaluation | None:
+    """The passes of the final evaluation; of sets that are not here, those that they may have."""
+    budget = recipe.train.forward_tokens
+    if sets is not None and sets.has_held_out:
+        return worst_evaluation(
+            sets.evaluation,
+            sets.train,
+            recipe.evaluate,
+            seed=recipe.train.seed,
+            token_budget=budget,
+            packed=division.packed,
+        )
+    longest = assumed_length(recipe, model) if sets is None else int(sets.train.lengths.max())
+    return assumed_evaluation(
+        recipe,
+        longest=longest,
+        token_budget=budget,
+        packed=division.packed,
+    )
+
+
+def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
+    """The adapter's config with the rows of new tokens, for which `model` grows."""
+    if not new_tokens(recipe.base):
+        return recipe.adapter
+    tokenizer, _ = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
+    return train_new_rows(recipe.adapter, model, add_tokens_of(recipe.base, model, tokenizer))

@@ -133,4 +133,3 @@ def offloaded_bytes(planned: Plan) -> int:
 def fits(planned: Plan, limit: int, *, allows_offload: bool) -> bool:
     """Whether a run fits into so many bytes of its device."""
     return needed_bytes(planned) <= limit and (allows_offload or not offloaded_bytes(planned))
-

@@ -38,8 +38,6 @@ class Worst:
     assumed: str | None
 
 
-
-
 def real_worst(
     model: PreTrainedModel,
     sets: Sets,

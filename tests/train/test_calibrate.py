@@ -100,9 +100,7 @@ def test_an_adapter_in_the_last_layer_alone_can_be_timed(tmp_path: Path) -> None
     settings = LoopSettings.from_section(TrainSection(), packing=True)
     division = Division(128, "none", None, True, False)
     one = Pass(60, 20, (30, 30))
-    rates = calibrate(
-        whole, adapter, flops, settings, division, [one], device=CPU, seconds=0.5
-    )
+    rates = calibrate(whole, adapter, flops, settings, division, [one], device=CPU, seconds=0.5)
     assert isinstance(rates, Rates), rates
     assert rates.kind_of == (0, 1)
     below, above = rates.kinds
@@ -147,9 +145,7 @@ def test_loading_is_timed_on_the_files(quantization: str, tmp_path: Path) -> Non
     folder = families.folder(tmp_path, "llama")
     config = model_config(read_config(folder / "config.json"))
     whole = empty_model(config, quantization=quantization, dtype=torch.float32)
-    seconds = time_loading(
-        folder, whole, as_stored=False, dtype=torch.float32, device=CPU
-    )
+    seconds = time_loading(folder, whole, as_stored=False, dtype=torch.float32, device=CPU)
     assert 0 < seconds < 60
     (folder / "model.safetensors").write_bytes(np.zeros(64, np.uint8).tobytes())
     with pytest.raises(Exception, match="broken"):
