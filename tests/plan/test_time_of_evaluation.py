@@ -13,21 +13,19 @@ from lorakit.base.load import load_tokenizer_of
 from lorakit.data.named_sets import prepare_named_sets
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.plan.duration import Duration, Timing
-from lorakit.plan.evaluation_work import EvaluationWork, Passes, evaluation_work
+from lorakit.plan.evaluation_work import EvaluationWork, evaluation_work
 from lorakit.plan.plan import plan
 from lorakit.plan.prices import load_prices
 from lorakit.plan.rows import Sets
 from lorakit.recipe import parse_recipe
+from lorakit.recipe.sections.evaluate import EvaluateSection
 from tests.plan.test_duration import examples
 
-PLACE = {"seed": 0, "token_budget": 512, "packed": True}
+PLACE: dict[str, Any] = {"seed": 0, "token_budget": 512, "packed": True}
 
 
 def work_of(sets: Sets, **wanted: Any) -> EvaluationWork:
-    recipe = parse_recipe(
-        {"base": {"model": "builtin"}, "data": {"train": "no.jsonl"}, "evaluate": wanted}
-    )
-    return evaluation_work(sets, recipe.evaluate, **PLACE)  # type: ignore[arg-type]
+    return evaluation_work(sets, EvaluateSection(**wanted), **PLACE)
 
 
 def tokens(several: Any) -> float:
@@ -75,7 +73,7 @@ def test_options_of_multiple_choice_are_counted_as_they_are_scored(tmp_path: Pat
     sets = Sets.of(
         prepare_named_sets(recipe, tokenizer, config, cache_dir=tmp_path / "cache"), tokenizer
     )
-    work = evaluation_work(sets, recipe.evaluate, **PLACE)  # type: ignore[arg-type]
+    work = evaluation_work(sets, recipe.evaluate, **PLACE)
     (found,) = work.choices
     assert found.times == 1
     # Each option of each question is one input.
@@ -85,7 +83,7 @@ def test_options_of_multiple_choice_are_counted_as_they_are_scored(tmp_path: Pat
     assert sum(len(p.lengths) for one in letters.choices for p in one.passes) == 25
 
 
-def test_what_nobody_knows_the_time_of_is_said(tmp_path: Path) -> None:
+def test_what_nobody_knows_the_time_of_is_said() -> None:
     sets = Sets(examples(60), np.ones(60), None, {"in_domain": examples(30, seed=1)})
     judge = {"url": "http://localhost:1/v1", "model": "judge"}
     judged = work_of(sets, metrics=["loss", "win_rate"], judge=judge)
@@ -97,7 +95,7 @@ def test_what_nobody_knows_the_time_of_is_said(tmp_path: Path) -> None:
     assert not work_of(sets, metrics=["loss"]).left_out
 
 
-def test_a_gpu_without_a_price_has_memory_and_time_and_says_so(tmp_path: Path) -> None:
+def test_a_gpu_without_a_price_has_memory_and_time_and_says_so() -> None:
     recipe = parse_recipe({"base": {"model": "builtin"}, "data": {"train": "no.jsonl"}})
     sets = Sets(examples(40), np.ones(40))
     assert "l40s" not in load_prices().gpu_hour
@@ -111,10 +109,6 @@ def test_a_gpu_without_a_price_has_memory_and_time_and_says_so(tmp_path: Path) -
     shown = planned.to_json()
     assert shown["cost"] is None
     assert shown["cost_missing"] == found.no_cost
-
-
-def test_passes_stand_for_several() -> None:
-    assert Passes(()).times == 1.0
 
 
 @pytest.mark.parametrize("num_gpus", [1, 3])
