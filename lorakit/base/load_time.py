@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,13 +60,13 @@ def time_loading(
     reading, moving, packing = _Rate(), _Rate(), _Rate()
     until = time.monotonic() + SECONDS
     for entry in _spread(entries):
-        tensor = reading.timed(entry.stop - entry.start, lambda entry=entry: read_tensor(entry))
+        tensor = reading.timed(entry.stop - entry.start, partial(read_tensor, entry))
         if not tensor.is_floating_point():
             continue
         if packed and tensor.dim() >= 2:
             matrix = tensor.flatten(0, -2).to(device, dtype)
-            packing.timed(matrix.numel(), lambda matrix=matrix: packed[0].pack_like(matrix))
-        moving.timed(tensor.numel(), lambda tensor=tensor: tensor.to(device, dtype, copy=True))
+            packing.timed(matrix.numel(), partial(packed[0].pack_like, matrix))
+        moving.timed(tensor.numel(), partial(tensor.to, device, dtype, copy=True))
         if time.monotonic() > until:
             break
     return (
@@ -75,8 +77,9 @@ def time_loading(
     )
 
 
-def packed_weights(model: PreTrainedModel) -> list[PackedWeight]:
-    """The packed weights of a model, the largest first; none where they are dense."""
+def packed_weights(model: PreTrainedModel) -> list[Any]:
+    """The packed weights of a model (`PackedWeight`), the largest first; none where they are
+    dense."""
     found = [
         module.stored
         for module in model.modules()
@@ -93,7 +96,7 @@ class _Rate:
     def __init__(self) -> None:
         self._times: list[tuple[int, float]] = []
 
-    def timed(self, size: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def timed(self, size: int, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         result = work()
         self._times.append((size, time.perf_counter() - began))

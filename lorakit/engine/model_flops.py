@@ -285,7 +285,7 @@ def _pairs(config: PreTrainedConfig, num_layers: int) -> list[tuple[tuple[int | 
         return [tuple(one.items()) for one in found]
     total: Counter[int | None] = Counter()
     for one in found:
-        total.update(one)  # type: ignore[arg-type]
+        total.update(one)
     return [tuple((width, cost / num_layers) for width, cost in total.items())] * num_layers
 
 

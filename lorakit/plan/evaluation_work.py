@@ -127,7 +127,7 @@ def _num_formulas(sets: Sets, asked: Sequence[Question]) -> int:
     """Right answers that are no plain numbers."""
     if sets.tokenizer is None:
         return 0
-    found = (math.final_answer(sets.tokenizer.decode(one.reference_ids)) for one in asked)
+    found = (math.final_answer(str(sets.tokenizer.decode(one.reference_ids))) for one in asked)
     return sum(one is not None and math.number(one) is None for one in found)
 
 
