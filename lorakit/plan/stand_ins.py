@@ -60,7 +60,7 @@ class _Shortened:
         self._before = (kind, self._ledger.live) if runs else None
         if runs:
             output = _run(layer, *args, **kwargs)
-            self._outputs.setdefault(kind, tree_map_only(torch.Tensor, _shape_of, output))
+            self._outputs[kind] = tree_map_only(torch.Tensor, _shape_of, output)
             return output
         hidden = args[0] if args else kwargs["hidden_states"]
         if not torch.is_grad_enabled() and self._kept[kind]:
