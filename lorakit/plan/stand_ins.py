@@ -24,7 +24,8 @@ _NUMBERING = frozenset({"name", "layer_idx", "layer_id", "layer_number", "_depth
 
 @contextmanager
 def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Iterator[None]:
-    """Inside, of each kind of layer only the first two and the last are run, unless all are."""
+    """Inside, of each kind of layer only the first two are run, and the last where there will be a
+    backward pass, unless all are."""
     layers = decoder_layers(model)
     kinds = [_kind(layer) for layer in layers]
     places: dict[Any, list[int]] = {}
@@ -34,7 +35,8 @@ def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Ite
     try:
         for place, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
             # The very first layer keeps less than the others: its input needs no gradient.
-            runs = every_layer or place in (*places[kind][:2], places[kind][-1])
+            run = places[kind][:2] + places[kind][-1:] * torch.is_grad_enabled()
+            runs = every_layer or place in run
             # An attribute of the instance: its class, and whoever looks for it, stay.
             vars(layer)["forward"] = partial(shortened.forward, layer, kind, runs)
         yield

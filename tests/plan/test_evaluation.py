@@ -196,7 +196,7 @@ def test_the_plan_counts_held_out_rows_and_answers(tmp_path: Any) -> None:
     # A change of data.max_length leaves long rows out of what is measured, too.
     asks = {"metrics": ["loss", "exact_match"], "max_new_tokens": 20}
     _, many = peaks_of(up_to_length(sets, 200), **asks, max_batch=32)
-    assert long.losses > 3 * many.losses
+    assert long.losses > 2 * many.losses
     _, few = peaks_of(up_to_length(sets, 200), **asks, max_batch=8)
     assert many.kv_cache == pytest.approx(4 * few.kv_cache, rel=0.01)
     assert many.answers > many.kv_cache + many.dense_layers

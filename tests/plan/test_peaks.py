@@ -46,9 +46,16 @@ QWEN3_235B = {
 QWEN3_PARAMETERS = 235_093_634_560
 
 
-def planned(tmp_path: Path, config: dict[str, Any], *, num_gpus: int = 1, **base: Any) -> Plan:
+def planned(
+    tmp_path: Path,
+    config: dict[str, Any],
+    *,
+    num_gpus: int = 1,
+    validation: str | None = None,
+    **base: Any,
+) -> Plan:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    data = {"train": "no/rows.jsonl", "validation": "no/held.jsonl"}
+    data = {"train": "no/rows.jsonl", "validation": validation}
     recipe: dict[str, Any] = {"base": {"model": str(tmp_path)} | base, "data": data}
     return plan(parse_recipe(recipe | {"adapter": {"r": 16}}), gpu="h200", num_gpus=num_gpus)
 
@@ -95,7 +102,7 @@ def test_large_models_on_several_gpus(
 
 
 def test_every_phase_is_counted_and_the_largest_is_the_peak(tmp_path: Path) -> None:
-    found = planned(tmp_path, LLAMA_3_1_8B, quantization="nf4")
+    found = planned(tmp_path, LLAMA_3_1_8B, quantization="nf4", validation="no/held.jsonl")
     shown = found.to_json()
     phases = shown["memory_phases"]
     later = {"training_step", "optimizer_step", "validation", "evaluation"}
