@@ -58,6 +58,7 @@ from lorakit.recipe import Recipe
 from lorakit.report.page import write_report
 from lorakit.run_folder import RunFolder, dtype_of, find_run, finished_run, write_recipe
 from lorakit.train.checks import check_sets
+from lorakit.train.heap import trim_heap
 from lorakit.train.loop import TrainOutcome, train
 from lorakit.train.memory import forget_peak, peak_bytes
 from lorakit.train.metrics import read_metrics
@@ -245,6 +246,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
             token_budget=recipe.train.forward_tokens,
             packed=_packs(recipe, model),
         )
+    trim_heap()
     forget_peak(model.device)  # what reading, linting and planning took is not the training's
     training = train(
         model,
@@ -259,6 +261,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     clock.count("between_steps", clock.rest())
     measured = {"loading_peak": loading_peak, "training_peak": peak_bytes(model.device)}
     _record(run, {"memory_bytes": measured | {"peak": max(measured.values())}})
+    trim_heap()
     forget_peak(model.device)
     if resume:  # the same training; what is measured may be other than when it began
         write_recipe(run, recipe)

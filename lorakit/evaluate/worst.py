@@ -177,7 +177,9 @@ def _fullest(
     order = indices[np.argsort(-examples.lengths[indices], kind="stable")]
     lengths = examples.lengths[order]
     if not packed:
-        return _pass(name, examples, order[: max(1, token_budget // int(lengths[0]))])
+        counts = np.minimum(np.maximum(1, token_budget // lengths), np.arange(len(lengths), 0, -1))
+        first = int(np.argmax(counts * lengths))
+        return _pass(name, examples, order[first : first + int(counts[first])])
     chosen, room, start = [0], token_budget - int(lengths[0]), 1
     while True:
         # Lengths fall: the first that is not too long.

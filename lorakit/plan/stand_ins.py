@@ -22,7 +22,8 @@ from lorakit.plan.ledger import Ledger
 
 @contextmanager
 def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Iterator[None]:
-    """Inside, of each kind of layer only the first two and the last are run, unless all are."""
+    """Inside, of each kind of layer only the first two are run, and the last where there will be a
+    backward pass, unless all are."""
     layers = decoder_layers(model)
     kinds = [layer_kind(layer) for layer in layers]
     places: dict[Any, list[int]] = {}
@@ -32,7 +33,8 @@ def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Ite
     try:
         for place, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
             # The very first layer keeps less than the others: its input needs no gradient.
-            runs = every_layer or place in (*places[kind][:2], places[kind][-1])
+            run = places[kind][:2] + places[kind][-1:] * torch.is_grad_enabled()
+            runs = every_layer or place in run
             # An attribute of the instance: its class, and whoever looks for it, stay.
             vars(layer)["forward"] = partial(shortened.forward, layer, kind, runs)
         yield
@@ -58,7 +60,7 @@ class _Shortened:
         self._before = (kind, self._ledger.live) if runs else None
         if runs:
             output = _run(layer, *args, **kwargs)
-            self._outputs.setdefault(kind, tree_map_only(torch.Tensor, _shape_of, output))
+            self._outputs[kind] = tree_map_only(torch.Tensor, _shape_of, output)
             return output
         hidden = args[0] if args else kwargs["hidden_states"]
         if not torch.is_grad_enabled() and self._kept[kind]:

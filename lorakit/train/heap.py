@@ -11,6 +11,7 @@ M_MMAP_THRESHOLD) what is resident is what lives; the price is a page fault for 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import sys
@@ -31,3 +32,13 @@ def give_large_tensors_back() -> None:
         if is_glibc and library.mallopt(_MMAP_THRESHOLD, LARGE_BYTES) == 1:
             return
     log.warning("train.compact_heap has no effect here: it is for glibc, and %s unset", VARIABLE)
+
+
+def trim_heap() -> None:
+    """Give the system what a part of the run has left behind: garbage, and pages of the C library
+    that hold nothing (malloc_trim(3)); the next part would have it on top of its own."""
+    gc.collect()
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):  # musl has none
+            library.malloc_trim(0)

@@ -25,6 +25,7 @@ from lorakit.plan.ledger import Ledger
 from lorakit.plan.plan import plan
 from lorakit.plan.rehearsal import BatchShape, batch_of
 from lorakit.plan.rows import Sets, up_to_length
+from lorakit.plan.stand_ins import Shapes
 from lorakit.recipe import EvaluateSection, LoraConfig, Recipe, parse_recipe
 from tests import families
 
@@ -63,7 +64,8 @@ def measured(model: PreTrainedModel, worst: WorstEvaluation) -> tuple[int, int, 
 
     def choices() -> None:
         hidden = backbone_hidden(model, batch)
-        token_logprobs(hidden, logits_fn(model), batch.predictor_rows, batch.targets)
+        with Shapes():  # for what `logsumexp` allocates inside
+            token_logprobs(hidden, logits_fn(model), batch.predictor_rows, batch.targets)
 
     def peak(run: Callable[[], object]) -> int:
         with torch.no_grad(), Ledger(1, [*model.parameters(), *model.buffers()]) as ledger:
@@ -78,8 +80,15 @@ def measured(model: PreTrainedModel, worst: WorstEvaluation) -> tuple[int, int, 
     return peak(lambda: numbers_of(model, batch, with_kl=one.with_kl)), peak(choices), answers
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen3_moe", "bloom"])
-@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize(
+    ("model_type", "use_dora"),
+    [
+        ("llama", True),
+        ("bloom", False),
+        pytest.param("gemma2", False, marks=pytest.mark.slow),
+        pytest.param("qwen3_moe", True, marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_counted_is_what_is_allocated(model_type: str, use_dora: bool) -> None:
     config = LoraConfig(r=4, use_dora=use_dora, target_parameters=[])
     real = families.build(model_type).eval()
@@ -136,21 +145,20 @@ def test_the_largest_pass_of_all_sets_is_found(packed: bool) -> None:
         for group in groups
     ]
     assert largest.num_tokens(packed) == max(sizes)
-    # Without laying them out: hardly more than the real one, and never less by a row.
+    # Without laying them out: within the budget, and as good as the real one.
     full = _fullest("in_domain", sets["in_domain"], np.arange(80), 100, packed)
     assert len(set(full.rows)) == len(full.rows)
-    assert max(lengths) in full.lengths
-    assert 80 <= full.num_tokens(packed) <= 100
+    assert 0.95 * max(sizes) <= full.num_tokens(packed) <= 100
 
 
 def test_retention_training_rows_and_answers_are_looked_at() -> None:
     sets = {"in_domain": rows([30] * 30), "retention": rows([24] * 30)}
-    found = worst_of(sets, ASKED, train=rows([28] * 40 + [90]))
+    found = worst_of(sets, ASKED, train=rows([28] * 40 + [95]))
     assert {(one.set_name, one.with_kl) for one in found.losses} == {
         (TRAIN, False),
         ("retention", True),
     }
-    assert max(found.losses[0].lengths + found.losses[1].lengths) == 90
+    assert max(found.losses[0].lengths + found.losses[1].lengths) == 95
     assert [len(prompt) for prompt in found.prompts] == [15] * 30
     assert found.choices
     assert found.num_scored == 30 * 15
@@ -172,28 +180,24 @@ def recipe_of(folder: Any, **evaluate: Any) -> Recipe:
     )
 
 
-def bytes_of(recipe: Recipe, sets: Sets | None) -> EvaluationBytes:
-    found = plan(recipe, sets=sets, reads_rows=False).peaks
-    assert found.evaluation is not None
-    assert found.phases["evaluation"] > found.evaluation.peak
-    return found.evaluation
-
-
 def test_the_plan_counts_held_out_rows_and_answers(tmp_path: Any) -> None:
-    quiet = recipe_of(tmp_path, in_domain="no/held.jsonl", metrics=["loss"])
+    def peaks_of(sets: Sets, **evaluate: Any) -> tuple[dict[str, int], EvaluationBytes]:
+        recipe = recipe_of(tmp_path, in_domain="no/held.jsonl", **evaluate)
+        found = plan(recipe, sets=sets).peaks
+        assert found.evaluation is not None
+        assert found.phases["evaluation"] > found.evaluation.peak
+        return dict(found.phases), found.evaluation
 
-    def sets(*lengths: int) -> Sets:
-        train = rows([30] * 8)
-        return Sets(train, np.ones(8), evaluation={"in_domain": rows(list(lengths))})
-
-    short, long = bytes_of(quiet, sets(*[30] * 30)), bytes_of(quiet, sets(*[30] * 30, 900))
-    assert long.losses > 5 * short.losses
+    held_out = rows([200] * 40 + [900])
+    sets = Sets(rows([30] * 8), np.ones(8), evaluation={"in_domain": held_out})
+    phases, long = peaks_of(sets, metrics=["loss"])
+    assert phases["evaluation"] > phases["training_step"]
+    assert long.answers == long.choices == 0
     # A change of data.max_length leaves long rows out of what is measured, too.
-    assert bytes_of(quiet, up_to_length(sets(*[30] * 30, 900), 30)).losses == short.losses
-    assert short.answers == 0
-    asks = {"in_domain": "no/held.jsonl", "metrics": ["loss", "exact_match"]}
-    many = bytes_of(recipe_of(tmp_path, **asks, max_batch=32), sets(*[200] * 40))
-    few = bytes_of(recipe_of(tmp_path, **asks, max_batch=8), sets(*[200] * 40))
+    asks = {"metrics": ["loss", "exact_match"], "max_new_tokens": 20}
+    _, many = peaks_of(up_to_length(sets, 200), **asks, max_batch=32)
+    assert long.losses > 2 * many.losses
+    _, few = peaks_of(up_to_length(sets, 200), **asks, max_batch=8)
     assert many.kv_cache == pytest.approx(4 * few.kv_cache, rel=0.01)
     assert many.answers > many.kv_cache + many.dense_layers
 

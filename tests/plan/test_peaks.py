@@ -46,9 +46,17 @@ QWEN3_235B = {
 QWEN3_PARAMETERS = 235_093_634_560
 
 
-def planned(tmp_path: Path, config: dict[str, Any], *, num_gpus: int = 1, **base: Any) -> Plan:
+def planned(
+    tmp_path: Path,
+    config: dict[str, Any],
+    *,
+    num_gpus: int = 1,
+    validation: str | None = None,
+    **base: Any,
+) -> Plan:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    recipe = {"base": {"model": str(tmp_path)} | base, "data": {"train": "no/rows.jsonl"}}
+    data = {"train": "no/rows.jsonl", "validation": validation}
+    recipe: dict[str, Any] = {"base": {"model": str(tmp_path)} | base, "data": data}
     return plan(parse_recipe(recipe | {"adapter": {"r": 16}}), gpu="h200", num_gpus=num_gpus)
 
 
@@ -94,12 +102,17 @@ def test_large_models_on_several_gpus(
 
 
 def test_every_phase_is_counted_and_the_largest_is_the_peak(tmp_path: Path) -> None:
-    found = planned(tmp_path, LLAMA_3_1_8B, quantization="nf4")
+    found = planned(tmp_path, LLAMA_3_1_8B, quantization="nf4", validation="no/held.jsonl")
     shown = found.to_json()
     phases = shown["memory_phases"]
-    assert set(phases) == {"loading", "training_step", "optimizer_step", "evaluation"}
+    later = {"training_step", "optimizer_step", "validation", "evaluation"}
+    assert set(phases) == {"loading"} | later
     assert max(phases.values()) == phases["training_step"] == shown["memory_bytes"]["peak"]
-    assert phases["evaluation"] < phases["training_step"]
+    assert phases["validation"] < phases["evaluation"] < phases["training_step"]
+    # 64 answers at a time of up to 2,048 tokens, 8 key heads of 128 in 32 layers, 16 bit.
+    assert shown["evaluation_bytes"]["kv_cache"] == pytest.approx(
+        64 * 2048 * 32 * 2 * 8 * 128 * 2, rel=0.001
+    )
     assert shown["worst_micro_batch"]["assumed"]
     assert any("assumed micro-batch" in note for note in found.notes)
     assert found.gpu is not None
