@@ -115,10 +115,13 @@ def worst_evaluation(
         best = by_kind.get(one.with_kl)
         if best is None or _size(one, packed) > _size(best, packed):
             by_kind[one.with_kl] = one
+    largest: list[tuple[int, ...]] = []
+    for asked in prompts:
+        largest = max(largest, asked, key=lambda one: _cache_size(one, wanted.max_batch))
     return WorstEvaluation(
         tuple(by_kind.values()),
         any(metric in CHOICES for metric in wanted.metrics),
-        tuple(max(prompts, key=lambda asked: _cache_size(asked, wanted.max_batch), default=[])),
+        tuple(largest),
         num_scored,
         packed,
     )

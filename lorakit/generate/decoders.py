@@ -160,7 +160,7 @@ class RowDecoder:
 
     def pretend(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
         longest = max(lengths)
-        rows = [[*prompt, *prompt[:1] * (longest - len(prompt))] for prompt in prompts]
+        rows = [[*prompt, *[prompt[0]] * (longest - len(prompt))] for prompt in prompts]
         if not self._cached:  # what is kept is the tokens alone
             self._rows = rows
         elif kernels.is_rehearsal():

@@ -57,9 +57,11 @@ def longest_passes(
         decoder = decoder_for(model, min(max_batch, len(waiting)))
         groups = _groups(decoder, waiting)
         largest = max(groups, key=lambda group: sum(map(len, group)))
-        if largest is not groups[0]:
-            decoder.step([], waiting[:1])  # the longest came before, and is there
-        draw(decoder.step([0] * (largest is not groups[0]), largest))
+        before = waiting[: len(groups) > 1]  # room for the longest is there when others join it
+        if before:
+            decoder.step([], before)
+            largest = largest[: decoder.joining(largest, 1) or None]
+        draw(decoder.step([0] * len(before), largest))
         yield PROMPTS
         running = _longest_together(decoder, waiting, groups, max_batch, max_new_tokens)
         context = context_of(model.config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -90,11 +91,11 @@ def rehearse_evaluation(
     counted = _Counted(model, device_type, granularity)
     losses = choices = 0
     for one in worst.losses:
-        losses = max(losses, counted.peak(lambda one=one: _measure(model, one, worst.packed)))
+        losses = max(losses, counted.peak(partial(_measure, model, one, worst.packed)))
     losses = max(losses, len(NUMBERS) * worst.num_scored * COLLECTED_BYTES[device_type])
     if worst.choices:
         first = worst.losses[0]
-        choices = counted.peak(lambda: _choose(model, first, worst.packed))
+        choices = counted.peak(partial(_choose, model, first, worst.packed))
     answers, dense, cache = _answers(counted, worst, max_new_tokens, max_batch)
     holes = 0
     if has_holes:

@@ -46,7 +46,7 @@ def plan_told(**changed: Any) -> dict[str, Any]:
             "training_step": needed,
             "optimizer_step": there + 96 * MIB,
             "validation": there + 710 * MIB,
-            "evaluation": weights + adapter + 4_250 * MIB,
+            "evaluation": weights + adapter + 3_100 * MIB,
         },
         "memory_parts": {
             "quantization_constants": 130 * MIB,
@@ -55,8 +55,8 @@ def plan_told(**changed: Any) -> dict[str, Any]:
             "loss": 510 * MIB,
             "dense_copies": 0,
             "libraries": 0,
-            "answer_weights": 2_048 * MIB,
-            "kv_cache": 2_000 * MIB,
+            "answer_weights": 1_500 * MIB,
+            "kv_cache": 1_200 * MIB,
         },
         "worst_micro_batch": {
             "tokens": 2_048,

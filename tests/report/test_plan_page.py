@@ -65,8 +65,9 @@ def test_the_plan_s_page_says_what_the_plan_found() -> None:
         assert said in numbers
     memory = tree.by_id("memory")
     rows = columns(memory.all("table")[0])
-    assert rows["■ Activations"] == ["\u2013", "2.83 GiB", "\u2013", "\u2013"]
-    assert rows["In all"] == ["6.29 GiB", "9.39 GiB", "6.05 GiB", "6.65 GiB"]
+    assert rows["■ Activations"] == ["\u2013", "2.83 GiB", "\u2013", "\u2013", "\u2013"]
+    # Loading, step, optimizer, validation, evaluation (weights, adapter and what answers take).
+    assert rows["In all"] == ["6.29 GiB", "9.39 GiB", "6.05 GiB", "6.65 GiB", "8.50 GiB"]
     (svg,) = memory.all("svg")
     assert "rtx3060ti: 8.00 GiB" in svg.text
     assert "full, 16-bit" in tree.by_id("methods").text.lower()
