@@ -40,6 +40,7 @@ class Case:
         hardware: what would train.
         measured: whether the built-in sets are named to measure on, where no evaluation is given.
         base: prepares the base folder in a folder and returns its path; None: the built-in one.
+        is_note: of a flawed one: worth a note and no more.
     """
 
     train: list[Row] | str = field(default_factory=lambda: _usual())
@@ -49,6 +50,7 @@ class Case:
     hardware: Hardware = CPU
     measured: bool = True
     base: Callable[[Path], Path] | None = None
+    is_note: bool = False
 
     def facts(self, folder: Path, cache_dir: Path) -> Facts:
         """What rules see of it; its files are written to `folder`, tokens kept in `cache_dir`."""
