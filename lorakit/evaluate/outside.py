@@ -72,7 +72,7 @@ def with_outside(
             if isinstance(task, RunError):
                 failures.append(str(task))
             else:
-                found = found | task
+                found = {**found, **task}
                 write(found)
     except LorakitError as error:
         failures.append(str(error))
