@@ -31,7 +31,8 @@ if TYPE_CHECKING:
         RunError,
         VerificationError,
     )
-    from lorakit.finetune import check, evaluate_run, finetune
+    from lorakit.finetune import evaluate_run, finetune
+    from lorakit.lint.check import check
     from lorakit.recipe import (
         LoraConfig,
         Recipe,
@@ -101,7 +102,8 @@ _HOMES = {
     "lorakit.base.storages": ("nf4",),
     "lorakit.compare.ways": ("compare_ways",),
     "lorakit.errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "lorakit.finetune": ("check", "evaluate_run", "finetune"),
+    "lorakit.finetune": ("evaluate_run", "finetune"),
+    "lorakit.lint.check": ("check",),
     "lorakit.recipe": (
         "LoraConfig",
         "Recipe",

@@ -1,7 +1,7 @@
 """The run folder: what a run leaves behind, and how later commands find it again.
 
 RUN/recipe.yaml       resolved, with package versions, commit and seed in its header
-RUN/plan.json         what was predicted
+RUN/plan.json         what was predicted, and what was measured of it
 RUN/base.json         which base it is trained on: commit, SHA-256 of config and weights
 RUN/data.json         facts about the data: rows, lengths, findings, examples
 RUN/choices.json      what the loop decided, such as the dtype of computation
@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import InputError, RunError
-from lorakit.files import STAGING_PREFIX, write_atomically
+from lorakit.files import STAGING_PREFIX, write_atomically, write_json
 from lorakit.recipe import DataSource, Recipe, dump_recipe, load_recipe
 from lorakit.recipe.builtin_names import is_builtin_data, is_builtin_model
+from lorakit.recipe.sections.evaluate import EVALUATION_SETS
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16", "float64")
 PACKAGES = ("lorakit", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
@@ -145,6 +146,13 @@ def write_recipe(run: RunFolder, recipe: Recipe) -> None:
     write_atomically(run.recipe, text.encode())
 
 
+def record_measured(run: RunFolder, measured: dict[str, Any]) -> None:
+    """Put what was measured beside what the plan of the run predicted."""
+    values = json.loads(run.plan.read_text("utf-8"))
+    values["measured"] = values.get("measured", {}) | measured
+    write_json(run.plan, values)
+
+
 def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
     """A run whose adapter is written, and its recipe.
 
@@ -207,7 +215,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         resolved.data.chat_template = _absolute(resolved.data.chat_template)
     resolved.data.train = _absolute_sources(resolved.data.train)
     resolved.data.validation = _absolute_sources(resolved.data.validation)
-    for name in ("in_domain", "out_of_domain", "retention"):
+    for name in EVALUATION_SETS:
         setattr(resolved.evaluate, name, _absolute_sources(getattr(resolved.evaluate, name)))
     if resolved.evaluate.json_schema is not None:
         resolved.evaluate.json_schema = _absolute(resolved.evaluate.json_schema)

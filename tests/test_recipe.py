@@ -15,7 +15,9 @@ from lorakit.errors import RecipeError
 from lorakit.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, recipe_schema
 from lorakit.recipe.faults import NAMES_ELSEWHERE, known_keys
 from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
-from lorakit.recipe.rules import INITS_NOT_BUILT, PACKAGE, broken_rules
+from lorakit.recipe.rules.adapter import INITS_NOT_BUILT
+from lorakit.recipe.rules.fault import PACKAGE
+from lorakit.recipe.rules.recipe import broken_rules
 from lorakit.recipe.text import RecipeLoader, dump_text, parse_text
 
 MINIMAL = "base: {model: some/model}\ndata: {train: rows.jsonl}\n"

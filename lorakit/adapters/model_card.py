@@ -17,7 +17,7 @@ from lorakit.adapters.token_rows import EmbeddingRows, HeadRows
 from lorakit.base.info import BaseInfo
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.recipe.builtin_names import is_builtin_model
-from lorakit.recipe.rules import BLOCKWISE
+from lorakit.recipe.quantizations import BLOCKWISE
 
 UNNAMED = "not named (a local folder, or made in memory)"
 BUILTIN = "the one that ships with lorakit (`builtin`)"

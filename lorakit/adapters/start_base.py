@@ -17,7 +17,7 @@ from lorakit.base.fingerprint import sampled_sha256
 from lorakit.base.info import base_info
 from lorakit.base.origin import Origin, origins
 from lorakit.errors import AdapterError, ModelError
-from lorakit.recipe.rules import BLOCKWISE
+from lorakit.recipe.quantizations import BLOCKWISE
 
 SAMPLED_ROWS = 16  # of every original tensor; a save reads no more than these
 MAX_NAMES_IN_MESSAGE = 3

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lorakit.data.examples import Example
-    from lorakit.finetune import CheckReport
+    from lorakit.lint.check import CheckReport
 
 SEVERITY_COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 # Brackets as well as colour: the difference must survive a pipe and colour blindness.
@@ -59,7 +59,7 @@ def command(
     settings = load_recipe(recipe, overrides)
     check_html(html)
     with stdout_for_results():
-        from lorakit.finetune import check
+        from lorakit.lint.check import check
 
         report = check(settings)
         if html is not None:

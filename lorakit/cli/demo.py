@@ -24,7 +24,8 @@ from lorakit.run_folder import RunFolder, find_run
 
 if TYPE_CHECKING:
     from lorakit.cli.chat.dialogue import Dialogue
-    from lorakit.finetune import CheckReport, Outcome
+    from lorakit.finetune import Outcome
+    from lorakit.lint.check import CheckReport
     from lorakit.ship.serving import ServedRun
 
 RECIPE = TEMPLATES / "demo.yaml"
@@ -137,7 +138,7 @@ class Demo:
             "lorakit check demo.yaml",
         )
         with stdout_for_results():
-            from lorakit.finetune import check
+            from lorakit.lint.check import check
 
             report = check(self._recipe)
         show_check(report, 1)

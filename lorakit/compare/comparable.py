@@ -15,8 +15,8 @@ from lorakit.compare.measure import LOSS
 from lorakit.compare.questions import AskedQuestion, ask
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.errors import InputError
-from lorakit.evaluate.compare import Measures
 from lorakit.evaluate.judge import LOSS_METRICS
+from lorakit.evaluate.measures import Measures
 from lorakit.plan.machines import machine_of
 from lorakit.plan.prices import Prices, load_prices
 from lorakit.recipe import CompareSection, Recipe

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorakit.compare.questions import askable
 from lorakit.data.conversation import Conversation, PlainText
-from lorakit.evaluate.compare import draw
+from lorakit.evaluate.drawn import draw
 from lorakit.retrieve.index import Bm25, search_words
 
 # Jaccard similarity of word trigrams, from which on texts are called near duplicates: the usual bar

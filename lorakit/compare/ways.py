@@ -21,8 +21,8 @@ from lorakit.compare.recommend import Terms
 from lorakit.compare.table import Table, WayRow, conclude, higher_is_better, qualities
 from lorakit.data.named_sets import context_of, prepare_named_sets
 from lorakit.errors import InputError
-from lorakit.evaluate.compare import Measures
 from lorakit.evaluate.judge import LOSS_METRICS
+from lorakit.evaluate.measures import Measures
 from lorakit.files import write_atomically, write_json
 from lorakit.generate import SamplingSettings
 from lorakit.plan.machines import machine_of

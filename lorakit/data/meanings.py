@@ -239,7 +239,7 @@ class _SetReader:
         """Read the rows, and keep an index of them."""
         first, rows = self._opened()
         convert = self._converter(first)
-        template_process().start()  # comes up while the rows are read
+        template_process().child.start()  # comes up while the rows are read
         self.rows, faults = RowSet(self._spec.source, convert), RowFaults()
         for row in itertools.chain([first], rows):
             try:

@@ -1,20 +1,20 @@
-"""The child process that renders chat templates; started by `template_process.py`, never imported.
+"""What the child process of `template_process.py` does; `lorakit/child/serve.py` runs it, nobody
+imports it.
 
 A template is somebody else's program. Jinja2's sandbox keeps it from the machine, not from running
 for ever or filling the memory, so it runs where it can be killed.
 
-Protocol, both ways: 8 bytes of length (big endian), then JSON. Requests: {"load": key, "source":
-...} or {"render": key, "messages", "tools", "prompt", "marked", "special"}; answers {"text",
-"spans"} or {"error"}. {"rows": [request, ...]} is answered by {"answers": [answer, ...]}.
+Requests: {"load": key, "source": ...}, or a rendering {"render": key, "messages", "tools",
+"prompt", "marked", "special"}, answered by {"text", "spans"} or {"error"}, or {"rows": [rendering,
+...]}, answered by {"answers": [answer, ...]}. Renderings of a template that was not loaded are
+answered by {"unknown": key}.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import struct
-import sys
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -32,22 +32,23 @@ TEMPLATE_FAULTS = (
 )
 
 
-def main(extra_bytes: int, max_characters: int) -> None:
-    """Answer requests until stdin closes."""
-    _limit_memory(extra_bytes)
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+def start(max_characters: str) -> Callable[[Any], dict[str, Any]]:
+    """Renders what templates write within so many characters."""
     sources: dict[str, str] = {}
     gc.freeze()  # what was imported stays: no use in looking at it with every collection
-    _write(answers, {"ready": True})
-    while (request := _read(requests)) is not None:
-        if "load" in request:
-            sources[request["load"]] = request["source"]
-        elif "rows" in request:
-            rows = request["rows"]
-            done = [_answer(row, sources[row["render"]], max_characters) for row in rows]
-            _write(answers, {"answers": done})
-        else:
-            _write(answers, _answer(request, sources[request["render"]], max_characters))
+    return lambda request: _serve(request, sources, int(max_characters))
+
+
+def _serve(request: Any, sources: dict[str, str], max_characters: int) -> dict[str, Any]:
+    if "load" in request:
+        sources[request["load"]] = request["source"]
+        return {}
+    rows = request.get("rows", [request])
+    for row in rows:
+        if row["render"] not in sources:
+            return {"unknown": row["render"]}
+    done = [_answer(row, sources[row["render"]], max_characters) for row in rows]
+    return {"answers": done} if "rows" in request else done[0]
 
 
 def _answer(request: dict[str, Any], source: str, max_characters: int) -> dict[str, Any]:
@@ -68,33 +69,3 @@ def _answer(request: dict[str, Any], source: str, max_characters: int) -> dict[s
     if len(texts[0]) > max_characters:
         return {"error": f"it wrote {len(texts[0])} characters; {max_characters} are allowed"}
     return {"text": texts[0], "spans": spans[0] if request["marked"] else []}
-
-
-def _limit_memory(extra_bytes: int) -> None:
-    """Cap the address space at what it is now plus `extra_bytes` (on Linux; elsewhere the time
-    limit alone holds)."""
-    if not sys.platform.startswith("linux"):
-        return
-    import resource
-
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = int(file.read().split()[0])
-    limit = pages * resource.getpagesize() + extra_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _read(stream: BinaryIO) -> dict[str, Any] | None:
-    header = stream.read(8)
-    if len(header) < 8:
-        return None
-    return json.loads(stream.read(struct.unpack(">Q", header)[0]))
-
-
-def _write(stream: BinaryIO, answer: dict[str, Any]) -> None:
-    data = json.dumps(answer).encode()
-    stream.write(struct.pack(">Q", len(data)) + data)
-    stream.flush()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

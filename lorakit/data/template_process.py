@@ -5,26 +5,17 @@ One child serves the whole process and starts at the first use (0.3 s). It ends 
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import hashlib
 import json
-import os
-import selectors
-import struct
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from lorakit.errors import DataError, RunError
+from lorakit.child.process import ChildError, ChildProcess
+from lorakit.errors import DataError
 
-START_SECONDS = 120.0
 RENDER_SECONDS = 20.0
 MEMORY_BYTES = 1 << 30
 MAX_CHARACTERS = 32 << 20
@@ -64,16 +55,14 @@ class TemplateProcess:
 
     def __init__(self, seconds: float = RENDER_SECONDS) -> None:
         self._seconds = seconds
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-        self._is_ready = False
-        self._loaded: set[str] = set()
-
-    def start(self) -> None:
-        """Start the child without waiting for it to be ready."""
-        with self._lock:
-            self._launch()
+        self.child = ChildProcess(
+            "the process that renders chat templates",
+            Path(__file__).with_name("template_child.py"),
+            [str(MAX_CHARACTERS)],
+            needs="transformers",
+            memory_bytes=MEMORY_BYTES,
+            answer_bytes=MEMORY_BYTES,
+        )
 
     def render(self, rendering: Rendering) -> tuple[str, Spans]:
         """The rendered text, and the spans of `{% generation %}` blocks if `marked`.
@@ -108,99 +97,23 @@ class TemplateProcess:
             return error
 
     def _ask(self, sources: Iterable[str], request: bytes) -> dict[str, Any] | None:
-        """The child's answer to a request that renders `sources`; None after killing it."""
-        with self._lock:
-            try:
-                child = self._loaded_with(sources)
-                self._send(child, request)
-            except BrokenPipeError:  # somebody ended the child between two requests
-                self.close()
-                child = self._loaded_with(sources)
-                self._send(child, request)
-            return self._receive(child, self._seconds)
-
-    def close(self) -> None:
-        """End the child, if this process started it."""
-        child, self._child = self._child, None
-        self._loaded.clear()
-        if child is None or self._owner != os.getpid():
-            return
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # closing flushes
-                    pipe.close()
-
-    def _loaded_with(self, sources: Iterable[str]) -> subprocess.Popen[bytes]:
-        """The running child, which knows the templates `sources` by their keys."""
-        child = self._started()
-        for source in sources:
-            key = _key(source)
-            if key not in self._loaded:
-                self._send(child, json.dumps({"load": key, "source": source}).encode())
-                self._loaded.add(key)
-        return child
-
-    def _launch(self) -> None:
-        if self._child is not None and self._owner == os.getpid():
-            return
-        self._loaded.clear()
-        self._owner = os.getpid()
-        self._child = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                str(Path(__file__).with_name("template_child.py")),
-                str(MEMORY_BYTES),
-                str(MAX_CHARACTERS),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the run, which ends the child itself
-        )
-        self._is_ready = False
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        """The running child, ready for requests."""
-        self._launch()
-        child = self._child
-        assert child is not None
-        if not self._is_ready and self._receive(child, START_SECONDS) is None:
-            raise RunError(
-                "the process that renders chat templates did not start; check that "
-                f"`{sys.executable} -c 'import transformers'` works."
-            )
-        self._is_ready = True
-        return child
-
-    def _send(self, child: subprocess.Popen[bytes], data: bytes) -> None:
-        stdin = child.stdin
-        assert stdin is not None
-        stdin.write(struct.pack(">Q", len(data)) + data)
-        stdin.flush()
-
-    def _receive(self, child: subprocess.Popen[bytes], seconds: float) -> dict[str, Any] | None:
-        """The child's answer; None after killing it for silence."""
-        stdout = child.stdout
-        assert stdout is not None
-        deadline = time.monotonic() + seconds
-        header = read_exactly(stdout, 8, deadline)
-        data = header and read_exactly(stdout, struct.unpack(">Q", header)[0], deadline)
-        if not data:
-            self.close()
+        """The child's answer to a request that renders `sources`; None: it broke a limit."""
+        try:
+            answer: dict[str, Any] = self.child.ask(request, self._seconds)
+            while "unknown" in answer:  # the child is a new one, or a source is
+                for source in sources:
+                    load = json.dumps({"load": _key(source), "source": source}).encode()
+                    self.child.ask(load, self._seconds)
+                answer = self.child.ask(request, self._seconds)
+        except ChildError:
             return None
-        answer: dict[str, Any] = json.loads(data)
         return answer
 
 
 @cache
 def template_process() -> TemplateProcess:
     """The one child of this process."""
-    process = TemplateProcess()
-    atexit.register(process.close)
-    return process
+    return TemplateProcess()
 
 
 @lru_cache(maxsize=16)
@@ -247,19 +160,3 @@ def _text_or_error(answer: dict[str, Any]) -> str | DataError:
         return _read_answer(answer)[0]
     except DataError as error:
         return error
-
-
-def read_exactly(pipe: IO[bytes], count: int, deadline: float) -> bytes | None:
-    """`count` bytes of the pipe, or None at its end or the deadline."""
-    chunks: list[bytes] = []
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while count > 0:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return None
-            chunk = os.read(pipe.fileno(), min(count, 1 << 20))
-            if not chunk:
-                return None
-            chunks.append(chunk)
-            count -= len(chunk)
-    return b"".join(chunks)

@@ -8,7 +8,8 @@ from lorakit.data.contract import Finding
 from lorakit.data.named_sets import is_validation, title_of
 from lorakit.data.prepare import Prepared
 from lorakit.data.variants import source_and_variant
-from lorakit.evaluate.compare import Measures, num_measured
+from lorakit.evaluate.drawn import num_measured
+from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 
 

@@ -25,6 +25,7 @@ from lorakit.evaluate.statistics import (
     verdict_of_change,
     verdict_of_retention,
 )
+from lorakit.recipe.metric_names import KL
 from lorakit.train.losses import ExampleLosses
 
 
@@ -37,10 +38,6 @@ LOSS_METRICS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] 
     "loss": (lambda loss: loss, lambda loss, change: change),
     "perplexity": (np.exp, _perplexity_change),
 }
-
-
-# The distance of tuned from base; of retention only, where any change is unasked for.
-KL = "kl"
 
 
 @dataclass(frozen=True)

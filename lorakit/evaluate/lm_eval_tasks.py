@@ -6,6 +6,7 @@ computes them, and an interval of the difference (`lm_eval_comparison.py`).
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ NO_CONTEXT = 2048  # tokens, for models whose config states no limit, as in lm-e
 BOOTSTRAP_ITERS = 1000
 
 SEED, FEWSHOT_SEED = 0, 1234  # lm-eval's defaults
+
+log = logging.getLogger(__name__)
 
 
 def check_lm_eval(section: LmEvalSection) -> None:
@@ -83,8 +86,8 @@ def lm_eval_results(
     token_budget: int,
     packed: bool,
     seed: int,
-) -> dict[str, SetResult]:
-    """Run the tasks with the adapter off (base) and on (tuned).
+) -> Iterator[dict[str, SetResult] | RunError]:
+    """Run the tasks with the adapter off (base) and on (tuned), one after the other.
 
     Args:
         model: with an adapter attached and switched on.
@@ -96,12 +99,12 @@ def lm_eval_results(
         packed: whether the family may be packed.
         seed: of the resampling.
 
-    Returns:
-        {`lm_eval/TASK`: its comparison}, a group's tasks each for itself.
+    Yields:
+        For each of `section.tasks` {`lm_eval/TASK`: its comparison}, a group's tasks each for
+        itself; or why lm-eval cannot run it, such as that its data are not there.
 
     Raises:
         RecipeError: see `check_lm_eval`.
-        RunError: lm-eval cannot run a task, such as one whose data are not there.
     """
     check_lm_eval(section)
 
@@ -120,20 +123,21 @@ def lm_eval_results(
         )
         return _run(lm, section, name)
 
-    results: dict[str, SetResult] = {}
     for name in section.tasks:
         try:
             tuned = run("tuned", name)
             with adapter_disabled(model):
                 base = run("base", name)
             found = {one: compared(base, tuned, one, seed) for one in tuned["samples"]}
-        except Exception as error:  # a task is anybody's code, and may raise anything
-            raise RunError(
+        except Exception as error:  # noqa: BLE001 - a task is anybody's code, and may raise anything
+            failure = RunError(
                 f"lm-eval could not run {name}: {in_one_line(error)}. Look at the task, or remove "
                 "it from evaluate.lm_eval.tasks."
-            ) from error
-        results |= {f"{PREFIX}{one}": result for one, result in found.items()}
-    return results
+            )
+            log.warning("%s", failure)
+            yield failure
+        else:
+            yield {f"{PREFIX}{one}": result for one, result in found.items()}
 
 
 def _run(lm: Any, section: LmEvalSection, name: str) -> Mapping[str, Any]:

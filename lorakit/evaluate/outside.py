@@ -3,12 +3,14 @@ last, when all else is measured and written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lorakit.errors import LorakitError, RunError
-from lorakit.evaluate.compare import HeldOut, Measures, with_win_rate
+from lorakit.evaluate.before_after import with_win_rate
+from lorakit.evaluate.drawn import HeldOut
 from lorakit.evaluate.lm_eval_tasks import check_lm_eval
+from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.proof import with_variants
 from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.win_rate import PairJudge
@@ -38,7 +40,7 @@ def with_outside(
     results: Mapping[str, SetResult],
     sets: Mapping[str, HeldOut],
     measures: Measures,
-    lm_eval: Callable[[], Mapping[str, SetResult]] | None,
+    lm_eval: Iterator[Mapping[str, SetResult] | RunError],
     write: Callable[[Mapping[str, SetResult]], None],
     *,
     run: Path,
@@ -46,13 +48,13 @@ def with_outside(
     """The results with what the judge and lm-eval say of them, and why something is missing.
 
     Both may fail for reasons of their own, such as no network: what is there by then is written,
-    and a failure of one does not keep the other from its say.
+    and a failure of one, or of one task, does not keep the others from their say.
 
     Args:
         results: all else that was measured.
         sets: those that were measured.
         measures: what is measured.
-        lm_eval: runs the tasks; None: there are none.
+        lm_eval: runs the tasks, and yields what is found, or why nothing is.
         write: keeps results.
         run: the run folder, for the words on how to go on.
     """
@@ -65,12 +67,15 @@ def with_outside(
             failures.append(str(error))
         found = with_variants(found, sets, measures)
         write(found)
-    if lm_eval is not None:
-        try:
-            found |= lm_eval()
-            write(found)
-        except LorakitError as error:
-            failures.append(str(error))
+    try:
+        for task in lm_eval:
+            if isinstance(task, RunError):
+                failures.append(str(task))
+            else:
+                found = {**found, **task}
+                write(found)
+    except LorakitError as error:
+        failures.append(str(error))
     if not failures:
         return found, None
     return found, RunError(

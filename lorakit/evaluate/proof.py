@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.variants import source_and_variant
 from lorakit.evaluate.answers import questions
-from lorakit.evaluate.compare import HeldOut, Measures, sample
+from lorakit.evaluate.drawn import HeldOut, sample
+from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.memorisation import measure_memorisation, training_answers
 from lorakit.evaluate.overfitting import ValidationLosses, measure_overfitting
 from lorakit.evaluate.result import Proof, SetResult

@@ -185,6 +185,11 @@ class AdamW:
         """
         return self._state.evict(self._state.resident_bytes if num_bytes is None else num_bytes)
 
+    def forget_pages(self) -> None:
+        """As if there had been no step: no state on the device that can be elsewhere, and no page
+        counted in `facts`."""
+        self._state.begin_anew()
+
     def facts(self) -> dict[str, int | str]:
         """The form, the bytes of its state, and what was paged so far."""
         return {

@@ -95,6 +95,9 @@ class State(Protocol):
     def evict(self, num_bytes: int) -> int:
         """Take pages off the device until `num_bytes` are free; returns how many are."""
 
+    def begin_anew(self) -> None:
+        """As if no page had been visited: none on the device, none counted."""
+
 
 class ResidentState:
     """Everything stays on the device."""
@@ -114,6 +117,9 @@ class ResidentState:
 
     def evict(self, num_bytes: int) -> int:
         return 0
+
+    def begin_anew(self) -> None:
+        pass
 
 
 @dataclass
@@ -179,6 +185,10 @@ class PagedState:
             self._drop(next(iter(self._frames)))
             self.traffic.evicted += 1
         return before - self.resident_bytes
+
+    def begin_anew(self) -> None:
+        self.evict(self.resident_bytes)
+        self.traffic = Traffic()
 
     def _fetch(self, index: int) -> _Frame:
         """The page on the device, or on its way; now the most recently used one."""

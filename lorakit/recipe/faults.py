@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lorakit.recipe.rules import Fault, RuleError
+from lorakit.recipe.rules.fault import Fault, RuleError
 from lorakit.recipe.sections.data import DataSource
 from lorakit.recipe.text import KeyPath
 

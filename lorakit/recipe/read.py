@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.faults import faults_of, in_words
-from lorakit.recipe.rules import broken_rules, fill_name
+from lorakit.recipe.rules.output import fill_name
+from lorakit.recipe.rules.recipe import broken_rules
 from lorakit.recipe.sections.recipe import Recipe
 from lorakit.recipe.sections.section import Section
 from lorakit.recipe.text import KeyPath, apply_override, dump_text, parse_text, read_text

@@ -8,7 +8,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from lorakit.errors import RecipeError
 from lorakit.recipe.faults import faults_of, in_words
-from lorakit.recipe.rules import RuleError, sft_rules
+from lorakit.recipe.rules.fault import RuleError
+from lorakit.recipe.rules.train import sft_rules
 from lorakit.recipe.sections.section import PositiveInt
 from lorakit.recipe.sections.train import TrainSection
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lorakit.recipe import Recipe
-from lorakit.recipe.rules import BLOCKWISE
+from lorakit.recipe.quantizations import BLOCKWISE
 from lorakit.report.files import ChoiceFacts, LoggedStep, Parameters, PlanFacts, RunFiles
 from lorakit.report.words import count, duration, share, size
 

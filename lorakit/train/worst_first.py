@@ -87,6 +87,7 @@ def _train_on(
             batch = batches.batch_of(steps.start, group)
             backward_with_room(model, adapter, optimizer, batch, settings.seed, recompute)
         optimizer.rehearse()
+        optimizer.forget_pages()
         adapter.parameters_changed()
 
 

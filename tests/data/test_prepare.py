@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from lorakit.child.process import ChildProcess
 from lorakit.data import row_set
 from lorakit.data.contract import FINDINGS
 from lorakit.data.detect import converter_for
@@ -21,7 +22,6 @@ from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row, read_rows
 from lorakit.data.store import TokenStore, open_store, write_store
-from lorakit.data.template_process import TemplateProcess
 from lorakit.errors import DataError
 from tests import tiny
 
@@ -419,6 +419,7 @@ def test_a_second_start_needs_no_template_process(tmp_path: Path, monkeypatch) -
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(SHORT) + "\n")
     first = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=tmp_path / "c")
-    monkeypatch.setattr(TemplateProcess, "_launch", None)
+    monkeypatch.setattr(ChildProcess, "start", None)
+    monkeypatch.setattr(ChildProcess, "ask", None)
     second = prepare_examples(path, tiny.tokenizer(), DataRules(), cache_dir=tmp_path / "c")
     assert second.examples.fingerprint == first.examples.fingerprint

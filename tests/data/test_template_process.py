@@ -24,7 +24,7 @@ def render(process: TemplateProcess, source: str) -> str:
 def process():
     quick = TemplateProcess(seconds=1.0)
     yield quick
-    quick.close()
+    quick.child.close()
 
 
 BOMBS = {
@@ -73,17 +73,17 @@ def test_a_faulty_template_says_where(process) -> None:
 
 def test_a_killed_child_is_replaced(process) -> None:
     assert render(process, "a") == "a"
-    os.kill(process._child.pid, 9)
-    process._child.wait()
+    os.kill(process.child.pid, 9)
+    os.waitpid(process.child.pid, 0)
     assert render(process, "b") == "b"
 
 
 def test_one_child_serves_every_renderer() -> None:
     talk = Conversation.of(("user", "a"), ("assistant", "b"))
     Renderer(tiny.tokenizer()).render(talk)
-    child = template_process()._child
+    pid = template_process().child.pid
     Renderer(tiny.tokenizer(chat_template=None)).render(talk)
-    assert child is not None and template_process()._child is child
+    assert pid is not None and template_process().child.pid == pid
 
 
 def test_many_renderings_are_those_of_each_by_itself(process) -> None:

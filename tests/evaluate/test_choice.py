@@ -16,10 +16,12 @@ from lorakit.base.load import load_base
 from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.errors import DataError
+from lorakit.evaluate.before_after import compare_sets
 from lorakit.evaluate.choice import choice_scores
-from lorakit.evaluate.compare import Measures, check_measurable, compare_sets, num_measured
+from lorakit.evaluate.drawn import check_measurable, num_measured
 from lorakit.evaluate.enough import too_few_findings
 from lorakit.evaluate.likelihood import Request, likelihoods
+from lorakit.evaluate.measures import Measures
 from lorakit.recipe import LoraConfig
 from tests import tiny
 

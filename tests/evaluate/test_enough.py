@@ -8,10 +8,10 @@ import pytest
 
 from lorakit.data.named_sets import title_of
 from lorakit.data.prepare import Prepared
-from lorakit.evaluate.compare import Measures
 from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.statistics import MIN_EXAMPLES
-from tests.evaluate.test_compare import prepared, rows
+from tests.evaluate.test_before_after import prepared, rows
 
 FEW, ENOUGH = MIN_EXAMPLES - 1, MIN_EXAMPLES
 

@@ -12,11 +12,11 @@ import pytest
 
 import lorakit
 from lorakit.errors import RunError
-from lorakit.evaluate.compare import Measures
+from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.outside import with_outside
 from lorakit.evaluate.result import SetResult
-from tests.evaluate.test_compare import Pretender, loaded, prepared, rows
-from tests.evaluate.test_compare import compare as compare_sets
+from tests.evaluate.test_before_after import Pretender, loaded, prepared, rows
+from tests.evaluate.test_before_after import compare as compare_sets
 from tests.evaluate.test_win_rate import Reply, Server, judge_at
 
 __all__ = ["loaded"]  # a fixture
@@ -102,28 +102,34 @@ def test_one_failure_keeps_nobody_else_from_its_say(
     results = compare_sets(loaded, sets, measures, Pretender(loaded[0], references))
     written: list[Mapping[str, SetResult]] = []
 
-    def fails() -> Mapping[str, SetResult]:
+    def fails() -> Iterator[Mapping[str, SetResult]]:
         raise RunError("lm-eval could not run own_task.")
+        yield
 
     found, failure = with_outside(
-        results, sets, measures, fails, written.append, run=tmp_path / "run"
+        results, sets, measures, fails(), written.append, run=tmp_path / "run"
     )
     assert failure is not None and failure.exit_code == 1
     assert "HTTP 401" in str(failure) and "own_task" in str(failure)
     assert found == results
 
-    task = {"lm_eval/t": replace(results["in_domain"], answered=())}
+    # A task that fails keeps neither the one before nor the one after it from being written.
+    task = replace(results["in_domain"], answered=())
+    asked_for = [{"lm_eval/a": task}, RunError("lm-eval could not run b."), {"lm_eval/c": task}]
+    written.clear()
     found, failure = with_outside(
-        results, sets, measures, lambda: task, written.append, run=tmp_path / "run"
+        results, sets, measures, iter(asked_for), written.append, run=tmp_path / "run"
     )
-    assert failure is not None and set(found) == {*sets, "lm_eval/t"} == set(written[-1])
+    assert failure is not None and "could not run b." in str(failure) and failure.exit_code == 1
+    assert set(found) == {*sets, "lm_eval/a", "lm_eval/c"} == set(written[-1])
+    assert set(written[-2]) == {*sets, "lm_eval/a"}
 
     # The judge goes in the midst: what it said of the first set stays.
     calm, asked = Judge(), len(server.bodies)
     calm.ill = False
     server.judge = lambda text, n: (404, {}, "") if n > asked + 2 * 24 else calm(text, n)
     found, failure = with_outside(
-        results, sets, measures, None, written.append, run=tmp_path / "run"
+        results, sets, measures, iter(()), written.append, run=tmp_path / "run"
     )
     assert failure is not None and "HTTP 404" in str(failure)
     assert found["in_domain"].metrics["win_rate"].examples == 24

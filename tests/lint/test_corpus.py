@@ -43,6 +43,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_rule_has_a_flawed_case() -> None:
     assert set(RULES) == set(FLAWED)
     assert len(CASES) >= 40 and len(SOUND) >= 20
+    for name, cases in FLAWED.items():  # a rule that can warn does, whatever else it only notes
+        assert all(case.is_note for case in cases) == (RULES[name].SEVERITIES == ("note",)), name
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
@@ -51,7 +53,10 @@ def test_the_flaw_is_found(name: str, case: Case, tmp_path: Path, cache: Path) -
     found = list(RULES[name].find(facts))
     assert found, f"{name} does not see it"
     assert {one.id for one in found} == {name}
-    assert {one.severity for one in found} <= set(RULES[name].SEVERITIES)
+    severities = {one.severity for one in found}
+    assert severities <= set(RULES[name].SEVERITIES)
+    # A flaw is found when it is told as one; where a note is all it is worth the case says so.
+    assert (severities == {"note"}) == case.is_note, told(found)
     # Named: a file with a line, or a key of the recipe.
     assert all(
         ":" in one.where or one.where.split(".")[0] in type(facts.recipe).model_fields

@@ -80,6 +80,7 @@ def run(options: Options) -> int:
 
 def serve() -> None:
     """Fork a run per line of options; answer with its pid, and with its exit code when it ended."""
+    load_kernels()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -87,6 +88,18 @@ def serve() -> None:
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def load_kernels() -> None:
+    """Have every kernel ready before the first fork. A run that compiles one itself, because
+    numba's cache does not have it yet, writes files in the midst of its first step, and whoever
+    watches or counts the system calls of a save finds them among its own.
+    """
+    from lorakit.kernels.cpu import compiled
+
+    for kernel in vars(compiled).values():
+        if isinstance(kernel, compiled.Kernel):
+            kernel.address()
 
 
 def main() -> None:

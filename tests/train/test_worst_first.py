@@ -43,7 +43,7 @@ def outcome(folder: Path, run: Path, worst_batch_first: bool, **options: object)
         run_dir=run,
     )
     lines = [{k: v for k, v in line.items() if k not in TIMING} for line in result.metrics]
-    return model, lines, torch.rand(())
+    return model, lines, torch.rand(()), result.optimizer
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "paged_adamw_8bit"])
@@ -52,6 +52,8 @@ def test_nothing_of_it_stays(tiny_folder: Path, tmp_path: Path, optim: str) -> N
     without = outcome(tiny_folder, tmp_path / "b", False, optim=optim)
     assert with_it[1] == without[1]
     assert torch.equal(with_it[2], without[2])
+    assert with_it[3] == without[3]  # the pages that moved, too
+    assert (without[3]["pages_in"] > 0) == (optim != "adamw_torch")
     parameters = attached(without[0]).parameters()
     for name, parameter in attached(with_it[0]).parameters().items():
         assert torch.equal(parameter, parameters[name]), name

@@ -21,7 +21,7 @@ from lorakit.base.info import base_info
 from lorakit.base.repack import is_packed
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoftqConfig
-from lorakit.recipe.rules import BITS
+from lorakit.recipe.quantizations import BITS
 
 NAMES = ("loftq",)
 STARTS_AT_BASE = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lorakit.data.contract import Finding
-from lorakit.evaluate.compare import UNANSWERED, primary_of
+from lorakit.evaluate.measures import UNANSWERED, primary_of
 from lorakit.lint.facts import Facts
 
 ID = "reference-longer-than-generated"

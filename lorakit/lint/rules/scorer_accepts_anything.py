@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lorakit.data.contract import Finding
-from lorakit.evaluate.compare import primary_of
+from lorakit.evaluate.measures import primary_of
 from lorakit.lint.facts import Facts
 from lorakit.lint.row_texts import RowText, Sample
 from lorakit.tasks import ScoringOptions, scorer

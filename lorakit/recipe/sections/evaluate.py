@@ -9,6 +9,8 @@ from lorakit.recipe.sections.judge import JudgeSection
 from lorakit.recipe.sections.lm_eval import LmEvalSection
 from lorakit.recipe.sections.section import NonNegativeFloat, PositiveInt, Section
 
+EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
+
 
 class EvaluateSection(Section):
     """What the run is proven on."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from lorakit.recipe.rules import RuleError, broken_rules
+from lorakit.recipe.rules.fault import RuleError
+from lorakit.recipe.rules.recipe import broken_rules
 from lorakit.recipe.sections.adapter import LoraConfig
 from lorakit.recipe.sections.base import BaseSection
 from lorakit.recipe.sections.check import CheckSection

@@ -44,6 +44,7 @@ class Case:
         base: prepares the base folder in a folder and returns its path; None: the built-in one.
         room: what is free and what there is of the device's memory, as shares of what the run
             needs; None: not known.
+        is_note: of a flawed one: worth a note and no more.
     """
 
     train: list[Row] | str = field(default_factory=lambda: _usual())
@@ -54,6 +55,7 @@ class Case:
     measured: bool = True
     base: Callable[[Path], Path] | None = None
     room: tuple[float, float] | None = None
+    is_note: bool = False
 
     def facts(self, folder: Path, cache_dir: Path) -> Facts:
         """What rules see of it; its files are written to `folder`, tokens kept in `cache_dir`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.lint.corpus.rows import (
 )
 from tests.lint.corpus.twins import FLAWED_TWINS, JSON_IN_QUOTES
 
+# A micro-batch of many rows, so that short ones meet long ones.
+WIDE = {"batch_size": 32, "micro_batch_tokens": 16_384}
 OLD_GPU = Hardware("cuda", "Tesla T4", has_bfloat16=False, chosen=False)
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' + m['content'] }}<|im_end|>\n"
@@ -34,6 +37,11 @@ GERMAN = (
 
 def _recipe(**sections: dict[str, Any]) -> Case:
     return Case(sections=sections)
+
+
+def _note(case: Case) -> Case:
+    """A flaw, or a degree of one, that is worth a note and no more."""
+    return replace(case, is_note=True)
 
 
 def _base_without_template(folder: Path) -> Path:
@@ -69,6 +77,13 @@ def _tuned_by_name(folder: Path) -> Path:
 def _text_rows(count: int) -> list[Row]:
     maker = Maker(3)
     return [{"text": maker.prose(3, 5)} for _ in range(count)]
+
+
+def _instructions_as_texts(count: int) -> list[Row]:
+    return [
+        {"text": f"### Instruction:\n{row['prompt']}\n### Response:\n{row['completion']}"}
+        for row in answered(count)
+    ]
 
 
 def _again(row: Row) -> Row:
@@ -162,12 +177,12 @@ FLAWED: dict[str, list[Case]] = {
     ],
     "learning-rate-too-high": [
         _recipe(train={"learning_rate": 1e-2}),
-        _recipe(train={"learning_rate": 1e-3}),
+        _note(_recipe(train={"learning_rate": 1e-3})),
     ],
     "learning-rate-too-low": [_recipe(train={"learning_rate": 2e-6})],
     "few-modules-targeted": [
         _recipe(adapter={"target_modules": ["q_proj", "v_proj"]}),
-        _recipe(adapter={"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}),
+        _note(_recipe(adapter={"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]})),
     ],
     "epochs-against-rows": [
         _recipe(train={"num_train_epochs": 1}),
@@ -176,16 +191,16 @@ FLAWED: dict[str, list[Case]] = {
     ],
     "dropout-against-rows": [
         _recipe(adapter={"lora_dropout": 0.6}),
-        _recipe(adapter={"lora_dropout": 0.0}),
+        _note(_recipe(adapter={"lora_dropout": 0.0})),
     ],
     "few-rows": [Case(answered(40))],
     "rank-for-reasoning": [
-        Case([r | {"completion": f"Step 1: {r['completion']}"} for r in answered(240)])
+        _note(Case([r | {"completion": f"Step 1: {r['completion']}"} for r in answered(240)]))
     ],
     "nothing-held-out": [
         _recipe(evaluate={"in_domain": None, "out_of_domain": None, "retention": None})
     ],
-    "out-of-domain-or-retention-missing": [_recipe(evaluate={"out_of_domain": None})],
+    "out-of-domain-or-retention-missing": [_note(_recipe(evaluate={"out_of_domain": None}))],
     "warmup-too-long": [
         _recipe(train={"warmup_steps": 1_000}),
         _recipe(train={"warmup_ratio": 0.6}),
@@ -200,10 +215,11 @@ FLAWED: dict[str, list[Case]] = {
         _recipe(base={"dtype": "float16"}),
     ],
     "plain-text-on-instruct-base": [
-        Case(_text_rows(240)),
-        Case(_text_rows(240), base=_tuned_by_name),
+        Case(_instructions_as_texts(240)),
+        _note(Case(_text_rows(240))),
+        _note(Case(_text_rows(240), base=_tuned_by_name)),
     ],
-    "chat-on-base-model": [Case(base=_base_without_template)],
+    "chat-on-base-model": [_note(Case(base=_base_without_template))],
     "template-replaced": [
         Case(
             sections={"data": {"chat_template": "{chatml.jinja}"}},
@@ -266,7 +282,7 @@ FLAWED: dict[str, list[Case]] = {
     ],
     "one-answer-dominates": [
         Case(changed(answered(240), 3, with_answer(_canned))),
-        Case(classified(240, shares=(60, 1, 1, 1))),
+        _note(Case(classified(240, shares=(60, 1, 1, 1)))),
     ],
     "placeholder-answers": [Case(changed(answered(240), 20, with_answer(lambda row: "nan")))],
     "answer-repeats-question": [
@@ -357,9 +373,16 @@ FLAWED: dict[str, list[Case]] = {
         )
     ],
     "languages-mixed": [Case(changed(answered(240), 10, with_answer(lambda row: GERMAN)))],
-    "one-source-dominates": [Case(_sources(240))],
-    "padding-waste": [Case(_uneven(240), sections={"data": {"packing": False}})],
-    "json-answers-broken": [Case(JSON_CUT), Case(JSON_DEEP), JSON_IN_QUOTES],
+    "one-source-dominates": [_note(Case(_sources(240)))],
+    "padding-waste": [
+        Case(_uneven(240), sections={"data": {"packing": False}, "train": WIDE}),
+        _note(Case(_uneven(240), sections={"data": {"packing": False}})),
+    ],
+    "json-answers-broken": [
+        Case(JSON_CUT),
+        Case(JSON_DEEP, base=_tuned_by_name),  # whose context has room for them
+        JSON_IN_QUOTES,
+    ],
     "system-message-differs": [
         Case(
             dialogues(220, system="You are a triage nurse."),
@@ -368,14 +391,21 @@ FLAWED: dict[str, list[Case]] = {
         )
     ],
     "lengths-drift": [
-        Case(
-            sections={"evaluate": {"in_domain": "{test.jsonl}"}},
-            sets={"test": [r | {"completion": r["completion"][:12]} for r in answered(60, seed=8)]},
+        _note(
+            Case(
+                sections={"evaluate": {"in_domain": "{test.jsonl}"}},
+                sets={
+                    "test": [r | {"completion": r["completion"][:12]} for r in answered(60, seed=8)]
+                },
+            )
         )
     ],
-    "thinking-in-some-rows": [Case(_thinking(240))],
-    "little-is-trained": [Case(_long_prompts(220))],
-    "prompts-are-trained": [_recipe(data={"trained": "all"})],
+    "thinking-in-some-rows": [_note(Case(_thinking(240)))],
+    "little-is-trained": [_note(Case(_long_prompts(220)))],
+    "prompts-are-trained": [
+        Case(classified(240), sections={"data": {"trained": "all"}}),
+        _note(_recipe(data={"trained": "all"})),
+    ],
     "does-not-fit": [Case(room=(0.5, 0.6), measured=False)],
     "fits-only-just": [Case(room=(1.03, 2), measured=False)],
     **FLAWED_TWINS,

@@ -20,8 +20,10 @@ from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.errors import DataError, RecipeError
 from lorakit.evaluate.answers import Answer, question
-from lorakit.evaluate.compare import Measures, check_measurable, compare_sets, draw, sample
+from lorakit.evaluate.before_after import compare_sets
+from lorakit.evaluate.drawn import check_measurable, draw, sample
 from lorakit.evaluate.forgotten import most_forgotten
+from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.summary import summary
 from lorakit.recipe import EvaluateSection, LoraConfig

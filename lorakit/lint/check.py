@@ -1,0 +1,123 @@
+"""A recipe and its data, looked at before anything is trained: contract, sizes and rules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from lorakit.base.from_recipe import load_tokenizer_of_base
+from lorakit.data.contract import Finding
+from lorakit.data.meanings import read_meanings
+from lorakit.data.named_sets import prepare_named_sets, rules_of, specs_of
+from lorakit.data.prepare import Prepared
+from lorakit.errors import DataError
+from lorakit.evaluate.drawn import check_measurable
+from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.measures import Measures
+from lorakit.evaluate.outside import check_outside
+from lorakit.lint.facts import Facts
+from lorakit.lint.hardware import hardware_of
+from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
+from lorakit.plan.plan import plan
+from lorakit.plan.rows import Sets
+from lorakit.recipe import Recipe
+from lorakit.recipe.sections.evaluate import EVALUATION_SETS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found; nothing was trained.
+
+    Attributes:
+        sets: {train, validation, in_domain, ...: what became of its rows}; none when one of them
+            is refused.
+        findings: of all sets and of the recipe, errors first.
+        tokenizer: to show examples with.
+        silenced: {id: findings that the recipe silences}.
+    """
+
+    sets: dict[str, Prepared]
+    findings: list[Finding]
+    tokenizer: PreTrainedTokenizerBase
+    silenced: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of `lorakit check --json`; rows and tokens are those of the training set, and
+        null when a set was refused."""
+        rows = {
+            name: {"read": one.read, "kept": one.kept, "dropped": one.dropped}
+            for name, one in self.sets.items()
+        }
+        train = self.sets.get("train")
+        return {
+            "rows": rows.get("train"),
+            "tokens": None if train is None else int(train.examples.lengths.sum()),
+            "trained_tokens": None if train is None else int(train.examples.trained_lengths.sum()),
+            "findings": [vars(finding) for finding in self.findings],
+            "silenced": self.silenced,
+            "sets": rows,
+        }
+
+
+def check(recipe: Recipe) -> CheckReport:
+    """Read and render every set of a recipe, and hold it to the data contract. Trains nothing.
+
+    Data of which too little can be used are a finding `data-refused`, an error. The adapter
+    is attached to a base without weights, so that targets that match nothing are found too.
+
+    Raises:
+        InputError: recipe, adapter, tokenizer or a file of the data cannot work.
+    """
+    measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
+    check_outside(recipe.evaluate, asks=False)
+    tokenizer, config = load_tokenizer_of_base(recipe.base)
+    try:
+        sets = prepare_named_sets(recipe, tokenizer, config)
+        check_measurable(sets.evaluation, measures, sets.train.stop_ids)
+    except DataError as error:
+        _read_every_set(recipe, config)  # a file that cannot be read is no finding
+        return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
+    make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets)))
+    make_plan()  # adapter and base must be possible, whatever the rules ask for
+    facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan)
+    found = findings_of(facts, measures, sets.train.stop_ids)
+    return CheckReport(sets.by_name(), found.findings, tokenizer, found.silenced)
+
+
+def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
+    """Raise the DataError of the first set whose rows cannot be read."""
+    rules = rules_of(recipe.data, config)
+    named = [getattr(recipe.evaluate, name) for name in EVALUATION_SETS]
+    for sources in (recipe.data.train, recipe.data.validation, *named):
+        if sources is not None and not isinstance(sources, float):
+            read_meanings(specs_of(sources), rules)
+
+
+def findings_of(
+    facts: Facts, measures: Measures, stop_ids: Sequence[int], *, resumes: bool = False
+) -> Linted:
+    """What is to be said about rows and recipe, and about sets too small for a verdict."""
+    sets = facts.sets
+    few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
+    linted = lint(facts, resumes=resumes)
+    return without_silenced([*sets.findings(), *few, *linted], facts.recipe.check.silence)
+
+
+def report_findings(found: Linted) -> None:
+    """Say what was found, and stop where training would be wrong."""
+    for finding in found.findings:
+        where = f" ({finding.where})" if finding.where else ""
+        log.warning("%s: %s%s", finding.severity, finding.message, where)
+    if found.silenced:
+        log.warning("check.silence leaves out: %s", silenced_in_words(found.silenced))
+    errors = [finding for finding in found.findings if finding.severity == "error"]
+    if errors:
+        listed = "; ".join(f"{finding.message} ({finding.where})" for finding in errors)
+        raise DataError(f"training would be wrong: {listed}. `lorakit check` shows all of it.")
