@@ -19,6 +19,7 @@ MAX_ROWS = 1_000
 MIN_LETTERS = 60  # below this a language is a guess
 MAX_CHARACTERS = 600
 SURE = 0.99
+MAX_POOLED = 40  # short questions that are read as one text
 _NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'\u2019]", regex.DOTALL)
 
 
@@ -30,11 +31,20 @@ class Languages:
         answers: rows by the language of their answer, of short ones of question and answer.
         by_row: (row, language of its prompt, of its answer), where both are sure.
         of_answer: {language: its rows}.
+        untold: {language of the answer: rows whose question is too short to tell}.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
     by_row: list[tuple[RowText, str, str]] = field(default_factory=list)
     of_answer: dict[str, list[RowText]] = field(default_factory=dict)
+    untold: dict[str, list[RowText]] = field(default_factory=dict)
+
+    def asked_in(self, answered: str) -> str | None:
+        """The language of the short questions whose answers are in `answered`, all read as one
+        text; None where that is short too, or unsure."""
+        questions = list(dict.fromkeys(row.question for row in self.untold.get(answered, [])))
+        picked = np.unique(np.linspace(0, len(questions) - 1, min(len(questions), MAX_POOLED)))
+        return _language("\n".join(questions[int(i)] for i in picked.round()))
 
 
 def languages_of(sample: Sample) -> Languages:
@@ -55,6 +65,8 @@ def languages_of(sample: Sample) -> Languages:
         asked = _language(row.question) if row.question else None
         if asked is not None:
             found.by_row.append((row, asked, answered))
+        elif row.question:
+            found.untold.setdefault(answered, []).append(row)
     return found
 
 

@@ -12,9 +12,10 @@ SEVERITIES = ("warning", "note")
 TITLE = "Too few or too many epochs for the number of rows"
 REASON = (
     "Little data need several passes (3 to 5 under 2,000 rows), much data one or two (from "
-    "50,000 on); far more passes learn the rows by heart. Between the two nothing is said. "
-    "The limits for a warning are wider than the advice, since the best number depends on the "
-    "data: under one and a half or over ten epochs with few rows, over three with many."
+    "50,000 on); far more passes learn the rows by heart. Between the two, more than five are "
+    "told. The limits for a warning are wider than the advice, since the best number depends on "
+    "the data: under one and a half epochs with few rows, over ten with up to 50,000 rows, over "
+    "three with more."
 )
 SOURCE = (
     "practice; QLoRA (arXiv 2305.14314) trained sets of 10,000 to 50,000 rows for one to "
@@ -37,9 +38,11 @@ def find(facts: Facts) -> Iterator[Finding]:
     if rows < FEW_ROWS and epochs < 2.95:  # max_steps need not give a round number
         severity = "warning" if epochs < 1.5 else "note"
         what, usual = "few", f"under {FEW_ROWS:,} rows 3 to 5 are usual"
-    elif rows < FEW_ROWS and epochs > 5.05 and not stops:
+    elif rows <= MANY_ROWS and epochs > 5.05 and not stops:
         severity = "warning" if epochs > 10 else "note"
-        what, usual = "many", f"under {FEW_ROWS:,} rows 3 to 5 are usual, more learn them by heart"
+        few = rows < FEW_ROWS
+        scope = f"under {FEW_ROWS:,} rows 3 to 5" if few else f"up to {MANY_ROWS:,} rows 1 to 5"
+        what, usual = "many", f"{scope} are usual, more learn them by heart"
     elif rows > MANY_ROWS and epochs > 2.05 and not stops:
         severity = "warning" if epochs > 3.05 else "note"
         what, usual = "many", f"over {MANY_ROWS:,} rows 1 or 2 are usual"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
+from lorakit.lint.languages import Languages
+from lorakit.lint.row_texts import RowText
 from lorakit.lint.told import Hits
 
 ID = "languages-mixed"
@@ -43,20 +45,21 @@ def find(facts: Facts) -> Iterator[Finding]:
         for name, count in found.answers.most_common()[1:]
         if count >= MIN_ROWS and count >= MIN_SHARE * told
     ]
+    asked_and_answered = [*found.by_row, *_pooled(found)]
     switching = [
         row
-        for row, asked, answered in found.by_row
+        for row, asked, answered in asked_and_answered
         if asked != answered and not any(word in row.prompt.casefold() for word in TRANSLATION)
     ]
-    share = len(switching) / max(1, len(found.by_row))
+    share = len(switching) / max(1, len(asked_and_answered))
     if len(switching) >= SWITCHING_ROWS and SWITCHING_SHARE <= share <= MEANT_SHARE:
-        hits = Hits(facts.train, len(found.by_row))
+        hits = Hits(facts.train, len(asked_and_answered))
         for row in switching:
             hits.add(row, row.answer)
         yield Finding(
             ID,
             "warning",
-            f"train: {share:.0%} of {len(found.by_row):,} rows that tell answer in another "
+            f"train: {share:.0%} of {len(asked_and_answered):,} rows that tell answer in another "
             "language than "
             "they are asked in; the model will switch: remove or translate them",
             hits.where,
@@ -75,3 +78,11 @@ def find(facts: Facts) -> Iterator[Finding]:
             "out if that is not meant",
             rows[0].where,
         )
+
+
+def _pooled(found: Languages) -> Iterator[tuple[RowText, str, str]]:
+    """Rows whose questions are too short to tell alone, by what they are in together."""
+    for answered, rows in found.untold.items():
+        asked = found.asked_in(answered)
+        if asked is not None:
+            yield from ((row, asked, answered) for row in rows)

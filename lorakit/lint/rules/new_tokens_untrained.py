@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lorakit.base.from_recipe import token_ids_of
+from lorakit.base.unmoved_rows import EMBEDDINGS
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
 
@@ -28,7 +29,6 @@ MEND = (
 )
 
 MAX_ROWS = 100
-EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 
 
 def find(facts: Facts) -> Iterator[Finding]:

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 
 import regex
 
-from lorakit.data.contract import Finding
+from lorakit.data.contract import Finding, Severity
 from lorakit.lint.facts import Facts
 from lorakit.lint.row_texts import RowText
 
 ID = "rank-for-reasoning"
-SEVERITIES = ("note",)
+SEVERITIES = ("warning", "note")
 TITLE = "A reasoning task below rank 32"
 REASON = (
     "Long chains of thought are a larger change than a style or a format: ranks of 32 to 64 "
     "are the usual choice for them, 16 for instructions. Rows count as reasoning if they have "
-    "thinking, a marked final answer (#### or \\boxed), or numbered steps with sums."
+    "thinking, a marked final answer (#### or \\boxed), or numbered steps with sums. Below 16, "
+    "where instructions begin, it is a warning."
 )
 SOURCE = "practice; Tina (arXiv 2504.15777): rank 32 for reasoning by LoRA"
 EXAMPLE = """\
@@ -24,7 +25,7 @@ data: {train: gsm8k.jsonl}
 adapter: {r: 8}"""
 MEND = "Set adapter.r: 32 (lora_alpha: 64)."
 
-USUAL_RANK = 32
+USUAL_RANK, INSTRUCTION_RANK = 32, 16
 MIN_SHARE = 0.5
 MIN_WORDS = 12  # of an answer that shows its work
 _FINAL = regex.compile(r"^#### |\\boxed\{|</think>|^(?:\*\*)?step 1\b", regex.M | regex.I)
@@ -43,7 +44,8 @@ def find(facts: Facts) -> Iterator[Finding]:
             f"{adapter.r}; "
             f"for reasoning {USUAL_RANK} to 64 are usual"
         )
-        yield Finding(ID, "note", message, "adapter.r")
+        severity: Severity = "warning" if adapter.r < INSTRUCTION_RANK else "note"
+        yield Finding(ID, severity, message, "adapter.r")
 
 
 def _reasons(row: RowText) -> bool:

@@ -29,6 +29,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' + m['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+NEW_TAGS = ["<urgent>", "<can-wait>"]
 GERMAN = (
     "Der Arzt prüft heute den alten Verband und spricht danach lange mit der Schwester über die "
     "Dosis der Tabletten, weil das Fieber seit gestern Abend nicht gesunken ist."
@@ -61,6 +62,20 @@ def _grown_tokenizer(folder: Path) -> Path:
     config = tiny.config(max_position_embeddings=2048)
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
+    return folder
+
+
+def _grown_base(folder: Path) -> Path:
+    """Two tokens more, whose rows lie at the mean."""
+    folder.mkdir()
+    tokenizer = tiny.tokenizer()
+    model = tiny.model(max_position_embeddings=2048)
+    tokenizer.add_tokens(NEW_TAGS)
+    model.resize_token_embeddings(len(tokenizer))
+    weight = model.get_input_embeddings().weight.data
+    weight[-len(NEW_TAGS) :] = weight[: -len(NEW_TAGS)].mean(dim=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -141,6 +156,11 @@ def _sources(count: int) -> list[Row]:
     return [row | {"source": names[i % 30]} for i, row in enumerate(answered(count))]
 
 
+def _briefly_asked(count: int) -> list[Row]:
+    """Questions too short for their language to be told alone."""
+    return [row | {"prompt": f"What is meant by {i}?"} for i, row in enumerate(answered(count))]
+
+
 def _long_prompts(count: int) -> list[Row]:
     maker = Maker(6)
     return [{"prompt": maker.prose(18, 20), "completion": "yes"} for _ in range(count)]
@@ -187,6 +207,7 @@ FLAWED: dict[str, list[Case]] = {
     "epochs-against-rows": [
         _recipe(train={"num_train_epochs": 1}),
         _recipe(train={"num_train_epochs": 30}),
+        Case(answered(2_200), sections={"train": {"num_train_epochs": 15}}),
         _recipe(train={"num_train_epochs": None, "max_steps": 2_000}),
     ],
     "dropout-against-rows": [
@@ -195,12 +216,19 @@ FLAWED: dict[str, list[Case]] = {
     ],
     "few-rows": [Case(answered(40))],
     "rank-for-reasoning": [
-        _note(Case([r | {"completion": f"Step 1: {r['completion']}"} for r in answered(240)]))
+        Case(
+            [r | {"completion": f"Step 1: {r['completion']}"} for r in answered(240)],
+            sections={"adapter": {"r": 4, "lora_alpha": 8}},
+        ),
+        _note(Case([r | {"completion": f"Step 1: {r['completion']}"} for r in answered(240)])),
     ],
     "nothing-held-out": [
         _recipe(evaluate={"in_domain": None, "out_of_domain": None, "retention": None})
     ],
-    "out-of-domain-or-retention-missing": [_note(_recipe(evaluate={"out_of_domain": None}))],
+    "out-of-domain-or-retention-missing": [
+        _recipe(evaluate={"out_of_domain": None, "retention": None}),
+        _note(_recipe(evaluate={"out_of_domain": None})),
+    ],
     "warmup-too-long": [
         _recipe(train={"warmup_steps": 1_000}),
         _recipe(train={"warmup_ratio": 0.6}),
@@ -230,6 +258,15 @@ FLAWED: dict[str, list[Case]] = {
         Case(
             sections={"data": {"chat_template": "{chatml.jinja}"}},
             files={"chatml.jinja": CHATML.replace("<|im_end|>", "<|end|>")},
+        )
+    ],
+    "grown-rows-untrained": [
+        Case(
+            [
+                r | {"completion": f"{NEW_TAGS[i % 2]} {r['completion']}"}
+                for i, r in enumerate(answered(240))
+            ],
+            base=_grown_base,
         )
     ],
     "new-tokens-untrained": [
@@ -372,8 +409,23 @@ FLAWED: dict[str, list[Case]] = {
             "Her social security number is 219-09-9999.",
         )
     ],
-    "languages-mixed": [Case(changed(answered(240), 10, with_answer(lambda row: GERMAN)))],
-    "one-source-dominates": [_note(Case(_sources(240)))],
+    "languages-mixed": [
+        Case(changed(answered(240), 10, with_answer(lambda row: GERMAN))),
+        Case(changed(_briefly_asked(240), 10, with_answer(lambda row: GERMAN))),
+    ],
+    "one-source-dominates": [
+        _note(Case(_sources(240))),
+        _note(
+            Case(
+                sections={
+                    "data": {
+                        "train": [{"path": "{train.jsonl}", "weight": 3}, {"path": "{notes.jsonl}"}]
+                    }
+                },
+                sets={"notes": answered(20, seed=8)},
+            )
+        ),
+    ],
     "padding-waste": [
         Case(_uneven(240), sections={"data": {"packing": False}, "train": WIDE}),
         _note(Case(_uneven(240), sections={"data": {"packing": False}})),
