@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ MIN_LETTERS = 60  # below this a language is a guess
 MAX_CHARACTERS = 600
 SURE = 0.99
 MAX_POOLED = 40  # short questions that are read as one text
+MIN_USUAL = 2  # words that at least half of the questions have
 _NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'\u2019]", regex.DOTALL)
 
 
@@ -40,11 +42,18 @@ class Languages:
     untold: dict[str, list[RowText]] = field(default_factory=dict)
 
     def asked_in(self, answered: str) -> str | None:
-        """The language of the short questions whose answers are in `answered`, all read as one
-        text; None where that is short too, or unsure."""
+        """The language of the short questions whose answers are in `answered`: all read as one
+        text, or that of most answers where their questions share their usual words; otherwise
+        None."""
         questions = list(dict.fromkeys(row.question for row in self.untold.get(answered, [])))
         picked = np.unique(np.linspace(0, len(questions) - 1, min(len(questions), MAX_POOLED)))
-        return _language("\n".join(questions[int(i)] for i in picked.round()))
+        told = _language("\n".join(questions[int(i)] for i in picked.round()))
+        main = self.answers.most_common(1)[0][0]
+        if told is not None or not self.untold.get(main):
+            return told
+        usual = _usual_words(row.question for row in self.untold[main])
+        shared = len(usual) >= MIN_USUAL and usual <= _usual_words(questions)
+        return main if shared else None
 
 
 def languages_of(sample: Sample) -> Languages:
@@ -68,6 +77,13 @@ def languages_of(sample: Sample) -> Languages:
         elif row.question:
             found.untold.setdefault(answered, []).append(row)
     return found
+
+
+def _usual_words(questions: Iterable[str]) -> set[str]:
+    """Words that half of the questions have, and more."""
+    words = [set(question.casefold().split()) for question in questions]
+    counts = Counter(word for one in words for word in one)
+    return {word for word, count in counts.items() if 2 * count >= len(words)}
 
 
 def _language(text: str) -> str | None:
