@@ -15,7 +15,8 @@ import numpy as np
 from lorakit import tasks
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.evaluate.answers import questions
-from lorakit.evaluate.compare import MIN_ANSWERS, RETENTION, draw
+from lorakit.evaluate.before_after import RETENTION
+from lorakit.evaluate.drawn import MIN_ANSWERS, draw
 from lorakit.evaluate.proof import LIKE_TRAINING
 from lorakit.evaluate.seen_rows import looked_at
 from lorakit.evaluate.statistics import MIN_EXAMPLES

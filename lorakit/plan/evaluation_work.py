@@ -15,7 +15,7 @@ from lorakit.data.examples import ExampleSet
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.evaluate.answers import Question, questions
 from lorakit.evaluate.choice import choice_requests
-from lorakit.evaluate.compare import draw
+from lorakit.evaluate.drawn import draw
 from lorakit.evaluate.likelihood import likelihood_passes
 from lorakit.evaluate.proof import LIKE_TRAINING
 from lorakit.evaluate.seen_rows import seen_rows
