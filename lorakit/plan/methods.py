@@ -6,7 +6,6 @@ LoRA and QLoRA are planned, each with its own activations and working memory, as
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from lorakit.errors import InputError
 from lorakit.plan.plan import Plan
@@ -53,12 +52,14 @@ def compare_methods(recipe: Recipe, now: Plan, plan_again: PlanAgain) -> dict[st
 
 
 def _changed(recipe: Recipe, quantization: str) -> Recipe:
-    changes: dict[str, Any] = {"base.quantization": quantization, "base.dtype": HALF[0]}
-    if quantization == "none":  # options of packing would have no effect, which is an error
-        fields = BaseSection.model_fields
-        for key in ("double_quantization", "block_size"):
-            changes[f"base.{key}"] = fields[key].default
-    return edited(recipe, changes)
+    changes = {"base.quantization": quantization, "base.dtype": HALF[0]}
+    if quantization != "none":
+        return edited(recipe, changes)
+    # Options of packing would have no effect, which is an error.
+    kept = recipe.base.model_dump(
+        exclude_unset=True, exclude={"quantization", "double_quantization", "block_size"}
+    )
+    return edited(recipe.model_copy(update={"base": BaseSection(**kept)}), changes)
 
 
 def _parts(planned: Plan) -> dict[str, int]:
