@@ -319,7 +319,6 @@ def evaluate_one(task: dict[str, Any]) -> dict[str, Any]:
     from lorakit.evaluate.likelihood import Request, likelihoods
     from lorakit.evaluate.token_distributions import both_distributions
     from lorakit.generate import SamplingSettings, generate
-    from lorakit.plan.duration import EVALUATION_TOKENS
     from lorakit.train.heap import trim_heap
     from lorakit.train.loop import train
     from lorakit.train.settings import LoopSettings
@@ -336,7 +335,7 @@ def evaluate_one(task: dict[str, Any]) -> dict[str, Any]:
     train(model, examples_of(task), LoopSettings.from_section(recipe.train, packing=True))
     trim_heap()
     memory.forget()
-    how = {"token_budget": recipe.train.micro_batch_tokens or EVALUATION_TOKENS, "packed": True}
+    how = {"token_budget": recipe.train.forward_tokens, "packed": True}
     for name, lengths in task["held_out"].items():
         examples = rows_of(lengths)
         both_distributions(model, examples, with_kl=name == "retention", **how)
