@@ -175,7 +175,9 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     )
     clock.count("evaluation", clock.rest())
     measured["evaluation_peak"] = peak_bytes(model.device)
-    memory = PeakMemory(planned.peaks.peak, max(measured.values()))
+    memory = PeakMemory(
+        planned.peaks.peak, max(measured.values()), on_cpu=model.device.type == "cpu"
+    )
     record_measured(run, {"memory_bytes": measured | {"peak": memory.measured}})
     if not resume:
         record_measured(run, clock.measured())

@@ -81,6 +81,11 @@ def human_bytes(count: int) -> str:
     return f"{count / 1024**exponent:.2f} {('KiB', 'MiB', 'GiB')[exponent - 1]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 example`, `2,048 tokens`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def show_lines(lines: Mapping[str, str]) -> None:
     """`what  value` in columns; never broken, so that a path or a command can be copied."""
     width, out = max(map(len, lines)), console()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,13 +21,16 @@ from lorakit.cli.output import (
     stdout_for_results,
 )
 from lorakit.cli.plan_tables import device_lines, memory_tables
-from lorakit.cli.plan_words import show_duration, show_fixes
+from lorakit.cli.plan_words import setup_lines, show_duration, show_fixes
 from lorakit.errors import InputError, RunError
 from lorakit.recipe import load_recipe, rewrite_recipe
 
 if TYPE_CHECKING:
     from lorakit.plan.fixes import Fixes
     from lorakit.plan.plan import Plan
+
+# Less than the libraries that compute take, whatever the model.
+SMALLEST_BUDGET = 16 << 20
 
 
 def command(
@@ -36,10 +40,16 @@ def command(
         str | None, typer.Option(metavar="NAME", help="Plan for this GPU, not this machine.")
     ] = None,
     gpus: Annotated[
-        int, typer.Option(min=1, metavar="N", help="GPUs that share the examples of each step.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="GPUs that share each step: planned, `train` uses one."
+        ),
     ] = 1,
     budget: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Bytes the run may take, such as 8GB.")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What the run may take of --gpu, or of this machine: 8GB, 7.5GiB."
+        ),
     ] = None,
     fit: Annotated[
         bool, typer.Option("--fit", help="Rewrite the recipe so that it fits --gpu or --budget.")
@@ -65,7 +75,8 @@ def command(
 ) -> None:
     """Say what a recipe will take: memory, steps, tokens, time, money.
 
-    The model's config.json is enough; no weights are read.
+    The model's config.json is enough; no weights are read. Exit code 1: it does not fit --gpu or
+    --budget, and --fit did not write a recipe that does.
 
     \b
     Example:
@@ -77,18 +88,19 @@ def command(
       lorakit plan recipe.yaml --html plan.html
     """
     _check_options(gpu, budget, efficiency, fit=fit, output=output, overrides=overrides)
+    limit = None if budget is None else _bytes_of(budget)
     settings = load_recipe(recipe, overrides)
     check_html(html)
     with stdout_for_results():
-        from lorakit.base.placement import parse_bytes
         from lorakit.lint.lint_time import time_rules
         from lorakit.plan.duration import Timing
         from lorakit.plan.fixes import fixes_for
         from lorakit.plan.machines import EFFICIENCY
+        from lorakit.plan.methods import compare_methods
         from lorakit.plan.plan import plan
         from lorakit.plan.prices import load_prices
+        from lorakit.plan.trial import same_machine
 
-        limit = parse_bytes(budget, option="--budget")
         timing = Timing(
             times_machine=not no_calibrate,
             spent=lambda: time.monotonic() - process_began(),
@@ -96,7 +108,10 @@ def command(
             efficiency=efficiency or EFFICIENCY,
             prices=load_prices(prices),
         )
-        result = plan(settings, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
+        machine: dict[str, Any] = {"gpu": gpu, "num_gpus": gpus, "budget": limit, "is_idle": True}
+        result = plan(settings, timing=timing, **machine)
+        methods = compare_methods(settings, result, same_machine(**machine))
+        result = replace(result, methods=methods)
         fixes = fixes_for(settings, result, gpu=gpu, num_gpus=gpus, budget=limit, timing=timing)
         told = result.to_json() | ({} if fixes is None else {"fit": fixes.to_json()})
         if html is not None:
@@ -108,10 +123,12 @@ def command(
     else:
         show_plan(result)
         if fixes is not None:
-            show_fixes(fixes)
+            show_fixes(fixes, result)
     if fit:
         assert fixes is not None
         _rewrite(recipe, output, fixes)
+    elif fixes is not None and not fixes.fits:
+        raise typer.Exit(1)
 
 
 def _check_options(
@@ -140,6 +157,18 @@ def _check_options(
         )
 
 
+def _bytes_of(budget: str) -> int:
+    """Bytes of a size with a unit: `8` may be meant as anything."""
+    from lorakit.base.placement import parse_bytes
+
+    has_unit = not budget.strip().replace(".", "", 1).isdecimal()
+    limit = parse_bytes(budget, option="--budget") if has_unit else None
+    if limit is None or limit < SMALLEST_BUDGET:
+        given = f"--budget {budget!r} " + ("has no unit" if limit is None else "holds no run")
+        raise InputError(f"{given}; possible: a size such as 8GB, 7.5GiB or 500MB. Change it.")
+    return limit
+
+
 def _rewrite(recipe: Path, output: Path | None, fixes: Fixes) -> None:
     """Write the first of the fixes into the recipe, and say what was changed."""
     if fixes.fits:
@@ -166,6 +195,8 @@ def show_plan(result: Plan) -> None:
         f"parameters  {parameters['total']:,} in all, {parameters['trainable']:,} trained "
         f"({share:.3%}), {result.num_adapted} layers adapted, {result.num_not_adapted} not"
     )
+    for line in setup_lines(result):
+        out.print(line)
     for table in memory_tables(result):
         out.print(table)
     for name, count in (

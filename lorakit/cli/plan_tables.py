@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from lorakit.cli.output import human_bytes
+from lorakit.cli.output import counted, human_bytes
 
 if TYPE_CHECKING:
     from lorakit.plan.plan import Plan
@@ -56,38 +56,32 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
         table.add_row(name.replace("_", " "), f"{count:,}", human_bytes(count))
     table.add_row("peak", f"{peaks.peak:,}", human_bytes(peaks.peak))
     yield table
-    names = next(iter(plan.methods.values()))
-    table = Table(
-        "in 16 bit", *(name.replace("_", " ") for name in names), box=None, pad_edge=False
-    )
-    for method, counts in plan.methods.items():
-        table.add_row(METHODS[method], *(human_bytes(count) for count in counts.values()))
+    if not plan.methods:
+        return
+    # Methods across: parts across would be wider than a terminal of 80 columns.
+    table = Table("in 16 bit", *(METHODS[name] for name in plan.methods), box=None, pad_edge=False)
+    for part in next(iter(plan.methods.values())):
+        table.add_row(part, *(human_bytes(counts[part]) for counts in plan.methods.values()))
+    for column in table.columns[1:]:
+        column.justify = "right"
     yield table
 
 
 def device_lines(plan: Plan) -> Iterator[str]:
-    """The micro-batch that the memory is of, and what one GPU of several holds."""
+    """The micro-batch that the memory is of, and what one GPU of several would hold."""
     worst = plan.peaks.micro_batch()
     yield (
-        f"worst micro-batch: {worst['tokens']:,} tokens in {worst['examples']} examples, the "
-        f"longest of {worst['longest']:,}"
+        f"worst micro-batch: {counted(worst['tokens'], 'token')} in "
+        f"{counted(worst['examples'], 'example')}, the longest of {worst['longest']:,}"
     )
     devices = plan.devices
     if devices["count"] > 1:
         copied = ", ".join(devices["replicated"])
-        copied = ", ".join(devices["replicated"])
         sharded = human_bytes(devices["sharded_weights_peak"])
         yield (
-            f"each of {devices['count']} GPUs holds a copy of {copied} and the activations of its "
-            f"own examples: {human_bytes(devices['peak'])}. With the frozen weights in shards it "
-            f"would be {sharded}, which lorakit plans but does not train"
-        )
-    if plan.gpu is not None:
-        over = plan.gpu["needed"] - plan.gpu["memory_bytes"]
-        yield (
-            f"{plan.gpu['name']}: fits, {human_bytes(-over)} are left"
-            if plan.gpu["fits"]
-            else f"{plan.gpu['name']}: does not fit, {human_bytes(over)} too little"
+            f"each of {devices['count']} GPUs would hold a copy of {copied} and the activations of "
+            f"its own examples: {human_bytes(devices['peak'])}. With the frozen weights in shards "
+            f"it would be {sharded}. Both are planned only: `lorakit train` uses one GPU"
         )
 
 

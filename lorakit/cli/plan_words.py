@@ -4,22 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorakit.cli.output import console, human_bytes
+from lorakit.cli.output import console, counted, human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lorakit.plan.duration import Duration
     from lorakit.plan.fixes import Fixes
+    from lorakit.plan.plan import Plan
+
+ELSEWHERE = {"cpu": "in host memory", "disk": "on disk"}
 
 
-def show_fixes(fixes: Fixes) -> None:
+def setup_lines(plan: Plan) -> Iterator[str]:
+    """What it was planned for, and how each step is divided there."""
+    setup = plan.setup
+    yield f"{'planned for':<15} {place_of(plan)}, in {setup['dtype']}"
+    again = [
+        f"{level} recompute in {counted(layers, 'layer')}"
+        for level, layers in setup["recompute"].items()
+        if level != "none"
+    ]
+    laid_out = "packed" if setup["packed"] else "padded"
+    yield (
+        f"{'each step':<15} micro-batches of up to {setup['micro_batch_tokens']:,} tokens, "
+        f"{laid_out}; {', '.join(again) or 'no recompute'}"
+    )
+
+
+def place_of(plan: Plan) -> str:
+    """`rtx3060`, `a budget of 7.45 GiB on this machine's CPU`."""
+    setup = plan.setup
+    name = setup["gpu"] or ("this machine's CPU" if setup["device"] == "cpu" else "a CUDA device")
+    if not setup["is_budget"]:
+        return str(name)
+    return f"a budget of {human_bytes(setup['memory_bytes'])} on {name}"
+
+
+def show_fixes(fixes: Fixes, plan: Plan) -> None:
     """What would make it fit, the cheapest first."""
     out = console()
+    place, needed, limit = place_of(plan), human_bytes(fixes.needed), human_bytes(fixes.limit)
     if fixes.fits:
-        out.print(f"fits: {human_bytes(fixes.needed)} are needed, {human_bytes(fixes.limit)} there")
+        out.print(f"fits {place}: {needed} are needed, {limit} there")
         return
-    hosted = f", {human_bytes(fixes.offloaded)} more in host memory (slow)" * bool(fixes.offloaded)
-    needed, limit = human_bytes(fixes.needed), human_bytes(fixes.limit)
-    out.print(f"does not fit: {needed} are needed, {limit} are there{hosted}")
+    elsewhere = [words for where, words in ELSEWHERE.items() if where in plan.memory.by_device]
+    hosted = f", {human_bytes(fixes.offloaded)} more {elsewhere[-1]} (slow)" * bool(fixes.offloaded)
+    out.print(f"does not fit {place}: {needed} are needed, {limit} are there{hosted}")
     for number, fix in enumerate(fixes.fixes, 1):
         slower = "" if fix.slowdown is None else f", time x{fix.slowdown:.2f}"
         out.print(f"{number}. {human_bytes(fix.needed)} with{slower}")

@@ -1,7 +1,8 @@
-"""What each of several GPUs holds.
+"""What each of several GPUs would hold.
 
-lorakit trains data-parallel: every GPU holds the whole model and trains its share of the examples
-of each step. What sharding the frozen weights would take instead is told beside it.
+Data-parallel, as the training loop can (`rank`, `world_size`): every GPU holds the whole model and
+trains its share of the examples of each step. What sharding the frozen weights would take instead
+is told beside it. No verb starts several processes.
 """
 
 from __future__ import annotations

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lorakit.base.placement import SHARE_OF_FREE_MEMORY
 from lorakit.plan.changes import Change, possible_changes
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
-from lorakit.plan.plan import Plan, plan
-from lorakit.plan.rows import Sets
+from lorakit.plan.plan import Plan
 from lorakit.plan.trial import (
     OFFLOADED,
     Fix,
@@ -25,6 +23,7 @@ from lorakit.plan.trial import (
     fits,
     needed_bytes,
     offloaded_bytes,
+    same_machine,
 )
 from lorakit.recipe import Recipe
 
@@ -98,18 +97,7 @@ def fixes_for(
     if state.fits:
         return state
     again = replace(timing, times_machine=False)
-
-    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
-        return plan(
-            changed,
-            sets=sets,
-            reads_rows=False,
-            gpu=gpu,
-            num_gpus=num_gpus,
-            budget=budget,
-            timing=again,
-        )
-
+    plan_again = same_machine(gpu=gpu, num_gpus=num_gpus, budget=budget, timing=again)
     return find_fixes(recipe, now, state, plan_again, most_offered=most_offered)
 
 
@@ -131,7 +119,11 @@ def find_fixes(
     trial = Trial(recipe, now, state.limit, plan_again)
     changes: list[Change] = []
     alone: list[Change] = []
-    for change in possible_changes(recipe, now.sets):
+    possible = possible_changes(recipe, now.sets)
+    hopeless = _beyond_all_changes(recipe, possible, trial, state.limit)
+    if hopeless is not None:
+        return replace(state, nearest=hopeless, larger_gpu=_larger_gpu(now))
+    for change in possible:
         if len(alone) == most_offered:
             break
         if trial.helps([change]):
@@ -148,18 +140,31 @@ def find_fixes(
         state,
         fixes=tuple(trial.fix(chosen) for chosen in found),
         nearest=nearest,
-        larger_gpu=None if now.gpu is None else _larger_gpu(now),
+        larger_gpu=_larger_gpu(now),
     )
+
+
+def _beyond_all_changes(
+    recipe: Recipe, possible: list[Change], trial: Trial, limit: int
+) -> int | None:
+    """Bytes that are needed with all changes, where the smallest weights alone are too much: then
+    none of them need be tried. None: they may help."""
+    may_offload = recipe.base.offload in OFFLOADED or any(c.key == "base.offload" for c in possible)
+    furthest = list({change.key: change for change in possible}.values())
+    planned = None if may_offload else trial.plan(furthest)
+    if planned is None or planned.memory.weights <= limit:
+        return None
+    return demanded_bytes(planned)
 
 
 def _larger_gpu(now: Plan) -> str | None:
     """The smallest GPU that holds what the recipe needs as it is."""
+    if now.gpu is None:
+        return None
     needed = demanded_bytes(now)
     fitting = [
         gpu
         for gpu in GPUS.values()
-        if gpu.has_bfloat16
-        and needed <= gpu.memory_bytes
-        and now.memory.weights <= gpu.memory_bytes * SHARE_OF_FREE_MEMORY
+        if gpu.has_bfloat16 and gpu.left(needed, now.memory.weights) >= 0
     ]
     return min(fitting, key=lambda gpu: gpu.memory_bytes).name if fitting else None

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from lorakit.base.placement import SHARE_OF_FREE_MEMORY
 from lorakit.errors import InputError
 
 MIB = 1 << 20
@@ -28,10 +29,11 @@ class Gpu:
     """One row of the table.
 
     Attributes:
-        memory_bytes: all of it that the driver reports.
+        memory_bytes: all of it that the driver reports, or a budget.
         flops_per_second: of products in the dtype it computes in.
         bytes_per_second: of its memory.
         link_bytes_per_second: to the host, one way.
+        is_budget: whether `memory_bytes` is less than it has, because no more may be taken.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Gpu:
     flops_per_second: float
     bytes_per_second: float
     link_bytes_per_second: float
+    is_budget: bool = False
 
     @property
     def has_bfloat16(self) -> bool:
@@ -47,9 +50,20 @@ class Gpu:
 
     def with_memory(self, budget: int | None) -> Gpu:
         """This GPU with no more memory than a budget; None: with all it has."""
-        return (
-            self if budget is None else replace(self, memory_bytes=min(self.memory_bytes, budget))
-        )
+        if budget is None or budget >= self.memory_bytes:
+            return self
+        return replace(self, memory_bytes=budget, is_budget=True)
+
+    def left(self, demanded: int, weights: int) -> int:
+        """Bytes that a run leaves, with all weights on it; below 0: it is so much too small.
+
+        Args:
+            demanded: at the highest moment, offloaded weights and CUDA's context included.
+            weights: of them the frozen ones, which placement gives no more than a share.
+        """
+        left = self.memory_bytes - demanded
+        left_of_share = int(self.memory_bytes * SHARE_OF_FREE_MEMORY) - weights
+        return min(left, left_of_share) if left_of_share < 0 else left
 
 
 # Name: MiB, TFLOP/s, GB/s of memory, GB/s of the link (PCIe 3, 4 or 5, by its lanes).

@@ -1,69 +1,76 @@
-"""The same model and micro-batch under three methods: full fine-tuning, LoRA in 16 bit, QLoRA."""
+"""The same model and rows under three methods: full fine-tuning, LoRA in 16 bit, QLoRA.
+
+LoRA and QLoRA are planned, each with its own activations and working memory, as the recipe itself.
+"""
 
 from __future__ import annotations
 
-import torch
-from transformers import PreTrainedModel
+import logging
 
-from lorakit.adapters.attach import Attached
-from lorakit.base.frozen_experts import FrozenExperts
-from lorakit.base.frozen_linear import FrozenLinear
-from lorakit.base.storages import storage
-from lorakit.plan.memory import Memory, num_bytes
-from lorakit.plan.peaks import Peaks
-from lorakit.recipe import BaseSection
-from lorakit.train.modes import compute_dtype
+from lorakit.errors import InputError
+from lorakit.plan.plan import Plan
+from lorakit.plan.trial import PlanAgain, offloaded_bytes
+from lorakit.recipe import BaseSection, Recipe, edited
 
 HALF_BYTES = 2
 # Of a parameter that trains in mixed precision with AdamW: a 16-bit gradient, float32 master copy
 # and two moments (ZeRO, arXiv 1910.02054, section 3.1).
 FULL_BYTES = {"gradients": 2, "optimizer": 4 + 4 + 4}
+HALF = ("bfloat16", "float16")
+QUANTIZATIONS = {"lora": "none", "qlora": "nf4"}
+
+log = logging.getLogger(__name__)
 
 
-def compare_methods(
-    model: PreTrainedModel, adapter: Attached, memory: Memory, peaks: Peaks, base: BaseSection
-) -> dict[str, dict[str, int]]:
-    """{"full" | "lora" | "qlora": {part: bytes, "total"}}, all in 16 bit on one device.
+def compare_methods(recipe: Recipe, now: Plan, plan_again: PlanAgain) -> dict[str, dict[str, int]]:
+    """{"full" | "lora" | "qlora": {part: bytes, "total"}} of a training step in 16 bit.
 
-    Activations and working memory are those of the recipe's own pass, in 16 bit; of full
-    fine-tuning they are those of LoRA, which keeps the same inputs. lorakit does not train in full.
+    Offloaded weights are counted as if they were on the device. The passes of full fine-tuning are
+    those of LoRA, which keeps the same inputs; lorakit does not train in full. What cannot be
+    planned of this base is left out.
+
+    Args:
+        now: the plan of the recipe as it is.
+        plan_again: plans another recipe for the same machine, on the rows it is given.
     """
-    frozen = adapter.total - adapter.trainable
-    packed, unpacked = _packed(model, base)
-    ratio = HALF_BYTES / compute_dtype(model).itemsize
-    passes = {
-        "activations": int(peaks.activations * ratio),
-        "working": int(peaks.working * ratio),
-    }
-    trained = {
-        "adapter": memory.adapter,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-    }
-    full = {name: frozen * count for name, count in FULL_BYTES.items()}
-    found = {
-        "full": {"weights": HALF_BYTES * frozen, "adapter": 0, **full, **passes},
-        "lora": {"weights": HALF_BYTES * frozen, **trained, **passes},
-        "qlora": {"weights": packed + HALF_BYTES * (frozen - unpacked), **trained, **passes},
-    }
+    planned = {}
+    for method, quantization in QUANTIZATIONS.items():
+        is_that = recipe.base.quantization == quantization and now.setup["dtype"] in HALF
+        try:
+            planned[method] = (
+                now if is_that else plan_again(_changed(recipe, quantization), now.sets)
+            )
+        except InputError as error:  # such as a base that was published quantized
+            log.debug("not planned as %s: %s", method, error)
+    found = {method: _parts(one) for method, one in planned.items()}
+    if "lora" in found:
+        frozen = now.total_parameters - now.trainable_parameters
+        passes = {part: found["lora"][part] for part in ("activations", "working")}
+        own = {name: frozen * count for name, count in FULL_BYTES.items()}
+        found = {"full": {"weights": HALF_BYTES * frozen, "adapter": 0, **own, **passes}} | found
     return {name: parts | {"total": sum(parts.values())} for name, parts in found.items()}
 
 
-def _packed(model: PreTrainedModel, base: BaseSection) -> tuple[int, int]:
-    """Bytes of the weights that NF4 packs, once packed, and how many numbers they are."""
-    num_packed = num_weights = 0
-    by_shape: dict[torch.Size, int] = {}
-    for module in model.modules():
-        if not isinstance(module, FrozenLinear | FrozenExperts):
-            continue
-        shape = module.stored.shape
-        if shape not in by_shape:
-            empty = storage("nf4").pack(
-                torch.empty(shape, dtype=torch.bfloat16, device="meta"),
-                block_size=base.block_size,
-                double_quantization=True,
-            )
-            by_shape[shape] = num_bytes(empty.tensors().values())
-        num_packed += by_shape[shape]
-        num_weights += shape.numel()
-    return num_packed, num_weights
+def _changed(recipe: Recipe, quantization: str) -> Recipe:
+    changes = {"base.quantization": quantization, "base.dtype": HALF[0]}
+    if quantization != "none":
+        return edited(recipe, changes)
+    # Options of packing would have no effect, which is an error.
+    kept = recipe.base.model_dump(
+        exclude_unset=True, exclude={"quantization", "double_quantization", "block_size"}
+    )
+    return edited(recipe.model_copy(update={"base": BaseSection(**kept)}), changes)
+
+
+def _parts(planned: Plan) -> dict[str, int]:
+    """Of the training step; working memory is all that comes and goes, or is unpacked."""
+    memory, peaks = planned.memory, planned.peaks
+    parts = {
+        "weights": memory.weights,
+        "adapter": memory.adapter,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "activations": peaks.activations,
+    }
+    total = peaks.phases["training_step"] + offloaded_bytes(planned)
+    return parts | {"working": total - sum(parts.values())}

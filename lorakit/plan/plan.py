@@ -26,15 +26,20 @@ from lorakit.plan.duration import (
 )
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
-from lorakit.plan.methods import compare_methods
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.rows import Sets, read_sets
+from lorakit.plan.setup import setup_of
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.target import Target
 from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
 from lorakit.recipe import LoraConfig, Recipe, TrainSection
 from lorakit.train.choices import Division, divide
 from lorakit.train.settings import LoopSettings
+
+BUDGET_OF_CPU = (
+    "the budget is of this machine's CPU, which takes other dtypes than a GPU; for a GPU with so "
+    "little memory name one too, such as --gpu rtx4090"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Plan:
         steps: optimizer steps; tokens, trained_tokens: seen in the whole run.
         gpu: see `Target.fit`, when one was named.
         devices: see `data_parallel`.
-        methods: see `compare_methods`.
+        setup: see `setup_of`.
+        methods: see `compare_methods`; empty: they were not compared.
         duration: operations, seconds and cost.
         sets: the examples it was counted on; not in the file.
         notes: what a reader should know about these numbers.
@@ -69,8 +75,9 @@ class Plan:
     trained_tokens: int | None
     gpu: dict[str, Any] | None
     devices: dict[str, Any]
-    methods: dict[str, dict[str, int]]
+    setup: dict[str, Any]
     notes: tuple[str, ...]
+    methods: dict[str, dict[str, int]] = field(default_factory=dict)
     duration: Duration = field(default_factory=Duration)
     sets: Sets | None = field(default=None, repr=False, compare=False)
 
@@ -103,6 +110,7 @@ class Plan:
             else self.peaks.evaluation.parts(),
             "worst_micro_batch": self.peaks.micro_batch(),
             "devices": self.devices,
+            "setup": self.setup,
             "methods": self.methods,
             "steps": self.steps,
             "tokens": self.tokens,
@@ -132,6 +140,7 @@ def plan(
     num_gpus: int = 1,
     budget: int | None = None,
     is_loaded: bool = False,
+    is_idle: bool = False,
     timing: Timing = NOT_TIMED,
 ) -> Plan:
     """Predict what `recipe` takes.
@@ -143,15 +152,18 @@ def plan(
         reads_rows: false: without `sets` they stay unknown in any case.
         gpu: name of a GPU to plan for; None: this machine.
         num_gpus: that share the examples of each step.
-        budget: bytes of the GPU that the run may take; None: all.
+        budget: bytes of the GPU, or of this machine, that the run may take; None: all.
         is_loaded: whether the base is in memory by now, which then is not free any more.
+        is_idle: count on all memory of this machine, not on what other programs leave free now, so
+            that the same recipe always gets the same plan.
         timing: what time and money are found from.
 
     Raises:
         InputError: a recipe that cannot work: no such model, targets that match nothing, rows that
             cannot be read.
     """
-    target = Target.of(recipe.base, None if gpu is None else find_gpu(gpu).with_memory(budget))
+    named = None if gpu is None else find_gpu(gpu)
+    target = Target.of(recipe.base, named, budget=budget, is_idle=is_idle)
     base = recipe.base
     model = empty_base(
         base.model,
@@ -171,6 +183,8 @@ def plan(
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
     memory = count_memory(model, adapter, state, by_device)
     notes: list[str] = []
+    if budget is not None and target.device.type == "cpu":
+        notes.append(BUDGET_OF_CPU)
     if sets is None and reads_rows:
         sets, problem = read_sets(recipe, model.config)
         if problem is not None:
@@ -212,9 +226,9 @@ def plan(
         steps=recipe.train.max_steps if length is None else length.steps,
         tokens=None if length is None else length.tokens,
         trained_tokens=None if length is None else length.trained_tokens,
-        gpu=target.fit(memory, peaks),
+        gpu=target.fit(memory, peaks, base.offload),
         devices=data_parallel(model, memory, peaks, num_gpus, device_type),
-        methods=compare_methods(model, adapter, memory, peaks, recipe.base),
+        setup=setup_of(model, target, division, peaks.shape),
         notes=tuple(notes),
         duration=duration,
         sets=sets,

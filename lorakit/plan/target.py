@@ -11,33 +11,58 @@ from transformers import PreTrainedModel
 
 from lorakit.base import packing
 from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.offload import DISK, HOST
 from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place
 from lorakit.errors import ModelError
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.memory import Memory, num_bytes
 from lorakit.plan.peaks import CUDA_CONTEXT, Peaks, resident_bytes
 from lorakit.recipe import BaseSection
-from lorakit.train.memory import free_bytes
+from lorakit.train.memory import free_bytes, total_bytes
 
 
 @dataclass(frozen=True)
 class Target:
-    """The machine a plan is for: this one, or one with a GPU that need not be here."""
+    """The machine a plan is for: this one, or one with a GPU that need not be here.
+
+    Attributes:
+        memory_bytes: that the run may take; None: what happens to be free now.
+        is_budget: whether somebody said so, who may mean less than there is.
+    """
 
     device: torch.device
     dtype: torch.dtype
     gpu: Gpu | None
+    memory_bytes: int | None = None
+    is_budget: bool = False
 
     @staticmethod
-    def of(base: BaseSection, gpu: Gpu | None) -> Target:
-        """The target of a recipe; a named GPU, or `device: cuda`, may be elsewhere."""
+    def of(
+        base: BaseSection, gpu: Gpu | None, *, budget: int | None = None, is_idle: bool = False
+    ) -> Target:
+        """The target of a recipe; a named GPU, or `device: cuda`, may be elsewhere.
+
+        Args:
+            budget: bytes that the run may take.
+            is_idle: count on all memory of this machine, whatever of it is free now.
+        """
         wanted = None if base.dtype == "auto" else getattr(torch, base.dtype)
-        if gpu is None and not base.device.startswith("cuda"):
+        is_here = gpu is None and not base.device.startswith("cuda")
+        if is_here:
             device = compute_device(base.device)
-            return Target(device, compute_dtype(wanted, device), None)
-        has_bfloat16 = gpu is None or gpu.has_bfloat16
-        automatic = torch.bfloat16 if has_bfloat16 else torch.float32
-        return Target(torch.device("cuda"), wanted or automatic, gpu)
+            dtype = compute_dtype(wanted, device)
+        else:
+            has_bfloat16 = gpu is None or gpu.has_bfloat16
+            device = torch.device("cuda")
+            dtype = wanted or (torch.bfloat16 if has_bfloat16 else torch.float32)
+        memory = budget
+        if gpu is not None:
+            gpu = gpu.with_memory(budget)
+            memory = gpu.memory_bytes
+        elif memory is None and is_idle and (is_here or torch.cuda.is_available()):
+            memory = total_bytes(device)
+        is_budget = budget is not None if gpu is None else gpu.is_budget
+        return Target(device, dtype, gpu, memory, is_budget)
 
     def placement(
         self, model: PreTrainedModel, base: BaseSection, *, is_loaded: bool = False
@@ -48,8 +73,12 @@ class Target:
             is_loaded: whether they are there by now, where they are not free any more.
         """
         limit: int | str | None = base.max_device_memory
-        if limit is None and self.gpu is not None:
-            limit = int(self.gpu.memory_bytes * SHARE_OF_FREE_MEMORY)
+        offload = base.offload
+        if limit is None and self.memory_bytes is not None:
+            limit = int(self.memory_bytes * SHARE_OF_FREE_MEMORY)
+            if self.is_budget and self.device.type == "cpu" and offload == "auto":
+                # Loading knows of no budget, and the host's memory is what a CPU computes in.
+                offload = "none"
         # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
         for path in packing.packable(model):
             packing.replace_layer(model, path, packing.stored_at(model, path))
@@ -61,13 +90,14 @@ class Target:
             placed = place(
                 model,
                 self.device,
-                offload="none" if limit is None and elsewhere else base.offload,
+                offload="none" if limit is None and elsewhere else offload,
                 max_device_memory=sys.maxsize if limit is None and elsewhere else limit,
             )
         except ModelError:
-            if self.gpu is None or base.max_device_memory is not None:
+            asked = self.gpu is not None or self.is_budget
+            if not asked or base.max_device_memory is not None:
                 raise
-            # What cannot be offloaded is too much for this GPU: the plan says so, in numbers.
+            # What cannot be offloaded is too much for it: the plan says so, in numbers.
             placed = place(model, self.device, offload="none", max_device_memory=sys.maxsize)
         by_device: dict[str, int] = {}
         for layer in placed:
@@ -77,25 +107,29 @@ class Target:
 
     def free_bytes(self, memory: Memory, *, is_loaded: bool) -> int:
         """What activations could take once the base and its adapter are there; of a GPU that is
-        neither named nor here, without end."""
+        neither named nor here, without a budget, without end."""
         there = resident_bytes(memory, self.device.type) + memory.adapter
-        if self.gpu is not None:
-            return max(0, self.gpu.memory_bytes - CUDA_CONTEXT - there)
+        if self.memory_bytes is not None:
+            context = CUDA_CONTEXT if self.device.type == "cuda" else 0
+            return max(0, self.memory_bytes - context - there)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             return sys.maxsize
         return max(0, free_bytes(self.device) - (memory.adapter if is_loaded else there))
 
-    def fit(self, memory: Memory, peaks: Peaks) -> dict[str, Any] | None:
+    def fit(self, memory: Memory, peaks: Peaks, offload: str) -> dict[str, Any] | None:
         """What a named GPU leaves for activations once the known parts are on it, and whether the
-        whole run fits."""
+        whole run fits, with weights elsewhere only where `offload` (the recipe's) asks for it."""
         if self.gpu is None:
             return None
         resident = memory.known - memory.weights + memory.by_device.get("cuda", 0)
         left = self.gpu.memory_bytes - resident
+        needed = peaks.peak + CUDA_CONTEXT
+        is_placed = offload in (HOST, DISK) or set(memory.by_device) == {"cuda"}
         return {
             "name": self.gpu.name,
             "memory_bytes": self.gpu.memory_bytes,
+            "is_budget": self.gpu.is_budget,
             "left_for_activations": left,
-            "needed": peaks.peak + CUDA_CONTEXT,
-            "fits": peaks.peak + CUDA_CONTEXT <= self.gpu.memory_bytes,
+            "needed": needed,
+            "fits": is_placed and needed <= self.gpu.memory_bytes,
         }

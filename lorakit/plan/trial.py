@@ -10,7 +10,7 @@ from typing import Any
 
 from lorakit.errors import InputError
 from lorakit.plan.changes import Change
-from lorakit.plan.plan import Plan
+from lorakit.plan.plan import Plan, plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe, edited
 
@@ -19,6 +19,15 @@ OFFLOADED = ("cpu", "disk")
 log = logging.getLogger(__name__)
 
 PlanAgain = Callable[[Recipe, Sets | None], Plan]
+
+
+def same_machine(**options: Any) -> PlanAgain:
+    """Plans other recipes with the `options` that `plan` was given, on rows that are read."""
+
+    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
+        return plan(changed, sets=sets, reads_rows=False, **options)
+
+    return plan_again
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class Trial:
         return planned is not None and fits(planned, self._limit, allows_offload=allows_offload)
 
     def put_together(self, changes: Sequence[Change]) -> list[Change]:
-        """Changes in their order until the run fits, without those that are not needed; where it
+        """Changes in their order until the run fits, none of them further than needed; where it
         never does, those that come nearest."""
         chosen: list[Change] = []
         for change in changes:
@@ -95,9 +104,13 @@ class Trial:
         else:
             return chosen
         for change in reversed(chosen[:-1]):
-            without = [c for c in chosen if c is not change]
-            if self.fits(without):
-                chosen = without
+            # What it came after, of the same key, may be enough beside the others.
+            milder = [c for c in changes[: changes.index(change)] if c.key == change.key]
+            for instead in ([], *([c] for c in milder)):
+                fewer = [c for c in chosen if c is not change] + instead
+                if self.fits(fewer):
+                    chosen = sorted(fewer, key=changes.index)
+                    break
         return chosen
 
     def fix(self, changes: Sequence[Change]) -> Fix:

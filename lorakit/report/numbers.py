@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from lorakit.recipe import Recipe
 from lorakit.recipe.quantizations import BLOCKWISE
 from lorakit.report.files import ChoiceFacts, LoggedStep, Parameters, PlanFacts, RunFiles
-from lorakit.report.words import count, duration, share, size
+from lorakit.report.words import count, counted, duration, share, size
+from lorakit.train.clock import PeakMemory
 
 KINDS = {"lora": "LoRA", "dora": "DoRA"}
 
@@ -32,7 +33,7 @@ def facts_of(run: RunFiles) -> list[Fact]:
         facts.append(of_trained(run.plan.parameters))
     if last is not None:
         facts += _of_training(last, run.plan)
-        facts.append(_memory(last, run.plan))
+        facts.append(_memory(last, run.plan, run.choices))
     elif run.plan is not None:
         facts += [Fact("Steps planned", count(run.plan.steps))]
     if run.choices is not None:
@@ -76,11 +77,11 @@ def _of_training(last: LoggedStep, plan: PlanFacts | None) -> Iterator[Fact]:
         yield Fact("Speed", f"{last.tokens / last.seconds:,.0f} tokens/s", "mean over the run")
 
 
-def _memory(last: LoggedStep, plan: PlanFacts | None) -> Fact:
+def _memory(last: LoggedStep, plan: PlanFacts | None, choices: ChoiceFacts | None) -> Fact:
     peak = None if plan is None else plan.memory_bytes.get("peak")
     if peak:
-        off = 100 * (last.peak_bytes - peak) / peak
-        detail = f"plan: {size(peak)} ({off:+.0f} %)".replace("-", "\u2212")
+        on_cpu = choices is not None and choices.device.startswith("cpu")
+        detail = f"plan: {size(peak)}; {PeakMemory(peak, last.peak_bytes, on_cpu).off_by()}"
     elif plan is not None:
         parts = [bytes_ for name, bytes_ in plan.memory_bytes.items() if name != "loading_peak"]
         known = sum(bytes_ for bytes_ in parts if bytes_ is not None)
@@ -91,7 +92,7 @@ def _memory(last: LoggedStep, plan: PlanFacts | None) -> Fact:
 
 
 def _of_machine(choices: ChoiceFacts) -> Iterator[Fact]:
-    threads = "" if choices.num_threads is None else f", {choices.num_threads} threads"
+    threads = "" if choices.num_threads is None else f", {counted(choices.num_threads, 'thread')}"
     kernels = "" if choices.kernels is None else f", {choices.kernels} kernels"
     dtype = choices.dtype.removeprefix("torch.")
     yield Fact("Computed on", choices.device, f"{dtype}{threads}{kernels}")

@@ -37,6 +37,7 @@ class GpuFacts(Part):
 
     name: str
     memory_bytes: int
+    is_budget: bool = False
     left_for_activations: int | None = None
     needed: int | None = None
     fits: bool | None = None
@@ -65,6 +66,16 @@ class DeviceFacts(Part):
     sharded_weights_peak: int | None = None
 
 
+class SetupFacts(Part):
+    """What was planned for, and how each step is divided there; layers by level of recompute."""
+
+    device: str
+    gpu: str | None = None
+    dtype: str
+    micro_batch_tokens: int
+    recompute: dict[str, int]
+
+
 class FixFacts(Part):
     """Changes with which it fits, what each costs, and what is then needed."""
 
@@ -72,6 +83,11 @@ class FixFacts(Part):
     costs: tuple[str, ...] = ()
     needed: int
     slowdown: float | None = None
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it takes several changes together."""
+        return len(self.changes) > 1
 
 
 class FitFacts(Part):
@@ -95,6 +111,7 @@ class PlanFound(Part):
     memory_parts: dict[str, int | None] | None = None
     worst_micro_batch: MicroBatchFacts | None = None
     devices: DeviceFacts | None = None
+    setup: SetupFacts | None = None
     methods: dict[str, dict[str, int | None]] | None = None
     steps: int | None = None
     tokens: int | None = None

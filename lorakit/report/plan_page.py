@@ -12,11 +12,18 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
-from lorakit.plan.gpus import GPUS, find_gpu
+from lorakit.plan.gpus import GPUS, WITHOUT_BFLOAT16, Gpu
 from lorakit.recipe import Recipe
 from lorakit.report.bars import draw_stacks, inks_of
 from lorakit.report.numbers import Fact, of_recipe, of_trained
-from lorakit.report.plan_files import PlanFound, Stack, methods_of, phases_of
+from lorakit.report.plan_files import (
+    GpuFacts,
+    PlanFound,
+    SetupFacts,
+    Stack,
+    methods_of,
+    phases_of,
+)
 from lorakit.report.recipes import settings_of
 from lorakit.report.render import render, write_page
 from lorakit.report.words import (
@@ -86,7 +93,7 @@ def plan_page(told: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str:
     plan = TypeAdapter(PlanFound).validate_python(dict(told))
     phases, methods = phases_of(plan), methods_of(plan)
     limits, inks = _limits(plan), inks_of([*phases, *methods])
-    gpus = _fitting(phases) if _is_for_cuda(plan) else []
+    gpus = _fitting(plan, phases) if _is_for_cuda(plan) else []
     shown = {"methods": bool(methods), "gpus": bool(gpus), "fixes": plan.fit is not None}
     return render(
         "plan.html.jinja",
@@ -125,10 +132,14 @@ def _bars(
 def _limits(plan: PlanFound) -> dict[str, int]:
     """What must not be exceeded, under the name it has on the plot."""
     if plan.gpu is not None:
-        return {f"{plan.gpu.name}: {size(plan.gpu.memory_bytes)}": plan.gpu.memory_bytes}
+        return {f"{_place(plan.gpu)}: {size(plan.gpu.memory_bytes)}": plan.gpu.memory_bytes}
     if plan.fit is not None:
         return {f"budget: {size(plan.fit.limit_bytes)}": plan.fit.limit_bytes}
     return {}
+
+
+def _place(gpu: GpuFacts) -> str:
+    return f"budget on {gpu.name}" if gpu.is_budget else gpu.name
 
 
 def highest(phases: list[Stack]) -> Stack:
@@ -156,7 +167,8 @@ def headline(plan: PlanFound, phases: list[Stack]) -> str:
     limit = plan.fit.limit_bytes if plan.fit is not None else None
     where = "the budget"
     if plan.gpu is not None:
-        limit, where = limit or plan.gpu.memory_bytes, plan.gpu.name
+        limit = limit or plan.gpu.memory_bytes
+        where = "the " * plan.gpu.is_budget + _place(plan.gpu)
     fitting = fits(plan, phases)
     if limit is not None and fitting is not None:
         verb = "Fits" if fitting else "Does not fit"
@@ -179,6 +191,8 @@ def _numbers(plan: PlanFound, recipe: Recipe) -> Iterator[Fact]:
             count(plan.layers.adapted),
             f"{count(plan.layers.not_adapted)} other weights are not",
         )
+    if plan.setup is not None:
+        yield _setup(plan.setup)
     yield Fact("Optimizer steps", count(plan.steps), f"of {recipe.train.batch_size} examples")
     trained = ""
     if plan.tokens and plan.trained_tokens is not None:
@@ -195,6 +209,16 @@ def _numbers(plan: PlanFound, recipe: Recipe) -> Iterator[Fact]:
         yield Fact("Cost", _money(plan.cost_found.amount, plan.cost_found.currency))
 
 
+def _setup(setup: SetupFacts) -> Fact:
+    name = setup.gpu or ("this machine's CPU" if setup.device == "cpu" else "a CUDA device")
+    again = [
+        f"{level} recompute in {counted(layers, 'layer')}"
+        for level, layers in setup.recompute.items()
+        if level != "none"
+    ]
+    return Fact("Planned for", f"{name}, {setup.dtype}", ", ".join(again) or "no recompute")
+
+
 def _money(amount: float, currency: str) -> str:
     digits = 2 if amount >= 1 or amount == 0 else 4
     return f"{amount:,.{digits}f} {currency}"
@@ -205,13 +229,29 @@ def _is_for_cuda(plan: PlanFound) -> bool:
     return plan.gpu is not None or (plan.devices is not None and plan.devices.type == "cuda")
 
 
-def _fitting(phases: list[Stack]) -> list[Fitting]:
-    """Every known size of GPU, small ones first."""
+def _fitting(plan: PlanFound, phases: list[Stack]) -> list[Fitting]:
+    """Every known size of GPU, small ones first, with the whole base on it.
+
+    Those without bfloat16 compute in float32, where nothing that was counted is the same.
+    """
     needed = highest(phases).total
-    by_size: dict[int, list[str]] = {}
-    for name in GPUS:
-        by_size.setdefault(find_gpu(name).memory_bytes, []).append(name)
-    return [Fitting(", ".join(by_size[m]), m, m - needed) for m in sorted(by_size) if needed]
+    elsewhere = plan.weights_by_device or {}
+    offloaded = sum(held for where, held in elsewhere.items() if where != "cuda")
+    has_bfloat16 = plan.gpu is None or plan.gpu.name not in WITHOUT_BFLOAT16
+    by_size: dict[int, list[Gpu]] = {}
+    for gpu in GPUS.values():
+        if gpu.has_bfloat16 == has_bfloat16:
+            by_size.setdefault(gpu.memory_bytes, []).append(gpu)
+    weights = plan.memory_bytes.get("weights") or 0
+    return [
+        Fitting(
+            ", ".join(gpu.name for gpu in by_size[memory]),
+            memory,
+            by_size[memory][0].left(needed + offloaded, weights),
+        )
+        for memory in sorted(by_size)
+        if needed
+    ]
 
 
 def _times(plan: PlanFound) -> Iterator[Fact]:

@@ -74,7 +74,8 @@ class Choices:
     def describe(self) -> str:
         """One line for people."""
         laid_out = "packed" if self.packed else "padded"
-        threads = "" if self.num_threads is None else f"; {self.num_threads} CPU threads"
+        count = self.num_threads
+        threads = "" if count is None else f"; {count} CPU thread{'s' * (count != 1)}"
         return (
             f"micro-batches of up to {self.micro_batch_tokens} tokens, {laid_out}; "
             f"{self.recompute_policy.describe()}{threads}; {self.dtype.removeprefix('torch.')}; "

@@ -38,6 +38,13 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def total_bytes(device: torch.device) -> int:
+    """All of the memory that the device, or the machine, has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return psutil.virtual_memory().total
+
+
 def _peak_rss() -> int:
     if sys.platform == "linux":
         # Not getrusage: its peak survives exec, so a child would report its parent's.

@@ -20,9 +20,11 @@ from lorakit.plan.plan import Plan, plan
 from lorakit.plan.rows import Sets
 from lorakit.plan.trial import needed_bytes
 from lorakit.recipe import Recipe, edited, load_recipe, parse_recipe
+from lorakit.report.plan_page import plan_page
 from tests import families
 from tests.plan.test_duration import examples
 from tests.plan.test_plan import LLAMA_3_1_8B
+from tests.report.pages import columns, parse
 
 COMMENTED = """\
 # a recipe of mine
@@ -99,6 +101,21 @@ def test_what_nothing_makes_fit_says_how_near_it_comes(large: Path) -> None:
     assert found.nearest > 1 << 30
 
 
+def test_no_change_is_tried_alone_where_the_smallest_weights_are_too_much(large: Path) -> None:
+    recipe = recipe_of(large)
+    now = plan(recipe, gpu="h100", budget=1 << 30, reads_rows=False)
+    tried = []
+
+    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
+        tried.append(changed)
+        return plan(changed, gpu="h100", budget=1 << 30, reads_rows=False)
+
+    state = Fixes(needed=now.needed, limit=1 << 30, offloaded=1, fits=False)
+    found = find_fixes(recipe, now, state, plan_again)
+    assert [one.base.quantization for one in tried] == ["nf4"]
+    assert found.nearest is not None and found.larger_gpu is not None
+
+
 @pytest.mark.parametrize("offload", ["cpu", "disk", "auto"])
 def test_what_is_offloaded_fits_where_the_recipe_asks_for_it(large: Path, offload: str) -> None:
     """A quarter of the weights is elsewhere whatever is changed; a smaller rank takes less."""
@@ -116,6 +133,35 @@ def test_what_is_offloaded_fits_where_the_recipe_asks_for_it(large: Path, offloa
     found = find_fixes(recipe, now, state, plan_again)
     ranks = [fix.changes.get("adapter.r") for fix in found.fixes]
     assert ranks == ([] if offload == "auto" else [32, 16, 8])
+
+
+def test_no_change_goes_further_than_needed(large: Path) -> None:
+    """Neither optimizer is enough alone; with nf4 both are, and the milder one is taken."""
+    recipe = recipe_of(large, train={"optim": "adamw_torch"})
+    now = plan(recipe, gpu="h100", reads_rows=False)
+    saved = {"adamw_torch": 0, "adamw_8bit": 100, "paged_adamw_8bit": 150}
+
+    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
+        less = saved[changed.train.optim] + 1000 * (changed.base.quantization == "nf4")
+        phases = {"training_step": now.needed - less}
+        return replace(now, gpu=None, peaks=replace(now.peaks, phases=phases))
+
+    whole = replace(now, gpu=None)
+    state = Fixes(needed=now.needed, limit=now.needed - 1050, offloaded=0, fits=False)
+    (fix,) = find_fixes(recipe, whole, state, plan_again).fixes
+    assert fix.changes == {"train.optim": "adamw_8bit", "base.quantization": "nf4"}
+
+
+def test_the_page_s_gpus_agree_with_the_plan_s(large: Path) -> None:
+    recipe = recipe_of(large)
+    options: dict[str, Any] = {"gpu": "h100", "budget": TOO_LITTLE}
+    now = plan(recipe, reads_rows=False, **options)
+    found = fixes_for(recipe, now, timing=NOT_TIMED, most_offered=1, **options)
+    assert found is not None and found.offloaded > 0
+    told = now.to_json() | {"fit": found.to_json()}
+    rows = columns(parse(plan_page(told, recipe, source=Path("x.yaml"))).by_id("gpus"))
+    fitting = [names for names, (_, left) in rows.items() if left.startswith("▲")]
+    assert found.larger_gpu in fitting[0].split(", ")
 
 
 def test_changes_that_do_not_go_together_are_not_put_together(large: Path) -> None:
@@ -171,11 +217,11 @@ def test_the_verb_rewrites_the_recipe(
     path, other = tmp_path / "recipe.yaml", tmp_path / "fitting.yaml"
     path.write_text(COMMENTED.format(model=large))
     before = path.read_text()
-    arguments = ["plan", str(path), "--gpu", "h100", "--budget", str(TOO_LITTLE)]
+    arguments = ["plan", str(path), "--gpu", "h100", "--budget", f"{TOO_LITTLE}B"]
     assert main([*arguments, "--fit", "--output", str(other)]) == 0
     told = capsys.readouterr()
     assert "base.quantization: nf4" in told.err
-    assert "does not fit" in told.out
+    assert "does not fit a budget of 4.28 GiB on h100" in told.out
     assert path.read_text() == before
     assert other.read_text() == before.replace("# local\n", "# local\n  quantization: nf4\n")
     assert main([*arguments, "--fit"]) == 0

@@ -80,11 +80,50 @@ def test_the_plan_s_page_says_what_the_plan_found() -> None:
 
 def test_each_gpu_has_what_is_left_on_it() -> None:
     rows = columns(whole().by_id("gpus").all("table")[0])
-    assert rows["t4"] == ["15.00 GiB", "▲ 5.61 GiB"]
+    assert rows["rtx3060"] == ["12.00 GiB", "▲ 2.61 GiB"]
+    assert "t4" not in rows  # has no bfloat16, which was planned for
     assert "l4, a10" in rows  # of the same size
     big = plan_told()["memory_phases"] | {"training_step": 20 * GIB}
     rows = columns(planned(memory_phases=big).by_id("gpus").all("table")[0])
-    assert rows["t4"][1] == "▼ 5.00 GiB too little"
+    assert rows["rtx3060"][1] == "▼ 8.00 GiB too little"
+
+
+def test_a_gpu_must_hold_what_was_offloaded_too() -> None:
+    weights = 5_430 * MIB
+    split = {"cuda": weights - 4 * GIB, "cpu": 4 * GIB}
+    rows = columns(planned(weights_by_device=split).by_id("gpus").all("table")[0])
+    assert rows["rtx3060"] == ["12.00 GiB", "▼ 1.39 GiB too little"]
+    # Weights are given four fifths of a GPU, however little else there is.
+    large = plan_told()["memory_bytes"] | {"weights": 19 * GIB}
+    found = planned(memory_bytes=large, weights_by_device={"cuda": 19 * GIB})
+    assert columns(found.by_id("gpus").all("table")[0])["l4, a10"][1].startswith("▼ 1.0")
+
+
+def test_a_budget_is_named_as_one() -> None:
+    gpu = plan_told()["gpu"] | {"is_budget": True}
+    tree = planned(gpu=gpu)
+    assert headline(tree).startswith("▼ Does not fit the budget on rtx3060ti: 9.39 GiB needed")
+    (svg,) = tree.by_id("memory").all("svg")
+    assert "budget on rtx3060ti: 8.00 GiB" in svg.text
+
+
+def test_changes_that_are_needed_together_are_not_said_to_be_enough_alone() -> None:
+    fit = plan_told()["fit"]
+    one, two = fit["fixes"]
+    alone = planned(fit=fit | {"fixes": [one, one]}).by_id("fixes").text
+    assert "Each of these alone makes the run fit" in alone
+    together = planned(fit=fit | {"fixes": [two]}).by_id("fixes").text
+    assert "These changes make the run fit together" in together and "alone" not in together
+    assert (
+        "This change makes the run fit." in planned(fit=fit | {"fixes": [one]}).by_id("fixes").text
+    )
+
+
+def test_the_page_says_what_was_planned_for() -> None:
+    setup = {"device": "cpu", "dtype": "float32", "micro_batch_tokens": 2048}
+    setup |= {"recompute": {"full": 1, "none": 3}}
+    said = planned(setup=setup).by_id("numbers").text
+    assert "this machine's CPU, float32" in said and "full recompute in 1 layer" in said
 
 
 def test_what_a_cpu_takes_is_not_held_against_gpus() -> None:

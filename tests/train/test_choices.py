@@ -113,6 +113,7 @@ def test_choices_are_told_in_words(tiny_folder: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34)
     threads = torch.get_num_threads()
-    line = f"gradient checkpointing beyond 8.0 GiB; {threads} CPU threads; float32; cpu kernels"
+    cpu = "1 CPU thread" if threads == 1 else f"{threads} CPU threads"
+    line = f"gradient checkpointing beyond 8.0 GiB; {cpu}; float32; cpu kernels"
     assert choices.describe() == f"micro-batches of up to 2048 tokens, packed; {line}"
     assert choices.describe() in caplog.text and "Choices(" not in caplog.text
