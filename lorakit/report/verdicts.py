@@ -106,12 +106,19 @@ def _odds(one: SetEvaluation) -> str:
     if one.p_value is None:
         return ""
     told = f"; {p_words(one.p_value)}"
-    if one.margin is not None:
-        told += " for a loss beyond the margin"
+    if one.margin is not None and one.verdict != "better":
+        told += _of_margin(one)
     if one.correction is None or one.p_value_corrected is None or one.correction.tests < 2:
         return told
     tests = one.correction.tests
     return f"{told}, {p_words(one.p_value_corrected)} corrected for {tests} verdicts (Holm)"
+
+
+def _of_margin(one: SetEvaluation) -> str:
+    """What is unlikely by the p-value of retention."""
+    if one.verdict == "no difference":
+        return " for a loss of the margin or more"
+    return f" for a loss {'within' if _lost_more(one) else 'of just'} the margin"
 
 
 def headline(run: RunFiles) -> str:

@@ -197,6 +197,25 @@ def test_verdicts_say_their_odds(tmp_path: Path) -> None:
     assert told.sentence.endswith("p\u00a00.021.")
 
 
+@pytest.mark.parametrize(
+    ("loss", "verdict", "words"),
+    [
+        (-0.5, "better", "p\u00a0<\u00a00.001, "),
+        (0.01, "no difference", "p\u00a0<\u00a00.001 for a loss of the margin or more, "),
+        (0.7, "worse", "p\u00a0<\u00a00.001 for a loss within the margin, "),
+        (0.12, "worse", "p\u00a0<\u00a00.001 for a loss of just the margin, "),
+    ],
+)
+def test_the_odds_of_retention_are_of_its_verdict(
+    loss: float, verdict: str, words: str, tmp_path: Path
+) -> None:
+    one = runs.set_evaluation("retention", random.Random(0)) | {"verdict": verdict}
+    one["metrics"]["loss"] = runs.change(2.0, 2.0 + loss, 0.05, higher_is_better=False)
+    runs.write(tmp_path / "evaluation.json", {"retention": one})
+    (told,) = set_verdicts(read_run(tmp_path))
+    assert f"; {words}" in told.sentence
+
+
 def test_words() -> None:
     assert (p_words(0.0001), p_words(0.0214)) == ("p\u00a0<\u00a00.001", "p\u00a00.021")
     assert set_name("in_domain+word_order") == "In-domain, in another word order"
