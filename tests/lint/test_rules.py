@@ -21,8 +21,10 @@ from lorakit.lint import rules
 from lorakit.lint.contract_pages import PAGES
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
+from lorakit.lint.languages import languages_of
 from lorakit.lint.lint import lint, without_silenced
 from lorakit.lint.pages import page_of_contract, pages
+from lorakit.lint.row_texts import RowText, Sample
 from lorakit.recipe import BaseSection
 from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
 from tests.lint.corpus.flawed import FLAWED
@@ -50,6 +52,16 @@ def test_a_rule_is_a_file_of_its_own(name: str) -> None:
         node.value for one in function for node in ast.walk(one) if isinstance(node, ast.Constant)
     }
     assert said & {"error", "warning", "note"} == set(rule.SEVERITIES)
+
+
+def test_answers_in_json_tell_no_language() -> None:
+    """Keys and codes are no prose: they were told as German and English."""
+    german = "Der Antrag auf Erstattung der Reisekosten wurde heute von der Verwaltung abgelehnt."
+    told = {"category": "timesheet", "lang": "de", "summary": german}
+    for answer, count in ((json.dumps(told), 0), (json.dumps([told]), 0), (f"[1] {german}", 1)):
+        row = RowText(0, "d.jsonl:1", (("user", "Why?"), ("assistant", answer)), (False, True))
+        found = languages_of(Sample("train", (row,), 1, np.ones(1)))
+        assert sum(found.answers.values()) == count, answer
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
