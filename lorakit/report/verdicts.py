@@ -45,7 +45,11 @@ class SetVerdict:
 
 
 def effect_of(one: Change) -> Effect:
-    """Which way the interval of a metric excludes zero, if it does and rests on enough examples."""
+    """Which way the interval of a metric excludes zero, if it does and rests on enough examples.
+
+    On retention only what is lost counts, but in the metric that decides: a scorer of form gains
+    where the model answers general questions in the form of its task.
+    """
     low, high = one.interval
     if not one.enough:
         return "few"
@@ -53,7 +57,9 @@ def effect_of(one: Change) -> Effect:
         return "far"
     if low is None or high is None or low <= 0 <= high:
         return "same"
-    return "better" if (low > 0) == one.higher_is_better else "worse"
+    if (low > 0) != one.higher_is_better:
+        return "worse"
+    return "same" if one.only_losses else "better"
 
 
 def set_verdicts(run: RunFiles) -> list[SetVerdict]:

@@ -216,6 +216,15 @@ def test_the_odds_of_retention_are_of_its_verdict(
     assert f"; {words}" in told.sentence
 
 
+def test_where_nothing_is_copied_there_is_no_mark(tmp_path: Path) -> None:
+    """A longer run of common words is no copy."""
+    one = runs.set_evaluation("retention", random.Random(0))
+    one["memorisation"] = runs.memorisation(references=0.0, tuned=0.0)
+    one["memorisation"]["longest_run"] |= {"difference": 2.0, "interval": [1.0, 3.0]}
+    (told,) = memorisation_said(evaluation(tmp_path, retention=one))
+    assert told.said.effect == "same" and told.said.sentence.startswith("Nothing is copied: 0.0")
+
+
 def test_words() -> None:
     assert (p_words(0.0001), p_words(0.0214)) == ("p\u00a0<\u00a00.001", "p\u00a00.021")
     assert set_name("in_domain+word_order") == "In-domain, in another word order"
