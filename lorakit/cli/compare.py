@@ -165,6 +165,8 @@ def _span(interval: list[float]) -> str:
 
 def verdict_in_words(told: dict[str, Any]) -> list[str]:
     """The recommendation of compare.json, for people."""
+    from lorakit.compare.recommend import NOTHING_TO_REPAY
+
     titles = {name: way["title"] for name, way in told["ways"].items()}
     found = told["recommendation"]
     if found["way"] is None:
@@ -180,6 +182,8 @@ def verdict_in_words(told: dict[str, Any]) -> list[str]:
         steps = [f"from {step['from']:,} calls {titles[step['way']]}" for step in found["by_calls"]]
         lines.append(f"  cheapest of those good enough: {', '.join(steps)}")
     repaid = told["break_even"]
+    if repaid["against"] is None:
+        lines.append(f"  {NOTHING_TO_REPAY}")
     for name, calls in repaid["calls"].items():
         against = titles[repaid["against"]]
         lines.append(
