@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from lorakit.lint.contract_pages import PAGES
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.lint.languages import languages_of
-from lorakit.lint.lint import lint, without_silenced
+from lorakit.lint.lint import lint, silenced_in_words, without_silenced
 from lorakit.lint.pages import page_of_contract, pages
 from lorakit.lint.row_texts import RowText, Sample
 from lorakit.recipe import BaseSection
@@ -132,6 +133,7 @@ def test_silenced_findings_are_counted_and_the_worst_come_first() -> None:
     linted = without_silenced(made, ["near-duplicates"])
     assert [one.id for one in linted.findings] == ["warmup-too-long", "few-rows"]
     assert linted.silenced == {"near-duplicates": 2}
+    assert silenced_in_words(linted.silenced) == "2 findings of near-duplicates"
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +166,7 @@ def test_check_shows_what_is_silenced_and_trained(
     silence = ["--set", "check.silence=[warmup-too-long, few-rows]"]
     assert main(["check", str(recipe), *silence]) == 0
     told = " ".join(capfd.readouterr().out.split())
-    assert "silenced by check.silence: 1 of few-rows, 1 of warmup-too-long" in told
+    assert "silenced by check.silence: 1 finding of few-rows, 1 finding of warmup-too-long" in told
     # The stop token is shown, among what is trained.
     assert "Rest 0.<|end|>\u27e7" in told
 
@@ -176,6 +178,20 @@ def test_train_stops_at_an_error_before_anything_is_written(
     told = " ".join(capfd.readouterr().err.split())
     assert "100 warm-up steps" in told and "few-rows" not in told
     assert not (recipe.parent / "run").exists()
+
+
+def test_near_rows_are_told_once_and_not_of_variants(tmp_path: Path) -> None:
+    """A set asked in other words has the rows of its source; and what is done is not advised."""
+    case = FLAWED["held-out-near-train"][0]
+    section = {"evaluate": {"in_domain": "{test.jsonl}", "variants": ["typos", "case"]}}
+    facts = replace(case, sections=section).facts(tmp_path, tmp_path)
+    assert {"in_domain+typos", "in_domain+case"} <= set(facts.held_out)
+    (told,) = RULES["held-out-near-train"].find(facts)
+    assert told.message.startswith("in_domain: ") and "or split by data.group" in told.message
+    data = facts.recipe.data.model_copy(update={"group": "patient"})
+    grouped = replace(facts, recipe=facts.recipe.model_copy(update={"data": data}))
+    (told,) = RULES["held-out-near-train"].find(grouped)
+    assert "data.group" not in told.message
 
 
 def test_a_run_that_goes_on_is_not_stopped_by_a_rule(tmp_path: Path) -> None:
