@@ -129,6 +129,8 @@ def show_comparison(compared: WaysCompared) -> None:
 
 
 def _table(told: dict[str, Any]) -> Table:
+    from lorakit.report.words import cost
+
     unit = told["cost_basis"]["unit"]
     columns = (
         "way",
@@ -153,7 +155,7 @@ def _table(told: dict[str, Any]) -> Table:
             f"{way['tokens']['prompt']:,.0f} + {way['tokens']['answer']:,.0f}",
             f"{latency['median']:.3g} ({latency['p95']:.3g})",
             f"{way['cost_per_1000_calls']:.3g}",
-            f"{way['setup']['cost']:.3g}",
+            cost(way["setup"]["cost"]),
         )
     return table
 

@@ -20,7 +20,7 @@ from lorakit.report.proofs import (
 )
 from lorakit.report.reliability import shown_bins
 from lorakit.report.verdicts import set_verdicts
-from lorakit.report.words import p_words, set_name
+from lorakit.report.words import cost, p_words, set_name
 from tests.report import runs
 from tests.report.pages import parse
 
@@ -228,6 +228,7 @@ def test_where_nothing_is_copied_there_is_no_mark(tmp_path: Path) -> None:
 def test_words() -> None:
     assert (p_words(0.0001), p_words(0.0214)) == ("p\u00a0<\u00a00.001", "p\u00a00.021")
     assert set_name("in_domain+word_order") == "In-domain, in another word order"
+    assert (cost(4.29e-06), cost(0.0), cost(12.5)) == ("< 0.001", "0.000", "12.50")
     assert set_name("in_domain+what_is_this") == "In-domain, what is this"
 
 
