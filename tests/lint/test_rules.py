@@ -28,7 +28,9 @@ from lorakit.lint.pages import page_of_contract, pages
 from lorakit.lint.row_texts import RowText, Sample
 from lorakit.recipe import BaseSection
 from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
+from tests.lint.corpus.case import Case
 from tests.lint.corpus.flawed import FLAWED
+from tests.lint.corpus.rows import answered
 from tests.plan.test_duration import examples
 
 DOCS = Path(__file__).parents[2] / "docs" / "rules"
@@ -178,6 +180,15 @@ def test_train_stops_at_an_error_before_anything_is_written(
     told = " ".join(capfd.readouterr().err.split())
     assert "100 warm-up steps" in told and "few-rows" not in told
     assert not (recipe.parent / "run").exists()
+
+
+def test_html_in_questions_is_a_note(tmp_path: Path) -> None:
+    rows = answered(60)
+    for row in rows[:6]:
+        row["prompt"] = f"<p>{row['prompt']}&nbsp;</p>"
+    facts = Case(rows, measured=False).facts(tmp_path, tmp_path)
+    (told,) = RULES["html-left-over"].find(facts)
+    assert told.severity == "note" and "6 of 60 rows" in told.message and "ask with" in told.message
 
 
 def test_near_rows_are_told_once_and_not_of_variants(tmp_path: Path) -> None:
