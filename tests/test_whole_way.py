@@ -16,8 +16,15 @@ from lorakit.cli import main
 from tests import golden
 
 
-@pytest.mark.parametrize("use_dora", [False, True])
-@pytest.mark.parametrize("name", ["stories260K", "bitllama-1M"])
+@pytest.mark.parametrize(
+    ("name", "use_dora"),
+    [
+        ("stories260K", True),
+        pytest.param("stories260K", False, marks=pytest.mark.slow),
+        pytest.param("bitllama-1M", True, marks=pytest.mark.slow),
+        pytest.param("bitllama-1M", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_tuned_model_with_its_adapter_off_is_the_published_base(
     name: str, use_dora: bool, shared_data: Path, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_what_fits_is_left_alone(large: Path) -> None:
     assert not found.fixes
 
 
+@pytest.mark.slow
 def test_every_fix_fits_when_it_is_planned(large: Path) -> None:
     recipe, budget = recipe_of(large), TOO_LITTLE
     found = fixes_of(recipe, budget)
