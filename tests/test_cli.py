@@ -276,6 +276,27 @@ def test_check_reports_data_that_are_refused(
     assert "error: " in capfd.readouterr().out
 
 
+def test_check_tells_rows_that_cannot_be_used_and_goes_on(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (trained / "train.jsonl").read_text().splitlines()]
+    empty = [{"prompt": f"Question {i}?", "completion": ""} for i in range(2)]
+    train = tmp_path / "some_empty.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in [*empty, *rows]))
+    arguments = [str(trained / "recipe.yaml"), "--set", f"data.train={train}"]
+    for _ in range(2):  # what was read once is refused again
+        assert main(["check", *arguments, "--json"]) == 1
+        shown = json.loads(capfd.readouterr().out)
+        first, *others = shown["findings"]
+        assert first["id"] == "data-refused" and first["severity"] == "error"
+        assert f"2 of {len(rows) + 2} rows cannot be used" in first["message"]
+        assert "some_empty.jsonl:1" in first["message"]
+        kept = [shown["sets"][name]["kept"] for name in ("train", "validation")]
+        assert others and sum(kept) == len(rows)
+    assert main(["train", *arguments, "--output", str(tmp_path / "run")]) == 2
+    assert "2 of" in capfd.readouterr().err
+
+
 def test_check_shows_what_is_trained(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(trained / "recipe.yaml"), "--show", "2"]) == 0
     shown = capfd.readouterr().out

@@ -205,10 +205,20 @@ HEADLINES: Mapping[str, str] = {
 }
 
 
+def headline(advice: Advice) -> str:
+    """The verdict in a sentence, and what is to be collected before tuning where that is all."""
+    if advice.then is None:
+        return HEADLINES[advice.verdict]
+    missing = next(one.missing for one in advice.collect if one.set == "train")
+    first = "Retrieve now; collect" if advice.verdict == "retrieve" else "Collect"
+    last = " as well" if advice.verdict == "retrieve" else ""
+    return f"{first} at least {missing:,} more examples, then fine-tune{last}."
+
+
 def show_advice(advice: Advice) -> None:
     """The verdict, its reasons by answer, what to collect, and how to split it."""
     out = console()
-    out.print(HEADLINES[advice.verdict], style="bold")
+    out.print(headline(advice), style="bold")
     out.print()
     _show_reasons(advice, out)
     if advice.notes:
@@ -256,6 +266,6 @@ def how_many(one: Collected) -> str:
     told = f"{one.low:,} to {one.high:,}"
     if one.have is None:
         return told
-    if one.have < one.low:
-        return f"{told}; you have {one.have:,}, so at least {one.low - one.have:,} more"
+    if one.missing:
+        return f"{told}; you have {one.have:,}, so at least {one.missing:,} more"
     return f"{told}; you have {one.have:,}"

@@ -129,6 +129,8 @@ def show_comparison(compared: WaysCompared) -> None:
 
 
 def _table(told: dict[str, Any]) -> Table:
+    from lorakit.report.words import cost
+
     unit = told["cost_basis"]["unit"]
     columns = (
         "way",
@@ -153,7 +155,7 @@ def _table(told: dict[str, Any]) -> Table:
             f"{way['tokens']['prompt']:,.0f} + {way['tokens']['answer']:,.0f}",
             f"{latency['median']:.3g} ({latency['p95']:.3g})",
             f"{way['cost_per_1000_calls']:.3g}",
-            f"{way['setup']['cost']:.3g}",
+            cost(way["setup"]["cost"]),
         )
     return table
 
@@ -165,6 +167,8 @@ def _span(interval: list[float]) -> str:
 
 def verdict_in_words(told: dict[str, Any]) -> list[str]:
     """The recommendation of compare.json, for people."""
+    from lorakit.compare.recommend import NOTHING_TO_REPAY
+
     titles = {name: way["title"] for name, way in told["ways"].items()}
     found = told["recommendation"]
     if found["way"] is None:
@@ -180,6 +184,8 @@ def verdict_in_words(told: dict[str, Any]) -> list[str]:
         steps = [f"from {step['from']:,} calls {titles[step['way']]}" for step in found["by_calls"]]
         lines.append(f"  cheapest of those good enough: {', '.join(steps)}")
     repaid = told["break_even"]
+    if repaid["against"] is None:
+        lines.append(f"  {NOTHING_TO_REPAY}")
     for name, calls in repaid["calls"].items():
         against = titles[repaid["against"]]
         lines.append(

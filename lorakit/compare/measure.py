@@ -6,6 +6,7 @@ E questions, A tokens of an answer.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ from lorakit.data.examples import Example, examples_in_memory
 from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.retrieve.prompt import cited, without_citations
 from lorakit.train.losses import example_losses
+
+log = logging.getLogger(__name__)
 
 LOSS = "loss"
 # The questions are answered in so many parts, and of each part every way takes its turn: what else
@@ -147,6 +150,7 @@ def answer_in_turns(
                 calls[place] += time_calls(
                     model, tokenizer, [ids[i] for i in timed], how.settings, description=told
                 )
+                log.info("%s answered in %.1f s", told, time.perf_counter() - started)
     return [
         Answered(given, taken, _latency(single, asked.search_seconds))
         for given, taken, single, (_, asked) in zip(answers, seconds, calls, prompts, strict=True)

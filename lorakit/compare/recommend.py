@@ -28,6 +28,9 @@ assert TOO_FEW_TO_TELL == TOO_FEW
 # Costs rest on times measured on a machine that does other things too; within this share of each
 # other they are the same.
 SAME_COST = 0.1
+NOTHING_TO_REPAY = (
+    "no way without training is shown to be good enough: there is none to break even with"
+)
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,9 @@ class Table:
         higher_is_better: {metric: whether more of it is better}.
         rows: ways that were measured, simplest first.
         not_measured: {way: why not}.
-        break_even: {tuned way: calls from which on it has cost less than `break_even_against`, or
-            None: never}.
+        break_even_against: the best good enough way without training; None: there is none.
+        break_even: {good enough tuned way: calls from which on it has cost less than that, or None:
+            never}.
         notes: what a reader has to know.
     """
 
@@ -288,10 +289,12 @@ def conclude(
     rows: Sequence[WayRow], primary: str, terms: Terms
 ) -> tuple[Recommendation, str | None, dict[str, int | None]]:
     """The recommendation, the way that tuning is held against, and from how many calls on each
-    tuned way has cost less than that one."""
+    tuned way has cost less than that one; of ways that are good enough only."""
     ways = [numbers_of(row, primary, terms.higher_is_better) for row in rows]
-    against = best_prompting(ways, higher_is_better=terms.higher_is_better)
+    found = recommend(ways, terms)
+    good = [way for way in ways if way.name in found.good_enough]
+    against = best_prompting(good, higher_is_better=terms.higher_is_better)
     repaid = {}
     if against is not None:
-        repaid = {way.name: break_even(way, against) for way in ways if way.is_tuned}
-    return recommend(ways, terms), None if against is None else against.name, repaid
+        repaid = {way.name: break_even(way, against) for way in good if way.is_tuned}
+    return found, None if against is None else against.name, repaid

@@ -128,30 +128,42 @@ class Meaning:
 
 
 def read_meanings(
-    sources: Any, rules: DataRules, *, cache_dir: str | Path | None = None
+    sources: Any,
+    rules: DataRules,
+    *,
+    cache_dir: str | Path | None = None,
+    refused: list[DataError] | None = None,
 ) -> list[Meaning]:
     """Read and convert every row of every source, in order.
 
     Args:
         cache_dir: where an index of rows in files is kept, so that the next start need not read
             them all; None: nowhere.
+        refused: takes the faults of each source that has sound rows too, which are then all that
+            is read of it; None: faults are raised.
     """
-    return Reading(sources, rules, cache_dir).read_all()
+    return Reading(sources, rules, cache_dir, refused).read_all()
 
 
 class Reading:
     """The rows of all sources, read as they are asked for.
 
     Args:
-        sources, rules, cache_dir: see `read_meanings`.
+        sources, rules, cache_dir, refused: see `read_meanings`.
 
     Attributes:
         meanings: of the rows read so far.
     """
 
-    def __init__(self, sources: Any, rules: DataRules, cache_dir: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        sources: Any,
+        rules: DataRules,
+        cache_dir: str | Path | None = None,
+        refused: list[DataError] | None = None,
+    ) -> None:
         self.meanings: list[Meaning] = []
-        self._sets = [_SetReader(spec, rules, cache_dir) for spec in source_specs(sources)]
+        self._sets = [_SetReader(spec, rules, cache_dir, refused) for spec in source_specs(sources)]
 
     @property
     def is_new(self) -> bool:
@@ -182,7 +194,7 @@ class Reading:
 
         Raises:
             DataError: at the end of a set, all faulty rows of it; after the first of them no more
-                rows come.
+                rows come, unless `refused` takes them.
         """
         for one in self._sets:
             yield from self._read(one)
@@ -208,13 +220,19 @@ class _SetReader:
     rows: RowSet
     index_place: Path | None = None
 
-    def __init__(self, spec: SourceSpec, rules: DataRules, cache_dir: str | Path | None) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        rules: DataRules,
+        cache_dir: str | Path | None,
+        refused: list[DataError] | None,
+    ) -> None:
         if not np.isfinite(spec.weight) or spec.weight <= 0:
             raise DataError(
                 f"{spec.source}: weight {spec.weight} must be over 0. Leave the set out instead."
             )
         self.weight = spec.weight
-        self._spec = spec
+        self._spec, self._refused = spec, refused
         self._format = spec.format or rules.format
         self._columns = dict(rules.columns if spec.columns is None else spec.columns)
         self._system = rules.system if spec.system is None else spec.system
@@ -250,9 +268,15 @@ class _SetReader:
                 faults.add(row.location, error)
                 continue
             self.rows.add(row, meaning)
-            if not faults.found:
+            if not faults.found or self._refused is not None:
                 yield meaning
-        faults.refuse(len(self.rows))
+        try:
+            faults.refuse(len(self.rows))
+        except DataError as error:
+            if self._refused is None or not len(self.rows):
+                raise
+            self._refused.append(error)
+            return  # without an index: the next reader has to find the faults again
         # A file that was changed meanwhile has other rows than the index is named by.
         if self.index_place is not None and stamps_of(self._spec.source) == self._stamps:
             with contextlib.suppress(OSError):  # a run must not fail for want of a cache

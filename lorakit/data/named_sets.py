@@ -77,6 +77,7 @@ def prepare_named_sets(
     config: PretrainedConfig,
     *,
     cache_dir: str | Path | None = None,
+    refused: list[DataError] | None = None,
 ) -> NamedSets:
     """Read, split, tokenize and check every set of a recipe.
 
@@ -85,6 +86,7 @@ def prepare_named_sets(
         tokenizer: the base model's.
         config: the base model's; its context bounds max_length.
         cache_dir: where tokens are kept; None: `token_cache()`.
+        refused: takes the faults of rows in sets that have sound ones too; None: they are raised.
 
     Raises:
         DataError: see `prepare_examples`; also a max_length over the model's context.
@@ -92,7 +94,7 @@ def prepare_named_sets(
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
-    parts, training = _train_and_held(recipe, tokenizer, rules, where)
+    parts, training = _train_and_held(recipe, tokenizer, rules, where, refused)
     kept: dict[str, list[Meaning]] = {}
 
     def measured(
@@ -114,7 +116,11 @@ def prepare_named_sets(
         "retention": recipe.evaluate.retention,
     }
     evaluation = {
-        name: measured(read_meanings(specs_of(sources), rules, cache_dir=where), name, held or ())
+        name: measured(
+            read_meanings(specs_of(sources), rules, cache_dir=where, refused=refused),
+            name,
+            held or (),
+        )
         for name, sources in named.items()
         if sources is not None and sources != data.validation
     }
@@ -150,21 +156,29 @@ def _deciding(validation: Prepared) -> Prepared:
 
 
 def _train_and_held(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, rules: DataRules, cache_dir: Path
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    rules: DataRules,
+    cache_dir: Path,
+    refused: list[DataError] | None,
 ) -> tuple[Parts, Prepared]:
     """The rows by their use, and what became of those that are trained on."""
     data, train = recipe.data, specs_of(recipe.data.train)
     apart = None  # read first: a fault in it need not wait for the training rows
     if data.validation is not None and not isinstance(data.validation, float):
-        apart = read_meanings(specs_of(data.validation), rules, cache_dir=cache_dir)
+        given = specs_of(data.validation)
+        apart = read_meanings(given, rules, cache_dir=cache_dir, refused=refused)
     if isinstance(data.validation, float) or data.hold_out_topics is not None:
         # Which rows are trained is known when all are read.
-        parts = parts_of(recipe, read_meanings(train, rules, cache_dir=cache_dir))
+        rows = read_meanings(train, rules, cache_dir=cache_dir, refused=refused)
+        parts = parts_of(recipe, rows)
         with _named("train"):
             prepared = prepare_meanings(parts.train, tokenizer, rules, cache_dir=cache_dir)
         return (parts if apart is None else replace(parts, validation=apart)), prepared
     with _named("train"):
-        rows, prepared = read_and_prepare(train, tokenizer, rules, cache_dir=cache_dir)
+        rows, prepared = read_and_prepare(
+            train, tokenizer, rules, cache_dir=cache_dir, refused=refused
+        )
     return Parts(rows, apart), prepared
 
 

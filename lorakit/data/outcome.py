@@ -77,7 +77,8 @@ def render_all(
                 outcome.too_long.append((example.num_tokens, where))
                 outcome.findings.add("rows-too-long", where, f"{example.num_tokens} tokens")
             elif not example.num_trained_tokens:
-                outcome.findings.add("no-trained-token", where)
+                why = _why_untrained(meaning.conversation)
+                outcome.findings.add("no-trained-token", where, why)
             else:
                 for finding_id, detail in rendered.notes:
                     outcome.findings.add(finding_id, where, detail)
@@ -92,6 +93,13 @@ def render_all(
     if renderer.template.uses_date:
         outcome.findings.add("template-uses-date", "", f"made on {date.today().isoformat()}")
     return outcome
+
+
+def _why_untrained(said: Conversation | PlainText) -> str:
+    """The cause that the row itself shows; "" where it lies in `trained` or in weights."""
+    if isinstance(said, PlainText) or any(one["role"] == "assistant" for one in said.messages):
+        return ""
+    return "none of its messages is the assistant's"
 
 
 def _repeating(meanings: Sequence[Meaning], kept: Sequence[int]) -> list[int]:

@@ -68,10 +68,11 @@ def tell_topics(parts: Parts) -> list[Finding]:
     """Which topics are held out, in words."""
     told = Findings()
     told.add("topics-held-out", "")
-    count = len(parts.topics)
+    count, rows = len(parts.topics), len(parts.unseen or ())
     told.explain(
         "topics-held-out",
         f"{count} {'value' if count == 1 else 'values'} of the column {parts.column!r} "
+        f"({rows} {'row' if rows == 1 else 'rows'} of data.train) "
         f"{'is' if count == 1 else 'are'} held out of training and validation: "
         f"{listed_topics(parts.topics)}",
     )

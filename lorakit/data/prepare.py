@@ -21,6 +21,7 @@ from lorakit.data.outcome import Rows, render_all
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row
 from lorakit.data.store import TokenStore, open_store, store_writer
+from lorakit.errors import DataError
 
 Read = TypeVar("Read", covariant=True)
 
@@ -90,13 +91,17 @@ def read_and_prepare(
     rules: DataRules,
     *,
     cache_dir: str | Path | None = None,
+    refused: list[DataError] | None = None,
 ) -> tuple[list[Meaning], Prepared]:
     """As `prepare_examples`; also returns what the rows mean.
+
+    Args:
+        refused: see `read_meanings`.
 
     Rows that cannot have been tokenized before are tokenized while they are read. Of others the
     key has to be known first, and for that all of them.
     """
-    reading = Reading(sources, rules, cache_dir)
+    reading = Reading(sources, rules, cache_dir, refused)
     if cache_dir is not None and not reading.is_new:
         meanings = reading.read_all()
         return meanings, prepare_meanings(meanings, tokenizer, rules, cache_dir=cache_dir)
@@ -107,7 +112,9 @@ def read_and_prepare(
         try:
             return reading.meanings, _stored(reading, renderer, rules, cache_dir, origin)
         except OSError as error:  # a run must not fail for want of a cache
-            reading = Reading(sources, rules)
+            if refused:
+                refused.clear()  # they are found again
+            reading = Reading(sources, rules, refused=refused)
             prepared = _in_memory(reading, renderer, rules)
             prepared.findings.append(_not_stored(cache_dir, error))
             return reading.meanings, prepared

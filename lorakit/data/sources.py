@@ -135,7 +135,7 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a CSV file with a header line; the number is the line where a row ends."""
+    """Rows of a CSV file with a header line; the number is the line where a row begins."""
     text = decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path)
     separator = _separator_of(text, path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -145,15 +145,17 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(
                 f"{path}:1: column names {header} must be given and differ. Fix the header."
             )
+        ended = reader.line_num
         for cells in reader:
+            first, ended = ended + 1, reader.line_num
             if not cells:
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}:{reader.line_num}: {len(cells)} cells, but the header names "
+                    f"{path}:{first}: {len(cells)} cells, but the header names "
                     f"{len(header)} columns. Quote cells that contain {separator!r} or line breaks."
                 )
-            yield reader.line_num, dict(zip(header, cells, strict=True))
+            yield first, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: broken CSV: {error}. Fix that line.") from error
 

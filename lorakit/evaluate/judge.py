@@ -113,16 +113,19 @@ def judge(
         verdict,
         margin,
         tuple(notes),
-        p_value=_p_of_claim(compared[primary], margin),
+        p_value=_p_of_claim(compared[primary], verdict, margin),
     )
 
 
-def _p_of_claim(primary: Compared, margin: float | None) -> float | None:
-    """Of a difference, or for retention of a loss within the margin."""
+def _p_of_claim(primary: Compared, verdict: Verdict, margin: float | None) -> float | None:
+    """Of no difference, or for retention of a loss of just the margin.
+
+    That retention is "better" claims a difference, which is more than that the margin was kept.
+    """
     one = primary.comparison
     if not one.enough or not one.is_finite:
         return None
-    if margin is None:
+    if margin is None or verdict == "better":
         return one.p_value
     lost_R = -primary.change_R if one.higher_is_better else primary.change_R
     return p_value_of_margin(lost_R, margin)

@@ -103,8 +103,9 @@ class SetResult:
         same_as: the name of the other set whose rows these are, such as `validation`.
         answered: what the scorers' metrics rest on.
         forgotten: the examples that lost most, worst first.
-        p_value: of what the verdict claims: a difference, or for retention that the margin was
-            kept; None: too few examples, or numbers beyond any.
+        p_value: of the opposite of what the verdict claims: of no difference, or for retention
+            that was kept or not of a loss of just the margin; None: too few examples, or numbers
+            beyond any.
         p_value_corrected, num_tests: by Holm, for so many verdicts read together.
         proofs: `calibration`, `overfitting`, `memorisation`, `variant`, where measured.
         measured: what it was computed from; not in `evaluation.json`.
@@ -130,12 +131,18 @@ class SetResult:
     def survives(self) -> bool | None:
         """Whether what the verdict claims holds after the correction; None: it claims nothing.
 
-        For retention the claim is that the margin was kept.
+        For retention the claim is that the margin was kept, or that more was lost: "worse" because
+        neither is shown claims nothing.
         """
-        claimed = self.verdict != ("no difference" if self.margin is None else "worse")
-        if self.p_value_corrected is None or not claimed:
+        if self.p_value_corrected is None or not self._claims:
             return None
         return self.p_value_corrected < ALPHA
+
+    @property
+    def _claims(self) -> bool:
+        if self.margin is None:
+            return self.verdict != "no difference"
+        return self.verdict != "worse" or self.metrics[self.primary].losses[0] > self.margin
 
     @property
     def told(self) -> str:

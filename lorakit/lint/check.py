@@ -69,8 +69,9 @@ class CheckReport:
 def check(recipe: Recipe) -> CheckReport:
     """Read and render every set of a recipe, and hold it to the data contract. Trains nothing.
 
-    Data of which too little can be used are a finding `data-refused`, an error. The adapter
-    is attached to a base without weights, so that targets that match nothing are found too.
+    Rows that cannot be used, and data of which too few can, are findings `data-refused`, errors
+    that stop `train`; whatever else is found is told of the other rows. The adapter is attached to
+    a base without weights, so that targets that match nothing are found too.
 
     Raises:
         InputError: recipe, adapter, tokenizer or a file of the data cannot work.
@@ -78,26 +79,38 @@ def check(recipe: Recipe) -> CheckReport:
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     check_outside(recipe.evaluate, asks=False)
     tokenizer, config = load_tokenizer_of_base(recipe.base)
+    refused: list[DataError] = []
     try:
-        sets = prepare_named_sets(recipe, tokenizer, config)
+        sets = prepare_named_sets(recipe, tokenizer, config, refused=refused)
         check_measurable(sets.evaluation, measures, sets.train.stop_ids)
     except DataError as error:
-        _read_every_set(recipe, config)  # a file that cannot be read is no finding
-        return CheckReport({}, [Finding("data-refused", "error", str(error), "")], tokenizer)
+        refused = _read_every_set(recipe, config)  # a file that cannot be read is no finding
+        return CheckReport({}, _refusals([*refused, error]), tokenizer)
     make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets)))
     make_plan()  # adapter and base must be possible, whatever the rules ask for
     facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan)
     found = findings_of(facts, measures, sets.train.stop_ids)
-    return CheckReport(sets.by_name(), found.findings, tokenizer, found.silenced)
+    findings = [*_refusals(refused), *found.findings]
+    return CheckReport(sets.by_name(), findings, tokenizer, found.silenced)
 
 
-def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> None:
-    """Raise the DataError of the first set whose rows cannot be read."""
+def _refusals(refused: Sequence[DataError]) -> list[Finding]:
+    return [Finding("data-refused", "error", str(error), "") for error in refused]
+
+
+def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> list[DataError]:
+    """The faults of rows in all sets.
+
+    Raises:
+        DataError: of the first set none of whose rows can be read.
+    """
+    refused: list[DataError] = []
     rules = rules_of(recipe.data, config)
     named = [getattr(recipe.evaluate, name) for name in EVALUATION_SETS]
     for sources in (recipe.data.train, recipe.data.validation, *named):
         if sources is not None and not isinstance(sources, float):
-            read_meanings(specs_of(sources), rules)
+            read_meanings(specs_of(sources), rules, refused=refused)
+    return refused
 
 
 def findings_of(

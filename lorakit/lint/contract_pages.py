@@ -38,7 +38,8 @@ PAGES: dict[str, Page] = {
         "Too little of the data can be used",
         "More than max_dropped of the rows would be left out (too long, refused by the template, "
         "nothing in them trained: all labels masked, or a template without a stop token), or a set "
-        "has no row left. What would be trained is not what was meant.",
+        "has no row left. Or rows cannot be used at all, such as one with an empty answer: these "
+        "are never left out silently. What would be trained is not what was meant.",
         "unsloth#2900, #1128, trl#6025: all labels masked, loss 0 and nothing said",
         "The message says which rows and why, and what would keep enough of them.",
         can_be_silenced=False,

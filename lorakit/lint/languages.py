@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ class Languages:
     """Languages by their ISO 639-1 codes.
 
     Attributes:
-        answers: rows by the language of their answer, of short ones of question and answer.
+        answers: rows by the language of their answer, of short ones of question and answer; JSON
+            is in none.
         by_row: (row, language of its prompt, of its answer), where both are sure.
         of_answer: {language: its rows}.
         untold: {language of the answer: rows whose question is too short to tell}.
@@ -62,6 +64,8 @@ def languages_of(sample: Sample) -> Languages:
     picked = np.unique(np.linspace(0, len(sample) - 1, min(len(sample), MAX_ROWS)).round())
     for i in picked.astype(int):
         row = sample.rows[i]
+        if _is_structured(row.answer):
+            continue
         answered = _language(row.answer)
         if answered is None:  # short: what question and answer are in together
             answered = _language(f"{row.question} {row.answer}")
@@ -93,6 +97,17 @@ def _language(text: str) -> str | None:
         return None
     name, probability = _identifier().classify(prose)
     return str(name) if probability >= SURE else None
+
+
+def _is_structured(answer: str) -> bool:
+    """Whether an answer is a JSON object or list, whose keys and values tell no language."""
+    if not answer.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 @cache

@@ -49,5 +49,8 @@ def without_silenced(findings: Sequence[Finding], silenced: Collection[str]) -> 
 
 
 def silenced_in_words(silenced: Mapping[str, int]) -> str:
-    """`2 of near-duplicates, 1 of few-rows`."""
-    return ", ".join(f"{count} of {name}" for name, count in sorted(silenced.items()))
+    """`1 finding of few-rows, 2 findings of near-duplicates`: one may be about many rows."""
+    return ", ".join(
+        f"{count} {'finding' if count == 1 else 'findings'} of {name}"
+        for name, count in sorted(silenced.items())
+    )

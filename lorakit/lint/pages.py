@@ -85,10 +85,15 @@ def _page(
         else "It cannot be silenced: there is nothing to train on.\n"
     )
     return (
-        f"# {name}: {title[0].lower()}{title[1:]}\n\n{kinds}.\n\n## Why\n\n{reason}\n\n"
+        f"# {name}: {_inside_a_line(title)}\n\n{kinds}.\n\n## Why\n\n{reason}\n\n"
         f"Source: {source}.\n\n{example}## What to do\n\n{mend}\n\n## How to silence "
         f"it\n\n{silence}"
     )
+
+
+def _inside_a_line(title: str) -> str:
+    """The title with a small first letter, but for an abbreviation such as HTML."""
+    return title if title[1:2].isupper() else f"{title[0].lower()}{title[1:]}"
 
 
 def _index() -> str:

@@ -68,6 +68,7 @@ class Change(Part):
     examples: int | None = None
     higher_is_better: bool = False
     distance: bool = False
+    only_losses: bool = False  # a gain is no merit: of retention, where it does not decide
     stderr: tuple[float | None, float | None] = (None, None)
 
     @property
@@ -114,11 +115,18 @@ class SetEvaluation(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _every_metric_has_its_count(cls, values: Any) -> Any:
+    def _every_metric_knows_its_set(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("metrics"), dict):
             return values
+        decides = values.get("primary", "loss")
         counted = {
-            name: {"examples": values.get("examples")} | one if isinstance(one, dict) else one
+            name: {
+                "examples": values.get("examples"),
+                "only_losses": values.get("margin") is not None and name != decides,
+            }
+            | one
+            if isinstance(one, dict)
+            else one
             for name, one in values["metrics"].items()
         }
         return values | {"metrics": counted}

@@ -109,6 +109,9 @@ def _proofs(run: RunFiles) -> dict[str, Any]:
             for number, (name, one) in enumerate(run.evaluation.items())
             if one.calibration is not None and one.variant is None
         ],
+        "only_losses": any(
+            change.only_losses for one in run.evaluation.values() for change in one.metrics.values()
+        ),
         "distances": any(
             change.distance for one in run.evaluation.values() for change in one.metrics.values()
         ),

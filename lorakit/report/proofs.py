@@ -182,6 +182,8 @@ def _memorised(one: Memorisation) -> Said:
         f"any of them has {run.tuned:.1f} words on average, that of a right answer "
         f"{run.references:.1f} ({_more(run)})."
     )
+    if not copied.tuned:  # a longer run alone is no copy
+        return Said("same", f"Nothing is copied: {said}")
     if "worse" in effects:
         return Said("worse", f"Copies more than the data repeat themselves: {said}")
     return Said("same", f"No copying beyond what the data repeat shows: {said}")

@@ -106,6 +106,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "amount": words.amount,
         "change": words.change,
+        "cost": words.cost,
         "count": words.count,
         "effect": effect_of,
         "interval": lambda bounds: words.interval(*bounds),

@@ -45,7 +45,11 @@ class SetVerdict:
 
 
 def effect_of(one: Change) -> Effect:
-    """Which way the interval of a metric excludes zero, if it does and rests on enough examples."""
+    """Which way the interval of a metric excludes zero, if it does and rests on enough examples.
+
+    On retention only what is lost counts, but in the metric that decides: a scorer of form gains
+    where the model answers general questions in the form of its task.
+    """
     low, high = one.interval
     if not one.enough:
         return "few"
@@ -53,7 +57,9 @@ def effect_of(one: Change) -> Effect:
         return "far"
     if low is None or high is None or low <= 0 <= high:
         return "same"
-    return "better" if (low > 0) == one.higher_is_better else "worse"
+    if (low > 0) != one.higher_is_better:
+        return "worse"
+    return "same" if one.only_losses else "better"
 
 
 def set_verdicts(run: RunFiles) -> list[SetVerdict]:
@@ -106,12 +112,19 @@ def _odds(one: SetEvaluation) -> str:
     if one.p_value is None:
         return ""
     told = f"; {p_words(one.p_value)}"
-    if one.margin is not None:
-        told += " for a loss beyond the margin"
+    if one.margin is not None and one.verdict != "better":
+        told += _of_margin(one)
     if one.correction is None or one.p_value_corrected is None or one.correction.tests < 2:
         return told
     tests = one.correction.tests
     return f"{told}, {p_words(one.p_value_corrected)} corrected for {tests} verdicts (Holm)"
+
+
+def _of_margin(one: SetEvaluation) -> str:
+    """What is unlikely by the p-value of retention."""
+    if one.verdict == "no difference":
+        return " for a loss of the margin or more"
+    return f" for a loss {'within' if _lost_more(one) else 'of just'} the margin"
 
 
 def headline(run: RunFiles) -> str:

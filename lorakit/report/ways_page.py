@@ -23,7 +23,7 @@ from lorakit.report.words import capital, count, counted, listed, metric_name, s
 
 SECTIONS = (
     ("verdict", "Verdict"),
-    ("ways", "Five ways"),
+    ("ways", "Each way"),
     ("quality", "Quality"),
     ("costs", "Cost"),
     ("answers", "Answers"),

@@ -10,10 +10,11 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from lorakit.compare.recommend import NOTHING_TO_REPAY
 from lorakit.report.curves import DASHES
 from lorakit.report.svg import INKS, RUNS, drawing, inline_svg, new_figure
 from lorakit.report.ways_files import Way, WaysFile
-from lorakit.report.words import amount, interval, metric_name, printable
+from lorakit.report.words import amount, capital, interval, metric_name, printable
 
 HEIGHT = 300  # px
 # A shape for each way: not everybody sees the colours apart.
@@ -145,8 +146,10 @@ def _short(value: float) -> str:
 def break_even_said(found: WaysFile) -> list[str]:
     """From how many calls on tuning has paid, in sentences."""
     against = found.break_even.against
-    if against is None:
+    if "break_even" not in found.model_fields_set:
         return []
+    if against is None:
+        return [f"{capital(NOTHING_TO_REPAY)}."]
     titles: Mapping[str, str] = {name: found.title(name) for name in found.break_even.calls}
     return [
         f"{titles[name]} costs more by the call than {found.title(against)}: its set-up is never "

@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from lorakit.data.variants import names, source_and_variant, variant
 
+LEAST_COST = 0.001
 MINUS = "\u2212"
 NOT_KNOWN = "not known"
 SET_NAMES = {
@@ -117,6 +118,11 @@ def amount(number: float | None) -> str:
     if number is None:
         return "beyond a number"
     return _plain(number, "").replace("-", MINUS)
+
+
+def cost(number: float) -> str:
+    """Of money or seconds: an amount, but for less than anybody pays for."""
+    return f"< {LEAST_COST:g}" if 0 < number < LEAST_COST else amount(number)
 
 
 def change(number: float | None) -> str:

@@ -11,7 +11,8 @@ import torch
 
 from lorakit.compare.costs import Costs, training_seconds
 from lorakit.compare.prompts import WAYS
-from lorakit.compare.table import qualities
+from lorakit.compare.recommend import Terms
+from lorakit.compare.table import SetUp, WayRow, conclude, qualities
 from lorakit.errors import InputError, RunError
 from lorakit.evaluate.judge import Scores, judge
 from lorakit.plan.machines import machine_of
@@ -75,6 +76,27 @@ def test_many_ways_need_wider_intervals_against_the_best(values: dict[str, np.nd
 
     few, many = against_best(["tuned", "base"]), against_best([w.name for w in reversed(WAYS)])
     assert many[0] < few[0] and few[1] < many[1]
+
+
+@pytest.mark.parametrize(("few_shot", "against"), [(0.0, None), (0.8, "few_shot")])
+def test_tuning_is_repaid_only_against_what_is_good_enough(
+    few_shot: float, against: str | None
+) -> None:
+    scores = {"base": 0.0, "few_shot": few_shot, "tuned": 0.8}
+    found = [measured(name, {"token_f1": np.full(40, score)}) for name, score in scores.items()]
+    quality = qualities(found, questions([1.0] * 40), seed=0)
+    rows = [
+        WayRow(
+            one,
+            quality[one.way.name],
+            0.001 if one.way.is_tuned else 0.004,
+            SetUp({}, 3.0 if one.way.is_tuned else 0.0),
+        )
+        for one in found
+    ]
+    told, held, repaid = conclude(rows, "token_f1", Terms(40, 0.05, 10, "token_f1", True, "USD"))
+    assert "tuned" in told.good_enough and held == against
+    assert repaid == ({} if against is None else {"tuned": 1000})
 
 
 def test_a_value_that_is_no_number_names_its_way(values: dict[str, np.ndarray]) -> None:

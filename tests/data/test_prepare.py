@@ -27,7 +27,6 @@ from tests import tiny
 
 SHORT = {"question": "Q?", "answer": "A."}
 LONG = {"question": "Q?", "answer": "A long answer. " * 40}
-SILENT = {"messages": [{"role": "user", "content": "x"}]}
 
 
 def finding_ids(prepared: Prepared) -> set[str]:
@@ -88,15 +87,26 @@ def test_the_length_limit_is_exact() -> None:
 
 
 def test_rows_without_a_trained_token_never_train_silently() -> None:
+    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    silent = {"messages": [talk[0], talk[1] | {"weight": 0}]}
     with pytest.raises(
         DataError, match=r"without a trained token.*memory:1: nothing in it is trained"
     ):
-        prepare_examples([SILENT], tiny.tokenizer(), DataRules())
-    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    rows = [{"messages": talk}] * 9 + [SILENT]
+        prepare_examples([silent], tiny.tokenizer(), DataRules())
+    rows = [{"messages": talk}] * 9 + [silent]
     prepared = prepare_examples(rows, tiny.tokenizer(), DataRules())
     assert prepared.kept == 9 and "no-trained-token" in finding_ids(prepared)
     assert (prepared.examples.trained_lengths > 0).all()
+
+
+def test_a_chat_without_an_answer_is_named_as_such() -> None:
+    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    asked = {"messages": talk[:1]}
+    with pytest.raises(DataError, match=r"memory:1: none of its messages is the assistant's"):
+        prepare_examples([asked], tiny.tokenizer(), DataRules())
+    prepared = prepare_examples([{"messages": talk}] * 9 + [asked], tiny.tokenizer(), DataRules())
+    (told,) = [one for one in prepared.findings if one.id == "no-trained-token"]
+    assert told.message.endswith("First: none of its messages is the assistant's")
 
 
 def test_rows_the_template_refuses_are_dropped_and_named() -> None:

@@ -75,13 +75,14 @@ def test_a_p_value_says_what_the_interval_says(seed: int, effect: float) -> None
     for margin in (0.0, 0.3):
         p = p_value_of_margin(samples, margin)
         if abs(p - 0.05) > 1e-3:
-            assert (p < 0.05) == (high < margin)
+            assert (p < 0.05) == (high < margin or low > margin)
 
 
 def test_no_p_value_is_below_what_resamples_show() -> None:
     assert p_value(np.full(10_000, 3.0)) == 1e-4
     assert p_value(np.zeros(10_000)) == 1.0
-    assert p_value_of_margin(np.full(10_000, 3.0), 0.5) == 1.0
+    assert p_value_of_margin(np.full(10_000, 3.0), 0.5) == 1e-4
+    assert p_value_of_margin(np.full(10_000, 0.5), 0.5) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -149,11 +150,26 @@ def test_one_verdict_alone_is_not_corrected() -> None:
     assert "correction for 2 verdicts" in both["in_domain"].notes[-1]
 
 
-def test_retention_claims_that_the_margin_was_kept() -> None:
+def survives(one: SetResult) -> bool | None:
+    return corrected({"retention": one})["retention"].survives
+
+
+def test_retention_claims_that_the_margin_was_kept_or_that_more_was_lost() -> None:
     kept, lost = judged(0.0, margin=0.5), judged(1.0, margin=0.05)
     assert kept.verdict == "no difference" and kept.p_value is not None and kept.p_value < 0.01
-    assert corrected({"retention": kept})["retention"].survives is True
-    assert lost.verdict == "worse" and corrected({"retention": lost})["retention"].survives is None
+    assert survives(kept) is True
+    assert lost.verdict == "worse" and lost.p_value is not None and lost.p_value < 0.01
+    assert survives(lost) is True
+    unshown = judged(0.1, margin=0.1)
+    assert unshown.verdict == "worse" and unshown.p_value is not None and unshown.p_value > 0.05
+    assert survives(unshown) is None  # neither is shown
+
+
+def test_retention_that_is_better_claims_a_difference() -> None:
+    better = judged(-0.1, margin=2.0)
+    assert better.verdict == "better" and better.p_value == better.metrics["loss"].p_value
+    many = {"retention": better} | {f"other{n}": judged(0.0, seed=n) for n in range(3)}
+    assert corrected(many)["retention"].num_tests == 4
 
 
 def test_too_few_examples_have_no_p_value() -> None:

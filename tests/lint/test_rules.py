@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,15 @@ from lorakit.lint import rules
 from lorakit.lint.contract_pages import PAGES
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
-from lorakit.lint.lint import lint, without_silenced
+from lorakit.lint.languages import languages_of
+from lorakit.lint.lint import lint, silenced_in_words, without_silenced
 from lorakit.lint.pages import page_of_contract, pages
+from lorakit.lint.row_texts import RowText, Sample
 from lorakit.recipe import BaseSection
 from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
+from tests.lint.corpus.case import Case
 from tests.lint.corpus.flawed import FLAWED
+from tests.lint.corpus.rows import answered
 from tests.plan.test_duration import examples
 
 DOCS = Path(__file__).parents[2] / "docs" / "rules"
@@ -50,6 +55,16 @@ def test_a_rule_is_a_file_of_its_own(name: str) -> None:
         node.value for one in function for node in ast.walk(one) if isinstance(node, ast.Constant)
     }
     assert said & {"error", "warning", "note"} == set(rule.SEVERITIES)
+
+
+def test_answers_in_json_tell_no_language() -> None:
+    """Keys and codes are no prose: they were told as German and English."""
+    german = "Der Antrag auf Erstattung der Reisekosten wurde heute von der Verwaltung abgelehnt."
+    told = {"category": "timesheet", "lang": "de", "summary": german}
+    for answer, count in ((json.dumps(told), 0), (json.dumps([told]), 0), (f"[1] {german}", 1)):
+        row = RowText(0, "d.jsonl:1", (("user", "Why?"), ("assistant", answer)), (False, True))
+        found = languages_of(Sample("train", (row,), 1, np.ones(1)))
+        assert sum(found.answers.values()) == count, answer
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
@@ -120,6 +135,7 @@ def test_silenced_findings_are_counted_and_the_worst_come_first() -> None:
     linted = without_silenced(made, ["near-duplicates"])
     assert [one.id for one in linted.findings] == ["warmup-too-long", "few-rows"]
     assert linted.silenced == {"near-duplicates": 2}
+    assert silenced_in_words(linted.silenced) == "2 findings of near-duplicates"
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +168,7 @@ def test_check_shows_what_is_silenced_and_trained(
     silence = ["--set", "check.silence=[warmup-too-long, few-rows]"]
     assert main(["check", str(recipe), *silence]) == 0
     told = " ".join(capfd.readouterr().out.split())
-    assert "silenced by check.silence: 1 of few-rows, 1 of warmup-too-long" in told
+    assert "silenced by check.silence: 1 finding of few-rows, 1 finding of warmup-too-long" in told
     # The stop token is shown, among what is trained.
     assert "Rest 0.<|end|>\u27e7" in told
 
@@ -164,6 +180,29 @@ def test_train_stops_at_an_error_before_anything_is_written(
     told = " ".join(capfd.readouterr().err.split())
     assert "100 warm-up steps" in told and "few-rows" not in told
     assert not (recipe.parent / "run").exists()
+
+
+def test_html_in_questions_is_a_note(tmp_path: Path) -> None:
+    rows = answered(60)
+    for row in rows[:6]:
+        row["prompt"] = f"<p>{row['prompt']}&nbsp;</p>"
+    facts = Case(rows, measured=False).facts(tmp_path, tmp_path)
+    (told,) = RULES["html-left-over"].find(facts)
+    assert told.severity == "note" and "6 of 60 rows" in told.message and "ask with" in told.message
+
+
+def test_near_rows_are_told_once_and_not_of_variants(tmp_path: Path) -> None:
+    """A set asked in other words has the rows of its source; and what is done is not advised."""
+    case = FLAWED["held-out-near-train"][0]
+    section = {"evaluate": {"in_domain": "{test.jsonl}", "variants": ["typos", "case"]}}
+    facts = replace(case, sections=section).facts(tmp_path, tmp_path)
+    assert {"in_domain+typos", "in_domain+case"} <= set(facts.held_out)
+    (told,) = RULES["held-out-near-train"].find(facts)
+    assert told.message.startswith("in_domain: ") and "or split by data.group" in told.message
+    data = facts.recipe.data.model_copy(update={"group": "patient"})
+    grouped = replace(facts, recipe=facts.recipe.model_copy(update={"data": data}))
+    (told,) = RULES["held-out-near-train"].find(grouped)
+    assert "data.group" not in told.message
 
 
 def test_a_run_that_goes_on_is_not_stopped_by_a_rule(tmp_path: Path) -> None:

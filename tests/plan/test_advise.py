@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from lorakit.cli import main
+from lorakit.cli.advise import show_advice
 from lorakit.errors import InputError
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.plan.advise.advice import VERDICTS, advise
@@ -144,7 +145,7 @@ def test_every_combination_says_how_many_to_collect() -> None:
     for answers in combinations(("need", "prompt", "facts", "cite", "examples", "measure")):
         given = advise(answers)
         sets = {one.set: one for one in given.collect}
-        tuned = given.verdict in ("fine-tune", "both")
+        tuned = (given.then or given.verdict) in ("fine-tune", "both")
         assert ("train" in sets) == ("retention" in sets) == tuned
         assert ("documents" in sets) == (given.verdict in ("retrieve", "both"))
         assert {"in_domain", "out_of_domain"} <= set(sets)
@@ -221,6 +222,34 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def test_what_a_practitioner_would_say(case: str) -> None:
     verdict, changed = CASES[case]
     assert advise(replace(ANSWERS, **changed)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "then", "headline"),
+    [
+        ({"measure": "form"}, "neither", "fine-tune", "Collect at least 50 more examples, then"),
+        ({}, "neither", "fine-tune", "Collect at least 350 more examples, then fine-tune."),
+        (
+            {"need": "both", "facts": "months"}, "retrieve", "both",
+            "Retrieve now; collect at least 350 more examples, then fine-tune as well.",
+        ),
+        ({"prompt": "untried", "calls": 100}, "neither", None, "Neither: a good prompt, for now."),
+        ({"need": "knowledge"}, "retrieve", None, "Retrieve; do not fine-tune."),
+    ],
+)  # fmt: skip
+def test_too_few_examples_are_to_be_collected(
+    changed: dict[str, Any],
+    verdict: str,
+    then: str | None,
+    headline: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    advice = advise(replace(ANSWERS, examples=150, **changed))
+    assert (advice.verdict, advice.then) == (verdict, then)
+    show_advice(advice)
+    told = capsys.readouterr().out
+    assert told.startswith(headline)
+    assert ("\n  train: " in told) == (then is not None)
 
 
 def test_the_recipe_follows_the_answers(tmp_path: Path) -> None:

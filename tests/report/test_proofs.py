@@ -20,7 +20,7 @@ from lorakit.report.proofs import (
 )
 from lorakit.report.reliability import shown_bins
 from lorakit.report.verdicts import set_verdicts
-from lorakit.report.words import p_words, set_name
+from lorakit.report.words import cost, p_words, set_name
 from tests.report import runs
 from tests.report.pages import parse
 
@@ -197,9 +197,38 @@ def test_verdicts_say_their_odds(tmp_path: Path) -> None:
     assert told.sentence.endswith("p\u00a00.021.")
 
 
+@pytest.mark.parametrize(
+    ("loss", "verdict", "words"),
+    [
+        (-0.5, "better", "p\u00a0<\u00a00.001, "),
+        (0.01, "no difference", "p\u00a0<\u00a00.001 for a loss of the margin or more, "),
+        (0.7, "worse", "p\u00a0<\u00a00.001 for a loss within the margin, "),
+        (0.12, "worse", "p\u00a0<\u00a00.001 for a loss of just the margin, "),
+    ],
+)
+def test_the_odds_of_retention_are_of_its_verdict(
+    loss: float, verdict: str, words: str, tmp_path: Path
+) -> None:
+    one = runs.set_evaluation("retention", random.Random(0)) | {"verdict": verdict}
+    one["metrics"]["loss"] = runs.change(2.0, 2.0 + loss, 0.05, higher_is_better=False)
+    runs.write(tmp_path / "evaluation.json", {"retention": one})
+    (told,) = set_verdicts(read_run(tmp_path))
+    assert f"; {words}" in told.sentence
+
+
+def test_where_nothing_is_copied_there_is_no_mark(tmp_path: Path) -> None:
+    """A longer run of common words is no copy."""
+    one = runs.set_evaluation("retention", random.Random(0))
+    one["memorisation"] = runs.memorisation(references=0.0, tuned=0.0)
+    one["memorisation"]["longest_run"] |= {"difference": 2.0, "interval": [1.0, 3.0]}
+    (told,) = memorisation_said(evaluation(tmp_path, retention=one))
+    assert told.said.effect == "same" and told.said.sentence.startswith("Nothing is copied: 0.0")
+
+
 def test_words() -> None:
     assert (p_words(0.0001), p_words(0.0214)) == ("p\u00a0<\u00a00.001", "p\u00a00.021")
     assert set_name("in_domain+word_order") == "In-domain, in another word order"
+    assert (cost(4.29e-06), cost(0.0), cost(12.5)) == ("< 0.001", "0.000", "12.50")
     assert set_name("in_domain+what_is_this") == "In-domain, what is this"
 
 

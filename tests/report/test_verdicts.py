@@ -58,6 +58,24 @@ def test_an_effect_is_an_interval_without_zero(
     assert effect_of(change) == {1: "better", 0: "same", -1: "worse"}[good]
 
 
+@pytest.mark.parametrize(
+    ("name", "gain", "effect"),
+    [
+        ("retention", 0.5, "same"),  # answers to general questions in the form of the task
+        ("retention", -0.5, "worse"),
+        ("in_domain", 0.5, "better"),
+    ],
+)
+def test_on_retention_only_losses_count_in_what_does_not_decide(
+    name: str, gain: float, effect: str, tmp_path: Path
+) -> None:
+    one = one_set(0, 0.1, "no difference", margin=0.1 if name == "retention" else None)
+    one["metrics"]["regex"] = runs.change(0.4, 0.4 + gain, 0.1, higher_is_better=True)
+    found = evaluated(tmp_path, **{name: one}).evaluation[name]
+    assert effect_of(found.metrics["regex"]) == effect
+    assert effect_of(Change(**one_set(-1, 0.1, "better")["metrics"]["loss"])) == "better"
+
+
 @pytest.mark.parametrize("higher_is_better", [False, True])
 @pytest.mark.parametrize(
     ("harm", "half_width", "verdict", "word", "mark"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lorakit.data.contract import Finding
+from lorakit.data.variants import source_and_variant
 from lorakit.lint.facts import Facts
 from lorakit.lint.told import Hits
 
@@ -27,7 +28,12 @@ MIN_SHARE, MIN_ROWS = 0.02, 3
 
 
 def find(facts: Facts) -> Iterator[Finding]:
+    mend = "the figure flatters; remove them"
+    if facts.recipe.data.group is None:
+        mend += ", or split by data.group"
     for name, sample in facts.held_out.items():
+        if source_and_variant(name) is not None:  # told of the set it was made of
+            continue
         hits = Hits(sample)
         pairs = facts.repeats.across[name] + facts.repeats.same_prompt[name]
         for pair in sorted(pairs, key=lambda pair: pair.row.index):
@@ -38,5 +44,5 @@ def find(facts: Facts) -> Iterator[Finding]:
                 ID,
                 severity,  # type: ignore[arg-type]
                 "say nearly the same as a training row, or ask what one asks",
-                "the figure flatters; remove them, or split by data.group",
+                mend,
             )

@@ -16,7 +16,8 @@ TITLE = "HTML left over in the text"
 REASON = (
     "Entities such as &amp;nbsp; and tags such as &lt;br&gt; in prose come from scraped "
     "pages; the model learns to write them. A warning from 2 % of the answers on where the "
-    "other answers have none; a set that teaches to write HTML has them in most."
+    "other answers have none; a set that teaches to write HTML has them in most. In questions it "
+    "is a note, from 2 % on: the model learns to answer what nobody will type."
 )
 SOURCE = "practice"
 EXAMPLE = '{"prompt": "...", "completion": "Take it daily.&nbsp;<br>Do not ..."}'
@@ -36,7 +37,7 @@ _ABOUT_MARKUP = regex.compile(
 
 
 def find(facts: Facts) -> Iterator[Finding]:
-    hits = Hits(facts.train)
+    hits, asked = Hits(facts.train), Hits(facts.train)
     for row in facts.train:
         match = next(
             filter(None, (_LEFT_OVER.search(_CODE.sub("", text)) for text in row.trained_texts)),
@@ -44,6 +45,17 @@ def find(facts: Facts) -> Iterator[Finding]:
         )
         if match and not _ABOUT_MARKUP.search(row.prompt):
             hits.add(row, match[0])
+        elif not match and not row.is_plain and not _ABOUT_MARKUP.search(row.prompt):
+            match = _LEFT_OVER.search(_CODE.sub("", row.question))
+            if match:
+                asked.add(row, match[0])
+    if asked.share >= MIN_SHARE:
+        yield asked.finding(
+            ID,
+            "note",
+            "ask with left-over HTML",
+            "convert it to plain text, unless whoever asks the model will write so too",
+        )
     if hits.count:
         severity = "warning" if MIN_SHARE <= hits.share < MEANT_SHARE else "note"
         yield hits.finding(

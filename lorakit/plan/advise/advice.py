@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lorakit.plan.advise.collect import Collected, examples_to_collect, how_to_split
 from lorakit.plan.advise.questions import Answers
-from lorakit.plan.advise.rules import REASONS, Reason, Side
+from lorakit.plan.advise.rules import REASONS, TOO_FEW_EXAMPLES, Reason, Side
 from lorakit.plan.advise.starting_recipe import starting_recipe
 
 Verdict = Literal["fine-tune", "retrieve", "both", "neither"]
@@ -26,6 +26,8 @@ class Advice:
 
     Attributes:
         verdict: of `VERDICTS`.
+        then: what it becomes once the training set is collected; None: it stays. Then nothing but
+            the number of examples speaks against tuning.
         reasons: those that decided, for or against each side; they never disagree with the verdict.
         overruled: what speaks for a side that was not taken.
         notes: what to mind or to do first.
@@ -36,6 +38,7 @@ class Advice:
 
     answers: Answers
     verdict: Verdict
+    then: Verdict | None
     reasons: tuple[Reason, ...]
     overruled: tuple[Reason, ...]
     notes: tuple[str, ...]
@@ -48,6 +51,7 @@ class Advice:
         return {
             "answers": self.answers.to_json(),
             "verdict": self.verdict,
+            "then": self.then,
             "reasons": [one.to_json(self.answers) for one in self.reasons],
             "overruled": [one.to_json(self.answers) for one in self.overruled],
             "notes": list(self.notes),
@@ -61,15 +65,18 @@ def advise(answers: Answers) -> Advice:
     """Fine-tune, retrieve, both or neither, with the reasons and where to begin."""
     tune, for_tune, tune_overruled = _decide("tune", answers)
     retrieve, for_retrieve, retrieve_overruled = _decide("retrieve", answers)
+    waits = bool(tune_overruled) and [one.id for one in for_tune] == [TOO_FEW_EXAMPLES]
+    to_tune = tune or waits
     return Advice(
         answers=answers,
         verdict=VERDICTS[tune, retrieve],
+        then=VERDICTS[True, retrieve] if waits else None,
         reasons=(*for_tune, *for_retrieve),
         overruled=(*tune_overruled, *retrieve_overruled),
-        notes=tuple(text for applies, text in NOTES if applies(answers, tune, retrieve)),
-        collect=examples_to_collect(answers, tune=tune, retrieve=retrieve),
-        split=how_to_split(tune=tune),
-        recipe=starting_recipe(answers, tune=tune, retrieve=retrieve),
+        notes=tuple(text for applies, text in NOTES if applies(answers, to_tune, retrieve)),
+        collect=examples_to_collect(answers, tune=to_tune, retrieve=retrieve),
+        split=how_to_split(tune=to_tune),
+        recipe=starting_recipe(answers, tune=to_tune, retrieve=retrieve),
     )
 
 

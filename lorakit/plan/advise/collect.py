@@ -33,6 +33,13 @@ class Collected:
     kind: str
     source: str
 
+    @property
+    def missing(self) -> int:
+        """How many are still to be gathered, at least; 0 where those at hand are not known."""
+        if self.low is None or self.have is None:
+            return 0
+        return max(0, self.low - self.have)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -21,6 +21,8 @@ MIN_EXAMPLES_TO_TUNE = 200
 # so that a run of $8 to $15 is paid back within months. `lorakit compare` measures instead.
 MANY_CALLS = 10_000
 
+TOO_FEW_EXAMPLES = "too-few-examples"
+
 # Where the reasons come from.
 METHOD = "practice"
 KNOWLEDGE = "arXiv 2312.05934, retrieval beats fine-tuning for knowledge"
@@ -124,7 +126,7 @@ REASONS = (
         f"{KNOWLEDGE}; {NEW_FACTS}",
     ),
     Reason(
-        "too-few-examples",
+        TOO_FEW_EXAMPLES,
         "tune",
         False,
         ("examples",),
