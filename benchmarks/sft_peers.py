@@ -23,10 +23,8 @@ from typing import Any
 
 from contest import (
     MIB,
-    at_least_one,
     by_turns,
     conditions,
-    contest_parser,
     did_the_task,
     in_a_process,
     ratios,
@@ -39,13 +37,13 @@ from contest import (
 from page import write_section
 from workload import (
     CONFIGS,
-    ROW_KINDS,
     ROWS_PER_STEP,
     Row,
     make_rows,
     num_tokens,
     save_model,
     steps_of,
+    training_parser,
 )
 
 VARIANTS = ("lora", "qlora", "qdora")
@@ -69,18 +67,13 @@ def main() -> None:
     """Hold the contest of every variant and write the section."""
     if did_the_task(answer):
         return
-    parser = contest_parser(__doc__)
-    parser.add_argument("--shape", choices=CONFIGS, default="smollm2-135m")
-    parser.add_argument("--rows", choices=ROW_KINDS, default="short")
+    parser = training_parser(__doc__)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument(
         "--peer-settings", nargs="+", choices=PEER_SETTINGS, default=["default", "padding_free"]
     )
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a measurement")
-    parser.add_argument("--warmup", type=at_least_one, default=1, help="steps before them")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--micro-batch-tokens", type=int, help="lorakit's; left out: its choice")
-    parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
     options = parser.parse_args()
     with work_folder(options.workdir) as folder:
         contest(options, folder)

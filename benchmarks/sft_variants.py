@@ -16,10 +16,8 @@ from typing import Any
 
 from contest import (
     MIB,
-    at_least_one,
     by_turns,
     conditions,
-    contest_parser,
     did_the_task,
     in_a_process,
     ratios,
@@ -29,7 +27,7 @@ from contest import (
     work_folder,
 )
 from page import write_section
-from workload import CONFIGS, ROW_KINDS, ROWS_PER_STEP, make_rows, save_model
+from workload import CONFIGS, ROWS_PER_STEP, make_rows, save_model, training_parser
 
 # Variant -> the one on the same base without DoRA.
 VARIANTS = {"lora": "lora", "dora": "lora", "qlora": "qlora", "qdora": "qlora"}
@@ -47,13 +45,8 @@ def main() -> None:
     """Let the variants take turns and write the section."""
     if did_the_task(answer):
         return
-    parser = contest_parser(__doc__)
-    parser.add_argument("--shape", choices=CONFIGS, default="smollm2-135m")
-    parser.add_argument("--rows", choices=ROW_KINDS, default="short")
+    parser = training_parser(__doc__)
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.0, 0.05])
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a measurement")
-    parser.add_argument("--warmup", type=at_least_one, default=1, help="steps before them")
-    parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
     options = parser.parse_args()
     with work_folder(options.workdir) as folder:
         contest(options, folder)
@@ -116,7 +109,9 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
         sft_ours.make_adapter(model, variant, task["dropout"], adapter)
         return {}
     rows = make_rows(task["rows"], task["num_steps"], CONFIGS[task["shape"]].vocab_size)
-    return sft_ours.measure(model, adapter, variant, rows, task["warmup"])
+    return sft_ours.measure(
+        model, adapter, variant, rows, task["warmup"], micro_batch_tokens=task.get("budget")
+    )
 
 
 def table_lines(

@@ -14,13 +14,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import sft_variants
 from contest import (
     MIB,
     at_least_one,
     by_turns,
     conditions,
-    contest_parser,
-    did_the_task,
     in_a_process,
     ratios,
     results_file,
@@ -29,26 +28,20 @@ from contest import (
     work_folder,
 )
 from page import write_section
-from sft_variants import VARIANTS
-from workload import CONFIGS, ROW_KINDS, ROWS_PER_STEP, make_rows, num_tokens, save_model, steps_of
+from workload import CONFIGS, ROWS_PER_STEP, make_rows, num_tokens, steps_of, training_parser
 
 COLUMNS = ("variant", "tokens of a micro-batch", "tokens/s", "time of the largest's", "peak MiB")
 
 
 def main() -> None:
     """Let the budgets take turns and write the section."""
-    if did_the_task(answer):
-        return
-    parser = contest_parser(__doc__)
-    parser.add_argument("--shape", choices=CONFIGS, default="smollm2-135m")
-    parser.add_argument("--rows", choices=ROW_KINDS, default="short")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["lora", "qlora"])
+    parser = training_parser(__doc__)
+    parser.add_argument(
+        "--variants", nargs="+", choices=sft_variants.VARIANTS, default=["lora", "qlora"]
+    )
     parser.add_argument(
         "--budgets", nargs="+", type=at_least_one, default=[512, 1024, 2048], help="tokens"
     )
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a measurement")
-    parser.add_argument("--warmup", type=at_least_one, default=1, help="steps before them")
-    parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
     options = parser.parse_args()
     with work_folder(options.workdir) as folder:
         contest(options, folder)
@@ -70,12 +63,13 @@ def contest(options: argparse.Namespace, workdir: Path) -> None:
             "model": str(workdir / options.shape),
             "adapter": str(workdir / f"{options.shape}-{variant}-0"),
             "variant": variant,
+            "dropout": 0.0,
             "budget": budget,
             "rows": options.rows,
             "num_steps": options.warmup + options.steps,
             "warmup": options.warmup,
         }
-        return in_a_process(__file__, task, options.threads)
+        return in_a_process(sft_variants.__file__, task, options.threads)
 
     for variant in options.variants:
         run_one("files", f"{variant}, {options.budgets[0]}")
@@ -98,24 +92,6 @@ process, by turns. Times are compared turn by turn.
     content = {"conditions": conditions(), "measured": measured}
     path.with_name(f"{path.stem}_{options.shape}_{options.rows}.json").write_text(
         json.dumps(content, indent=1) + "\n", "utf-8"
-    )
-
-
-def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """Do one task, in the process that was started for it."""
-    import sft_ours
-
-    model, adapter, variant = Path(task["model"]), Path(task["adapter"]), task["variant"]
-    if task["do"] == "files":
-        import torch
-
-        save_model(task["shape"], model, torch.float32)
-        sft_ours.make_adapter(model, variant, 0.0, adapter)
-        return {}
-    rows = make_rows(task["rows"], task["num_steps"], CONFIGS[task["shape"]].vocab_size)
-    budget = task["budget"]
-    return sft_ours.measure(
-        model, adapter, variant, rows, task["warmup"], micro_batch_tokens=budget
     )
 
 

@@ -4,11 +4,13 @@ tokens. Speed and memory depend on shapes, not on values.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from contest import at_least_one, contest_parser
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 from transformers.models.llama import LlamaForCausalLM
 from transformers.models.qwen2 import Qwen2ForCausalLM
@@ -74,6 +76,17 @@ class Row:
     def labels(self) -> list[int]:
         """As the peers want them: -100 where nothing is trained."""
         return [-100] * self.prompt + self.input_ids[self.prompt :].tolist()
+
+
+def training_parser(description: str | None) -> argparse.ArgumentParser:
+    """What contests of training can be told: pairs, threads, what to train, and how long."""
+    parser = contest_parser(description)
+    parser.add_argument("--shape", choices=CONFIGS, default="smollm2-135m")
+    parser.add_argument("--rows", choices=ROW_KINDS, default="short")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of a measurement")
+    parser.add_argument("--warmup", type=at_least_one, default=1, help="steps before them")
+    parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
+    return parser
 
 
 def save_model(shape: str, folder: Path, dtype: torch.dtype) -> None:
