@@ -72,7 +72,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tokens")
 
 
-@pytest.mark.parametrize("name", CASES)
+# The changes that would make a run fit are planned one by one.
+DEAR = {"more than is free"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] if one in DEAR else []) for one in CASES],
+)
 def test_it_is_as_bad_as_it_is(name: str, tmp_path: Path, cache: Path) -> None:
     rule, severity, case = CASES[name]
     found = list(RULES[rule].find(case.facts(tmp_path, cache)))
