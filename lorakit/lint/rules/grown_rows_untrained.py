@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from lorakit.base import hub
-from lorakit.base.from_recipe import token_ids_of
-from lorakit.base.unmoved_rows import EMBEDDINGS, unmoved_rows
+from lorakit.base.unmoved_rows import unmoved_rows
 from lorakit.data.contract import Finding
 from lorakit.errors import ModelError
 from lorakit.lint.facts import Facts
+from lorakit.lint.frozen_rows import frozen_used_ids
 
 ID = "grown-rows-untrained"
 SEVERITIES = ("warning",)
@@ -35,18 +33,9 @@ MEND = (
     "as base.add_tokens, whose rows train by themselves."
 )
 
-MAX_ROWS = 1_000
-
 
 def find(facts: Facts) -> Iterator[Finding]:
-    adapter, base = facts.recipe.adapter, facts.recipe.base
-    saved = adapter.modules_to_save or []
-    if adapter.path is not None or any(name.endswith(EMBEDDINGS) for name in saved):
-        return
-    rows = adapter.trainable_token_indices or []
-    trained = set(rows if isinstance(rows, list) else [i for ids in rows.values() for i in ids])
-    trained |= {i for i in token_ids_of(facts.tokenizer, base) if isinstance(i, int)}
-    used = sorted(_used(facts) - trained)
+    base, used = facts.recipe.base, sorted(frozen_used_ids(facts))
     if not used:
         return
     try:
@@ -61,14 +50,3 @@ def find(facts: Facts) -> Iterator[Finding]:
             f"adapter.trainable_token_indices: {untrained}"
         )
         yield Finding(ID, "warning", message, "adapter.trainable_token_indices")
-
-
-def _used(facts: Facts) -> set[int]:
-    """Added and special tokens in up to a thousand rows, evenly spread."""
-    examples = facts.sets.train.examples
-    picked = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MAX_ROWS)).round())
-    used: set[int] = set()
-    for i in picked.astype(int):
-        ids = examples[int(i)].input_ids
-        used |= set(ids[np.isin(ids, facts.control_ids)].tolist())
-    return used

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from lorakit.base.from_recipe import token_ids_of
-from lorakit.base.unmoved_rows import EMBEDDINGS
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
+from lorakit.lint.frozen_rows import frozen_used_ids
 
 ID = "new-tokens-untrained"
 SEVERITIES = ("warning",)
@@ -28,32 +25,18 @@ MEND = (
     "Train those rows: adapter.trainable_token_indices; or start from the instruction-tuned model."
 )
 
-MAX_ROWS = 100
-
 
 def find(facts: Facts) -> Iterator[Finding]:
     recipe, tokenizer = facts.recipe, facts.tokenizer
-    adapter = recipe.adapter
     if tokenizer.chat_template is not None or recipe.data.chat_template is None:
         return  # its own template's tokens were trained with it
-    saved = adapter.modules_to_save or []
-    if adapter.path is not None or any(name.endswith(EMBEDDINGS) for name in saved):
-        return
     known = {
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
         tokenizer.unk_token_id,
     }
-    rows = adapter.trainable_token_indices or []
-    trained = set(rows if isinstance(rows, list) else [i for ids in rows.values() for i in ids])
-    trained |= {i for i in token_ids_of(tokenizer, recipe.base) if isinstance(i, int)}
-    examples = facts.sets.train.examples
-    used: set[int] = set()
-    for i in range(min(len(examples), MAX_ROWS)):
-        ids = examples[i].input_ids
-        used |= set(ids[np.isin(ids, facts.control_ids)].tolist())
-    untrained = sorted(used - known - trained)
+    untrained = sorted(frozen_used_ids(facts) - known)
     if untrained:
         names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(untrained)[:4]))
         message = (
