@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, rotate_half
 from lorakit import kernels
 from lorakit.base.storages import nf4
 from lorakit.kernels import dispatch, scratch
-from lorakit.kernels.fused.linear_cross_entropy import CHUNK_ROWS, CHUNK_ROWS_ELSEWHERE
+from lorakit.kernels.fused.head_chunks import CHUNK_ROWS, CHUNK_ROWS_ELSEWHERE
 from lorakit.kernels.reference.four_bit import NESTED_BLOCK_SIZE
 
 BLOCK_SIZE = 64

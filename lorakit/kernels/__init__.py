@@ -28,6 +28,7 @@ from lorakit.kernels.fused.experts import (
 )
 from lorakit.kernels.fused.gated_mlp import gated_mlp
 from lorakit.kernels.fused.linear_cross_entropy import linear_cross_entropy
+from lorakit.kernels.fused.linear_logprobs import linear_logprobs
 from lorakit.kernels.fused.packed_attention import packed_attention
 from lorakit.kernels.fused.projections import Dropped, Projection, RowScale, projections
 from lorakit.kernels.fused.rms_norm import frozen_rms_norm, may_keep_output
@@ -71,6 +72,7 @@ __all__ = [
     "is_reference_forced",
     "is_rehearsal",
     "linear_cross_entropy",
+    "linear_logprobs",
     "masked_attention",
     "may_keep_output",
     "mix_keys",

@@ -11,21 +11,14 @@ states and of the head's own trainable parameters are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from lorakit.kernels import dispatch
-
-# Rows whose logits exist at once. On a CPU few keep a chunk of a vocabulary of 50k at 24 MiB, below
-# the size that the C library gives back to the system each time; on a GPU products need more rows:
-# with a vocabulary of 128k, 256 MiB of float32.
-CHUNK_ROWS = {"cpu": 128}
-CHUNK_ROWS_ELSEWHERE = 512
-
-LogitsFn = Callable[[torch.Tensor], torch.Tensor]
+from lorakit.kernels.fused.head_chunks import LogitsFn, accumulated, chunks, empty_rows
 
 
 def linear_cross_entropy(
@@ -56,16 +49,14 @@ def linear_cross_entropy(
         nll: (N,), same dtype, detached.
     """
     parameters = tuple(parameters)
-    if chunk_rows is None:
-        chunk_rows = CHUNK_ROWS.get(dispatch.computing_type(hidden.device), CHUNK_ROWS_ELSEWHERE)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, *parameters)):
         loss, nll = _LinearCrossEntropy.apply(
             hidden, logits_fn, targets, target_weights, chunk_rows, *parameters
         )
         return loss, nll
     with torch.no_grad():
-        nll = _empty_nll(hidden)
-        for rows in _chunks(len(hidden), chunk_rows):
+        nll = empty_rows(hidden)
+        for rows in chunks(hidden, chunk_rows):
             nll[rows], _ = dispatch.cross_entropy(
                 logits_fn(hidden[rows]), targets[rows], needs_grad=False
             )
@@ -80,14 +71,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         logits_fn: LogitsFn,
         targets: torch.Tensor,
         target_weights: torch.Tensor,
-        chunk_rows: int,
+        chunk_rows: int | None,
         *parameters: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        nll = _empty_nll(hidden)
+        nll = empty_rows(hidden)
         hidden_grad = torch.zeros_like(hidden)
         trained = [p for p in parameters if p.requires_grad]
-        parameter_grads = [_accumulation_dtype(torch.zeros_like(p)) for p in trained]
-        for rows in _chunks(len(hidden), chunk_rows):
+        parameter_grads = [accumulated(torch.zeros_like(p)) for p in trained]
+        for rows in chunks(hidden, chunk_rows):
             with torch.enable_grad():
                 chunk = hidden[rows].detach().requires_grad_()
                 logits = logits_fn(chunk)
@@ -114,19 +105,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad, parameter_grads = ctx.grads
         scaled = [None if g is None else g * loss_grad.to(g.dtype) for g in parameter_grads]
         return hidden_grad * loss_grad.to(hidden_grad.dtype), None, None, None, None, *scaled
-
-
-def _chunks(num_rows: int, chunk_rows: int) -> list[slice]:
-    return [slice(start, start + chunk_rows) for start in range(0, num_rows, chunk_rows)]
-
-
-def _accumulation_dtype(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _empty_nll(hidden: torch.Tensor) -> torch.Tensor:
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    return torch.empty(len(hidden), dtype=dtype, device=hidden.device)
 
 
 def _weighted_sum(nll: torch.Tensor, target_weights: torch.Tensor) -> torch.Tensor:
