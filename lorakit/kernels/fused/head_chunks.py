@@ -1,4 +1,4 @@
-"""How the rows that an output head reads are cut up, so that their logits never exist all at once."""
+"""How the rows that an output head reads are cut up, so that all logits never exist at once."""
 
 from __future__ import annotations
 

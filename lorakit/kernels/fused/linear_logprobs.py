@@ -100,13 +100,14 @@ class _LinearLogprobs(torch.autograd.Function):
         if ctx.head_trains:
             # Saved also so that autograd notices a parameter that changed in the meantime.
             ctx.save_for_backward(hidden, tokens, *parameters)
-            values = _values(hidden, logits_fn, tokens, temperature, with_entropies, chunk_rows)
+            logprobs, entropies = _values(
+                hidden, logits_fn, tokens, temperature, with_entropies, chunk_rows
+            )
         else:
-            *values, slopes = _values_and_slopes(
+            logprobs, entropies, slopes = _values_and_slopes(
                 hidden, logits_fn, tokens, temperature, with_entropies, chunk_rows
             )
             ctx.save_for_backward(slopes)
-        logprobs, entropies = values
         if entropies is not None:
             ctx.mark_non_differentiable(entropies)
         return logprobs, entropies

@@ -1,0 +1,71 @@
+"""What was sampled in other numerics than those of training, weighted as if it had been in these.
+
+A sampler adds floats in another order than a training pass, or computes in another dtype, so that
+its log-probabilities are not quite those of the policy that trains. Truncated importance sampling
+(https://fengyao.notion.site/off-policy-rl) and its masked and sequence-level forms, as in TRL 1.16,
+where they are called `vllm_importance_sampling_mode`.
+
+N tokens of S completions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+
+from lorakit.train.per_completion import Statistics, at_each, counted, sum_of_each
+
+Correction = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
+
+@torch.no_grad()
+def rollout_corrections(
+    old_logps: torch.Tensor,
+    rollout_logps: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    mode: Correction,
+    clip_max: float | None,
+    clip_min: float | None = None,
+    mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, Statistics]:
+    """How much more probable what was sampled is in the numerics of training: importance weights.
+
+    The ratio of a token, or the product over a completion; outside of [clip_min, clip_max] it is
+    cut off there (truncate) or the weight is 0 (mask). A NaN in `rollout_logps` (not known)
+    corrects nothing.
+
+    Args:
+        old_logps: (N,), of the sampled tokens in a training pass, by the weights that sampled them.
+        rollout_logps: (N,), of the same tokens as they were sampled, at the same temperature.
+        lengths: int64 (S,).
+        mode: see above.
+        clip_min, clip_max: None: no bound.
+        mask: (N,), 1 where a token counts; None: everywhere.
+
+    Returns:
+        (N,), and the statistics `sampling_logp_difference` and `importance_sampling_ratio`.
+    """
+    if mode not in get_args(Correction):
+        raise ValueError(f"correction {mode!r}; possible: {', '.join(get_args(Correction))}.")
+    mask = torch.ones_like(old_logps) if mask is None else mask.to(old_logps.dtype)
+    known = mask * ~rollout_logps.isnan()
+    difference = ((old_logps - rollout_logps) * mask).nan_to_num(nan=0.0)
+    level, how = mode.split("_")
+    ratio = (sum_of_each(difference, lengths) if level == "sequence" else difference).exp()
+    if how == "truncate":
+        if clip_min is not None or clip_max is not None:
+            ratio = ratio.clamp(clip_min, clip_max)
+    else:
+        low = -math.inf if clip_min is None else clip_min
+        high = math.inf if clip_max is None else clip_max
+        ratio = ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
+    statistics = {
+        "sampling_logp_difference": counted(difference.abs(), known),
+        "importance_sampling_ratio": counted(
+            ratio, torch.ones_like(ratio) if level == "sequence" else mask
+        ),
+    }
+    return at_each(ratio, lengths) if level == "sequence" else ratio, statistics
