@@ -41,8 +41,9 @@ from lorakit.ship.tokenizer import copy_tokenizer, write_tokenizer
 from lorakit.train.checks import check_sets
 from lorakit.train.clock import Clock, PeakMemory
 from lorakit.train.heap import trim_heap
-from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.loop import train
 from lorakit.train.memory import forget_peak, peak_bytes
+from lorakit.train.outcome import TrainOutcome
 from lorakit.train.settings import LoopSettings
 
 

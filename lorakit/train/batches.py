@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.data.examples import Example, ExampleSet, MicroBatch
 from lorakit.data.pack import collate, epoch_order, packing_of, step_of_epoch
 from lorakit.errors import DataError
+
+LossOf = Callable[[PreTrainedModel, int, MicroBatch], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class StepBatch:
         total_weight: sum of the loss weights over all ranks: what the step's loss is divided by.
         num_tokens: tokens over all ranks, padding not counted.
         num_trained_tokens: trained tokens over all ranks.
+        loss_of: (model, place in `micro_batches`, micro-batch on its device) -> 0-d, what the
+            micro-batch adds to the loss; None: the weighted NLL of its targets.
+        mask_step: the step that dropout masks are made of; None: `step`.
     """
 
     step: int
@@ -32,6 +38,13 @@ class StepBatch:
     total_weight: float
     num_tokens: int
     num_trained_tokens: int
+    loss_of: LossOf | None = None
+    mask_step: int | None = None
+
+    @property
+    def masks_of(self) -> int:
+        """The step that dropout masks are made of."""
+        return self.step if self.mask_step is None else self.mask_step
 
 
 class StepBatches:

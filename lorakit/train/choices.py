@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.base.families import why_not_packed
-from lorakit.data.examples import ExampleSet
 from lorakit.engine.activations import layer_bytes
 from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.fuse import fused_modules
@@ -157,7 +156,7 @@ def divide(
 
 def make_choices(
     model: PreTrainedModel,
-    examples: ExampleSet,
+    longest: int,
     settings: LoopSettings,
     device: torch.device,
     *,
@@ -166,12 +165,13 @@ def make_choices(
     """Decide for a new run on this machine; see `divide`.
 
     Args:
+        longest: tokens of the longest example.
         free_bytes: that activations could take.
     """
     division = divide(
         model,
         settings,
-        longest=int(examples.lengths.max()),
+        longest=longest,
         device_type=device.type,
         free_bytes=free_bytes,
     )

@@ -12,83 +12,33 @@ the optimizer refuses from the first bad step on.
 from __future__ import annotations
 
 import logging
-import signal
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from lorakit import kernels
 from lorakit.adapters.attach import attached
 from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
-from lorakit.engine.dense_copies import dense_copies
 from lorakit.engine.recompute import Recompute
-from lorakit.errors import CheckpointError, InputError
-from lorakit.optimizers.adamw import AdamWRule
-from lorakit.optimizers.optimizer import AdamW
-from lorakit.optimizers.state_plan import state_plan_of
 from lorakit.progress import bar
 from lorakit.train.batches import StepBatches
-from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.checks import check_sets
-from lorakit.train.choices import Choices, make_choices, replay_choices
 from lorakit.train.faults import every_tensor_trains
-from lorakit.train.heap import give_large_tensors_back
 from lorakit.train.identity import run_identity
-from lorakit.train.interrupts import InterruptionError, Interrupts, interrupts
-from lorakit.train.lock import run_lock
-from lorakit.train.memory import free_bytes
-from lorakit.train.modes import compute_dtype, cpu_threads, training_mode
+from lorakit.train.interrupts import Interrupts
+from lorakit.train.modes import training_mode
+from lorakit.train.outcome import TrainOutcome, outcome_of
 from lorakit.train.ranks import Ranks
-from lorakit.train.run import FINISHED, Run
-from lorakit.train.schedule import Schedule, count_warmup_steps
+from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
+from lorakit.train.setup import check_folder, set_up
 from lorakit.train.step import StepResult, compute_device, take_step
 from lorakit.train.worst_first import run_worst_first
 
-CHECKPOINTS_NAME = "checkpoints"
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainOutcome:
-    """How a run went.
-
-    Attributes:
-        steps: optimizer steps done.
-        stopped: "finished" or "early stopping".
-        tokens, trained_tokens: seen, padding not counted.
-        seconds: spent in training steps, earlier processes included.
-        loss: of the last line of the metrics.
-        validation_loss: of the weights the model now has; None without validation.
-        best_step: the step whose weights the model now has, with early stopping; otherwise None.
-        metrics: the lines of metrics.jsonl.
-        choices: what the engine decided.
-        optimizer: its form, the bytes of its state, the pages that moved (see `AdamW.facts`).
-    """
-
-    steps: int
-    stopped: str
-    tokens: int
-    trained_tokens: int
-    seconds: float
-    loss: float | None
-    validation_loss: float | None
-    best_step: int | None
-    metrics: list[dict[str, Any]]
-    choices: Choices
-    optimizer: dict[str, int | str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the metrics, which have a file of their own."""
-        values = {name: value for name, value in vars(self).items() if name != "metrics"}
-        return values | {"choices": self.choices.to_json()}
 
 
 def train(
@@ -135,32 +85,29 @@ def train(
     _check(settings, validation, run_dir, resume)
     ranks = Ranks(rank, world_size, compute_device(model))
     ranks.check()
-    state_plan = state_plan_of(model, adapter.parameters(), settings, ranks.device.type)
-    if settings.compact_heap and ranks.device.type == "cpu":
-        give_large_tensors_back()
-    with ExitStack() as stack:
-        if run_dir is not None and ranks.writes:
-            stack.enter_context(run_lock(run_dir))
-        identity = run_identity(
+    identity = run_identity(
+        model,
+        adapter,
+        examples,
+        settings,
+        repeats=repeats,
+        validation=validation,
+        world_size=world_size,
+    )
+    with (
+        set_up(
             model,
             adapter,
-            examples,
             settings,
-            repeats=repeats,
-            validation=validation,
-            world_size=world_size,
-        )
-        with ranks.writer_first():
-            store, checkpoint = _open_store(run_dir, identity, settings, resume, ranks)
-        choices = _choices(checkpoint, model, examples, settings, ranks)
-        stack.enter_context(cpu_threads(choices.num_threads))
-        if choices.kernels == kernels.REFERENCE:
-            stack.enter_context(kernels.reference_only())
-        if choices.dense_copies:
-            stack.enter_context(dense_copies(model, compute_dtype(model)))
-        recompute = stack.enter_context(training_mode(model, adapter, choices.recompute_policy))
-        optimizer = AdamW(adapter.parameters(), state_plan, rule=_rule(settings))
-        stack.callback(optimizer.release)
+            ranks,
+            identity,
+            longest=int(examples.lengths.max()),
+            run_dir=run_dir,
+            resume=resume,
+        ) as setup,
+        training_mode(model, adapter, setup.choices.recompute_policy) as recompute,
+    ):
+        choices, caught = setup.choices, setup.caught
         batches = StepBatches(
             examples,
             repeats,
@@ -172,11 +119,10 @@ def train(
             rank=rank,
             world_size=world_size,
         )
-        caught = stack.enter_context(interrupts())
         run = Run(
             model,
             adapter,
-            optimizer,
+            setup.optimizer,
             settings,
             choices,
             num_steps=batches.count_steps(settings.num_train_epochs, settings.max_steps),
@@ -186,7 +132,7 @@ def train(
             writes=ranks.writes,
             should_stop=lambda: caught.received is not None,
             run_dir=run_dir,
-            store=store,
+            store=setup.store,
         )
         if ranks.writes:
             log.info(
@@ -204,20 +150,22 @@ def train(
             run_worst_first(
                 model,
                 adapter,
-                optimizer,
+                setup.optimizer,
                 batches,
-                range(0 if checkpoint is None else checkpoint.step, run.num_steps),
+                range(setup.first_step, run.num_steps),
                 validation=validation,
                 settings=settings,
                 choices=choices,
                 recompute=recompute,
                 pad_id=pad_id,
             )
-        run.open(checkpoint)
-        stack.callback(run.close)
-        _take_steps(run, batches, settings, recompute, caught, ranks)
+        try:
+            run.open(setup.checkpoint)
+            _take_steps(run, batches, settings, recompute, caught, ranks)
+        finally:
+            run.close()
         run.finish()
-        return _outcome(run)
+        return outcome_of(run)
 
 
 def _take_steps(
@@ -229,11 +177,11 @@ def _take_steps(
     ranks: Ranks,
 ) -> None:
     """All steps that are left, or those up to a signal or early stopping."""
-    schedule = _schedule(settings, run.num_steps)
+    schedule = settings.schedule(run.num_steps)
     first = run.counters.step
     if ranks.any(run.counters.due_line is not None):
         # A signal while the validation that a signal had cut short was caught up on.
-        raise _interruption(run, caught.received)
+        raise run.interruption(caught.received)
     pending: StepResult | None = None
     with bar("training", run.num_steps) as progress:
         progress.advance(first)
@@ -265,10 +213,10 @@ def _take_steps(
                 if interrupted or run.saves_at(step + 1) or run.counters.stopped is not None:
                     run.save()
             if interrupted:
-                raise _interruption(run, caught.received)
+                raise run.interruption(caught.received)
             progress.advance(facts=run.facts())
     if caught.received is not None:
-        raise _interruption(run, caught.received)
+        raise run.interruption(caught.received)
 
 
 def _check(
@@ -282,97 +230,4 @@ def _check(
         faults.append("early_stopping_patience needs validation examples; give data.validation")
     if validation is None and settings.eval_steps is not None:
         faults.append("eval_steps needs validation examples; give data.validation")
-    if run_dir is None and settings.save_steps is not None:
-        faults.append("save_steps needs a run folder to save to; give output.dir (output_dir)")
-    if run_dir is None and resume:
-        faults.append("resuming needs the run folder to go on from; give output.dir (output_dir)")
-    if faults:
-        raise InputError(f"{'; '.join(faults)}; or remove the option.")
-    if resume and run_dir is not None and not run_dir.is_dir():
-        raise CheckpointError(
-            f"{run_dir} does not exist, so there is no run to resume. Check the path, or start "
-            "the run without resuming."
-        )
-
-
-def _open_store(
-    run_dir: Path | None,
-    identity: dict[str, Any],
-    settings: LoopSettings,
-    resume: bool,
-    ranks: Ranks,
-) -> tuple[CheckpointStore | None, Checkpoint | None]:
-    """The run's checkpoints, and the one to go on from."""
-    if run_dir is None:
-        return None, None
-    store = CheckpointStore(run_dir / CHECKPOINTS_NAME, identity, keep=settings.save_total_limit)
-    if ranks.writes:
-        store.open()
-    steps = store.steps()
-    if resume and not steps:
-        log.warning("%s was started but has no checkpoint yet: starting over", run_dir)
-    if not resume and steps:
-        raise InputError(
-            f"{run_dir} holds the checkpoints of a run (the last: step {steps[-1]}); training "
-            "would mix two runs. Resume it, or choose another output folder."
-        )
-    return store, store.newest() if steps else None
-
-
-def _choices(
-    checkpoint: Checkpoint | None,
-    model: PreTrainedModel,
-    examples: ExampleSet,
-    settings: LoopSettings,
-    ranks: Ranks,
-) -> Choices:
-    if checkpoint is not None:
-        return replay_choices(checkpoint.state["choices"], model, settings, ranks.device)
-    # The same on all ranks, or they would decide differently.
-    free = ranks.smallest(free_bytes(ranks.device))
-    return make_choices(model, examples, settings, ranks.device, free_bytes=free)
-
-
-def _rule(settings: LoopSettings) -> AdamWRule:
-    return AdamWRule(
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        epsilon=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def _schedule(settings: LoopSettings, num_steps: int) -> Schedule:
-    num_warmup_steps = count_warmup_steps(
-        num_steps, warmup_steps=settings.warmup_steps, warmup_ratio=settings.warmup_ratio
-    )
-    return Schedule(settings.lr_scheduler_type, settings.learning_rate, num_steps, num_warmup_steps)
-
-
-def _interruption(run: Run, received: signal.Signals | None) -> InterruptionError:
-    # On a rank that got no signal itself, another one did.
-    number = received or signal.SIGTERM
-    place = run.last_checkpoint()
-    saved = "nothing was saved: no run folder was given" if place is None else f"saved {place}"
-    return InterruptionError(
-        f"stopped by {number.name} after step {run.counters.step} of {run.num_steps}; {saved}. "
-        "Resume the run to go on.",
-        number,
-    )
-
-
-def _outcome(run: Run) -> TrainOutcome:
-    counters = run.counters
-    early = run.stopping.patience is not None
-    return TrainOutcome(
-        steps=counters.step,
-        stopped=counters.stopped or FINISHED,
-        tokens=counters.tokens,
-        trained_tokens=counters.trained_tokens,
-        seconds=counters.seconds,
-        loss=counters.last_loss,
-        validation_loss=run.stopping.best_loss if early else counters.last_validation_loss,
-        best_step=run.stopping.best_step if early else None,
-        metrics=run.lines,
-        choices=run.choices,
-        optimizer=run.optimizer.facts(),
-    )
+    check_folder(settings, run_dir, resume, faults=faults)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from lorakit.train.checkpoint import Checkpoint, CheckpointStore
 from lorakit.train.choices import Choices
 from lorakit.train.early_stopping import EarlyStopping
 from lorakit.train.faults import name_first_non_finite
+from lorakit.train.interrupts import InterruptionError
 from lorakit.train.loggers import Logger, open_loggers
 from lorakit.train.losses import ExampleLosses, StoppedError, example_losses
 from lorakit.train.memory import peak_bytes
@@ -172,6 +174,17 @@ class Run:
         if self._store is None or not self._store.steps():
             return None
         return self._store.path(self._store.steps()[-1])
+
+    def interruption(self, received: signal.Signals | None) -> InterruptionError:
+        """What to raise when the run stops for a signal; None: another rank got one."""
+        number = received or signal.SIGTERM
+        place = self.last_checkpoint()
+        saved = "nothing was saved: no run folder was given" if place is None else f"saved {place}"
+        return InterruptionError(
+            f"stopped by {number.name} after step {self.counters.step} of {self.num_steps}; "
+            f"{saved}. Resume the run to go on.",
+            number,
+        )
 
     def settle(self, result: StepResult, *, is_latest: bool) -> None:
         """Read a step's numbers, count it, and do what is due after it but saving.

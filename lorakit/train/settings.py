@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lorakit.recipe import TrainSection
-from lorakit.train.schedule import Kind
+from lorakit.train.schedule import Kind, Schedule, count_warmup_steps
 
 # They change what is written, when, or how soon a fault shows, never what is trained: free to
 # differ on resume.
@@ -68,3 +68,10 @@ class LoopSettings:
     def identity(self) -> dict[str, Any]:
         """The values that a resumed run must share with the checkpoint it goes on from."""
         return {name: value for name, value in asdict(self).items() if name not in _FREE_ON_RESUME}
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """The learning rates of a run of so many optimizer steps."""
+        num_warmup_steps = count_warmup_steps(
+            num_steps, warmup_steps=self.warmup_steps, warmup_ratio=self.warmup_ratio
+        )
+        return Schedule(self.lr_scheduler_type, self.learning_rate, num_steps, num_warmup_steps)

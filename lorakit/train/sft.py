@@ -17,7 +17,8 @@ from lorakit.data.prepare import prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart
 from lorakit.errors import DataError
 from lorakit.recipe import SFTConfig
-from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.loop import train
+from lorakit.train.outcome import TrainOutcome
 from lorakit.train.settings import LoopSettings
 
 __all__ = ["TrainOutcome", "train_sft"]

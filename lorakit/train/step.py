@@ -62,9 +62,10 @@ def take_step(
 ) -> StepResult:
     """Queue one optimizer step.
 
-    The loss is `sum of w_i * NLL_i / sum of w_i` over all micro-batches and ranks: one count per
-    step. The division comes last, in the float32 gradient: before the backward pass it would be
-    rounded to the base's dtype, and so would every gradient made smaller by it.
+    The loss is `sum of w_i * NLL_i / sum of w_i` over all micro-batches and ranks, or the sum of
+    what `batch.loss_of` gives over `batch.total_weight`: one count per step. The division comes
+    last, in the float32 gradient: before the backward pass it would be rounded to the base's dtype,
+    and so would every gradient made smaller by it.
 
     Args:
         model: with `adapter` attached, in the mode it trains in.
@@ -127,19 +128,23 @@ def backward(
     seed: int,
     recompute: Recompute | None = None,
 ) -> torch.Tensor:
-    """Add the gradient of this rank's weighted NLL to the parameters' `.grad`.
+    """Add the gradient of this rank's loss to the parameters' `.grad`.
 
     Returns:
-        0-d, the weighted sum of this rank's NLL, not yet divided by the step's total weight.
+        0-d, the loss of this rank's micro-batches (the weighted sum of their NLL, or what
+        `batch.loss_of` gives), not yet divided by the step's total weight.
     """
     device = compute_device(model)
     loss = torch.zeros((), device=device)
-    for on_host in batch.micro_batches:
+    for place, on_host in enumerate(batch.micro_batches):
         micro_batch = on_host.to(device)
         if recompute is not None:
             recompute.prepare(micro_batch.input_ids.numel())
-        adapter.dropout.rows = row_keys(micro_batch, seed, batch.step)
-        share = weighted_nll(model, micro_batch)[0]
+        adapter.dropout.rows = row_keys(micro_batch, seed, batch.masks_of)
+        if batch.loss_of is None:
+            share = weighted_nll(model, micro_batch)[0]
+        else:
+            share = batch.loss_of(model, place, micro_batch)
         share.backward()
         loss += share.detach()
     adapter.dropout.rows = None

@@ -14,7 +14,7 @@ from lorakit import kernels
 from lorakit.base.packed import PackedWeight
 from lorakit.base.storages import quantizations
 from lorakit.engine.dense_copies import KeptDense, dense_copies, dense_copy_bytes
-from lorakit.train import loop
+from lorakit.train import setup
 from lorakit.train.choices import DENSE_SHARE, make_choices
 from lorakit.train.loop import train
 from lorakit.train.settings import LoopSettings
@@ -24,6 +24,7 @@ from tests.train import runs
 STORAGES = sorted(set(quantizations()) - {"none"})
 SETTINGS = LoopSettings(max_steps=3, batch_size=4, learning_rate=1e-2)
 EXAMPLES = runs.ragged_examples(9)
+LONGEST = int(EXAMPLES.lengths.max())
 CPU = torch.device("cpu")
 PLENTY = 1 << 34
 
@@ -47,7 +48,7 @@ def run(
         return plain(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "free_bytes", lambda device: free_bytes)
+        patch.setattr(setup, "free_bytes", lambda device: free_bytes)
         patch.setattr(kernels, "four_bit_dequantize", counted)
         save_steps = 1 if "run_dir" in options else None
         settings = replace(SETTINGS, micro_batch_tokens=64, save_steps=save_steps)
@@ -111,12 +112,12 @@ def test_only_where_nobody_would_notice(folder: Path) -> None:
     fits = int(dense_copy_bytes(model, torch.float32) / DENSE_SHARE) + 1
     for free_bytes, kept in ((fits, True), (fits - 2 * int(1 / DENSE_SHARE), False)):
         choices = make_choices(
-            *(model, EXAMPLES, replace(SETTINGS, micro_batch_tokens=64), CPU),
+            *(model, LONGEST, replace(SETTINGS, micro_batch_tokens=64), CPU),
             free_bytes=free_bytes,
         )
         assert choices.dense_copies == kept
         assert ("dense copies" in choices.describe()) == kept
     recomputing = replace(SETTINGS, gradient_checkpointing=True)
-    assert not make_choices(model, EXAMPLES, recomputing, CPU, free_bytes=PLENTY).dense_copies
+    assert not make_choices(model, LONGEST, recomputing, CPU, free_bytes=PLENTY).dense_copies
     dense = runs.adapted_model(folder)
-    assert not make_choices(dense, EXAMPLES, SETTINGS, CPU, free_bytes=PLENTY).dense_copies
+    assert not make_choices(dense, LONGEST, SETTINGS, CPU, free_bytes=PLENTY).dense_copies

@@ -19,12 +19,13 @@ from tests.train import runs
 
 CPU = torch.device("cpu")
 EXAMPLES = runs.ragged_examples(11)
+LONGEST = int(EXAMPLES.lengths.max())
 SETTINGS = LoopSettings(max_steps=1, batch_size=4)
 
 
 def test_plenty_of_memory(tiny_folder: Path) -> None:
     model = runs.adapted_model(tiny_folder)
-    choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34)
+    choices = make_choices(model, LONGEST, SETTINGS, CPU, free_bytes=1 << 34)
     assert choices.micro_batch_tokens == 2048 and choices.packed
     assert choices.recompute == "auto" and choices.activation_bytes == 1 << 33
     assert choices.num_threads == torch.get_num_threads() and choices.dtype == "torch.float32"
@@ -35,10 +36,10 @@ def test_little_memory_makes_small_micro_batches_that_fit_the_longest_example(
 ) -> None:
     model = runs.adapted_model(tiny_folder)
     kept = bytes_per_token(model, "none")
-    choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=int(2 * 1030 * kept))
+    choices = make_choices(model, LONGEST, SETTINGS, CPU, free_bytes=int(2 * 1030 * kept))
     assert choices.micro_batch_tokens == 1024
     long = runs.ragged_examples(3, longest=3000)
-    choices = make_choices(model, long, SETTINGS, CPU, free_bytes=1)
+    choices = make_choices(model, int(long.lengths.max()), SETTINGS, CPU, free_bytes=1)
     assert choices.micro_batch_tokens == long.lengths.max()
     assert choices.activation_bytes == 0
 
@@ -59,7 +60,7 @@ def test_what_is_asked_for_is_what_is_done(tiny_folder: Path) -> None:
         settings = replace(
             SETTINGS, micro_batch_tokens=77, gradient_checkpointing=asked, packing=False
         )
-        choices = make_choices(model, EXAMPLES, settings, CPU, free_bytes=1 << 34)
+        choices = make_choices(model, LONGEST, settings, CPU, free_bytes=1 << 34)
         assert (choices.micro_batch_tokens, choices.recompute) == (77, level)
         assert choices.activation_bytes is None and not choices.packed
 
@@ -67,7 +68,7 @@ def test_what_is_asked_for_is_what_is_done(tiny_folder: Path) -> None:
 def test_choices_of_earlier_versions_are_understood(tiny_folder: Path) -> None:
     model = runs.adapted_model(tiny_folder)
     settings = replace(SETTINGS, gradient_checkpointing=True)
-    chosen = make_choices(model, EXAMPLES, settings, CPU, free_bytes=1 << 34)
+    chosen = make_choices(model, LONGEST, settings, CPU, free_bytes=1 << 34)
     recorded = chosen.to_json() | {"gradient_checkpointing": True}
     del recorded["recompute"], recorded["activation_bytes"]
     assert replay_choices(recorded, model, settings, CPU) == chosen
@@ -86,7 +87,7 @@ def test_a_run_records_its_choices(tiny_folder: Path, tmp_path: Path) -> None:
 
 def test_other_hardware_is_refused_with_the_reason(tiny_folder: Path) -> None:
     model = runs.adapted_model(tiny_folder)
-    recorded = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34).to_json()
+    recorded = make_choices(model, LONGEST, SETTINGS, CPU, free_bytes=1 << 34).to_json()
     assert replay_choices(recorded, model, SETTINGS, CPU).to_json() == recorded
     elsewhere = recorded | {"device": "NVIDIA H200", "dtype": "torch.bfloat16"}
     message = r"device: the run was started with 'NVIDIA H200', now it is 'cpu .*; dtype: "
@@ -99,9 +100,9 @@ def test_the_reference_kernels_are_a_choice_that_a_resumed_run_must_share(
 ) -> None:
     model = runs.adapted_model(tiny_folder)
     plain = replace(SETTINGS, kernels="reference")
-    chosen = make_choices(model, EXAMPLES, plain, CPU, free_bytes=1 << 34)
+    chosen = make_choices(model, LONGEST, plain, CPU, free_bytes=1 << 34)
     assert chosen.kernels == "reference"
-    assert make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34).kernels == "cpu"
+    assert make_choices(model, LONGEST, SETTINGS, CPU, free_bytes=1 << 34).kernels == "cpu"
     with pytest.raises(CheckpointError, match="kernels: the run was started with 'reference'"):
         replay_choices(chosen.to_json(), model, SETTINGS, CPU)
     before = {name: value for name, value in chosen.to_json().items() if name != "kernels"}
@@ -111,7 +112,7 @@ def test_the_reference_kernels_are_a_choice_that_a_resumed_run_must_share(
 def test_choices_are_told_in_words(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = runs.adapted_model(tiny_folder)
     with caplog.at_level(logging.INFO):
-        choices = make_choices(model, EXAMPLES, SETTINGS, CPU, free_bytes=1 << 34)
+        choices = make_choices(model, LONGEST, SETTINGS, CPU, free_bytes=1 << 34)
     threads = torch.get_num_threads()
     cpu = "1 CPU thread" if threads == 1 else f"{threads} CPU threads"
     line = f"gradient checkpointing beyond 8.0 GiB; {cpu}; float32; cpu kernels"

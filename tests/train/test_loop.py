@@ -31,7 +31,8 @@ from lorakit.recipe import LoraConfig
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.identity import frozen_weights_hash
 from lorakit.train.interrupts import InterruptionError
-from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.loop import train
+from lorakit.train.outcome import TrainOutcome
 from lorakit.train.settings import LoopSettings
 from tests import tiny
 from tests.train import runs

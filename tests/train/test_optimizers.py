@@ -22,7 +22,8 @@ from lorakit.optimizers.state_plan import state_plan_of
 from lorakit.recipe import LoraConfig
 from lorakit.train import step as step_module
 from lorakit.train.checkpoint import read_checkpoint
-from lorakit.train.loop import TrainOutcome, train
+from lorakit.train.loop import train
+from lorakit.train.outcome import TrainOutcome
 from lorakit.train.settings import LoopSettings
 from tests.train import runs
 

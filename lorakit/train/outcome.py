@@ -1,0 +1,63 @@
+"""How a run went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.train.choices import Choices
+from lorakit.train.run import FINISHED, Run
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """How a run went.
+
+    Attributes:
+        steps: optimizer steps done.
+        stopped: "finished" or "early stopping".
+        tokens, trained_tokens: seen, padding not counted.
+        seconds: spent in training steps, earlier processes included.
+        loss: of the last line of the metrics.
+        validation_loss: of the weights the model now has; None without validation.
+        best_step: the step whose weights the model now has, with early stopping; otherwise None.
+        metrics: the lines of metrics.jsonl.
+        choices: what the engine decided.
+        optimizer: its form, the bytes of its state, the pages that moved (see `AdamW.facts`).
+    """
+
+    steps: int
+    stopped: str
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    loss: float | None
+    validation_loss: float | None
+    best_step: int | None
+    metrics: list[dict[str, Any]]
+    choices: Choices
+    optimizer: dict[str, int | str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the metrics, which have a file of their own."""
+        values = {name: value for name, value in vars(self).items() if name != "metrics"}
+        return values | {"choices": self.choices.to_json()}
+
+
+def outcome_of(run: Run) -> TrainOutcome:
+    """Of a run that has come to its end."""
+    counters = run.counters
+    early = run.stopping.patience is not None
+    return TrainOutcome(
+        steps=counters.step,
+        stopped=counters.stopped or FINISHED,
+        tokens=counters.tokens,
+        trained_tokens=counters.trained_tokens,
+        seconds=counters.seconds,
+        loss=counters.last_loss,
+        validation_loss=run.stopping.best_loss if early else counters.last_validation_loss,
+        best_step=run.stopping.best_step if early else None,
+        metrics=run.lines,
+        choices=run.choices,
+        optimizer=run.optimizer.facts(),
+    )
