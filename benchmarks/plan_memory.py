@@ -315,7 +315,7 @@ def evaluate_one(task: dict[str, Any]) -> dict[str, Any]:
 
     from lorakit.adapters.attach import attach_adapter
     from lorakit.adapters.attached import adapter_disabled
-    from lorakit.evaluate.answers import questions
+    from lorakit.data.questions import questions
     from lorakit.evaluate.likelihood import Request, likelihoods
     from lorakit.evaluate.token_distributions import both_distributions
     from lorakit.generate import SamplingSettings, generate

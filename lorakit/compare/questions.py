@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.prepare import Prepared
 from lorakit.data.prompt import PromptRenderer
+from lorakit.data.questions import last_trained_span, question
 from lorakit.errors import DataError
-from lorakit.evaluate.answers import last_trained_span, question
 
 
 @dataclass(frozen=True)

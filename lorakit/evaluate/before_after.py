@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.evaluate.answers import Answered, Answerer, Question, answer_questions
+from lorakit.data.questions import Question
+from lorakit.evaluate.answers import Answered, Answerer, answer_questions
 from lorakit.evaluate.calibration import compare_calibration, compare_choices
 from lorakit.evaluate.choice import choice_scores
 from lorakit.evaluate.drawn import (

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.data.conversation import Choices, Conversation
+from lorakit.data.questions import question
 from lorakit.data.render import Renderer
-from lorakit.evaluate.answers import question
 from lorakit.evaluate.judge import Scores
 from lorakit.evaluate.likelihood import Request, likelihoods
 

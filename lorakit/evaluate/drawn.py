@@ -9,10 +9,10 @@ import numpy as np
 
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import ExampleSet, some_examples
+from lorakit.data.questions import Question, questions
 from lorakit.data.sources import Row
 from lorakit.data.variants import source_and_variant
 from lorakit.errors import DataError
-from lorakit.evaluate.answers import Question, questions
 from lorakit.evaluate.measures import UNANSWERED, Measures
 from lorakit.evaluate.variants import same_rows
 from lorakit.recipe.metric_names import CHOICES

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.named_sets import context_of
-from lorakit.evaluate.answers import last_trained_span
+from lorakit.data.questions import last_trained_span
 from lorakit.evaluate.likelihood import Request, likelihoods
 from lorakit.evaluate.token_distributions import both_distributions
 from lorakit.evaluate.worst import TRAIN, LossPass, WorstEvaluation, worst_evaluation

@@ -8,8 +8,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.examples import Example, ExampleSet
+from lorakit.data.questions import last_trained_span
 from lorakit.data.sources import Row
-from lorakit.evaluate.answers import last_trained_span
 from lorakit.evaluate.result import Forgotten
 from lorakit.train.losses import ExampleLosses
 

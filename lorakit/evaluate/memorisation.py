@@ -20,8 +20,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.examples import Example, ExampleSet
+from lorakit.data.questions import last_trained_span
 from lorakit.data.sources import Row
-from lorakit.evaluate.answers import last_trained_span
 from lorakit.evaluate.result import AnsweredExample
 from lorakit.evaluate.shared_runs import MIN_RUN, SharedRun, longest_runs
 from lorakit.evaluate.statistics import Comparison, central_interval, p_value, resampled_means

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lorakit.data.questions import questions
 from lorakit.data.variants import source_and_variant
-from lorakit.evaluate.answers import questions
 from lorakit.evaluate.drawn import HeldOut, sample
 from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.memorisation import measure_memorisation, training_answers

@@ -14,7 +14,7 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.data.examples import ExampleSet, some_examples
-from lorakit.evaluate.answers import questions
+from lorakit.data.questions import questions
 from lorakit.evaluate.before_after import RETENTION
 from lorakit.evaluate.drawn import MIN_ANSWERS, draw
 from lorakit.evaluate.proof import LIKE_TRAINING

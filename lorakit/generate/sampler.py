@@ -168,7 +168,7 @@ def _draw(running: Sequence[Growing], logits_SV: torch.Tensor, settings: Samplin
 def chosen(
     logits_SV: torch.Tensor, drawn_S: torch.Tensor | None, settings: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(S,) tokens, and their log-probabilities under the model's own distribution."""
+    """(S,) tokens, and their log-probabilities, see `Completion`."""
     tokens_S = choose_tokens(
         logits_SV,
         drawn_S,
@@ -176,6 +176,8 @@ def chosen(
         top_p=settings.top_p,
         top_k=settings.top_k,
     )
+    if settings.tempered_logprobs and settings.temperature != 1:
+        logits_SV = logits_SV / settings.temperature
     return tokens_S, logits_SV.gather(1, tokens_S[:, None])[:, 0] - logits_SV.logsumexp(dim=-1)
 
 

@@ -25,6 +25,8 @@ class SamplingSettings:
         stop_strings: text that ends a sequence, and is cut off.
         stop_ids: tokens that end a sequence, beside the model's own end tokens.
         ignore_eos: the model's own end tokens are tokens like any other.
+        tempered_logprobs: log-probabilities are those at `temperature`, which must be above 0: of
+            the policy that a policy gradient is of. `top_p` and `top_k` leave no mark on them.
         seed: prompt number i draws with a seed made of this and i.
 
     Raises:
@@ -38,6 +40,7 @@ class SamplingSettings:
     stop_strings: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    tempered_logprobs: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class SamplingSettings:
             faults.append(f"max_new_tokens {self.max_new_tokens!r} (possible: 1 or more)")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             faults.append(f"temperature {self.temperature!r} (possible: 0 or more, finite)")
+        if self.tempered_logprobs and self.temperature == 0:
+            faults.append("tempered_logprobs with temperature 0 (possible: a temperature above 0)")
         if not 0 < self.top_p <= 1:
             faults.append(f"top_p {self.top_p!r} (possible: above 0, up to 1)")
         if self.top_k is not None and self.top_k < 1:
@@ -65,7 +70,8 @@ class Completion:
     Attributes:
         token_ids: as drawn, a stop token that ended it included.
         logprobs: float32 (T,), natural logarithm of each token's probability under the model's own
-            distribution: temperature 1, no token left out.
+            distribution: temperature 1 (or that of the settings, with `tempered_logprobs`), no
+            token left out.
         text: decoded without special tokens and without the stop token, cut before the stop string.
         finish_reason: "stop": a stop token or stop string; "length": `max_new_tokens`, or the
             model's context.

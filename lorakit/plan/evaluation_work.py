@@ -12,8 +12,8 @@ import numpy as np
 from lorakit import tasks
 from lorakit.data.conversation import Conversation
 from lorakit.data.examples import ExampleSet
+from lorakit.data.questions import Question, questions
 from lorakit.engine.passes import Pass, lay_out
-from lorakit.evaluate.answers import Question, questions
 from lorakit.evaluate.choice import choice_requests
 from lorakit.evaluate.drawn import draw
 from lorakit.evaluate.likelihood import likelihood_passes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -33,13 +33,18 @@ def run_identity(
     repeats: np.ndarray | None,
     validation: ExampleSet | None,
     world_size: int,
+    method: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """JSON values that a resumed run must share with the run it goes on from.
 
     The data's fingerprint covers rows, tokenizer, template and rules; the base is known by its
     config and a few values of each frozen tensor, not by where it lies.
+
+    Args:
+        method: what a method other than SFT is run with.
     """
-    return {
+    own = {} if method is None else {"method": dict(method)}
+    return own | {
         "base": {"config": config_hash(model), "weights": frozen_weights_hash(model)},
         "adapter": adapter.config.model_dump(mode="json", exclude={"path"}),
         "data": {

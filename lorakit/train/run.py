@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -64,6 +64,22 @@ class Counters:
     due_line: tuple[float, float] | None = None
 
 
+class MethodState(Protocol):
+    """What a method of training keeps beside the weights: saved, restored and told with them."""
+
+    def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
+        """{group: {name: tensor}} for the checkpoint; groups that no other part of a run has."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The rest, for the checkpoint's state."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from what both gave; `checkpoint.state["method"]` is what `to_json` gave."""
+
+    def take_line(self) -> dict[str, float]:
+        """What a line of the metrics has besides; counted anew from here on."""
+
+
 class Run:
     """A run after its last settled step.
 
@@ -78,6 +94,7 @@ class Run:
         writes: whether this process reports: the first of several.
         should_stop: asked during a validation; once true, it is left to the resumed run.
         run_dir, store: where metrics and checkpoints go; None: nothing is written.
+        method_state: what the method keeps; None: nothing.
     """
 
     def __init__(
@@ -96,6 +113,7 @@ class Run:
         should_stop: Callable[[], bool],
         run_dir: Path | None,
         store: CheckpointStore | None,
+        method_state: MethodState | None = None,
     ) -> None:
         self.counters = Counters()
         self.choices = choices
@@ -112,6 +130,7 @@ class Run:
         self._should_stop = should_stop
         self._run_dir = run_dir if writes else None
         self._store = store if writes else None
+        self._method_state = method_state
         self._device = compute_device(model)
         self._metrics: MetricsFile | None = None
         self._loggers: Sequence[Logger] = ()
@@ -163,11 +182,12 @@ class Run:
         return self.validates_at(step) or self.saves_at(step) or step == self.num_steps
 
     def facts(self) -> str:
-        """The last line's loss and speed, for the progress bar."""
+        """The last line's reward or loss, and its speed, for the progress bar."""
         if not self.lines:
             return ""
         line = self.lines[-1]
-        return f"loss {line['loss']:.4f} {line['tokens_per_second']:.0f} tokens/s"
+        told = f"reward {line['reward']:.3f}" if "reward" in line else f"loss {line['loss']:.4f}"
+        return f"{told} {line['tokens_per_second']:.0f} tokens/s"
 
     def last_checkpoint(self) -> Path | None:
         """Where the newest checkpoint is; None when there is none."""
@@ -231,6 +251,9 @@ class Run:
             "early_stopping": asdict(self.stopping),
             "choices": self.choices.to_json(),
         }
+        if self._method_state is not None:
+            tensors |= self._method_state.tensors()
+            state["method"] = self._method_state.to_json()
         path = self._store.save(self.counters.step, tensors, state)
         log.info("saved %s", path)
         self._mark = time.monotonic()
@@ -251,6 +274,8 @@ class Run:
         restore_starts(self.model, self.adapter, tensors.get("starts", {}))
         self.optimizer.restore(checkpoint.step, tensors["parameters"], tensors["optimizer"])
         self.adapter.parameters_changed()
+        if self._method_state is not None:
+            self._method_state.restore(checkpoint)
         if "best" in tensors:
             self._best = {name: t.to(self._device) for name, t in tensors["best"].items()}
         log.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
@@ -311,6 +336,8 @@ class Run:
             seconds=counters.seconds,
             validation_loss=validation,
         ).to_json()
+        if self._method_state is not None:
+            line |= self._method_state.take_line()
         counters.last_loss = line["loss"]
         counters.weighted_loss, counters.weight = 0.0, 0.0
         counters.line_tokens, counters.line_seconds = 0, 0.0
@@ -325,7 +352,7 @@ class Run:
 
     def _watch(self) -> None:
         """Say once if the loss does not fall in the first steps."""
-        if self._is_judged:
+        if self._is_judged or self._method_state is not None:  # only a likelihood's loss must fall
             return
         steps, losses, rates = (
             [line[name] for line in self.lines] for name in ("step", "loss", "learning_rate")

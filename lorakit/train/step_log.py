@@ -49,8 +49,10 @@ class StepLog:
 
 def in_words(line: Mapping[str, Any], num_steps: int) -> str:
     """`step 20 of 114, epoch 0.53: loss 2.1034, learning rate 1.9e-04, 1,234 tokens/s`."""
+    # A policy's loss says nothing: its advantages add up to 0.
+    told = f"reward {line['reward']:.3f}" if "reward" in line else f"loss {line['loss']:.4f}"
     said = (
-        f"step {line['step']} of {num_steps}, epoch {line['epoch']:.2f}: loss {line['loss']:.4f}, "
+        f"step {line['step']} of {num_steps}, epoch {line['epoch']:.2f}: {told}, "
         f"learning rate {line['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tokens/s"
     )
     validation = line.get("validation_loss")

@@ -18,8 +18,9 @@ from lorakit.base.load import load_base
 from lorakit.data.examples import Example, examples_in_memory
 from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import Prepared, prepare_examples
+from lorakit.data.questions import question
 from lorakit.errors import DataError, RecipeError
-from lorakit.evaluate.answers import Answer, question
+from lorakit.evaluate.answers import Answer
 from lorakit.evaluate.before_after import compare_sets
 from lorakit.evaluate.drawn import check_measurable, draw, sample
 from lorakit.evaluate.forgotten import most_forgotten
