@@ -26,11 +26,11 @@ def rollout_corrections(
     rollout_logps: torch.Tensor,
     lengths: torch.Tensor,
     *,
-    mode: Correction,
-    clip_max: float | None,
+    mode: Correction | None,
+    clip_max: float | None = None,
     clip_min: float | None = None,
     mask: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, Statistics]:
+) -> tuple[torch.Tensor | None, Statistics]:
     """How much more probable what was sampled is in the numerics of training: importance weights.
 
     The ratio of a token, or the product over a completion; outside of [clip_min, clip_max] it is
@@ -41,18 +41,22 @@ def rollout_corrections(
         old_logps: (N,), of the sampled tokens in a training pass, by the weights that sampled them.
         rollout_logps: (N,), of the same tokens as they were sampled, at the same temperature.
         lengths: int64 (S,).
-        mode: see above.
+        mode: see above; None: the mismatch is measured only.
         clip_min, clip_max: None: no bound.
         mask: (N,), 1 where a token counts; None: everywhere.
 
     Returns:
-        (N,), and the statistics `sampling_logp_difference` and `importance_sampling_ratio`.
+        (N,), or None where nothing is corrected, and the statistics `sampling_logp_difference` and
+        of a correction `importance_sampling_ratio`.
     """
-    if mode not in get_args(Correction):
+    if mode not in (None, *get_args(Correction)):
         raise ValueError(f"correction {mode!r}; possible: {', '.join(get_args(Correction))}.")
     mask = torch.ones_like(old_logps) if mask is None else mask.to(old_logps.dtype)
     known = mask * ~rollout_logps.isnan()
     difference = ((old_logps - rollout_logps) * mask).nan_to_num(nan=0.0)
+    statistics = {"sampling_logp_difference": counted(difference.abs(), known)}
+    if mode is None:
+        return None, statistics
     level, how = mode.split("_")
     ratio = (sum_of_each(difference, lengths) if level == "sequence" else difference).exp()
     if how == "truncate":
@@ -62,10 +66,6 @@ def rollout_corrections(
         low = -math.inf if clip_min is None else clip_min
         high = math.inf if clip_max is None else clip_max
         ratio = ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
-    statistics = {
-        "sampling_logp_difference": counted(difference.abs(), known),
-        "importance_sampling_ratio": counted(
-            ratio, torch.ones_like(ratio) if level == "sequence" else mask
-        ),
-    }
+    counts = torch.ones_like(ratio) if level == "sequence" else mask
+    statistics["importance_sampling_ratio"] = counted(ratio, counts)
     return at_each(ratio, lengths) if level == "sequence" else ratio, statistics

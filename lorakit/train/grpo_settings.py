@@ -1,0 +1,130 @@
+"""How a policy gradient is run, with the names of TRL's GRPOConfig."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
+
+from lorakit.errors import InputError
+from lorakit.generate import SamplingSettings
+from lorakit.tasks import ScoringOptions
+from lorakit.train.advantages import Aggregation, ScaleRewards
+from lorakit.train.policy_loss import PolicyLossSettings
+from lorakit.train.rewards import Reward, check_rewards
+from lorakit.train.rollout_corrections import Correction
+
+
+@dataclass(frozen=True)
+class GRPOSettings:
+    """How to roll out, reward and learn.
+
+    A cycle: `batch_size * steps_per_generation` completions are generated, `num_generations` of
+    each prompt, and gone through `num_iterations` times in steps of `batch_size` completions.
+
+    Attributes:
+        rewards: their weighted sum is what is learned.
+        loss: the objective; `max_completion_length` is the most tokens of a completion too.
+        num_generations: completions of each prompt, a group.
+        num_iterations: how often a step sees a completion (mu of the paper).
+        steps_per_generation: optimizer steps that the completions of a cycle are shared out to.
+        temperature, top_p, top_k, stop_strings: of the rollouts; log-probabilities are those at
+            the temperature everywhere.
+        max_batch: completions that are generated at a time; it changes speed and memory alone.
+        scale_rewards, multi_objective_aggregation: see `advantages`.
+        mask_truncated_completions: those that did not come to their end teach nothing.
+        rollout_importance_sampling_mode: see `rollout_corrections`; None: nothing is corrected, and
+            the mismatch is measured only.
+        rollout_importance_sampling_clip_max, rollout_importance_sampling_clip_min: its bounds.
+        scoring: what scorers need besides.
+
+    Raises:
+        InputError: a value that cannot work; all of them are named.
+    """
+
+    rewards: tuple[Reward, ...]
+    loss: PolicyLossSettings = field(default_factory=PolicyLossSettings)
+    num_generations: int = 8
+    num_iterations: int = 1
+    steps_per_generation: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    stop_strings: tuple[str, ...] = ()
+    max_batch: int = 64
+    scale_rewards: ScaleRewards = "group"
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+    mask_truncated_completions: bool = False
+    rollout_importance_sampling_mode: Correction | None = None
+    rollout_importance_sampling_clip_max: float | None = 3.0
+    rollout_importance_sampling_clip_min: float | None = None
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
+
+    def __post_init__(self) -> None:
+        check_rewards(self.rewards)
+        faults = [
+            f"{name} {getattr(self, name)!r} (possible: {least} or more)"
+            for name, least in (
+                ("num_generations", 2),  # alone in its group, a completion has no advantage
+                ("num_iterations", 1),
+                ("steps_per_generation", 1),
+                ("max_batch", 1),
+            )
+            if getattr(self, name) < least
+        ]
+        if self.temperature == 0:
+            faults.append("temperature 0 (possible: above 0; all of a group would be the same)")
+        for name, possible in (
+            ("scale_rewards", get_args(ScaleRewards)),
+            ("multi_objective_aggregation", get_args(Aggregation)),
+            ("rollout_importance_sampling_mode", (None, *get_args(Correction))),
+        ):
+            value = getattr(self, name)
+            if value not in possible:
+                listed = ", ".join(str(one) for one in possible if one is not None)
+                faults.append(f"{name} {value!r} (possible: {listed})")
+        if faults:
+            raise InputError(f"grpo: {'; '.join(faults)}. Change these values.")
+        self.sampling(())  # refuses what it cannot sample with
+
+    @property
+    def steps_per_cycle(self) -> int:
+        """Optimizer steps from one generation to the next."""
+        return self.steps_per_generation * self.num_iterations
+
+    def prompts_per_cycle(self, batch_size: int) -> int:
+        """Groups of a cycle.
+
+        Args:
+            batch_size: completions of an optimizer step.
+
+        Raises:
+            InputError: a cycle's completions are no whole groups.
+        """
+        completions = batch_size * self.steps_per_generation
+        if completions % self.num_generations:
+            raise InputError(
+                f"batch_size {batch_size} times steps_per_generation {self.steps_per_generation} "
+                f"are {completions} completions, which are no whole groups of num_generations "
+                f"{self.num_generations}; possible: a multiple of it. Change one of them."
+            )
+        return completions // self.num_generations
+
+    def sampling(self, stop_ids: tuple[int, ...]) -> SamplingSettings:
+        """For the rollouts.
+
+        Args:
+            stop_ids: tokens that end a completion, beside the model's own.
+        """
+        return SamplingSettings(
+            max_new_tokens=self.loss.max_completion_length,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop_strings=self.stop_strings,
+            stop_ids=stop_ids,
+            tempered_logprobs=True,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The values that a resumed run must share with the checkpoint it goes on from."""
+        return {name: value for name, value in asdict(self).items() if name != "max_batch"}

@@ -1,0 +1,212 @@
+"""The optimizer steps of one cycle: which completions each sees, and what it makes of them.
+
+N tokens of the S completions of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.adapters.attach import Attached
+from lorakit.data.examples import Example, MicroBatch
+from lorakit.data.pack import collate, packing_of
+from lorakit.engine.recompute import Recompute
+from lorakit.train.batches import StepBatch, row_keys
+from lorakit.train.choices import Choices
+from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.logprobs import token_logprobs
+from lorakit.train.per_completion import Statistics, add_statistics
+from lorakit.train.policy_loss import Counts, PolicyTokens, divisor, policy_loss
+from lorakit.train.rollout_corrections import rollout_corrections
+from lorakit.train.rollouts import Rollouts
+from lorakit.train.step import compute_device
+
+
+class PolicySteps:
+    """The steps of a cycle; a step needs nothing but its position.
+
+    A completion that cannot move the policy is left out of the passes, and counted all the same:
+    one that is truncated, where these are masked, or that nothing sets apart in its group, where no
+    KL divergence pulls. Dropout masks are those of the cycle: old and new log-probabilities of a
+    completion see the same ones, so that a ratio is that of the weights alone.
+
+    Args:
+        rollouts: of the cycle.
+        batch_size: completions of a step.
+        seed: of the order in which completions are shared out to steps, and of dropout masks.
+        choices: micro-batches and their layout.
+        pad_id: token id for padding.
+    """
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        settings: GRPOSettings,
+        *,
+        batch_size: int,
+        seed: int,
+        choices: Choices,
+        pad_id: int,
+    ) -> None:
+        self._rollouts = rollouts
+        self._settings = settings
+        self._batch_size = batch_size
+        self._seed = seed
+        self._choices = choices
+        self._pad_id = pad_id
+        # Beside the keys of epochs, which are 32 bits: another stream of the same seed.
+        generator = np.random.Generator(np.random.Philox(key=[seed, (1 << 32) + rollouts.cycle]))
+        self._order = generator.permutation(len(rollouts))
+        self._statistics: dict[int, Statistics] = {}
+
+    def batch(self, step: int, position: int) -> StepBatch:
+        """One optimizer step.
+
+        Args:
+            step: of the run, from 0.
+            position: of the step in its cycle.
+        """
+        self._statistics = {}
+        chosen = self._completions(position)
+        groups = self._groups(position)
+        lengths = [self._length(i) for i in chosen]
+        return StepBatch(
+            step=step,
+            micro_batches=[self._laid_out(group) for group in groups],
+            total_weight=divisor(self._settings.loss, self._counts(chosen)),
+            num_tokens=sum(lengths),
+            num_trained_tokens=int(self._rollouts.lengths[[i for g in groups for i in g]].sum()),
+            loss_of=lambda model, place, micro_batch: self._loss(
+                model, place, micro_batch, groups[place]
+            ),
+            mask_step=self._rollouts.cycle,
+        )
+
+    def statistics(self) -> Statistics:
+        """Of the step that was computed last."""
+        total: Statistics = {}
+        for found in self._statistics.values():
+            add_statistics(total, found)
+        return total
+
+    @torch.no_grad()
+    def logprobs(
+        self, model: PreTrainedModel, adapter: Attached, recompute: Recompute | None = None
+    ) -> torch.Tensor:
+        """Log-probabilities of all completions that train, under the model as it stands.
+
+        Args:
+            recompute: of `training_mode`; None: the model is not in it.
+
+        Returns:
+            float32, one for each token of the cycle, on the host; 0 for completions that do not
+            train.
+        """
+        found = torch.zeros(len(self._rollouts.token_ids))
+        device = compute_device(model)
+        for position in range(self._settings.steps_per_generation):
+            for group in self._groups(position):
+                micro_batch = self._laid_out(group).to(device)
+                if recompute is not None:
+                    recompute.prepare(micro_batch.input_ids.numel())
+                adapter.dropout.rows = row_keys(micro_batch, self._seed, self._rollouts.cycle)
+                logps, _ = token_logprobs(
+                    model, micro_batch, temperature=self._settings.temperature
+                )
+                found[self._places(group)] = logps.cpu()
+        adapter.dropout.rows = None
+        return found
+
+    def _loss(
+        self, model: PreTrainedModel, place: int, micro_batch: MicroBatch, group: Sequence[int]
+    ) -> torch.Tensor:
+        device = micro_batch.targets.device
+        places, rollouts = self._places(group), self._rollouts
+
+        def at_tokens(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values[places].to(device)
+
+        logps, entropies = token_logprobs(
+            model, micro_batch, temperature=self._settings.temperature, with_entropies=True
+        )
+        old_logps = at_tokens(rollouts.old_logps)
+        old_logps = logps.detach() if old_logps is None else old_logps
+        lengths = rollouts.lengths[list(group)].to(device)
+        sampled = at_tokens(rollouts.rollout_logps)
+        assert sampled is not None
+        corrections, mismatch = rollout_corrections(
+            old_logps,
+            sampled,
+            lengths,
+            mode=self._settings.rollout_importance_sampling_mode,
+            clip_max=self._settings.rollout_importance_sampling_clip_max,
+            clip_min=self._settings.rollout_importance_sampling_clip_min,
+        )
+        advantages = torch.from_numpy(rollouts.advantages.advantages[list(group)]).float()
+        loss, statistics = policy_loss(
+            PolicyTokens(
+                logps,
+                lengths,
+                advantages.to(device),
+                old_logps=old_logps,
+                ref_logps=at_tokens(rollouts.ref_logps),
+                corrections=corrections,
+                entropies=entropies,
+            ),
+            self._settings.loss,
+        )
+        # By place: where memory ran out, a micro-batch is computed twice.
+        self._statistics[place] = statistics | mismatch
+        return loss
+
+    def _completions(self, position: int) -> np.ndarray:
+        """int64 (batch_size,), those that the step at `position` sees."""
+        part = position % self._settings.steps_per_generation
+        return self._order[part * self._batch_size :][: self._batch_size]
+
+    def _groups(self, position: int) -> list[list[int]]:
+        """The completions of each micro-batch."""
+        chosen = [int(i) for i in self._completions(position) if self._trains(i)]
+        lengths = [len(self._rollouts.question(i).prompt_ids) + self._length(i) for i in chosen]
+        packed = packing_of(self._choices.packed)(lengths, self._choices.micro_batch_tokens)
+        return [[chosen[i] for i in group] for group in packed]
+
+    def _laid_out(self, group: Sequence[int]) -> MicroBatch:
+        examples = []
+        for i in group:
+            prompt = np.array(self._rollouts.question(i).prompt_ids, np.int32)
+            ids = self._rollouts.token_ids[self._rollouts.span(i)].numpy()
+            weights = np.concatenate([np.zeros(len(prompt)), np.ones(len(ids))])
+            examples.append(Example(np.concatenate([prompt, ids]), weights.astype(np.float32)))
+        return collate(examples, group, packed=self._choices.packed, pad_id=self._pad_id)
+
+    def _places(self, group: Sequence[int]) -> torch.Tensor:
+        """int64 (N,), where the tokens of a micro-batch are among those of the cycle."""
+        spans = [self._rollouts.span(i) for i in group]
+        return torch.cat([torch.arange(span.start, span.stop) for span in spans])
+
+    def _trains(self, completion: int) -> bool:
+        pulled = self._rollouts.advantages.varies[completion] or self._settings.loss.beta != 0
+        return self._counts_as_tokens(completion) and bool(pulled)
+
+    def _counts_as_tokens(self, completion: int) -> bool:
+        masks = self._settings.mask_truncated_completions
+        return not (masks and bool(self._rollouts.truncated[completion]))
+
+    def _counts(self, chosen: Sequence[int] | np.ndarray) -> Counts:
+        return Counts(
+            completions=len(chosen),
+            tokens=sum(self._counted_lengths(chosen)),
+            tokens_generated=sum(self._counted_lengths(range(len(self._rollouts)))),
+            steps_of_cycle=self._settings.steps_per_generation,
+        )
+
+    def _counted_lengths(self, chosen: Sequence[int] | np.ndarray) -> Iterator[int]:
+        return (self._length(i) for i in chosen if self._counts_as_tokens(i))
+
+    def _length(self, completion: int) -> int:
+        return int(self._rollouts.lengths[completion])

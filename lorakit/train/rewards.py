@@ -1,0 +1,80 @@
+"""Rewards of answers: the scorers of `tasks`, named and weighted.
+
+E answers, K rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lorakit import tasks
+from lorakit.errors import InputError, RunError
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One of the rewards of a run.
+
+    Attributes:
+        scorer: a file of `tasks`, by name.
+        weight: of its scores in the sum; a negative one punishes.
+    """
+
+    scorer: str
+    weight: float = 1.0
+
+
+def check_rewards(rewards: Sequence[Reward]) -> None:
+    """Refuse rewards that cannot work, before anything runs.
+
+    Raises:
+        InputError: there is none, one is named twice, a weight is no number, or no scorer is
+            called so.
+    """
+    if not rewards:
+        raise InputError(
+            f"no reward is given; possible: {', '.join(tasks.names())}. Name one at least."
+        )
+    names = [one.scorer for one in rewards]
+    for one in rewards:
+        tasks.scorer(one.scorer)
+        if names.count(one.scorer) > 1:
+            raise InputError(
+                f"reward {one.scorer!r} is named twice; possible: each scorer once, with the sum "
+                "of the weights. Remove one."
+            )
+        if not np.isfinite(one.weight):
+            raise InputError(f"reward {one.scorer!r} has weight {one.weight!r}; give a number.")
+
+
+def score(
+    rewards: Sequence[Reward],
+    answers: Sequence[str],
+    references: Sequence[str],
+    options: tasks.ScoringOptions,
+) -> np.ndarray:
+    """What each reward makes of each answer.
+
+    Args:
+        answers, references: E texts each.
+
+    Returns:
+        float64 (E, K), not weighted; NaN where a scorer has no opinion.
+
+    Raises:
+        RunError: a scorer gave something else than a number for each answer.
+    """
+    columns = []
+    for one in rewards:
+        column = np.asarray(tasks.scorer(one.scorer).scores(answers, references, options), float)
+        if column.shape != (len(answers),) or np.isinf(column).any():
+            raise RunError(
+                f"reward {one.scorer!r} gave {column.shape} values for {len(answers)} answers, "
+                f"{int(np.isinf(column).sum())} of them infinite; possible: one number for each. "
+                f"Mend lorakit/tasks/{one.scorer}.py."
+            )
+        columns.append(column)
+    return np.stack(columns, axis=1)
