@@ -97,9 +97,6 @@ class GRPOState:
 
     def _add_column(self, mean: str, std: str, values: np.ndarray) -> None:
         known = values[~np.isnan(values)]
-        mean, std = (
-            ("reward", "reward_std") if name == "reward" else (f"{name}/mean", f"{name}/std")
-        )
         self._add(mean, float(known.sum()), len(known))
         if len(known) > 1:
             self._add(std, float(known.std(ddof=1)), 1)
