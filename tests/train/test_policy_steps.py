@@ -1,0 +1,104 @@
+"""Which completions a step sees, and which of them pass through the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import chain
+
+import numpy as np
+import torch
+
+from lorakit.data.questions import Question
+from lorakit.train.choices import Choices
+from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.policy_loss import PolicyLossSettings
+from lorakit.train.policy_steps import PolicySteps
+from lorakit.train.question_stream import QuestionStream
+from lorakit.train.rewards import Reward
+from lorakit.train.rollouts import Rollouts
+from tests.train.grpo_runs import questions
+
+SETTINGS = GRPOSettings(rewards=(Reward("regex"),), num_generations=3, steps_per_generation=2)
+CHOICES = Choices(64, "none", None, True, "cpu", "torch.float32", 1)
+
+
+def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0) -> Rollouts:
+    lengths = torch.arange(1, 13)
+    count = int(lengths.sum())
+    rewards = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0.0])[:, None].double()
+    truncated = torch.zeros(12, dtype=torch.bool)
+    truncated[[4, 8]] = True
+    tensors = {
+        "lengths": lengths,
+        "token_ids": torch.arange(count).int(),
+        "truncated": truncated,
+        "rewards": rewards,
+        "rollout_logps": torch.zeros(count),
+    }
+    asked = [Question(i, [1] * (i + 2), [7]) for i in range(4)]
+    return Rollouts.of_tensors(tensors, cycle, asked, settings)
+
+
+def steps_of(settings: GRPOSettings = SETTINGS, cycle: int = 0, seed: int = 3) -> PolicySteps:
+    return PolicySteps(
+        rollouts(settings, cycle), settings, batch_size=6, seed=seed, choices=CHOICES, pad_id=0
+    )
+
+
+def seen(settings: GRPOSettings = SETTINGS, **options) -> list[list[int]]:
+    batches = [steps_of(settings, **options).batch(position, position) for position in range(2)]
+    return [sorted(int(i) for m in b.micro_batches for i in m.example_ids) for b in batches]
+
+
+def test_completions_that_cannot_move_the_policy_are_left_out_but_counted() -> None:
+    # Groups 0 (all right) and 3 (all wrong) say nothing.
+    assert sorted(chain(*seen())) == [3, 4, 5, 6, 7, 8]
+    masked = dataclasses.replace(SETTINGS, mask_truncated_completions=True)
+    assert sorted(chain(*seen(masked))) == [3, 5, 6, 7]
+    pulled = dataclasses.replace(SETTINGS, loss=PolicyLossSettings(beta=0.1))
+    assert sorted(chain(*seen(pulled))) == list(range(12))
+
+    total = sum(range(1, 13))
+    assert [steps_of().batch(0, p).total_weight for p in range(2)] == [total / 2] * 2
+    assert steps_of(masked).batch(0, 0).total_weight == (total - 5 - 9) / 2
+    grpo = dataclasses.replace(SETTINGS, loss=PolicyLossSettings(loss_type="grpo"))
+    assert steps_of(grpo).batch(0, 1).total_weight == 6
+
+
+def test_shares_are_a_function_of_seed_and_cycle() -> None:
+    pulled = dataclasses.replace(SETTINGS, loss=PolicyLossSettings(beta=0.1), num_iterations=2)
+    first = seen(pulled)
+    assert first == seen(pulled) and len(first[0]) == len(first[1]) == 6
+    assert len({str(seen(pulled, cycle=c, seed=s)) for c in range(3) for s in (3, 4)}) == 6
+    again = steps_of(pulled).batch(3, 3)  # the second pass sees the same completions
+    assert sorted(int(i) for m in again.micro_batches for i in m.example_ids) == first[1]
+
+
+def test_a_micro_batch_is_prompt_and_completion() -> None:
+    batch = steps_of().batch(7, 1)
+    assert batch.step == 7 and batch.masks_of == 0
+    held = rollouts()
+    for micro_batch in batch.micro_batches:
+        start = 0
+        for place, completion in enumerate(micro_batch.example_ids.tolist()):
+            ids = held.token_ids[held.span(completion)]
+            assert len(ids) == completion + 1
+            assert micro_batch.targets[micro_batch.target_examples == place].equal(ids.long())
+            prompt = held.question(completion).prompt_ids
+            assert len(prompt) == completion // 3 + 2
+            whole = micro_batch.input_ids[0, start : start + len(prompt) + len(ids)]
+            assert whole.tolist() == [*prompt, *ids.tolist()]
+            start += len(whole)
+
+
+def test_questions_come_epoch_after_epoch() -> None:
+    stream = QuestionStream(questions(5), None, (4,), seed=1, prompts_per_cycle=2)
+    assert stream.cycles_per_epoch == 3
+    asked = [q.index for cycle in range(5) for q in stream.questions(cycle)]
+    assert sorted(asked[:5]) == sorted(asked[5:]) == list(range(5))
+    assert asked[:5] != asked[5:]  # in another order
+    assert [q.index for q in stream.questions(0)] == asked[:2]  # whatever was asked for before
+
+    repeats = np.array([1, 2, 0, 1, 1.0])
+    stream = QuestionStream(questions(5), repeats, (4,), seed=1, prompts_per_cycle=5)
+    assert sorted(q.index for q in stream.questions(1)) == [0, 1, 1, 3, 4]
