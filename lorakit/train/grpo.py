@@ -62,7 +62,8 @@ def train_grpo(
         model: with an adapter attached; its mode is restored afterwards.
         examples: questions with their right answers: of each, what precedes its last trained span
             is asked, and that span is the reference.
-        settings: the loop; `batch_size` counts completions. There is no validation.
+        settings: the loop; `batch_size` counts completions. There is no validation, and
+            `worst_batch_first` has no effect.
         grpo: rollouts, rewards and objective.
         stop_ids: tokens that end a completion, beside the model's own; references end there too.
         repeats: float64 (number of examples,), how often each is asked per epoch; None: once.

@@ -127,4 +127,4 @@ class GRPOSettings:
 
     def identity(self) -> dict[str, Any]:
         """The values that a resumed run must share with the checkpoint it goes on from."""
-        return {name: value for name, value in asdict(self).items() if name != "max_batch"}
+        return asdict(self)  # `max_batch` too: it moves the last bits of log-probabilities

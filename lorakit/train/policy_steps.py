@@ -71,15 +71,15 @@ class PolicySteps:
             position: of the step in its cycle.
         """
         self._statistics = {}
-        chosen = self._completions(position)
         groups = self._groups(position)
-        lengths = [self._length(i) for i in chosen]
+        micro_batches = [self._laid_out(group) for group in groups]
+        counts = self._counts(self._completions(position))
         return StepBatch(
             step=step,
-            micro_batches=[self._laid_out(group) for group in groups],
-            total_weight=divisor(self._settings.loss, self._counts(chosen)),
-            num_tokens=sum(lengths),
-            num_trained_tokens=int(self._rollouts.lengths[[i for g in groups for i in g]].sum()),
+            micro_batches=micro_batches,
+            total_weight=divisor(self._settings.loss, counts),
+            num_tokens=sum(sum(one.lengths) for one in micro_batches),
+            num_trained_tokens=sum(len(one.targets) for one in micro_batches),
             loss_of=lambda model, place, micro_batch: self._loss(
                 model, place, micro_batch, groups[place]
             ),

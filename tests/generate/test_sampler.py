@@ -12,7 +12,7 @@ from lorakit.errors import InputError, NonFiniteError
 from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.generate.sequence import Growing, Stops
 from tests import families, tiny
-from tests.generate.law import LENGTHS, largest_difference, prompts
+from tests.generate.law import LENGTHS, fresh_logprobs, largest_difference, prompts
 from tests.tolerances import LOGPROBS_FLOAT32
 
 TOKENIZER = tiny.tokenizer()
@@ -51,6 +51,19 @@ def test_a_sequence_does_not_depend_on_the_others(model, temperature: float) -> 
         max_batch=3,
     )
     assert tokens_of(some) == [whole[index] for index in order]
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_log_probabilities_of_the_policy_that_samples(model, temperature: float) -> None:
+    asked = prompts()
+    settings = dataclasses.replace(SAMPLED, temperature=temperature, tempered_logprobs=True)
+    plain = dataclasses.replace(settings, tempered_logprobs=False)
+    found = generate(model, TOKENIZER, asked, settings)
+    assert tokens_of(found) == tokens_of(generate(model, TOKENIZER, asked, plain))
+    for prompt, one in zip(asked, found, strict=True):
+        fresh = fresh_logprobs(model, prompt, one.token_ids) / temperature
+        expected = fresh.log_softmax(-1).gather(1, torch.tensor(one.token_ids)[:, None])[:, 0]
+        assert (expected - torch.from_numpy(one.logprobs)).abs().max() < LOGPROBS_FLOAT32
 
 
 def test_seeds_decide(llama) -> None:
@@ -181,6 +194,7 @@ def test_no_prompts_no_completions(llama) -> None:
         ({"max_new_tokens": 0}, "max_new_tokens 0"),
         ({"temperature": -0.1}, r"temperature -0\.1"),
         ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": 0, "tempered_logprobs": True}, "a temperature above 0"),
         ({"top_p": 0}, "top_p 0"),
         ({"top_p": 1.5}, r"top_p 1\.5"),
         ({"top_k": 0}, "top_k 0"),

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters.attach import attach_adapter
 from lorakit.base.load import load_base
 from lorakit.data.examples import Example, examples_in_memory
-from lorakit.errors import CheckpointError, DataError, InputError
+from lorakit.errors import CheckpointError, DataError, InputError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
 from lorakit.train import grpo as grpo_module
@@ -250,3 +250,13 @@ def test_rows_without_a_question_are_refused() -> None:
     loop = dataclasses.replace(LOOP, save_steps=None)
     with pytest.raises(DataError, match="example 0 has no prompt"):
         train_grpo(adapted(), TOKENIZER, examples_in_memory([plain]), loop, CYCLES)
+
+
+def test_a_step_that_is_not_finite_is_named_and_changes_nothing() -> None:
+    model = adapted()
+    before = runs.values(model)
+    endless = (Reward("regex", 1e300), Reward("token_f1"))  # beyond float32
+    broken = dataclasses.replace(CYCLES, rewards=endless, scale_rewards="none")
+    with pytest.raises(NonFiniteError, match="step 1 gave a NaN or infinity, first in the loss"):
+        run(model, broken)
+    assert all(torch.equal(value, before[name]) for name, value in runs.values(model).items())

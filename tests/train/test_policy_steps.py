@@ -76,6 +76,8 @@ def test_shares_are_a_function_of_seed_and_cycle() -> None:
 
 def test_a_micro_batch_is_prompt_and_completion() -> None:
     batch = steps_of().batch(7, 1)
+    assert batch.num_trained_tokens == sum(i + 1 for i in seen()[1])
+    assert batch.num_tokens == sum(i + 1 + i // 3 + 2 for i in seen()[1])
     assert batch.step == 7 and batch.masks_of == 0
     held = rollouts()
     for micro_batch in batch.micro_batches:
