@@ -31,6 +31,7 @@ class StepBatch:
         loss_of: (model, place in `micro_batches`, micro-batch on its device) -> 0-d, what the
             micro-batch adds to the loss; None: the weighted NLL of its targets.
         mask_step: the step that dropout masks are made of; None: `step`.
+        ids_are: what the `example_ids` of its micro-batches count, for messages.
     """
 
     step: int
@@ -40,6 +41,7 @@ class StepBatch:
     num_trained_tokens: int
     loss_of: LossOf | None = None
     mask_step: int | None = None
+    ids_are: str = "examples"
 
     @property
     def masks_of(self) -> int:

@@ -84,6 +84,7 @@ class PolicySteps:
                 model, place, micro_batch, groups[place]
             ),
             mask_step=self._rollouts.cycle,
+            ids_are=f"completions of cycle {self._rollouts.cycle}",
         )
 
     def statistics(self) -> Statistics:

@@ -391,7 +391,8 @@ class Run:
         )
         examples = [int(i) for b in result.batch.micro_batches for i in b.example_ids]
         raise NonFiniteError(
-            f"step {step + 1} gave a NaN or infinity, first in {where} (examples {examples[:8]}). "
+            f"step {step + 1} gave a NaN or infinity, first in {where} ({result.batch.ids_are} "
+            f"{examples[:8]}). "
             f"The weights are those after step {step}; {self._last_saved()}. Lower learning_rate, "
             "compute in float32, or look at those examples."
         )

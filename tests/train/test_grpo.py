@@ -255,8 +255,10 @@ def test_rows_without_a_question_are_refused() -> None:
 def test_a_step_that_is_not_finite_is_named_and_changes_nothing() -> None:
     model = adapted()
     before = runs.values(model)
-    endless = (Reward("regex", 1e300), Reward("token_f1"))  # beyond float32
+    endless = (Reward("regex", 1e40), Reward("token_f1"))  # beyond float32
     broken = dataclasses.replace(CYCLES, rewards=endless, scale_rewards="none")
-    with pytest.raises(NonFiniteError, match="step 1 gave a NaN or infinity, first in the loss"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 1 gave .* first in the .*\(completions of cycle 0 \["
+    ):
         run(model, broken)
     assert all(torch.equal(value, before[name]) for name, value in runs.values(model).items())
