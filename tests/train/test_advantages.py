@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.train.advantages import EPSILON, advantages
@@ -22,6 +22,7 @@ def test_the_formula_on_groups_of_any_size_and_order() -> None:
     assert found.varies.all() and (found.rewards == rewards[:, 0]).all()
 
 
+@settings(max_examples=25)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 @given(

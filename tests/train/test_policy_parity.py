@@ -226,8 +226,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("masks_truncated", [False, True])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "masks_truncated"),
+    [
+        *((case, False) for case in CASES),
+        *((case, True) for case in ("grpo", "gspo", "dapo", "kl")),
+    ],
+)
 def test_loss_gradients_and_statistics(
     case: str,
     masks_truncated: bool,
