@@ -32,12 +32,24 @@ from contest import MIB, Memory, results_file, table, work_folder
 from page import command, machine
 from real_sets import REAL, RealSet, Sections, million_sets, recipe_of, shortened
 
+from lorakit.run_folder import commit
 from lorakit.train.clock import PeakMemory
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 STEPS, EXAMPLES = 3, 8
+MEASURED = "measured.json"
 DONE, FOUND, REFUSED = 0, 1, 2  # exit codes of lorakit
-COLUMNS = ("set", "rows", "check", "findings", "s (CPU s)", "MiB", "train", "s", "peak memory")
+COLUMNS = (
+    "set",
+    "rows",
+    "check",
+    "findings",
+    "s (CPU s)",
+    "MiB",
+    "train",
+    "s (CPU s)",
+    "peak memory",
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,10 @@ def main() -> int:
     results = []
     with work_folder(options.workdir) as folder:
         for one in chosen:
-            results.append(measure(one, options.data, folder / one.name))
-            print(table_line(results[-1]), file=sys.stderr, flush=True)
+            place = folder / one.name
+            result = kept(place) if options.resume else None
+            results.append(result or measure(one, options.data, place))
+            print(" | ".join(table_line(results[-1])), file=sys.stderr, flush=True)
     text = report(results)
     print(text)
     if not options.only and options.rows is None:
@@ -95,11 +109,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--million", action="store_true", help="the made sets instead")
     parser.add_argument("--rows", type=int, help="of a made set, to try it out: nothing is written")
     parser.add_argument("--workdir", type=Path, help="where recipes, made files and runs are kept")
+    parser.add_argument("--resume", action="store_true", help="keep what --workdir has measured")
     options = parser.parse_args()
     if not options.million and not options.data.is_dir():
         parser.error(f"{options.data} is needed; name the folder of the real sets with --data.")
     if options.rows is not None and not options.million:
         parser.error("--rows is the size of the made sets; give --million too.")
+    if options.resume and options.workdir is None:
+        parser.error("--resume keeps what lies in a folder; name it with --workdir.")
     names = [one.name for one in (million_sets() if options.million else REAL)]
     unknown = sorted(set(options.only or ()) - set(names))
     if unknown:
@@ -115,14 +132,27 @@ def measure(real: RealSet, data: Path, folder: Path) -> dict[str, Any]:
     checked = lorakit("check", written(sections, folder / "check.yaml"), folder)
     few = shortened(sections, STEPS, EXAMPLES)
     trained = lorakit("train", written(few, folder / "train.yaml"), folder)
+    ran = {name: trained.printed.get(name) for name in ("training", "memory_bytes")}
     told = folder / "run" / "data.json"
     findings = json.loads(told.read_text("utf-8"))["findings"] if told.is_file() else []
-    return {
+    result = {
         "name": real.name,
+        "commit": commit(),
         "recipe": without_folder(sections, folder, data),
         "check": without_folder(asdict(checked), folder, data),
-        "train": without_folder(asdict(trained) | {"findings": findings}, folder, data),
+        "train": without_folder(
+            asdict(trained) | {"printed": ran, "findings": findings}, folder, data
+        ),
     }
+    (folder / MEASURED).write_text(json.dumps(result), "utf-8")
+    return result
+
+
+def kept(folder: Path) -> dict[str, Any] | None:
+    """What was measured in this folder before; None: nothing, or not to its end."""
+    path = folder / MEASURED
+    result: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    return result
 
 
 def lorakit(verb: str, recipe: Path, folder: Path) -> Ended:
@@ -199,7 +229,7 @@ def table_line(result: dict[str, Any]) -> list[str]:
         f"{check['seconds']:.1f} ({check['cpu_seconds']:.1f})",
         f"{check['peak_bytes'] / MIB:,.0f}",
         str(train["code"]),
-        f"{train['seconds']:.1f}",
+        f"{train['seconds']:.1f} ({train['cpu_seconds']:.1f})",
         "" if memory is None else PeakMemory(**memory).describe().removeprefix("memory: "),
     ]
 
@@ -211,12 +241,14 @@ def report(results: list[dict[str, Any]]) -> str:
         new = only_told_by_train(one)
         if new:
             besides.append(f"{one['name']}: {counted(new)}")
+    commits = sorted({str(one["commit"]) for one in results})
     return (
         f"{table(COLUMNS, [table_line(one) for one in results])}\n\n"
         f"Rows: kept for training, of those read for it. Seconds and MiB: of the whole process. "
         f"`train` ran {STEPS} steps and measured losses of {EXAMPLES} examples a set. "
         f"Found by it and not by `check`: {'; '.join(besides) or 'nothing'}. "
-        f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}.\n\n"
+        f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}. "
+        f"Measured at commit {', '.join(commits)}.\n\n"
         f"Written by `{command()}`. {machine()}"
     )
 
