@@ -43,8 +43,12 @@ OPEN = frozenset(
         "write name list give generate create suggest tell describe imagine"
     ).split()
 )
-# GSM8K's mark and LaTeX's.
-_FINAL = regex.compile(r"^#### *(.+)$|\\boxed\{([^{}]*)\}", regex.M)
+# GSM8K's mark, LaTeX's, and a last line such as `A: 18` or `The answer is 18.`.
+_FINAL = regex.compile(
+    r"^#### *(.+)$|\\boxed\{([^{}]*)\}"
+    r"|^(?i:(?:a|(?:final )?answer):|the (?:final )?answer is) *(-?\$?\d[\d,.]*%?)\s*\Z",
+    regex.M,
+)
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -96,7 +100,7 @@ def _contradict(one: RowText, other: RowText) -> bool:
 
 def _number(text: str) -> float | str:
     """A final answer as it compares: 9.0 is 9."""
-    plain = text.strip().strip("$.").replace(",", "")
+    plain = text.strip().strip("$.%").replace(",", "")
     try:
         return float(plain)
     except ValueError:
@@ -104,4 +108,4 @@ def _number(text: str) -> float | str:
 
 
 def _finals(row: RowText) -> list[str]:
-    return [match[1] or match[2] or "" for match in _FINAL.finditer(row.answer)]
+    return [match[1] or match[2] or match[3] or "" for match in _FINAL.finditer(row.answer)]
