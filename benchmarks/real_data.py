@@ -1,7 +1,7 @@
 """What `check` and `train` say of real data, and of a million made rows.
 
     python benchmarks/real_data.py                      # the sets of ../shared/data: some minutes
-    python benchmarks/real_data.py --only gsm8k tinker  # some of them
+    python benchmarks/real_data.py --only gsm8k tinker  # these again
     python benchmarks/real_data.py --million            # made sets of a million rows: heavy
 
 For each set: `lorakit check RECIPE --json`, in a process of its own and with nothing tokenized
@@ -30,14 +30,13 @@ from typing import Any
 import yaml
 from contest import MIB, Memory, results_file, table, work_folder
 from page import command, machine
-from real_sets import REAL, RealSet, Sections, million_sets, recipe_of, shortened
+from real_sets import MILLION, REAL, RealSet, Sections, million_sets, recipe_of, shortened
 
 from lorakit.run_folder import commit
 from lorakit.train.clock import PeakMemory
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 STEPS, EXAMPLES = 3, 8
-MEASURED = "measured.json"
 DONE, FOUND, REFUSED = 0, 1, 2  # exit codes of lorakit
 COLUMNS = (
     "set",
@@ -74,29 +73,36 @@ class Ended:
 def main() -> int:
     """Check and train on every set that was asked for; print the table and write it."""
     options = parse()
-    sets = million_sets(options.rows) if options.million else REAL
+    sets = million_sets(options.rows or MILLION) if options.million else REAL
     chosen = [one for one in sets if not options.only or one.name in options.only]
-    results = []
+    path = results_file("real_data_million" if options.million else "real_data")
+    measured = {} if options.rows is not None else recorded(path)
     with work_folder(options.workdir) as folder:
         for one in chosen:
-            place = folder / one.name
-            result = kept(place) if options.resume else None
-            results.append(result or measure(one, options.data, place))
-            print(" | ".join(table_line(results[-1])), file=sys.stderr, flush=True)
-    text = report(results)
+            measured[one.name] = measure(one, options.data, folder / one.name)
+            print(" | ".join(table_line(measured[one.name])), file=sys.stderr, flush=True)
+            text = report([measured[one.name] for one in sets if one.name in measured])
+            if options.rows is None:  # after each set: what was measured outlives a break
+                record(path, text, list(measured.values()))
     print(text)
-    if not options.only and options.rows is None:
-        path = results_file("real_data_million" if options.million else "real_data")
-        path.write_text(f"# check and train on data sets\n\n{text}\n", "utf-8")
-        path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    faults = [
-        fault
-        for one, result in zip(chosen, results, strict=True)
-        for fault in bad_ends(one, result)
-    ]
+    faults = [fault for one in chosen for fault in bad_ends(one, measured[one.name])]
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
+
+
+def recorded(path: Path) -> dict[str, dict[str, Any]]:
+    """{name: what was measured of the set} of the results that lie there."""
+    path = path.with_suffix(".json")
+    return (
+        {one["name"]: one for one in json.loads(path.read_text("utf-8"))} if path.is_file() else {}
+    )
+
+
+def record(path: Path, text: str, results: list[dict[str, Any]]) -> None:
+    """Write the page and, beside it, all that was measured."""
+    path.write_text(f"# check and train on data sets\n\n{text}\n", "utf-8")
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
 def parse() -> argparse.Namespace:
@@ -104,19 +110,16 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the sets; nothing is written")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="sets; others stay as recorded")
     parser.add_argument("--data", type=Path, default=SHARED, help="folder of the real sets")
     parser.add_argument("--million", action="store_true", help="the made sets instead")
     parser.add_argument("--rows", type=int, help="of a made set, to try it out: nothing is written")
     parser.add_argument("--workdir", type=Path, help="where recipes, made files and runs are kept")
-    parser.add_argument("--resume", action="store_true", help="keep what --workdir has measured")
     options = parser.parse_args()
     if not options.million and not options.data.is_dir():
         parser.error(f"{options.data} is needed; name the folder of the real sets with --data.")
     if options.rows is not None and not options.million:
         parser.error("--rows is the size of the made sets; give --million too.")
-    if options.resume and options.workdir is None:
-        parser.error("--resume keeps what lies in a folder; name it with --workdir.")
     names = [one.name for one in (million_sets() if options.million else REAL)]
     unknown = sorted(set(options.only or ()) - set(names))
     if unknown:
@@ -135,24 +138,16 @@ def measure(real: RealSet, data: Path, folder: Path) -> dict[str, Any]:
     ran = {name: trained.printed.get(name) for name in ("training", "memory_bytes")}
     told = folder / "run" / "data.json"
     findings = json.loads(told.read_text("utf-8"))["findings"] if told.is_file() else []
-    result = {
+    return {
         "name": real.name,
         "commit": commit(),
+        "load": round(os.getloadavg()[0], 1),
         "recipe": without_folder(sections, folder, data),
         "check": without_folder(asdict(checked), folder, data),
         "train": without_folder(
             asdict(trained) | {"printed": ran, "findings": findings}, folder, data
         ),
     }
-    (folder / MEASURED).write_text(json.dumps(result), "utf-8")
-    return result
-
-
-def kept(folder: Path) -> dict[str, Any] | None:
-    """What was measured in this folder before; None: nothing, or not to its end."""
-    path = folder / MEASURED
-    result: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
-    return result
 
 
 def lorakit(verb: str, recipe: Path, folder: Path) -> Ended:
@@ -242,12 +237,13 @@ def report(results: list[dict[str, Any]]) -> str:
         if new:
             besides.append(f"{one['name']}: {counted(new)}")
     commits = sorted({str(one["commit"]) for one in results})
+    loads = [one["load"] for one in results]
     return (
         f"{table(COLUMNS, [table_line(one) for one in results])}\n\n"
         f"Rows: kept for training, of those read for it. Seconds and MiB: of the whole process. "
         f"`train` ran {STEPS} steps and measured losses of {EXAMPLES} examples a set. "
         f"Found by it and not by `check`: {'; '.join(besides) or 'nothing'}. "
-        f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}. "
+        f"Load average of the machine: {min(loads)} to {max(loads)}. "
         f"Measured at commit {', '.join(commits)}.\n\n"
         f"Written by `{command()}`. {machine()}"
     )
