@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import regex
@@ -59,6 +59,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         if len(by_answer) < 2:
             continue
         answers = sorted(by_answer.values(), key=lambda row: row.index)[:MAX_COMPARED]
+        if _end_alike(answers):
+            continue
         pair = next((p for p in combinations(answers, 2) if _contradict(*p)), None)
         num_sure += pair is not None
         hits, shown = (sure, pair) if pair else (other, (answers[0], answers[1]))
@@ -96,6 +98,12 @@ def _contradict(one: RowText, other: RowText) -> bool:
     differing = [*only_a, *only_b]
     telling = all(word in NEGATIONS or word.isdecimal() for word in differing)
     return bool(differing) and telling
+
+
+def _end_alike(answers: Sequence[RowText]) -> bool:
+    """Several ways to one final answer: good training, and no contradiction."""
+    finals = [_finals(row) for row in answers]
+    return all(finals) and len({_number(final[-1]) for final in finals}) == 1
 
 
 def _number(text: str) -> float | str:
