@@ -94,7 +94,7 @@ def test_several_ways_to_one_final_answer_are_no_contradiction(tmp_path: Path, c
         for way in ways
     ]
     find = RULES["contradictory-answers"].find
-    assert list(find(Case(rows, measured=False).facts(tmp_path / "alike", cache))) == []
+    assert list(find(Case(rows, measured=False).facts(tmp_path, cache))) == []
     rows[-1] = rows[-1] | {"completion": "All of it.\n#### 8"}
-    found = list(find(Case(rows, measured=False).facts(tmp_path / "other", cache)))
+    found = list(find(Case(rows, measured=False).facts(tmp_path, cache)))
     assert len(found) == 1 and "3 of 120 rows contradict" in found[0].message
