@@ -48,7 +48,8 @@ class Peaks:
         loss: of it, while the loss was made.
         dense_copies: packed weights kept unpacked too.
         holes: of a CPU's heap: what is resident beside what lives (see `plan/heap.py`).
-        libraries: code and tables of the libraries that a run uses; 0 on a GPU, which counts tensors.
+        libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
+            what counts.
         loading_libraries: the same while the base is loaded.
         phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
             in each, without those that the run has not.
