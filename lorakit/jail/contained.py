@@ -38,6 +38,21 @@ class Limits:
     output_bytes: int = 4 << 20
 
 
+@dataclass(frozen=True)
+class Descriptors:
+    """What the started program finds open.
+
+    Attributes:
+        files: to read, in the order they were given.
+        info: for bwrap's `--info-fd`.
+        started: for the byte that says that the inside has taken its limits.
+    """
+
+    files: tuple[int, ...]
+    info: int
+    started: int
+
+
 class StoppedError(Exception):
     """Why nothing more comes, as the end of a sentence about the code."""
 
@@ -46,8 +61,7 @@ class Contained:
     """A running jail. Use it as a context: at the end all of it is gone, whatever it does.
 
     Args:
-        command: makes the command from the descriptors of `files`, of bwrap's `--info-fd`, and of
-            the byte that says that the inside has started.
+        command: makes the command.
         files: what bwrap reads from descriptors.
         limits: time and output; memory and processor time are limited inside.
 
@@ -57,7 +71,7 @@ class Contained:
 
     def __init__(
         self,
-        command: Callable[[list[int], int, int], list[str]],
+        command: Callable[[Descriptors], list[str]],
         files: Sequence[bytes],
         limits: Limits,
     ) -> None:
@@ -70,7 +84,7 @@ class Contained:
             self._started, started = _pipe(owned, handed_over)
             self._process = owned.enter_context(
                 subprocess.Popen(
-                    command(numbers, info, started),
+                    command(Descriptors(tuple(numbers), info, started)),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

@@ -63,8 +63,8 @@ def _load(name: str):
 def _answer_calls(function: str) -> None:
     requests, answers = _private_pipes()
     module = None
-    while (received := _read(requests, 8)) is not None:
-        nonce, arguments = marshal.loads(_read(requests, int.from_bytes(received, "big")))
+    while length := _read(requests, 8):
+        nonce, arguments = marshal.loads(_read(requests, int.from_bytes(length, "big")))
         try:
             module = module or _load("solution")
             told = f'"value":{_json(_callable(module, function)(*arguments))}'.encode()
@@ -118,12 +118,13 @@ def _json(value) -> str:
         return f"[{','.join([_json(one) for one in base.__iter__(value)])}]"
     if issubclass(kind, dict):
         return f"{{{','.join([_pair(*pair) for pair in dict.items(value)])}}}"
-    raise TypeError(f"the value returned holds a {kind.__name__}, which is nothing JSON has")
+    what = repr(value) if kind is float else f"something of type {kind.__name__}"
+    raise TypeError(f"the value returned holds {what}, which JSON has not")
 
 
 def _pair(key, value) -> str:
     if type(key) is not str:
-        raise TypeError(f"the value returned has a key of type {type(key).__name__}; JSON has str")
+        raise TypeError(f"the value returned has a key of type {type(key).__name__}, JSON only str")
     return f"{_quoted(key)}:{_json(value)}"
 
 
@@ -131,12 +132,10 @@ def _quoted(text: str) -> str:
     return f'"{text.translate(_ESCAPES)}"'
 
 
-def _read(pipe: int, count: int) -> bytes | None:
+def _read(pipe: int, count: int) -> bytes:
+    """So many bytes, or fewer where the pipe ends."""
     chunks = []
-    while count > 0:
-        chunk = os.read(pipe, min(count, 1 << 20))
-        if not chunk:
-            return None
+    while count > 0 and (chunk := os.read(pipe, min(count, 1 << 20))):
         chunks.append(chunk)
         count -= len(chunk)
     return b"".join(chunks)

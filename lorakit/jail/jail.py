@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from lorakit.errors import InputError, RunError
 from lorakit.jail import probe
-from lorakit.jail.contained import Contained, Limits, StoppedError, printable
+from lorakit.jail.contained import Contained, Descriptors, Limits, StoppedError, printable
 from lorakit.jail.parts import Parts, check_kernel, find_parts
 
 FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
@@ -124,8 +124,8 @@ class Jail:
         if self._parts.seccomp is not None:
             files.append(self._parts.seccomp)
 
-        def command(numbers: list[int], info: int, started: int) -> list[str]:
-            return self._parts.command(self._limits, kind, function, numbers, info, started)
+        def command(descriptors: Descriptors) -> list[str]:
+            return self._parts.command(self._limits, kind, function, descriptors)
 
         return Contained(command, files, self._limits)
 

@@ -8,13 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.errors import InputError
 from lorakit.jail import inside
-from lorakit.jail.contained import Limits
+from lorakit.jail.contained import Descriptors, Limits
 from lorakit.jail.python_files import PythonFiles, python_files
 from lorakit.jail.seccomp import filter_program
 
@@ -58,10 +57,10 @@ class Parts:
     inside: Path
 
     def command(
-        self, limits: Limits, kind: str, function: str, numbers: Sequence[int], info: int, started: int
+        self, limits: Limits, kind: str, function: str, descriptors: Descriptors
     ) -> list[str]:
-        """The command for one run; `numbers` are the descriptors of the code and the filter."""
-        code, *filters = numbers
+        """The command for one run; the files are the code and, if there is one, the filter."""
+        code, *filters = descriptors.files
         return [
             self.bwrap,
             *NAMESPACES,
@@ -69,14 +68,21 @@ class Parts:
             *self.python.mounts(),
             *("--ro-bind", str(self.inside), "/inside.py"),
             *("--ro-bind-data", str(code), inside.SOLUTION),
-            *("--remount-ro", "/", "--chdir", "/", "--info-fd", str(info)),
+            *("--remount-ro", "/", "--chdir", "/", "--info-fd", str(descriptors.info)),
             *(option for number in filters for option in ("--seccomp", str(number))),
             *("--", str(self.python.executable), *PYTHON_OPTIONS, "/inside.py", kind),
-            *(str(started), str(limits.memory_bytes), str(limits.cpu_seconds), function),
+            *(
+                str(descriptors.started),
+                str(limits.memory_bytes),
+                str(limits.cpu_seconds),
+                function,
+            ),
         ]
 
 
-def find_parts(path: str | None = None, machine: str | None = None, system: str | None = None) -> Parts:
+def find_parts(
+    path: str | None = None, machine: str | None = None, system: str | None = None
+) -> Parts:
     """The parts on this machine.
 
     Args:
@@ -94,7 +100,7 @@ def find_parts(path: str | None = None, machine: str | None = None, system: str 
             "reward `code`."
         )
     seccomp = filter_program(machine or platform.machine())
-    return Parts(_bwrap(path), python_files(), seccomp, Path(inside.__file__))
+    return Parts(_bwrap(path), python_files(path), seccomp, Path(inside.__file__))
 
 
 def check_kernel() -> None:

@@ -4,13 +4,16 @@ Its input is `filtered`, with the whole jail, or `unfiltered`, without the filte
 what that filter refuses must not hide that a wall behind it is missing.
 """
 
+import ctypes
 import os
 import resource
+import socket
+import struct
 import sys
 
 SETTING = {"PYTHONHASHSEED", "PYTHONUTF8", "PWD", "LC_CTYPE"}  # the last two by bwrap and Python
 HOST_PATHS = ("/etc/passwd", "/proc/self", "/proc/1", "/sys/kernel", "/home", "/var", "/dev/shm")
-NEW_USER_NAMESPACE, NO_NEW_PRIVILEGES = 0x10000000, 39
+NEW_USER_NAMESPACE, NO_NEW_PRIVILEGES, CAPABILITY_VERSION = 0x10000000, 39, 0x20080522
 
 
 def filtered():
@@ -22,12 +25,9 @@ def filtered():
 
 
 def unfiltered():
-    import ctypes
-    import socket
-
     libc = ctypes.CDLL(None)
     yield "user namespaces", lambda: libc.unshare(NEW_USER_NAMESPACE) == 0 or refuse()
-    yield "capabilities", lambda: libc.sethostname(b"x", 1) == 0 or refuse()
+    yield "capabilities", lambda: has_capabilities(libc) or refuse()
     yield "privileges", lambda: libc.prctl(NO_NEW_PRIVILEGES, 0, 0, 0, 0) == 1 and refuse()
     yield "network", lambda: {name for _, name in socket.if_nameindex()} <= {"lo"} and refuse()
     yield "process numbers", lambda: os.getpid() == 1 and refuse()
@@ -35,6 +35,11 @@ def unfiltered():
     yield "files to read", lambda: any(map(os.path.exists, HOST_PATHS)) or refuse()
     yield "descriptors", lambda: any(map(is_open, range(3, 256))) or refuse()
     yield "files to write", write_somewhere
+
+
+def has_capabilities(libc):
+    header, sets = struct.pack("=Ii", CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    return libc.capget(header, sets) != 0 or any(sets)
 
 
 def refuse():
@@ -53,9 +58,7 @@ def start_thread():
 
 
 def open_socket():
-    import _socket
-
-    _socket.socket(_socket.AF_UNIX)
+    socket.socket(socket.AF_UNIX)
 
 
 def take_all_memory():

@@ -50,25 +50,29 @@ class PythonFiles:
 
 
 @cache
-def python_files() -> PythonFiles:
+def python_files(path: str | None = None, library: Path | None = None) -> PythonFiles:
     """Those of the Python that runs this, outside of any virtual environment.
+
+    Args:
+        path: where `ldd` is looked for; None: PATH.
+        library: the folder of the standard library; None: that of this Python.
 
     Raises:
         InputError: they cannot be found.
     """
     executable = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    library = Path(sysconfig.get_path("stdlib"))
+    library = library or Path(sysconfig.get_path("stdlib"))
     if not executable.is_file() or not (library / "os.py").is_file():
         raise InputError(
-            f"the jail of code rewards needs a Python that is installed as files; of this one, "
+            "the jail of code rewards needs a Python that is installed as files, and of this one "
             f"{str(executable)!r} or {str(library / 'os.py')!r} is missing. Use an ordinary Python "
             "(not one packed into a program), or remove the reward `code`."
         )
-    return PythonFiles(executable, library, _shared_libraries(executable, library))
+    return PythonFiles(executable, library, _shared_libraries(executable, library, path))
 
 
-def _shared_libraries(executable: Path, library: Path) -> tuple[Path, ...]:
-    ldd = shutil.which("ldd")
+def _shared_libraries(executable: Path, library: Path, path: str | None) -> tuple[Path, ...]:
+    ldd = shutil.which("ldd", path=path)
     if ldd is None:
         raise InputError(
             "the jail of code rewards asks `ldd` which shared libraries Python needs, and it is "
@@ -83,8 +87,6 @@ def _shared_libraries(executable: Path, library: Path) -> tuple[Path, ...]:
         text=True,
         timeout=LDD_SECONDS,
     )
-    if "not a dynamic executable" in told.stderr + told.stdout and not extensions:
-        return ()
     found = sorted({Path(match[1]) for match in _LIBRARY.finditer(told.stdout)})
     if told.returncode or not found:
         raise InputError(

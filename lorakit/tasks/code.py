@@ -48,7 +48,9 @@ def scores(
     without = sum(cases is None for _, cases in pairs)
     if without:
         log.warning(
-            "code: %d of %d references hold no cases, so nothing is right for them", without, len(pairs)
+            "code: %d of %d references hold no cases, so nothing is right for them",
+            without,
+            len(pairs),
         )
     if without == len(pairs):
         return np.zeros(len(pairs))

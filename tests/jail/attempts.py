@@ -1,8 +1,9 @@
 """Attempts to break out of the jail. This file is the program that is run, inside and, where that
 harms nothing, outside too, so that an attempt that is held is one that would have worked.
 
-Its input is JSON: names of attempts, and what the outside has set out for them. It prints a line for
-each: its name, and `held` where it was refused or `escaped` where it worked. Standard library alone.
+Its input is JSON: names of attempts, and what the outside has set out for them. It prints a line
+for each: its name, and `held` where it was refused or `escaped` where it worked. Standard library
+alone.
 """
 
 import ctypes
@@ -923,22 +924,22 @@ def sleep_after_closing_everything(told):
     time.sleep(600)
 
 
-@ended("took more than .* s|processor time")
+@ended("took more than .* s")
 def at_its_exit(told):
     import atexit
 
     @atexit.register
     def stay():
         while True:
-            pass
+            time.sleep(600)
 
 
-@ended("took more than .* s|processor time")
+@ended("took more than .* s")
 def in_its_destructor(told):
     class Stays:
         def __del__(self):
             while True:
-                pass
+                time.sleep(600)
 
     Stays()
 
@@ -981,7 +982,7 @@ def stack_without_end(told):
         def __getattr__(self, name):
             return getattr(self, name + "x")
 
-    Endless().x
+    print(Endless().x)
 
 
 @ended("ended by signal")

@@ -18,12 +18,12 @@ import pytest
 
 from lorakit.jail.jail import Jail, Outcome
 from tests.jail import attempts
-from tests.jail.world import MEMORY_BYTES, STRICT
+from tests.jail.world import MEMORY_BYTES, STRICT, processes_inside
 
 SOURCE = Path(attempts.__file__).read_text(encoding="utf-8")
 VARIABLE, SECRET = "LORAKIT_CANARY", "in the environment of the tests"
 AT_A_TIME = 20  # attempts in one process, where nothing of one is left for the next
-SPARE_SECONDS = 1.0
+SPARE_SECONDS = 2.0  # on a busy machine; docs/jail.md has what it takes on a quiet one
 
 
 @pytest.fixture(scope="module")
@@ -63,48 +63,26 @@ def lines(text: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in text.splitlines())
 
 
-@pytest.fixture(scope="module")
-def held(patient: Jail, outside: dict[str, Any]) -> dict[str, str]:
-    """{attempt: what became of it} of those that the jail refuses."""
-    names = list(attempts.HELD)
-    parts = [names[start : start + AT_A_TIME] for start in range(0, len(names), AT_A_TIME)]
-    before = snapshot(Path(outside["home"]))
-    with ThreadPoolExecutor(2) as threads:
-        outcomes = list(threads.map(lambda part: patient.run(SOURCE, given(part, outside)), parts))
-    assert [outcome.fault for outcome in outcomes] == [None] * len(parts)
-    assert snapshot(Path(outside["home"])) == before
-    return {name: how for outcome in outcomes for name, how in lines(outcome.value).items()}
-
-
-@pytest.fixture(scope="module")
-def ended(strict: Jail, outside: dict[str, Any]) -> dict[str, tuple[Outcome, float]]:
-    """{attempt: what became of it, seconds} of those that the jail has to end."""
-
-    def run(name: str) -> tuple[Outcome, float]:
-        started = time.monotonic()
-        outcome = strict.run(SOURCE, given([name], outside))
-        return outcome, time.monotonic() - started
-
-    # Most of them sleep; of those that compute not many at a time.
-    with ThreadPoolExecutor(4) as threads:
-        return dict(zip(attempts.ENDED, threads.map(run, attempts.ENDED), strict=True))
-
-
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """{file: mode, size, time of its last change} of a folder, of Python's library, of this room."""
+    """{file: mode, size, last change} of a folder, of Python's library and of this room."""
     roots = (folder, Path(os.__file__).parent, Path(__file__).parents[2] / "lorakit" / "jail")
     files = [path for root in roots for path in root.glob("*") if "__pycache__" not in path.name]
     stated = {str(path): path.lstat() for path in files}
     return {path: (one.st_mode, one.st_size, one.st_mtime_ns) for path, one in stated.items()}
 
 
-def test_there_are_enough_attempts() -> None:
-    assert len(attempts.HELD) + len(attempts.ENDED) >= 140
-
-
-@pytest.mark.parametrize("name", attempts.HELD)
-def test_refused(name: str, held: dict[str, str]) -> None:
-    assert held[name].startswith("held")
+def test_every_attempt_is_refused(patient: Jail, outside: dict[str, Any]) -> None:
+    names = list(attempts.HELD)
+    assert len(names) + len(attempts.ENDED) >= 140
+    parts = [names[start : start + AT_A_TIME] for start in range(0, len(names), AT_A_TIME)]
+    before = snapshot(Path(outside["home"]))
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(lambda part: patient.run(SOURCE, given(part, outside)), parts))
+    assert [outcome.fault for outcome in outcomes] == [None] * len(parts)
+    became = {name: how for outcome in outcomes for name, how in lines(outcome.value).items()}
+    assert became.keys() == attempts.HELD.keys()
+    assert {name: how for name, how in became.items() if not how.startswith("held")} == {}
+    assert snapshot(Path(outside["home"])) == before
 
 
 def test_the_same_attempts_work_outside(outside: dict[str, Any]) -> None:
@@ -118,15 +96,22 @@ def test_the_same_attempts_work_outside(outside: dict[str, Any]) -> None:
         timeout=60,
     )
     assert lines(done.stdout) == dict.fromkeys(names, "escaped"), done.stderr
-    assert len(names) >= 40
+    assert len(names) >= 35
 
 
-@pytest.mark.parametrize("name", attempts.ENDED)
-def test_ended(name: str, ended: dict[str, tuple[Outcome, float]]) -> None:
-    outcome, seconds = ended[name]
-    assert outcome.value is None and outcome.fault is not None
-    assert re.search(attempts.ENDED[name][1], outcome.fault), outcome.fault
-    assert seconds < STRICT.seconds + SPARE_SECONDS
+def test_what_does_not_end_is_ended(strict: Jail, outside: dict[str, Any]) -> None:
+    def run(name: str) -> tuple[Outcome, float]:
+        started = time.monotonic()
+        outcome = strict.run(SOURCE, given([name], outside))
+        return outcome, time.monotonic() - started
+
+    # Most of them sleep; of those that compute not many at a time.
+    with ThreadPoolExecutor(4) as threads:
+        found = dict(zip(attempts.ENDED, threads.map(run, attempts.ENDED), strict=True))
+    for name, (outcome, seconds) in found.items():
+        assert outcome.value is None and outcome.fault is not None, name
+        assert re.search(attempts.ENDED[name][1], outcome.fault), (name, outcome.fault)
+        assert seconds < STRICT.seconds + SPARE_SECONDS, name
 
 
 PARENT = """
@@ -140,8 +125,6 @@ jail.run("import time; time.sleep(600)", "")
 
 
 def test_nothing_is_left_of_a_parent_that_is_killed() -> None:
-    from tests.jail.world import processes_inside
-
     memory_bytes = MEMORY_BYTES + 1
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(memory_bytes)],
