@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -134,7 +135,7 @@ class Contained:
         self._unsent, self._closing_input = memoryview(given), True
         while self._open or not self._has_ended:
             self._turn()
-        if self._status() >= 128:  # other exit codes mean nothing: anybody can choose them
+        if self._signal():  # other exit codes mean nothing: anybody can choose them
             raise StoppedError(self._how_it_ended())
         return bytes(self._answers)
 
@@ -204,10 +205,12 @@ class Contained:
         if self._written > self._limits.output_bytes:
             raise StoppedError(f"wrote more than {self._limits.output_bytes:,} bytes")
 
-    def _status(self) -> int:
-        """As bwrap hands it on: 128 and the signal, where one ended the code."""
+    def _signal(self) -> int:
+        """The signal that ended it; 0: none did."""
         status = self._process.wait(GONE_SECONDS)
-        return status if status >= 0 else 128 - status
+        if status < 0:
+            return -status
+        return status - 128 if 128 < status <= 192 else 0  # as bwrap and shells tell it
 
     def _how_it_ended(self) -> str:
         if not _readable([self._ended], GONE_SECONDS / 100):
@@ -215,11 +218,14 @@ class Contained:
         self._has_ended = True
         while self._errors in self._open:
             self._receive(self._errors)
-        how = f"ended by itself (exit code {self._status()})"
-        if self._status() == 128 + 9:
-            how = f"was killed: it took more than {self._limits.cpu_seconds} s of processor time"
-        elif self._status() > 128:
-            how = f"was ended by signal {self._status() - 128}"
+        how = f"ended by itself (exit code {self._process.wait(GONE_SECONDS)})"
+        if self._signal() == signal.SIGKILL:
+            how = (
+                f"was killed: it took more than {self._limits.cpu_seconds} s of processor time, or "
+                "the machine has no memory left"
+            )
+        elif self._signal():
+            how = f"was ended by signal {self._signal()}"
         words = self.last_words()
         return f"{how}: {words}" if words else how
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +20,8 @@ from tests.jail.test_escapes import SOURCE, given, outside  # noqa: F401 - a fix
 from tests.jail.world import MEMORY_BYTES, processes_inside
 
 RUNS, AT_A_TIME, HOSTILE = int(os.environ.get("LORAKIT_SOAK_RUNS", "2000")), 2, 0.3
-# Those that sleep until they are ended take a second each, whatever the jail does.
-LIMITS = Limits(seconds=1.0, cpu_seconds=1, memory_bytes=MEMORY_BYTES, output_bytes=1 << 20)
+# Those that sleep until they are ended, one in thirty, take all of it.
+LIMITS = Limits(seconds=5.0, cpu_seconds=1, memory_bytes=MEMORY_BYTES, output_bytes=1 << 20)
 DRIFT = 0.05
 SEED = 7
 
@@ -66,6 +67,6 @@ def test_nothing_is_left(outside: dict[str, object], tmp_path: Path) -> None:  #
     assert not {name for name in left if "bwrap" in name or "jail" in name}
     assert descriptors() <= before[3]
     assert process.memory_info().rss < resident * (1 + DRIFT)
-    mean = sum(clean_seconds) / len(clean_seconds)
-    print(f"{len(clean_seconds)} clean runs, {1000 * mean:.1f} ms each, {AT_A_TIME} at a time")
-    assert AT_A_TIME / mean >= 20
+    median = statistics.median(clean_seconds)
+    print(f"{len(clean_seconds)} clean runs, median {1000 * median:.1f} ms, {AT_A_TIME} at a time")
+    assert AT_A_TIME / median >= 20
