@@ -45,13 +45,22 @@ def test_no_bubblewrap(tmp_path: Path) -> None:
         find_parts(str(tmp_path))
 
 
-def test_no_bubblewrap_for_the_scorer(tmp_path: Path) -> None:
-    """The scorer refuses too, instead of running code in another way or calling it wrong."""
-    code = (
-        "from lorakit import tasks; from lorakit.tasks import ScoringOptions\n"
-        'reference = \'{"cases": [["", ""]]}\'\n'
-        "tasks.scorer('code').scores(['open(\"ran\", \"w\")'], [reference], ScoringOptions())"
-    )
+SCORED = (
+    "from lorakit import tasks; from lorakit.tasks import ScoringOptions\n"
+    'reference = \'{"cases": [["", ""]]}\'\n'
+    "tasks.scorer('code').scores(['open(\"ran\", \"w\")'], [reference], ScoringOptions())"
+)
+CHECKED = (
+    "from lorakit.evaluate.outside import check_outside\n"
+    "from lorakit.recipe import EvaluateSection\n"
+    "check_outside(EvaluateSection(metrics=['loss']), asks=True)\n"
+    "check_outside(EvaluateSection(metrics=['code']), asks=False)"
+)
+
+
+@pytest.mark.parametrize("code", [SCORED, CHECKED], ids=["scorer", "before training"])
+def test_no_bubblewrap_for_the_scorer(tmp_path: Path, code: str) -> None:
+    """It is not run in another way nor called wrong, and that is found before training."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from lorakit.jail.contained import Limits
 
-# No other process has this number among its arguments: what is left of a jail is found by it.
-MEMORY_BYTES = (256 << 20) + 4096 * (os.getpid() % 1000 + 1)
+# No other process has this number, or the next, among its arguments: what is left of a jail is
+# found by it.
+MEMORY_BYTES = (256 << 20) + 2 * os.getpid()
 PATIENT = Limits(seconds=60.0, cpu_seconds=20, memory_bytes=MEMORY_BYTES)
 STRICT = Limits(seconds=3.0, cpu_seconds=1, memory_bytes=MEMORY_BYTES, output_bytes=1 << 20)
 
