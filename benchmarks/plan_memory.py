@@ -3,6 +3,7 @@
     python benchmarks/plan_memory.py
     python benchmarks/plan_memory.py --only llama-nf4
     python benchmarks/plan_memory.py --evaluation
+    python benchmarks/plan_memory.py --floor
 
 Families, dense and NF4, LoRA and DoRA, without and with full recompute, two shapes of batches. The
 models are random, made by this script, and so small beside their micro-batches that activations are
@@ -11,6 +12,9 @@ its memory is resident memory at the highest, less what the interpreter held aft
 in `peak_bytes` of metrics.jsonl. The plan is made in another process, from config.json and lengths.
 With `--evaluation` it is the final evaluation that is measured and planned: losses of long rows, KL
 over a large vocabulary, options, answers to many prompts.
+With `--floor` models of next to nothing are loaded and trained, whose memory is that of libraries:
+`plan/libraries.py` has its numbers from there. The first run after an installation compiles ops
+and takes far more, so one configuration is trained before any is measured.
 Ends with 1 when a prediction is off by more than 10 %.
 """
 
@@ -101,6 +105,14 @@ EVALUATIONS: dict[str, dict[str, Any]] = {
         },
     }.items()
 }
+# Of `--floor`: models whose tensors are less than one MiB, and their batches.
+NEXT_TO_NOTHING = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "head_dim": 16,
+}
 LIMIT = 0.10
 
 
@@ -114,14 +126,24 @@ def main() -> None:
     parser.add_argument("--only", default="", help="configurations whose name begins so")
     parser.add_argument("--threads", type=int, help="of the CPU; left out: torch's choice")
     parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
-    parser.add_argument("--evaluation", action="store_true", help="instead of training")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--evaluation", action="store_true", help="instead of training")
+    kind.add_argument("--floor", action="store_true", help="of models of next to nothing")
     options = parser.parse_args()
-    possible = EVALUATIONS if options.evaluation else configurations()
+    possible = configurations()
+    if options.evaluation:
+        possible = EVALUATIONS
+    elif options.floor:
+        possible = floors()
     names = [name for name in possible if name.startswith(options.only)]
     if not names:
         parser.error(f"no configuration begins with {options.only!r}")
     with work_folder(options.workdir) as folder:
+        measure(names[0], possible[names[0]], folder, options.threads)  # compiles what is not yet
         rows = [measure(name, possible[name], folder, options.threads) for name in names]
+    if options.floor:
+        print(report_floors(rows))
+        return
     text = report(rows)
     print(text)
     path = results_file("plan_memory_evaluation" if options.evaluation else "plan_memory")
@@ -148,6 +170,21 @@ def configurations() -> dict[str, dict[str, Any]]:
             "lengths": BATCHES[batch],
         }
     return found
+
+
+def floors() -> dict[str, dict[str, Any]]:
+    """{name: task} of `--floor`."""
+    return {
+        f"{family}_floor-{storage}": {
+            "family": family,
+            "quantization": storage,
+            "use_dora": False,
+            "recompute": "none",
+            "lengths": [64] * 2,
+            "sizes": NEXT_TO_NOTHING,
+        }
+        for family, storage in product(FAMILIES, ("none", "nf4", "int8"))
+    }
 
 
 def measure(name: str, task: dict[str, Any], folder: Path, threads: int | None) -> dict[str, Any]:
@@ -194,6 +231,21 @@ Largest error of the peak {worst["peak"]:.1%}, of the load {worst["load"]:.1%}.
 
 {table(columns, lines)}
 """
+
+
+def report_floors(rows: list[dict[str, Any]]) -> str:
+    """What libraries take, in MiB, as measured and as the plan counts it."""
+    columns = ["configuration", "loading", "planned", "training", "planned"]
+    lines = [
+        [row["name"]]
+        + [
+            f"{row[of][what] / MIB:,.0f}"
+            for what in ("load", "peak")
+            for of in ("measured", "planned")
+        ]
+        for row in rows
+    ]
+    return table(columns, lines)
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:

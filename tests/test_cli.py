@@ -481,6 +481,7 @@ def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
     assert adapter.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_says_what_was_measured_when_it_was_resumed(trained: Path, tmp_path: Path) -> None:
     run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
     shutil.copytree(trained / "run", run)

@@ -58,6 +58,7 @@ def test_a_tuned_model_with_its_adapter_off_is_the_published_base(
         golden.assert_golden(model, tokenizer, folder)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_adapter_of_another(tiny_folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     row = {"messages": [{"role": role, "content": "What helps?"} for role in ("user", "assistant")]}

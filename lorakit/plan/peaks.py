@@ -19,6 +19,7 @@ from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.heap import resident_peak
+from lorakit.plan.libraries import COMPUTING, libraries_of_loading
 from lorakit.plan.memory import Memory
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
 from lorakit.plan.worst import Worst
@@ -30,9 +31,6 @@ from lorakit.train.modes import compute_dtype
 CUDA_BYTES = 512
 # On the device beside what PyTorch allocates: CUDA's context and the kernels' code.
 CUDA_CONTEXT = 512 << 20
-# Resident on a CPU from the first step on: numba and LLVM, which run the compiled ops, and code of
-# PyTorch's. `benchmarks/plan_memory.py` measures it as the peak of a model of next to nothing.
-CPU_LIBRARIES = 120 << 20
 # Of a page of the optimizer at a time: both moments, decoded and new, the root and the new values.
 OPTIMIZER_TEMPORARIES = 6
 
@@ -51,6 +49,7 @@ class Peaks:
         dense_copies: packed weights kept unpacked too.
         holes: of a CPU's heap: what is resident beside what lives (see `plan/heap.py`).
         libraries: code and tables of the libraries that compute; 0 on a GPU, which counts tensors.
+        loading_libraries: the same while the base is loaded.
         phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
             in each, without those that the run has not.
         shape: the micro-batch.
@@ -67,6 +66,7 @@ class Peaks:
     dense_copies: int
     holes: int
     libraries: int
+    loading_libraries: int
     phases: Mapping[str, int]
     shape: BatchShape
     assumed: str | None = None
@@ -106,6 +106,7 @@ class Peaks:
             "dense_copies": self.dense_copies,
             "holes": self.holes,
             "libraries": self.libraries,
+            "loading_libraries": self.loading_libraries,
         }
 
     def micro_batch(self) -> dict[str, Any]:
@@ -130,6 +131,7 @@ def find_peaks(
     measured: WorstEvaluation | None,
     wanted: EvaluateSection,
     *,
+    quantization: str,
     device_type: str,
     compact_heap: bool = False,
 ) -> Peaks:
@@ -143,6 +145,7 @@ def find_peaks(
         worst: micro-batches.
         measured: passes of the final evaluation; None: there is none.
         wanted: what it asks for.
+        quantization: that the base is loaded with.
         device_type: that computes.
         compact_heap: see `train/heap.py`.
     """
@@ -191,7 +194,8 @@ def find_peaks(
         )
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
-    libraries = CPU_LIBRARIES if on_cpu else 0
+    libraries = COMPUTING if on_cpu else 0
+    loading_libraries = libraries_of_loading(quantization) if on_cpu else 0
     holes = max(0, resident_peak(largest.events) - largest.peak) if has_holes else 0
     resident = resident_bytes(memory, device_type) + libraries
     if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:
@@ -202,7 +206,7 @@ def find_peaks(
     page = max((p.stop - p.start for p in state.layout.pages), default=0)
     temporaries = OPTIMIZER_TEMPORARIES * page * state.layout.dtype.itemsize
     phases = {
-        "loading": loading + libraries,
+        "loading": loading + loading_libraries,
         "training_step": there + largest.peak + holes,
         "optimizer_step": there + temporaries,
     }
@@ -218,6 +222,7 @@ def find_peaks(
         dense_copies=copies,
         holes=holes,
         libraries=libraries,
+        loading_libraries=loading_libraries,
         phases=phases,
         shape=shape,
         assumed=worst.assumed,

@@ -207,6 +207,7 @@ def plan(
         worst,
         _worst_evaluation(recipe, model, sets, division),
         recipe.evaluate,
+        quantization=base.quantization,
         device_type=device_type,
         compact_heap=recipe.train.compact_heap,
     )

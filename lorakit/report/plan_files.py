@@ -12,7 +12,7 @@ from lorakit.report.part import Part
 _THERE = ("weights", "quantization_constants", "dense_copies", "libraries")
 _TRAINED = ("adapter", "gradients", "optimizer")
 PHASES = {
-    "loading": (("weights", "quantization_constants", "libraries"), "being_packed"),
+    "loading": (("weights", "quantization_constants", "loading_libraries"), "being_packed"),
     "training_step": ((*_THERE, *_TRAINED, "activations"), "working"),
     "optimizer_step": ((*_THERE, *_TRAINED), "new_values"),
     "validation": ((*_THERE, *_TRAINED), "forward_pass"),
@@ -21,6 +21,7 @@ PHASES = {
         "forward_pass",
     ),
 }
+SHOWN_AS = {"loading_libraries": "libraries"}  # of a bar, parts under the name of another bar's
 TOTALS = ("peak", "loading_peak", "total")  # sums, not parts
 
 
@@ -192,7 +193,7 @@ def _parts(plan: PlanFound) -> dict[str, int | None]:
 def _phase(name: str, total: int, parts: dict[str, int | None]) -> Stack:
     """A phase of which the sum is known, taken apart; what lives elsewhere is not in it."""
     names, rest_name = PHASES.get(name, (_THERE, "other"))
-    shown = {part: parts.get(part) or 0 for part in names}
+    shown = {SHOWN_AS.get(part, part): parts.get(part) or 0 for part in names}
     rest = total - sum(shown.values())
     if rest < 0:  # some of the weights are offloaded
         shown["weights"] = max(0, shown.get("weights", 0) + rest)

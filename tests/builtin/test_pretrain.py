@@ -53,6 +53,7 @@ def whole(small_shared: Path, tmp_path_factory: pytest.TempPathFactory):
     return train(small_shared, output), output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 7, 16])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     stop: int, whole: tuple[LlamaForCausalLM, Path], small_shared: Path, tmp_path: Path

@@ -143,6 +143,7 @@ def test_a_finished_demo_is_not_gone_through_again(shown: Shown) -> None:
     assert "--output" in again.err
 
 
+@pytest.mark.slow
 def test_a_merge_that_differs_fails_and_is_gone_on_from(
     shown: Shown, patched: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
