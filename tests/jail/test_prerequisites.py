@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -13,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from lorakit import tasks
 from lorakit.errors import InputError
+from lorakit.evaluate.outside import check_outside
 from lorakit.jail import inside
-from lorakit.jail.jail import open_jail
+from lorakit.jail.jail import jail, open_jail
 from lorakit.jail.parts import Parts, find_parts
 from lorakit.jail.python_files import python_files
 from lorakit.jail.seccomp import ALLOW, JUMP_EQUAL, LOAD, REFUSE, RETURN
+from lorakit.recipe import EvaluateSection
+from lorakit.tasks import ScoringOptions
 from tests.jail.walls import WALLS
 
 PRCTL, SECCOMP, PIDFD_OPEN = {"x86_64": (157, 317, 434), "aarch64": (167, 277, 434)}[
@@ -45,31 +50,17 @@ def test_no_bubblewrap(tmp_path: Path) -> None:
         find_parts(str(tmp_path))
 
 
-SCORED = (
-    "from lorakit import tasks; from lorakit.tasks import ScoringOptions\n"
-    'reference = \'{"cases": [["", ""]]}\'\n'
-    "tasks.scorer('code').scores(['open(\"ran\", \"w\")'], [reference], ScoringOptions())"
-)
-CHECKED = (
-    "from lorakit.evaluate.outside import check_outside\n"
-    "from lorakit.recipe import EvaluateSection\n"
-    "check_outside(EvaluateSection(metrics=['loss']), asks=True)\n"
-    "check_outside(EvaluateSection(metrics=['code']), asks=False)"
-)
-
-
-@pytest.mark.parametrize("code", [SCORED, CHECKED], ids=["scorer", "before training"])
-def test_no_bubblewrap_for_the_scorer(tmp_path: Path, code: str) -> None:
-    """It is not run in another way nor called wrong, and that is found before training."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=60,
-    )
-    assert "InputError: code rewards run in a jail" in done.stderr
+def test_no_bubblewrap_for_the_scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code is not run in another way nor called wrong, and that is found before training."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    jail.cache_clear()
+    reference = json.dumps({"cases": [["", ""]]})
+    with pytest.raises(InputError, match="code rewards run in a jail"):
+        tasks.scorer("code").scores(["open('ran', 'w')"], [reference], ScoringOptions())
+    check_outside(EvaluateSection(metrics=["loss"]), asks=True)
+    with pytest.raises(InputError, match="code rewards run in a jail"):
+        check_outside(EvaluateSection(metrics=["code"]), asks=False)
     assert list(tmp_path.iterdir()) == []
 
 
