@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import time
@@ -47,6 +48,10 @@ def main() -> None:
     answers, references = [CODE] * given.completions, [REFERENCE] * given.completions
     scorer = tasks.scorer("code")
     step = [timed(lambda: scorer.scores(answers, references, ScoringOptions())) for _ in range(5)]
+    bare_cpu, jailed_cpu = (
+        processor_ms(ways[name], given.rounds)
+        for name in ("bare Python, a program", "jail, a program")
+    )
     lines = ["| what | least, ms | median, ms |", "|---|---|---|"]
     lines += [
         f"| {name} | {1000 * min(found):.1f} | {1000 * statistics.median(found):.1f} |"
@@ -63,7 +68,8 @@ def main() -> None:
             f"{statistics.median(step):.2f} s in the median, "
             f"{given.completions / statistics.median(step):.0f} completions/s.",
             "",
-            machine(),
+            f"Processor time of a program: {bare_cpu:.1f} ms in bare Python, {jailed_cpu:.1f} ms "
+            f"in the jail. Load average at the end: {os.getloadavg()[0]:.1f}. {machine()}",
         ]
     )
     print(text)
@@ -74,6 +80,19 @@ def timed(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
+
+
+def processor_ms(run: Callable[[], object], rounds: int) -> float:
+    """Mean processor time of what was started, which another program's load does not change."""
+
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    before = used()
+    for _ in range(rounds):
+        run()
+    return 1000 * (used() - before) / rounds
 
 
 if __name__ == "__main__":
