@@ -99,6 +99,7 @@ def test_honest_code_is_rewarded(patient: Jail) -> None:
         ("{1, 2}", [1, 2], False),
         ("b'a'", "a", False),
         ("__import__('enum').IntEnum('E', 'a').a", 1, False),
+        ("type('N', (int,), {'__repr__': lambda self: '1'})(5)", 1, False),
         ("10**5000", 1, False),
     ],
 )
@@ -107,6 +108,32 @@ def test_values_are_compared_type_by_type(
 ) -> None:
     cases = Cases("f", ((),), (expected,), None)
     assert judge(f"def f(): return {returned}", cases, patient).right is right
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"nonce":"0","value":1}', "something that was not asked"),
+        ('{"value":1}', "something that was not asked"),
+        ('{"nonce":"%s"}', "something that was not asked"),
+        ('{"nonce":"%s","value":1,"right":true}', "something that was not asked"),
+        ('{"nonce":"%s","error":1}', "something that was not asked"),
+        ('["%s", 1]', "something that was not asked"),
+        ('{"nonce":"%s","value":5,"value":1}', "a key stands twice"),
+        ('{"nonce":"%s","value":NaN}', "NaN is not JSON"),
+        ('{"nonce":"%s","value":[Infinity]}', "Infinity is not JSON"),
+        ("", "cannot be read"),
+    ],
+)
+def test_an_answer_that_was_not_asked_for_is_none(patient: Jail, line: str, told: str) -> None:
+    line = line.replace("%s", "' + told['nonce'] + '")
+    code = (
+        f"{cheats.ANSWERS}def solve(n):\n    told = frame_with('answers')\n"
+        f"    os.write(told['answers'], ('{line}' + '\\n').encode())\n    return 1"
+    )
+    first, second = patient.call(code, "solve", [[0], [0]])
+    assert first.value is None and told in str(first.fault)
+    assert second.value is None and second.fault is not None
 
 
 def test_numbers_within_a_tolerance_only_if_asked() -> None:
