@@ -26,6 +26,8 @@ REFUSED = {
         *(129, 268, 167, 277, 194, 34, 53, 434),
     ),
 }
+# TIOCSTI, TIOCLINUX, FIONBIO; F_SETLK, F_SETOWN, F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
+REFUSED_WITH = {"ioctl": (0x5412, 0x541C, 0x5421), "fcntl": (6, 8, 1024, 1026, 1031)}
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
     "aarch64": Path("/usr/include/asm-generic/unistd.h"),
@@ -65,6 +67,11 @@ def test_what_the_table_names_is_allowed_and_nothing_else(machine: str) -> None:
             assert decision(program, AUDIT_MACHINES[machine], number, second) == wanted
     for number in REFUSED[machine]:
         assert decision(program, AUDIT_MACHINES[machine], number) == REFUSE
+    for name, seconds in REFUSED_WITH.items():
+        number = ALLOWED_WITH[name][0][column]
+        assert number is not None
+        for second in seconds:
+            assert decision(program, AUDIT_MACHINES[machine], number, second) == REFUSE
     for foreign in (0x40000003, *AUDIT_MACHINES.values()):
         if foreign != AUDIT_MACHINES[machine]:
             assert decision(program, foreign, 0) == KILL
