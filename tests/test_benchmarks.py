@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lorakit.engine.flops import AdaptedShape, step_flops
 from lorakit.kernels import dispatch
-from lorakit.recipe import load_recipe
+from lorakit.recipe import load_recipe, parse_recipe
 from lorakit.train.batches import StepBatches
 
 ROOT = Path(__file__).parents[1]
@@ -256,3 +256,87 @@ def test_the_gpu_programme_compares_within_rounds(monkeypatch: pytest.MonkeyPatc
     found = {name: {"tokens": 8, "seconds": ones} for name, ones in seconds.items()}
     lines = tables.comparisons(found)
     assert lines == [["lora-4x2048", "peft-lora-4x2048-kept", "1.75 (1.50 - 2.00)"]]
+
+
+def test_recipes_of_real_sets_are_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    real_sets = importlib.import_module("real_sets")
+    (tmp_path / "instruct").mkdir()
+    solved = {name: {"solution": f"{name}: 2"} for name in real_sets.SOLVERS}
+    real_sets.written(
+        tmp_path / "instruct" / "gsm8k_example_model_solutions.jsonl",
+        [{"question": "1 + 1?", "ground_truth": "2", **solved}],
+    )
+    (tmp_path / "tiny_shakespeare.txt").write_text("\n\n".join("abcdefghi"), "utf-8")
+    made = tmp_path / "made"
+    made.mkdir()
+    sets = (*real_sets.REAL, *real_sets.million_sets(40))
+    assert len({one.name for one in sets}) == len(sets) >= 12
+    for one in sets:
+        sections = real_sets.recipe_of(one, tmp_path, made)
+        whole = parse_recipe(sections)
+        few = parse_recipe(real_sets.shortened(sections, 3, 8))
+        assert few.train.max_steps == 3 and few.evaluate.max_examples == 8
+        assert few.data == whole.data and few.adapter == whole.adapter
+        assert few.evaluate.retention == whole.evaluate.retention
+    answers = [row["answer"] for row in real_sets.rows_of(made / "solutions.jsonl")]
+    assert answers == [f"{name}: 2" for name in real_sets.SOLVERS]
+    plays = [row["text"].replace("\n\n", "") for row in real_sets.rows_of(made / "plays.jsonl")]
+    assert plays == ["abcdefgh", "i"]
+    sound, repeated = (
+        [json.dumps(row) for row in real_sets.rows_of(made / f"{name}.jsonl")]
+        for name in ("million", "million-repeated")
+    )
+    assert len(set(sound)) == len(sound) == 40
+    repeats = [i for i in range(1, 40) if repeated[i] == repeated[i - 1]]
+    assert repeats == [9, 19, 29, 39] and len(set(repeated)) == 36
+
+
+def _ended(code: int, *findings: tuple[str, str]) -> dict[str, Any]:
+    told = [{"severity": severity, "id": name} for severity, name in findings]
+    return {
+        "code": code,
+        "printed": {"rows": {"read": 5, "kept": 4, "dropped": 1}, "findings": told},
+        "said": "",
+        "seconds": 2.0,
+        "cpu_seconds": 1.5,
+        "peak_bytes": 2**20,
+    }
+
+
+def test_a_set_ends_as_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    real_data, real_sets = (importlib.import_module(name) for name in ("real_data", "real_sets"))
+    sound = real_sets.RealSet("sound", lambda data, folder: {})
+    broken = real_sets.RealSet("broken", lambda data, folder: {}, errors=("no-rows",))
+    check = _ended(0, ("warning", "few-rows"), ("note", "refusals"), ("note", "refusals"))
+    new = {"id": "few-steps", "severity": "warning"}
+    train = _ended(0) | {"findings": [*check["printed"]["findings"], new]}
+    good = {"name": "sound", "check": check, "train": train}
+    refused = {"name": "broken", "check": _ended(1, ("error", "no-rows")), "train": _ended(2)}
+    assert real_data.bad_ends(sound, good) == real_data.bad_ends(broken, refused) == []
+    assert real_data.only_told_by_train(good) == [new]
+    assert real_data.counted(check["printed"]["findings"]) == ("warning few-rows, note refusals x2")
+    assert real_data.table_line(good | {"train": _ended(0)})[:3] == ["sound", "4 of 5", "0"]
+    for real, result in (
+        (sound, refused),  # an error that nobody explained
+        (broken, good),  # one that is gone
+        (sound, good | {"train": _ended(1)}),
+        (broken, refused | {"train": _ended(0)}),
+    ):
+        assert real_data.bad_ends(real, result)
+
+
+@pytest.mark.slow
+def test_a_tiny_set_is_checked_and_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    real_data, real_sets = (importlib.import_module(name) for name in ("real_data", "real_sets"))
+    tiny = real_sets.million_sets(500)[1]
+    result = real_data.measure(tiny, tmp_path, tmp_path / "work")
+    assert real_data.bad_ends(tiny, result) == []
+    assert "exact-duplicates" in real_data.counted(real_data.findings_of(result, "check"))
+    assert [one["id"] for one in real_data.only_told_by_train(result)]
+    assert str(tmp_path) not in json.dumps(result)
+    assert "measured" in real_data.table_line(result)[-1]

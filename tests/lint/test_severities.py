@@ -84,3 +84,17 @@ def test_it_is_as_bad_as_it_is(name: str, tmp_path: Path, cache: Path) -> None:
     rule, severity, case = CASES[name]
     found = list(RULES[rule].find(case.facts(tmp_path, cache)))
     assert [one.severity for one in found] == [severity]
+
+
+def test_several_ways_to_one_final_answer_are_no_contradiction(tmp_path: Path, cache: Path) -> None:
+    ways = ("2 + 5 = 7.\nA: 7", "5 + 2 = 7, so that:\nThe answer is 7.0.", "All of it.\n#### $7")
+    rows = [
+        {"prompt": f"{row['prompt']} How many?", "completion": way}
+        for row in answered(40)
+        for way in ways
+    ]
+    find = RULES["contradictory-answers"].find
+    assert list(find(Case(rows, measured=False).facts(tmp_path, cache))) == []
+    rows[-1] = rows[-1] | {"completion": "All of it.\n#### 8"}
+    found = list(find(Case(rows, measured=False).facts(tmp_path, cache)))
+    assert len(found) == 1 and "3 of 120 rows contradict" in found[0].message

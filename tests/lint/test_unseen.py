@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data.contract import Finding
-from lorakit.data.named_sets import prepare_named_sets
-from lorakit.lint.facts import Facts
-from lorakit.lint.lint import lint
-from lorakit.recipe import load_recipe
-from tests.lint.corpus.case import CPU, told
+from tests.lint.corpus.case import told
+from tests.lint.corpus.judging import findings_of
 from tests.lint.corpus.unseen import make
 
 pytestmark = pytest.mark.slow
@@ -79,11 +75,6 @@ def test_sound_ones_are_left_alone(
 
 
 def _serious(case: make.Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
-    """Errors and warnings, of the data contract too; the recipe's paths are relative to it."""
-    path = case.write(folder)
-    monkeypatch.chdir(path.parent)
-    recipe = load_recipe(path)
-    tokenizer, config = load_tokenizer_of_base(recipe.base)
-    sets = prepare_named_sets(recipe, tokenizer, config, cache_dir=folder / "tokens")
-    facts = Facts(recipe, sets, tokenizer, config, CPU)
-    return [one for one in [*sets.findings(), *lint(facts)] if one.severity != "note"]
+    """Errors and warnings."""
+    found = findings_of(case.write(folder), monkeypatch)
+    return [one for one in found if one.severity != "note"]

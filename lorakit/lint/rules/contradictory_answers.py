@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import regex
@@ -43,8 +43,12 @@ OPEN = frozenset(
         "write name list give generate create suggest tell describe imagine"
     ).split()
 )
-# GSM8K's mark and LaTeX's.
-_FINAL = regex.compile(r"^#### *(.+)$|\\boxed\{([^{}]*)\}", regex.M)
+# GSM8K's mark, LaTeX's, and a last line such as `A: 18` or `The answer is 18.`.
+_FINAL = regex.compile(
+    r"^#### *(.+)$|\\boxed\{([^{}]*)\}"
+    r"|^(?i:(?:a|(?:final )?answer):|the (?:final )?answer is) *(-?\$?\d[\d,.]*%?)\s*\Z",
+    regex.M,
+)
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -55,6 +59,8 @@ def find(facts: Facts) -> Iterator[Finding]:
         if len(by_answer) < 2:
             continue
         answers = sorted(by_answer.values(), key=lambda row: row.index)[:MAX_COMPARED]
+        if _end_alike(answers):
+            continue
         pair = next((p for p in combinations(answers, 2) if _contradict(*p)), None)
         num_sure += pair is not None
         hits, shown = (sure, pair) if pair else (other, (answers[0], answers[1]))
@@ -94,9 +100,15 @@ def _contradict(one: RowText, other: RowText) -> bool:
     return bool(differing) and telling
 
 
+def _end_alike(answers: Sequence[RowText]) -> bool:
+    """Several ways to one final answer: good training, and no contradiction."""
+    finals = [_finals(row) for row in answers]
+    return all(finals) and len({_number(final[-1]) for final in finals}) == 1
+
+
 def _number(text: str) -> float | str:
     """A final answer as it compares: 9.0 is 9."""
-    plain = text.strip().strip("$.").replace(",", "")
+    plain = text.strip().strip("$.%").replace(",", "")
     try:
         return float(plain)
     except ValueError:
@@ -104,4 +116,4 @@ def _number(text: str) -> float | str:
 
 
 def _finals(row: RowText) -> list[str]:
-    return [match[1] or match[2] or "" for match in _FINAL.finditer(row.answer)]
+    return [match[1] or match[2] or match[3] or "" for match in _FINAL.finditer(row.answer)]

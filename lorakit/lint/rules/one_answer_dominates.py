@@ -31,7 +31,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     rows = facts.train.chats
     if len(rows) < MIN_ROWS:
         return
-    answers = [normalized(row.answer) for row in rows]
+    # Of several turns all count: dialogues may well end alike.
+    answers = [normalized("\n".join(row.answers)) for row in rows]
     most, count = Counter(answers).most_common(1)[0]
     share, is_sentence = count / len(rows), len(most.split()) >= SENTENCE
     if is_sentence and len(set(answers)) <= 0.1 * len(rows):

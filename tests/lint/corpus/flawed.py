@@ -312,6 +312,14 @@ FLAWED: dict[str, list[Case]] = {
                 220, "Take 5 mg twice a day.", "Take 50 mg twice a day.", "What is the dose of {n}?"
             )
         ),
+        Case(
+            _twice(
+                220,
+                "Two more come to 5 + 2 = 7.\nA: 7",
+                "They double, so 5 * 2 = 10.\nA: 10",
+                "How many {n}s are there?",
+            )
+        ),
         Case(classified(200) + [r | {"completion": "technical"} for r in classified(200)[::10]]),
     ],
     "labels-spelled-differently": [
