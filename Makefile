@@ -27,17 +27,17 @@ endif
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python -m pytest -n 2
 
 .DELETE_ON_ERROR:
-.PHONY: install demo test check bench
+.PHONY: install demo test check bench system_packages
 
 install: $(RUN_STAMP)
 
 demo: $(RUN_STAMP)
 	$(VENV)/bin/lorakit demo
 
-test: $(TEST_STAMP)
+test: $(TEST_STAMP) system_packages
 	$(PYTEST)
 
-check: $(TEST_STAMP)
+check: $(TEST_STAMP) system_packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -45,6 +45,10 @@ check: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)
 	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+
+# Tests stop a save before each of its system calls (strace) and run code in a jail (bubblewrap).
+system_packages:
+	@scripts/system_packages.sh
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "lorakit needs Python 3.11 or newer; none was found."; exit 1; }

@@ -308,6 +308,7 @@ def recipe_of(task: dict[str, Any]) -> Any:
 
 def plan_one(task: dict[str, Any]) -> dict[str, Any]:
     """What is predicted."""
+    from lorakit.plan.libraries import BEFORE_TRAINING
     from lorakit.plan.plan import plan
     from lorakit.plan.rows import Sets
 
@@ -317,16 +318,17 @@ def plan_one(task: dict[str, Any]) -> dict[str, Any]:
     planned = plan(recipe_of(task), sets=sets)
     memory = planned.memory
     if held_out:
-        peak = planned.peaks.phases["evaluation"]
+        peak = planned.peaks.phases["evaluation"] - BEFORE_TRAINING
         passes = planned.peaks.evaluation.peak
         return {"peak": peak, "load": planned.peaks.phases["loading"], "activations": passes}
     constant = memory.weights + memory.adapter + memory.gradients + memory.optimizer
+    peak = planned.peaks.phases["training_step"] - BEFORE_TRAINING
     return {
-        "peak": planned.peaks.phases["training_step"],
+        "peak": peak,
         "load": planned.peaks.phases["loading"],
-        "activations": planned.peaks.phases["training_step"]
+        "activations": peak
         - constant
-        - planned.peaks.libraries
+        - (planned.peaks.libraries - BEFORE_TRAINING)
         - planned.peaks.dense_copies,
     }
 

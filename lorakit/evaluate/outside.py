@@ -14,19 +14,24 @@ from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.proof import with_variants
 from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.win_rate import PairJudge
+from lorakit.jail.jail import jail
 from lorakit.recipe import EvaluateSection
+from lorakit.tasks import code
 
 
 def check_outside(section: EvaluateSection, *, asks: bool) -> None:
-    """See that lm-eval and its tasks, the judge's key and the judge itself are there.
+    """See that lm-eval and its tasks, the judge's key and the judge itself, and for code the jail
+    that it runs in, are there.
 
     Args:
         asks: send the judge a word; else nothing leaves the machine.
 
     Raises:
-        RecipeError: something is not there.
+        InputError: something is not there.
         EndpointError: the judge does not answer.
     """
+    if code.NAME in section.metrics:
+        jail()
     if section.lm_eval is not None:
         check_lm_eval(section.lm_eval)
     if section.judge is not None:

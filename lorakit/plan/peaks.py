@@ -19,7 +19,7 @@ from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.heap import resident_peak
-from lorakit.plan.libraries import COMPUTING, libraries_of_loading
+from lorakit.plan.libraries import BEFORE_TRAINING, COMPUTING, libraries_of_loading
 from lorakit.plan.memory import Memory
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
 from lorakit.plan.worst import Worst
@@ -48,7 +48,8 @@ class Peaks:
         loss: of it, while the loss was made.
         dense_copies: packed weights kept unpacked too.
         holes: of a CPU's heap: what is resident beside what lives (see `plan/heap.py`).
-        libraries: code and tables of the libraries that compute; 0 on a GPU, which counts tensors.
+        libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
+            what counts.
         loading_libraries: the same while the base is loaded.
         phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
             in each, without those that the run has not.
@@ -194,7 +195,7 @@ def find_peaks(
         )
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
-    libraries = COMPUTING if on_cpu else 0
+    libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
     loading_libraries = libraries_of_loading(quantization) if on_cpu else 0
     holes = max(0, resident_peak(largest.events) - largest.peak) if has_holes else 0
     resident = resident_bytes(memory, device_type) + libraries

@@ -44,6 +44,7 @@ def score(name: str, answer: str, reference: str, options: ScoringOptions = OPTI
 
 def test_the_folder_holds_what_recipes_may_name() -> None:
     assert set(tasks.names()) >= {
+        "code",
         "content",
         "exact_match",
         "json_schema",
@@ -53,7 +54,7 @@ def test_the_folder_holds_what_recipes_may_name() -> None:
         "section_f1",
         "token_f1",
     }
-    with pytest.raises(RecipeError, match="scorer 'bleu' does not exist; scorers are content"):
+    with pytest.raises(RecipeError, match="scorer 'bleu' does not exist; scorers are code"):
         tasks.scorer("bleu")
 
 

@@ -1,0 +1,94 @@
+"""Whether the code in an answer gives the right outputs: run on the reference's inputs, in a jail.
+
+The code is the last fenced block that is Python or says nothing of its language, also one that was
+not closed; without any, the whole answer. A reference is JSON:
+
+    {"function": "add", "cases": [[[1, 2], 3], [[0, 0], 0]]}    add(1, 2) must return 3, ...
+    {"cases": [["1 2", "3"], ["0 0", "0"]]}                     a program, its input and output
+
+`function` may be `Class.method`. Values are compared as JSON, type by type (1 is not 1.0, and a
+tuple is a list); `"tolerance": 1e-6` beside them compares numbers as numbers. Outputs are the same
+but for blanks at the ends of lines. All cases must be right. docs/jail.md says what holds the code.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from lorakit.jail.jail import jail
+from lorakit.tasks import ScoringOptions
+from lorakit.tasks._code_cases import Cases, judge, read_cases
+
+NAME = "code"
+HIGHER_IS_BETTER = True
+SUMMARY = "share of answers whose code gives the right output for every case of the reference"
+
+FENCES = ("```", "~~~")
+LANGUAGES = ("", "python", "python3", "py")
+
+log = logging.getLogger(__name__)
+
+
+def scores(
+    answers: Sequence[str], references: Sequence[str], options: ScoringOptions
+) -> np.ndarray:
+    """See `lorakit.tasks.Scorer`; each 0 or 1. As many run at a time as there are processors.
+
+    Raises:
+        InputError: the jail cannot be built on this machine; with the fix.
+        RunError: it could not be built this time.
+    """
+    read = {reference: _cases(reference) for reference in set(references)}
+    pairs = [(code_of(answer), read[one]) for answer, one in zip(answers, references, strict=True)]
+    without = sum(cases is None for _, cases in pairs)
+    if without:
+        log.warning(
+            "code: %d of %d references hold no cases, so nothing is right for them",
+            without,
+            len(pairs),
+        )
+    if without == len(pairs):
+        return np.zeros(len(pairs))
+    room = jail()
+
+    def right(pair: tuple[str, Cases | None]) -> bool:
+        code, cases = pair
+        return cases is not None and bool(code.strip()) and judge(code, cases, room).right
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        return np.array(list(threads.map(right, pairs)), np.float64)
+
+
+def code_of(answer: str) -> str:
+    """The code in an answer."""
+    found, fence, is_python = answer, "", False
+    block: list[str] = []
+    for line in answer.split("\n"):
+        stripped = line.strip()
+        if not fence:
+            fence = next((mark for mark in FENCES if stripped.startswith(mark)), "")
+            is_python = _language(stripped) in LANGUAGES
+            block = []
+        elif stripped.startswith(fence) and not stripped.strip(fence[0]):
+            found, fence = "\n".join(block) if is_python else found, ""
+        else:
+            block.append(line)
+    return "\n".join(block) if fence and is_python else found
+
+
+def _language(fence: str) -> str:
+    words = fence.strip("`~").split()
+    return words[0].lower() if words else ""
+
+
+def _cases(reference: str) -> Cases | None:
+    try:
+        return read_cases(reference)
+    except ValueError as error:
+        log.info("code: a reference holds no cases: %s", error)
+        return None
