@@ -34,6 +34,7 @@ from lorakit.train.outcome import TrainOutcome, outcome_of
 from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.ranks import Ranks
+from lorakit.train.rewards import check_outside
 from lorakit.train.rollouts import Rollouts, Seconds, roll_out
 from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
@@ -82,6 +83,7 @@ def train_grpo(
     refuse_trained_routers(adapter)
     check_sets(model, {"train": examples})
     _check(settings, run_dir, resume)
+    check_outside(grpo.rewards)
     stream = QuestionStream(
         examples,
         repeats,

@@ -12,6 +12,7 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.errors import InputError, RunError
+from lorakit.jail.jail import jail
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ def check_rewards(rewards: Sequence[Reward]) -> None:
             )
         if not np.isfinite(one.weight):
             raise InputError(f"reward {one.scorer!r} has weight {one.weight!r}; give a number.")
+
+
+def check_outside(rewards: Sequence[Reward]) -> None:
+    """See that what rewards need beside this program is there: for code the jail.
+
+    Raises:
+        InputError: it is not; with the fix.
+    """
+    if any(one.scorer == "code" for one in rewards):
+        jail()
 
 
 def score(

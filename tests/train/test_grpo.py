@@ -21,6 +21,7 @@ from lorakit.errors import CheckpointError, DataError, InputError, NonFiniteErro
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
 from lorakit.train import grpo as grpo_module
+from lorakit.train import rewards as rewards_module
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
@@ -245,6 +246,20 @@ def test_what_cannot_work_is_refused(grpo: dict, loop: dict, said: str) -> None:
 def test_settings_that_cannot_work_are_refused(options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         dataclasses.replace(CYCLES, **options)
+
+
+def test_what_a_reward_needs_is_looked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_jail() -> None:
+        raise InputError("the jail cannot be built")
+
+    monkeypatch.setattr(rewards_module, "jail", no_jail)
+    code = dataclasses.replace(CYCLES, rewards=(Reward("code"),))
+    with pytest.raises(InputError, match="the jail cannot be built"):
+        run(adapted(), code, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(adapted(), max_steps=1)  # the others do not need it
 
 
 def test_rows_without_a_question_are_refused() -> None:
