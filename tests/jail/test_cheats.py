@@ -19,6 +19,9 @@ from lorakit.tasks._code_cases import Cases, Verdict, judge, read_cases, same, s
 from lorakit.tasks.code import code_of
 from tests.jail import cheats
 
+# Not in the default run before it is known that every machine of it can build the jail.
+pytestmark = pytest.mark.slow
+
 NUMBERS = (0, 3, 14)
 
 

@@ -20,6 +20,9 @@ from lorakit.jail.jail import Jail, Outcome
 from tests.jail import attempts
 from tests.jail.world import MEMORY_BYTES, STRICT, processes_inside
 
+# Not in the default run before it is known that every machine of it can build the jail.
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(attempts.__file__).read_text(encoding="utf-8")
 VARIABLE, SECRET = "LORAKIT_CANARY", "in the environment of the tests"
 AT_A_TIME = 20  # attempts in one process, where nothing of one is left for the next

@@ -26,6 +26,9 @@ from lorakit.recipe import EvaluateSection
 from lorakit.tasks import ScoringOptions
 from tests.jail.walls import WALLS
 
+# Not in the default run before it is known that every machine of it can build the jail.
+pytestmark = pytest.mark.slow
+
 PRCTL, SECCOMP, PIDFD_OPEN = {"x86_64": (157, 317, 434), "aarch64": (167, 277, 434)}[
     os.uname().machine
 ]
