@@ -13,6 +13,7 @@ Only modules that are there anyway are imported: json alone would nearly double 
 
 from __future__ import annotations
 
+import builtins
 import marshal
 import os
 import resource
@@ -22,23 +23,12 @@ from importlib.machinery import SourceFileLoader
 SOLUTION = "/solution.py"
 ERROR_CHARACTERS = 300
 
-# Descriptors, core dumps, files to write, processes, locked memory, message queues, signals.
-OTHER_LIMITS = (
-    (resource.RLIMIT_NOFILE, 32),
-    (resource.RLIMIT_CORE, 0),
-    (resource.RLIMIT_FSIZE, 0),
-    (resource.RLIMIT_NPROC, 1),
-    (resource.RLIMIT_MEMLOCK, 0),
-    (resource.RLIMIT_MSGQUEUE, 0),
-    (resource.RLIMIT_SIGPENDING, 64),
-)
-
 _ESCAPES = {number: f"\\u{number:04x}" for number in range(32)} | {34: '\\"', 92: "\\\\"}
 
 
 def main(kind: str, started: str, memory_bytes: str, cpu_seconds: str, function: str) -> None:
     """Run the solution within its limits."""
-    for limit, value in OTHER_LIMITS:
+    for limit, value in _other_limits():
         resource.setrlimit(limit, (value, value))
     resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_seconds), int(cpu_seconds)))
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
@@ -51,7 +41,24 @@ def main(kind: str, started: str, memory_bytes: str, cpu_seconds: str, function:
         _answer_calls(function)
 
 
+def _other_limits():
+    """Descriptors, core dumps, files to write, processes, locked memory, message queues, signals.
+
+    A function, because some of these names are Linux's alone and this file is imported elsewhere.
+    """
+    return (
+        (resource.RLIMIT_NOFILE, 32),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 1),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 64),
+    )
+
+
 def _load(name: str):
+    builtins.exit = builtins.quit = sys.exit  # which Python's `site` would have brought
     loader = SourceFileLoader(name, SOLUTION)
     module = type(sys)(name)
     module.__file__, module.__loader__ = SOLUTION, loader

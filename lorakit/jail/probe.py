@@ -12,7 +12,8 @@ import struct
 import sys
 
 SETTING = {"PYTHONHASHSEED", "PYTHONUTF8", "PWD", "LC_CTYPE"}  # the last two by bwrap and Python
-HOST_PATHS = ("/etc/passwd", "/proc/self", "/proc/1", "/sys/kernel", "/home", "/var", "/dev/shm")
+HOST_PATHS = ("/etc/passwd", "/proc/self", "/proc/1", "/sys/kernel", "/dev/shm")
+HOST_FOLDERS = ("/home", "/var", "/root", "/opt", "/srv")  # Python itself may lie in them
 NEW_USER_NAMESPACE, NO_NEW_PRIVILEGES, CAPABILITY_VERSION = 0x10000000, 39, 0x20080522
 
 
@@ -32,9 +33,18 @@ def unfiltered():
     yield "network", lambda: {name for _, name in socket.if_nameindex()} <= {"lo"} and refuse()
     yield "process numbers", lambda: os.getpid() == 1 and refuse()
     yield "environment", lambda: set(os.environ) <= SETTING and refuse()
-    yield "files to read", lambda: any(map(os.path.exists, HOST_PATHS)) or refuse()
+    yield "files to read", lambda: reads_the_host() or refuse()
     yield "descriptors", lambda: any(map(is_open, range(3, 256))) or refuse()
     yield "files to write", write_somewhere
+
+
+def reads_the_host():
+    own = [path.split("/") for path in (sys.base_prefix, sys.executable, *sys.path)]
+    for folder in filter(os.path.isdir, HOST_FOLDERS):
+        ways = {path[2] for path in own if path[1:2] == [folder[1:]] and len(path) > 2}
+        if not set(os.listdir(folder)) <= ways:
+            return True
+    return any(map(os.path.exists, HOST_PATHS))
 
 
 def has_capabilities(libc):

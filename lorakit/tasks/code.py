@@ -29,7 +29,7 @@ HIGHER_IS_BETTER = True
 SUMMARY = "share of answers whose code gives the right output for every case of the reference"
 
 FENCES = ("```", "~~~")
-LANGUAGES = ("", "python", "python3", "py")
+PYTHON = ("python", "python3", "py")
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +65,24 @@ def scores(
 
 
 def code_of(answer: str) -> str:
-    """The code in an answer."""
-    found, fence, is_python = answer, "", False
+    """The code in an answer: the last block that says it is Python, or else the last that names no
+    language, or else all of it."""
+    found: dict[str, str] = {}
+    fence = language = ""
     block: list[str] = []
     for line in answer.split("\n"):
         stripped = line.strip()
         if not fence:
             fence = next((mark for mark in FENCES if stripped.startswith(mark)), "")
-            is_python = _language(stripped) in LANGUAGES
-            block = []
+            language, block = _language(stripped), []
         elif stripped.startswith(fence) and not stripped.strip(fence[0]):
-            found, fence = "\n".join(block) if is_python else found, ""
+            found["python" if language in PYTHON else language] = "\n".join(block)
+            fence = ""
         else:
             block.append(line)
-    return "\n".join(block) if fence and is_python else found
+    if fence:
+        found["python" if language in PYTHON else language] = "\n".join(block)
+    return found.get("python", found.get("", answer))
 
 
 def _language(fence: str) -> str:
