@@ -3,7 +3,7 @@
 Candidates come from MinHash (datasketch) over word bigrams, without those that many rows share: a
 long instruction that opens every row must not make all of them alike. A candidate counts only if
 what differs is a trifle: case, punctuation, order, stop words, a typing error, a word more. One
-topic, number, sign or negation in place of another makes another row, however long the rest.
+topic, number or negation in place of another makes another row, however long the rest.
 """
 
 from __future__ import annotations

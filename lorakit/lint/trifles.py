@@ -38,8 +38,6 @@ def differ_in_trifles(
     for word in [*only_a, *only_b]:
         if word in NEGATIONS or word.isdecimal():
             return False
-    if _has_sign(only_a) and _has_sign(only_b):
-        return False
     left_a = [word for word in only_a.elements() if word not in STOP_WORDS]
     left_b = [word for word in only_b.elements() if word not in STOP_WORDS]
     length = min(len(one), len(other))
@@ -49,12 +47,6 @@ def differ_in_trifles(
     swapped = min(len(left_a), len(left_b))
     added = max(len(left_a), len(left_b)) - swapped
     return swapped <= substituted * length and added <= 0.1 * length
-
-
-def _has_sign(found: Counter[str]) -> bool:
-    """Whether a plus, a percent sign or the like is among them: one more may be a dash or a mark of
-    a list, one in place of another is another sum."""
-    return any(not word.isalnum() for word in found)
 
 
 def _without_typing_errors(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str]]:

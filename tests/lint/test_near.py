@@ -7,8 +7,6 @@ import pytest
 
 from lorakit.lint.near import repeats_of
 from lorakit.lint.row_texts import RowText, Sample
-from lorakit.lint.trifles import differ_in_trifles
-from lorakit.lint.words import words
 
 ANSWER = (
     "Asthma is a chronic disease of the airways that makes breathing difficult; inhaled steroids "
@@ -62,13 +60,6 @@ def test_trifles_make_no_other_row(question: str, answer: str) -> None:
 )
 def test_a_topic_a_number_a_negation_make_another_row(question: str, answer: str) -> None:
     assert not repeats_of(sample("train", [(QUESTION, ANSWER), (question, answer)]), {}).within
-
-
-@pytest.mark.parametrize(("sign", "is_alike"), [("+", True), ("-", False)])
-def test_one_sign_in_place_of_another_is_no_trifle(sign: str, is_alike: bool) -> None:
-    of_both = f"{ANSWER} Take the dose of the day, 12 {{}} 3 puffs."
-    one, other = words(of_both.format("+")), words(of_both.format(sign))
-    assert differ_in_trifles(one, other, substituted=0.1) == is_alike
 
 
 def test_labels_under_a_long_instruction_are_not_alike() -> None:
