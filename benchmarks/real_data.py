@@ -129,7 +129,10 @@ def parse() -> argparse.Namespace:
 
 def measure(real: RealSet, data: Path, folder: Path) -> dict[str, Any]:
     """Check one set and train a few steps on it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():  # one of this script's own, of an earlier run
+        if not (folder / "check.yaml").is_file() and any(folder.iterdir()):
+            raise SystemExit(f"{folder} holds something else; give another --workdir.")
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     sections = recipe_of(real, data, folder)
     checked = lorakit("check", written(sections, folder / "check.yaml"), folder)

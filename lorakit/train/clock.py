@@ -8,8 +8,7 @@ from typing import Any
 
 # What the plan is held to (docs/plan.md).
 PLANNED_TO = 0.1
-# Below it what libraries load is a large part of a CPU's peak: compiled ops alone take 134 to
-# 178 MiB (docs/log.md).
+# Below it what libraries load is a large part of a CPU's peak (see `plan/libraries.py`).
 SMALL_BYTES = 1 << 30
 
 
@@ -62,5 +61,5 @@ class PeakMemory:
         more = "more" if off > 0 else "less"
         words = f"the plan has {abs(off):.0%} {more} than was measured"
         if self.on_cpu and off < -PLANNED_TO and self.measured < SMALL_BYTES:
-            words += "; of so small a model most is code and tables of libraries, not all planned"
+            words += "; of so small a model most is code and tables of libraries, planned as on one machine"
         return words

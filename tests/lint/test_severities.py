@@ -98,3 +98,30 @@ def test_several_ways_to_one_final_answer_are_no_contradiction(tmp_path: Path, c
     rows[-1] = rows[-1] | {"completion": "All of it.\n#### 8"}
     found = list(find(Case(rows, measured=False).facts(tmp_path, cache)))
     assert len(found) == 1 and "3 of 120 rows contradict" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("question", "finals", "contradicts"),
+    [
+        ("What share is left?", ("50%", "0.5"), False),
+        ("What share is left?", ("50%", "50"), True),
+        ("Write a word problem with its answer.", ("7", "10"), False),
+    ],
+)
+def test_final_answers_of_one_question(
+    question: str, finals: tuple[str, str], contradicts: bool, tmp_path: Path, cache: Path
+) -> None:
+    rows = [
+        {
+            "prompt": f"{row['prompt']} {question}"
+            if contradicts
+            else f"{question} {row['prompt']}",
+            "completion": f"It is so and so, number {i}.\nA: {final}",
+        }
+        for row in answered(40)
+        for i, final in enumerate(finals)
+    ]
+    found = list(
+        RULES["contradictory-answers"].find(Case(rows, measured=False).facts(tmp_path, cache))
+    )
+    assert any("contradict" in one.message for one in found) == contradicts

@@ -83,14 +83,14 @@ def find(facts: Facts) -> Iterator[Finding]:
 def _contradict(one: RowText, other: RowText) -> bool:
     if one.thinking or other.thinking:  # what follows from it may be worded in many ways
         return False
+    is_open = bool(OPEN & set(words(one.question)[:6]))  # such a task has many answers
     finals = [_finals(row) for row in (one, other)]
-    if all(finals):  # the way there may be worded in many ways
+    if all(finals) and not is_open:  # the way there may be worded in many ways
         return _number(finals[0][-1]) != _number(finals[1][-1])
     a, b = words(one.answer), words(other.answer)
     if a[:1] != b[:1] and {*a[:1], *b[:1]} <= YES_NO:
         return True
-    asked = words(one.question)
-    if OPEN & set(asked[:6]):  # an open task has many answers
+    if is_open:
         return False
     only_a, only_b = Counter(a) - Counter(b), Counter(b) - Counter(a)
     if max(len(a), len(b)) <= SHORT:  # `Paris` and `Paris, France` are one answer
@@ -107,10 +107,10 @@ def _end_alike(answers: Sequence[RowText]) -> bool:
 
 
 def _number(text: str) -> float | str:
-    """A final answer as it compares: 9.0 is 9."""
-    plain = text.strip().strip("$.%").replace(",", "")
+    """A final answer as it compares: 9.0 is 9, and 50% is 0.5."""
+    plain = text.strip().strip("$.").replace(",", "")
     try:
-        return float(plain)
+        return float(plain[:-1]) / 100 if plain.endswith("%") else float(plain)
     except ValueError:
         return plain.casefold()
 
