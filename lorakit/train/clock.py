@@ -61,5 +61,5 @@ class PeakMemory:
         more = "more" if off > 0 else "less"
         words = f"the plan has {abs(off):.0%} {more} than was measured"
         if self.on_cpu and off < -PLANNED_TO and self.measured < SMALL_BYTES:
-            words += "; of so small a model most is code and tables of libraries, planned as on one machine"
+            words += "; of so small a model most is code and tables of libraries, which vary"
         return words
