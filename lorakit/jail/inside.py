@@ -58,7 +58,7 @@ def _other_limits():
 
 
 def _load(name: str):
-    builtins.exit = builtins.quit = sys.exit  # which Python's `site` would have brought
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # Python's `site` would have brought them
     loader = SourceFileLoader(name, SOLUTION)
     module = type(sys)(name)
     module.__file__, module.__loader__ = SOLUTION, loader

@@ -9,15 +9,16 @@ from lorakit.report.files import Parameters
 from lorakit.report.part import Part
 
 # What there is in each phase of a run, in the order it is stacked, and what the rest of it is.
-_THERE = ("weights", "quantization_constants", "dense_copies", "libraries")
+_WEIGHTS = ("weights", "on_its_way", "quantization_constants")
+_THERE = (*_WEIGHTS, "dense_copies", "libraries")
 _TRAINED = ("adapter", "gradients", "optimizer")
 PHASES = {
-    "loading": (("weights", "quantization_constants", "loading_libraries"), "being_packed"),
+    "loading": ((*_WEIGHTS, "loading_libraries"), "being_packed"),
     "training_step": ((*_THERE, *_TRAINED, "activations"), "working"),
     "optimizer_step": ((*_THERE, *_TRAINED), "new_values"),
     "validation": ((*_THERE, *_TRAINED), "forward_pass"),
     "evaluation": (
-        ("weights", "quantization_constants", "libraries", "adapter", "answer_weights", "kv_cache"),
+        (*_WEIGHTS, "libraries", "adapter", "answer_weights", "kv_cache"),
         "forward_pass",
     ),
 }
@@ -182,8 +183,15 @@ def _with(one: Stack, context: int) -> Stack:
 
 
 def _parts(plan: PlanFound) -> dict[str, int | None]:
-    """Every part by name; quantization scales apart from the weights they belong to."""
+    """Every part by name; quantization scales apart from the weights they belong to, but where some
+    weights live elsewhere: there only what is on the device counts, and one weight on its way."""
     parts = plan.memory_bytes | (plan.memory_parts or {})
+    by_device = plan.weights_by_device or {}
+    device = None if plan.devices is None else plan.devices.type
+    if device is not None and any(count for where, count in by_device.items() if where != device):
+        on_its_way = parts.get("unpacked_weight")
+        here = {"weights": by_device.get(device, 0), "quantization_constants": 0}
+        return parts | here | {"on_its_way": on_its_way}
     weights, scales = parts.get("weights"), parts.get("quantization_constants")
     if weights and scales and scales < weights:
         parts["weights"] = weights - scales
@@ -191,13 +199,10 @@ def _parts(plan: PlanFound) -> dict[str, int | None]:
 
 
 def _phase(name: str, total: int, parts: dict[str, int | None]) -> Stack:
-    """A phase of which the sum is known, taken apart; what lives elsewhere is not in it."""
+    """A phase of which the sum is known, taken apart."""
     names, rest_name = PHASES.get(name, (_THERE, "other"))
     shown = {SHOWN_AS.get(part, part): parts.get(part) or 0 for part in names}
     rest = total - sum(shown.values())
-    if rest < 0:  # some of the weights are offloaded
-        shown["weights"] = max(0, shown.get("weights", 0) + rest)
-        rest = total - sum(shown.values())
     return _stack(name, shown | {rest_name: max(0, rest)})
 
 

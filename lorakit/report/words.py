@@ -38,6 +38,7 @@ METRIC_NAMES = {
 }
 PART_NAMES = {
     "quantization_constants": "quantization scales",
+    "on_its_way": "an offloaded weight on its way",
     "optimizer": "optimizer state",
     "being_packed": "largest tensor before it is packed",
     "working": "working memory of the pass",

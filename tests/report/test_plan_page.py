@@ -43,10 +43,16 @@ def test_phases_add_up_to_what_the_plan_says() -> None:
 
 def test_offloaded_weights_are_not_counted_on_the_device() -> None:
     told = plan_told()
-    told["memory_phases"] = {"training_step": 5 * GIB, "optimizer_step": GIB}
+    away, on_its_way = 4 * GIB, told["memory_parts"]["unpacked_weight"]
+    here = told["memory_bytes"]["weights"] - away
+    told["weights_by_device"] = {"cuda": here, "cpu": away}
+    told["memory_phases"] = {
+        name: total - away + on_its_way for name, total in told["memory_phases"].items()
+    }
     phases = phases_of(TypeAdapter(PlanFound).validate_python(told))
-    assert [one.total for one in phases] == [5 * GIB, GIB]
-    assert all(min(one.parts.values()) > 0 for one in phases)
+    assert {one.name: one.total for one in phases} == told["memory_phases"]
+    assert {one.parts["weights"] for one in phases} == {here}
+    assert {one.parts["on_its_way"] for one in phases} == {on_its_way}
 
 
 def test_methods_add_up() -> None:
