@@ -40,7 +40,7 @@ PART_NAMES = {
     "quantization_constants": "quantization scales",
     "on_its_way": "an offloaded weight on its way",
     "optimizer": "optimizer state",
-    "being_packed": "largest tensor before it is packed",
+    "being_packed": "the largest tensor while it is read",
     "working": "working memory of the pass",
     "new_values": "new values of the optimizer",
     "dense_copies": "weights kept unpacked too",
