@@ -98,16 +98,21 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     stop_ids = stop_ids_of(model, sets.train.stop_ids)
     # Not timed: that would take memory and seconds from the run it speaks of.
     make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets), is_loaded=True))
-    facts = Facts(
-        recipe,
-        sets,
-        tokenizer,
-        model.config,
-        hardware_of(recipe.base),
-        make_plan,
-        is_loaded=True,
+    # Not kept: the rules' texts of up to 30,000 rows are gone before training begins.
+    found = findings_of(
+        Facts(
+            recipe,
+            sets,
+            tokenizer,
+            model.config,
+            hardware_of(recipe.base),
+            make_plan,
+            is_loaded=True,
+        ),
+        measures,
+        stop_ids,
+        resumes=resume,
     )
-    found = findings_of(facts, measures, stop_ids, resumes=resume)
     report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
     planned = make_plan()
