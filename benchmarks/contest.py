@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from page import machine
+from page import command, machine
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("peft", "trl", "bitsandbytes", "accelerate")
@@ -137,9 +136,8 @@ def without_places(task: dict[str, Any]) -> dict[str, Any]:
 
 def conditions() -> str:
     """Command, machine and versions, in three sentences."""
-    command = shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = ", ".join(f"{name} {version(name)}" for name in PEERS)
-    return f"Written by `python {command}`. {machine()} Peers: {versions}."
+    return f"Written by `{command()}`. {machine()} Peers: {versions}."
 
 
 class Memory:

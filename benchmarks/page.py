@@ -17,6 +17,9 @@ from lorakit.run_folder import commit
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 TITLE = "# Results\n"
 
+# Options that say where files lie, which says nothing of what was measured.
+PLACES = ("--keep", "--workdir")
+
 
 def write_section(heading: str, text: str, path: Path = RESULTS) -> None:
     """Put `text` under `## heading`, in place of what stood there; other sections stay."""
@@ -30,8 +33,16 @@ def write_section(heading: str, text: str, path: Path = RESULTS) -> None:
 
 
 def command() -> str:
-    """What was run, with the options that were given: it writes the same section again."""
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """What was run, with the options that were given but places of one machine: it writes the same
+    section again."""
+    kept: list[str] = []
+    words = iter(sys.argv[1:])
+    for word in words:
+        if word in PLACES:
+            next(words, None)
+        elif word.partition("=")[0] not in PLACES:
+            kept.append(word)
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *kept])
 
 
 def machine() -> str:

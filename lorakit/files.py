@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 from lorakit.errors import InputError
 
@@ -134,3 +135,24 @@ def move_into_place(staging: Path, final: Path) -> None:
     fsync_path(staging)
     os.rename(staging, final)
     fsync_path(final.parent)
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text as the standard has it: no NaN or Infinity, no key twice.
+
+    Raises:
+        ValueError: it is none.
+        RecursionError: it is nested deeper than any program reads.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice")
+    return values

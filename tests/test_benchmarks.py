@@ -61,6 +61,14 @@ def test_a_section_names_the_command_with_its_options(monkeypatch: pytest.Monkey
         assert "Written by `python benchmarks/" not in path.read_text("utf-8"), path.name
 
 
+def test_a_command_is_recorded_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["--keep", "a folder", "--only", "x", "--workdir=elsewhere", "--pairs", "3"]
+    monkeypatch.setattr("sys.argv", ["/somewhere/five_ways.py", *given])
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = importlib.import_module("page")
+    assert page.command() == "python benchmarks/five_ways.py --only x --pairs 3"
+
+
 def test_lorakit_sees_in_each_step_the_rows_the_peers_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     workload, ours = (importlib.import_module(name) for name in ("workload", "sft_ours"))

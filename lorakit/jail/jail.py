@@ -7,7 +7,6 @@ will: compare it, and believe nothing else, no exit code and no words.
 
 from __future__ import annotations
 
-import json
 import marshal
 import re
 import secrets
@@ -15,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lorakit.errors import InputError, RunError
+from lorakit.files import strict_json
 from lorakit.jail import probe
 from lorakit.jail.contained import Contained, Descriptors, Limits, StoppedError, printable
 from lorakit.jail.parts import Parts, check_kernel, find_parts
@@ -136,9 +136,7 @@ def _called(contained: Contained, arguments: Sequence[Any]) -> Outcome:
     message = marshal.dumps((nonce, list(arguments)))
     line = contained.exchange(len(message).to_bytes(8, "big") + message)
     try:
-        answer = json.loads(
-            line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique
-        )
+        answer = strict_json(line.decode())
     except (ValueError, RecursionError) as error:
         raise StoppedError(f"answered what cannot be read: {printable(str(error))[:200]}") from None
     if not isinstance(answer, dict) or answer.pop("nonce", None) != nonce or len(answer) != 1:
@@ -148,17 +146,6 @@ def _called(contained: Contained, arguments: Sequence[Any]) -> Outcome:
     if "value" not in answer:
         raise StoppedError("answered something that was not asked")
     return Outcome(answer["value"])
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key stands twice")
-    return values
 
 
 def open_jail(limits: Limits | None = None, parts: Parts | None = None) -> Jail:

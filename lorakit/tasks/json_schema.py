@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -18,6 +18,7 @@ import referencing.jsonschema
 from referencing.exceptions import Unresolvable
 
 from lorakit.errors import RecipeError
+from lorakit.files import strict_json
 from lorakit.tasks import ScoringOptions
 
 NAME = "json_schema"
@@ -52,22 +53,11 @@ def scores(
 
 def _accepted(validator: Any, answer: str) -> bool:
     try:
-        value = json.loads(answer, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = strict_json(answer)
         return bool(validator.is_valid(value))
     # No JSON, nested deeper than any program reads, or a number beyond any that divides.
     except (ValueError, RecursionError, OverflowError):
         return False
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key stands twice")
-    return values
 
 
 def load_schema(path: str | Path) -> dict[str, Any] | bool:

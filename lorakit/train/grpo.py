@@ -4,8 +4,9 @@
             -> num_iterations times through the completions, in clipped steps
 
 A cycle is a function of the weights it begins with and of (seed, cycle); inside of it a checkpoint
-holds its completions. So a run that was killed anywhere and resumed computes what an uninterrupted
-one would have, bit for bit. The base never changes: it is the reference too, with the adapter off.
+holds its completions. So a run that was killed and resumed computes what an uninterrupted one would
+have, bit for bit, but for rewards that a clock decides and no checkpoint holds yet. The base never
+changes: it is the reference too, with the adapter off.
 """
 
 from __future__ import annotations

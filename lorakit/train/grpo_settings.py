@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
@@ -26,7 +27,8 @@ class GRPOSettings:
         loss: the objective; `max_completion_length` is the most tokens of a completion too.
         num_generations: completions of each prompt, a group.
         num_iterations: how often a step sees a completion (mu of the paper).
-        steps_per_generation: optimizer steps that the completions of a cycle are shared out to.
+        steps_per_generation: optimizer steps that the completions of a cycle are shared out to. In
+            TRL it counts micro-batches: with gradient accumulation the same number is another run.
         temperature, top_p, top_k, stop_strings: of the rollouts; log-probabilities are those at
             the temperature everywhere.
         max_batch: completions that are generated at a time; it changes speed and memory alone.
@@ -82,6 +84,13 @@ class GRPOSettings:
             if value not in possible:
                 listed = ", ".join(str(one) for one in possible if one is not None)
                 faults.append(f"{name} {value!r} (possible: {listed})")
+        low = self.rollout_importance_sampling_clip_min or 0.0
+        high = self.rollout_importance_sampling_clip_max
+        if not 0 <= low <= (math.inf if high is None else high):
+            faults.append(
+                f"rollout_importance_sampling_clip_min {low!r} with clip_max {high!r} (possible: 0 "
+                "or more, up to clip_max)"
+            )
         if faults:
             raise InputError(f"grpo: {'; '.join(faults)}. Change these values.")
         self.sampling(())  # refuses what it cannot sample with

@@ -241,6 +241,8 @@ def test_what_cannot_work_is_refused(grpo: dict, loop: dict, said: str) -> None:
         ({"temperature": -1.0}, "temperature -1.0"),
         ({"scale_rewards": "groups"}, "possible: group, batch, none"),
         ({"rollout_importance_sampling_mode": "mask"}, "possible: token_truncate"),
+        ({"rollout_importance_sampling_clip_min": 5.0}, "clip_min 5.0 with clip_max 3.0"),
+        ({"rollout_importance_sampling_clip_max": float("nan")}, "with clip_max nan"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options: dict, said: str) -> None:
