@@ -90,11 +90,12 @@ Times are compared turn by turn, at the same dropout.
 """
     print(text)
     path = results_file("sft_variants")
-    write_section(f"Variants, {options.shape}, {options.rows} rows", text, path)
+    dropouts = [f"{dropout:g}" for dropout in options.dropout]
+    title = f"Variants, {options.shape}, {options.rows} rows, dropout {' and '.join(dropouts)}"
+    write_section(title, text, path)
     content = {"conditions": conditions(), "measured": measured}
-    path.with_name(f"{path.stem}_{options.shape}_{options.rows}.json").write_text(
-        json.dumps(content, indent=1) + "\n", "utf-8"
-    )
+    name = "_".join([path.stem, options.shape, options.rows, "dropout", *dropouts])
+    path.with_name(f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
