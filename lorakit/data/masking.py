@@ -10,15 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["content", "reasoning", "argument", "tool"]
 _TAG = re.compile(r"</?[A-Za-z_|][^<>\s'\"{}%]*>")
 _SPEAKERS = ("name", "tool_call_id")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):  # a dataclass takes twice as long to make, and every row has some
     """A run of text of one message (`owner` is its index; -1 for the tool schemas)."""
 
     marker: str
