@@ -94,7 +94,7 @@ class Locator:
         said = "\0".join(says)
         if len(said) > MAX_COPIED or self._masker.nonce in said or self._control.search(said):
             return None
-        masked = self._masker.mask(messages, (), mask_tools=False)
+        masked = self._masker.mask_texts(messages)
         key = (*((m["role"], m["content"]) for m in masked.messages), *shaped.turns)
         shape = self._shapes.get(key)
         if shape is None:
@@ -153,9 +153,9 @@ class Locator:
         self, text: str, skeleton: Skeleton, alignment: Callable[[], Alignment]
     ) -> list[tuple[int, int]]:
         """Control tokens that message text spells, wholly or in part."""
-        found = [match.span() for match in self._control.finditer(text)]
-        if len(found) == skeleton.num_control:
+        if len(self._control.findall(text)) == skeleton.num_control:
             return []
+        found = [match.span() for match in self._control.finditer(text)]
         texts = alignment().texts
         return [(a, b) for a, b in found if any(start < b and a < end for start, end in texts)]
 

@@ -72,6 +72,15 @@ class Masker:
         )
         return Masked(masked, list(shown), tuple(pieces))
 
+    def mask_texts(self, messages: Sequence[dict[str, Any]]) -> Masked:
+        """As `mask`, for messages of a role and a string, which most are; no tools."""
+        pieces: list[Piece] = []
+        masked = [
+            {**message, "content": self._mask_text(message["content"], i, "content", pieces)}
+            for i, message in enumerate(messages)
+        ]
+        return Masked(masked, [], tuple(pieces))
+
     def _mask_message(
         self,
         message: dict[str, Any],
