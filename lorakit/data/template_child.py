@@ -25,7 +25,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2.nodes import CallBlock
+from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -132,7 +132,7 @@ class _GenerationBlocks(jinja2.ext.Extension):
     written: list[str]
     spans: list[tuple[int, int]]
 
-    def parse(self, parser: Parser) -> CallBlock:
+    def parse(self, parser: Parser) -> Node:
         """The block as a call of `_noted`."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
