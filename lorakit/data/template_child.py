@@ -6,7 +6,7 @@ for ever or filling the memory, so it runs where it can be killed.
 
 Templates are rendered as transformers' `render_jinja_template` does (5.23; a test holds every
 template against the installed one). It is written down here once more because its import takes
-0.5 s of CPU, which every run would wait for, and jinja2's 0.03.
+0.5 s of CPU, which every run would wait for, and jinja2's 0.04.
 
 Requests: {"load": key, "source": ...}, or a rendering {"render": key, "messages", "tools",
 "prompt", "marked", "special"}, answered by {"text", "spans"} or {"error"}, or {"rows": [rendering,
