@@ -6,7 +6,7 @@ for ever or filling the memory, so it runs where it can be killed.
 
 Templates are rendered as transformers' `render_jinja_template` does (5.23; a test holds every
 template against the installed one). It is written down here once more because its import takes
-0.5 s of CPU, which every run would wait for, and jinja2's 0.03.
+0.5 s of CPU, which every run would wait for, and jinja2's 0.04.
 
 Requests: {"load": key, "source": ...}, or a rendering {"render": key, "messages", "tools",
 "prompt", "marked", "special"}, answered by {"text", "spans"} or {"error"}, or {"rows": [rendering,
@@ -25,7 +25,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2.nodes import CallBlock
+from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -132,7 +132,7 @@ class _GenerationBlocks(jinja2.ext.Extension):
     written: list[str]
     spans: list[tuple[int, int]]
 
-    def parse(self, parser: Parser) -> CallBlock:
+    def parse(self, parser: Parser) -> Node:
         """The block as a call of `_noted`."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
