@@ -1,6 +1,7 @@
 """Rendering in a child process that is killed when a template runs too long or grows too large.
 
-One child serves the whole process and starts at the first use (0.05 s of CPU). It ends with its parent.
+One child serves the whole process and starts at the first use (0.05 s of CPU). It ends with its
+parent.
 """
 
 from __future__ import annotations
