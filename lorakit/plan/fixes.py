@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lorakit.plan.built import Workbench
 from lorakit.plan.changes import Change, possible_changes
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
@@ -73,6 +74,7 @@ def fixes_for(
     num_gpus: int = 1,
     budget: int | None,
     timing: Timing,
+    bench: Workbench | None = None,
     most_offered: int = MAX_OFFERED,
 ) -> Fixes | None:
     """Whether a recipe fits a GPU or a budget, and the smallest changes with which it does.
@@ -80,6 +82,7 @@ def fixes_for(
     Args:
         now: its plan, for that GPU and budget.
         timing: as of that plan; this machine is not timed again.
+        bench: of that plan; None: a new one.
         most_offered: ways that are looked for.
 
     Returns:
@@ -97,7 +100,9 @@ def fixes_for(
     if state.fits:
         return state
     again = replace(timing, times_machine=False)
-    plan_again = same_machine(gpu=gpu, num_gpus=num_gpus, budget=budget, timing=again)
+    plan_again = same_machine(
+        gpu=gpu, num_gpus=num_gpus, budget=budget, timing=again, bench=bench or Workbench()
+    )
     return find_fixes(recipe, now, state, plan_again, most_offered=most_offered)
 
 
