@@ -3,9 +3,9 @@
     python benchmarks/plan_evaluation.py
     python benchmarks/plan_evaluation.py --only llama_words
 
-Losses of long rows, KL over a large vocabulary, options, answers to many prompts: each after a short
-training, in a process of its own (see `plan_runs.py`). Ends with 1 when a prediction is off by more
-than 10 %.
+Losses of long rows, KL over a large vocabulary, options, answers to many prompts: each after a
+short training, in a process of its own (see `plan_runs.py`). Ends with 1 when a prediction is off
+by more than 10 %.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
 Llama-3.1-8B, its 70B shape and Qwen3-235B-A22B, QLoRA and 16-bit LoRA of rank 16 on all linear
 layers, on 1, 2 and 8 GPUs of one kind. Each plan runs in a process of its own, which first imports
 the very modules that such a plan imports and then plans; what each part takes is counted in CPU
-seconds of all its threads, which a busy machine changes less than the clock. Where a recipe does not
-fit, the changes that make it fit are looked for too. Ends with 1 when a plan beside its imports takes
-over 5 s, or a process over 2 GB.
+seconds of all its threads, which a busy machine changes less than the clock. Where a recipe does
+not fit, the changes that make it fit are looked for too. Ends with 1 when a plan beside its imports
+takes over 5 s, or a process over 2 GB.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def report(rows: list[dict[str, Any]], gpu: str) -> str:
     return f"""Written by `{command()}`. {machine()}
 
 CPU seconds of all threads of one process for each plan, on {gpu}; whole: with the start of Python.
-The slowest plan beside its imports took {slowest:.1f} s, the largest process {largest / MIB:,.0f} MiB.
+The slowest plan beside its imports took {slowest:.1f} s, the largest process
+{largest / MIB:,.0f} MiB.
 
 {table(COLUMNS, [line(row) for row in rows])}
 """

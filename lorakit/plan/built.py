@@ -142,8 +142,9 @@ class Workbench:
         Raises:
             InputError: see `plan`.
         """
-        sections = recipe.base.model_dump_json(), recipe.adapter.model_dump_json()
-        key = (*sections, target, is_loaded)
+        # The dtype is the target's: "auto" is one of the others by now.
+        base = recipe.base.model_dump_json(exclude={"dtype"})
+        key = (base, recipe.adapter.model_dump_json(), target, is_loaded)
         if key not in self._built:
             self._built[key] = _build(recipe, target, is_loaded=is_loaded)
         return self._built[key]

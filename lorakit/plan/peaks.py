@@ -45,6 +45,7 @@ class Peaks:
         libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
             what counts.
         loading_libraries: the same while the base is loaded.
+        rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes`; 0 where they are not here.
         phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
             in each, without those that the run has not.
         shape: the micro-batch.
@@ -62,6 +63,7 @@ class Peaks:
     holes: int
     libraries: int
     loading_libraries: int
+    rows: int
     phases: Mapping[str, int]
     shape: BatchShape
     assumed: str | None = None
@@ -102,6 +104,7 @@ class Peaks:
             "holes": self.holes,
             "libraries": self.libraries,
             "loading_libraries": self.loading_libraries,
+            "rows": self.rows,
         }
 
     def micro_batch(self) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def find_peaks(
     wanted: EvaluateSection,
     *,
     quantization: str,
+    row_bytes: int = 0,
     compact_heap: bool = False,
 ) -> Peaks:
     """Rehearse the worst micro-batches and sum up.
@@ -139,6 +143,7 @@ def find_peaks(
         measured: passes of the final evaluation; None: there is none.
         wanted: what it asks for.
         quantization: that the base is loaded with.
+        row_bytes: that the rows take in the host's memory.
         compact_heap: see `train/heap.py`.
     """
     device_type = built.device_type
@@ -172,7 +177,8 @@ def find_peaks(
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
     loading_libraries = libraries_of_loading(quantization) if on_cpu else 0
     holes = max(0, resident_peak(largest.events) - largest.peak) if has_holes else 0
-    resident = resident_bytes(memory, device_type) + libraries
+    rows = row_bytes if on_cpu else 0
+    resident = resident_bytes(memory, device_type) + libraries + rows
     if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:
         resident += memory.largest_weight  # where large weights are unpacked to, one after another
     there = resident + memory.adapter + memory.gradients + memory.optimizer + copies
@@ -200,6 +206,7 @@ def find_peaks(
         holes=holes,
         libraries=libraries,
         loading_libraries=loading_libraries,
+        rows=rows,
         phases=phases,
         shape=shape,
         assumed=worst.assumed,

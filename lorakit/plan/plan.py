@@ -188,6 +188,7 @@ def plan(
         _worst_evaluation(recipe, model, sets, division),
         recipe.evaluate,
         quantization=base.quantization,
+        row_bytes=0 if sets is None or sets.named is None else sets.named.held_bytes,
         compact_heap=recipe.train.compact_heap,
     )
     notes += peaks.notes()
