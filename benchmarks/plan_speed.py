@@ -1,10 +1,10 @@
 """How long `lorakit plan` takes for large bases, from their config.json alone.
 
     python benchmarks/plan_speed.py
-    python benchmarks/plan_speed.py --only 235b --gpus 2
+    python benchmarks/plan_speed.py --only 235b --gpus 2 --quantization none
 
-Llama-3.1-8B, its 70B shape and Qwen3-235B-A22B, QLoRA and 16-bit LoRA of rank 16 on all linear
-layers, on 1, 2 and 8 GPUs of one kind. Each plan runs in a process of its own, which first imports
+Llama-3.1-8B, its 70B shape and Qwen3-235B-A22B, QLoRA of rank 16 on all linear layers (or 16-bit
+LoRA), on 1, 2 and 8 GPUs of one kind. Each plan runs in a process of its own, which first imports
 the very modules that such a plan imports and then plans; what each part takes is counted in CPU
 seconds of all its threads, which a busy machine changes less than the clock. Where a recipe does
 not fit, the changes that make it fit are looked for too. Ends with 1 when a plan beside its imports
@@ -68,7 +68,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="bases whose name begins so")
-    parser.add_argument("--quantization", nargs="+", choices=QUANTIZATIONS, default=QUANTIZATIONS)
+    parser.add_argument("--quantization", nargs="+", choices=QUANTIZATIONS, default=["nf4"])
     parser.add_argument("--gpus", type=int, nargs="+", default=NUM_GPUS)
     parser.add_argument("--gpu", default="h200", help="the kind of GPU")
     options = parser.parse_args()
@@ -84,11 +84,12 @@ def main() -> int:
             for count in options.gpus:
                 row = {"base": base, "quantization": quantization, "gpus": count}
                 row |= plan(MEASURING, modules, recipe, options.gpu, count)
+                row["load"] = round(os.getloadavg()[0], 1)
                 print(" | ".join(line(row)), file=sys.stderr, flush=True)
                 rows.append(row)
     text = report(rows, options.gpu)
     print(text)
-    if len(rows) == len(LARGE) * len(QUANTIZATIONS) * len(NUM_GPUS):
+    if len(rows) == len(LARGE) * len(NUM_GPUS) and options.quantization == ["nf4"]:
         path = results_file("plan_speed")
         write_section("How long a plan takes", text, path)
         path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
@@ -161,11 +162,12 @@ def report(rows: list[dict[str, Any]], gpu: str) -> str:
     """The table, and how it came about."""
     slowest = max(row["plan"] for row in rows)
     largest = max(row["peak_bytes"] for row in rows)
+    loads = [row["load"] for row in rows]
     return f"""Written by `{command()}`. {machine()}
 
 CPU seconds of all threads of one process for each plan, on {gpu}; whole: with the start of Python.
 The slowest plan beside its imports took {slowest:.1f} s, the largest process
-{largest / MIB:,.0f} MiB.
+{largest / MIB:,.0f} MiB. Load average of the machine: {min(loads)} to {max(loads)}.
 
 {table(COLUMNS, [line(row) for row in rows])}
 """
