@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lorakit.base.placement import SHARE_OF_FREE_MEMORY
 from lorakit.plan.built import Workbench
 from lorakit.plan.changes import Change, possible_changes
 from lorakit.plan.duration import Timing
@@ -152,14 +153,17 @@ def find_fixes(
 def _beyond_all_changes(
     recipe: Recipe, possible: list[Change], trial: Trial, limit: int
 ) -> int | None:
-    """Bytes that are needed with all changes, where the smallest weights alone are too much: then
-    none of them need be tried. None: they may help."""
+    """Bytes that a device needs with all changes, where the smallest weights alone are too much, or
+    more than weights may take of it, so that some are offloaded unasked whatever else is changed:
+    then no change need be tried. None: they may help."""
     may_offload = recipe.base.offload in OFFLOADED or any(c.key == "base.offload" for c in possible)
     furthest = list({change.key: change for change in possible}.values())
     planned = None if may_offload else trial.plan(furthest)
-    if planned is None or planned.memory.weights <= limit:
+    if planned is None:
         return None
-    return demanded_bytes(planned)
+    if offloaded_bytes(planned):
+        return max(demanded_bytes(planned), int(planned.memory.weights / SHARE_OF_FREE_MEMORY))
+    return demanded_bytes(planned) if planned.memory.weights > limit else None
 
 
 def _larger_gpu(now: Plan) -> str | None:
