@@ -22,8 +22,8 @@ from lorakit.plan.trial import needed_bytes
 from lorakit.recipe import Recipe, edited, load_recipe, parse_recipe
 from lorakit.report.plan_page import plan_page
 from tests import families
+from tests.plan.large_bases import LLAMA_3_1_8B
 from tests.plan.test_duration import examples
-from tests.plan.test_plan import LLAMA_3_1_8B
 from tests.report.pages import columns, parse
 
 COMMENTED = """\
