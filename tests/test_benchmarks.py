@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,25 @@ def test_recipes_of_real_sets_are_recipes(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(set(sound)) == len(sound) == 40
     repeats = [i for i in range(1, 40) if repeated[i] == repeated[i - 1]]
     assert repeats == [9, 19, 29, 39] and len(set(repeated)) == 36
+
+
+def test_what_a_command_takes_is_told_behind_a_larger_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives a program the peak of the process that forked it; this one's is far larger."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    took = importlib.import_module("took")
+    places = {"output": tmp_path / "out", "errors": tmp_path / "err", "environment": {}}
+    held = np.ones(300 * 2**20, dtype=np.uint8)
+    code = "print('said'); block = bytearray(64 << 20); block[::4096] = bytes(16384); exit(3)"
+    ended = took.run([sys.executable, "-c", code], **places)
+    assert held.all()
+    assert 64 * 2**20 < ended.peak_bytes < 128 * 2**20
+    assert ended.code == 3
+    assert ended.seconds > 0 and ended.cpu_seconds > 0
+    assert (tmp_path / "out").read_text() == "said\n"
+    with pytest.raises(OSError, match="its peak is not known"):
+        took.run([sys.executable, "-S", "-c", "pass"], **places)
 
 
 def _ended(code: int, *findings: tuple[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.length_limit import length_limit
-from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
+from lorakit.data.meanings import DataRules, Meaning, Meanings, Rows, SourceSpec, read_meanings
 from lorakit.data.parts import Parts, parts_of, tell_topics
 from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart
@@ -45,6 +45,19 @@ class NamedSets:
         """All sets, train first."""
         validation = {} if self.validation is None else {VALIDATION: self.validation}
         return {"train": self.train} | validation | self.evaluation
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that the rows take while a run goes on: what is kept of them, where they
+        stand, and where their examples lie on disk, or these themselves."""
+        row_sets: dict[int, Rows] = {}
+        total = 0
+        for prepared in {id(one): one for one in self.by_name().values()}.values():
+            total += prepared.repeats.nbytes + prepared.examples.held_bytes
+            if isinstance(prepared.meanings, Meanings):
+                total += prepared.meanings.held_bytes
+                row_sets |= {id(rows): rows for rows in prepared.meanings.row_sets}
+        return total + sum(rows.held_bytes for rows in row_sets.values())
 
     def findings(self) -> list[Finding]:
         """The findings of all sets, each message opening with the set's name."""

@@ -124,6 +124,11 @@ class _VariedRows:
     ) -> None:
         self._meanings, self._vary, self._made_by = meanings, vary, made_by
 
+    @property
+    def held_bytes(self) -> int:
+        """None of its own: rows are those of another set."""
+        return 0
+
     def row(self, index: int) -> Row:
         """The row as read: not varied."""
         return self._meanings[index].row

@@ -33,7 +33,6 @@ class Facts:
         tokenizer, config: the base's.
         hardware: what would train.
         make_plan: plans the run; None: nobody does.
-        is_loaded: whether the base is in the device's memory by now.
     """
 
     recipe: Recipe
@@ -42,7 +41,6 @@ class Facts:
     config: PreTrainedConfig
     hardware: Hardware
     make_plan: Callable[[], Plan] | None = None
-    is_loaded: bool = False
 
     @cached_property
     def plan(self) -> Plan | None:
