@@ -37,17 +37,18 @@ _MARKED = frozenset((";u", "@i"))
 _STAY = frozenset(
     (  # noqa: SIM905
         "about above across after again against along already also always among another around "
-        "away because been before behind being below beneath beside besides between beyond both cannot "
-        "could does doing done down during each either else enough even ever every everything few "
-        "from further have having here hers herself himself however into itself just less like "
-        "likewise many might mine more most much must myself near nearly neither never nobody none "
-        "nothing once only onto other others ought ours ourselves outside over past please rather "
-        "same several shall should since some somebody someone something still such than that "
-        "their theirs them themselves then there these they this those though through thus till "
-        "together toward towards under unless until upon very were what whatever when whenever "
-        "where wherever whether which whichever while whoever whole whom whose will with within "
-        "without would yours yourself yourselves hardly barely scarcely seldom rarely percent "
-        "percentage anybody anyone anything everybody everyone half twice double triple"
+        "away because been before behind being below beneath beside besides between beyond both "
+        "cannot could does doing done down during each either else enough even ever every "
+        "everything few from further have having here hers herself himself however into itself "
+        "just less like likewise many might mine more most much must myself near nearly neither "
+        "never nobody none nothing once only onto other others ought ours ourselves outside "
+        "over past please rather same several shall should since some somebody someone "
+        "something still such than that their theirs them themselves then there these they this "
+        "those though through thus till together toward towards under unless until upon very "
+        "were what whatever when whenever where wherever whether which whichever while whoever "
+        "whole whom whose will with within without would yours yourself yourselves hardly "
+        "barely scarcely seldom rarely percent percentage anybody anyone anything everybody "
+        "everyone half twice double triple"
     ).split()
 )
 
