@@ -114,8 +114,8 @@ def _unmeasured(facts: Facts, found: Languages) -> Iterator[Finding]:
                 f"{', '.join(held)}: what is measured says nothing about them; add rows in {name}",
                 found.of_answer[name][0].where,
             )
-    in_domain = facts.languages_held_out.get("in_domain")
-    for name, count in () if in_domain is None else in_domain.answers.items():
+    in_domain = facts.languages_held_out.get("in_domain", Languages())
+    for name, count in in_domain.answers.items():
         share = count / sum(in_domain.answers.values())
         if (
             count >= MIN_ROWS

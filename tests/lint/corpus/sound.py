@@ -218,7 +218,7 @@ SOUND: dict[str, Case] = {
     "placeholders of secrets": Case(_placeholders()),
     "long numbers": Case(_numbers()),
     "long documents, short labels": _held(_documents()),
-    "German": Case(_german()),
+    "German": _held(_german()),
     "high rank with rsLoRA": _held(
         answered(300), adapter={"r": 128, "lora_alpha": 16, "use_rslora": True}
     ),
