@@ -19,9 +19,12 @@ NAME = "synonyms"
 SUMMARY = "with synonyms"
 
 RATE = 0.5  # of the words that have one
+NEARBY = 40  # characters
 _WORD = regex.compile(r"(?<![\p{L}\p{N}'\u2019_-])[A-Za-z]{4,}(?![\p{L}\p{N}'\u2019_-])")
-_ITEM_BEGINS = regex.compile(r"(?:^|[,:;(/\n]|\b(?:or|and|nor|either|between|versus|vs\.?))\s*$")
-_ITEM_ENDS = regex.compile(r"\s*(?:[,;)/\n]|\b(?:or|and|nor|versus|vs)\b|[.?!]?\s*$)")
+_ITEM_BEGINS = regex.compile(
+    r"(?:^|[,:;(/\n]|\b(?:or|and|nor|either|between|versus|vs\.?))\s{0,3}$"
+)
+_ITEM_ENDS = regex.compile(r"\s{0,3}(?:[,;)/\n]|\b(?:or|and|nor|versus|vs)\b|[.?!]?\s{0,3}$)")
 _WORD_BEFORE = regex.compile(r"(\p{L}+) $")
 _WORD_AFTER = regex.compile(r" (\p{L}+)")
 _UNSURE_SOUND = ("h", "u", "eu", "one", "once")  # an hour, a user
@@ -83,7 +86,9 @@ def _places(
 
 def _fitting(found: regex.Match, piece: str, synonyms: Synonyms) -> set[str]:
     """Words whose form may stand where this one does."""
-    before, after = piece[: found.start()], piece[found.end() :]
+    # Only so much is read on either side that long prompts take no longer by the word.
+    before = piece[max(0, found.start() - NEARBY) : found.start()]
+    after = piece[found.end() : found.end() + NEARBY]
     if after.startswith(":") or (_ITEM_BEGINS.search(before) and _ITEM_ENDS.match(after)):
         return set()
     previous, following = _WORD_BEFORE.search(before), _WORD_AFTER.match(after)
