@@ -356,6 +356,37 @@ def test_a_set_ends_as_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
         assert real_data.bad_ends(real, result)
 
 
+def test_the_speed_of_linting_is_judged_by_cpu_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    lint_speed = importlib.import_module("lint_speed")
+    facts = importlib.import_module("lorakit.lint.facts").Facts
+    assert all(hasattr(facts, name) for name in lint_speed.SHARED_BY_RULES)
+    parts = {"rows": 2.0, "plan": 1.0, "(repeats)": 2.0, "secrets": 1.0}
+    one = {"rows": 2_000, "seconds": 100.0, "cpu_seconds": parts, "load": 1.0}
+    assert lint_speed.speed(one) == 20_000 and lint_speed.rules_seconds(one) == 3.0
+    assert lint_speed.too_slow({"a": [one], "few": [one | {"rows": 900}]}) == []
+    assert lint_speed.too_slow({"a": [one | {"rows": 1_990}]}) == [
+        "a: 19,900 rows a minute, fewer than 20,000"
+    ]
+    assert lint_speed.table_line("a", [one])[-1] == "(repeats) 2.0, secrets 1.0"
+
+
+@pytest.mark.slow
+def test_a_tiny_set_is_checked_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    lint_speed, real_sets = (importlib.import_module(name) for name in ("lint_speed", "real_sets"))
+    recipe = tmp_path / "recipe.yaml"
+    repeated = real_sets.million_sets(500)[1]
+    real_sets.written(recipe, [real_sets.recipe_of(repeated, tmp_path, tmp_path)])
+    task = {"recipe": str(recipe), "cache": str(tmp_path / "tokens")}
+    result = lint_speed.answer(task)
+    assert result["rows"] == 500 and "exact-duplicates" in result["found"]
+    assert {"rows", "plan", "(repeats)", "near-duplicates"} <= result["cpu_seconds"].keys()
+    assert "500" in lint_speed.report({"made": [result]})
+
+
 @pytest.mark.slow
 def test_a_tiny_set_is_checked_and_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
