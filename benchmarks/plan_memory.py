@@ -27,12 +27,13 @@ import sys
 import time
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from contest import MIB, Memory, did_the_task, in_a_process, results_file, table, work_folder
 from page import command, machine, write_section
+from transformers import PreTrainedTokenizerBase
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_attention_heads": 8, "num_key_value_heads": 4},
@@ -319,6 +320,7 @@ def plan_one(task: dict[str, Any]) -> dict[str, Any]:
     memory = planned.memory
     if held_out:
         peak = planned.peaks.phases["evaluation"] - BEFORE_TRAINING
+        assert planned.peaks.evaluation is not None, "its sets were given"
         passes = planned.peaks.evaluation.peak
         return {"peak": peak, "load": planned.peaks.phases["loading"], "activations": passes}
     constant = memory.weights + memory.adapter + memory.gradients + memory.optimizer
@@ -399,9 +401,10 @@ def evaluate_one(task: dict[str, Any]) -> dict[str, Any]:
         if "exact_match" in wanted.metrics:
             settings = SamplingSettings(wanted.max_new_tokens, temperature=0.0, ignore_eos=True)
             prompts = [one.prompt_ids for one in asked[: wanted.max_generated]]
-            generate(model, NoText(), prompts, settings, max_batch=wanted.max_batch)
+            no_text = cast(PreTrainedTokenizerBase, NoText())
+            generate(model, no_text, prompts, settings, max_batch=wanted.max_batch)
             with adapter_disabled(model):
-                generate(model, NoText(), prompts, settings, max_batch=wanted.max_batch)
+                generate(model, no_text, prompts, settings, max_batch=wanted.max_batch)
     return {"load": load, "peak": memory.peak() - after_imports}
 
 
