@@ -1,0 +1,98 @@
+"""Every benchmark script runs, tiny, so that none can rot: what it prints then means nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorakit.builtin import model_folder
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = sorted(
+    path.name
+    for path in BENCHMARKS.glob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text("utf-8")
+)
+A_STEP = "--set train.max_steps=1 --set evaluate.max_examples=2 --set evaluate.max_generated=1"
+# What makes a script small; {rows} is a file of questions and answers, {tiny} a random model.
+TINY = {
+    "adapter_verbs.py": "--steps 1",
+    "data_peers.py": f"--tokenizer {model_folder()} --data {{rows}} --pairs 1 --max-length 256",
+    "gpu.py": "--dry-run --only qlora-selective",
+    "inits.py": "--rank 2 --examples 1 --shared nowhere",
+    "jail.py": "--rounds 1 --completions 1",
+    "load.py": "--shape tiny --pairs 1 --matrix 128 128 --repeats 1",
+    "medquad_builtin.py": f"--seeds 1 {A_STEP}",
+    "merges.py": "--steps 1 --examples 1",
+    "moe.py": "--pairs 1 --experts 4 --top 2 --hidden 64 --layers 1 --tokens 64 --steps 1",
+    "ops.py": "--dry-run",
+    "optimizers.py": "--millions 1 --steps 1 --seeds 1",
+    "plan_memory.py": "--floor --only llama_floor-nf4",
+    "real_data.py": "--million --rows 40 --only million",
+    "rslora.py": "--ranks 2 4 --seeds 1",
+    "sampler.py": "--rounds 1 --model {tiny}",
+    "several.py": "--adapters 2 --repeats 1",
+    "sft_peers.py": "--shape tiny --pairs 1 --steps 1",
+    "sft_variants.py": "--shape tiny --pairs 1 --steps 1 --dropout 0",
+    "storages.py": "--rows 1",
+    "token_budget.py": "--shape tiny --pairs 1 --steps 1 --variants lora --budgets 256",
+    "variants.py": "--epochs 0.1 --seeds 1 --only LoRA LoftQ",
+}
+NOT_RUN = {
+    "five_ways.py": "a case is a whole training, without which there is nothing to compare",
+    "medquad.py": "trains pretrained models that lie beside the checkout",
+    "plan_time.py": "its runs are made long enough to be timed: `plan` and `train`",
+    "proof.py": "over-trains on purpose: sixty epochs, which no option makes fewer",
+}
+SECONDS = 600  # a script that hangs; the machine may be busy
+
+
+def test_every_script_is_run_tiny_or_told_why_not() -> None:
+    assert sorted([*TINY, *NOT_RUN]) == SCRIPTS
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Scripts and recipes, which write their sections and results there, and a little data."""
+    made = tmp_path / "checkout"
+    for name in ("benchmarks", "recipes"):
+        shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("results", "__*"))
+    (made / "docs" / "images").mkdir(parents=True)
+    data = tmp_path / "shared" / "data" / "medquad"
+    data.mkdir(parents=True)
+    rows = [
+        {
+            "question": f"What is illness {i}?",
+            "answer": f"Illness {i} is treated with {i} tablets a day.",
+            "focus": f"illness {i}",
+        }
+        for i in range(48)
+    ]
+    for name, some in (("small_train_2000", rows[:40]), ("small_test_300", rows[40:])):
+        lines = "".join(json.dumps(row) + "\n" for row in some)
+        (data / f"{name}.jsonl").write_text(lines, "utf-8")
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", TINY)
+def test_a_script_runs_tiny(script: str, checkout: Path, tiny_folder: Path) -> None:
+    rows = checkout.parent / "shared" / "data" / "medquad" / "small_train_2000.jsonl"
+    words = TINY[script].format(rows=rows, tiny=tiny_folder).split()
+    done = subprocess.run(
+        [sys.executable, str(checkout / "benchmarks" / script), *words],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip()
