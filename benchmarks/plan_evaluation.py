@@ -11,7 +11,7 @@ by more than 10 %.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 from contest import Memory, did_the_task
 from plan_runs import (
@@ -98,6 +98,7 @@ def plan_one(task: dict[str, Any]) -> dict[str, Any]:
     from lorakit.plan.plan import plan
 
     peaks = plan(recipe_of(task), sets=sets_of(task)).peaks
+    assert peaks.evaluation is not None
     return {
         "peak": peaks.phases["evaluation"] - BEFORE_TRAINING,
         "load": peaks.phases["loading"],
@@ -117,6 +118,7 @@ class NoText:
 def evaluate_one(task: dict[str, Any]) -> dict[str, Any]:
     """What was measured of losses, options and answers, base and tuned."""
     import transformers
+    from transformers import PreTrainedTokenizerBase
 
     from lorakit.adapters.attach import attach_adapter
     from lorakit.adapters.attached import adapter_disabled
@@ -150,9 +152,10 @@ def evaluate_one(task: dict[str, Any]) -> dict[str, Any]:
         if "exact_match" in wanted.metrics:
             settings = SamplingSettings(wanted.max_new_tokens, temperature=0.0, ignore_eos=True)
             prompts = [one.prompt_ids for one in asked[: wanted.max_generated]]
-            generate(model, NoText(), prompts, settings, max_batch=wanted.max_batch)
+            no_text = cast(PreTrainedTokenizerBase, NoText())
+            generate(model, no_text, prompts, settings, max_batch=wanted.max_batch)
             with adapter_disabled(model):
-                generate(model, NoText(), prompts, settings, max_batch=wanted.max_batch)
+                generate(model, no_text, prompts, settings, max_batch=wanted.max_batch)
     return {"load": load, "peak": memory.peak() - after_imports}
 
 
