@@ -40,11 +40,10 @@ from lorakit.run_folder import dtype_of, find_run, finished_run, record_measured
 from lorakit.ship.tokenizer import copy_tokenizer, write_tokenizer
 from lorakit.train.checks import check_sets
 from lorakit.train.clock import Clock, PeakMemory
+from lorakit.train.from_recipe import train_recipe
 from lorakit.train.heap import trim_heap
-from lorakit.train.loop import train
 from lorakit.train.memory import forget_peak, peak_bytes
 from lorakit.train.outcome import TrainOutcome
-from lorakit.train.settings import LoopSettings
 
 
 @dataclass(frozen=True)
@@ -154,12 +153,12 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
         )
     trim_heap()
     forget_peak(model.device)  # what reading, linting and planning took is not the training's
-    training = train(
+    training = train_recipe(
         model,
-        sets.train.examples,
-        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
-        repeats=sets.train.repeats,
-        validation=held_out,
+        tokenizer,
+        recipe,
+        sets,
+        stop_ids=tuple(stop_ids),
         run_dir=run.path,
         resume=resume,
     )

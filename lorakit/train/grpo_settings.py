@@ -8,7 +8,9 @@ from typing import Any, get_args
 
 from lorakit.errors import InputError
 from lorakit.generate import SamplingSettings
+from lorakit.recipe import GRPOSection
 from lorakit.tasks import ScoringOptions
+from lorakit.tasks.json_schema import load_schema
 from lorakit.train.advantages import Aggregation, ScaleRewards
 from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.rewards import Reward, check_rewards
@@ -60,6 +62,33 @@ class GRPOSettings:
     rollout_importance_sampling_clip_max: float | None = 3.0
     rollout_importance_sampling_clip_min: float | None = None
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
+
+    @classmethod
+    def from_section(cls, section: GRPOSection, *, seed: int) -> GRPOSettings:
+        """From the recipe's `grpo` section.
+
+        Args:
+            seed: of whatever a scorer draws.
+
+        Raises:
+            InputError: values that cannot work, or a JSON schema that cannot be used.
+        """
+        rewards = section.named_rewards
+        of_scorers = {one.name: one.options for one in rewards}
+        schema = of_scorers.get("json_schema", {}).get("json_schema")
+        own = set(PolicyLossSettings.__dataclass_fields__)
+        shared = set(cls.__dataclass_fields__) - {"rewards", "loss", "scoring", "stop_strings"}
+        return cls(
+            rewards=tuple(Reward(one.name, one.weight) for one in rewards),
+            loss=PolicyLossSettings(**section.model_dump(include=own)),
+            stop_strings=tuple(section.stop_strings),
+            scoring=ScoringOptions(
+                of_scorers.get("regex", {}).get("regex"),
+                None if schema is None else load_schema(schema),
+                seed,
+            ),
+            **section.model_dump(include=shared),
+        )
 
     def __post_init__(self) -> None:
         check_rewards(self.rewards)
