@@ -175,7 +175,9 @@ def _nearest(key: str, siblings: list[str], keys: dict[str, list[str]]) -> str |
         elsewhere = elsewhere if re.split(r"\W", elsewhere)[0] in siblings else None
     if elsewhere is not None:
         return f"here it is {elsewhere}"
-    sections = {name: section for section, names in keys.items() if section for name in names}
+    # Of a name in several sections the first one counts.
+    found = reversed([(section, names) for section, names in keys.items() if section])
+    sections = {name: section for section, names in found for name in names}
     if key in sections:
         return f"did you mean {sections[key]}.{key}?"
     near = difflib.get_close_matches(key.lower(), siblings, n=1)

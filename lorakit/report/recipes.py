@@ -12,7 +12,6 @@ from pydantic_core import PydanticUndefined
 
 from lorakit.recipe import Recipe
 
-
 UNUSED = "-"  # in the row of a key whose section a recipe does not use
 
 

@@ -61,7 +61,10 @@ def _rewards(grpo: GRPOSection) -> Iterator[Fault]:
         if is_function(one.name):
             yield from _function(here, one.name)
         elif one.name not in scorers:
-            own = (*scorers, "or a function of your own, package.module:function or file.py:function")
+            own = (
+                *scorers,
+                "or a function of your own, package.module:function or file.py:function",
+            )
             yield unknown(here, one.name, own)
         else:
             yield from _options(here, one)
@@ -86,7 +89,8 @@ def _function(place: tuple[str | int, ...], name: str) -> Iterator[Fault]:
     modules = where.split(".")
     if not function.isidentifier() or not (is_file or all(map(str.isidentifier, modules))):
         yield Fault(
-            place, f"{name!r} names no function; possible: package.module:function, file.py:function"
+            place,
+            f"{name!r} names no function; possible: package.module:function, file.py:function",
         )
 
 

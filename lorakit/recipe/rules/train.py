@@ -34,7 +34,9 @@ def sft_rules(config: SFTConfig) -> Iterator[Fault]:
     """The rules of the options of `train_sft`; whether rows validate is seen when it is called."""
     if config.method not in SFT_METHODS:
         place, recipes = ("method",), "a recipe's train.method, or lorakit.train.grpo.train_grpo"
-        yield Fault(place, f"{config.method!r} is not what train_sft does; possible: sft, {recipes}")
+        yield Fault(
+            place, f"{config.method!r} is not what train_sft does; possible: sft, {recipes}"
+        )
     yield from _loop((), config)
     yield from format_rules(("format",), config.format)
 
@@ -52,15 +54,11 @@ def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
         )
 
 
-def length_rules(
-    place: tuple[str | int, ...], train: StageSection
-) -> Iterator[Fault]:
+def length_rules(place: tuple[str | int, ...], train: StageSection) -> Iterator[Fault]:
     """The rules of how long is trained."""
     if train.max_steps is not None and is_given(train, "num_train_epochs"):
         said = ".".join(map(str, (*place, "max_steps")))
-        yield no_effect(
-            (*place, "num_train_epochs"), f"{said} says how long", "remove max_steps"
-        )
+        yield no_effect((*place, "num_train_epochs"), f"{said} says how long", "remove max_steps")
 
 
 def _optim(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:

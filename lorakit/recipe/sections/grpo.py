@@ -55,9 +55,7 @@ class GRPOSection(Section):
     num_generations: Annotated[int, Field(ge=2, le=10_000)] = Field(
         8, description="Completions of each prompt, a group."
     )
-    max_completion_length: PositiveInt = Field(
-        256, description="Tokens of a completion, at most."
-    )
+    max_completion_length: PositiveInt = Field(256, description="Tokens of a completion, at most.")
     num_iterations: PositiveInt = Field(1, description="How often a step sees a completion.")
     steps_per_generation: PositiveInt = Field(
         1,

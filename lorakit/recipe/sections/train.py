@@ -8,7 +8,6 @@ from pydantic import Field
 
 from lorakit.recipe.sections.section import (
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
