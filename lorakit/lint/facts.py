@@ -84,6 +84,11 @@ class Facts:
         return run_length(self.recipe, self.sets.train.examples, self.sets.train.repeats)
 
     @property
+    def is_policy(self) -> bool:
+        """Whether answers are what completions are held to, and not trained."""
+        return self.recipe.train.method == "grpo"
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.length.steps

@@ -102,7 +102,7 @@ def rollouts_of(
         longest = max(1, assumed_length(recipe, model) - grpo.max_completion_length)
         prompts: list[tuple[int, ...]] = [(0,) * longest] * count
     else:
-        prompts = _longest_prompts(sets.train, count)
+        prompts = longest_prompts(sets.train, count)
     steps = train.max_steps if length is None else length.steps
     cycles = (
         None if steps is None else -(-steps // (grpo.steps_per_generation * grpo.num_iterations))
@@ -159,8 +159,8 @@ def rehearse_rollouts(
     )
 
 
-def _longest_prompts(examples: ExampleSet, count: int) -> list[tuple[int, ...]]:
-    """So many of them, or as many as there are."""
+def longest_prompts(examples: ExampleSet, count: int) -> list[tuple[int, ...]]:
+    """Token ids of the longest prompts: so many of them, or as many as there are."""
     order = np.argsort(-examples.lengths, kind="stable")[: max(ROWS_LOOKED_AT, count)]
     found = [question(examples[index], index, ()) for index in order.tolist()]
     prompts = sorted((one.prompt_ids for one in found if one is not None), key=len, reverse=True)
