@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -15,7 +16,6 @@ import yaml
 from safetensors.torch import load_file
 
 import lorakit
-from lorakit import finetune as finetune_module
 from lorakit.cli import main
 from lorakit.errors import CheckpointError, InputError, RunError
 from lorakit.report.files import read_run
@@ -146,6 +146,7 @@ def test_the_run_folder_has_both_stages(whole: Path) -> None:
     assert "reward" in read_run(whole).folder.report.read_text()
 
 
+@pytest.mark.slow
 def test_verbs_take_such_a_run_and_its_warm_start(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,15 +158,18 @@ def test_verbs_take_such_a_run_and_its_warm_start(
         # Two of its rows are among the traces, in other words: the rest are all there.
         assert told["in_domain"]["examples"] == 24
         assert main(["merge", str(copied), "--output", str(tmp_path / f"merged{number}")]) == 0
-    capsys.readouterr()
+        capsys.readouterr()
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
+# Inside of a cycle; the rest is slow: every run is planned, checked and reported too.
+@pytest.mark.parametrize("step", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_resume_in_the_second_stage(whole: Path, folder: Path, tmp_path: Path, step: int) -> None:
     again = tmp_path / "run"
     shutil.copytree(whole, again, ignore=_from_step(step))
     shutil.copytree(whole / "warm_start", again / "warm_start")
-    train(recipe(folder, "x", output={"dir": str(again)}), resume=True)
+    values = recipe(folder, "x", output={"dir": str(again)})
+    del values["evaluate"]  # what is measured is no part of what is trained
+    train(values, resume=True)
     assert_same(again, whole)
 
 
@@ -177,6 +181,7 @@ def _from_step(step: int):
     return ignored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_resume_in_the_first_stage(whole: Path, folder: Path, tmp_path: Path, step: int) -> None:
     """After its last step too, when the second has not begun."""
@@ -188,14 +193,18 @@ def test_resume_in_the_first_stage(whole: Path, folder: Path, tmp_path: Path, st
         shutil.copytree(
             whole / "warm_start", again / "warm_start", dirs_exist_ok=True, ignore=_from_step(step)
         )
-    train(recipe(folder, "x", output={"dir": str(again)}), resume=True)
+    values = recipe(folder, "x", output={"dir": str(again)})
+    del values["evaluate"]  # what is measured is no part of what is trained
+    train(values, resume=True)
     assert_same(again, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_warm_start(
     whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = recipe(folder, "x", output={"dir": str(tmp_path / "run")})
+    finetune_module = importlib.import_module("lorakit.finetune")
     plain = finetune_module.train_recipe
 
     def interrupted(*arguments: Any, run_dir: Path, **options: Any) -> Any:
@@ -208,7 +217,7 @@ def test_a_signal_in_the_warm_start(
     kept = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(finetune_module, "train_recipe", interrupted)
     try:
-        with pytest.raises(InterruptionError, match="saved .*warm_start"):
+        with pytest.raises(InterruptionError, match=r"saved .*warm_start"):
             train(values)
     finally:
         signal.signal(signal.SIGALRM, kept)
@@ -218,6 +227,7 @@ def test_a_signal_in_the_warm_start(
     assert_same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
@@ -234,6 +244,7 @@ def test_another_run_is_not_gone_on_from(
         train(values, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_without_its_warm_start_is_another_one(
     whole: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -244,6 +255,7 @@ def test_a_run_without_its_warm_start_is_another_one(
         train(values, resume=True)
 
 
+@pytest.mark.slow
 def test_a_failing_reward_stops_the_run_which_goes_on_once_it_is_mended(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +284,7 @@ def test_a_failing_reward_stops_the_run_which_goes_on_once_it_is_mended(
     assert done % 2 == 0  # as it was before those completions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
@@ -297,6 +310,7 @@ def test_nothing_is_written_of_what_cannot_work(
     assert not place.exists()
 
 
+@pytest.mark.slow
 def test_plan_and_check_tell_of_both_stages(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -321,6 +335,7 @@ def test_plan_and_check_tell_of_both_stages(
     assert any(one["id"] == "few-questions-per-step" for one in found)
 
 
+@pytest.mark.slow
 def test_what_was_told_of_a_step_names_what_matters(
     whole: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -338,6 +353,7 @@ def test_what_was_told_of_a_step_names_what_matters(
     assert sum("asked: What is" in line and "(math " in line for line in told) == STEPS
 
 
+@pytest.mark.slow
 def test_rows_of_the_traces_are_not_measured(folder: Path, tmp_path: Path) -> None:
     """A row that the warm start trains on is left out of what is measured."""
     made = (folder / "test.jsonl").read_text().splitlines()
