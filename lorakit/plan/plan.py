@@ -7,15 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from lorakit.adapters.attach import attach_adapter
-from lorakit.adapters.new_rows import train_new_rows
-from lorakit.adapters.routers import refuse_trained_routers
-from lorakit.adapters.store import load_adapter
-from lorakit.base.empty import empty_base
-from lorakit.base.from_recipe import add_tokens_of, new_tokens
-from lorakit.base.load import load_tokenizer_of
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
+from lorakit.plan.built import Built, Workbench
 from lorakit.plan.devices import data_parallel
 from lorakit.plan.duration import (
     NOT_TIMED,
@@ -25,7 +19,7 @@ from lorakit.plan.duration import (
     predict_duration,
 )
 from lorakit.plan.gpus import find_gpu
-from lorakit.plan.memory import Memory, count_memory
+from lorakit.plan.memory import Memory, with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.policy import (
     Rollouts,
@@ -39,7 +33,7 @@ from lorakit.plan.setup import setup_of
 from lorakit.plan.steps import RunLength
 from lorakit.plan.target import Target
 from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
-from lorakit.recipe import EvaluateSection, LoraConfig, Recipe
+from lorakit.recipe import EvaluateSection, Recipe
 from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.train.choices import Division, divide
 from lorakit.train.settings import LoopSettings
@@ -166,6 +160,7 @@ def plan(
     is_loaded: bool = False,
     is_idle: bool = False,
     timing: Timing = NOT_TIMED,
+    bench: Workbench | None = None,
 ) -> Plan:
     """Predict what `recipe` takes.
 
@@ -181,6 +176,7 @@ def plan(
         is_idle: count on all memory of this machine, not on what other programs leave free now, so
             that the same recipe always gets the same plan.
         timing: what time and money are found from.
+        bench: shared with plans of other recipes for the same machine; None: it shares nothing.
 
     Raises:
         InputError: a recipe that cannot work: no such model, targets that match nothing, rows that
@@ -188,24 +184,11 @@ def plan(
     """
     named = None if gpu is None else find_gpu(gpu)
     target = Target.of(recipe.base, named, budget=budget, is_idle=is_idle)
-    base = recipe.base
-    model = empty_base(
-        base.model,
-        quantization=base.quantization,
-        double_quantization=base.double_quantization,
-        block_size=base.block_size,
-        dtype=target.dtype,
-        revision=base.revision,
-    )
-    config = _with_new_tokens(model, recipe)
-    by_device = target.placement(model, base, is_loaded=is_loaded)
-    if config.path is None:
-        adapter = attach_adapter(model, config)
-    else:
-        adapter = load_adapter(model, config.path)
-    refuse_trained_routers(adapter)
+    bench = bench or Workbench()
+    built = bench.built(recipe, target, is_loaded=is_loaded)
+    base, model, adapter = recipe.base, built.model, built.adapter
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
-    memory = count_memory(model, adapter, state, by_device)
+    memory = with_optimizer(built.weights, state, built.by_device)
     notes: list[str] = []
     if budget is not None and target.device.type == "cpu":
         notes.append(BUDGET_OF_CPU)
@@ -224,7 +207,7 @@ def plan(
         notes.append(AT_MOST)
     division, worst = _worst(
         recipe,
-        model,
+        built,
         target,
         memory,
         sets,
@@ -233,10 +216,8 @@ def plan(
         num_gpus=num_gpus,
         is_loaded=is_loaded,
     )
-    device_type = target.device.type
     peaks = find_peaks(
-        model,
-        adapter,
+        built,
         memory,
         state,
         division,
@@ -244,7 +225,7 @@ def plan(
         _worst_evaluation(recipe, model, sets, division),
         recipe.evaluate,
         quantization=base.quantization,
-        device_type=device_type,
+        row_bytes=0 if sets is None or sets.named is None else sets.named.held_bytes,
         compact_heap=recipe.train.compact_heap,
         rollouts=rollouts,
     )
@@ -256,13 +237,14 @@ def plan(
         budget=budget,
         is_loaded=is_loaded,
         is_idle=is_idle,
+        bench=bench,
     )
     if before is not None:
         peaks = replace(peaks, phases={**peaks.phases, **_warm_start_phases(before.peaks)})
     notes += peaks.notes()
     duration = Duration() if rollouts is None else Duration(how=NO_TIME)
     if sets is not None and length is not None and rollouts is None:
-        counted = Counted(recipe, model, adapter, target, memory, division, sets, length, num_gpus)
+        counted = Counted(recipe, built, target, memory, division, sets, length, num_gpus)
         duration = predict_duration(counted, timing)
     return Plan(
         total_parameters=adapter.total,
@@ -276,8 +258,14 @@ def plan(
         tokens=None if length is None else length.tokens,
         trained_tokens=None if length is None else length.trained_tokens,
         gpu=target.fit(memory, peaks, base.offload),
-        devices=data_parallel(model, memory, peaks, num_gpus, device_type),
-        setup=setup_of(model, target, division, peaks.shape),
+        devices=data_parallel(
+            memory,
+            peaks,
+            count=num_gpus,
+            device_type=target.device.type,
+            largest_layer=built.largest_layer,
+        ),
+        setup=setup_of(built, target, division, peaks.shape),
         notes=tuple(notes),
         duration=duration,
         sets=sets,
@@ -303,7 +291,7 @@ def _warm_start_phases(peaks: Peaks) -> dict[str, int]:
 
 def _worst(
     recipe: Recipe,
-    model: PreTrainedModel,
+    built: Built,
     target: Target,
     memory: Memory,
     sets: Sets | None,
@@ -314,17 +302,19 @@ def _worst(
     is_loaded: bool,
 ) -> tuple[Division, Worst]:
     """How training will divide its steps, and the micro-batches of these that take the most."""
-    longest = assumed_length(recipe, model)
+    longest = assumed_length(recipe, built.model)
     if sets is not None:
         longest = int(sets.train.lengths.max())
     if rollouts is not None:
-        longest = longest_sequence(rollouts, model)
+        longest = longest_sequence(rollouts, built.model)
+    layers = built.layers.bytes
     division = divide(
-        model,
+        built.model,
         LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
         longest=longest,
         device_type=target.device.type,
         free_bytes=target.free_bytes(memory, is_loaded=is_loaded),
+        layers=layers,
     )
     if rollouts is not None:
         return division, worst_policy_step(recipe, rollouts, division, longest)
@@ -332,7 +322,7 @@ def _worst(
         return division, assumed_worst(
             longest, division, validates=recipe.data.validation is not None
         )
-    worst = real_worst(model, sets, recipe, division, num_steps=length.steps, world_size=num_gpus)
+    worst = real_worst(layers, sets, recipe, division, num_steps=length.steps, world_size=num_gpus)
     return division, worst
 
 
@@ -357,11 +347,3 @@ def _worst_evaluation(
         token_budget=budget,
         packed=division.packed,
     )
-
-
-def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
-    """The adapter's config with the rows of new tokens, for which `model` grows."""
-    if not new_tokens(recipe.base):
-        return recipe.adapter
-    tokenizer, _ = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
-    return train_new_rows(recipe.adapter, model, add_tokens_of(recipe.base, model, tokenizer))

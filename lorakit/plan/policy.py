@@ -18,12 +18,12 @@ from lorakit.data.named_sets import context_of
 from lorakit.data.pack import epoch_order
 from lorakit.data.questions import question
 from lorakit.evaluate.worst import WorstEvaluation
-from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
+from lorakit.plan.evaluation import EvaluationBytes
 from lorakit.plan.rehearsal import BatchShape
 from lorakit.plan.rows import Sets
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.worst import Worst, assumed_length
-from lorakit.recipe import Recipe
+from lorakit.recipe import EvaluateSection, Recipe
 from lorakit.train.choices import Division
 from lorakit.train.question_stream import count_cycles
 
@@ -50,6 +50,13 @@ class Rollouts:
     max_batch: int
     assumed: bool
     bytes: EvaluationBytes | None = None
+
+    def as_evaluation(self, *, packed: bool) -> tuple[WorstEvaluation, EvaluateSection]:
+        """A generation as an evaluation that does nothing but answer."""
+        wanted = EvaluateSection(
+            max_new_tokens=self.max_completion_length, max_batch=self.max_batch
+        )
+        return WorstEvaluation((), False, self.prompts, 0, packed, self.assumed), wanted
 
     def to_json(self) -> dict[str, Any]:
         """Its part of `plan.json`."""
@@ -150,28 +157,6 @@ def worst_policy_step(
         else ("the longest prompts, each with a completion of grpo.max_completion_length tokens")
     )
     return Worst((shape,), None, told)
-
-
-def rehearse_rollouts(
-    rollouts: Rollouts,
-    model: PreTrainedModel,
-    *,
-    packed: bool,
-    device_type: str,
-    granularity: int,
-    has_holes: bool,
-) -> EvaluationBytes:
-    """Go through the largest passes of a generation; `model` is on the meta device."""
-    worst = WorstEvaluation((), False, rollouts.prompts, 0, packed, rollouts.assumed)
-    return rehearse_evaluation(
-        model,
-        worst,
-        max_new_tokens=rollouts.max_completion_length,
-        max_batch=rollouts.max_batch,
-        device_type=device_type,
-        granularity=granularity,
-        has_holes=has_holes,
-    )
 
 
 def longest_prompts(examples: ExampleSet, count: int) -> list[tuple[int, ...]]:

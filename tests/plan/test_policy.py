@@ -72,10 +72,11 @@ def test_more_at_a_time_and_longer_ones_take_more(tiny_folder: Path) -> None:
     assert (told["completions"], told["generated_tokens_at_most"]) == (128, 1024)
     assert told["at_a_time"] == 32
     longer, fewer = planned(max_completion_length=160), planned(max_batch=8)
-    for name in ("rollout", "training_step"):
-        assert longer.peaks.phases[name] > usual.peaks.phases[name]
+    assert longer.peaks.phases["training_step"] > usual.peaks.phases["training_step"]
+    assert fewer.peaks.phases["rollout"] < usual.peaks.phases["rollout"]
+    # Slots of so short a context are as long as it from the start.
     caches = [one.to_json()["rollouts"]["kv_cache"] for one in (fewer, usual, longer)]
-    assert caches == sorted(caches) and len(set(caches)) == 3
+    assert caches[0] * 4 == pytest.approx(caches[1], rel=0.01) and caches[1] == caches[2]
     assert fewer.to_json()["rollouts"]["at_a_time"] == 8
 
 
