@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import lorakit
 from lorakit.cli import main
 from lorakit.errors import CheckpointError, InputError, RunError
 from lorakit.report.files import read_run
+from lorakit.train import loop as loop_module
 from lorakit.train.interrupts import InterruptionError
 from tests.train.grpo_runs import logged
 
@@ -204,23 +204,15 @@ def test_a_signal_in_the_warm_start(
     whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = recipe(folder, "x", output={"dir": str(tmp_path / "run")})
-    finetune_module = importlib.import_module("lorakit.finetune")
-    plain = finetune_module.train_recipe
+    plain = loop_module.take_step
 
-    def interrupted(*arguments: Any, run_dir: Path, **options: Any) -> Any:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        try:
-            return plain(*arguments, run_dir=run_dir, **options)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments, **options)
 
-    kept = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(finetune_module, "train_recipe", interrupted)
-    try:
-        with pytest.raises(InterruptionError, match=r"saved .*warm_start"):
-            train(values)
-    finally:
-        signal.signal(signal.SIGALRM, kept)
+    monkeypatch.setattr(loop_module, "take_step", interrupted)
+    with pytest.raises(InterruptionError, match=r"after step 1 of 2; saved .*warm_start"):
+        train(values)
     monkeypatch.undo()
     assert not (tmp_path / "run/metrics.jsonl").exists()
     train(values, resume=True)
