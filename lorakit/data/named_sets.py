@@ -19,8 +19,9 @@ from lorakit.data.variants import variant_name
 from lorakit.data.varied import prepare_varied, vary_text
 from lorakit.errors import DataError
 from lorakit.files import cache_folder
-from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
+from lorakit.recipe import DataSection, DataSource, EvaluateSection, Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data
+from lorakit.recipe.warm_start import warm_start_recipe
 
 # Row format of the sets that ship with lorakit.
 BUILTIN_FORMAT = "messages"
@@ -35,14 +36,16 @@ class NamedSets:
         train: the training set.
         validation: the set that decides when to stop, if there is one.
         evaluation: by name; `in_domain` is the validation set where the recipe names no other.
+        warm_start: sets of the warm start, measured on the same; None: the recipe has none.
     """
 
     train: Prepared
     validation: Prepared | None
     evaluation: dict[str, Prepared]
+    warm_start: NamedSets | None = None
 
     def by_name(self) -> dict[str, Prepared]:
-        """All sets, train first."""
+        """All sets but those of the warm start, train first."""
         validation = {} if self.validation is None else {VALIDATION: self.validation}
         return {"train": self.train} | validation | self.evaluation
 
@@ -52,7 +55,10 @@ class NamedSets:
         stand, and where their examples lie on disk, or these themselves."""
         row_sets: dict[int, Rows] = {}
         total = 0
-        for prepared in {id(one): one for one in self.by_name().values()}.values():
+        sets = [*self.by_name().values()]
+        if self.warm_start is not None:
+            sets += self.warm_start.by_name().values()
+        for prepared in {id(one): one for one in sets}.values():
             total += prepared.repeats.nbytes + prepared.examples.held_bytes
             if isinstance(prepared.meanings, Meanings):
                 total += prepared.meanings.held_bytes
@@ -112,6 +118,10 @@ def prepare_named_sets(
         with _named(variant_name("in_domain", name)):
             vary_text("", name, seed=recipe.train.seed)
     parts, training = _train_and_held(recipe, tokenizer, rules, where, refused)
+    traces = _warm_start(recipe, tokenizer, config, where, refused)
+    trained: Sequence[Meaning] = parts.train
+    if traces is not None:
+        trained = [*trained, *traces.train.meanings]
     kept: dict[str, list[Meaning]] = {}
 
     def measured(
@@ -121,7 +131,7 @@ def prepare_named_sets(
         with _named(name):
             if name in (VALIDATION, "in_domain"):
                 meanings = parts.without_held_out(meanings, findings)
-            apart = _rows_apart(meanings, parts.train, apart_from, findings, data.group)
+            apart = _rows_apart(meanings, trained, apart_from, findings, data.group)
             kept[name] = apart
             return _held_out(meanings, apart, findings, tokenizer, rules, where)
 
@@ -162,7 +172,26 @@ def prepare_named_sets(
                 seed=recipe.train.seed,
                 cache_dir=where,
             )
-    return NamedSets(training, validation, evaluation)
+    if traces is not None:
+        traces = replace(traces, evaluation=evaluation)
+    return NamedSets(training, validation, evaluation, traces)
+
+
+def _warm_start(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    cache_dir: Path,
+    refused: list[DataError] | None,
+) -> NamedSets | None:
+    """What the warm start trains on and validates with."""
+    stage = warm_start_recipe(recipe)
+    if stage is None:
+        return None
+    alone = stage.model_copy(update={"evaluate": EvaluateSection()})
+    with _named("warm_start"):
+        sets = prepare_named_sets(alone, tokenizer, config, cache_dir=cache_dir, refused=refused)
+    return replace(sets, evaluation={})
 
 
 def _deciding(validation: Prepared) -> Prepared:

@@ -91,11 +91,12 @@ class Built:
         trains: bool,
         dense: bool = False,
         every_layer: bool = False,
+        of_policy: bool = False,
     ) -> PassBytes:
         """`rehearse` a micro-batch, beside dense copies of packed weights where there will be any;
         one whose layers recompute alike is rehearsed once."""
         levels = tuple(policy.levels(self.layers.bytes, shape.num_tokens))
-        key = (shape, policy.level == "auto", levels, trains, dense, every_layer)
+        key = (shape, policy.level == "auto", levels, trains, dense, every_layer, of_policy)
         if key not in self._passes:
             with dense_copies(self.model, self.dtype) if dense else nullcontext():
                 self._passes[key] = rehearse(
@@ -108,6 +109,7 @@ class Built:
                     granularity=self._granularity,
                     every_layer=every_layer,
                     layers=self.layers,
+                    of_policy=of_policy,
                 )
         return self._passes[key]
 

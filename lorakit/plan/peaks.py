@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lorakit.engine.activations import LayerBytes
@@ -15,6 +15,7 @@ from lorakit.plan.evaluation import EvaluationBytes
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.libraries import BEFORE_TRAINING, COMPUTING, libraries_of_loading
 from lorakit.plan.memory import Memory
+from lorakit.plan.policy import Rollouts
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
 from lorakit.plan.worst import Worst
 from lorakit.recipe import EvaluateSection
@@ -46,11 +47,13 @@ class Peaks:
             what counts.
         loading_libraries: the same while the base is loaded.
         rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes`; 0 where they are not here.
-        phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
-            in each, without those that the run has not.
+        phases: {"loading", "training_step", "optimizer_step", "rollout", "validation",
+            "evaluation"}: the most in each, without those that the run has not; of a warm start
+            "warm_start_step" and "warm_start_validation".
         shape: the micro-batch.
         assumed: why that is no real one; None: it is.
         estimated: why the pass could not be rehearsed; None: it was.
+        rollouts: of a policy gradient; None: it is SFT.
         evaluation: what the final evaluation takes beside weights and adapter; None: there is none,
             or it could not be rehearsed.
         evaluation_assumed: whether that is of assumed rows.
@@ -68,6 +71,7 @@ class Peaks:
     shape: BatchShape
     assumed: str | None = None
     estimated: str | None = None
+    rollouts: Rollouts | None = None
     evaluation: EvaluationBytes | None = None
     evaluation_assumed: bool = False
 
@@ -131,6 +135,7 @@ def find_peaks(
     quantization: str,
     row_bytes: int = 0,
     compact_heap: bool = False,
+    rollouts: Rollouts | None = None,
 ) -> Peaks:
     """Rehearse the worst micro-batches and sum up.
 
@@ -145,17 +150,25 @@ def find_peaks(
         quantization: that the base is loaded with.
         row_bytes: that the rows take in the host's memory.
         compact_heap: see `train/heap.py`.
+        rollouts: of a policy gradient; None: it is SFT.
     """
     device_type = built.device_type
     on_cpu = device_type == "cpu"
     has_holes = on_cpu and not compact_heap
     copies = built.copy_bytes if division.dense_copies else 0
     estimated = None
-    validation = evaluation = None
+    validation = evaluation = generation = None
 
     def passes(shape: BatchShape, *, trains: bool) -> PassBytes:
         policy, dense = division.recompute_policy, copies > 0
-        return built.passes(shape, policy, trains=trains, dense=dense, every_layer=has_holes)
+        return built.passes(
+            shape,
+            policy,
+            trains=trains,
+            dense=dense,
+            every_layer=has_holes,
+            of_policy=rollouts is not None,
+        )
 
     try:
         training = [(passes(shape, trains=True), shape) for shape in worst.training]
@@ -172,6 +185,9 @@ def find_peaks(
             validation = _one_layer(layers, worst.validation)
     if measured is not None and estimated is None:
         evaluation = built.evaluation(measured, wanted, has_holes=has_holes)
+    if rollouts is not None and estimated is None:
+        answered, asked = rollouts.as_evaluation(packed=division.packed)
+        generation = built.evaluation(answered, asked, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
@@ -191,6 +207,8 @@ def find_peaks(
         "training_step": there + largest.peak + holes,
         "optimizer_step": there + temporaries,
     }
+    if generation is not None:  # between steps: gradients and optimizer stay
+        phases["rollout"] = there + generation.peak
     if validation is not None:
         phases["validation"] = there + validation
     if measured is not None:  # after training: gradients, optimizer and dense copies are gone
@@ -211,6 +229,7 @@ def find_peaks(
         shape=shape,
         assumed=worst.assumed,
         estimated=estimated,
+        rollouts=None if rollouts is None else replace(rollouts, bytes=generation),
         evaluation=evaluation,
         evaluation_assumed=evaluation is not None and measured is not None and measured.assumed,
     )

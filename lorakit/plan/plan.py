@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -21,12 +21,20 @@ from lorakit.plan.duration import (
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
+from lorakit.plan.policy import (
+    Rollouts,
+    longest_sequence,
+    rollouts_of,
+    run_length,
+    worst_policy_step,
+)
 from lorakit.plan.rows import Sets, read_sets
 from lorakit.plan.setup import setup_of
-from lorakit.plan.steps import RunLength, count_run_length
+from lorakit.plan.steps import RunLength
 from lorakit.plan.target import Target
 from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
-from lorakit.recipe import Recipe, TrainSection
+from lorakit.recipe import EvaluateSection, Recipe
+from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.train.choices import Division, divide
 from lorakit.train.settings import LoopSettings
 
@@ -34,6 +42,12 @@ BUDGET_OF_CPU = (
     "the budget is of this machine's CPU, which takes other dtypes than a GPU; for a GPU with so "
     "little memory name one too, such as --gpu rtx4090"
 )
+# Of a policy gradient.
+AT_MOST = (
+    "tokens are those of completions that are all as long as grpo.max_completion_length: at most; "
+    "completions that nothing sets apart in their groups are not trained on"
+)
+NO_TIME = "not known: how long completions will be is not known before they are made"
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class Plan:
         methods: see `compare_methods`; empty: they were not compared.
         duration: operations, seconds and cost.
         sets: the examples it was counted on; not in the file.
+        warm_start: of the stage before; its phases are among those of `peaks` too.
         notes: what a reader should know about these numbers.
     """
 
@@ -74,6 +89,7 @@ class Plan:
     methods: dict[str, dict[str, int]] = field(default_factory=dict)
     duration: Duration = field(default_factory=Duration)
     sets: Sets | None = field(default=None, repr=False, compare=False)
+    warm_start: Plan | None = None
 
     @property
     def needed(self) -> int:
@@ -102,6 +118,14 @@ class Plan:
             "evaluation_bytes": None
             if self.peaks.evaluation is None
             else self.peaks.evaluation.parts(),
+            "rollouts": None if self.peaks.rollouts is None else self.peaks.rollouts.to_json(),
+            "warm_start": None
+            if self.warm_start is None
+            else {
+                "steps": self.warm_start.steps,
+                "tokens": self.warm_start.tokens,
+                "trained_tokens": self.warm_start.trained_tokens,
+            },
             "worst_micro_batch": self.peaks.micro_batch(),
             "devices": self.devices,
             "setup": self.setup,
@@ -160,7 +184,8 @@ def plan(
     """
     named = None if gpu is None else find_gpu(gpu)
     target = Target.of(recipe.base, named, budget=budget, is_idle=is_idle)
-    built = (bench or Workbench()).built(recipe, target, is_loaded=is_loaded)
+    bench = bench or Workbench()
+    built = bench.built(recipe, target, is_loaded=is_loaded)
     base, model, adapter = recipe.base, built.model, built.adapter
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
     memory = with_optimizer(built.weights, state, built.by_device)
@@ -173,11 +198,23 @@ def plan(
             notes.append(problem)
     if recipe.train.early_stopping_patience is not None:
         notes.append("early stopping may end the run sooner")
-    length = None if sets is None else _run_length(recipe.train, sets)
+    length = None if sets is None else run_length(recipe, sets.train, sets.repeats)
     if length is not None and not length.exact:
         notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
+    rollouts = None
+    if recipe.train.method == "grpo":
+        rollouts = rollouts_of(recipe, model, sets, length)
+        notes.append(AT_MOST)
     division, worst = _worst(
-        recipe, built, target, memory, sets, length, num_gpus=num_gpus, is_loaded=is_loaded
+        recipe,
+        built,
+        target,
+        memory,
+        sets,
+        length,
+        rollouts,
+        num_gpus=num_gpus,
+        is_loaded=is_loaded,
     )
     peaks = find_peaks(
         built,
@@ -190,10 +227,23 @@ def plan(
         quantization=base.quantization,
         row_bytes=0 if sets is None or sets.named is None else sets.named.held_bytes,
         compact_heap=recipe.train.compact_heap,
+        rollouts=rollouts,
     )
+    before = _plan_warm_start(
+        recipe,
+        sets,
+        gpu=gpu,
+        num_gpus=num_gpus,
+        budget=budget,
+        is_loaded=is_loaded,
+        is_idle=is_idle,
+        bench=bench,
+    )
+    if before is not None:
+        peaks = replace(peaks, phases={**peaks.phases, **_warm_start_phases(before.peaks)})
     notes += peaks.notes()
-    duration = Duration()
-    if sets is not None and length is not None:
+    duration = Duration() if rollouts is None else Duration(how=NO_TIME)
+    if sets is not None and length is not None and rollouts is None:
         counted = Counted(recipe, built, target, memory, division, sets, length, num_gpus)
         duration = predict_duration(counted, timing)
     return Plan(
@@ -219,18 +269,24 @@ def plan(
         notes=tuple(notes),
         duration=duration,
         sets=sets,
+        warm_start=before,
     )
 
 
-def _run_length(train: TrainSection, sets: Sets) -> RunLength:
-    return count_run_length(
-        sets.train,
-        sets.repeats,
-        batch_size=train.batch_size,
-        num_epochs=train.num_train_epochs,
-        max_steps=train.max_steps,
-        seed=train.seed,
-    )
+def _plan_warm_start(recipe: Recipe, sets: Sets | None, **options: Any) -> Plan | None:
+    """Of the SFT that comes first, which is not evaluated; None: there is none."""
+    stage = warm_start_recipe(recipe)
+    if stage is None:
+        return None
+    stage.evaluate = EvaluateSection()
+    named = None if sets is None or sets.named is None else sets.named.warm_start
+    own = None if named is None else Sets.of(replace(named, evaluation={}))
+    return plan(stage, sets=own, reads_rows=False, **options)
+
+
+def _warm_start_phases(peaks: Peaks) -> dict[str, int]:
+    named = {"training_step": "warm_start_step", "validation": "warm_start_validation"}
+    return {named[name]: count for name, count in peaks.phases.items() if name in named}
 
 
 def _worst(
@@ -240,6 +296,7 @@ def _worst(
     memory: Memory,
     sets: Sets | None,
     length: RunLength | None,
+    rollouts: Rollouts | None,
     *,
     num_gpus: int,
     is_loaded: bool,
@@ -248,6 +305,8 @@ def _worst(
     longest = assumed_length(recipe, built.model)
     if sets is not None:
         longest = int(sets.train.lengths.max())
+    if rollouts is not None:
+        longest = longest_sequence(rollouts, built.model)
     layers = built.layers.bytes
     division = divide(
         built.model,
@@ -257,6 +316,8 @@ def _worst(
         free_bytes=target.free_bytes(memory, is_loaded=is_loaded),
         layers=layers,
     )
+    if rollouts is not None:
+        return division, worst_policy_step(recipe, rollouts, division, longest)
     if sets is None or length is None:
         return division, assumed_worst(
             longest, division, validates=recipe.data.validation is not None

@@ -12,8 +12,11 @@ changes: it is the reference too, with the adapter off.
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +25,8 @@ from lorakit.adapters.attach import adapter_disabled, attached
 from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.base.eval_mode import eval_mode
 from lorakit.data.examples import ExampleSet
+from lorakit.data.sources import Row
+from lorakit.errors import RunError
 from lorakit.progress import Bar, bar
 from lorakit.train.checks import check_sets
 from lorakit.train.faults import every_tensor_trains
@@ -35,12 +40,14 @@ from lorakit.train.outcome import TrainOutcome, outcome_of
 from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.ranks import Ranks
-from lorakit.train.rewards import check_outside
+from lorakit.train.rewards import Rewarder
 from lorakit.train.rollouts import Rollouts, Seconds, roll_out
 from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import check_folder, set_up
 from lorakit.train.step import compute_device, take_step
+
+ROWS_READ = 100  # to see which columns a data set has
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +61,8 @@ def train_grpo(
     *,
     stop_ids: tuple[int, ...] = (),
     repeats: np.ndarray | None = None,
+    rows: Sequence[Row] | None = None,
+    warm_start: Mapping[str, Any] | None = None,
     pad_id: int = 0,
     run_dir: Path | None = None,
     resume: bool = False,
@@ -69,8 +78,13 @@ def train_grpo(
         grpo: rollouts, rewards and objective.
         stop_ids: tokens that end a completion, beside the model's own; references end there too.
         repeats: float64 (number of examples,), how often each is asked per epoch; None: once.
+        rows: behind the examples, one each: a reward function of one's own is given their columns,
+            and errors name them; None: it gets no columns.
+        warm_start: JSON values of what the adapter was trained by before, which a resumed run must
+            share; None: of nothing.
         pad_id: token id for padding.
-        run_dir: where choices.json, metrics.jsonl and checkpoints/ go; None: nothing is written.
+        run_dir: where choices.json, metrics.jsonl, completions.jsonl and checkpoints/ go; None:
+            nothing is written.
         resume: go on from the newest whole checkpoint in `run_dir`.
 
     Returns:
@@ -78,13 +92,13 @@ def train_grpo(
 
     Raises:
         InputError: settings, data or model that cannot work; nothing was written.
+        RunError: a reward failed; the run was saved as it was before those completions.
         CheckpointError, NonFiniteError, InterruptionError, RunError: see `loop.train`.
     """
     adapter = attached(model)
     refuse_trained_routers(adapter)
     check_sets(model, {"train": examples})
     _check(settings, run_dir, resume)
-    check_outside(grpo.rewards)
     stream = QuestionStream(
         examples,
         repeats,
@@ -102,19 +116,29 @@ def train_grpo(
         repeats=repeats,
         validation=None,
         world_size=1,
-        method={"grpo": grpo.identity(), "stop_ids": list(stop_ids)},
+        method={
+            "grpo": grpo.identity(),
+            "stop_ids": list(stop_ids),
+            "warm_start": None if warm_start is None else dict(warm_start),
+        },
     )
-    with set_up(
-        model,
-        adapter,
-        settings,
-        ranks,
-        identity,
-        longest=longest + grpo.loss.max_completion_length,
-        run_dir=run_dir,
-        resume=resume,
-    ) as setup:
+    with (
+        checked_rewarder(grpo, rows) as rewarder,
+        set_up(
+            model,
+            adapter,
+            settings,
+            ranks,
+            identity,
+            longest=longest + grpo.loss.max_completion_length,
+            run_dir=run_dir,
+            resume=resume,
+        ) as setup,
+    ):
         state = GRPOState(grpo, stream.questions)
+        rolling = _RollingOut(
+            tokenizer, grpo, stream, rewarder, settings.seed, stop_ids, rows, setup.caught
+        )
         run = Run(
             model,
             adapter,
@@ -144,14 +168,14 @@ def train_grpo(
         )
         try:
             run.open(setup.checkpoint)
+            state.open(run_dir, run.counters.step)
             with bar("training", run.num_steps) as progress:
                 progress.advance(run.counters.step)
                 while run.counters.step < run.num_steps:
                     seconds = None
                     if state.rollouts is None:
-                        state.rollouts, seconds = _roll_out(
-                            run, tokenizer, grpo, stream, settings.seed, stop_ids, setup.caught
-                        )
+                        state.rollouts, seconds = _roll_out(run, rolling)
+                        state.keep_samples(tokenizer, state.rollouts)
                     steps = PolicySteps(
                         state.rollouts,
                         grpo,
@@ -163,40 +187,66 @@ def train_grpo(
                     _learn(run, state, steps, settings, grpo, seconds, setup.caught, progress)
         finally:
             run.close()
+            state.close()
         run.finish()
         return outcome_of(run)
 
 
-def _roll_out(
-    run: Run,
-    tokenizer: PreTrainedTokenizerBase,
-    grpo: GRPOSettings,
-    stream: QuestionStream,
-    seed: int,
-    stop_ids: tuple[int, ...],
-    caught: Interrupts,
-) -> tuple[Rollouts, Seconds]:
+@contextmanager
+def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator[Rewarder]:
+    """What rewards completions, once it was seen that all it needs is there.
+
+    Raises:
+        InputError: something is not; with the fix.
+    """
+    looked_at = [] if rows is None else [rows[i].values for i in range(min(len(rows), ROWS_READ))]
+    columns = dict.fromkeys(name for values in looked_at for name in values)
+    with grpo.rewarder() as rewarder:
+        rewarder.check(list(columns))
+        yield rewarder
+
+
+@dataclass(frozen=True)
+class _RollingOut:
+    """What a generation needs beside the model; see `roll_out`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    grpo: GRPOSettings
+    stream: QuestionStream
+    rewarder: Rewarder
+    seed: int
+    stop_ids: tuple[int, ...]
+    rows: Sequence[Row] | None
+    caught: Interrupts
+
+
+def _roll_out(run: Run, this: _RollingOut) -> tuple[Rollouts, Seconds]:
     """The completions of the cycle that begins; a signal leaves them to the resumed run."""
-    cycle = run.counters.step // grpo.steps_per_cycle
+    cycle = run.counters.step // this.grpo.steps_per_cycle
 
     def stop_if_asked(*_: int) -> None:
-        if caught.received is not None:
+        if this.caught.received is not None:
             raise StoppedError("rolling out was stopped before it was done")
 
     try:
         return roll_out(
             run.model,
-            tokenizer,
-            stream.questions(cycle),
-            grpo,
+            this.tokenizer,
+            this.stream.questions(cycle),
+            this.grpo,
+            this.rewarder,
             cycle=cycle,
-            seed=seed,
-            stop_ids=stop_ids,
+            seed=this.seed,
+            stop_ids=this.stop_ids,
+            rows=this.rows,
             on_token=stop_if_asked,
         )
     except StoppedError:
         run.save()
-        raise run.interruption(caught.received) from None
+        raise run.interruption(this.caught.received) from None
+    except RunError:
+        run.save()
+        raise
 
 
 def _learn(
@@ -238,10 +288,11 @@ def _learn(
                     recompute=recompute,
                 )
             if seconds is not None and step == first:
-                state.count_rollouts(rollouts, seconds)
+                state.count_rollouts(rollouts, seconds, step + 1)
             state.count_step(steps.statistics())
             # Read at once: what is generated next must come from finite weights.
             run.settle(result, is_latest=True)
+            state.tell(run.lines)
             if step + 1 == stop:
                 state.rollouts = None
             interrupted = caught.received is not None

@@ -38,6 +38,24 @@ class TrainOutcome:
     choices: Choices
     optimizer: dict[str, int | str]
 
+    def summary(self) -> dict[str, Any]:
+        """For `lorakit train --json`; `reward` only where completions were rewarded."""
+        return {
+            "steps": self.steps,
+            "stopped": self.stopped,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "seconds": self.seconds,
+            "loss": self.loss,
+            "validation_loss": self.validation_loss,
+            "optimizer": self.optimizer,
+        } | ({} if self.reward is None else {"reward": self.reward})
+
+    @property
+    def reward(self) -> float | None:
+        """Of the last line of the metrics that has one; None: nothing was rewarded."""
+        return next((line["reward"] for line in reversed(self.metrics) if "reward" in line), None)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the metrics, which have a file of their own."""
         values = {name: value for name, value in vars(self).items() if name != "metrics"}

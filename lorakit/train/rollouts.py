@@ -16,10 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import kernels
 from lorakit.data.questions import Question, decoded
+from lorakit.data.sources import Row
 from lorakit.generate import Completion, generate
 from lorakit.train.advantages import Advantages, advantages
 from lorakit.train.grpo_settings import GRPOSettings
-from lorakit.train.rewards import score
+from lorakit.train.reward_functions import Answers
+from lorakit.train.rewards import Rewarder
 
 
 @dataclass
@@ -104,10 +106,12 @@ def roll_out(
     tokenizer: PreTrainedTokenizerBase,
     questions: list[Question],
     settings: GRPOSettings,
+    rewarder: Rewarder,
     *,
     cycle: int,
     seed: int,
     stop_ids: tuple[int, ...],
+    rows: Sequence[Row] | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> tuple[Rollouts, Seconds]:
     """Answer every question `num_generations` times with the model as it stands, and reward it.
@@ -116,6 +120,9 @@ def roll_out(
     cycle, member of its group) alone.
 
     Args:
+        rewarder: of the settings' rewards.
+        rows: behind the examples that questions were made of, whose columns a function of one's
+            own may ask for; None: there are none.
         on_token: see `generate`.
     """
     began = time.monotonic()
@@ -134,12 +141,8 @@ def roll_out(
         description="rolling out",
     )
     generated = time.monotonic()
-    rewards = score(
-        settings.rewards,
-        [completion.text for completion in completions],
-        [decoded(tokenizer, question.reference_ids) for question in asked],
-        settings.scoring,
-    )
+    texts = [completion.text for completion in completions]
+    rewards = rewarder.score(_answers(tokenizer, texts, asked, rows))
     rollouts = Rollouts(
         cycle,
         questions,
@@ -153,6 +156,27 @@ def roll_out(
         advantages=_advantages(rewards, settings),
     )
     return rollouts, Seconds(generated - began, time.monotonic() - generated)
+
+
+def _answers(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    asked: Sequence[Question],
+    rows: Sequence[Row] | None,
+) -> Answers:
+    """The completions as rewards see them."""
+    of_row = {question.index: None if rows is None else rows[question.index] for question in asked}
+    found = [of_row[question.index] for question in asked]
+    return Answers(
+        texts,
+        [decoded(tokenizer, question.reference_ids) for question in asked],
+        [decoded(tokenizer, question.prompt_ids) for question in asked],
+        [{} if row is None else row.values for row in found],
+        [
+            f"example {question.index}" if row is None else row.location
+            for question, row in zip(asked, found, strict=True)
+        ],
+    )
 
 
 def _joined(completions: Sequence[Completion]) -> torch.Tensor:
