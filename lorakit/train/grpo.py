@@ -12,6 +12,7 @@ changes: it is the reference too, with the adapter off.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from lorakit.data.examples import ExampleSet
 from lorakit.progress import Bar, bar
 from lorakit.train.checks import check_sets
 from lorakit.train.faults import every_tensor_trains
+from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
 from lorakit.train.identity import run_identity
@@ -36,7 +38,6 @@ from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.ranks import Ranks
 from lorakit.train.rewards import check_outside
-from lorakit.train.rollouts import Rollouts, Seconds, roll_out
 from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import check_folder, set_up
@@ -78,7 +79,9 @@ def train_grpo(
 
     Raises:
         InputError: settings, data or model that cannot work; nothing was written.
-        CheckpointError, NonFiniteError, InterruptionError, RunError: see `loop.train`.
+        RunError: a reward failed; the completions are saved, and a resumed run asks for the rewards
+            that are missing.
+        CheckpointError, NonFiniteError, InterruptionError: see `loop.train`.
     """
     adapter = attached(model)
     refuse_trained_routers(adapter)
@@ -114,7 +117,7 @@ def train_grpo(
         run_dir=run_dir,
         resume=resume,
     ) as setup:
-        state = GRPOState(grpo, stream.questions)
+        state = GRPOState(grpo, stream)
         run = Run(
             model,
             adapter,
@@ -131,97 +134,95 @@ def train_grpo(
             store=setup.store,
             method_state=state,
         )
-        log.info(
-            "training %s parameters on %d questions, %d completions of each: %d steps of %d "
-            "completions, learning rate %g (%s)",
-            f"{adapter.trainable:,}",
-            len(examples),
-            grpo.num_generations,
-            run.num_steps,
-            settings.batch_size,
-            settings.learning_rate,
-            settings.lr_scheduler_type,
+        _say(run, grpo, len(examples), settings)
+        generation = Generation(
+            tokenizer, grpo, stream, settings.seed, stop_ids, _stop_if_asked(setup.caught)
         )
         try:
             run.open(setup.checkpoint)
             with bar("training", run.num_steps) as progress:
                 progress.advance(run.counters.step)
                 while run.counters.step < run.num_steps:
-                    seconds = None
-                    if state.rollouts is None:
-                        state.rollouts, seconds = _roll_out(
-                            run, tokenizer, grpo, stream, settings.seed, stop_ids, setup.caught
-                        )
-                    steps = PolicySteps(
-                        state.rollouts,
-                        grpo,
-                        batch_size=settings.batch_size,
-                        seed=settings.seed,
-                        choices=setup.choices,
-                        pad_id=pad_id,
-                    )
-                    _learn(run, state, steps, settings, grpo, seconds, setup.caught, progress)
+                    _generate(run, state, generation, setup.caught)
+                    _learn(run, state, settings, grpo, setup.caught, progress)
         finally:
             run.close()
         run.finish()
         return outcome_of(run)
 
 
-def _roll_out(
-    run: Run,
-    tokenizer: PreTrainedTokenizerBase,
-    grpo: GRPOSettings,
-    stream: QuestionStream,
-    seed: int,
-    stop_ids: tuple[int, ...],
-    caught: Interrupts,
-) -> tuple[Rollouts, Seconds]:
-    """The completions of the cycle that begins; a signal leaves them to the resumed run."""
-    cycle = run.counters.step // grpo.steps_per_cycle
+def _say(run: Run, grpo: GRPOSettings, num_questions: int, settings: LoopSettings) -> None:
+    log.info(
+        "training %s parameters on %d questions, %d completions of each: %d steps of %d "
+        "completions, learning rate %g (%s)",
+        f"{run.adapter.trainable:,}",
+        num_questions,
+        grpo.num_generations,
+        run.num_steps,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.lr_scheduler_type,
+    )
 
-    def stop_if_asked(*_: int) -> None:
+
+def _stop_if_asked(caught: Interrupts) -> Callable[[], None]:
+    def stop_if_asked() -> None:
         if caught.received is not None:
             raise StoppedError("rolling out was stopped before it was done")
 
+    return stop_if_asked
+
+
+def _generate(run: Run, state: GRPOState, generation: Generation, caught: Interrupts) -> None:
+    """The completions of the cycle that the run is in, with their rewards, as far as they are not
+    there. What stops this leaves what there is to the resumed run."""
+    cycle = run.counters.step // generation.grpo.steps_per_cycle
     try:
-        return roll_out(
-            run.model,
-            tokenizer,
-            stream.questions(cycle),
-            grpo,
-            cycle=cycle,
-            seed=seed,
-            stop_ids=stop_ids,
-            on_token=stop_if_asked,
-        )
-    except StoppedError:
-        run.save()
-        raise run.interruption(caught.received) from None
+        if state.rollouts is None:
+            state.rollouts = generation.advance(run.model, cycle, None)
+        generation.reward(state.rollouts)
+        while not generation.is_whole(state.rollouts):
+            state.rollouts = generation.advance(run.model, cycle, state.rollouts)
+            generation.reward(state.rollouts)
+    except Exception as error:
+        run.count_generation()
+        run.save(anew=state.rollouts is not None)
+        if isinstance(error, StoppedError):
+            raise run.interruption(caught.received) from None
+        raise
+    run.count_generation()
 
 
 def _learn(
     run: Run,
     state: GRPOState,
-    steps: PolicySteps,
     settings: LoopSettings,
     grpo: GRPOSettings,
-    seconds: Seconds | None,
     caught: Interrupts,
     progress: Bar,
 ) -> None:
-    """The steps of the cycle that are left, or those up to a signal.
-
-    Args:
-        seconds: what generating took; None: the completions are a checkpoint's.
-    """
+    """The steps of the cycle that are left, or those up to a signal."""
     model, adapter, rollouts = run.model, run.adapter, state.rollouts
     assert rollouts is not None
+    steps = PolicySteps(
+        rollouts,
+        grpo,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        choices=run.choices,
+        pad_id=run.pad_id,
+        drops=adapter.dropout.p > 0,
+    )
     schedule = settings.schedule(run.num_steps)
     first = run.counters.step
     stop = min((rollouts.cycle + 1) * grpo.steps_per_cycle, run.num_steps)
     if grpo.loss.beta != 0 and rollouts.ref_logps is None:
         with eval_mode(model), adapter_disabled(model):
             rollouts.ref_logps = steps.logprobs(model, adapter)
+    is_corrected = grpo.rollout_importance_sampling_mode is not None
+    if is_corrected and adapter.dropout.p > 0 and rollouts.undropped_logps is None:
+        with eval_mode(model):
+            rollouts.undropped_logps = steps.logprobs(model, adapter)
     with training_mode(model, adapter, run.choices.recompute_policy) as recompute:
         if grpo.steps_per_cycle > 1 and rollouts.old_logps is None:
             rollouts.old_logps = steps.logprobs(model, adapter, recompute)
@@ -237,8 +238,8 @@ def _learn(
                     seed=settings.seed,
                     recompute=recompute,
                 )
-            if seconds is not None and step == first:
-                state.count_rollouts(rollouts, seconds)
+            if step % grpo.steps_per_cycle == 0:
+                state.count_rollouts(rollouts)
             state.count_step(steps.statistics())
             # Read at once: what is generated next must come from finite weights.
             run.settle(result, is_latest=True)

@@ -1,23 +1,23 @@
 """What a policy gradient keeps beside the weights: the cycle it is in, and what the next line says.
 
 A run that was stopped anywhere inside a cycle goes on with the very completions, rewards and old
-log-probabilities; between cycles there is nothing to keep, because questions, seeds and order are
-functions of the step.
+log-probabilities, also where a reward is not there yet; between cycles there is nothing to keep,
+because questions, seeds and order are functions of the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from lorakit.data.questions import Question
 from lorakit.train.checkpoint import Checkpoint
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.per_completion import Statistics
-from lorakit.train.rollouts import Rollouts, Seconds
+from lorakit.train.question_stream import QuestionStream
+from lorakit.train.rollouts import Rollouts
 
 GROUP = "rollouts"
 
@@ -27,18 +27,16 @@ class GRPOState:
 
     Args:
         settings: of the run.
-        questions_of: cycle -> its questions.
+        stream: of its questions.
 
     Attributes:
         rollouts: of the cycle that the run is in; None between two.
     """
 
-    def __init__(
-        self, settings: GRPOSettings, questions_of: Callable[[int], list[Question]]
-    ) -> None:
+    def __init__(self, settings: GRPOSettings, stream: QuestionStream) -> None:
         self.rollouts: Rollouts | None = None
         self._settings = settings
-        self._questions_of = questions_of
+        self._stream = stream
         # {name: (sum, count)} since the last line; of what starts with "seconds/" the sum is told.
         self._sums: dict[str, tuple[float, float]] = {}
 
@@ -48,21 +46,25 @@ class GRPOState:
             total, count = entry.tolist()
             self._add(name, total, count)
 
-    def count_rollouts(self, rollouts: Rollouts, seconds: Seconds) -> None:
-        """Take those of a generation, with the first step that learns from it.
+    def count_rollouts(self, rollouts: Rollouts) -> None:
+        """Take those of a generation, with the first step that learns from it: of all completions,
+        also those that steps do not see.
 
-        Not when it was generated: a run that is stopped in between generates again.
+        Not when it was generated: a run that is stopped in between does so again.
         """
-        count = len(rollouts)
-        self._add_column("reward", "reward_std", rollouts.advantages.rewards)
+        count, found = len(rollouts), rollouts.advantages
+        assert found is not None
+        self._add_column("reward", "reward_std", found.rewards)
         for one, column in zip(self._settings.rewards, rollouts.rewards.numpy().T, strict=True):
             name = f"rewards/{one.scorer}"
             self._add_column(f"{name}/mean", f"{name}/std", column)
-        self._add("frac_reward_zero_std", count - int(rollouts.advantages.varies.sum()), count)
+        self._add("frac_reward_zero_std", count - int(found.varies.sum()), count)
         self._add("completions/mean_length", int(rollouts.lengths.sum()), count)
         self._add("completions/clipped_ratio", int(rollouts.truncated.sum()), count)
-        self._add("seconds/rollout", seconds.rollout, 1)
-        self._add("seconds/reward", seconds.reward, 1)
+        if self._settings.max_resample_times > 0:
+            self._add("num_resamples", rollouts.num_resamples, 1)
+        self._add("seconds/rollout", rollouts.seconds.rollout, 1)
+        self._add("seconds/reward", rollouts.seconds.reward, 1)
 
     def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
         """See `MethodState`."""
@@ -72,17 +74,20 @@ class GRPOState:
         """See `MethodState`."""
         return {
             "sums": {name: list(entry) for name, entry in self._sums.items()},
-            "cycle": None if self.rollouts is None else self.rollouts.cycle,
+            "rollouts": None if self.rollouts is None else self.rollouts.to_json(),
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """See `MethodState`."""
         state = checkpoint.state["method"]
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
-        cycle = state["cycle"]
-        if cycle is not None:
-            self.rollouts = Rollouts.of_tensors(
-                checkpoint.tensors[GROUP], cycle, self._questions_of(cycle), self._settings
+        if state["rollouts"] is not None:
+            self.rollouts = Rollouts.restored(
+                checkpoint.tensors[GROUP],
+                state["rollouts"],
+                self._stream.at,
+                self._settings,
+                self._stream.prompts_per_cycle,
             )
 
     def take_line(self) -> dict[str, float]:

@@ -62,30 +62,28 @@ def check_outside(rewards: Sequence[Reward]) -> None:
 
 
 def score(
-    rewards: Sequence[Reward],
+    reward: Reward,
     answers: Sequence[str],
     references: Sequence[str],
     options: tasks.ScoringOptions,
 ) -> np.ndarray:
-    """What each reward makes of each answer.
+    """What a reward makes of each answer.
 
     Args:
         answers, references: E texts each.
 
     Returns:
-        float64 (E, K), not weighted; NaN where a scorer has no opinion.
+        float64 (E,), not weighted; NaN where the scorer has no opinion.
 
     Raises:
-        RunError: a scorer gave something else than a number for each answer.
+        RunError: the scorer gave something else than a number for each answer.
     """
-    columns = []
-    for one in rewards:
-        column = np.asarray(tasks.scorer(one.scorer).scores(answers, references, options), float)
-        if column.shape != (len(answers),) or np.isinf(column).any():
-            raise RunError(
-                f"reward {one.scorer!r} gave {column.shape} values for {len(answers)} answers, "
-                f"{int(np.isinf(column).sum())} of them infinite; possible: one number for each. "
-                f"Mend lorakit/tasks/{one.scorer}.py."
-            )
-        columns.append(column)
-    return np.stack(columns, axis=1)
+    scored = tasks.scorer(reward.scorer).scores(answers, references, options)
+    column = np.asarray(scored, np.float64)
+    if column.shape != (len(answers),) or np.isinf(column).any():
+        raise RunError(
+            f"reward {reward.scorer!r} gave {column.shape} values for {len(answers)} answers, "
+            f"{int(np.isinf(column).sum())} of them infinite; possible: one number for each. "
+            f"Mend lorakit/tasks/{reward.scorer}.py."
+        )
+    return column

@@ -20,7 +20,7 @@ from lorakit.data.examples import Example, examples_in_memory
 from lorakit.errors import CheckpointError, DataError, InputError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
-from lorakit.train import grpo as grpo_module
+from lorakit.train import generation as generation_module
 from lorakit.train import rewards as rewards_module
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.grpo import train_grpo
@@ -90,7 +90,7 @@ def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -
             rollouts = saved.tensors["rollouts"]
             assert rollouts["rewards"].shape == (8, 2) and rollouts["lengths"].shape == (8,)
             assert rollouts["old_logps"].shape == rollouts["token_ids"].shape
-            assert saved.state["method"]["cycle"] == step // CYCLES.steps_per_cycle
+            assert saved.state["method"]["rollouts"]["cycle"] == step // CYCLES.steps_per_cycle
 
 
 def test_what_is_told(whole: tuple[Path, list[dict]]) -> None:
@@ -113,7 +113,7 @@ def test_a_signal_while_rolling_out(
 ) -> None:
     folder, lines = whole
     again = tmp_path / "run"
-    plain = grpo_module.roll_out
+    plain = generation_module.roll_out
 
     def interrupted(*arguments, cycle: int, on_token, **options):
         def send(*token: int) -> None:
@@ -125,7 +125,7 @@ def test_a_signal_while_rolling_out(
         return plain(*arguments, cycle=cycle, on_token=send, **options)
 
     cycle_of: list[int] = []
-    monkeypatch.setattr(grpo_module, "roll_out", interrupted)
+    monkeypatch.setattr(generation_module, "roll_out", interrupted)
     with pytest.raises(
         InterruptionError, match="stopped by SIGTERM after step 4 of 12; saved"
     ) as e:

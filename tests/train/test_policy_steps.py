@@ -22,7 +22,9 @@ SETTINGS = GRPOSettings(rewards=(Reward("regex"),), num_generations=3, steps_per
 CHOICES = Choices(64, "none", None, True, "cpu", "torch.float32", 1)
 
 
-def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0) -> Rollouts:
+def rollouts(
+    settings: GRPOSettings = SETTINGS, cycle: int = 0, num_groups: int = 4
+) -> Rollouts:
     lengths = torch.arange(1, 13)
     count = int(lengths.sum())
     rewards = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0.0])[:, None].double()
@@ -32,11 +34,16 @@ def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0) -> Rollouts:
         "lengths": lengths,
         "token_ids": torch.arange(count).int(),
         "truncated": truncated,
+        "questions": torch.arange(4),
         "rewards": rewards,
+        "scored": torch.ones(rewards.shape, dtype=torch.bool),
         "rollout_logps": torch.zeros(count),
     }
-    asked = [Question(i, [1] * (i + 2), [7]) for i in range(4)]
-    return Rollouts.of_tensors(tensors, cycle, asked, settings)
+    state = {"cycle": cycle, "num_resamples": 0, "texts": []}
+    state["seconds"] = {"rollout": 0.0, "reward": 0.0}
+    return Rollouts.restored(
+        tensors, state, lambda i: Question(i, [1] * (i + 2), [7]), settings, num_groups
+    )
 
 
 def steps_of(settings: GRPOSettings = SETTINGS, cycle: int = 0, seed: int = 3) -> PolicySteps:
@@ -95,7 +102,7 @@ def test_a_micro_batch_is_prompt_and_completion() -> None:
 
 def test_questions_come_epoch_after_epoch() -> None:
     stream = QuestionStream(questions(5), None, (4,), seed=1, prompts_per_cycle=2)
-    assert stream.cycles_per_epoch == 3
+    assert stream.cycles_per_epoch == 2.5
     asked = [q.index for cycle in range(5) for q in stream.questions(cycle)]
     assert sorted(asked[:5]) == sorted(asked[5:]) == list(range(5))
     assert asked[:5] != asked[5:]  # in another order
