@@ -184,6 +184,7 @@ def _generate(run: Run, state: GRPOState, generation: Generation, caught: Interr
         while not generation.is_whole(state.rollouts):
             state.rollouts = generation.advance(run.model, cycle, state.rollouts)
             generation.reward(state.rollouts)
+        generation.stop_if_asked()
     except Exception as error:
         run.count_generation()
         run.save(anew=state.rollouts is not None)

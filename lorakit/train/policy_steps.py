@@ -29,11 +29,12 @@ from lorakit.train.step import compute_device
 class PolicySteps:
     """The steps of a cycle; a step needs nothing but its position.
 
-    A completion that cannot move the policy is left out of the passes, and counted all the same,
-    in divisors and in shares of what was clipped: one that is truncated, where these are masked, or
+    A completion that cannot move the policy is left out of the passes, and counted all the same, in
+    divisors and in the shares of what is clipped: one that is truncated, where these are masked, or
     that nothing sets apart in its group, where no KL divergence pulls. Entropy, ratio and mismatch
-    are those of completions that pass. Dropout masks are those of the cycle: old and new log-probabilities of a
-    completion see the same ones, so that a ratio is that of the weights alone.
+    are those of completions that pass. Dropout masks are those of the cycle: old and new
+    log-probabilities of a completion see the same ones, so that a ratio is that of the weights
+    alone.
 
     Args:
         rollouts: of the cycle, all scored.

@@ -30,19 +30,19 @@ from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.rewards import Reward
 from tests import families, tolerances
 from tests.train import runs
-from tests.train.grpo_runs import CYCLES, LOOP, TOKENIZER, adapted, logged, questions, run
+from tests.train.grpo_runs import (
+    CYCLES,
+    LOOP,
+    TOKENIZER,
+    adapted,
+    assert_same_run,
+    later_than,
+    logged,
+    questions,
+    run,
+)
 
 NUM_STEPS = LOOP.max_steps
-
-
-def assert_same_run(folder: Path, other: Path) -> None:
-    """Weights, moments, rollouts, counters and lines are the same bits."""
-    ours, theirs = (read_checkpoint(f / f"checkpoints/step-{NUM_STEPS}") for f in (folder, other))
-    assert ours.tensors.keys() == theirs.tensors.keys()
-    for group, named in theirs.tensors.items():
-        for name, value in named.items():
-            assert torch.equal(ours.tensors[group][name], value), (group, name)
-    assert ours.identity == theirs.identity
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +67,10 @@ def test_resume_from_every_step_of_three_cycles(
 ) -> None:
     folder, lines = whole
     again = tmp_path / "run"
-    shutil.copytree(folder, again, ignore=_later_than(step))
+    shutil.copytree(folder, again, ignore=later_than(step))
     outcome = run(adapted(lora_dropout=0.1), run_dir=again, resume=True)
     assert logged(outcome.metrics) == lines
     assert_same_run(again, folder)
-
-
-def _later_than(step: int):
-    def ignored(_: str, names: list[str]) -> list[str]:
-        return [n for n in names if n.startswith("step-") and int(n.removeprefix("step-")) > step]
-
-    return ignored
 
 
 def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -> None:
@@ -98,8 +91,8 @@ def test_what_is_told(whole: tuple[Path, list[dict]]) -> None:
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     for line in lines:
         assert {"kl", "entropy", "ratio", "clip_ratio/region"} <= line.keys()
-        # The sampler and a training pass differ by dropout here, and are both there.
-        assert 0 < line["sampling_logp_difference"] < 1
+        # Dropout is no part of the difference between the sampler and a training pass.
+        assert 0 < line["sampling_logp_difference"] < tolerances.LOGPROBS_FLOAT32
     rewarded = [line for line in lines if "reward" in line]
     assert len(rewarded) == 3  # a line without a generation has no reward
     for line in rewarded:
@@ -205,13 +198,19 @@ def test_the_cut_into_micro_batches_changes_only_the_last_bits() -> None:
             assert error < tolerances.AFTER_ADAM_FLOAT32, name
 
 
-def test_old_log_probabilities_see_the_same_dropout() -> None:
+def test_dropout_is_in_ratios_on_both_sides_and_in_corrections_on_none() -> None:
     """At the first step of a cycle of four, ratios are 1 although values are dropped."""
     lines = run(adapted(lora_dropout=0.5), max_steps=5, logging_steps=1).metrics
     for first in (0, 4):
         assert lines[first]["ratio"] == pytest.approx(1, abs=1e-6)
-        assert lines[first]["sampling_logp_difference"] > 0.01  # the sampler drops nothing
     assert lines[3]["ratio"] != pytest.approx(1, abs=1e-3)
+    for line in lines:  # the sampler drops nothing
+        assert line["sampling_logp_difference"] < tolerances.LOGPROBS_FLOAT32
+        assert line["importance_sampling_ratio"] == pytest.approx(1, abs=1e-4)
+    measured = dataclasses.replace(CYCLES, rollout_importance_sampling_mode=None)
+    for dropout in (0.0, 0.5):
+        told = run(adapted(lora_dropout=dropout), measured, max_steps=1).metrics[0]
+        assert ("sampling_logp_difference" in told) == (dropout == 0)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lorakit.data.questions import Question
+from lorakit.train.advantages import advantages
 from lorakit.train.choices import Choices
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.policy_loss import PolicyLossSettings
@@ -22,9 +23,7 @@ SETTINGS = GRPOSettings(rewards=(Reward("regex"),), num_generations=3, steps_per
 CHOICES = Choices(64, "none", None, True, "cpu", "torch.float32", 1)
 
 
-def rollouts(
-    settings: GRPOSettings = SETTINGS, cycle: int = 0, num_groups: int = 4
-) -> Rollouts:
+def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0, num_groups: int = 4) -> Rollouts:
     lengths = torch.arange(1, 13)
     count = int(lengths.sum())
     rewards = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0.0])[:, None].double()
@@ -70,6 +69,20 @@ def test_completions_that_cannot_move_the_policy_are_left_out_but_counted() -> N
     assert steps_of(masked).batch(0, 0).total_weight == (total - 5 - 9) / 2
     grpo = dataclasses.replace(SETTINGS, loss=PolicyLossSettings(loss_type="grpo"))
     assert steps_of(grpo).batch(0, 1).total_weight == 6
+
+
+def test_of_more_groups_than_asked_for_those_that_vary_are_seen() -> None:
+    found = rollouts(num_groups=2)
+    assert found.chosen.tolist() == list(range(3, 9))
+    assert found.num_missing(SETTINGS, 3) == 1
+    # Too few vary: the first of the others stand in, in the order they were asked.
+    assert rollouts(num_groups=3).chosen.tolist() == list(range(9))
+    batch = dataclasses.replace(SETTINGS, scale_rewards="batch")
+    alone = advantages(found.rewards.numpy()[3:9], [1, 1, 1, 2, 2, 2], scale_rewards="batch")
+    weighed = rollouts(batch, num_groups=2).advantages
+    assert weighed is not None
+    assert weighed.advantages[3:9].tolist() == alone.advantages.tolist()
+    assert not weighed.advantages[[0, 1, 2, 9, 10, 11]].any()
 
 
 def test_shares_are_a_function_of_seed_and_cycle() -> None:
