@@ -7,7 +7,7 @@ because questions, seeds and order are functions of the step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from lorakit.train.checkpoint import Checkpoint
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.per_completion import Statistics
+from lorakit.train.policy_watch import PolicyWatch
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.rollouts import Rollouts
 
@@ -39,6 +40,7 @@ class GRPOState:
         self._stream = stream
         # {name: (sum, count)} since the last line; of what starts with "seconds/" the sum is told.
         self._sums: dict[str, tuple[float, float]] = {}
+        self._watch = PolicyWatch({one.scorer: one.weight for one in settings.rewards})
 
     def count_step(self, statistics: Statistics) -> None:
         """Take the statistics of a step."""
@@ -99,6 +101,11 @@ class GRPOState:
         }
         self._sums = {}
         return line
+
+    def look(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+        """See `MethodState`."""
+        found = self._watch.look(lines)
+        return [f"seen at step {one.step}: {one.message} ({one.id})" for one in found]
 
     def _add_column(self, mean: str, std: str, values: np.ndarray) -> None:
         known = values[~np.isnan(values)]

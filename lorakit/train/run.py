@@ -79,6 +79,9 @@ class MethodState(Protocol):
     def take_line(self) -> dict[str, float]:
         """What a line of the metrics has besides; counted anew from here on."""
 
+    def look(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is to be said, once, of the newest of the lines."""
+
 
 class Run:
     """A run after its last settled step.
@@ -363,8 +366,12 @@ class Run:
             self._watch()
 
     def _watch(self) -> None:
-        """Say once if the loss does not fall in the first steps."""
-        if self._is_judged or self._method_state is not None:  # only a likelihood's loss must fall
+        """Say once if the loss does not fall in the first steps, or what a method looks at."""
+        if self._method_state is not None:  # only a likelihood's loss must fall
+            for said in self._method_state.look(self.lines):
+                log.warning("%s", said)
+            return
+        if self._is_judged:
             return
         steps, losses, rates = (
             [line[name] for line in self.lines] for name in ("step", "loss", "learning_rate")
