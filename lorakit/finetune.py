@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.inits import init
@@ -20,7 +21,7 @@ from lorakit.base.of_run import base_of_run, pinned, write_identity
 from lorakit.base.stops import stop_ids_of
 from lorakit.data.calibration import calibration_batches
 from lorakit.data.facts import data_facts
-from lorakit.data.named_sets import prepare_named_sets, rules_of
+from lorakit.data.named_sets import NamedSets, prepare_named_sets, rules_of
 from lorakit.data.prepare import Prepared
 from lorakit.evaluate.drawn import check_measurable
 from lorakit.evaluate.evaluation import evaluate_sets, packs
@@ -34,17 +35,23 @@ from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
-from lorakit.recipe import Recipe
+from lorakit.recipe import BaseSection, Recipe
+from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.report.page import write_report
-from lorakit.run_folder import dtype_of, find_run, finished_run, record_measured, write_recipe
+from lorakit.run_folder import (
+    RunFolder,
+    dtype_of,
+    find_run,
+    finished_run,
+    record_measured,
+    write_recipe,
+)
 from lorakit.ship.tokenizer import copy_tokenizer, write_tokenizer
-from lorakit.train.checks import check_sets
 from lorakit.train.clock import Clock, PeakMemory
+from lorakit.train.from_recipe import check_rewards_of, check_training, train_recipe
 from lorakit.train.heap import trim_heap
-from lorakit.train.loop import train
 from lorakit.train.memory import forget_peak, peak_bytes
 from lorakit.train.outcome import TrainOutcome
-from lorakit.train.settings import LoopSettings
 
 
 @dataclass(frozen=True)
@@ -55,21 +62,15 @@ class Outcome:
     training: TrainOutcome
     evaluation: dict[str, SetResult]
     memory: PeakMemory
+    warm_start: TrainOutcome | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For `lorakit train --json`."""
+        """For `lorakit train --json`; `warm_start` only where there was one."""
+        before = {} if self.warm_start is None else {"warm_start": self.warm_start.summary()}
         return {
             "run": str(self.run),
-            "training": {
-                "steps": self.training.steps,
-                "stopped": self.training.stopped,
-                "tokens": self.training.tokens,
-                "trained_tokens": self.training.trained_tokens,
-                "seconds": self.training.seconds,
-                "loss": self.training.loss,
-                "validation_loss": self.training.validation_loss,
-                "optimizer": self.training.optimizer,
-            },
+            **before,
+            "training": self.training.summary(),
             "evaluation": {name: result.to_json() for name, result in self.evaluation.items()},
             "memory_bytes": vars(self.memory),
         }
@@ -90,6 +91,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     clock = Clock(time.monotonic() if began is None else began)
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     check_outside(recipe.evaluate, asks=True)
+    check_rewards_of(recipe)
     run = find_run(recipe, resume=resume)
     base = pinned(run, recipe.base)
     model, tokenizer = load_base_of(base)
@@ -126,8 +128,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
         )
     else:
         refuse_frozen_rows(load_adapter(model, recipe.adapter.path), model, new_ids)
-    held_out = None if sets.validation is None else sets.validation.examples
-    check_sets(model, {"train": sets.train.examples, "validation": held_out})
+    check_training(model, recipe, sets, tuple(stop_ids))
     # From here on files are written: all that can be wrong with the input has been seen.
     run.path.mkdir(parents=True, exist_ok=True)
     limit = rules_of(recipe.data, model.config).max_length
@@ -154,16 +155,12 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
         )
     trim_heap()
     forget_peak(model.device)  # what reading, linting and planning took is not the training's
-    training = train(
-        model,
-        sets.train.examples,
-        LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
-        repeats=sets.train.repeats,
-        validation=held_out,
-        run_dir=run.path,
-        resume=resume,
+    stops = tuple(stop_ids)
+    before = _warm_start(model, tokenizer, recipe, sets, run, base, stop_ids=stops, resume=resume)
+    training = train_recipe(
+        model, tokenizer, recipe, sets, stop_ids=stops, run_dir=run.path, resume=resume
     )
-    clock.count("training", training.seconds)
+    clock.count("training", training.seconds + (0.0 if before is None else before.seconds))
     clock.count("between_steps", clock.rest())
     measured = {"loading_peak": loading_peak, "training_peak": peak_bytes(model.device)}
     record_measured(run, {"memory_bytes": measured | {"peak": max(measured.values())}})
@@ -190,7 +187,48 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     write_report(run.path)
     if failure is not None:
         raise failure
-    return Outcome(run.path, training, evaluation, memory)
+    return Outcome(run.path, training, evaluation, memory, before)
+
+
+def _warm_start(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    sets: NamedSets,
+    run: RunFolder,
+    base: BaseSection,
+    *,
+    stop_ids: tuple[int, ...],
+    resume: bool,
+) -> TrainOutcome | None:
+    """The run of SFT that comes first, in a folder of its own: the adapter goes on from there.
+
+    A resumed run takes it up where it was left; at its end that is nothing but its weights.
+    """
+    stage = warm_start_recipe(recipe)
+    if stage is None or sets.warm_start is None:
+        return None
+    own = run.warm_start
+    goes_on = resume and own.path.is_dir()
+    own.path.mkdir(parents=True, exist_ok=True)
+    if not own.recipe.is_file():
+        write_recipe(own, stage)
+    if not own.base.is_file():
+        write_identity(own, base)
+    if not own.tokenizer.is_dir():
+        write_tokenizer(own, model, tokenizer, sets.warm_start.train)
+    outcome = train_recipe(
+        model,
+        tokenizer,
+        stage,
+        sets.warm_start,
+        stop_ids=stop_ids,
+        run_dir=own.path,
+        resume=goes_on,
+    )
+    copy_tokenizer(own)
+    save_adapter(model, own.adapter)
+    return outcome
 
 
 def _calibration(recipe: Recipe, train_set: Prepared) -> Iterator[dict[str, torch.Tensor]] | None:

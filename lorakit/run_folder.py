@@ -6,7 +6,9 @@ RUN/base.json         which base it is trained on: commit, SHA-256 of config and
 RUN/data.json         facts about the data: rows, lengths, findings, examples
 RUN/choices.json      what the loop decided, such as the dtype of computation
 RUN/metrics.jsonl     a line per logged step
+RUN/completions.jsonl  samples of what train.method grpo rolled out, with their rewards
 RUN/checkpoints/      everything needed to go on
+RUN/warm_start/       the run of SFT before that, a run folder of its own
 RUN/adapter/          PEFT's format, with the tokenizer beside it
 RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after
@@ -32,6 +34,8 @@ from lorakit.files import STAGING_PREFIX, write_atomically, write_json
 from lorakit.recipe import DataSource, Recipe, dump_recipe, load_recipe
 from lorakit.recipe.builtin_names import is_builtin_data, is_builtin_model
 from lorakit.recipe.sections.evaluate import EVALUATION_SETS
+from lorakit.recipe.sections.grpo import RewardItem
+from lorakit.recipe.warm_start import FOLDER
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16", "float64")
 PACKAGES = ("lorakit", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
@@ -86,6 +90,14 @@ class RunFolder:
     @property
     def answers(self) -> Path:
         return self.path / "answers.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        return self.path / "completions.jsonl"
+
+    @property
+    def warm_start(self) -> RunFolder:
+        return RunFolder(self.path / FOLDER)
 
     @property
     def compare(self) -> Path:
@@ -217,6 +229,11 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     resolved.data.validation = _absolute_sources(resolved.data.validation)
     for name in EVALUATION_SETS:
         setattr(resolved.evaluate, name, _absolute_sources(getattr(resolved.evaluate, name)))
+    if resolved.warm_start is not None:
+        for name in ("train", "validation"):
+            given = _absolute_sources(getattr(resolved.warm_start, name))
+            setattr(resolved.warm_start, name, given)
+    resolved.grpo.rewards = [_absolute_reward(reward) for reward in resolved.grpo.rewards]
     if resolved.evaluate.json_schema is not None:
         resolved.evaluate.json_schema = _absolute(resolved.evaluate.json_schema)
     for name in ("documents", "prices"):
@@ -235,6 +252,17 @@ def _absolute_sources(sources: Any) -> Any:
     if not isinstance(sources, str) or is_builtin_data(sources):
         return sources
     return _absolute(sources)
+
+
+def _absolute_reward(reward: RewardItem) -> RewardItem:
+    if isinstance(reward, str):
+        where, colon, function = reward.rpartition(":")
+        return f"{_absolute(where)}:{function}" if colon else reward
+    options = {
+        name: _absolute(value) if name == reward.name == "json_schema" else value
+        for name, value in reward.options.items()
+    }
+    return reward.model_copy(update={"name": _absolute_reward(reward.name), "options": options})
 
 
 def _absolute(path: str) -> str:

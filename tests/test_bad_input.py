@@ -212,7 +212,9 @@ RECIPE_CASES = [
         "base.quantization is int8; remove it, or set it to nf4 or fp4",
         base={"quantization": "int8", "block_size": 64},
     ),
-    recipe_value("grpo", "'grpo' is not built yet; possible: sft", train={"method": "grpo"}),
+    recipe_value("grpo without rewards", "grpo.rewards is empty", train={"method": "grpo"}),
+    recipe_value("rewards without grpo", "train.method is sft", grpo={"rewards": ["math"]}),
+    recipe_value("warm start without grpo", "train.method is sft", warm_start={"max_steps": 1}),
     recipe_value(
         "revision of the built-in base",
         "base.model is builtin",

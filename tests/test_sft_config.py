@@ -20,7 +20,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("train", {"learning_rat": 1e-4}),
     ("train", {"batch_size": True}),
     ("train", {"lr_scheduler_type": "square"}),
-    ("train", {"method": "grpo"}),
     ("train", {"optim": "lion_8bit"}),
     ("train", {"optim": "adamw_torch_fused"}),
     ("train", {"optim_memory": "64MB"}),

@@ -64,10 +64,18 @@ def command(
 
 def show_training(outcome: Outcome) -> None:
     """How the training went, in a sentence."""
-    training = outcome.training
+    before, training = outcome.warm_start, outcome.training
+    if before is not None:
+        console().print(
+            f"warm start: {before.stopped} after {before.steps} steps and {before.seconds:.0f} s, "
+            f"loss {before.loss:.4f}; its run is in {RunFolder(outcome.run).warm_start.path}"
+        )
+    told = f"loss {training.loss:.4f}"
+    if training.reward is not None:  # a policy's loss says nothing: its advantages add up to 0
+        told = f"reward {training.reward:.3f}"
     console().print(
-        f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, loss "
-        f"{training.loss:.4f}; the run is in {outcome.run}"
+        f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, {told}; "
+        f"the run is in {outcome.run}"
     )
     console().print(outcome.memory.describe())
 

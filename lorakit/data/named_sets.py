@@ -19,8 +19,9 @@ from lorakit.data.variants import variant_name
 from lorakit.data.varied import prepare_varied
 from lorakit.errors import DataError
 from lorakit.files import cache_folder
-from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
+from lorakit.recipe import DataSection, DataSource, EvaluateSection, Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data
+from lorakit.recipe.warm_start import warm_start_recipe
 
 # Row format of the sets that ship with lorakit.
 BUILTIN_FORMAT = "messages"
@@ -35,14 +36,16 @@ class NamedSets:
         train: the training set.
         validation: the set that decides when to stop, if there is one.
         evaluation: by name; `in_domain` is the validation set where the recipe names no other.
+        warm_start: sets of the warm start, measured on the same; None: the recipe has none.
     """
 
     train: Prepared
     validation: Prepared | None
     evaluation: dict[str, Prepared]
+    warm_start: NamedSets | None = None
 
     def by_name(self) -> dict[str, Prepared]:
-        """All sets, train first."""
+        """All sets but those of the warm start, train first."""
         validation = {} if self.validation is None else {VALIDATION: self.validation}
         return {"train": self.train} | validation | self.evaluation
 
@@ -95,6 +98,8 @@ def prepare_named_sets(
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
     parts, training = _train_and_held(recipe, tokenizer, rules, where, refused)
+    traces = _warm_start(recipe, tokenizer, config, where, refused)
+    trained = [*parts.train, *([] if traces is None else traces.train.meanings)]
     kept: dict[str, list[Meaning]] = {}
 
     def measured(
@@ -104,7 +109,7 @@ def prepare_named_sets(
         with _named(name):
             if name in (VALIDATION, "in_domain"):
                 meanings = parts.without_held_out(meanings, findings)
-            apart = _rows_apart(meanings, parts.train, apart_from, findings, data.group)
+            apart = _rows_apart(meanings, trained, apart_from, findings, data.group)
             kept[name] = apart
             return _held_out(meanings, apart, findings, tokenizer, rules, where)
 
@@ -145,7 +150,26 @@ def prepare_named_sets(
                 seed=recipe.train.seed,
                 cache_dir=where,
             )
-    return NamedSets(training, validation, evaluation)
+    if traces is not None:
+        traces = replace(traces, evaluation=evaluation)
+    return NamedSets(training, validation, evaluation, traces)
+
+
+def _warm_start(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    cache_dir: Path,
+    refused: list[DataError] | None,
+) -> NamedSets | None:
+    """What the warm start trains on and validates with."""
+    stage = warm_start_recipe(recipe)
+    if stage is None:
+        return None
+    alone = stage.model_copy(update={"evaluate": EvaluateSection()})
+    with _named("warm_start"):
+        sets = prepare_named_sets(alone, tokenizer, config, cache_dir=cache_dir, refused=refused)
+    return replace(sets, evaluation={})
 
 
 def _deciding(validation: Prepared) -> Prepared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -27,6 +27,9 @@ from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.recipe.sections.evaluate import EVALUATION_SETS
+from lorakit.recipe.sections.stage import StageSection
+from lorakit.recipe.warm_start import warm_start_recipe
+from lorakit.train.from_recipe import check_rewards_of
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ def check(recipe: Recipe) -> CheckReport:
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     check_outside(recipe.evaluate, asks=False)
+    check_rewards_of(recipe)
     tokenizer, config = load_tokenizer_of_base(recipe.base)
     refused: list[DataError] = []
     try:
@@ -119,8 +123,34 @@ def findings_of(
     """What is to be said about rows and recipe, and about sets too small for a verdict."""
     sets = facts.sets
     few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
-    linted = lint(facts, resumes=resumes)
-    return without_silenced([*sets.findings(), *few, *linted], facts.recipe.check.silence)
+    found = [*sets.findings(), *few, *lint(facts, resumes=resumes)]
+    found += _of_warm_start(facts, found, resumes=resumes)
+    return without_silenced(found, facts.recipe.check.silence)
+
+
+def _of_warm_start(facts: Facts, told: Sequence[Finding], *, resumes: bool) -> list[Finding]:
+    """What is to be said about the warm start, and was not told of the rest."""
+    stage, sets = warm_start_recipe(facts.recipe), facts.sets.warm_start
+    if stage is None or sets is None:
+        return []
+    own = replace(facts, recipe=stage, sets=sets, make_plan=None)  # the plan is of both stages
+    known = {(finding.id, finding.message) for finding in told}
+    found = [*sets.findings(), *lint(own, resumes=resumes)]
+    return [
+        replace(
+            finding,
+            message=f"warm_start: {finding.message}",
+            where=_in_warm_start(finding.where),
+        )
+        for finding in found
+        if (finding.id, finding.message) not in known
+    ]
+
+
+def _in_warm_start(where: str) -> str:
+    """`train.learning_rate` of the stage's recipe is `warm_start.learning_rate`."""
+    section, _, key = where.partition(".")
+    return f"warm_start.{key}" if section == "train" and key in StageSection.model_fields else where
 
 
 def report_findings(found: Linted) -> None:

@@ -15,8 +15,8 @@ from lorakit.lint.hardware import Hardware
 from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.near import Repeats, repeats_of
 from lorakit.lint.row_texts import Sample, sample_of
-from lorakit.plan.plan import Plan
-from lorakit.plan.steps import RunLength, count_run_length
+from lorakit.plan.plan import Plan, run_length
+from lorakit.plan.steps import RunLength
 from lorakit.recipe import Recipe
 
 # Rows of a held-out set that are read; more would not change what is said of it.
@@ -81,15 +81,12 @@ class Facts:
     @cached_property
     def length(self) -> RunLength:
         """Steps of the whole run, counted as the plan and the loop count them."""
-        train = self.recipe.train
-        return count_run_length(
-            self.sets.train.examples,
-            self.sets.train.repeats,
-            batch_size=train.batch_size,
-            num_epochs=train.num_train_epochs,
-            max_steps=train.max_steps,
-            seed=train.seed,
-        )
+        return run_length(self.recipe, self.sets.train.examples, self.sets.train.repeats)
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether answers are what completions are held to, and not trained."""
+        return self.recipe.train.method == "grpo"
 
     @property
     def num_steps(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -21,6 +21,7 @@ from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.libraries import BEFORE_TRAINING, COMPUTING, libraries_of_loading
 from lorakit.plan.memory import Memory
+from lorakit.plan.policy import Rollouts, rehearse_rollouts
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
 from lorakit.plan.worst import Worst
 from lorakit.recipe import EvaluateSection
@@ -51,11 +52,13 @@ class Peaks:
         libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
             what counts.
         loading_libraries: the same while the base is loaded.
-        phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
-            in each, without those that the run has not.
+        phases: {"loading", "training_step", "optimizer_step", "rollout", "validation",
+            "evaluation"}: the most in each, without those that the run has not; of a warm start
+            "warm_start_step" and "warm_start_validation".
         shape: the micro-batch.
         assumed: why that is no real one; None: it is.
         estimated: why the pass could not be rehearsed; None: it was.
+        rollouts: of a policy gradient; None: it is SFT.
         evaluation: what the final evaluation takes beside weights and adapter; None: there is none,
             or it could not be rehearsed.
         evaluation_assumed: whether that is of assumed rows.
@@ -72,6 +75,7 @@ class Peaks:
     shape: BatchShape
     assumed: str | None = None
     estimated: str | None = None
+    rollouts: Rollouts | None = None
     evaluation: EvaluationBytes | None = None
     evaluation_assumed: bool = False
 
@@ -135,6 +139,7 @@ def find_peaks(
     quantization: str,
     device_type: str,
     compact_heap: bool = False,
+    rollouts: Rollouts | None = None,
 ) -> Peaks:
     """Rehearse the worst micro-batches and sum up.
 
@@ -149,6 +154,7 @@ def find_peaks(
         quantization: that the base is loaded with.
         device_type: that computes.
         compact_heap: see `train/heap.py`.
+        rollouts: of a policy gradient; None: it is SFT.
     """
     on_cpu = device_type == "cpu"
     has_holes = on_cpu and not compact_heap
@@ -156,7 +162,7 @@ def find_peaks(
     dtype = compute_dtype(model)
     copies = dense_copy_bytes(model, dtype) if division.dense_copies else 0
     estimated = None
-    validation = evaluation = None
+    validation = evaluation = generation = None
 
     def passes(shape: BatchShape, *, trains: bool) -> PassBytes:
         return rehearse(
@@ -168,6 +174,7 @@ def find_peaks(
             trains=trains,
             granularity=granularity,
             every_layer=has_holes,
+            of_policy=rollouts is not None,
         )
 
     with dense_copies(model, dtype) if copies else nullcontext():
@@ -193,6 +200,16 @@ def find_peaks(
             granularity=granularity,
             has_holes=has_holes,
         )
+    if rollouts is not None and estimated is None:
+        with dense_copies(model, dtype) if copies else nullcontext():
+            generation = rehearse_rollouts(
+                rollouts,
+                model,
+                packed=division.packed,
+                device_type=device_type,
+                granularity=granularity,
+                has_holes=has_holes,
+            )
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
@@ -211,6 +228,8 @@ def find_peaks(
         "training_step": there + largest.peak + holes,
         "optimizer_step": there + temporaries,
     }
+    if generation is not None:  # between steps: gradients and optimizer stay
+        phases["rollout"] = there + generation.peak
     if validation is not None:
         phases["validation"] = there + validation
     if measured is not None:  # after training: gradients, optimizer and dense copies are gone
@@ -228,6 +247,7 @@ def find_peaks(
         shape=shape,
         assumed=worst.assumed,
         estimated=estimated,
+        rollouts=None if rollouts is None else replace(rollouts, bytes=generation),
         evaluation=evaluation,
         evaluation_assumed=evaluation is not None and measured is not None and measured.assumed,
     )

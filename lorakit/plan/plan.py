@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
@@ -14,6 +15,7 @@ from lorakit.adapters.store import load_adapter
 from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, new_tokens
 from lorakit.base.load import load_tokenizer_of
+from lorakit.data.examples import ExampleSet
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.devices import data_parallel
@@ -27,12 +29,20 @@ from lorakit.plan.duration import (
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.memory import Memory, count_memory
 from lorakit.plan.peaks import Peaks, find_peaks
+from lorakit.plan.policy import (
+    Rollouts,
+    longest_sequence,
+    policy_length,
+    rollouts_of,
+    worst_policy_step,
+)
 from lorakit.plan.rows import Sets, read_sets
 from lorakit.plan.setup import setup_of
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.target import Target
 from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
-from lorakit.recipe import LoraConfig, Recipe, TrainSection
+from lorakit.recipe import EvaluateSection, LoraConfig, Recipe
+from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.train.choices import Division, divide
 from lorakit.train.settings import LoopSettings
 
@@ -40,6 +50,12 @@ BUDGET_OF_CPU = (
     "the budget is of this machine's CPU, which takes other dtypes than a GPU; for a GPU with so "
     "little memory name one too, such as --gpu rtx4090"
 )
+# Of a policy gradient.
+AT_MOST = (
+    "tokens are those of completions that are all as long as grpo.max_completion_length: at most; "
+    "completions that nothing sets apart in their groups are not trained on"
+)
+NO_TIME = "not known: how long completions will be is not known before they are made"
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,7 @@ class Plan:
         methods: see `compare_methods`; empty: they were not compared.
         duration: operations, seconds and cost.
         sets: the examples it was counted on; not in the file.
+        warm_start: of the stage before; its phases are among those of `peaks` too.
         notes: what a reader should know about these numbers.
     """
 
@@ -80,6 +97,7 @@ class Plan:
     methods: dict[str, dict[str, int]] = field(default_factory=dict)
     duration: Duration = field(default_factory=Duration)
     sets: Sets | None = field(default=None, repr=False, compare=False)
+    warm_start: Plan | None = None
 
     @property
     def needed(self) -> int:
@@ -108,6 +126,14 @@ class Plan:
             "evaluation_bytes": None
             if self.peaks.evaluation is None
             else self.peaks.evaluation.parts(),
+            "rollouts": None if self.peaks.rollouts is None else self.peaks.rollouts.to_json(),
+            "warm_start": None
+            if self.warm_start is None
+            else {
+                "steps": self.warm_start.steps,
+                "tokens": self.warm_start.tokens,
+                "trained_tokens": self.warm_start.trained_tokens,
+            },
             "worst_micro_batch": self.peaks.micro_batch(),
             "devices": self.devices,
             "setup": self.setup,
@@ -191,11 +217,23 @@ def plan(
             notes.append(problem)
     if recipe.train.early_stopping_patience is not None:
         notes.append("early stopping may end the run sooner")
-    length = None if sets is None else _run_length(recipe.train, sets)
+    length = None if sets is None else run_length(recipe, sets.train, sets.repeats)
     if length is not None and not length.exact:
         notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
+    rollouts = None
+    if recipe.train.method == "grpo":
+        rollouts = rollouts_of(recipe, model, sets, length)
+        notes.append(AT_MOST)
     division, worst = _worst(
-        recipe, model, target, memory, sets, length, num_gpus=num_gpus, is_loaded=is_loaded
+        recipe,
+        model,
+        target,
+        memory,
+        sets,
+        length,
+        rollouts,
+        num_gpus=num_gpus,
+        is_loaded=is_loaded,
     )
     device_type = target.device.type
     peaks = find_peaks(
@@ -210,10 +248,22 @@ def plan(
         quantization=base.quantization,
         device_type=device_type,
         compact_heap=recipe.train.compact_heap,
+        rollouts=rollouts,
     )
+    before = _plan_warm_start(
+        recipe,
+        sets,
+        gpu=gpu,
+        num_gpus=num_gpus,
+        budget=budget,
+        is_loaded=is_loaded,
+        is_idle=is_idle,
+    )
+    if before is not None:
+        peaks = replace(peaks, phases={**peaks.phases, **_warm_start_phases(before.peaks)})
     notes += peaks.notes()
-    duration = Duration()
-    if sets is not None and length is not None:
+    duration = Duration() if rollouts is None else Duration(how=NO_TIME)
+    if sets is not None and length is not None and rollouts is None:
         counted = Counted(recipe, model, adapter, target, memory, division, sets, length, num_gpus)
         duration = predict_duration(counted, timing)
     return Plan(
@@ -233,18 +283,39 @@ def plan(
         notes=tuple(notes),
         duration=duration,
         sets=sets,
+        warm_start=before,
     )
 
 
-def _run_length(train: TrainSection, sets: Sets) -> RunLength:
+def run_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> RunLength:
+    """Steps and tokens of a run by the recipe's method, without its warm start."""
+    train = recipe.train
+    if train.method == "grpo":
+        return policy_length(recipe, examples, repeats)
     return count_run_length(
-        sets.train,
-        sets.repeats,
+        examples,
+        repeats,
         batch_size=train.batch_size,
         num_epochs=train.num_train_epochs,
         max_steps=train.max_steps,
         seed=train.seed,
     )
+
+
+def _plan_warm_start(recipe: Recipe, sets: Sets | None, **options: Any) -> Plan | None:
+    """Of the SFT that comes first, which is not evaluated; None: there is none."""
+    stage = warm_start_recipe(recipe)
+    if stage is None:
+        return None
+    stage.evaluate = EvaluateSection()
+    named = None if sets is None or sets.named is None else sets.named.warm_start
+    own = None if named is None else Sets.of(replace(named, evaluation={}))
+    return plan(stage, sets=own, reads_rows=False, **options)
+
+
+def _warm_start_phases(peaks: Peaks) -> dict[str, int]:
+    named = {"training_step": "warm_start_step", "validation": "warm_start_validation"}
+    return {named[name]: count for name, count in peaks.phases.items() if name in named}
 
 
 def _worst(
@@ -254,6 +325,7 @@ def _worst(
     memory: Memory,
     sets: Sets | None,
     length: RunLength | None,
+    rollouts: Rollouts | None,
     *,
     num_gpus: int,
     is_loaded: bool,
@@ -262,6 +334,8 @@ def _worst(
     longest = assumed_length(recipe, model)
     if sets is not None:
         longest = int(sets.train.lengths.max())
+    if rollouts is not None:
+        longest = longest_sequence(rollouts, model)
     division = divide(
         model,
         LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
@@ -269,6 +343,8 @@ def _worst(
         device_type=target.device.type,
         free_bytes=target.free_bytes(memory, is_loaded=is_loaded),
     )
+    if rollouts is not None:
+        return division, worst_policy_step(recipe, rollouts, division, longest)
     if sets is None or length is None:
         return division, assumed_worst(
             longest, division, validates=recipe.data.validation is not None

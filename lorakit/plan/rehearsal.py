@@ -12,7 +12,7 @@ of 4.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ from lorakit.engine.recompute import RecomputePolicy
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.stand_ins import Shapes, few_layers
 from lorakit.train.batches import row_keys
+from lorakit.train.logprobs import logprobs_of_hidden
 from lorakit.train.modes import training_mode
 from lorakit.train.step import nll_of_hidden
 
@@ -99,6 +100,7 @@ def rehearse(
     trains: bool = True,
     granularity: int = 1,
     every_layer: bool = False,
+    of_policy: bool = False,
 ) -> PassBytes:
     """Run a micro-batch through a model without data.
 
@@ -110,6 +112,7 @@ def rehearse(
         trains: with a backward pass; otherwise as a validation runs.
         granularity: bytes to which the allocator rounds each request.
         every_layer: run all of them, so that `events` are those of a real pass.
+        of_policy: the loss is that of a policy gradient, of each token's own log-probability.
     """
     micro_batch = batch_of(shape)
     tensors = [*model.parameters(), *model.buffers(), *_dense_copies(model)]
@@ -130,7 +133,8 @@ def rehearse(
                 few_layers(model, ledger, every_layer),
                 Shapes(),
             ):
-                return _one_pass(model, adapter, micro_batch, ledger, trains)
+                loss_of = _policy_loss if of_policy else _loss
+                return _one_pass(model, adapter, micro_batch, ledger, loss_of, trains=trains)
     finally:
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
@@ -141,13 +145,15 @@ def _one_pass(
     adapter: Attached,
     micro_batch: MicroBatch,
     ledger: Ledger,
+    loss_of: Callable[[PreTrainedModel, torch.Tensor, MicroBatch], torch.Tensor],
+    *,
     trains: bool,
 ) -> PassBytes:
     adapter.dropout.rows = row_keys(micro_batch, 0, 0) if trains else None
     hidden = backbone_hidden(model, micro_batch)
     kept, forward = ledger.live, ledger.peak
     ledger.begin_phase()
-    loss, _ = nll_of_hidden(model, hidden, micro_batch)
+    loss = loss_of(model, hidden, micro_batch)
     of_loss = ledger.peak
     del hidden
     ledger.begin_phase()
@@ -155,6 +161,18 @@ def _one_pass(
         loss.backward()
     adapter.dropout.rows = None
     return PassBytes(kept, forward, of_loss, ledger.peak if trains else 0, ledger.events)
+
+
+def _loss(model: PreTrainedModel, hidden: torch.Tensor, micro_batch: MicroBatch) -> torch.Tensor:
+    return nll_of_hidden(model, hidden, micro_batch)[0]
+
+
+def _policy_loss(
+    model: PreTrainedModel, hidden: torch.Tensor, micro_batch: MicroBatch
+) -> torch.Tensor:
+    """What follows from the log-probabilities is a few numbers a token."""
+    logps, _ = logprobs_of_hidden(model, hidden, micro_batch, with_entropies=True)
+    return logps.sum()
 
 
 def _dense_copies(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -14,10 +14,12 @@ from lorakit.recipe.sections.data import (
     SourceListOrFraction,
 )
 from lorakit.recipe.sections.evaluate import EvaluateSection
+from lorakit.recipe.sections.grpo import GRPOSection, RewardSection
 from lorakit.recipe.sections.output import OutputSection
 from lorakit.recipe.sections.recipe import Recipe
 from lorakit.recipe.sections.section import DtypeName, Section
 from lorakit.recipe.sections.train import TrainSection
+from lorakit.recipe.sections.warm_start import WarmStartSection
 from lorakit.recipe.sft_config import SFTConfig
 
 __all__ = [
@@ -29,16 +31,19 @@ __all__ = [
     "DtypeName",
     "EvaConfig",
     "EvaluateSection",
+    "GRPOSection",
     "LoftqConfig",
     "LoraConfig",
     "OneSource",
     "OutputSection",
     "Recipe",
+    "RewardSection",
     "SFTConfig",
     "Section",
     "SourceList",
     "SourceListOrFraction",
     "TrainSection",
+    "WarmStartSection",
     "dump_recipe",
     "edited",
     "load_recipe",

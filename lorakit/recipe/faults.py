@@ -6,12 +6,13 @@ import difflib
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from lorakit.recipe.rules.fault import Fault, RuleError
 from lorakit.recipe.sections.data import DataSource
+from lorakit.recipe.sections.grpo import RewardSection
 from lorakit.recipe.text import KeyPath
 
 # What other tools call it -> where it is here.
@@ -28,9 +29,11 @@ NAMES_ELSEWHERE = {
     "learning_rate_scheduler": "train.lr_scheduler_type",
     "load_in_4bit": "base.quantization: nf4",
     "load_in_8bit": "base.quantization: int8",
+    "generation_batch_size": "train.batch_size (completions), grpo.steps_per_generation",
     "lora_r": "adapter.r",
     "lr": "train.learning_rate",
     "lr_scheduler": "train.lr_scheduler_type",
+    "max_prompt_length": "data.max_length (prompt and answer together)",
     "max_seq_length": "data.max_length",
     "micro_batch_size": "train.batch_size (examples per optimizer step), train.micro_batch_tokens",
     "model_name": "base.model",
@@ -39,11 +42,14 @@ NAMES_ELSEWHERE = {
     "output_dir": "output.dir",
     "per_device_train_batch_size": "train.batch_size (examples per optimizer step)",
     "rank": "adapter.r",
+    "reward_funcs": "grpo.rewards",
+    "reward_weights": "grpo.rewards: [{name, weight}]",
     "sample_packing": "data.packing",
     "sequence_len": "data.max_length",
     "train_dataset": "data.train",
     "val_size": "data.validation",
     "val_set_size": "data.validation",
+    "vllm_importance_sampling_mode": "grpo.rollout_importance_sampling_mode",
 }
 
 _short = reprlib.Repr()
@@ -99,8 +105,9 @@ def known_keys(model: type[BaseModel]) -> dict[str, list[str]]:
     """{section: its keys} of a recipe model; what stands in no section under the name ''."""
     keys = {"": list(model.model_fields)}
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys[name] = list(field.annotation.model_fields)
+        for kind in (field.annotation, *get_args(field.annotation)):  # `Section`, `Section | None`
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys[name] = list(kind.model_fields)
     return keys
 
 
@@ -152,6 +159,8 @@ def _unknown_key(path: KeyPath, keys: dict[str, list[str]]) -> str:
         owner, siblings = "a recipe" if len(keys) > 1 else "these options", keys[""]
     elif len(path) == 2:
         owner, siblings = repr(section), keys[section]
+    elif path[:2] == ("grpo", "rewards"):
+        owner, siblings = "a reward", list(RewardSection.model_fields)
     else:
         owner, siblings = "a data set", list(DataSource.model_fields)
     remedy = _nearest(key, siblings, keys) or f"possible: {', '.join(siblings)}"
@@ -166,7 +175,9 @@ def _nearest(key: str, siblings: list[str], keys: dict[str, list[str]]) -> str |
         elsewhere = elsewhere if re.split(r"\W", elsewhere)[0] in siblings else None
     if elsewhere is not None:
         return f"here it is {elsewhere}"
-    sections = {name: section for section, names in keys.items() if section for name in names}
+    # Of a name in several sections the first one counts.
+    found = reversed([(section, names) for section, names in keys.items() if section])
+    sections = {name: section for section, names in found for name in names}
     if key in sections:
         return f"did you mean {sections[key]}.{key}?"
     near = difflib.get_close_matches(key.lower(), siblings, n=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from lorakit.recipe.sections.recipe import Recipe
 from lorakit.recipe.sections.section import Section
 from lorakit.recipe.text import KeyPath, apply_override, dump_text, parse_text, read_text
 
-# Options of section `train` of which a recipe has one at most.
+# Options of a stage of which it has one at most.
 EXCLUSIVE = ("num_train_epochs", "max_steps")
+STAGES = ("train", "warm_start")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -53,14 +55,14 @@ def _replace_excluded(
 ) -> None:
     """Overriding one of two options that exclude each other takes the file's other one out."""
     named = {override.partition("=")[0].strip() for override in overrides}
-    train = values.get("train")
-    if not isinstance(train, dict):
-        return
-    for key, other in (EXCLUSIVE, EXCLUSIVE[::-1]):
-        chosen = f"train.{key}" in named and train.get(key) is not None
-        if chosen and f"train.{other}" not in named:
-            train.pop(other, None)
-            places.pop(("train", other), None)
+    for section, (key, other) in itertools.product(STAGES, (EXCLUSIVE, EXCLUSIVE[::-1])):
+        stage = values.get(section)
+        if not isinstance(stage, dict):
+            continue
+        chosen = f"{section}.{key}" in named and stage.get(key) is not None
+        if chosen and f"{section}.{other}" not in named:
+            stage.pop(other, None)
+            places.pop((section, other), None)
 
 
 def parse_recipe(values: Mapping[str, Any], *, name: str = "recipe") -> Recipe:

@@ -12,6 +12,8 @@ from pydantic_core import PydanticUndefined
 
 from lorakit.recipe import Recipe
 
+UNUSED = "-"  # in the row of a key whose section a recipe does not use
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,9 +26,14 @@ class Setting:
 
 
 def settings_of(recipe: Recipe) -> list[Setting]:
-    """Every value of a recipe under its dotted key, in the order of the sections."""
+    """Every value of a recipe under its dotted key, in the order of the sections; those of a
+    section that the recipe does not use are left out."""
+    unused = {"grpo"} if recipe.train.method == "sft" else set()
     return [
-        setting for section, values in recipe for setting in _settings_of_section(section, values)
+        setting
+        for section, values in recipe
+        if values is not None and section not in unused
+        for setting in _settings_of_section(section, values)
     ]
 
 
@@ -50,7 +57,8 @@ def _settings_of_section(section: str, values: BaseModel) -> list[Setting]:
 def differing_settings(recipes: Sequence[Recipe]) -> list[tuple[str, list[str]]]:
     """(key, one value per recipe) where they are not all the same; the run folder is no setting."""
     columns = [{one.key: one.value for one in settings_of(recipe)} for recipe in recipes]
-    rows = [(key, [column[key] for column in columns]) for key in columns[0]]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    rows = [(key, [column.get(key, UNUSED) for column in columns]) for key in keys]
     return [(key, row) for key, row in rows if len(set(row)) > 1 and key != "output.dir"]
 
 

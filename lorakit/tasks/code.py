@@ -85,6 +85,11 @@ def code_of(answer: str) -> str:
     return found.get("python", found.get("", answer))
 
 
+def has_cases(reference: str) -> bool:
+    """Whether there is anything to hold code to."""
+    return _cases(reference) is not None
+
+
 def _language(fence: str) -> str:
     words = fence.strip("`~").split()
     return words[0].lower() if words else ""

@@ -8,16 +8,18 @@ the completions and the rewards that there are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.questions import decoded
+from lorakit.data.sources import Row
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.question_stream import QuestionStream
-from lorakit.train.rewards import score
+from lorakit.train.reward_functions import Answers
+from lorakit.train.rewards import Rewarder
 from lorakit.train.rollouts import Rollouts, roll_out
 
 
@@ -27,6 +29,9 @@ class Generation:
 
     Attributes:
         grpo: sampling, rewards, and how often further questions may be asked.
+        rewarder: of these rewards.
+        rows: behind the examples that questions are made of, whose columns a function of one's own
+            may ask for; None: there are none.
         stream: of the questions.
         seed: of the run.
         stop_ids: tokens that end a completion, beside the model's own.
@@ -35,6 +40,8 @@ class Generation:
 
     tokenizer: PreTrainedTokenizerBase
     grpo: GRPOSettings
+    rewarder: Rewarder
+    rows: Sequence[Row] | None
     stream: QuestionStream
     seed: int
     stop_ids: tuple[int, ...]
@@ -77,19 +84,28 @@ class Generation:
                 continue
             self.stop_if_asked()
             began = time.monotonic()
-            asked = [rollouts.question(i) for i in rows.tolist()]
-            column = score(
-                one,
-                [rollouts.texts[i] for i in rows.tolist()],
-                [decoded(self.tokenizer, question.reference_ids) for question in asked],
-                self.grpo.scoring,
-            )
+            column = self.rewarder.score(one, self._answers(rollouts, rows.tolist()))
             rollouts.rewards[rows, place] = torch.from_numpy(column)
             rollouts.scored[rows, place] = True
             seconds = rollouts.seconds.reward + time.monotonic() - began
             rollouts.seconds = replace(rollouts.seconds, reward=seconds)
-        if rollouts.advantages is None:
+        if rollouts.weighed is None:
             rollouts.weigh(self.grpo, self.stream.prompts_per_cycle)
+
+    def _answers(self, rollouts: Rollouts, completions: Sequence[int]) -> Answers:
+        """Completions as rewards see them."""
+        asked = [rollouts.question(completion) for completion in completions]
+        found = [None if self.rows is None else self.rows[one.index] for one in asked]
+        return Answers(
+            [rollouts.texts[completion] for completion in completions],
+            [decoded(self.tokenizer, question.reference_ids) for question in asked],
+            [decoded(self.tokenizer, question.prompt_ids) for question in asked],
+            [{} if row is None else row.values for row in found],
+            [
+                f"example {question.index}" if row is None else row.location
+                for question, row in zip(asked, found, strict=True)
+            ],
+        )
 
     def is_whole(self, rollouts: Rollouts) -> bool:
         """Whether steps may begin: enough groups vary, or no further questions may be asked."""

@@ -12,9 +12,10 @@ changes: it is the reference too, with the adapter off.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from lorakit.adapters.attach import adapter_disabled, attached
 from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.base.eval_mode import eval_mode
 from lorakit.data.examples import ExampleSet
+from lorakit.data.sources import Row
 from lorakit.progress import Bar, bar
 from lorakit.train.checks import check_sets
 from lorakit.train.faults import every_tensor_trains
@@ -37,11 +39,13 @@ from lorakit.train.outcome import TrainOutcome, outcome_of
 from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.ranks import Ranks
-from lorakit.train.rewards import check_outside
+from lorakit.train.rewards import Rewarder
 from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import check_folder, set_up
 from lorakit.train.step import compute_device, take_step
+
+ROWS_READ = 100  # to see which columns a data set has
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,8 @@ def train_grpo(
     *,
     stop_ids: tuple[int, ...] = (),
     repeats: np.ndarray | None = None,
+    rows: Sequence[Row] | None = None,
+    warm_start: Mapping[str, Any] | None = None,
     pad_id: int = 0,
     run_dir: Path | None = None,
     resume: bool = False,
@@ -70,8 +76,13 @@ def train_grpo(
         grpo: rollouts, rewards and objective.
         stop_ids: tokens that end a completion, beside the model's own; references end there too.
         repeats: float64 (number of examples,), how often each is asked per epoch; None: once.
+        rows: behind the examples, one each: a reward function of one's own is given their columns,
+            and errors name them; None: it gets no columns.
+        warm_start: JSON values of what the adapter was trained by before, which a resumed run must
+            share; None: of nothing.
         pad_id: token id for padding.
-        run_dir: where choices.json, metrics.jsonl and checkpoints/ go; None: nothing is written.
+        run_dir: where choices.json, metrics.jsonl, completions.jsonl and checkpoints/ go; None:
+            nothing is written.
         resume: go on from the newest whole checkpoint in `run_dir`.
 
     Returns:
@@ -87,7 +98,6 @@ def train_grpo(
     refuse_trained_routers(adapter)
     check_sets(model, {"train": examples})
     _check(settings, run_dir, resume)
-    check_outside(grpo.rewards)
     stream = QuestionStream(
         examples,
         repeats,
@@ -105,18 +115,25 @@ def train_grpo(
         repeats=repeats,
         validation=None,
         world_size=1,
-        method={"grpo": grpo.identity(), "stop_ids": list(stop_ids)},
+        method={
+            "grpo": grpo.identity(),
+            "stop_ids": list(stop_ids),
+            "warm_start": None if warm_start is None else dict(warm_start),
+        },
     )
-    with set_up(
-        model,
-        adapter,
-        settings,
-        ranks,
-        identity,
-        longest=longest + grpo.loss.max_completion_length,
-        run_dir=run_dir,
-        resume=resume,
-    ) as setup:
+    with (
+        checked_rewarder(grpo, rows) as rewarder,
+        set_up(
+            model,
+            adapter,
+            settings,
+            ranks,
+            identity,
+            longest=longest + grpo.loss.max_completion_length,
+            run_dir=run_dir,
+            resume=resume,
+        ) as setup,
+    ):
         state = GRPOState(grpo, stream)
         run = Run(
             model,
@@ -136,10 +153,18 @@ def train_grpo(
         )
         _say(run, grpo, len(examples), settings)
         generation = Generation(
-            tokenizer, grpo, stream, settings.seed, stop_ids, _stop_if_asked(setup.caught)
+            tokenizer,
+            grpo,
+            rewarder,
+            rows,
+            stream,
+            settings.seed,
+            stop_ids,
+            _stop_if_asked(setup.caught),
         )
         try:
             run.open(setup.checkpoint)
+            state.open(run_dir, run.counters.step)
             with bar("training", run.num_steps) as progress:
                 progress.advance(run.counters.step)
                 while run.counters.step < run.num_steps:
@@ -147,8 +172,23 @@ def train_grpo(
                     _learn(run, state, settings, grpo, setup.caught, progress)
         finally:
             run.close()
+            state.close()
         run.finish()
         return outcome_of(run)
+
+
+@contextmanager
+def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator[Rewarder]:
+    """What rewards completions, once it was seen that all it needs is there.
+
+    Raises:
+        InputError: something is not; with the fix.
+    """
+    looked_at = [] if rows is None else [rows[i].values for i in range(min(len(rows), ROWS_READ))]
+    columns = dict.fromkeys(name for values in looked_at for name in values)
+    with grpo.rewarder() as rewarder:
+        rewarder.check(list(columns))
+        yield rewarder
 
 
 def _say(run: Run, grpo: GRPOSettings, num_questions: int, settings: LoopSettings) -> None:
@@ -192,6 +232,7 @@ def _generate(run: Run, state: GRPOState, generation: Generation, caught: Interr
             raise run.interruption(caught.received) from None
         raise
     run.count_generation()
+    state.keep_samples(generation.tokenizer, state.rollouts)
 
 
 def _learn(
@@ -240,10 +281,11 @@ def _learn(
                     recompute=recompute,
                 )
             if step % grpo.steps_per_cycle == 0:
-                state.count_rollouts(rollouts)
+                state.count_rollouts(rollouts, step + 1)
             state.count_step(steps.statistics())
             # Read at once: what is generated next must come from finite weights.
             run.settle(result, is_latest=True)
+            state.tell(run.lines)
             if step + 1 == stop:
                 state.rollouts = None
             interrupted = caught.received is not None

@@ -8,11 +8,17 @@ from typing import Any, get_args
 
 from lorakit.errors import InputError
 from lorakit.generate import SamplingSettings
+from lorakit.recipe import GRPOSection
+from lorakit.recipe.rules.grpo import is_function
 from lorakit.tasks import ScoringOptions
+from lorakit.tasks.json_schema import load_schema
 from lorakit.train.advantages import Aggregation, ScaleRewards
 from lorakit.train.policy_loss import PolicyLossSettings
-from lorakit.train.rewards import Reward, check_rewards
+from lorakit.train.reward_functions import OnFailure
+from lorakit.train.rewards import Reward, Rewarder, check_rewards
 from lorakit.train.rollout_corrections import Correction
+
+_FREE_ON_RESUME = frozenset({"on_reward_failure", "reward_seconds"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class GRPOSettings:
             the mismatch is measured only.
         rollout_importance_sampling_clip_max, rollout_importance_sampling_clip_min: its bounds.
         scoring: what scorers need besides.
+        on_reward_failure, reward_seconds: of functions of one's own, see `RewardFunction`.
 
     Raises:
         InputError: a value that cannot work; all of them are named.
@@ -64,6 +71,38 @@ class GRPOSettings:
     rollout_importance_sampling_clip_max: float | None = 3.0
     rollout_importance_sampling_clip_min: float | None = None
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
+    on_reward_failure: OnFailure = "error"
+    reward_seconds: float = 60.0
+
+    @classmethod
+    def from_section(cls, section: GRPOSection, *, seed: int) -> GRPOSettings:
+        """From the recipe's `grpo` section.
+
+        Args:
+            seed: of whatever a scorer draws.
+
+        Raises:
+            InputError: values that cannot work, or a JSON schema that cannot be used.
+        """
+        rewards = section.named_rewards
+        of_scorers = {one.name: one.options for one in rewards}
+        schema = of_scorers.get("json_schema", {}).get("json_schema")
+        own = set(PolicyLossSettings.__dataclass_fields__)
+        shared = set(cls.__dataclass_fields__) - {"rewards", "loss", "scoring", "stop_strings"}
+        return cls(
+            rewards=tuple(
+                Reward(one.name, one.weight, one.options if is_function(one.name) else {})
+                for one in rewards
+            ),
+            loss=PolicyLossSettings(**section.model_dump(include=own)),
+            stop_strings=tuple(section.stop_strings),
+            scoring=ScoringOptions(
+                of_scorers.get("regex", {}).get("regex"),
+                None if schema is None else load_schema(schema),
+                seed,
+            ),
+            **section.model_dump(include=shared),
+        )
 
     def __post_init__(self) -> None:
         check_rewards(self.rewards)
@@ -83,6 +122,7 @@ class GRPOSettings:
         for name, possible in (
             ("scale_rewards", get_args(ScaleRewards)),
             ("multi_objective_aggregation", get_args(Aggregation)),
+            ("on_reward_failure", get_args(OnFailure)),
             ("rollout_importance_sampling_mode", (None, *get_args(Correction))),
         ):
             value = getattr(self, name)
@@ -141,4 +181,19 @@ class GRPOSettings:
 
     def identity(self) -> dict[str, Any]:
         """The values that a resumed run must share with the checkpoint it goes on from."""
-        return asdict(self)  # `max_batch` too: it moves the last bits of log-probabilities
+        # `max_batch` too: it moves the last bits of log-probabilities. How a failing function is
+        # dealt with may change, so that a run that it stopped can go on without it.
+        return {n: v for n, v in asdict(self).items() if n not in _FREE_ON_RESUME}
+
+    def rewarder(self) -> Rewarder:
+        """What rewards the completions.
+
+        Raises:
+            InputError: a function of one's own that is not there.
+        """
+        return Rewarder(
+            self.rewards,
+            self.scoring,
+            on_failure=self.on_reward_failure,
+            seconds=self.reward_seconds,
+        )

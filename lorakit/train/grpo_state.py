@@ -7,20 +7,29 @@ because questions, seeds and order are functions of the step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from lorakit.progress import bars_are_shown
 from lorakit.train.checkpoint import Checkpoint
+from lorakit.train.completions import NAME as COMPLETIONS_NAME
+from lorakit.train.completions import in_words, samples
 from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.metrics import MetricsFile
 from lorakit.train.per_completion import Statistics
 from lorakit.train.policy_watch import PolicyWatch
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.rollouts import Rollouts
 
 GROUP = "rollouts"
+
+log = logging.getLogger(__name__)
 
 
 class GRPOState:
@@ -40,7 +49,30 @@ class GRPOState:
         self._stream = stream
         # {name: (sum, count)} since the last line; of what starts with "seconds/" the sum is told.
         self._sums: dict[str, tuple[float, float]] = {}
-        self._watch = PolicyWatch({one.scorer: one.weight for one in settings.rewards})
+        self._watch = PolicyWatch({one.name: one.weight for one in settings.rewards})
+        self._file: MetricsFile | None = None
+        self._samples: list[dict[str, Any]] = []  # of the last generation
+        self._num_told = 0  # lines of the metrics
+
+    def open(self, folder: Path | None, step: int) -> None:
+        """Go on after a step; None: samples are not written."""
+        if folder is not None:
+            self._file = MetricsFile(folder, last_step=step, name=COMPLETIONS_NAME)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def keep_samples(self, tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts) -> None:
+        """Of the cycle that the run is in."""
+        self._samples = samples(tokenizer, rollouts, [one.name for one in self._settings.rewards])
+
+    def tell(self, lines: list[dict[str, Any]]) -> None:
+        """Show a sample where a terminal shows the metrics line that was just written."""
+        if len(lines) > self._num_told and self._samples and bars_are_shown():
+            log.info("%s", in_words(self._samples))
+        self._num_told = len(lines)
 
     def count_step(self, statistics: Statistics) -> None:
         """Take the statistics of a step."""
@@ -48,17 +80,19 @@ class GRPOState:
             total, count = entry.tolist()
             self._add(name, total, count)
 
-    def count_rollouts(self, rollouts: Rollouts) -> None:
-        """Take those of a generation, with the first step that learns from it: of all completions,
-        also those that steps do not see.
+    def count_rollouts(self, rollouts: Rollouts, step: int) -> None:
+        """Take those of a generation, with the first step that learns from it, number `step`: of
+        all completions, also those that steps do not see.
 
         Not when it was generated: a run that is stopped in between does so again.
         """
+        if self._file is not None:
+            for sample in self._samples:
+                self._file.append({"step": step} | sample)
         count, found = len(rollouts), rollouts.advantages
-        assert found is not None
         self._add_column("reward", "reward_std", found.rewards)
         for one, column in zip(self._settings.rewards, rollouts.rewards.numpy().T, strict=True):
-            name = f"rewards/{one.scorer}"
+            name = f"rewards/{one.name}"
             self._add_column(f"{name}/mean", f"{name}/std", column)
         self._add("frac_reward_zero_std", count - int(found.varies.sum()), count)
         self._add("completions/mean_length", int(rollouts.lengths.sum()), count)

@@ -31,6 +31,20 @@ def token_logprobs(
         in nats, or None.
     """
     hidden = backbone_hidden(model, micro_batch)
+    return logprobs_of_hidden(
+        model, hidden, micro_batch, temperature=temperature, with_entropies=with_entropies
+    )
+
+
+def logprobs_of_hidden(
+    model: PreTrainedModel,
+    hidden: torch.Tensor,
+    micro_batch: MicroBatch,
+    *,
+    temperature: float = 1.0,
+    with_entropies: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The second half of `token_logprobs`: from what `backbone_hidden` returned."""
     return kernels.linear_logprobs(
         hidden[micro_batch.predictor_rows],
         logits_fn(model),

@@ -58,13 +58,14 @@ class MetricsFile:
     Args:
         folder: the run folder.
         last_step: lines after it are removed: the run goes on from there. 0: all are.
+        name: of the file; every line has a `step`.
 
     Raises:
         CheckpointError: a line of a step up to `last_step` is damaged.
     """
 
-    def __init__(self, folder: Path, *, last_step: int) -> None:
-        path = folder / NAME
+    def __init__(self, folder: Path, *, last_step: int, name: str = NAME) -> None:
+        path = folder / name
         self.lines = _lines_up_to(path, last_step)
         content = "".join(f"{json.dumps(line)}\n" for line in self.lines).encode()
         if not path.exists() or path.read_bytes() != content:

@@ -38,6 +38,20 @@ class TrainOutcome:
     choices: Choices
     optimizer: dict[str, int | str]
 
+    def summary(self) -> dict[str, Any]:
+        """For `lorakit train --json`; `reward` only where completions were rewarded."""
+        names = ("steps", "stopped", "tokens", "trained_tokens", "seconds", "loss")
+        names += ("validation_loss", "optimizer")
+        reward = self.reward
+        return {name: getattr(self, name) for name in names} | (
+            {} if reward is None else {"reward": reward}
+        )
+
+    @property
+    def reward(self) -> float | None:
+        """Of the last line of the metrics that has one; None: nothing was rewarded."""
+        return next((line["reward"] for line in reversed(self.metrics) if "reward" in line), None)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the metrics, which have a file of their own."""
         values = {name: value for name, value in vars(self).items() if name != "metrics"}

@@ -67,8 +67,6 @@ class PolicySteps:
         # Beside the keys of epochs, which are 32 bits: another stream of the same seed.
         generator = np.random.Generator(np.random.Philox(key=[seed, (1 << 32) + rollouts.cycle]))
         self._order = generator.permutation(rollouts.chosen)
-        assert rollouts.advantages is not None
-        self._advantages = rollouts.advantages
         self._statistics: dict[int, Statistics] = {}
         self._left_out: Statistics = {}
 
@@ -170,7 +168,7 @@ class PolicySteps:
             clip_max=self._settings.rollout_importance_sampling_clip_max,
             clip_min=self._settings.rollout_importance_sampling_clip_min,
         )
-        advantages = torch.from_numpy(self._advantages.advantages[list(group)]).float()
+        advantages = torch.from_numpy(self._rollouts.advantages.advantages[list(group)]).float()
         loss, statistics = policy_loss(
             PolicyTokens(
                 logps,
@@ -215,7 +213,7 @@ class PolicySteps:
         return torch.cat([torch.arange(span.start, span.stop) for span in spans])
 
     def _trains(self, completion: int) -> bool:
-        pulled = self._advantages.varies[completion] or self._settings.loss.beta != 0
+        pulled = self._rollouts.advantages.varies[completion] or self._settings.loss.beta != 0
         return self._counts_as_tokens(completion) and bool(pulled)
 
     def _counts_as_tokens(self, completion: int) -> bool:

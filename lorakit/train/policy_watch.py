@@ -123,10 +123,8 @@ def _gamed(first: _Window, last: _Window, weights: Mapping[str, float]) -> str |
     down = min(moved, key=lambda name: np.nan_to_num(moved[name]))
     if not (moved[up] >= MOVED and moved[down] <= -MOVED):
         return None
-    told = ", ".join(
-        f"{name} {first.mean(f'rewards/{name}/mean'):.3f} to {last.mean(f'rewards/{name}/mean'):.3f}"
-        for name in (up, down)
-    )
+    means = {n: [w.mean(f"rewards/{n}/mean") for w in (first, last)] for n in (up, down)}
+    told = ", ".join(f"{name} {ends[0]:.3f} to {ends[1]:.3f}" for name, ends in means.items())
     return (
         f"reward {up!r} is gained at the cost of {down!r} ({told}): it may be had without doing "
         "what is asked. Read completions that have much of it, then mend that reward or lower its "

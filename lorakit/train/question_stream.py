@@ -16,6 +16,15 @@ from lorakit.errors import DataError
 from lorakit.train.settings import LoopSettings
 
 
+def count_cycles(epochs: float, questions: int, prompts_per_cycle: int) -> int:
+    """Generations of a run, the last one whole.
+
+    Args:
+        questions: that an epoch asks.
+    """
+    return math.ceil(epochs * questions / prompts_per_cycle)
+
+
 class QuestionStream:
     """Epoch after epoch of questions, each in an order of its own, cut into cycles.
 
@@ -77,8 +86,8 @@ class QuestionStream:
         """Optimizer steps of the whole run: `max_steps`, or the epochs' cycles rounded up."""
         if settings.max_steps is not None:
             return settings.max_steps
-        asked = settings.num_train_epochs * self._per_epoch
-        return math.ceil(asked / self.prompts_per_cycle) * steps_per_cycle
+        cycles = count_cycles(settings.num_train_epochs, self._per_epoch, self.prompts_per_cycle)
+        return cycles * steps_per_cycle
 
     def longest_prompt(self, model: PreTrainedModel, max_completion_length: int) -> int:
         """Tokens of the longest prompt.

@@ -55,7 +55,7 @@ class Rollouts:
         undropped_logps: likewise with no dropout, as it was sampled; None: these are `old_logps`,
             or nothing is corrected.
         ref_logps: likewise of the base; None: not needed.
-        advantages: of the rewards; None: not all are scored.
+        weighed: what the rewards come to; None: not all are scored.
         chosen: int64, the completions that steps are to see, in order; empty before that.
     """
 
@@ -73,11 +73,17 @@ class Rollouts:
     old_logps: torch.Tensor | None = None
     undropped_logps: torch.Tensor | None = None
     ref_logps: torch.Tensor | None = None
-    advantages: Advantages | None = None
+    weighed: Advantages | None = None
     chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def advantages(self) -> Advantages:
+        """What the rewards come to, once all are there."""
+        assert self.weighed is not None, "weigh() comes first"
+        return self.weighed
 
     def question(self, completion: int) -> Question:
         """The one that a completion answers."""
@@ -119,18 +125,19 @@ class Rollouts:
             question_at: index of an example -> its question.
             num_groups: see `weigh`.
         """
-        rollouts = cls(
-            questions=[question_at(index) for index in tensors["questions"].tolist()],
-            **{name: value for name, value in tensors.items() if name != "questions"},
-            **(dict(state) | {"seconds": Seconds(**state["seconds"])}),
-        )
+        questions = [question_at(index) for index in tensors["questions"].tolist()]
+        values: dict[str, Any] = {n: value for n, value in tensors.items() if n != "questions"}
+        values |= dict(state) | {"seconds": Seconds(**state["seconds"])}
+        rollouts = cls(questions=questions, **values)
         if bool(rollouts.scored.all()):
             rollouts.weigh(settings, num_groups)
         return rollouts
 
     def joined(self, more: Rollouts) -> Rollouts:
         """With a resample behind it; none of both has other log-probabilities than sampled ones."""
-        values = {n: torch.cat([getattr(self, n), getattr(more, n)]) for n in _OF_GENERATION}
+        values: dict[str, Any] = {
+            name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _OF_GENERATION
+        }
         return Rollouts(
             self.cycle,
             self.questions + more.questions,
@@ -159,11 +166,10 @@ class Rollouts:
             chosen = _advantages(rewards[self.chosen], groups[self.chosen], settings)
             values[self.chosen] = chosen.advantages
             found = replace(found, advantages=values)
-        self.advantages = found
+        self.weighed = found
 
     def num_missing(self, settings: GRPOSettings, num_groups: int) -> int:
         """How many groups that vary a whole cycle has more than this one."""
-        assert self.advantages is not None
         return max(0, num_groups - int(self.advantages.varies[:: settings.num_generations].sum()))
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorakit.train import generation as generation_module
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.interrupts import InterruptionError
 from lorakit.train.question_stream import QuestionStream
-from lorakit.train.rewards import Reward
+from lorakit.train.rewards import Reward, Rewarder
 from lorakit.train.rollouts import Rollouts
 from tests.train.grpo_runs import (
     CYCLES,
@@ -40,14 +39,15 @@ class Scoring:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, place: int | None, what) -> None:
         self.asked: list[str] = []
-        self._place, self._what, self._plain = place, what, generation_module.score
-        monkeypatch.setattr(generation_module, "score", self)
+        plain = Rewarder.score
 
-    def __call__(self, reward: Reward, *arguments) -> np.ndarray:
-        self.asked.append(reward.scorer)
-        if len(self.asked) - 1 == self._place:
-            self._what()
-        return self._plain(reward, *arguments)
+        def score(rewarder: Rewarder, reward: Reward, *arguments) -> np.ndarray:
+            self.asked.append(reward.scorer)
+            if len(self.asked) - 1 == place:
+                what()
+            return plain(rewarder, reward, *arguments)
+
+        monkeypatch.setattr(Rewarder, "score", score)
 
 
 def fail() -> None:
@@ -119,7 +119,6 @@ def test_groups_without_variance_are_drawn_again(resampled: tuple[Path, list[dic
             num_groups=4,
         )
         found = rollouts.advantages
-        assert found is not None
         assert [q.index for q in rollouts.questions[:4]] == [
             q.index for q in stream.questions(cycle)
         ]

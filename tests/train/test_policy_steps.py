@@ -80,7 +80,6 @@ def test_of_more_groups_than_asked_for_those_that_vary_are_seen() -> None:
     batch = dataclasses.replace(SETTINGS, scale_rewards="batch")
     alone = advantages(found.rewards.numpy()[3:9], [1, 1, 1, 2, 2, 2], scale_rewards="batch")
     weighed = rollouts(batch, num_groups=2).advantages
-    assert weighed is not None
     assert weighed.advantages[3:9].tolist() == alone.advantages.tolist()
     assert not weighed.advantages[[0, 1, 2, 9, 10, 11]].any()
 

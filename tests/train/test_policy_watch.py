@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lorakit.tasks import ScoringOptions
+from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.policy_watch import WINDOW, Finding, PolicyWatch
 from lorakit.train.rewards import Reward
-from tests.train.grpo_runs import CYCLES, adapted, run
+from tests.train.grpo_runs import adapted, run
 
 WEIGHTS = {"math": 1.0, "tags": 0.2, "length": -0.1}
 SOUND = {
@@ -80,17 +81,15 @@ def test_other_ways_to_run_away_and_to_be_gamed() -> None:
     assert [one.id for one in found] == ["reward-gamed"] and "at the cost of 'length'" in str(found)
 
 
-def test_a_run_says_it(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_a_run_says_it(caplog: pytest.LogCaptureFixture) -> None:
     """All completions have the reward, so nothing varies."""
-    alike = dataclasses.replace(
-        CYCLES, rewards=(Reward("regex"),), num_iterations=1, steps_per_generation=1
+    alike = GRPOSettings(
+        rewards=(Reward("regex"),),
+        scoring=ScoringOptions(regex=""),
+        num_generations=2,
+        loss=PolicyLossSettings(max_completion_length=1),
     )
-    alike = dataclasses.replace(alike, scoring=dataclasses.replace(CYCLES.scoring, regex=""))
-    options = {"logging_steps": 1, "save_steps": 99}
-    told = []
     with caplog.at_level(logging.WARNING, "lorakit.train.run"):
-        for max_steps in (2 * WINDOW - 1, 2 * WINDOW + 2):
-            run(adapted(), alike, run_dir=tmp_path / str(max_steps), max_steps=max_steps, **options)
-            told.append([r.message for r in caplog.records])
-    assert told[0] == []
-    assert len(told[1]) == 1 and "100% of the completions are in groups" in told[1][0]
+        run(adapted(), alike, max_steps=2 * WINDOW + 2, batch_size=2, logging_steps=1)
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith(f"seen at step {2 * WINDOW}: 100% of the completions are in groups")

@@ -24,6 +24,8 @@ STARVES = 0.4
 
 
 def find(facts: Facts) -> Iterator[Finding]:
+    if facts.is_policy:  # of answers that are trained
+        return
     dropout, rows = facts.recipe.adapter.lora_dropout, facts.num_rows
     if facts.recipe.adapter.path is not None:
         return

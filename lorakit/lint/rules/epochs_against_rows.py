@@ -33,6 +33,8 @@ FEW_ROWS, MANY_ROWS = 2_000, 50_000
 
 
 def find(facts: Facts) -> Iterator[Finding]:
+    if facts.is_policy:  # of answers that are trained
+        return
     epochs, rows = facts.num_epochs, facts.num_rows
     stops = facts.recipe.train.early_stopping_patience is not None
     if rows < FEW_ROWS and epochs < 2.95:  # max_steps need not give a round number

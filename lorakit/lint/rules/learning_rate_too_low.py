@@ -26,6 +26,8 @@ HARDLY_LEARNS, LOW = 1e-5, 5e-5
 
 
 def find(facts: Facts) -> Iterator[Finding]:
+    if facts.is_policy:  # whose steps are smaller by themselves
+        return
     rate = facts.recipe.train.learning_rate
     if rate >= LOW:
         return

@@ -26,6 +26,8 @@ MAX_BATCHES = 500
 
 
 def find(facts: Facts) -> Iterator[Finding]:
+    if facts.is_policy:  # of answers that are trained
+        return
     cannot = why_not_packed(facts.config)
     if facts.recipe.data.packing and cannot is None:
         return

@@ -11,8 +11,10 @@ from lorakit.recipe.rules.compare import compare_rules
 from lorakit.recipe.rules.data import data_rules
 from lorakit.recipe.rules.evaluate import evaluate_rules
 from lorakit.recipe.rules.fault import Fault
+from lorakit.recipe.rules.grpo import grpo_rules
 from lorakit.recipe.rules.output import output_rules
 from lorakit.recipe.rules.train import train_rules
+from lorakit.recipe.rules.warm_start import warm_start_rules
 
 if TYPE_CHECKING:
     from lorakit.recipe.sections.recipe import Recipe
@@ -26,6 +28,8 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
         *loftq_rules(recipe),
         *data_rules(recipe),
         *train_rules(recipe),
+        *grpo_rules(recipe),
+        *warm_start_rules(recipe),
         *evaluate_rules(recipe),
         *check_rules(recipe),
         *compare_rules(recipe),

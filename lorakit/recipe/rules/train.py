@@ -11,17 +11,18 @@ from lorakit.recipe.rules.fault import Fault, is_given, names_in, no_effect, not
 
 if TYPE_CHECKING:
     from lorakit.recipe.sections.recipe import Recipe
+    from lorakit.recipe.sections.stage import StageSection
     from lorakit.recipe.sections.train import TrainSection
     from lorakit.recipe.sft_config import SFTConfig
 
-METHODS = ("sft",)
+SFT_METHODS = ("sft",)  # of `train_sft`
 
 
 def train_rules(recipe: Recipe) -> Iterator[Fault]:
     """The rules of the train section."""
     train = recipe.train
     yield from _loop(("train",), train)
-    if recipe.data.validation is None:
+    if recipe.data.validation is None and train.method == "sft":
         for name in ("eval_steps", "early_stopping_patience"):
             if getattr(train, name) is not None:
                 yield no_effect(
@@ -31,6 +32,11 @@ def train_rules(recipe: Recipe) -> Iterator[Fault]:
 
 def sft_rules(config: SFTConfig) -> Iterator[Fault]:
     """The rules of the options of `train_sft`; whether rows validate is seen when it is called."""
+    if config.method not in SFT_METHODS:
+        place, recipes = ("method",), "a recipe's train.method, or lorakit.train.grpo.train_grpo"
+        yield Fault(
+            place, f"{config.method!r} is not what train_sft does; possible: sft, {recipes}"
+        )
     yield from _loop((), config)
     yield from format_rules(("format",), config.format)
 
@@ -38,12 +44,7 @@ def sft_rules(config: SFTConfig) -> Iterator[Fault]:
 def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
     """The rules of the training options that need no other section."""
     section = "".join(f"{part}." for part in place)
-    if train.method not in METHODS:
-        yield not_built((*place, "method"), train.method, METHODS)
-    if train.max_steps is not None and is_given(train, "num_train_epochs"):
-        yield no_effect(
-            (*place, "num_train_epochs"), f"{section}max_steps says how long", "remove max_steps"
-        )
+    yield from length_rules(place, train)
     yield from _optim(place, train)
     if train.early_stopping_patience is None and is_given(train, "early_stopping_threshold"):
         yield no_effect(
@@ -51,6 +52,13 @@ def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:
             f"{section}early_stopping_patience is not set",
             "set it",
         )
+
+
+def length_rules(place: tuple[str | int, ...], train: StageSection) -> Iterator[Fault]:
+    """The rules of how long is trained."""
+    if train.max_steps is not None and is_given(train, "num_train_epochs"):
+        said = ".".join(map(str, (*place, "max_steps")))
+        yield no_effect((*place, "num_train_epochs"), f"{said} says how long", "remove max_steps")
 
 
 def _optim(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:

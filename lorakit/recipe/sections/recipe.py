@@ -12,9 +12,11 @@ from lorakit.recipe.sections.check import CheckSection
 from lorakit.recipe.sections.compare import CompareSection
 from lorakit.recipe.sections.data import DataSection
 from lorakit.recipe.sections.evaluate import EvaluateSection
+from lorakit.recipe.sections.grpo import GRPOSection
 from lorakit.recipe.sections.output import OutputSection
 from lorakit.recipe.sections.section import Section
 from lorakit.recipe.sections.train import TrainSection
+from lorakit.recipe.sections.warm_start import WarmStartSection
 
 
 class Recipe(Section):
@@ -24,6 +26,10 @@ class Recipe(Section):
     adapter: LoraConfig = Field(default_factory=LoraConfig)
     data: DataSection
     train: TrainSection = Field(default_factory=TrainSection)
+    grpo: GRPOSection = Field(default_factory=GRPOSection)
+    warm_start: WarmStartSection | None = Field(
+        None, description="SFT of the same adapter before train.method grpo; null: none."
+    )
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     check: CheckSection = Field(default_factory=CheckSection)
     compare: CompareSection = Field(default_factory=CompareSection)

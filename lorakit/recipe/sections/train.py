@@ -4,32 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lorakit.recipe.sections.section import (
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
-    Section,
     Seed,
 )
+from lorakit.recipe.sections.stage import StageSection
 
 # Tokens of a forward pass where the recipe names no budget: on a CPU, and without a backward pass
 # on a GPU, more tokens no longer make matrix products faster per token.
 FORWARD_TOKENS = 2048
 
 
-class TrainSection(Section):
+class TrainSection(StageSection):
     """The training loop."""
 
-    method: Literal["sft", "grpo"] = "sft"
-    num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
-    max_steps: PositiveInt | None = Field(
-        None, description="Optimizer steps, instead of the epochs."
+    method: Literal["sft", "grpo"] = Field(
+        "sft", description="sft: answers are learned; grpo: what section grpo rewards."
     )
-    batch_size: PositiveInt = Field(8, description="Examples per optimizer step.")
     micro_batch_tokens: PositiveInt | None = Field(
         None, description="Token budget of one forward pass; null: chosen, recorded in the run."
     )
@@ -42,17 +38,11 @@ class TrainSection(Section):
         description="Bytes of a paged optimizer's state on the device, such as `64MB`; the rest is "
         "in host memory. null: 64 MiB.",
     )
-    learning_rate: PositiveFloat = 2e-4
     loraplus_lr_ratio: PositiveFloat | None = Field(
         None, description="LoRA+: learning rate of lora_B over that of lora_A; null: 1."
     )
     loraplus_lr_embedding: PositiveFloat | None = Field(
         None, description="LoRA+: learning rate of adapted embeddings; null: 1e-6."
-    )
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: NonNegativeInt | None = None
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Share of steps; default 0.05."
     )
     weight_decay: NonNegativeFloat = 0.0
     adam_beta1: Probability = 0.9
@@ -100,9 +90,3 @@ class TrainSection(Section):
     def forward_tokens(self) -> int:
         """Token budget of a pass that trains nothing."""
         return self.micro_batch_tokens or FORWARD_TOKENS
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> TrainSection:
-        if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError("warmup_steps and warmup_ratio are both given; give one of them")
-        return self

@@ -18,6 +18,7 @@ from tests.lint.corpus.rows import (
     classified,
     dialogues,
     extracted,
+    sums,
     with_answer,
 )
 from tests.lint.corpus.twins import FLAWED_TWINS, JSON_IN_QUOTES
@@ -38,6 +39,22 @@ GERMAN = (
 
 def _recipe(**sections: dict[str, Any]) -> Case:
     return Case(sections=sections)
+
+
+def _policy(
+    rows: list[Row],
+    rewards: list[str],
+    batch_size: int = 64,
+    learning_rate: float = 2e-5,
+    **grpo: Any,
+) -> Case:
+    """A policy gradient; its groups are of 8."""
+    sections = {
+        "train": {"method": "grpo", "batch_size": batch_size, "learning_rate": learning_rate},
+        "grpo": {"rewards": rewards} | grpo,
+        "adapter": {"r": 32, "lora_alpha": 64},
+    }
+    return Case(rows, sections=sections)
 
 
 def _note(case: Case) -> Case:
@@ -197,8 +214,18 @@ FLAWED: dict[str, list[Case]] = {
     ],
     "learning-rate-too-high": [
         _recipe(train={"learning_rate": 1e-2}),
+        _policy(sums(60), ["math"], learning_rate=5e-3),
         _note(_recipe(train={"learning_rate": 1e-3})),
     ],
+    "reward-without-answer": [
+        _policy(answered(60), ["code"]),
+        _policy(sums(60) + [r | {"completion": "A few."} for r in answered(9)], ["math"]),
+    ],
+    "few-questions-per-step": [
+        _policy(sums(60), ["math"], batch_size=16),
+        _note(_policy(sums(60), ["math"], num_generations=2)),
+    ],
+    "completions-beyond-context": [_policy(sums(60), ["math"], max_completion_length=1020)],
     "learning-rate-too-low": [_recipe(train={"learning_rate": 2e-6})],
     "few-modules-targeted": [
         _recipe(adapter={"target_modules": ["q_proj", "v_proj"]}),

@@ -1,0 +1,167 @@
+"""What a policy gradient takes: its steps, its longest prompts and completions, its rollouts.
+
+How long completions will be is known when they are made. Everything here is of completions of
+`grpo.max_completion_length` tokens, each of the longest prompts, so that it is at most that much.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from lorakit.data.examples import ExampleSet
+from lorakit.data.named_sets import context_of
+from lorakit.data.pack import epoch_order
+from lorakit.data.questions import question
+from lorakit.evaluate.worst import WorstEvaluation
+from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
+from lorakit.plan.rehearsal import BatchShape
+from lorakit.plan.rows import Sets
+from lorakit.plan.steps import RunLength
+from lorakit.plan.worst import Worst, assumed_length
+from lorakit.recipe import Recipe
+from lorakit.train.choices import Division
+from lorakit.train.question_stream import count_cycles
+
+# Rows whose prompts are looked at, the longest ones: a prompt is shorter than its row.
+ROWS_LOOKED_AT = 4096
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The generations of a run.
+
+    Attributes:
+        completions: of the whole run; None: how long it is is not known.
+        prompts: one each, the longest of a generation, as often as it is completed.
+        max_completion_length, max_batch: of the recipe.
+        assumed: no rows are at hand.
+        bytes: that a generation takes beside weights and training's state; None: it could not be
+            rehearsed.
+    """
+
+    completions: int | None
+    prompts: tuple[tuple[int, ...], ...]
+    max_completion_length: int
+    max_batch: int
+    assumed: bool
+    bytes: EvaluationBytes | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its part of `plan.json`."""
+        found = self.bytes
+        most = None if self.completions is None else self.completions * self.max_completion_length
+        return {
+            "completions": self.completions,
+            "generated_tokens_at_most": most,
+            "longest_prompt": max(map(len, self.prompts)),
+            "at_a_time": min(self.max_batch, len(self.prompts)),
+            "bytes": None if found is None else found.answers + found.holes,
+            "kv_cache": None if found is None else found.kv_cache,
+            "dense_weights": None if found is None else found.dense_layers,
+        }
+
+
+def policy_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> RunLength:
+    """Optimizer steps, and the tokens that they see at most.
+
+    Args:
+        examples, repeats: the questions, and how often each is asked in an epoch.
+    """
+    train, grpo = recipe.train, recipe.grpo
+    order = epoch_order(len(examples), repeats, train.seed, 0)
+    per_cycle = train.batch_size * grpo.steps_per_generation // grpo.num_generations
+    steps_per_cycle = grpo.steps_per_generation * grpo.num_iterations
+    steps = train.max_steps
+    if steps is None:
+        steps = count_cycles(train.num_train_epochs, len(order), per_cycle) * steps_per_cycle
+    prompt = float((examples.lengths - examples.trained_lengths)[order].mean())
+    completion = grpo.max_completion_length
+    seen = steps * train.batch_size
+    return RunLength(
+        steps,
+        int(seen * (prompt + completion)),
+        seen * completion,
+        exact=True,
+        steps_per_epoch=math.ceil(len(order) / per_cycle) * steps_per_cycle,
+    )
+
+
+def rollouts_of(
+    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, length: RunLength | None
+) -> Rollouts:
+    """What is generated, by the longest prompts that there are."""
+    train, grpo = recipe.train, recipe.grpo
+    at_once = train.batch_size * grpo.steps_per_generation
+    count = at_once // grpo.num_generations
+    if sets is None:
+        longest = max(1, assumed_length(recipe, model) - grpo.max_completion_length)
+        prompts: list[tuple[int, ...]] = [(0,) * longest] * count
+    else:
+        prompts = longest_prompts(sets.train, count)
+    steps = train.max_steps if length is None else length.steps
+    cycles = (
+        None if steps is None else -(-steps // (grpo.steps_per_generation * grpo.num_iterations))
+    )
+    return Rollouts(
+        None if cycles is None else cycles * at_once,
+        tuple(one for one in prompts for _ in range(grpo.num_generations)),
+        grpo.max_completion_length,
+        grpo.max_batch,
+        assumed=sets is None,
+    )
+
+
+def longest_sequence(rollouts: Rollouts, model: PreTrainedModel) -> int:
+    """Tokens of the longest prompt with the longest completion, as far as the context goes."""
+    longest = max(map(len, rollouts.prompts)) + rollouts.max_completion_length
+    return min(longest, context_of(model.config) or longest)
+
+
+def worst_policy_step(
+    recipe: Recipe, rollouts: Rollouts, division: Division, longest: int
+) -> Worst:
+    """A micro-batch of completions of the longest prompts, all of full length."""
+    count = max(1, min(recipe.train.batch_size, division.micro_batch_tokens // longest))
+    trained = min(rollouts.max_completion_length, longest - 1)
+    shape = BatchShape((longest,) * count, trained * count, division.packed)
+    told = (
+        "without rows, of the longest that data.max_length allows"
+        if rollouts.assumed
+        else ("the longest prompts, each with a completion of grpo.max_completion_length tokens")
+    )
+    return Worst((shape,), None, told)
+
+
+def rehearse_rollouts(
+    rollouts: Rollouts,
+    model: PreTrainedModel,
+    *,
+    packed: bool,
+    device_type: str,
+    granularity: int,
+    has_holes: bool,
+) -> EvaluationBytes:
+    """Go through the largest passes of a generation; `model` is on the meta device."""
+    worst = WorstEvaluation((), False, rollouts.prompts, 0, packed, rollouts.assumed)
+    return rehearse_evaluation(
+        model,
+        worst,
+        max_new_tokens=rollouts.max_completion_length,
+        max_batch=rollouts.max_batch,
+        device_type=device_type,
+        granularity=granularity,
+        has_holes=has_holes,
+    )
+
+
+def longest_prompts(examples: ExampleSet, count: int) -> list[tuple[int, ...]]:
+    """Token ids of the longest prompts: so many of them, or as many as there are."""
+    order = np.argsort(-examples.lengths, kind="stable")[: max(ROWS_LOOKED_AT, count)]
+    found = [question(examples[index], index, ()) for index in order.tolist()]
+    prompts = sorted((one.prompt_ids for one in found if one is not None), key=len, reverse=True)
+    return [tuple(prompt) for prompt in prompts[:count]] or [(0, 0)]

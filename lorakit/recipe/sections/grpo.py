@@ -1,0 +1,108 @@
+"""`grpo`: completions, their rewards and what is learned of them, with the names of TRL's
+GRPOConfig."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from lorakit.recipe.sections.section import NonNegativeFloat, PositiveFloat, PositiveInt, Section
+
+
+class RewardSection(Section):
+    """One of the rewards."""
+
+    name: str = Field(
+        description="A scorer by file name in tasks, or a function of your own: "
+        "`package.module:function` or `path.py:function`."
+    )
+    weight: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        1.0, description="Of its scores in the sum; a negative one punishes."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Of regex {regex: PATTERN}, of json_schema {json_schema: FILE}; of your own "
+        "function further arguments by name.",
+    )
+
+
+def _shape(value: Any) -> str:
+    """Which alternative is meant: errors then speak of that one only."""
+    return "reward" if isinstance(value, dict | RewardSection) else "name"
+
+
+RewardItem = Annotated[
+    Annotated[str, Tag("name")] | Annotated[RewardSection, Tag("reward")], Discriminator(_shape)
+]
+
+
+class GRPOSection(Section):
+    """How to roll out, reward and learn (`train.method: grpo`)."""
+
+    rewards: list[RewardItem] = Field(
+        default_factory=list,
+        description="What is learned: the weighted sum of these, names or {name, weight, options}.",
+    )
+    on_reward_failure: Literal["error", "skip"] = Field(
+        "error",
+        description="When a function of your own raises, hangs or gives no number: stop, or leave "
+        "that reward of that completion out.",
+    )
+    reward_seconds: PositiveFloat = Field(
+        60.0, description="What one call of a function of your own may take."
+    )
+    num_generations: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        8, description="Completions of each prompt, a group."
+    )
+    max_completion_length: PositiveInt = Field(256, description="Tokens of a completion, at most.")
+    num_iterations: PositiveInt = Field(1, description="How often a step sees a completion.")
+    steps_per_generation: PositiveInt = Field(
+        1,
+        description="Optimizer steps that the completions of a generation are shared out to (in "
+        "TRL: micro-batches).",
+    )
+    temperature: PositiveFloat = Field(1.0, description="Of the completions.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: PositiveInt | None = Field(None, description="null: all tokens.")
+    stop_strings: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, description="Texts that end a completion, beside end tokens."
+    )
+    max_batch: PositiveInt = Field(
+        64,
+        description="Completions that are generated at a time; fewer take less memory, and longer.",
+    )
+    loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo", "gspo", "cispo"] = "dapo"
+    importance_sampling_level: Literal["token", "sequence"] | None = Field(
+        None, description="Of the ratio; null: token, of gspo sequence."
+    )
+    epsilon: NonNegativeFloat = Field(0.2, description="How far a ratio may go below 1.")
+    epsilon_high: NonNegativeFloat | None = Field(
+        None, description="And above; null: as epsilon. Of cispo the largest ratio itself."
+    )
+    delta: NonNegativeFloat | None = Field(
+        None, description="The largest ratio of a token with a negative advantage."
+    )
+    beta: NonNegativeFloat = Field(0.0, description="Weight of the KL divergence from the base.")
+    use_bias_correction_kl: bool = Field(
+        True, description="Weigh the divergence by the ratio (arXiv 2512.02556)."
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="Whose standard deviation divides an advantage."
+    )
+    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = (
+        "sum_then_normalize"
+    )
+    mask_truncated_completions: bool = Field(
+        False, description="Completions that did not come to their end teach nothing."
+    )
+    rollout_importance_sampling_mode: (
+        Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] | None
+    ) = Field(None, description="Weigh what was sampled in other numerics; null: measure only.")
+    rollout_importance_sampling_clip_max: PositiveFloat | None = 3.0
+    rollout_importance_sampling_clip_min: NonNegativeFloat | None = None
+
+    @property
+    def named_rewards(self) -> list[RewardSection]:
+        """Each with its weight and options."""
+        return [RewardSection(name=r) if isinstance(r, str) else r for r in self.rewards]

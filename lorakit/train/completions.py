@@ -1,0 +1,75 @@
+"""Samples of what is rolled out: `RUN/completions.jsonl`, and words for a terminal.
+
+Of each generation the best and the worst completion of its first question, which is drawn by the
+seed: {"step", "prompt", "reference", "completion", "reward", "rewards", "advantage"}, `step` the
+first that learned from it, `reward` null where no function had an opinion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lorakit.data.questions import decoded
+from lorakit.train.rollouts import Rollouts
+
+NAME = "completions.jsonl"
+SHOWN_CHARACTERS = 300
+
+
+def samples(
+    tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One line for each sample, without its step.
+
+    Args:
+        names: of the rewards.
+    """
+    group = np.arange(len(rollouts) // len(rollouts.questions))
+    order = group[np.argsort(-np.nan_to_num(rollouts.advantages.rewards[group]), kind="stable")]
+    question = rollouts.questions[0]
+    found = []
+    for member in dict.fromkeys((int(order[0]), int(order[-1]))):
+        text = decoded(tokenizer, rollouts.token_ids[rollouts.span(member)].tolist())
+        rewards = [_known(value) for value in rollouts.rewards[member].tolist()]
+        found.append(
+            {
+                "prompt": decoded(tokenizer, question.prompt_ids),
+                "reference": decoded(tokenizer, question.reference_ids),
+                "completion": text,
+                "reward": _known(float(rollouts.advantages.rewards[member])),
+                "rewards": dict(zip(names, rewards, strict=True)),
+                "advantage": float(rollouts.advantages.advantages[member]),
+            }
+        )
+    return found
+
+
+def in_words(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The samples of a generation for a terminal."""
+    said = [f"  asked: {_shown(lines[0]['prompt'])}"]
+    for line in lines:
+        parts = ", ".join(
+            f"{name} {'no opinion' if value is None else f'{value:.3g}'}"
+            for name, value in line["rewards"].items()
+        )
+        reward = "no reward" if line["reward"] is None else f"reward {line['reward']:.3f}"
+        said.append(f"  {reward} ({parts}): {_shown(line['completion'])}")
+    return "\n".join(said)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _shown(text: str) -> str:
+    """On one line, without the middle of a long text."""
+    plain = " ".join(text.split())
+    if len(plain) <= SHOWN_CHARACTERS:
+        return plain
+    half = SHOWN_CHARACTERS // 2
+    return f"{plain[:half]} [...] {plain[-half:]}"

@@ -1,0 +1,121 @@
+"""The training that a recipe asks for: SFT, GRPO, or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit.data.named_sets import NamedSets
+from lorakit.recipe import Recipe
+from lorakit.recipe.warm_start import warm_start_recipe
+from lorakit.train.checks import check_sets
+from lorakit.train.grpo import checked_rewarder, train_grpo
+from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.loop import train
+from lorakit.train.outcome import TrainOutcome
+from lorakit.train.question_stream import QuestionStream
+from lorakit.train.settings import LoopSettings
+
+
+def check_rewards_of(recipe: Recipe) -> None:
+    """See that the rewards of a recipe are there, before anything is read. Runs none of them.
+
+    Raises:
+        InputError: values that cannot work, a schema that is none, or a function that is not there.
+    """
+    if recipe.train.method == "grpo":
+        with _grpo_of(recipe).rewarder():
+            pass
+
+
+def check_training(
+    model: PreTrainedModel, recipe: Recipe, sets: NamedSets, stop_ids: tuple[int, ...]
+) -> None:
+    """Refuse a training that cannot work, before anything is written.
+
+    Raises:
+        InputError: rows that cannot be trained on or asked, or a reward that cannot be called.
+    """
+    validation = None if sets.validation is None else sets.validation.examples
+    check_sets(model, {"train": sets.train.examples, "validation": validation})
+    if sets.warm_start is not None:
+        stage = warm_start_recipe(recipe)
+        assert stage is not None
+        check_training(model, stage, sets.warm_start, stop_ids)
+    if recipe.train.method == "grpo":
+        grpo = _grpo_of(recipe)
+        stream = QuestionStream(
+            sets.train.examples,
+            sets.train.repeats,
+            stop_ids,
+            seed=recipe.train.seed,
+            prompts_per_cycle=grpo.prompts_per_cycle(recipe.train.batch_size),
+        )
+        stream.longest_prompt(model, grpo.loss.max_completion_length)
+        with checked_rewarder(grpo, sets.train.rows):
+            pass
+
+
+def train_recipe(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    sets: NamedSets,
+    *,
+    stop_ids: tuple[int, ...],
+    run_dir: Path,
+    resume: bool,
+) -> TrainOutcome:
+    """Train the adapter attached to `model` by the recipe's method, without its warm start.
+
+    Args:
+        sets: of the recipe.
+        stop_ids: tokens that end an answer, beside the model's own.
+        run_dir: where choices.json, metrics.jsonl and checkpoints/ go.
+        resume: go on from the newest whole checkpoint in `run_dir`.
+
+    Raises:
+        InputError, RunError: see `loop.train` and `train_grpo`.
+    """
+    settings = _loop_of(recipe)
+    if recipe.train.method == "grpo":
+        return train_grpo(
+            model,
+            tokenizer,
+            sets.train.examples,
+            settings,
+            _grpo_of(recipe),
+            stop_ids=stop_ids,
+            repeats=sets.train.repeats,
+            rows=sets.train.rows,
+            warm_start=_warm_start_identity(recipe, sets),
+            run_dir=run_dir,
+            resume=resume,
+        )
+    return train(
+        model,
+        sets.train.examples,
+        settings,
+        repeats=sets.train.repeats,
+        validation=None if sets.validation is None else sets.validation.examples,
+        run_dir=run_dir,
+        resume=resume,
+    )
+
+
+def _warm_start_identity(recipe: Recipe, sets: NamedSets) -> Mapping[str, Any] | None:
+    stage = warm_start_recipe(recipe)
+    if stage is None or sets.warm_start is None:
+        return None
+    return {"train": sets.warm_start.train.examples.fingerprint, **_loop_of(stage).identity()}
+
+
+def _loop_of(recipe: Recipe) -> LoopSettings:
+    return LoopSettings.from_section(recipe.train, packing=recipe.data.packing)
+
+
+def _grpo_of(recipe: Recipe) -> GRPOSettings:
+    return GRPOSettings.from_section(recipe.grpo, seed=recipe.train.seed)
