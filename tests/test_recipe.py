@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -18,7 +18,16 @@ from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
 from lorakit.recipe.rules.adapter import INITS_NOT_BUILT
 from lorakit.recipe.rules.fault import PACKAGE
 from lorakit.recipe.rules.recipe import broken_rules
+from lorakit.recipe.sections.grpo import GRPOSection
 from lorakit.recipe.text import RecipeLoader, dump_text, parse_text
+from lorakit.recipe.warm_start import warm_start_recipe
+from lorakit.tasks import ScoringOptions
+from lorakit.train.advantages import Aggregation, ScaleRewards
+from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.policy_loss import Level, LossType
+from lorakit.train.reward_functions import OnFailure
+from lorakit.train.rewards import Reward
+from lorakit.train.rollout_corrections import Correction
 
 MINIMAL = "base: {model: some/model}\ndata: {train: rows.jsonl}\n"
 
@@ -161,6 +170,65 @@ def test_names_of_other_tools_lead_to_keys_that_exist() -> None:
         assert all(name not in names for names in keys.values()), f"{name} is a key here too"
 
 
+def policy(**changes: dict[str, Any]) -> dict[str, Any]:
+    """Sections of a recipe that rewards."""
+    values: dict[str, Any] = {"train": {"method": "grpo"}, "grpo": {"rewards": ["math"]}}
+    return values | {name: values.get(name, {}) | given for name, given in changes.items()}
+
+
+POLICY_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
+    ("grpo.rewards.0", {"grpo": {"rewards": ["maths"]}}),
+    ("grpo.rewards.1", {"grpo": {"rewards": ["math", "rewards.py:"]}}),
+    ("grpo.rewards.1", {"grpo": {"rewards": ["math", "a b:c"]}}),
+    (
+        "grpo.rewards.0.options.regex",
+        {"grpo": {"rewards": [{"name": "math", "options": {"regex": "x"}}]}},
+    ),
+    (
+        "grpo.rewards.0.options.regex",
+        {"grpo": {"rewards": [{"name": "regex", "options": {"regex": "("}}]}},
+    ),
+    ("grpo.on_reward_failure", {"grpo": {"on_reward_failure": "skip"}}),
+    ("grpo.reward_seconds", {"grpo": {"reward_seconds": 3}}),
+    (
+        "grpo.importance_sampling_level",
+        {"grpo": {"loss_type": "gspo", "importance_sampling_level": "token"}},
+    ),
+    ("grpo.epsilon", {"grpo": {"loss_type": "cispo", "epsilon_high": 5.0, "epsilon": 0.2}}),
+    ("grpo.delta", {"grpo": {"loss_type": "cispo", "epsilon_high": 5.0, "delta": 2.0}}),
+    ("grpo.delta", {"grpo": {"delta": 1.1}}),
+    ("grpo.use_bias_correction_kl", {"grpo": {"use_bias_correction_kl": True}}),
+    (
+        "grpo.scale_rewards",
+        {"grpo": {"multi_objective_aggregation": "normalize_then_sum", "scale_rewards": "batch"}},
+    ),
+    (
+        "grpo.rollout_importance_sampling_clip_max",
+        {"grpo": {"rollout_importance_sampling_clip_max": 2.0}},
+    ),
+    (
+        "grpo.rollout_importance_sampling_clip_min",
+        {
+            "grpo": {
+                "rollout_importance_sampling_mode": "token_mask",
+                "rollout_importance_sampling_clip_min": 9.0,
+            }
+        },
+    ),
+    ("train.batch_size", {"grpo": {"num_generations": 3}}),
+    ("train.eval_steps", {"train": {"eval_steps": 5}}),
+    ("train.early_stopping_patience", {"train": {"early_stopping_patience": 5}}),
+    ("data.trained", {"data": {"trained": "all"}}),
+    ("data.validation", {"data": {"validation": "v"}, "evaluate": {"in_domain": "a"}}),
+    ("data.validation", {"data": {"validation": 0.1}, "warm_start": {"train": "t"}}),
+    (
+        "data.hold_out_topics",
+        {"data": {"hold_out_topics": {"column": "t"}}, "warm_start": {"train": "t"}},
+    ),
+    ("warm_start.validation", {"data": {"validation": 0.1}, "warm_start": {"validation": "t"}}),
+    ("warm_start.num_train_epochs", {"warm_start": {"num_train_epochs": 1, "max_steps": 2}}),
+    ("warm_start.validation.weight", {"warm_start": {"validation": {"path": "v", "weight": 2}}}),
+]
 EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("base.double_quantization", {"base": {"double_quantization": True}}),
     ("base.block_size", {"base": {"block_size": 128}}),
@@ -205,7 +273,10 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
         for quantization in ("none", "int8", "checkpoint")
         for name, value in (("block_size", 64), ("double_quantization", False))
     ],
-    ("train.method", {"train": {"method": "grpo"}}),
+    ("grpo.rewards", {"train": {"method": "grpo"}}),
+    ("grpo", {"grpo": {"rewards": ["math"]}}),
+    ("warm_start", {"warm_start": {"max_steps": 3}}),
+    *[(key, policy(**changes)) for key, changes in POLICY_EFFECTLESS],
     ("train.optim_memory", {"train": {"optim_memory": "64MB"}}),
     ("train.optim_memory", {"train": {"optim": "adamw_8bit", "optim_memory": "64MB"}}),
     ("train.loraplus_lr_embedding", {"train": {"loraplus_lr_embedding": 1e-5}}),
@@ -383,6 +454,13 @@ def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
             "data": {"train": "a", "validation": 0.1},
             "evaluate": {"metrics": ["content"], "primary": "content"},
         },
+        policy(),
+        policy(grpo={"loss_type": "cispo", "epsilon_high": 5.0}),
+        policy(
+            grpo={"rewards": [{"name": "r.py:f", "options": {"a": [1]}}], "beta": 0.1},
+            warm_start={"max_steps": 3, "train": [{"path": "t", "weight": 0.5}]},
+        ),
+        policy(data={"train": "a", "validation": 0.1}, warm_start={}),
     ):
         recipe = parse_recipe({"base": {"model": "m"}, "data": {"train": "a"}} | changes)
         again = load(tmp_path, dump_recipe(recipe))
@@ -402,6 +480,72 @@ def test_the_schema_accepts_recipes_and_refuses_typos(tmp_path: Path) -> None:
     values["adapter"]["lora_apha"] = 1
     with pytest.raises(jsonschema.ValidationError, match="lora_apha"):
         jsonschema.validate(values, schema)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage"),
+    [
+        ({}, {}),
+        (
+            {"warm_start": {"train": "t", "validation": 0.2, "learning_rate": 1e-3}},
+            {"train": "t", "validation": 0.2},
+        ),
+        ({"data": {"validation": "v"}}, {}),
+        ({"data": {"validation": 0.1}}, {"validation": 0.1}),
+        (
+            {
+                "evaluate": {
+                    "in_domain": "i",
+                    "metrics": ["math"],
+                    "primary": "math",
+                    "variants": ["case"],
+                }
+            },
+            {},
+        ),
+    ],
+)
+def test_a_warm_start_is_a_recipe_of_sft(
+    tmp_path: Path, changes: dict[str, Any], stage: dict[str, Any]
+) -> None:
+    """Measured on the same sets, with options of its own and all others as in the recipe."""
+    sections = policy(**{"warm_start": {"batch_size": 4}, **changes})
+    sections["train"] |= {"seed": 7, "learning_rate": 1e-5, "report_to": ["wandb", "tensorboard"]}
+    sections["data"] = {"train": "a"} | sections.get("data", {})
+    recipe = parse_recipe({"base": {"model": "m"}, "output": {"dir": "runs/x"}} | sections)
+    found = warm_start_recipe(recipe)
+    assert found is not None and found.train.method == "sft"
+    assert found.output.dir == "runs/x/warm_start"
+    assert found.train.seed == 7 and found.train.report_to == ["tensorboard"]
+    given = sections["warm_start"]
+    assert found.train.learning_rate == given.get("learning_rate", 2e-4)
+    assert found.train.batch_size == given.get("batch_size", 8)
+    assert found.data.train == stage.get("train", "a")
+    assert found.data.validation == stage.get("validation")
+    measured = "v" if recipe.data.validation == "v" else recipe.evaluate.in_domain
+    assert found.evaluate.in_domain == measured
+    assert found.evaluate.metrics == recipe.evaluate.metrics
+    assert load(tmp_path, dump_recipe(found)) == found
+    assert warm_start_recipe(found) is None
+
+
+def test_objectives_of_recipes_are_those_of_the_loop() -> None:
+    """Recipes import no torch, so the names stand twice."""
+    fields = GRPOSection.model_fields
+    for name, there in (
+        ("loss_type", LossType),
+        ("importance_sampling_level", Level),
+        ("scale_rewards", ScaleRewards),
+        ("multi_objective_aggregation", Aggregation),
+        ("rollout_importance_sampling_mode", Correction),
+        ("on_reward_failure", OnFailure),
+    ):
+        named = fields[name].annotation
+        options = [one for part in (named, *get_args(named)) for one in get_args(part)]
+        assert {one for one in options if isinstance(one, str)} == set(get_args(there)), name
+    settings = GRPOSettings.from_section(GRPOSection(rewards=["math"]), seed=3)
+    plain = GRPOSettings(rewards=(Reward("math"),), scoring=ScoringOptions(seed=3))
+    assert settings == plain  # defaults too
 
 
 def test_an_alias_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:

@@ -80,3 +80,8 @@ def test_no_option_is_missing() -> None:
     }  # arguments of train_sft, or none
     wanted = TrainSection.model_fields.keys() | DataSection.model_fields.keys() - elsewhere
     assert lorakit.SFTConfig.model_fields.keys() == wanted | {"output_dir"}
+
+
+def test_rewards_are_no_matter_of_train_sft() -> None:
+    message = refusal(lorakit.SFTConfig, {"method": "grpo"})
+    assert "'grpo' is not what train_sft does" in message and "train_grpo" in message

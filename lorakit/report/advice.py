@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import Recipe
 from lorakit.report.files import RunFiles
+from lorakit.report.policy import is_policy, policy_advice
 from lorakit.report.verdicts import set_verdicts
 from lorakit.report.words import amount, count, listed, set_name, share
 from lorakit.train.watch import stalled
@@ -95,8 +96,13 @@ def _few_examples(run: RunFiles) -> Iterator[Advice]:
         )
 
 
+def _policy(run: RunFiles) -> Iterator[Advice]:
+    for saw, do in policy_advice(run):
+        yield Advice(saw, do)
+
+
 def _stalled(run: RunFiles) -> Iterator[Advice]:
-    lines = run.metrics
+    lines = [] if is_policy(run.metrics) else run.metrics  # only a likelihood's loss must fall
     found = stalled(
         [line.step for line in lines],
         [line.loss for line in lines],
@@ -144,7 +150,7 @@ def _data(run: RunFiles) -> Iterator[Advice]:
             f"{count(train.dropped)} of {count(train.read)} training rows were left out.",
             "See the findings under Data for why and where.",
         )
-    if train.trained_tokens < FEW_TRAINED * train.tokens:
+    if train.trained_tokens < FEW_TRAINED * train.tokens and not is_policy(run.metrics):
         yield Advice(
             f"Only {share(train.trained_tokens, train.tokens)} of the training tokens are trained.",
             "Most of the time goes into reading prompts: shorten them, or check data.trained.",
@@ -194,6 +200,7 @@ RULES: tuple[Rule, ...] = (
     _task,
     _retention,
     _few_examples,
+    _policy,
     _stalled,
     _validation,
     _data,

@@ -97,6 +97,7 @@ def overlaid_curves(runs: Sequence[tuple[str, str, Sequence[LoggedStep]]]) -> li
     unit, scale = memory_unit([line for _, _, metrics in runs for line in metrics])
     drawn: list[tuple[str, str, Callable[[LoggedStep], float | None], Any]] = [
         ("loss", "Train loss per trained token", lambda line: line.loss, None),
+        ("reward", "Reward", lambda line: line.reward, None),
         ("validation", "Validation loss", lambda line: line.validation_loss, None),
         ("learning-rate", "Learning rate", lambda line: line.learning_rate, short_rate),
         ("memory", f"Peak memory so far, {unit}", lambda line: line.peak_bytes / scale, None),
@@ -113,7 +114,7 @@ def overlaid_curves(runs: Sequence[tuple[str, str, Sequence[LoggedStep]]]) -> li
                 dashes = DASHES[place % len(DASHES)]
                 lines.append(Line(label, steps, values, ink, dashes, name == "validation"))
         if lines:
-            found.append(Curve(name, title, lines, ticks, name not in {"loss", "validation"}))
+            found.append(Curve(name, title, lines, ticks, name not in {"loss", "reward", "validation"}))
     return found
 
 

@@ -265,6 +265,22 @@ class LoggedStep(Part):
     peak_bytes: int
     seconds: float
     validation_loss: float | None = None
+    reward: float | None = None
+    zero_std: float | None = Field(None, alias="frac_reward_zero_std")
+    mean_length: float | None = Field(None, alias="completions/mean_length")
+    kl: float | None = None
+    entropy: float | None = None
+
+
+class RolledOut(Part):
+    """One line of completions.jsonl."""
+
+    step: int
+    prompt: str
+    reference: str
+    completion: str
+    reward: float | None
+    rewards: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -287,6 +303,7 @@ class RunFiles:
     data: DataFacts | None
     evaluation: dict[str, SetEvaluation]
     answers: list[Answer]
+    completions: list[RolledOut]
     missing: tuple[str, ...]
 
     @property
@@ -336,6 +353,7 @@ def read_run(path: Path) -> RunFiles:
         data=read_json(folder.data, DataFacts, None),
         evaluation=read_json(folder.evaluation, Annotated[dict[str, SetEvaluation], Told], {}),
         answers=read_json_lines(folder.answers, list[Answer], []),
+        completions=read_json_lines(folder.completions, list[RolledOut], []),
         missing=missing,
     )
 

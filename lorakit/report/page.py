@@ -13,6 +13,7 @@ from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import DERIVED, draw_forest, forests
 from lorakit.report.numbers import facts_of
+from lorakit.report.policy import is_policy, last_samples, policy_curves
 from lorakit.report.proofs import (
     calibration_said,
     memorisation_said,
@@ -69,6 +70,8 @@ def run_page(run: RunFiles) -> str:
     proofs = _proofs(run)
     settings = [] if run.recipe is None else settings_of(run.recipe)
     trained = curves(run.metrics, run.plan) if run.metrics else []
+    if is_policy(run.metrics):
+        trained = policy_curves(run.metrics) + [one for one in trained if one.name != "loss"]
     return render(
         "run.html.jinja",
         title=f"{run.name}: lorakit run report",
@@ -86,6 +89,8 @@ def run_page(run: RunFiles) -> str:
         samples=chosen_samples(run),
         forgotten=forgotten_samples(run),
         curves=[(one, draw_curve(one)) for one in trained],
+        is_policy=is_policy(run.metrics),
+        rolled_out=last_samples(run),
         thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,
         histograms=[] if run.data is None else histograms_of(run.data.sets),
         examples=[] if run.data is None else [marked(one) for one in run.data.examples],

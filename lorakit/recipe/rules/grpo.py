@@ -52,7 +52,7 @@ def _rewards(grpo: GRPOSection) -> Iterator[Fault]:
     if not grpo.rewards:
         yield Fault(
             place,
-            "is empty, so there is nothing to learn; give names such as [math], or "
+            "is empty, so there is nothing to learn; possible: names such as [math], or "
             "{name, weight, options}",
         )
     called: list[str] = []
