@@ -114,7 +114,9 @@ def overlaid_curves(runs: Sequence[tuple[str, str, Sequence[LoggedStep]]]) -> li
                 dashes = DASHES[place % len(DASHES)]
                 lines.append(Line(label, steps, values, ink, dashes, name == "validation"))
         if lines:
-            found.append(Curve(name, title, lines, ticks, name not in {"loss", "reward", "validation"}))
+            found.append(
+                Curve(name, title, lines, ticks, name not in {"loss", "reward", "validation"})
+            )
     return found
 
 

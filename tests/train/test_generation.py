@@ -20,6 +20,7 @@ from lorakit.train.rewards import Reward, Rewarder
 from lorakit.train.rollouts import Rollouts
 from tests.train.grpo_runs import (
     CYCLES,
+    TOKENIZER,
     adapted,
     assert_same_run,
     later_than,
@@ -58,9 +59,20 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("grpo", [CYCLES, RESAMPLED], ids=["two rewards", "resampled"])
-@pytest.mark.parametrize(("what", "raised"), [(fail, OSError), (stop, InterruptionError)])
-@pytest.mark.parametrize("save_steps", [1, 99])
+@pytest.mark.parametrize(
+    ("grpo", "what", "raised", "save_steps"),
+    [
+        pytest.param(grpo, what, raised, save_steps, marks=marks)
+        for grpo, what, raised, save_steps, marks in (
+            (CYCLES, fail, OSError, 1, ()),
+            (CYCLES, fail, OSError, 99, pytest.mark.slow),
+            (CYCLES, stop, InterruptionError, 99, pytest.mark.slow),
+            (RESAMPLED, fail, OSError, 99, pytest.mark.slow),
+            (RESAMPLED, fail, OSError, 1, pytest.mark.slow),
+            (RESAMPLED, stop, InterruptionError, 1, pytest.mark.slow),
+        )
+    ],
+)
 def test_what_stops_the_rewards_loses_no_completion(
     grpo: GRPOSettings, what, raised, save_steps: int, tmp_path, monkeypatch
 ) -> None:
@@ -132,11 +144,11 @@ def test_groups_without_variance_are_drawn_again(resampled: tuple[Path, list[dic
         assert line["reward"] == pytest.approx(found.rewards.mean())
         assert line["num_resamples"] == rollouts.num_resamples
         num_resamples.append(rollouts.num_resamples)
-        assert len(rollouts) == 8 or rollouts.num_resamples > 0
+        assert (len(rollouts) == 8) == (rollouts.num_resamples == 0)
     assert max(num_resamples) > 0, "no cycle of this test lacks a group"
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_resampled_run_is_resumed_bit_for_bit(
     step: int, resampled: tuple[Path, list[dict]], tmp_path: Path
 ) -> None:
@@ -157,3 +169,20 @@ def test_further_questions_are_others_while_there_are_any() -> None:
         assert [q.index for q in stream.further(cycle, 4, 1)] == further[2:3]
     drawn = {str([q.index for q in stream.further(cycle, 2, 3)]) for cycle in range(6)}
     assert len(drawn) > 1  # in an order of the cycle
+
+
+def test_a_question_that_is_asked_again_is_answered_anew() -> None:
+    grpo = dataclasses.replace(RESAMPLED, scoring=dataclasses.replace(CYCLES.scoring, regex=""))
+    stream = QuestionStream(questions(1), None, (), seed=5, prompts_per_cycle=1)
+    with grpo.rewarder() as rewarder:
+        generation = Generation(TOKENIZER, grpo, rewarder, None, stream, 5, (), lambda: None)
+        found = None
+        for _ in range(1 + grpo.max_resample_times):
+            assert found is None or not generation.is_whole(found)
+            found = generation.advance(adapted(), 0, found)
+            generation.reward(found)
+    assert found is not None and generation.is_whole(found)
+    assert found.num_resamples == 2 and [q.index for q in found.questions] == [0, 0, 0]
+    said = [tuple(found.token_ids[found.span(i)].tolist()) for i in range(len(found))]
+    assert len({tuple(said[i : i + 2]) for i in (0, 2, 4)}) == 3
+    assert found.chosen.tolist() == [0, 1]

@@ -20,8 +20,8 @@ from lorakit.data.examples import Example, examples_in_memory
 from lorakit.errors import CheckpointError, DataError, InputError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
+from lorakit.tasks import code as code_module
 from lorakit.train import generation as generation_module
-from lorakit.train import rewards as rewards_module
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
@@ -234,6 +234,7 @@ def test_what_cannot_work_is_refused(grpo: dict, loop: dict, said: str) -> None:
         ({"rewards": ()}, "no reward is given; possible: .*exact_match"),
         ({"rewards": (Reward("regexp"),)}, "scorer 'regexp' does not exist"),
         ({"rewards": (Reward("regex"), Reward("regex"))}, "named twice"),
+        ({"rewards": (Reward("content"),)}, "other rows of its set.*possible: code"),
         ({"rewards": (Reward("regex", float("inf")),)}, "give a number"),
         ({"num_generations": 1, "num_iterations": 0}, "num_generations 1 .*num_iterations 0"),
         ({"temperature": 0}, "all of a group would be the same"),
@@ -255,11 +256,13 @@ def test_what_a_reward_needs_is_looked_for_first(
     def no_jail() -> None:
         raise InputError("the jail cannot be built")
 
-    monkeypatch.setattr(rewards_module, "jail", no_jail)
+    monkeypatch.setattr(code_module, "jail", no_jail)
     code = dataclasses.replace(CYCLES, rewards=(Reward("code"),))
     with pytest.raises(InputError, match="the jail cannot be built"):
         run(adapted(), code, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="regex has no pattern"):
+        run(adapted(), dataclasses.replace(CYCLES, scoring=ScoringOptions()))
     run(adapted(), max_steps=1)  # the others do not need it
 
 

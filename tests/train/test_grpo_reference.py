@@ -7,6 +7,7 @@ value that a checkpoint holds is computed again by a model that this loop never 
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,12 @@ from tests import families, tolerances
 from tests.train.grpo_runs import CYCLES, adapted, questions, run
 
 TEMPERATURES = (0.7, 1.0, 1.6)
-ADAPTERS = {
+ADAPTERS: dict[str, dict] = {
     "lora": {},
     "dora": {"use_dora": True},
     "pissa": {"init_lora_weights": "pissa"},
 }
+ALWAYS = (("lora", 0.7), ("pissa", 1.6))  # the others are slow
 
 
 def logprobs(
@@ -50,11 +52,17 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max())
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+@pytest.mark.parametrize(
+    ("name", "temperature"),
+    [
+        pytest.param(*one, marks=() if one in ALWAYS else pytest.mark.slow)
+        for one in product(ADAPTERS, TEMPERATURES)
+    ],
+)
 def test_the_reference_is_the_base_and_all_is_at_one_temperature(
-    adapter: dict, temperature: float, tmp_path: Path
+    name: str, temperature: float, tmp_path: Path
 ) -> None:
+    adapter = ADAPTERS[name]
     grpo = dataclasses.replace(
         CYCLES, temperature=temperature, rollout_importance_sampling_mode=None
     )
@@ -67,15 +75,15 @@ def test_the_reference_is_the_base_and_all_is_at_one_temperature(
         assert difference(rollouts["ref_logps"], expected) < tolerances.LOGPROBS_FLOAT32
     # The policy that sampled the first cycle is the one that was given.
     expected = logprobs(adapted(**adapter), first, temperature)
-    for name in ("rollout_logps", "old_logps"):
-        assert difference(first[name], expected) < tolerances.LOGPROBS_FLOAT32, name
+    for held in ("rollout_logps", "old_logps"):
+        assert difference(first[held], expected) < tolerances.LOGPROBS_FLOAT32, held
     # The values would not do for another temperature, nor for the policy in the base's place.
     other = logprobs(base, first, 1.1 * temperature)
     assert difference(first["ref_logps"], other) > 100 * tolerances.LOGPROBS_FLOAT32
     assert difference(first["ref_logps"], expected) > 100 * tolerances.LOGPROBS_FLOAT32
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("temperature", [0.7, pytest.param(1.6, marks=pytest.mark.slow)])
 def test_new_log_probabilities_are_at_the_temperature_of_the_old_ones(temperature: float) -> None:
     """Of the first step of a cycle the ratio is 1, whichever pass its parts come from."""
     for steps in (1, 2):
