@@ -72,7 +72,7 @@ def train_grpo(
         examples: questions with their right answers: of each, what precedes its last trained span
             is asked, and that span is the reference.
         settings: the loop; `batch_size` counts completions. There is no validation, and
-            `worst_batch_first` has no effect.
+            `worst_batch_first` has no effect but that this is said.
         grpo: rollouts, rewards and objective.
         stop_ids: tokens that end a completion, beside the model's own; references end there too.
         repeats: float64 (number of examples,), how often each is asked per epoch; None: once.
@@ -203,6 +203,11 @@ def _say(run: Run, grpo: GRPOSettings, num_questions: int, settings: LoopSetting
         settings.learning_rate,
         settings.lr_scheduler_type,
     )
+    if settings.worst_batch_first:
+        log.info(
+            "worst_batch_first: a policy's largest micro-batch is not tried before its first step, "
+            "because its completions are not there yet; memory may run out later"
+        )
 
 
 def _stop_if_asked(caught: Interrupts) -> Callable[[], None]:

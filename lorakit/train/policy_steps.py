@@ -107,10 +107,9 @@ class PolicySteps:
     def _never_clipped(self, chosen: np.ndarray) -> Statistics:
         """The shares' other part, of completions without an advantage: they are not passed through
         the model, and nothing of them is clipped."""
-        lengths = [
-            self._length(i) for i in chosen if self._counts_as_tokens(i) and not self._trains(i)
-        ]
-        count = len(lengths) if self._settings.loss.level == "sequence" else sum(lengths)
+        left_out = [i for i in chosen if not self._trains(i)]
+        by_sequence = self._settings.loss.level == "sequence"
+        count = len(left_out) if by_sequence else sum(self._counted_lengths(left_out))
         entry = torch.tensor([0.0, count], dtype=torch.float64)
         return dict.fromkeys(CLIP_SHARES, entry)
 

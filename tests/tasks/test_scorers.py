@@ -340,6 +340,38 @@ def test_outline(answer: str, follows: int) -> None:
     assert score("outline", answer, NOTE) == follows
 
 
+THOUGHT = "<think>2 + 2 is 4</think>"
+ANSWER = "<answer>4</answer>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_form"),
+    [
+        (THOUGHT + ANSWER, True),
+        (f"\n{THOUGHT}\n\n{ANSWER}\n", True),
+        ("<think>\na\nb\n</think><answer>c < d</answer>", True),
+        (THOUGHT, False),
+        (ANSWER, False),
+        (ANSWER + THOUGHT, False),
+        (THOUGHT + "So: " + ANSWER, False),
+        (THOUGHT + ANSWER + "!", False),
+        (THOUGHT + THOUGHT + ANSWER, False),
+        (THOUGHT + ANSWER + ANSWER, False),
+        (f"<think>{ANSWER}</think>", False),
+        (f"<think>{ANSWER}</think>{ANSWER}", False),
+        ("<think> </think>" + ANSWER, False),
+        (THOUGHT + "<answer>\n</answer>", False),
+        ("<THINK>a</THINK><ANSWER>b</ANSWER>", False),
+        ("<think>" * 50_000 + " " * 50_000 + "</answer>", False),
+        ("<think></think><answer>" + " " * 100_000, False),
+    ],
+)
+def test_tags(answer: str, has_form: bool) -> None:
+    began = time.monotonic()
+    assert score("tags", answer, "4") == has_form
+    assert time.monotonic() - began < 5
+
+
 def test_content_must_matter() -> None:
     """The right headings with the wrong facts: the form is right, the rest scores low."""
     assert score("outline", WRONG_FACTS, NOTE) == 1

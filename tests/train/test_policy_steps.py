@@ -6,6 +6,7 @@ import dataclasses
 from itertools import chain
 
 import numpy as np
+import pytest
 import torch
 
 from lorakit.data.questions import Question
@@ -82,6 +83,30 @@ def test_of_more_groups_than_asked_for_those_that_vary_are_seen() -> None:
     weighed = rollouts(batch, num_groups=2).advantages
     assert weighed.advantages[3:9].tolist() == alone.advantages.tolist()
     assert not weighed.advantages[[0, 1, 2, 9, 10, 11]].any()
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_shares_of_what_is_clipped_are_of_all_completions(level: str, masked: bool) -> None:
+    """As in TRL: what has no advantage is not clipped, and counts; a masked token does not."""
+    settings = dataclasses.replace(
+        SETTINGS,
+        loss=PolicyLossSettings(importance_sampling_level=level),
+        mask_truncated_completions=masked,
+        steps_per_generation=1,
+    )
+    steps = PolicySteps(
+        rollouts(settings), settings, batch_size=12, seed=3, choices=CHOICES, pad_id=0
+    )
+    steps.batch(0, 0)
+    found = torch.tensor([2.0, 9.0])
+    steps._statistics[0] = {"clip_ratio/low": found, "entropy": found}
+    told = steps.statistics()
+    # Without an advantage: completions 0 to 2 and 9 to 11, of 1 to 3 and 10 to 12 tokens; masked
+    # are 4 and 8, of 5 and 9 tokens, which the average over completions counts.
+    left_out = 6 + 33 if level == "token" else 6 + 2 * masked
+    assert told["clip_ratio/low"].tolist() == [2, 9 + left_out]
+    assert told["entropy"].tolist() == [2, 9]
 
 
 def test_shares_are_a_function_of_seed_and_cycle() -> None:
