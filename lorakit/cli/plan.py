@@ -20,7 +20,7 @@ from lorakit.cli.output import (
     process_began,
     stdout_for_results,
 )
-from lorakit.cli.plan_tables import device_lines, memory_tables
+from lorakit.cli.plan_tables import device_lines, memory_tables, stage_lines
 from lorakit.cli.plan_words import setup_lines, show_duration, show_fixes
 from lorakit.errors import InputError, RunError
 from lorakit.recipe import load_recipe, rewrite_recipe
@@ -205,6 +205,8 @@ def show_plan(result: Plan) -> None:
         ("trained tokens", result.trained_tokens),
     ):
         out.print(f"{name:<15} {'not known yet' if count is None else f'{count:,}'}")
+    for line in stage_lines(result):
+        out.print(line)
     show_duration(result.duration)
     for line in device_lines(result):
         out.print(line)

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
 
+def stage_lines(plan: Plan) -> Iterator[str]:
+    """What is generated, and the stage of SFT before, where there are such."""
+    if plan.peaks.rollouts is not None:
+        told = plan.peaks.rollouts.to_json()
+        if told["completions"] is not None:
+            yield (
+                f"{'rollouts':<15} {told['completions']:,} completions, at most "
+                f"{told['generated_tokens_at_most']:,} tokens, {told['at_a_time']} at a time"
+            )
+    before = plan.warm_start
+    if before is not None and before.steps is not None:
+        tokens = "" if before.tokens is None else f", {before.tokens:,} tokens"
+        yield f"{'warm start':<15} {before.steps:,} steps{tokens}"
+
+
 def memory_tables(plan: Plan) -> Iterator[Table]:
     """What there is in a training step, the most in each phase, and three methods side by side."""
     memory, peaks = plan.memory, plan.peaks
@@ -37,6 +52,18 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
         if count:
             table.add_row(name, f"{count:,}", human_bytes(count))
     yield table
+    if peaks.rollouts is not None and peaks.rollouts.bytes is not None:
+        rolled = peaks.rollouts.bytes
+        table = _table("a generation, beside what always is there")
+        for name, count in (
+            ("completions", rolled.answers),
+            ("  of them dense weights", rolled.dense_layers),
+            ("  keys and values", rolled.kv_cache),
+            ("holes of the heap", rolled.holes),
+        ):
+            if count:
+                table.add_row(name, f"{count:,}", human_bytes(count))
+        yield table
     if peaks.evaluation is not None:
         measured = peaks.evaluation
         parts = {

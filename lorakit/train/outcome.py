@@ -40,12 +40,16 @@ class TrainOutcome:
 
     def summary(self) -> dict[str, Any]:
         """For `lorakit train --json`; `reward` only where completions were rewarded."""
-        names = ("steps", "stopped", "tokens", "trained_tokens", "seconds", "loss")
-        names += ("validation_loss", "optimizer")
-        reward = self.reward
-        return {name: getattr(self, name) for name in names} | (
-            {} if reward is None else {"reward": reward}
-        )
+        return {
+            "steps": self.steps,
+            "stopped": self.stopped,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "seconds": self.seconds,
+            "loss": self.loss,
+            "validation_loss": self.validation_loss,
+            "optimizer": self.optimizer,
+        } | ({} if self.reward is None else {"reward": self.reward})
 
     @property
     def reward(self) -> float | None:
