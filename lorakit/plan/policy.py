@@ -108,7 +108,7 @@ def rollouts_of(
         None if steps is None else -(-steps // (grpo.steps_per_generation * grpo.num_iterations))
     )
     return Rollouts(
-        None if cycles is None else cycles * at_once,
+        None if cycles is None else cycles * at_once * (1 + grpo.max_resample_times),
         tuple(one for one in prompts for _ in range(grpo.num_generations)),
         grpo.max_completion_length,
         grpo.max_batch,
