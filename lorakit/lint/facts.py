@@ -15,7 +15,8 @@ from lorakit.lint.hardware import Hardware
 from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.near import Repeats, repeats_of
 from lorakit.lint.row_texts import Sample, sample_of
-from lorakit.plan.plan import Plan, run_length
+from lorakit.plan.plan import Plan
+from lorakit.plan.policy import run_length
 from lorakit.plan.steps import RunLength
 from lorakit.recipe import Recipe
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
@@ -15,7 +14,6 @@ from lorakit.adapters.store import load_adapter
 from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, new_tokens
 from lorakit.base.load import load_tokenizer_of
-from lorakit.data.examples import ExampleSet
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.devices import data_parallel
@@ -32,13 +30,13 @@ from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.policy import (
     Rollouts,
     longest_sequence,
-    policy_length,
     rollouts_of,
+    run_length,
     worst_policy_step,
 )
 from lorakit.plan.rows import Sets, read_sets
 from lorakit.plan.setup import setup_of
-from lorakit.plan.steps import RunLength, count_run_length
+from lorakit.plan.steps import RunLength
 from lorakit.plan.target import Target
 from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
 from lorakit.recipe import EvaluateSection, LoraConfig, Recipe
@@ -284,21 +282,6 @@ def plan(
         duration=duration,
         sets=sets,
         warm_start=before,
-    )
-
-
-def run_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> RunLength:
-    """Steps and tokens of a run by the recipe's method, without its warm start."""
-    train = recipe.train
-    if train.method == "grpo":
-        return policy_length(recipe, examples, repeats)
-    return count_run_length(
-        examples,
-        repeats,
-        batch_size=train.batch_size,
-        num_epochs=train.num_train_epochs,
-        max_steps=train.max_steps,
-        seed=train.seed,
     )
 
 

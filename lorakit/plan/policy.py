@@ -21,7 +21,7 @@ from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.rehearsal import BatchShape
 from lorakit.plan.rows import Sets
-from lorakit.plan.steps import RunLength
+from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.worst import Worst, assumed_length
 from lorakit.recipe import Recipe
 from lorakit.train.choices import Division
@@ -64,6 +64,21 @@ class Rollouts:
             "kv_cache": None if found is None else found.kv_cache,
             "dense_weights": None if found is None else found.dense_layers,
         }
+
+
+def run_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> RunLength:
+    """Steps and tokens of a run by the recipe's method, without its warm start."""
+    train = recipe.train
+    if train.method == "grpo":
+        return policy_length(recipe, examples, repeats)
+    return count_run_length(
+        examples,
+        repeats,
+        batch_size=train.batch_size,
+        num_epochs=train.num_train_epochs,
+        max_steps=train.max_steps,
+        seed=train.seed,
+    )
 
 
 def policy_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> RunLength:

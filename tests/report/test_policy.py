@@ -1,0 +1,75 @@
+"""The report of a policy gradient: no loss that says nothing, samples, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorakit.report.advice import advice
+from lorakit.report.files import read_run
+from lorakit.report.page import run_page
+from lorakit.run_folder import RunFolder
+from tests.report.runs import make_run, write_lines
+
+
+def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0) -> Path:
+    """A run whose lines have rewards."""
+    run = RunFolder(make_run(path))
+
+    def change(lines: list[dict[str, Any]]) -> None:
+        for number, line in enumerate(lines):
+            line.pop("validation_loss", None)
+            share = number / len(lines)
+            line |= {"loss": 1e-6, "reward": 0.1 + share, "frac_reward_zero_std": alike, "kl": 0.01}
+            line["completions/mean_length"] = 50 * (1 + (growth - 1) * share)
+
+    lines = [vars(line) for line in read_run(run.path).metrics]
+    known = [{k: v for k, v in line.items() if v is not None} for line in lines]
+    change(known)
+    write_lines(run.metrics, known)
+    write_lines(
+        run.completions,
+        [
+            {
+                "step": step,
+                "prompt": f"<b>question {step}</b>",
+                "reference": "4",
+                "completion": "four",
+                "reward": None if step == 1 else 0.5,
+                "rewards": {"math": 0.0, "own": None},
+                "advantage": 0.0,
+            }
+            for step in range(1, 9)
+        ],
+    )
+    return run.path
+
+
+def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
+    page = run_page(read_run(rewarded(tmp_path / "run")))
+    for title in ("Reward", "Share in groups without variance", "Tokens of a completion"):
+        assert title in page
+    assert "Loss per trained token" not in page and "near 0 whatever is learned" in page
+    assert "&lt;b&gt;question 8&lt;/b&gt;" in page and "<b>question" not in page
+    assert "question 1&lt;" not in page  # the last ones
+    plain = run_page(read_run(make_run(tmp_path / "sft")))
+    assert "Loss per trained token" in plain and "near 0 whatever" not in plain
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, None),
+        ({"alike": 0.8}, "80% of the completions were in groups"),
+        ({"growth": 4.0}, "Completions grew from"),
+    ],
+)
+def test_what_to_do(tmp_path: Path, options: dict[str, float], said: str | None) -> None:
+    told = " ".join(one.saw for one in advice(read_run(rewarded(tmp_path / "run", **options))))
+    assert "does not fall" not in told and "training loss" not in told
+    for phrase in ("were in groups", "Completions grew"):
+        assert (phrase in told) == (said is not None and phrase in said)
+    if said is not None:
+        assert said in told
