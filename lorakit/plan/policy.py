@@ -102,7 +102,7 @@ def policy_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> 
         int(seen * (prompt + completion)),
         seen * completion,
         exact=True,
-        steps_per_epoch=math.ceil(len(order) / per_cycle) * steps_per_cycle,
+        steps_per_epoch=math.ceil(len(order) / per_cycle * steps_per_cycle),
     )
 
 
