@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -18,6 +19,14 @@ from lorakit.errors import RunError
 CHUNK_BYTES = 1 << 16
 TAIL_BYTES = 2048  # kept of what it writes to its standard error
 GONE_SECONDS = 10.0  # the kernel needs milliseconds to end what was killed
+
+_FIXES = {
+    errno.EMFILE: "Allow more open files (`ulimit -n`)",
+    errno.ENFILE: "Allow more open files (sysctl fs.file-max), or end other programs",
+    errno.EAGAIN: "Allow more processes (`ulimit -u`, or the container's limit of them)",
+    errno.ENOMEM: "Free memory, or run on a machine with more",
+    errno.ENOENT: "See that bubblewrap is still installed",
+}
 
 _INNER_PID = re.compile(rb'"child-pid": (\d+)\D')
 
@@ -54,7 +63,7 @@ class Descriptors:
     started: int
 
 
-class StoppedError(Exception):
+class NoAnswerError(Exception):
     """Why nothing more comes, as the end of a sentence about the code."""
 
 
@@ -67,7 +76,8 @@ class Contained:
         limits: time and output; memory and processor time are limited inside.
 
     Raises:
-        RunError: it could not be started, or something of it is left.
+        RunError: it could not be started, the system refused what it needs, or something of it is
+            left.
     """
 
     def __init__(
@@ -79,7 +89,11 @@ class Contained:
         self._limits, self._deadline = limits, time.monotonic() + limits.seconds
         self._written, self._tail, self._answers = 0, b"", bytearray()
         self._unsent, self._closing_input, self._has_ended = memoryview(b""), False, False
-        with contextlib.ExitStack() as owned, contextlib.ExitStack() as handed_over:
+        with (
+            _refusals(),
+            contextlib.ExitStack() as owned,
+            contextlib.ExitStack() as handed_over,
+        ):
             numbers = [handed_over.enter_context(_as_file(data)).fileno() for data in files]
             self._info, info = _pipe(owned, handed_over)
             self._started, started = _pipe(owned, handed_over)
@@ -115,12 +129,16 @@ class Contained:
         """Send a message and read a line, without its end.
 
         Raises:
-            StoppedError: none came.
+            NoAnswerError: none came.
         """
+        with _refusals():
+            return self._exchange(message)
+
+    def _exchange(self, message: bytes) -> bytes:
         self._unsent = memoryview(message)
         while (end := self._answers.find(b"\n")) < 0:
             if self._output not in self._open:
-                raise StoppedError(self._how_it_ended())
+                raise NoAnswerError(self._how_it_ended())
             self._turn()
         line = bytes(self._answers[:end])
         del self._answers[: end + 1]
@@ -130,13 +148,14 @@ class Contained:
         """What it writes to its standard output when `given` is all of its input, and it ends.
 
         Raises:
-            StoppedError: a limit ended it, or a signal.
+            NoAnswerError: a limit ended it, or a signal.
         """
         self._unsent, self._closing_input = memoryview(given), True
-        while self._open or not self._has_ended:
-            self._turn()
+        with _refusals():
+            while self._open or not self._has_ended:
+                self._turn()
         if self._signal():  # other exit codes mean nothing: anybody can choose them
-            raise StoppedError(self._how_it_ended())
+            raise NoAnswerError(self._how_it_ended())
         return bytes(self._answers)
 
     def check_started(self) -> None:
@@ -183,7 +202,7 @@ class Contained:
             else:
                 self._receive(number)
         if time.monotonic() >= self._deadline:
-            raise StoppedError(f"took more than {self._limits.seconds:g} s")
+            raise NoAnswerError(f"took more than {self._limits.seconds:g} s")
 
     def _send(self) -> None:
         try:
@@ -203,7 +222,7 @@ class Contained:
             self._tail = (self._tail + chunk)[-TAIL_BYTES:]
         self._written += len(chunk)
         if self._written > self._limits.output_bytes:
-            raise StoppedError(f"wrote more than {self._limits.output_bytes:,} bytes")
+            raise NoAnswerError(f"wrote more than {self._limits.output_bytes:,} bytes")
 
     def _signal(self) -> int:
         """The signal that ended it; 0: none did."""
@@ -262,6 +281,19 @@ class Contained:
             with contextlib.suppress(ProcessLookupError):
                 return os.pidfd_open(int(found[1]))
         return None
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What the system refuses as an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        fix = _FIXES.get(error.errno or 0, "Run fewer at a time, or see what the system lacks")
+        raise RunError(
+            f"the system refused the jail of code rewards what it needs: "
+            f"{error.strerror or error}. {fix}; then resume."
+        ) from error
 
 
 def _pipe(owned: contextlib.ExitStack, handed_over: contextlib.ExitStack) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import Any
 from lorakit.errors import InputError, RunError
 from lorakit.files import strict_json
 from lorakit.jail import probe
-from lorakit.jail.contained import Contained, Descriptors, Limits, StoppedError, printable
+from lorakit.jail.contained import Contained, Descriptors, Limits, NoAnswerError, printable
 from lorakit.jail.parts import Parts, check_kernel, find_parts
 
 FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
@@ -88,7 +88,7 @@ class Jail:
             try:
                 for arguments in calls:
                     outcomes.append(_called(contained, arguments))
-            except StoppedError as error:
+            except NoAnswerError as error:
                 contained.check_started()
                 outcomes.append(Outcome(fault=f"the code {error}"))
         missing = len(calls) - len(outcomes)
@@ -112,7 +112,7 @@ class Jail:
                 written = contained.run(given.encode(errors="replace"))
                 contained.check_started()
                 return Outcome(written.decode())
-            except StoppedError as error:
+            except NoAnswerError as error:
                 contained.check_started()
                 return Outcome(fault=f"the program {error}")
             except UnicodeDecodeError as error:
@@ -138,13 +138,15 @@ def _called(contained: Contained, arguments: Sequence[Any]) -> Outcome:
     try:
         answer = strict_json(line.decode())
     except (ValueError, RecursionError) as error:
-        raise StoppedError(f"answered what cannot be read: {printable(str(error))[:200]}") from None
+        raise NoAnswerError(
+            f"answered what cannot be read: {printable(str(error))[:200]}"
+        ) from None
     if not isinstance(answer, dict) or answer.pop("nonce", None) != nonce or len(answer) != 1:
-        raise StoppedError("answered something that was not asked")
+        raise NoAnswerError("answered something that was not asked")
     if isinstance(answer.get("error"), str):
         return Outcome(fault=printable(answer["error"]))
     if "value" not in answer:
-        raise StoppedError("answered something that was not asked")
+        raise NoAnswerError("answered something that was not asked")
     return Outcome(answer["value"])
 
 

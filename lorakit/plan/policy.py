@@ -109,7 +109,7 @@ def policy_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> 
         int(seen * (prompt + completion)),
         seen * completion,
         exact=True,
-        steps_per_epoch=math.ceil(len(order) / per_cycle) * steps_per_cycle,
+        steps_per_epoch=math.ceil(len(order) / per_cycle * steps_per_cycle),
     )
 
 
@@ -130,7 +130,7 @@ def rollouts_of(
         None if steps is None else -(-steps // (grpo.steps_per_generation * grpo.num_iterations))
     )
     return Rollouts(
-        None if cycles is None else cycles * at_once,
+        None if cycles is None else cycles * at_once * (1 + grpo.max_resample_times),
         tuple(one for one in prompts for _ in range(grpo.num_generations)),
         grpo.max_completion_length,
         grpo.max_batch,

@@ -1,8 +1,8 @@
 """Scorers of answers, found by listing this folder; they serve evaluation, and rewards later.
 
-`<name>.py` defines `NAME` (the file's name), `HIGHER_IS_BETTER`, `SUMMARY` (one line) and
-`scores(answers, references, options) -> float64 (E,)`, called once for a whole set. A file whose
-name begins with an underscore is a part of others.
+`<name>.py` defines `NAME` (the file's name), `HIGHER_IS_BETTER`, `IS_OF_A_SET`, `SUMMARY` (one
+line), `check(options)` and `scores(answers, references, options) -> float64 (E,)`, called once for
+a whole set. A file whose name begins with an underscore is a part of others.
 """
 
 from __future__ import annotations
@@ -35,11 +35,23 @@ class ScoringOptions:
 
 
 class Scorer(Protocol):
-    """What a file of this folder defines."""
+    """What a file of this folder defines.
+
+    Attributes:
+        IS_OF_A_SET: whether a score depends on the other rows of the set, which no reward may.
+    """
 
     NAME: str
     HIGHER_IS_BETTER: bool
+    IS_OF_A_SET: bool
     SUMMARY: str
+
+    def check(self, options: ScoringOptions) -> None:
+        """See that what it needs besides answers is there: before a model is loaded.
+
+        Raises:
+            InputError: something is not; with the fix.
+        """
 
     def scores(
         self, answers: Sequence[str], references: Sequence[str], options: ScoringOptions

@@ -14,24 +14,30 @@ but for blanks at the ends of lines. All cases must be right. docs/jail.md says 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from lorakit.jail.jail import jail
+from lorakit.jail.processors import available_processors
 from lorakit.tasks import ScoringOptions
 from lorakit.tasks._code_cases import Cases, judge, read_cases
 
 NAME = "code"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "share of answers whose code gives the right output for every case of the reference"
 
 FENCES = ("```", "~~~")
 PYTHON = ("python", "python3", "py")
 
 log = logging.getLogger(__name__)
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: the jail is needed."""
+    jail()
 
 
 def scores(
@@ -60,7 +66,7 @@ def scores(
         code, cases = pair
         return cases is not None and bool(code.strip()) and judge(code, cases, room).right
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(available_processors()) as threads:
         return np.array(list(threads.map(right, pairs)), np.float64)
 
 

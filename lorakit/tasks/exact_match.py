@@ -11,7 +11,12 @@ from lorakit.tasks.token_f1 import words
 
 NAME = "exact_match"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "share of answers that are the reference, but for case, punctuation and articles"
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: nothing is needed."""
 
 
 def scores(

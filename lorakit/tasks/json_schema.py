@@ -23,7 +23,17 @@ from lorakit.tasks import ScoringOptions
 
 NAME = "json_schema"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "share of answers that are JSON as evaluate.json_schema demands"
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: a schema is needed."""
+    if options.json_schema is None:
+        raise RecipeError(
+            "metric json_schema has no schema to hold answers to; set evaluate.json_schema to a "
+            "file ({} accepts whatever is JSON)."
+        )
 
 
 def scores(
@@ -34,12 +44,9 @@ def scores(
     Raises:
         RecipeError: no schema is given, or it names a part of itself that is not there.
     """
+    check(options)
     schema = options.json_schema
-    if schema is None:
-        raise RecipeError(
-            "metric json_schema has no schema to hold answers to; set evaluate.json_schema to a "
-            "file ({} accepts whatever is JSON)."
-        )
+    assert schema is not None
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     validator = kind(schema, registry=referencing.Registry())
     try:

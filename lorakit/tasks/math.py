@@ -20,11 +20,13 @@ from fractions import Fraction
 import numpy as np
 import regex
 
+from lorakit.errors import InputError, RunError
 from lorakit.tasks import ScoringOptions
 from lorakit.tasks._math_process import math_process
 
 NAME = "math"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "share of answers whose final answer equals the reference's as mathematics"
 
 MAX_CHARACTERS = 400  # of a final answer; none that a person writes is longer
@@ -51,6 +53,14 @@ UNITS_BEFORE = regex.compile(r"\A[\s$\u20ac\u00a3*]+")
 UNITS_AFTER = regex.compile(r"(?<![\s$\u20ac\u00a3*.,;:!?])[\s$\u20ac\u00a3*.,;:!?]+\Z")
 
 log = logging.getLogger(__name__)
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: the process that compares formulas is needed."""
+    try:
+        math_process().equal("x", "x")
+    except RunError as error:
+        raise InputError(f"metric math: {error}") from error
 
 
 def scores(

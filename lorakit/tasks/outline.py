@@ -18,6 +18,7 @@ from lorakit.tasks import ScoringOptions
 
 NAME = "outline"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "share of answers with the reference's headings, in its order, none empty, no others"
 
 _WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}'\u2019\-/&()]*"
@@ -53,6 +54,10 @@ def sections(text: str) -> list[Section]:
 
 def _name(heading: str) -> str:
     return " ".join(heading.strip("#*: \t").lower().split())
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: nothing is needed."""
 
 
 def scores(

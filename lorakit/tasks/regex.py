@@ -16,12 +16,19 @@ from lorakit.tasks import ScoringOptions
 
 NAME = "regex"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "share of answers in which the pattern of evaluate.regex is found"
 
 # Nested quantifiers can take longer than the universe; an answer is searched in microseconds.
 TIMEOUT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: a pattern is needed."""
+    if options.regex is None:
+        raise RecipeError("metric regex has no pattern to search for; set evaluate.regex.")
 
 
 def scores(
@@ -32,9 +39,8 @@ def scores(
     Raises:
         RecipeError: no pattern is given.
     """
-    if options.regex is None:
-        raise RecipeError("metric regex has no pattern to search for; set evaluate.regex.")
-    pattern = regex.compile(options.regex)
+    check(options)
+    pattern = regex.compile(options.regex or "")
     return np.array([_found(pattern, answer) for answer in answers], np.float64)
 
 

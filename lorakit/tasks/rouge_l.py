@@ -17,6 +17,7 @@ from lorakit.tasks import ScoringOptions
 
 NAME = "rouge_l"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "longest run of words, gaps allowed, that answer and reference share (ROUGE-L)"
 
 _WORD = regex.compile(
@@ -28,6 +29,10 @@ _WORD = regex.compile(
 class _Words(Tokenizer):
     def tokenize(self, text: str) -> list[str]:
         return _WORD.findall(text.lower())
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: nothing is needed."""
 
 
 def scores(

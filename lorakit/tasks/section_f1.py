@@ -18,7 +18,12 @@ from lorakit.tasks.token_f1 import f1, words
 
 NAME = "section_f1"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "overlap of words section by section, a missing section counting 0"
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: nothing is needed."""
 
 
 def scores(

@@ -20,6 +20,7 @@ from lorakit.tasks import ScoringOptions
 
 NAME = "token_f1"
 HIGHER_IS_BETTER = True
+IS_OF_A_SET = False
 SUMMARY = "overlap of the answer's words with the reference's (SQuAD's F1)"
 
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -44,6 +45,10 @@ def f1(answer: Counter[str], reference: Counter[str]) -> float:
     few, many = sorted((answer, reference), key=len)
     shared = sum(min(count, many[word]) for word, count in few.items())
     return 2 * shared / total
+
+
+def check(options: ScoringOptions) -> None:
+    """See `lorakit.tasks.Scorer`: nothing is needed."""
 
 
 def scores(

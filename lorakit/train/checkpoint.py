@@ -100,11 +100,19 @@ class CheckpointStore:
         """The folder of the checkpoint after `step` steps."""
         return self._folder / f"{_PREFIX}{step}"
 
-    def save(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensors],
+        state: Mapping[str, Any],
+        *,
+        anew: bool = False,
+    ) -> Path:
         """Write a checkpoint, then remove old ones.
 
         Args:
             step: optimizer steps done; no checkpoint of it may exist.
+            anew: one may, and this one takes its place once it is written.
             tensors: {group: {name: tensor on any device}}.
             state: JSON values.
 
@@ -116,7 +124,7 @@ class CheckpointStore:
         num_bytes = sum(map(len, files.values()))
         try:
             self._make_room(num_bytes)
-            self._write(step, files)
+            self._write(step, files, anew)
         except OSError as error:
             raise self._not_written(step, num_bytes, error) from error
         try:
@@ -155,9 +163,9 @@ class CheckpointStore:
             )
         raise CheckpointError(f"{self._folder} has no checkpoint. Start the run without resuming.")
 
-    def _write(self, step: int, files: Mapping[str, bytes]) -> None:
+    def _write(self, step: int, files: Mapping[str, bytes], anew: bool) -> None:
         final = self.path(step)
-        if final.exists():
+        if final.exists() and not anew:
             raise CheckpointError(
                 f"{final} exists already; a checkpoint is never overwritten. Resume the run, or "
                 "choose another output folder."
@@ -177,15 +185,20 @@ class CheckpointStore:
             }
             manifest["sha256"] = _manifest_hash(manifest)
             _write_durably(staging / _MANIFEST, _json_bytes(manifest))
+            if final.exists():
+                self._remove(final)
 
     def _prune(self) -> None:
         surplus = [self.path(step) for step in self.steps()[: -self._keep]]
         for path in surplus:
             if path != self._source:
-                # Renamed first: a half-removed folder must not look like a damaged checkpoint.
-                doomed = path.with_name(f"{STAGING_PREFIX}{path.name}-{uuid.uuid4().hex}")
-                path.rename(doomed)
-                shutil.rmtree(doomed)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        # Renamed first: a half-removed folder must not look like a damaged checkpoint.
+        doomed = path.with_name(f"{STAGING_PREFIX}{path.name}-{uuid.uuid4().hex}")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
 
     def _make_room(self, num_bytes: int) -> None:
         if shutil.disk_usage(self._folder).free >= 2 * num_bytes:

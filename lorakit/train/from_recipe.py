@@ -21,14 +21,15 @@ from lorakit.train.settings import LoopSettings
 
 
 def check_rewards_of(recipe: Recipe) -> None:
-    """See that the rewards of a recipe are there, before anything is read. Runs none of them.
+    """See that the rewards of a recipe are there, before anything is read. Runs no function.
 
     Raises:
-        InputError: values that cannot work, a schema that is none, or a function that is not there.
+        InputError: values that cannot work, a schema that is none, a function that is not there, or
+            a scorer without what it needs: for code the jail.
     """
     if recipe.train.method == "grpo":
-        with _grpo_of(recipe).rewarder():
-            pass
+        with _grpo_of(recipe).rewarder() as rewarder:
+            rewarder.check_scorers()
 
 
 def check_training(

@@ -12,9 +12,8 @@ changes: it is the reference too, with the adapter off.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.base.eval_mode import eval_mode
 from lorakit.data.examples import ExampleSet
 from lorakit.data.sources import Row
-from lorakit.errors import RunError
 from lorakit.progress import Bar, bar
 from lorakit.train.checks import check_sets
 from lorakit.train.faults import every_tensor_trains
+from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
 from lorakit.train.identity import run_identity
@@ -41,7 +40,6 @@ from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.ranks import Ranks
 from lorakit.train.rewards import Rewarder
-from lorakit.train.rollouts import Rollouts, Seconds, roll_out
 from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import check_folder, set_up
@@ -74,7 +72,7 @@ def train_grpo(
         examples: questions with their right answers: of each, what precedes its last trained span
             is asked, and that span is the reference.
         settings: the loop; `batch_size` counts completions. There is no validation, and
-            `worst_batch_first` has no effect.
+            `worst_batch_first` has no effect but that this is said.
         grpo: rollouts, rewards and objective.
         stop_ids: tokens that end a completion, beside the model's own; references end there too.
         repeats: float64 (number of examples,), how often each is asked per epoch; None: once.
@@ -92,8 +90,9 @@ def train_grpo(
 
     Raises:
         InputError: settings, data or model that cannot work; nothing was written.
-        RunError: a reward failed; the run was saved as it was before those completions.
-        CheckpointError, NonFiniteError, InterruptionError, RunError: see `loop.train`.
+        RunError: a reward failed; the completions are saved, and a resumed run asks for the rewards
+            that are missing.
+        CheckpointError, NonFiniteError, InterruptionError: see `loop.train`.
     """
     adapter = attached(model)
     refuse_trained_routers(adapter)
@@ -135,10 +134,7 @@ def train_grpo(
             resume=resume,
         ) as setup,
     ):
-        state = GRPOState(grpo, stream.questions)
-        rolling = _RollingOut(
-            tokenizer, grpo, stream, rewarder, settings.seed, stop_ids, rows, setup.caught
-        )
+        state = GRPOState(grpo, stream)
         run = Run(
             model,
             adapter,
@@ -155,16 +151,16 @@ def train_grpo(
             store=setup.store,
             method_state=state,
         )
-        log.info(
-            "training %s parameters on %d questions, %d completions of each: %d steps of %d "
-            "completions, learning rate %g (%s)",
-            f"{adapter.trainable:,}",
-            len(examples),
-            grpo.num_generations,
-            run.num_steps,
-            settings.batch_size,
-            settings.learning_rate,
-            settings.lr_scheduler_type,
+        _say(run, grpo, len(examples), settings)
+        generation = Generation(
+            tokenizer,
+            grpo,
+            rewarder,
+            rows,
+            stream,
+            settings.seed,
+            stop_ids,
+            _stop_if_asked(setup.caught),
         )
         try:
             run.open(setup.checkpoint)
@@ -172,19 +168,8 @@ def train_grpo(
             with bar("training", run.num_steps) as progress:
                 progress.advance(run.counters.step)
                 while run.counters.step < run.num_steps:
-                    seconds = None
-                    if state.rollouts is None:
-                        state.rollouts, seconds = _roll_out(run, rolling)
-                        state.keep_samples(tokenizer, state.rollouts)
-                    steps = PolicySteps(
-                        state.rollouts,
-                        grpo,
-                        batch_size=settings.batch_size,
-                        seed=settings.seed,
-                        choices=setup.choices,
-                        pad_id=pad_id,
-                    )
-                    _learn(run, state, steps, settings, grpo, seconds, setup.caught, progress)
+                    _generate(run, state, generation, setup.caught)
+                    _learn(run, state, settings, grpo, setup.caught, progress)
         finally:
             run.close()
             state.close()
@@ -206,72 +191,85 @@ def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator
         yield rewarder
 
 
-@dataclass(frozen=True)
-class _RollingOut:
-    """What a generation needs beside the model; see `roll_out`."""
+def _say(run: Run, grpo: GRPOSettings, num_questions: int, settings: LoopSettings) -> None:
+    log.info(
+        "training %s parameters on %d questions, %d completions of each: %d steps of %d "
+        "completions, learning rate %g (%s)",
+        f"{run.adapter.trainable:,}",
+        num_questions,
+        grpo.num_generations,
+        run.num_steps,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.lr_scheduler_type,
+    )
+    if settings.worst_batch_first:
+        log.info(
+            "worst_batch_first: a policy's largest micro-batch is not tried before its first step, "
+            "because its completions are not there yet; memory may run out later"
+        )
 
-    tokenizer: PreTrainedTokenizerBase
-    grpo: GRPOSettings
-    stream: QuestionStream
-    rewarder: Rewarder
-    seed: int
-    stop_ids: tuple[int, ...]
-    rows: Sequence[Row] | None
-    caught: Interrupts
 
-
-def _roll_out(run: Run, this: _RollingOut) -> tuple[Rollouts, Seconds]:
-    """The completions of the cycle that begins; a signal leaves them to the resumed run."""
-    cycle = run.counters.step // this.grpo.steps_per_cycle
-
-    def stop_if_asked(*_: int) -> None:
-        if this.caught.received is not None:
+def _stop_if_asked(caught: Interrupts) -> Callable[[], None]:
+    def stop_if_asked() -> None:
+        if caught.received is not None:
             raise StoppedError("rolling out was stopped before it was done")
 
+    return stop_if_asked
+
+
+def _generate(run: Run, state: GRPOState, generation: Generation, caught: Interrupts) -> None:
+    """The completions of the cycle that the run is in, with their rewards, as far as they are not
+    there. What stops this leaves what there is to the resumed run."""
+    cycle = run.counters.step // generation.grpo.steps_per_cycle
     try:
-        return roll_out(
-            run.model,
-            this.tokenizer,
-            this.stream.questions(cycle),
-            this.grpo,
-            this.rewarder,
-            cycle=cycle,
-            seed=this.seed,
-            stop_ids=this.stop_ids,
-            rows=this.rows,
-            on_token=stop_if_asked,
-        )
-    except StoppedError:
-        run.save()
-        raise run.interruption(this.caught.received) from None
-    except RunError:
-        run.save()
+        if state.rollouts is None:
+            state.rollouts = generation.advance(run.model, cycle, None)
+        generation.reward(state.rollouts)
+        while not generation.is_whole(state.rollouts):
+            state.rollouts = generation.advance(run.model, cycle, state.rollouts)
+            generation.reward(state.rollouts)
+        generation.stop_if_asked()
+    except Exception as error:
+        run.count_generation()
+        run.save(anew=state.rollouts is not None)
+        if isinstance(error, StoppedError):
+            raise run.interruption(caught.received) from None
         raise
+    run.count_generation()
+    state.keep_samples(generation.tokenizer, state.rollouts)
 
 
 def _learn(
     run: Run,
     state: GRPOState,
-    steps: PolicySteps,
     settings: LoopSettings,
     grpo: GRPOSettings,
-    seconds: Seconds | None,
     caught: Interrupts,
     progress: Bar,
 ) -> None:
-    """The steps of the cycle that are left, or those up to a signal.
-
-    Args:
-        seconds: what generating took; None: the completions are a checkpoint's.
-    """
+    """The steps of the cycle that are left, or those up to a signal."""
     model, adapter, rollouts = run.model, run.adapter, state.rollouts
     assert rollouts is not None
+    steps = PolicySteps(
+        rollouts,
+        grpo,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        choices=run.choices,
+        pad_id=run.pad_id,
+        drops=adapter.dropout.p > 0,
+    )
     schedule = settings.schedule(run.num_steps)
     first = run.counters.step
     stop = min((rollouts.cycle + 1) * grpo.steps_per_cycle, run.num_steps)
     if grpo.loss.beta != 0 and rollouts.ref_logps is None:
         with eval_mode(model), adapter_disabled(model):
             rollouts.ref_logps = steps.logprobs(model, adapter)
+    is_corrected = grpo.rollout_importance_sampling_mode is not None
+    if is_corrected and adapter.dropout.p > 0 and rollouts.undropped_logps is None:
+        with eval_mode(model):
+            rollouts.undropped_logps = steps.logprobs(model, adapter)
     with training_mode(model, adapter, run.choices.recompute_policy) as recompute:
         if grpo.steps_per_cycle > 1 and rollouts.old_logps is None:
             rollouts.old_logps = steps.logprobs(model, adapter, recompute)
@@ -287,8 +285,8 @@ def _learn(
                     seed=settings.seed,
                     recompute=recompute,
                 )
-            if seconds is not None and step == first:
-                state.count_rollouts(rollouts, seconds, step + 1)
+            if step % grpo.steps_per_cycle == 0:
+                state.count_rollouts(rollouts, step + 1)
             state.count_step(steps.statistics())
             # Read at once: what is generated next must come from finite weights.
             run.settle(result, is_latest=True)

@@ -39,6 +39,9 @@ class GRPOSettings:
             the temperature everywhere.
         max_batch: completions that are generated at a time; it changes speed and memory alone.
         scale_rewards, multi_objective_aggregation: see `advantages`.
+        max_resample_times: how often a cycle may ask further questions in the place of groups that
+            nothing sets apart, as many as it lacks (dynamic sampling, arXiv 2503.14476; ms-swift's
+            name); 0: never.
         mask_truncated_completions: those that did not come to their end teach nothing.
         rollout_importance_sampling_mode: see `rollout_corrections`; None: nothing is corrected, and
             the mismatch is measured only.
@@ -62,6 +65,7 @@ class GRPOSettings:
     max_batch: int = 64
     scale_rewards: ScaleRewards = "group"
     multi_objective_aggregation: Aggregation = "sum_then_normalize"
+    max_resample_times: int = 0
     mask_truncated_completions: bool = False
     rollout_importance_sampling_mode: Correction | None = None
     rollout_importance_sampling_clip_max: float | None = 3.0
@@ -109,6 +113,7 @@ class GRPOSettings:
                 ("num_iterations", 1),
                 ("steps_per_generation", 1),
                 ("max_batch", 1),
+                ("max_resample_times", 0),
             )
             if getattr(self, name) < least
         ]

@@ -1,14 +1,14 @@
 """What a policy gradient keeps beside the weights: the cycle it is in, and what the next line says.
 
 A run that was stopped anywhere inside a cycle goes on with the very completions, rewards and old
-log-probabilities; between cycles there is nothing to keep, because questions, seeds and order are
-functions of the step.
+log-probabilities, also where a reward is not there yet; between cycles there is nothing to keep,
+because questions, seeds and order are functions of the step.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.questions import Question
 from lorakit.progress import bars_are_shown
 from lorakit.train.checkpoint import Checkpoint
 from lorakit.train.completions import NAME as COMPLETIONS_NAME
@@ -24,7 +23,9 @@ from lorakit.train.completions import in_words, samples
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.metrics import MetricsFile
 from lorakit.train.per_completion import Statistics
-from lorakit.train.rollouts import Rollouts, Seconds
+from lorakit.train.policy_watch import PolicyWatch
+from lorakit.train.question_stream import QuestionStream
+from lorakit.train.rollouts import Rollouts
 
 GROUP = "rollouts"
 
@@ -36,20 +37,19 @@ class GRPOState:
 
     Args:
         settings: of the run.
-        questions_of: cycle -> its questions.
+        stream: of its questions.
 
     Attributes:
         rollouts: of the cycle that the run is in; None between two.
     """
 
-    def __init__(
-        self, settings: GRPOSettings, questions_of: Callable[[int], list[Question]]
-    ) -> None:
+    def __init__(self, settings: GRPOSettings, stream: QuestionStream) -> None:
         self.rollouts: Rollouts | None = None
         self._settings = settings
-        self._questions_of = questions_of
+        self._stream = stream
         # {name: (sum, count)} since the last line; of what starts with "seconds/" the sum is told.
         self._sums: dict[str, tuple[float, float]] = {}
+        self._watch = PolicyWatch({one.name: one.weight for one in settings.rewards})
         self._file: MetricsFile | None = None
         self._samples: list[dict[str, Any]] = []  # of the last generation
         self._num_told = 0  # lines of the metrics
@@ -65,7 +65,7 @@ class GRPOState:
             self._file.close()
 
     def keep_samples(self, tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts) -> None:
-        """Of a generation that is new."""
+        """Of the cycle that the run is in."""
         self._samples = samples(tokenizer, rollouts, [one.name for one in self._settings.rewards])
 
     def tell(self, lines: list[dict[str, Any]]) -> None:
@@ -80,24 +80,27 @@ class GRPOState:
             total, count = entry.tolist()
             self._add(name, total, count)
 
-    def count_rollouts(self, rollouts: Rollouts, seconds: Seconds, step: int) -> None:
-        """Take those of a generation, with the first step that learns from it, number `step`.
+    def count_rollouts(self, rollouts: Rollouts, step: int) -> None:
+        """Take those of a generation, with the first step that learns from it, number `step`: of
+        all completions, also those that steps do not see.
 
-        Not when it was generated: a run that is stopped in between generates again.
+        Not when it was generated: a run that is stopped in between does so again.
         """
         if self._file is not None:
             for sample in self._samples:
                 self._file.append({"step": step} | sample)
-        count = len(rollouts)
-        self._add_column("reward", "reward_std", rollouts.advantages.rewards)
+        count, found = len(rollouts), rollouts.advantages
+        self._add_column("reward", "reward_std", found.rewards)
         for one, column in zip(self._settings.rewards, rollouts.rewards.numpy().T, strict=True):
             name = f"rewards/{one.name}"
             self._add_column(f"{name}/mean", f"{name}/std", column)
-        self._add("frac_reward_zero_std", count - int(rollouts.advantages.varies.sum()), count)
+        self._add("frac_reward_zero_std", count - int(found.varies.sum()), count)
         self._add("completions/mean_length", int(rollouts.lengths.sum()), count)
         self._add("completions/clipped_ratio", int(rollouts.truncated.sum()), count)
-        self._add("seconds/rollout", seconds.rollout, 1)
-        self._add("seconds/reward", seconds.reward, 1)
+        if self._settings.max_resample_times > 0:
+            self._add("num_resamples", rollouts.num_resamples, 1)
+        self._add("seconds/rollout", rollouts.seconds.rollout, 1)
+        self._add("seconds/reward", rollouts.seconds.reward, 1)
 
     def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
         """See `MethodState`."""
@@ -107,17 +110,20 @@ class GRPOState:
         """See `MethodState`."""
         return {
             "sums": {name: list(entry) for name, entry in self._sums.items()},
-            "cycle": None if self.rollouts is None else self.rollouts.cycle,
+            "rollouts": None if self.rollouts is None else self.rollouts.to_json(),
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """See `MethodState`."""
         state = checkpoint.state["method"]
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
-        cycle = state["cycle"]
-        if cycle is not None:
-            self.rollouts = Rollouts.of_tensors(
-                checkpoint.tensors[GROUP], cycle, self._questions_of(cycle), self._settings
+        if state["rollouts"] is not None:
+            self.rollouts = Rollouts.restored(
+                checkpoint.tensors[GROUP],
+                state["rollouts"],
+                self._stream.at,
+                self._settings,
+                self._stream.prompts_per_cycle,
             )
 
     def take_line(self) -> dict[str, float]:
@@ -129,6 +135,11 @@ class GRPOState:
         }
         self._sums = {}
         return line
+
+    def look(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+        """See `MethodState`."""
+        found = self._watch.look(lines)
+        return [f"seen at step {one.step}: {one.message} ({one.id})" for one in found]
 
     def _add_column(self, mean: str, std: str, values: np.ndarray) -> None:
         known = values[~np.isnan(values)]

@@ -26,10 +26,12 @@ class MetricsLine:
         loss: mean over the trained tokens (by loss weight) of all steps since the line before.
         learning_rate, grad_norm: of this step; the norm is that before clipping.
         tokens, trained_tokens: seen since the run began, padding not counted.
-        tokens_per_second: since the line before.
+        tokens_per_second: since the line before, of training steps.
         peak_bytes: highest so far, see `memory.peak_bytes`.
-        seconds: spent in training steps since the run began, earlier processes included; saving and
-            validation are left out.
+        seconds: spent in training steps, and by a policy in rollouts and their rewards too, since
+            the run began, earlier processes included; saving and validation are left out. A
+            policy's line says beside it what each took since the line before: `seconds/rollout`,
+            `seconds/reward`, `seconds/training`.
         validation_loss: when validation ran after this step.
     """
 

@@ -33,6 +33,8 @@ from lorakit.train.per_completion import Statistics, at_each, counted, mean_of_e
 
 LossType = Literal["grpo", "dr_grpo", "bnpo", "dapo", "gspo", "cispo"]
 Level = Literal["token", "sequence"]
+# Of the statistics: what a completion without an advantage has a part in, which is never clipped.
+CLIP_SHARES = ("clip_ratio/low", "clip_ratio/high", "clip_ratio/region", "cispo_clip_ratio")
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,7 @@ class Counts:
     Attributes:
         completions: all of them, those without a token that counts included.
         tokens: that count (see `PolicyTokens.mask`).
-        tokens_generated: that count, of all completions of the cycle of generation that the step
-            belongs to.
+        tokens_generated: that count, of all completions that the steps of the cycle see.
         steps_of_cycle: optimizer steps that those are shared out to in one pass over them.
     """
 

@@ -20,7 +20,7 @@ from lorakit.train.choices import Choices
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.logprobs import token_logprobs
 from lorakit.train.per_completion import Statistics, add_statistics
-from lorakit.train.policy_loss import Counts, PolicyTokens, divisor, policy_loss
+from lorakit.train.policy_loss import CLIP_SHARES, Counts, PolicyTokens, divisor, policy_loss
 from lorakit.train.rollout_corrections import rollout_corrections
 from lorakit.train.rollouts import Rollouts
 from lorakit.train.step import compute_device
@@ -29,17 +29,21 @@ from lorakit.train.step import compute_device
 class PolicySteps:
     """The steps of a cycle; a step needs nothing but its position.
 
-    A completion that cannot move the policy is left out of the passes, and counted all the same:
-    one that is truncated, where these are masked, or that nothing sets apart in its group, where no
-    KL divergence pulls. Dropout masks are those of the cycle: old and new log-probabilities of a
-    completion see the same ones, so that a ratio is that of the weights alone.
+    A completion that cannot move the policy is left out of the passes, and counted all the same, in
+    divisors and in the shares of what is clipped: one that is truncated, where these are masked, or
+    that nothing sets apart in its group, where no KL divergence pulls. Entropy, ratio and mismatch
+    are those of completions that pass. Dropout masks are those of the cycle: old and new
+    log-probabilities of a completion see the same ones, so that a ratio is that of the weights
+    alone.
 
     Args:
-        rollouts: of the cycle.
+        rollouts: of the cycle, all scored.
         batch_size: completions of a step.
         seed: of the order in which completions are shared out to steps, and of dropout masks.
         choices: micro-batches and their layout.
         pad_id: token id for padding.
+        drops: whether the adapter drops values in training: the mismatch of sampler and training is
+            told without them, or not at all.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class PolicySteps:
         seed: int,
         choices: Choices,
         pad_id: int,
+        drops: bool = False,
     ) -> None:
+        self._drops = drops
         self._rollouts = rollouts
         self._settings = settings
         self._batch_size = batch_size
@@ -60,8 +66,9 @@ class PolicySteps:
         self._pad_id = pad_id
         # Beside the keys of epochs, which are 32 bits: another stream of the same seed.
         generator = np.random.Generator(np.random.Philox(key=[seed, (1 << 32) + rollouts.cycle]))
-        self._order = generator.permutation(len(rollouts))
+        self._order = generator.permutation(rollouts.chosen)
         self._statistics: dict[int, Statistics] = {}
+        self._left_out: Statistics = {}
 
     def batch(self, step: int, position: int) -> StepBatch:
         """One optimizer step.
@@ -73,7 +80,9 @@ class PolicySteps:
         self._statistics = {}
         groups = self._groups(position)
         micro_batches = [self._laid_out(group) for group in groups]
-        counts = self._counts(self._completions(position))
+        completions = self._completions(position)
+        counts = self._counts(completions)
+        self._left_out = self._never_clipped(completions)
         return StepBatch(
             step=step,
             micro_batches=micro_batches,
@@ -92,7 +101,17 @@ class PolicySteps:
         total: Statistics = {}
         for found in self._statistics.values():
             add_statistics(total, found)
+        add_statistics(total, {n: e.to(total[n]) for n, e in self._left_out.items() if n in total})
         return total
+
+    def _never_clipped(self, chosen: np.ndarray) -> Statistics:
+        """The shares' other part, of completions without an advantage: they are not passed through
+        the model, and nothing of them is clipped."""
+        left_out = [i for i in chosen if not self._trains(i)]
+        by_sequence = self._settings.loss.level == "sequence"
+        count = len(left_out) if by_sequence else sum(self._counted_lengths(left_out))
+        entry = torch.tensor([0.0, count], dtype=torch.float64)
+        return dict.fromkeys(CLIP_SHARES, entry)
 
     @torch.no_grad()
     def logprobs(
@@ -139,15 +158,16 @@ class PolicySteps:
         lengths = rollouts.lengths[list(group)].to(device)
         sampled = at_tokens(rollouts.rollout_logps)
         assert sampled is not None
+        undropped = at_tokens(rollouts.undropped_logps)
         corrections, mismatch = rollout_corrections(
-            old_logps,
+            old_logps if undropped is None else undropped,
             sampled,
             lengths,
             mode=self._settings.rollout_importance_sampling_mode,
             clip_max=self._settings.rollout_importance_sampling_clip_max,
             clip_min=self._settings.rollout_importance_sampling_clip_min,
         )
-        advantages = torch.from_numpy(rollouts.advantages.advantages[list(group)]).float()
+        advantages = torch.from_numpy(self._rollouts.advantages.advantages[list(group)]).float()
         loss, statistics = policy_loss(
             PolicyTokens(
                 logps,
@@ -161,7 +181,8 @@ class PolicySteps:
             self._settings.loss,
         )
         # By place: where memory ran out, a micro-batch is computed twice.
-        self._statistics[place] = statistics | mismatch
+        is_comparable = undropped is not None or not self._drops
+        self._statistics[place] = statistics | (mismatch if is_comparable else {})
         return loss
 
     def _completions(self, position: int) -> np.ndarray:
@@ -202,7 +223,7 @@ class PolicySteps:
         return Counts(
             completions=len(chosen),
             tokens=sum(self._counted_lengths(chosen)),
-            tokens_generated=sum(self._counted_lengths(range(len(self._rollouts)))),
+            tokens_generated=sum(self._counted_lengths(self._order)),
             steps_of_cycle=self._settings.steps_per_generation,
         )
 

@@ -35,7 +35,7 @@ class QuestionStream:
         repeats: float64 (number of examples,), how often each is asked per epoch; None: once.
         stop_ids: tokens that end a reference.
         seed: of the order.
-        prompts_per_cycle: how many a cycle asks.
+        prompts_per_cycle: how many a cycle asks, without further ones.
 
     Raises:
         DataError: an example without a prompt, or repeats that leave an epoch empty.
@@ -54,26 +54,39 @@ class QuestionStream:
         self._repeats = repeats
         self._stop_ids = stop_ids
         self._seed = seed
-        self._prompts_per_cycle = prompts_per_cycle
+        self.prompts_per_cycle = prompts_per_cycle
         self._epoch, self._order = 0, self._order_of(0)
         self._per_epoch = len(self._order)
         self._prompt_lengths = [self._prompt_length(index) for index in range(len(examples))]
 
     @property
-    def cycles_per_epoch(self) -> int:
-        """Rounded up."""
-        return math.ceil(self._per_epoch / self._prompts_per_cycle)
+    def cycles_per_epoch(self) -> float:
+        """With a fraction where the last one of an epoch asks questions of the next."""
+        return self._per_epoch / self.prompts_per_cycle
 
     def questions(self, cycle: int) -> list[Question]:
         """Those of a cycle, in order."""
-        start = cycle * self._prompts_per_cycle
-        return [self._at(place) for place in range(start, start + self._prompts_per_cycle)]
+        return [self.at(index) for index in self._indices(cycle)]
+
+    def further(self, cycle: int, start: int, count: int) -> list[Question]:
+        """Questions to ask in a cycle behind its own: others in an order of the cycle, and, where
+        these are used up, all of them again.
+
+        Args:
+            start: of the cycle's own and the further ones, how many were asked.
+        """
+        own = self._indices(cycle)
+        # Beside the keys of epochs, which are 32 bits: another stream of the same seed.
+        order = self._order_of((2 << 32) + cycle)
+        order = np.concatenate([order[~np.isin(order, own)], order[np.isin(order, own)]])
+        first = start - self.prompts_per_cycle
+        return [self.at(int(order[i % len(order)])) for i in range(first, first + count)]
 
     def count_steps(self, settings: LoopSettings, steps_per_cycle: int) -> int:
         """Optimizer steps of the whole run: `max_steps`, or the epochs' cycles rounded up."""
         if settings.max_steps is not None:
             return settings.max_steps
-        cycles = count_cycles(settings.num_train_epochs, self._per_epoch, self._prompts_per_cycle)
+        cycles = count_cycles(settings.num_train_epochs, self._per_epoch, self.prompts_per_cycle)
         return cycles * steps_per_cycle
 
     def longest_prompt(self, model: PreTrainedModel, max_completion_length: int) -> int:
@@ -93,13 +106,21 @@ class QuestionStream:
             )
         return longest
 
-    def _at(self, place: int) -> Question:
-        epoch, offset = divmod(place, self._per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._order_of(epoch)
-        index = int(self._order[offset])
+    def at(self, index: int) -> Question:
+        """The question that an example is."""
         found = question(self._examples[index], index, self._stop_ids)
         assert found is not None
+        return found
+
+    def _indices(self, cycle: int) -> list[int]:
+        """Of the cycle's own questions."""
+        start = cycle * self.prompts_per_cycle
+        found = []
+        for place in range(start, start + self.prompts_per_cycle):
+            epoch, offset = divmod(place, self._per_epoch)
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, self._order_of(epoch)
+            found.append(int(self._order[offset]))
         return found
 
     def _order_of(self, epoch: int) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.errors import InputError, RunError
-from lorakit.jail.jail import jail
 from lorakit.recipe.rules.grpo import function_name, is_function
 from lorakit.train.reward_functions import Answers, OnFailure, RewardFunction
 
@@ -52,8 +51,13 @@ def check_rewards(rewards: Sequence[Reward]) -> None:
         )
     names = [one.name for one in rewards]
     for one in rewards:
-        if not is_function(one.scorer):
-            tasks.scorer(one.scorer)
+        if not is_function(one.scorer) and tasks.scorer(one.scorer).IS_OF_A_SET:
+            possible = [name for name in tasks.names() if not tasks.scorer(name).IS_OF_A_SET]
+            raise InputError(
+                f"reward {one.scorer!r} holds an answer against other rows of its set, which for "
+                "completions of one question is chance; possible: "
+                f"{', '.join(possible)}. Choose one of them; as a metric it stays."
+            )
         if names.count(one.name) > 1:
             raise InputError(
                 f"reward {one.name!r} is named twice; possible: each scorer once, with the sum "
@@ -100,8 +104,8 @@ class Rewarder:
             function.close()
 
     def check(self, columns: Sequence[str]) -> None:
-        """See that what rewards need beside this program is there: for code the jail, and
-        functions that can be called.
+        """See that what rewards need beside this program is there, and that functions can be
+        called.
 
         Args:
             columns: of the data set.
@@ -109,24 +113,29 @@ class Rewarder:
         Raises:
             InputError: it is not; with the fix.
         """
-        if any(one.scorer == "code" for one in self._rewards):
-            jail()
+        self.check_scorers()
         for function in self._functions.values():
             function.check(columns)
 
-    def score(self, answers: Answers) -> np.ndarray:
-        """What each reward makes of each answer.
-
-        Returns:
-            float64 (E, K), not weighted; NaN where a reward has no opinion.
+    def check_scorers(self) -> None:
+        """The part of `check` that needs no data and no model.
 
         Raises:
-            RunError: a reward gave something else than a number for each answer.
+            InputError: what a scorer needs is not there; with the fix.
         """
-        columns = [self._column(one, answers) for one in self._rewards]
-        return np.stack(columns, axis=1)
+        for one in self._rewards:
+            if not is_function(one.scorer):
+                tasks.scorer(one.scorer).check(self._scoring)
 
-    def _column(self, reward: Reward, answers: Answers) -> np.ndarray:
+    def score(self, reward: Reward, answers: Answers) -> np.ndarray:
+        """What one of the rewards makes of each answer.
+
+        Returns:
+            float64 (E,), not weighted; NaN where the reward has no opinion.
+
+        Raises:
+            RunError: it gave something else than a number for each answer.
+        """
         if reward.scorer in self._functions:
             return self._functions[reward.scorer].scores(answers)
         scorer = tasks.scorer(reward.scorer)

@@ -29,7 +29,6 @@ def rollout_corrections(
     mode: Correction | None,
     clip_max: float | None = None,
     clip_min: float | None = None,
-    mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, Statistics]:
     """How much more probable what was sampled is in the numerics of training: importance weights.
 
@@ -43,7 +42,6 @@ def rollout_corrections(
         lengths: int64 (S,).
         mode: see above; None: the mismatch is measured only.
         clip_min, clip_max: None: no bound.
-        mask: (N,), 1 where a token counts; None: everywhere.
 
     Returns:
         (N,), or None where nothing is corrected, and the statistics `sampling_logp_difference` and
@@ -51,9 +49,8 @@ def rollout_corrections(
     """
     if mode not in (None, *get_args(Correction)):
         raise ValueError(f"correction {mode!r}; possible: {', '.join(get_args(Correction))}.")
-    mask = torch.ones_like(old_logps) if mask is None else mask.to(old_logps.dtype)
-    known = mask * ~rollout_logps.isnan()
-    difference = ((old_logps - rollout_logps) * mask).nan_to_num(nan=0.0)
+    known = ~rollout_logps.isnan()
+    difference = (old_logps - rollout_logps).nan_to_num(nan=0.0)
     statistics = {"sampling_logp_difference": counted(difference.abs(), known)}
     if mode is None:
         return None, statistics
@@ -66,6 +63,5 @@ def rollout_corrections(
         low = -math.inf if clip_min is None else clip_min
         high = math.inf if clip_max is None else clip_max
         ratio = ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
-    counts = torch.ones_like(ratio) if level == "sequence" else mask
-    statistics["importance_sampling_ratio"] = counted(ratio, counts)
+    statistics["importance_sampling_ratio"] = counted(ratio, torch.ones_like(ratio))
     return at_each(ratio, lengths) if level == "sequence" else ratio, statistics

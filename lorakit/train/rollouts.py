@@ -1,13 +1,17 @@
 """The completions of one cycle of generation: what a checkpoint inside the cycle holds.
 
 P prompts, G completions of each, E = P * G completions of N tokens together, K rewards.
+
+A cycle needs so many groups that vary. Where a resample was asked for, further questions follow the
+cycle's own, P grows, and steps see the groups that are `chosen`: the first that vary, and where
+these are too few, the first of the others.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +19,18 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import kernels
-from lorakit.data.questions import Question, decoded
-from lorakit.data.sources import Row
+from lorakit.data.questions import Question
 from lorakit.generate import Completion, generate
 from lorakit.train.advantages import Advantages, advantages
 from lorakit.train.grpo_settings import GRPOSettings
-from lorakit.train.reward_functions import Answers
-from lorakit.train.rewards import Rewarder
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long the parts of a generation took."""
+
+    rollout: float
+    reward: float
 
 
 @dataclass
@@ -31,31 +40,50 @@ class Rollouts:
     Attributes:
         cycle: counted from 0.
         questions: P.
+        texts: E; empty once all are scored, and a checkpoint was gone on from.
         lengths: int64 (E,), tokens of each completion.
         token_ids: int32 (N,), one completion after the other.
         truncated: bool (E,), whether a completion did not come to its end.
-        rewards: float64 (E, K), not weighted.
+        rewards: float64 (E, K), not weighted; 0 where it is not scored yet.
+        scored: bool (E, K), whether a reward was asked for yet.
         rollout_logps: float32 (N,), as sampled.
+        num_resamples: how often further questions were asked.
+        seconds: what all of it took.
         old_logps: float32 (N,), in the numerics of training, by the weights that sampled; None:
             not needed, because the only step that sees a completion has them. 0 where a completion
             does not train.
+        undropped_logps: likewise with no dropout, as it was sampled; None: these are `old_logps`,
+            or nothing is corrected.
         ref_logps: likewise of the base; None: not needed.
-        advantages: of the rewards.
+        weighed: what the rewards come to; None: not all are scored.
+        chosen: int64, the completions that steps are to see, in order; empty before that.
     """
 
     cycle: int
     questions: list[Question]
+    texts: list[str]
     lengths: torch.Tensor
     token_ids: torch.Tensor
     truncated: torch.Tensor
     rewards: torch.Tensor
+    scored: torch.Tensor
     rollout_logps: torch.Tensor
-    old_logps: torch.Tensor | None
-    ref_logps: torch.Tensor | None
-    advantages: Advantages
+    num_resamples: int = 0
+    seconds: Seconds = Seconds(0.0, 0.0)
+    old_logps: torch.Tensor | None = None
+    undropped_logps: torch.Tensor | None = None
+    ref_logps: torch.Tensor | None = None
+    weighed: Advantages | None = None
+    chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def advantages(self) -> Advantages:
+        """What the rewards come to, once all are there."""
+        assert self.weighed is not None, "weigh() comes first"
+        return self.weighed
 
     def question(self, completion: int) -> Question:
         """The one that a completion answers."""
@@ -67,38 +95,86 @@ class Rollouts:
         return slice(stop - int(self.lengths[completion]), stop)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """For a checkpoint; cycle and questions follow from the step."""
-        values = {
-            "lengths": self.lengths,
-            "token_ids": self.token_ids,
-            "truncated": self.truncated,
-            "rewards": self.rewards,
-            "rollout_logps": self.rollout_logps,
-            "old_logps": self.old_logps,
-            "ref_logps": self.ref_logps,
-        }
+        """For a checkpoint; `to_json` is the rest, and advantages follow from the rewards."""
+        indices = torch.tensor([question.index for question in self.questions])
+        values = {"questions": indices} | {name: getattr(self, name) for name in _TENSORS}
         return {name: value for name, value in values.items() if value is not None}
 
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint, beside `tensors`."""
+        return {
+            "cycle": self.cycle,
+            "num_resamples": self.num_resamples,
+            "seconds": asdict(self.seconds),
+            # Nobody asks for the texts of a cycle that is scored.
+            "texts": [] if bool(self.scored.all()) else self.texts,
+        }
+
     @classmethod
-    def of_tensors(
+    def restored(
         cls,
-        tensors: dict[str, torch.Tensor],
-        cycle: int,
-        questions: list[Question],
+        tensors: Mapping[str, torch.Tensor],
+        state: Mapping[str, Any],
+        question_at: Callable[[int], Question],
         settings: GRPOSettings,
+        num_groups: int,
     ) -> Rollouts:
-        """What `tensors` gave."""
-        values: dict[str, Any] = dict.fromkeys(("old_logps", "ref_logps")) | tensors
-        found = _advantages(tensors["rewards"].numpy(), settings)
-        return cls(cycle, questions, **values, advantages=found)
+        """What `tensors` and `to_json` gave.
+
+        Args:
+            question_at: index of an example -> its question.
+            num_groups: see `weigh`.
+        """
+        questions = [question_at(index) for index in tensors["questions"].tolist()]
+        values: dict[str, Any] = {n: value for n, value in tensors.items() if n != "questions"}
+        values |= dict(state) | {"seconds": Seconds(**state["seconds"])}
+        rollouts = cls(questions=questions, **values)
+        if bool(rollouts.scored.all()):
+            rollouts.weigh(settings, num_groups)
+        return rollouts
+
+    def joined(self, more: Rollouts) -> Rollouts:
+        """With a resample behind it; none of both has other log-probabilities than sampled ones."""
+        values: dict[str, Any] = {
+            name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _OF_GENERATION
+        }
+        return Rollouts(
+            self.cycle,
+            self.questions + more.questions,
+            self.texts + more.texts,
+            **values,
+            num_resamples=self.num_resamples + 1,
+            seconds=replace(self.seconds, rollout=self.seconds.rollout + more.seconds.rollout),
+        )
+
+    def weigh(self, settings: GRPOSettings, num_groups: int) -> None:
+        """Advantages of what was scored, and which completions steps see.
+
+        Args:
+            num_groups: that the steps of the cycle are to see.
+        """
+        rewards, size = self.rewards.numpy(), settings.num_generations
+        groups = np.arange(len(self)) // size
+        found = _advantages(rewards, groups, settings)
+        varies = found.varies[::size]
+        # Stable: those that vary in the order they were asked, then the others likewise.
+        first = np.argsort(~varies, kind="stable")[:num_groups]
+        self.chosen = (np.sort(first)[:, None] * size + np.arange(size)).reshape(-1)
+        if len(self.chosen) < len(self):
+            # What steps do not see has no part in the standard deviation of a batch.
+            values = np.zeros(len(self))
+            chosen = _advantages(rewards[self.chosen], groups[self.chosen], settings)
+            values[self.chosen] = chosen.advantages
+            found = replace(found, advantages=values)
+        self.weighed = found
+
+    def num_missing(self, settings: GRPOSettings, num_groups: int) -> int:
+        """How many groups that vary a whole cycle has more than this one."""
+        return max(0, num_groups - int(self.advantages.varies[:: settings.num_generations].sum()))
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """How long the parts of a generation took."""
-
-    rollout: float
-    reward: float
+_OF_GENERATION = ("lengths", "token_ids", "truncated", "rewards", "scored", "rollout_logps")
+_TENSORS = (*_OF_GENERATION, "old_logps", "undropped_logps", "ref_logps")
 
 
 def roll_out(
@@ -106,29 +182,26 @@ def roll_out(
     tokenizer: PreTrainedTokenizerBase,
     questions: list[Question],
     settings: GRPOSettings,
-    rewarder: Rewarder,
     *,
     cycle: int,
+    first_place: int = 0,
     seed: int,
     stop_ids: tuple[int, ...],
-    rows: Sequence[Row] | None = None,
     on_token: Callable[[int, int], None] | None = None,
-) -> tuple[Rollouts, Seconds]:
-    """Answer every question `num_generations` times with the model as it stands, and reward it.
+) -> Rollouts:
+    """Answer every question `num_generations` times with the model as it stands; not scored yet.
 
     A completion's random numbers are a function of (seed, cycle, place of its question in the
     cycle, member of its group) alone.
 
     Args:
-        rewarder: of the settings' rewards.
-        rows: behind the examples that questions were made of, whose columns a function of one's
-            own may ask for; None: there are none.
+        first_place: of the questions in the cycle.
         on_token: see `generate`.
     """
     began = time.monotonic()
     count = settings.num_generations
     asked = [question for question in questions for _ in range(count)]
-    places = torch.arange(len(questions)).repeat_interleave(count)
+    places = torch.arange(first_place, first_place + len(questions)).repeat_interleave(count)
     members = torch.arange(count).repeat(len(questions))
     completions = generate(
         model,
@@ -140,42 +213,18 @@ def roll_out(
         on_token=on_token,
         description="rolling out",
     )
-    generated = time.monotonic()
-    texts = [completion.text for completion in completions]
-    rewards = rewarder.score(_answers(tokenizer, texts, asked, rows))
-    rollouts = Rollouts(
+    shape = len(completions), len(settings.rewards)
+    return Rollouts(
         cycle,
         questions,
+        [completion.text for completion in completions],
         lengths=torch.tensor([len(one.token_ids) for one in completions]),
         token_ids=torch.tensor([t for one in completions for t in one.token_ids]).int(),
         truncated=torch.tensor([one.finish_reason == "length" for one in completions]),
-        rewards=torch.from_numpy(rewards),
+        rewards=torch.zeros(shape, dtype=torch.float64),
+        scored=torch.zeros(shape, dtype=torch.bool),
         rollout_logps=_joined(completions),
-        old_logps=None,
-        ref_logps=None,
-        advantages=_advantages(rewards, settings),
-    )
-    return rollouts, Seconds(generated - began, time.monotonic() - generated)
-
-
-def _answers(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    asked: Sequence[Question],
-    rows: Sequence[Row] | None,
-) -> Answers:
-    """The completions as rewards see them."""
-    of_row = {question.index: None if rows is None else rows[question.index] for question in asked}
-    found = [of_row[question.index] for question in asked]
-    return Answers(
-        texts,
-        [decoded(tokenizer, question.reference_ids) for question in asked],
-        [decoded(tokenizer, question.prompt_ids) for question in asked],
-        [{} if row is None else row.values for row in found],
-        [
-            f"example {question.index}" if row is None else row.location
-            for question, row in zip(asked, found, strict=True)
-        ],
+        seconds=Seconds(time.monotonic() - began, 0.0),
     )
 
 
@@ -183,10 +232,10 @@ def _joined(completions: Sequence[Completion]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([one.logprobs for one in completions]))
 
 
-def _advantages(rewards: np.ndarray, settings: GRPOSettings) -> Advantages:
+def _advantages(rewards: np.ndarray, groups: np.ndarray, settings: GRPOSettings) -> Advantages:
     return advantages(
         rewards,
-        np.arange(len(rewards)) // settings.num_generations,
+        groups,
         weights=[one.weight for one in settings.rewards],
         scale_rewards=settings.scale_rewards,
         aggregation=settings.multi_objective_aggregation,

@@ -79,6 +79,9 @@ class MethodState(Protocol):
     def take_line(self) -> dict[str, float]:
         """What a line of the metrics has besides; counted anew from here on."""
 
+    def look(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is to be said, once, of the newest of the lines."""
+
 
 class Run:
     """A run after its last settled step.
@@ -88,7 +91,7 @@ class Run:
         settings: how.
         choices: what the engine decided; stored in every checkpoint.
         num_steps: optimizer steps of the whole run.
-        steps_per_epoch: optimizer steps of one epoch.
+        steps_per_epoch: optimizer steps of one epoch; a policy's may have a fraction.
         validation: held-out examples, or None.
         pad_id: token id for padding.
         writes: whether this process reports: the first of several.
@@ -106,7 +109,7 @@ class Run:
         choices: Choices,
         *,
         num_steps: int,
-        steps_per_epoch: int,
+        steps_per_epoch: float,
         validation: ExampleSet | None,
         pad_id: int,
         writes: bool,
@@ -125,7 +128,7 @@ class Run:
         self._settings = settings
         self._steps_per_epoch = steps_per_epoch
         self._validation = validation
-        self._pad_id = pad_id
+        self.pad_id = pad_id
         self._writes = writes
         self._should_stop = should_stop
         self._run_dir = run_dir if writes else None
@@ -169,12 +172,12 @@ class Run:
 
     def validates_at(self, step: int) -> bool:
         """Whether validation runs once `step` steps are done."""
-        every = self._settings.eval_steps or self._steps_per_epoch
+        every = self._settings.eval_steps or math.ceil(self._steps_per_epoch)
         return self._validation is not None and self._is_due(step, every)
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is due once `step` steps are done."""
-        every = self._settings.save_steps or self._steps_per_epoch
+        every = self._settings.save_steps or math.ceil(self._steps_per_epoch)
         return self._store is not None and self._is_due(step, every)
 
     def pauses_at(self, step: int) -> bool:
@@ -231,9 +234,20 @@ class Run:
             counters.due_line = (result.learning_rate, grad_norm)
             self._report()
 
-    def save(self) -> None:
-        """Write a checkpoint of this very state, unless it is there already."""
-        if self._store is None or self.counters.step in self._store.steps():
+    def count_generation(self) -> None:
+        """Count the seconds since the last step: they are the run's, but no training step's."""
+        now = time.monotonic()
+        self.counters.seconds += now - self._mark
+        self._mark = now
+
+    def save(self, *, anew: bool = False) -> None:
+        """Write a checkpoint of this very state.
+
+        Args:
+            anew: in place of one of the same step, which knows less of what the method keeps;
+                else that one stays.
+        """
+        if self._store is None or (self.counters.step in self._store.steps() and not anew):
             return
         assert self._metrics is not None
         self._metrics.sync()
@@ -254,7 +268,7 @@ class Run:
         if self._method_state is not None:
             tensors |= self._method_state.tensors()
             state["method"] = self._method_state.to_json()
-        path = self._store.save(self.counters.step, tensors, state)
+        path = self._store.save(self.counters.step, tensors, state, anew=anew)
         log.info("saved %s", path)
         self._mark = time.monotonic()
 
@@ -304,7 +318,7 @@ class Run:
             self._validation,
             token_budget=self.choices.micro_batch_tokens,
             packed=self.choices.packed,
-            pad_id=self._pad_id,
+            pad_id=self.pad_id,
             description="validating",
             should_stop=self._should_stop,
         )
@@ -337,6 +351,7 @@ class Run:
             validation_loss=validation,
         ).to_json()
         if self._method_state is not None:
+            line["seconds/training"] = counters.line_seconds
             line |= self._method_state.take_line()
         counters.last_loss = line["loss"]
         counters.weighted_loss, counters.weight = 0.0, 0.0
@@ -351,8 +366,12 @@ class Run:
             self._watch()
 
     def _watch(self) -> None:
-        """Say once if the loss does not fall in the first steps."""
-        if self._is_judged or self._method_state is not None:  # only a likelihood's loss must fall
+        """Say once if the loss does not fall in the first steps, or what a method looks at."""
+        if self._method_state is not None:  # only a likelihood's loss must fall
+            for said in self._method_state.look(self.lines):
+                log.warning("%s", said)
+            return
+        if self._is_judged:
             return
         steps, losses, rates = (
             [line[name] for line in self.lines] for name in ("step", "loss", "learning_rate")

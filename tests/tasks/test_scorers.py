@@ -23,7 +23,7 @@ from lorakit.tasks.outline import sections
 from lorakit.tasks.token_f1 import words
 
 OPTIONS = ScoringOptions(regex=r"\d+ mg", json_schema={"type": "object", "required": ["dose"]})
-ON_ONE_ANSWER = [name for name in tasks.names() if name != "content"]
+ON_ONE_ANSWER = [name for name in tasks.names() if not tasks.scorer(name).IS_OF_A_SET]
 
 NOTE = (
     "Problem: fever and a rash for two days\n"
@@ -65,6 +65,22 @@ def test_every_scorer_says_what_it_is(name: str) -> None:
     assert scorer.HIGHER_IS_BETTER is True
     assert 0 < len(scorer.SUMMARY) <= 100 and "\n" not in scorer.SUMMARY
     assert tasks.summaries()[name] == scorer.SUMMARY
+
+
+@pytest.mark.parametrize("name", [name for name in tasks.names() if name != "code"])
+def test_what_a_scorer_needs_is_there_or_named(name: str) -> None:
+    """Not of code, whose jail has a room of its own."""
+    scorer = tasks.scorer(name)
+    scorer.check(OPTIONS)
+    if name in vars(OPTIONS):
+        with pytest.raises(RecipeError, match=f"set evaluate.{name}"):
+            scorer.check(ScoringOptions())
+    else:
+        scorer.check(ScoringOptions())
+
+
+def test_only_content_is_of_a_set() -> None:
+    assert set(tasks.names()) - set(ON_ONE_ANSWER) == {"content"}
 
 
 ODD = [
@@ -322,6 +338,38 @@ def test_sections_hold_what_stands_under_their_heading() -> None:
 )
 def test_outline(answer: str, follows: int) -> None:
     assert score("outline", answer, NOTE) == follows
+
+
+THOUGHT = "<think>2 + 2 is 4</think>"
+ANSWER = "<answer>4</answer>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_form"),
+    [
+        (THOUGHT + ANSWER, True),
+        (f"\n{THOUGHT}\n\n{ANSWER}\n", True),
+        ("<think>\na\nb\n</think><answer>c < d</answer>", True),
+        (THOUGHT, False),
+        (ANSWER, False),
+        (ANSWER + THOUGHT, False),
+        (THOUGHT + "So: " + ANSWER, False),
+        (THOUGHT + ANSWER + "!", False),
+        (THOUGHT + THOUGHT + ANSWER, False),
+        (THOUGHT + ANSWER + ANSWER, False),
+        (f"<think>{ANSWER}</think>", False),
+        (f"<think>{ANSWER}</think>{ANSWER}", False),
+        ("<think> </think>" + ANSWER, False),
+        (THOUGHT + "<answer>\n</answer>", False),
+        ("<THINK>a</THINK><ANSWER>b</ANSWER>", False),
+        ("<think>" * 50_000 + " " * 50_000 + "</answer>", False),
+        ("<think></think><answer>" + " " * 100_000, False),
+    ],
+)
+def test_tags(answer: str, has_form: bool) -> None:
+    began = time.monotonic()
+    assert score("tags", answer, "4") == has_form
+    assert time.monotonic() - began < 5
 
 
 def test_content_must_matter() -> None:

@@ -14,6 +14,7 @@ from lorakit.adapters.attach import attach_adapter
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
+from lorakit.train.checkpoint import Checkpoint, read_checkpoint
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.outcome import TrainOutcome
@@ -90,3 +91,29 @@ def logged(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines without what depends on the clock and the machine's memory."""
     clock = ("seconds", "tokens_per_second", "peak_bytes")
     return [{k: v for k, v in line.items() if not k.startswith(clock)} for line in metrics]
+
+
+def newest(folder: Path) -> Checkpoint:
+    """The newest checkpoint of a run, whoever's it is."""
+    paths = (folder / "checkpoints").glob("step-*")
+    return read_checkpoint(max(paths, key=lambda path: int(path.name.removeprefix("step-"))))
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Weights, moments, rollouts, counters and lines are the same bits."""
+    ours, theirs = newest(folder), newest(other)
+    assert ours.step == theirs.step
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for group, named in theirs.tensors.items():
+        for name, value in named.items():
+            assert torch.equal(ours.tensors[group][name], value), (group, name)
+    assert ours.identity == theirs.identity
+
+
+def later_than(step: int):
+    """For `shutil.copytree`: the run folder as it was after `step` steps."""
+
+    def ignored(_: str, names: list[str]) -> list[str]:
+        return [n for n in names if n.startswith("step-") and int(n.removeprefix("step-")) > step]
+
+    return ignored

@@ -20,8 +20,8 @@ from lorakit.data.examples import Example, examples_in_memory
 from lorakit.errors import CheckpointError, DataError, InputError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
-from lorakit.train import grpo as grpo_module
-from lorakit.train import rewards as rewards_module
+from lorakit.tasks import code as code_module
+from lorakit.train import generation as generation_module
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
@@ -30,19 +30,19 @@ from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.rewards import Reward
 from tests import families, tolerances
 from tests.train import runs
-from tests.train.grpo_runs import CYCLES, LOOP, TOKENIZER, adapted, logged, questions, run
+from tests.train.grpo_runs import (
+    CYCLES,
+    LOOP,
+    TOKENIZER,
+    adapted,
+    assert_same_run,
+    later_than,
+    logged,
+    questions,
+    run,
+)
 
 NUM_STEPS = LOOP.max_steps
-
-
-def assert_same_run(folder: Path, other: Path) -> None:
-    """Weights, moments, rollouts, counters and lines are the same bits."""
-    ours, theirs = (read_checkpoint(f / f"checkpoints/step-{NUM_STEPS}") for f in (folder, other))
-    assert ours.tensors.keys() == theirs.tensors.keys()
-    for group, named in theirs.tensors.items():
-        for name, value in named.items():
-            assert torch.equal(ours.tensors[group][name], value), (group, name)
-    assert ours.identity == theirs.identity
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +67,10 @@ def test_resume_from_every_step_of_three_cycles(
 ) -> None:
     folder, lines = whole
     again = tmp_path / "run"
-    shutil.copytree(folder, again, ignore=_later_than(step))
+    shutil.copytree(folder, again, ignore=later_than(step))
     outcome = run(adapted(lora_dropout=0.1), run_dir=again, resume=True)
     assert logged(outcome.metrics) == lines
     assert_same_run(again, folder)
-
-
-def _later_than(step: int):
-    def ignored(_: str, names: list[str]) -> list[str]:
-        return [n for n in names if n.startswith("step-") and int(n.removeprefix("step-")) > step]
-
-    return ignored
 
 
 def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -> None:
@@ -90,7 +83,7 @@ def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -
             rollouts = saved.tensors["rollouts"]
             assert rollouts["rewards"].shape == (8, 2) and rollouts["lengths"].shape == (8,)
             assert rollouts["old_logps"].shape == rollouts["token_ids"].shape
-            assert saved.state["method"]["cycle"] == step // CYCLES.steps_per_cycle
+            assert saved.state["method"]["rollouts"]["cycle"] == step // CYCLES.steps_per_cycle
 
 
 def test_what_is_told(whole: tuple[Path, list[dict]]) -> None:
@@ -98,8 +91,8 @@ def test_what_is_told(whole: tuple[Path, list[dict]]) -> None:
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     for line in lines:
         assert {"kl", "entropy", "ratio", "clip_ratio/region"} <= line.keys()
-        # The sampler and a training pass differ by dropout here, and are both there.
-        assert 0 < line["sampling_logp_difference"] < 1
+        # Dropout is no part of the difference between the sampler and a training pass.
+        assert 0 < line["sampling_logp_difference"] < tolerances.LOGPROBS_FLOAT32
     rewarded = [line for line in lines if "reward" in line]
     assert len(rewarded) == 3  # a line without a generation has no reward
     for line in rewarded:
@@ -113,7 +106,7 @@ def test_a_signal_while_rolling_out(
 ) -> None:
     folder, lines = whole
     again = tmp_path / "run"
-    plain = grpo_module.roll_out
+    plain = generation_module.roll_out
 
     def interrupted(*arguments, cycle: int, on_token, **options):
         def send(*token: int) -> None:
@@ -125,7 +118,7 @@ def test_a_signal_while_rolling_out(
         return plain(*arguments, cycle=cycle, on_token=send, **options)
 
     cycle_of: list[int] = []
-    monkeypatch.setattr(grpo_module, "roll_out", interrupted)
+    monkeypatch.setattr(generation_module, "roll_out", interrupted)
     with pytest.raises(
         InterruptionError, match="stopped by SIGTERM after step 4 of 12; saved"
     ) as e:
@@ -205,13 +198,19 @@ def test_the_cut_into_micro_batches_changes_only_the_last_bits() -> None:
             assert error < tolerances.AFTER_ADAM_FLOAT32, name
 
 
-def test_old_log_probabilities_see_the_same_dropout() -> None:
+def test_dropout_is_in_ratios_on_both_sides_and_in_corrections_on_none() -> None:
     """At the first step of a cycle of four, ratios are 1 although values are dropped."""
     lines = run(adapted(lora_dropout=0.5), max_steps=5, logging_steps=1).metrics
     for first in (0, 4):
         assert lines[first]["ratio"] == pytest.approx(1, abs=1e-6)
-        assert lines[first]["sampling_logp_difference"] > 0.01  # the sampler drops nothing
     assert lines[3]["ratio"] != pytest.approx(1, abs=1e-3)
+    for line in lines:  # the sampler drops nothing
+        assert line["sampling_logp_difference"] < tolerances.LOGPROBS_FLOAT32
+        assert line["importance_sampling_ratio"] == pytest.approx(1, abs=1e-4)
+    measured = dataclasses.replace(CYCLES, rollout_importance_sampling_mode=None)
+    for dropout in (0.0, 0.5):
+        told = run(adapted(lora_dropout=dropout), measured, max_steps=1).metrics[0]
+        assert ("sampling_logp_difference" in told) == (dropout == 0)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +234,7 @@ def test_what_cannot_work_is_refused(grpo: dict, loop: dict, said: str) -> None:
         ({"rewards": ()}, "no reward is given; possible: .*exact_match"),
         ({"rewards": (Reward("regexp"),)}, "scorer 'regexp' does not exist"),
         ({"rewards": (Reward("regex"), Reward("regex"))}, "named twice"),
+        ({"rewards": (Reward("content"),)}, "other rows of its set.*possible: code"),
         ({"rewards": (Reward("regex", float("inf")),)}, "give a number"),
         ({"num_generations": 1, "num_iterations": 0}, "num_generations 1 .*num_iterations 0"),
         ({"temperature": 0}, "all of a group would be the same"),
@@ -256,11 +256,13 @@ def test_what_a_reward_needs_is_looked_for_first(
     def no_jail() -> None:
         raise InputError("the jail cannot be built")
 
-    monkeypatch.setattr(rewards_module, "jail", no_jail)
+    monkeypatch.setattr(code_module, "jail", no_jail)
     code = dataclasses.replace(CYCLES, rewards=(Reward("code"),))
     with pytest.raises(InputError, match="the jail cannot be built"):
         run(adapted(), code, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="regex has no pattern"):
+        run(adapted(), dataclasses.replace(CYCLES, scoring=ScoringOptions()))
     run(adapted(), max_steps=1)  # the others do not need it
 
 

@@ -6,9 +6,11 @@ import dataclasses
 from itertools import chain
 
 import numpy as np
+import pytest
 import torch
 
 from lorakit.data.questions import Question
+from lorakit.train.advantages import advantages
 from lorakit.train.choices import Choices
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.policy_loss import PolicyLossSettings
@@ -22,7 +24,7 @@ SETTINGS = GRPOSettings(rewards=(Reward("regex"),), num_generations=3, steps_per
 CHOICES = Choices(64, "none", None, True, "cpu", "torch.float32", 1)
 
 
-def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0) -> Rollouts:
+def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0, num_groups: int = 4) -> Rollouts:
     lengths = torch.arange(1, 13)
     count = int(lengths.sum())
     rewards = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0.0])[:, None].double()
@@ -32,11 +34,16 @@ def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0) -> Rollouts:
         "lengths": lengths,
         "token_ids": torch.arange(count).int(),
         "truncated": truncated,
+        "questions": torch.arange(4),
         "rewards": rewards,
+        "scored": torch.ones(rewards.shape, dtype=torch.bool),
         "rollout_logps": torch.zeros(count),
     }
-    asked = [Question(i, [1] * (i + 2), [7]) for i in range(4)]
-    return Rollouts.of_tensors(tensors, cycle, asked, settings)
+    state = {"cycle": cycle, "num_resamples": 0, "texts": []}
+    state["seconds"] = {"rollout": 0.0, "reward": 0.0}
+    return Rollouts.restored(
+        tensors, state, lambda i: Question(i, [1] * (i + 2), [7]), settings, num_groups
+    )
 
 
 def steps_of(settings: GRPOSettings = SETTINGS, cycle: int = 0, seed: int = 3) -> PolicySteps:
@@ -63,6 +70,43 @@ def test_completions_that_cannot_move_the_policy_are_left_out_but_counted() -> N
     assert steps_of(masked).batch(0, 0).total_weight == (total - 5 - 9) / 2
     grpo = dataclasses.replace(SETTINGS, loss=PolicyLossSettings(loss_type="grpo"))
     assert steps_of(grpo).batch(0, 1).total_weight == 6
+
+
+def test_of_more_groups_than_asked_for_those_that_vary_are_seen() -> None:
+    found = rollouts(num_groups=2)
+    assert found.chosen.tolist() == list(range(3, 9))
+    assert found.num_missing(SETTINGS, 3) == 1
+    # Too few vary: the first of the others stand in, in the order they were asked.
+    assert rollouts(num_groups=3).chosen.tolist() == list(range(9))
+    batch = dataclasses.replace(SETTINGS, scale_rewards="batch")
+    alone = advantages(found.rewards.numpy()[3:9], [1, 1, 1, 2, 2, 2], scale_rewards="batch")
+    weighed = rollouts(batch, num_groups=2).advantages
+    assert weighed.advantages[3:9].tolist() == alone.advantages.tolist()
+    assert not weighed.advantages[[0, 1, 2, 9, 10, 11]].any()
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_shares_of_what_is_clipped_are_of_all_completions(level: str, masked: bool) -> None:
+    """As in TRL: what has no advantage is not clipped, and counts; a masked token does not."""
+    settings = dataclasses.replace(
+        SETTINGS,
+        loss=PolicyLossSettings(importance_sampling_level=level),
+        mask_truncated_completions=masked,
+        steps_per_generation=1,
+    )
+    steps = PolicySteps(
+        rollouts(settings), settings, batch_size=12, seed=3, choices=CHOICES, pad_id=0
+    )
+    steps.batch(0, 0)
+    found = torch.tensor([2.0, 9.0])
+    steps._statistics[0] = {"clip_ratio/low": found, "entropy": found}
+    told = steps.statistics()
+    # Without an advantage: completions 0 to 2 and 9 to 11, of 1 to 3 and 10 to 12 tokens; masked
+    # are 4 and 8, of 5 and 9 tokens, which the average over completions counts.
+    left_out = 6 + 33 if level == "token" else 6 + 2 * masked
+    assert told["clip_ratio/low"].tolist() == [2, 9 + left_out]
+    assert told["entropy"].tolist() == [2, 9]
 
 
 def test_shares_are_a_function_of_seed_and_cycle() -> None:
@@ -95,7 +139,7 @@ def test_a_micro_batch_is_prompt_and_completion() -> None:
 
 def test_questions_come_epoch_after_epoch() -> None:
     stream = QuestionStream(questions(5), None, (4,), seed=1, prompts_per_cycle=2)
-    assert stream.cycles_per_epoch == 3
+    assert stream.cycles_per_epoch == 2.5
     asked = [q.index for cycle in range(5) for q in stream.questions(cycle)]
     assert sorted(asked[:5]) == sorted(asked[5:]) == list(range(5))
     assert asked[:5] != asked[5:]  # in another order

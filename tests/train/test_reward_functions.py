@@ -177,7 +177,7 @@ def test_columns_stand_in_the_order_of_the_rewards() -> None:
     wanted = (Reward(f"{OWN}:length"), Reward("exact_match"), Reward(f"{OWN}:opinions"))
     with Rewarder(wanted, ScoringOptions()) as rewarder:
         rewarder.check([])
-        found = rewarder.score(answers("right", "b"))
+        found = np.stack([rewarder.score(one, answers("right", "b")) for one in wanted], axis=1)
     # The reference is "wrong" for both.
     np.testing.assert_equal(found, [[5, 0, 1], [1, 0, np.nan]])
     assert [one.name for one in wanted] == ["length", "exact_match", "opinions"]

@@ -93,6 +93,11 @@ class GRPOSection(Section):
     multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = (
         "sum_then_normalize"
     )
+    max_resample_times: Annotated[int, Field(ge=0, le=100)] = Field(
+        0,
+        description="How often further questions are asked in the place of groups without variance "
+        "(dynamic sampling, arXiv 2503.14476); 0: never.",
+    )
     mask_truncated_completions: bool = Field(
         False, description="Completions that did not come to their end teach nothing."
     )
