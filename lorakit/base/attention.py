@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lorakit import kernels
 from lorakit.base.kv_slots import KVSlots
+from lorakit.data.examples import SharedPrompts
 from lorakit.errors import ModelError
 
 NAME = "lorakit"
@@ -47,6 +48,7 @@ def attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     example_lengths: Sequence[int] | None = None,
+    shared_prompts: SharedPrompts | None = None,
     kv_slots: KVSlots | None = None,
     # The registry's signature: models pass further keywords that concern other implementations.
     **others: Any,
@@ -61,6 +63,7 @@ def attention(
             nothing.
         cu_seq_lens_q: int32 (S + 1,) starts of the packed examples; None when not packed.
         example_lengths: of the packed examples, from a caller that knows them on the host.
+        shared_prompts: how the packed examples share tokens of the row; None: each has its own.
         kv_slots: where sequences that are being generated keep their keys and values; B is 1.
 
     Returns:
@@ -85,10 +88,11 @@ def attention(
         )
         return out.transpose(0, 1)[None].contiguous(), None
     if cu_seq_lens_q is not None and max_length_q is not None:
+        tensors = query[0], key[0], value[0]
+        if shared_prompts is not None:
+            tensors = tuple(map(shared_prompts.spread, tensors))
         out = kernels.packed_attention(
-            query[0],
-            key[0],
-            value[0],
+            *tensors,
             cu_seq_lens_q,
             max_length_q,
             lengths=example_lengths,
@@ -98,6 +102,8 @@ def attention(
             softcap=softcap,
             sinks=s_aux,
         )
+        if shared_prompts is not None:
+            out = shared_prompts.collect(out)
         return out.transpose(0, 1)[None].contiguous(), None
     if attention_mask is not None and attention_mask.numel() == 0:
         raise ModelError(

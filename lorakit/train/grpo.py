@@ -159,6 +159,7 @@ def train_grpo(
                         seed=settings.seed,
                         choices=setup.choices,
                         pad_id=pad_id,
+                        drops=adapter.dropout.p > 0,
                     )
                     _learn(run, state, steps, settings, grpo, seconds, setup.caught, progress)
         finally:

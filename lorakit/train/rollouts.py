@@ -55,9 +55,13 @@ class Rollouts:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def place(self, completion: int) -> int:
+        """Of the question that a completion answers, among `questions`."""
+        return completion * len(self.questions) // len(self)
+
     def question(self, completion: int) -> Question:
         """The one that a completion answers."""
-        return self.questions[completion * len(self.questions) // len(self)]
+        return self.questions[self.place(completion)]
 
     def span(self, completion: int) -> slice:
         """Where its tokens are."""
