@@ -197,13 +197,14 @@ def step_values(ones: list[dict[str, Any]]) -> dict[str, list[float]]:
 def section(options: argparse.Namespace, task: dict[str, Any], lines: str) -> str:
     """The section's text."""
     work = make_work(CONFIGS[options.shape].vocab_size, options.most)
-    said = f"""Random weights of the shape, float32; {GROUPS} prompts of {min(map(len, work.prompts))}
-to {max(map(len, work.prompts))} tokens, {GROUP_SIZE} answers of each, at temperature 1, of up to
-{options.most} tokens, {MEAN_SHARE:g} of that on average. Medians (lowest - highest) of
-{options.pairs} measurements, each in its own process, by turns; compared pair by pair."""
+    sizes = [len(prompt) for prompt in work.prompts]
+    said = f"""Random weights of the shape, float32; {GROUPS} prompts of {min(sizes)} to
+{max(sizes)} tokens, {GROUP_SIZE} answers of each, at temperature 1, of up to {options.most} tokens,
+{MEAN_SHARE:g} of that on average. Medians (lowest - highest) of {options.pairs} measurements, each
+in its own process, by turns; compared pair by pair."""
     if task["contest"] == "steps":
-        said += f""" {options.steps} steps each after {options.warmup}, rank 16 on all linear layers.
-CPU seconds are those of the whole training, warm-up included."""
+        said += f""" {options.steps} steps each after {options.warmup}, rank 16 on all linear
+layers. CPU seconds are those of the whole training, warm-up included."""
     return f"{conditions()}\n\n{said}\n\n{lines}\n"
 
 

@@ -88,7 +88,7 @@ def with_batches(model: Any, work: Work, options: dict[str, Any]):
     manager.start()
 
     def run(asked: list[list[int]], lengths: list[int]) -> list[int]:
-        # In the order in which `generate_batch` adds prompts: those that share a beginning together.
+        # In the order in which `generate_batch` adds prompts: equal ones together.
         order = sorted(range(len(asked)), key=lambda i: asked[i], reverse=True)
         places = {
             manager.add_request(asked[i], max_new_tokens=lengths[i], eos_token_id=-1): i
@@ -134,9 +134,7 @@ TRL = {
 }
 
 
-def steps(
-    model: Path, work: Work, name: str, *, num_steps: int, warmup: int
-) -> dict[str, Any]:
+def steps(model: Path, work: Work, name: str, *, num_steps: int, warmup: int) -> dict[str, Any]:
     """Load, train, and tell."""
     quiet()
     memory = Memory()

@@ -1,9 +1,9 @@
 """What `grpo_peers.py` works on: groups of random prompts, and how long their answers get.
 
 Nothing is learned from random weights, and nothing must be: speed and memory depend on shapes and
-lengths. Rollouts have lengths that are given. In a whole step every contestant draws its own, by one
-rule: several tokens are end tokens, which random weights draw about as often as any other, so that
-lengths are geometric and cut at the most that is allowed.
+lengths. Rollouts have lengths that are given. In a whole step every contestant draws its own, by
+one rule: several tokens are end tokens, which random weights draw about as often as any other, so
+that lengths are geometric and cut at the most that is allowed.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class SharedPrompts:
         """
         order = [i for example in self.examples for i in example]
         pieces = spread.split([self.lengths[i] for i in order], dim=1)
-        firsts = {i: piece for i, piece in reversed(list(zip(order, pieces, strict=True)))}
+        firsts = dict(reversed(list(zip(order, pieces, strict=True))))
         return torch.cat([firsts[i] for i in range(len(self.lengths))], dim=1)
 
 

@@ -201,6 +201,7 @@ def chosen(
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
+        min_p=settings.min_p,
     )
     if settings.tempered_logprobs and settings.temperature != 1:
         logits_SV = logits_SV / settings.temperature
