@@ -66,7 +66,7 @@ class SharedPrompts:
     @property
     def owners(self) -> list[int]:
         """For each piece the first example that has it."""
-        first = {}
+        first: dict[int, int] = {}
         for example, pieces in enumerate(self.examples):
             for piece in pieces:
                 first.setdefault(piece, example)
