@@ -14,7 +14,8 @@ S running sequences, N joining ones, T tokens of a forward pass, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -38,7 +39,8 @@ CACHE_NAMES = ("past_key_values", "cache_params")
 PART = 4
 
 
-class Prompt(NamedTuple):
+@dataclass(frozen=True)
+class Prompt:
     """A prompt, and how many sequences begin with it."""
 
     ids: Sequence[int]
