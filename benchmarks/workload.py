@@ -26,6 +26,17 @@ PAD_ID = 0
 FIRST_ID = 2  # 0 pads and 1 ends, as the peer's tokenizer has to have them
 
 CONFIGS: dict[str, PreTrainedConfig] = {
+    # The built-in base's, 3.75 million parameters.
+    "builtin": LlamaConfig(
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=448,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    ),
     "smollm2-135m": LlamaConfig(
         vocab_size=49152,
         hidden_size=576,

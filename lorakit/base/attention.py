@@ -9,17 +9,20 @@ B batch, H query heads, K key/value heads, T tokens, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lorakit import kernels
 from lorakit.base.kv_slots import KVSlots
+from lorakit.data.examples import SharedPrompts
 from lorakit.errors import ModelError
 
 NAME = "lorakit"
@@ -47,6 +50,7 @@ def attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     example_lengths: Sequence[int] | None = None,
+    shared_prompts: SharedPrompts | None = None,
     kv_slots: KVSlots | None = None,
     # The registry's signature: models pass further keywords that concern other implementations.
     **others: Any,
@@ -61,6 +65,7 @@ def attention(
             nothing.
         cu_seq_lens_q: int32 (S + 1,) starts of the packed examples; None when not packed.
         example_lengths: of the packed examples, from a caller that knows them on the host.
+        shared_prompts: how the packed examples share tokens of the row; None: each has its own.
         kv_slots: where sequences that are being generated keep their keys and values; B is 1.
 
     Returns:
@@ -85,12 +90,10 @@ def attention(
         )
         return out.transpose(0, 1)[None].contiguous(), None
     if cu_seq_lens_q is not None and max_length_q is not None:
-        out = kernels.packed_attention(
-            query[0],
-            key[0],
-            value[0],
-            cu_seq_lens_q,
-            max_length_q,
+        attend = functools.partial(
+            kernels.packed_attention,
+            cu_seqlens=cu_seq_lens_q,
+            max_seqlen=max_length_q,
             lengths=example_lengths,
             scaling=scaling,
             causal=True,
@@ -98,6 +101,9 @@ def attention(
             softcap=softcap,
             sinks=s_aux,
         )
+        if shared_prompts is not None:
+            attend = functools.partial(_attend_spread, shared_prompts, attend)
+        out = attend(query[0], key[0], value[0])
         return out.transpose(0, 1)[None].contiguous(), None
     if attention_mask is not None and attention_mask.numel() == 0:
         raise ModelError(
@@ -121,6 +127,23 @@ def attention(
         position_bias=position_bias,
         **others,
     )
+
+
+def _attend_spread(
+    shared_prompts: SharedPrompts, attend: Callable[..., torch.Tensor], *row: torch.Tensor
+) -> torch.Tensor:
+    """(H, T, D): `attend` over whole examples, for a row in which they share prompts.
+
+    Spread anew in the backward pass: of long prompts and short answers the whole examples are many
+    times the row, by whose tokens the micro-batch was cut.
+    """
+
+    def attend_whole(*row: torch.Tensor) -> torch.Tensor:
+        return shared_prompts.collect(attend(*map(shared_prompts.spread, row)))
+
+    out = checkpoint(attend_whole, *row, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(out, torch.Tensor)
+    return out
 
 
 def _attention_over_slots(

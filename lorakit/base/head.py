@@ -68,6 +68,7 @@ def backbone_hidden(model: PreTrainedModel, micro_batch: MicroBatch) -> torch.Te
         max_length_q=micro_batch.max_seqlen,
         max_length_k=micro_batch.max_seqlen,
         example_lengths=micro_batch.lengths,
+        shared_prompts=micro_batch.shared,
     )
     return outputs.last_hidden_state.flatten(0, 1)
 

@@ -1,7 +1,8 @@
 """Keys and values of many sequences of different lengths, kept between forward passes.
 
 Every sequence has a slot of its own. A forward pass is one row of tokens: first one token for each
-occupied slot, then whole prompts, which take the next free slots. Nothing is padded.
+occupied slot, then whole prompts, which take the next free slots. Nothing is padded. A prompt that
+several sequences begin with is in the row once; its keys and values are copied to their slots.
 
 S slots in use, K key/value heads, C capacity of a slot in tokens, T tokens of the pass, D head
 size, E value head size.
@@ -69,21 +70,34 @@ class KVSlots:
         self._masks: dict[tuple[int, int | None, torch.dtype], torch.Tensor] = {}
         self.layout_pass(())
 
-    def layout_pass(self, prompt_lengths: Sequence[int]) -> torch.Tensor:
+    def layout_pass(
+        self, prompt_lengths: Sequence[int], counts: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Lay out a forward pass: a token for each occupied slot, and new prompts behind them.
+
+        Args:
+            prompt_lengths: of the new prompts.
+            counts: slots that each of them takes; None: one each. Where it takes more, call
+                `copy_prompts` after the pass.
 
         Returns:
             int64 (1, T) positions of the row's tokens.
         """
+        counts = [1] * len(prompt_lengths) if counts is None else counts
         occupied = len(self.lengths)
-        assert occupied + len(prompt_lengths) <= self.num_slots
+        assert occupied + sum(counts) <= self.num_slots
         slots, positions = list(range(occupied)), list(self.lengths)
-        for number, length in enumerate(prompt_lengths):
-            slots += [occupied + number] * length
+        self._copies: list[tuple[int, int, int]] = []  # (slot, slots of its copies to, tokens)
+        lengths = [length + 1 for length in self.lengths]
+        for length, count in zip(prompt_lengths, counts, strict=True):
+            slots += [len(lengths)] * length
             positions += range(length)
+            if count > 1:
+                self._copies.append((len(lengths), len(lengths) + count, length))
+            lengths += [length] * count
         self.num_decoding = occupied
         self.prompt_lengths = tuple(prompt_lengths)
-        self.lengths = [length + 1 for length in self.lengths] + list(prompt_lengths)
+        self.lengths = lengths
         self._num_calls = 0
         self._masks.clear()
         self._grow()
@@ -93,6 +107,13 @@ class KVSlots:
         # On the host: attention inside each prompt reads it as numbers.
         self.cu_seqlens = torch.tensor([0, *prompt_lengths], dtype=torch.int64).cumsum(0).int()
         return self._positions_T[None]
+
+    def copy_prompts(self) -> None:
+        """After a pass: give the slots that share one of its prompts what it left in the first."""
+        for slot, end, length in self._copies:
+            for keys, values in self._layers:
+                keys[slot + 1 : end, :, :length] = keys[slot, :, :length]
+                values[slot + 1 : end, :, :length] = values[slot, :, :length]
 
     def reserve(self, longest: int) -> None:
         """Make room for sequences of so many tokens; only before anything is stored."""

@@ -53,6 +53,46 @@ class ExampleSet(Protocol):
 
 
 @dataclass(frozen=True)
+class SharedPrompts:
+    """A packed row in which examples that begin with the same prompt have its tokens once.
+
+    The row is cut into pieces: of each group its prompt, then what each of its examples goes on
+    with. Attention, which needs every example whole, spreads the row and collects it again.
+
+    Attributes:
+        lengths: tokens of each piece.
+        examples: of each example its pieces, prompt first.
+    """
+
+    lengths: tuple[int, ...]
+    examples: tuple[tuple[int, int], ...]
+
+    @property
+    def owners(self) -> list[int]:
+        """For each piece the first example that has it."""
+        first: dict[int, int] = {}
+        for example, pieces in enumerate(self.examples):
+            for piece in pieces:
+                first.setdefault(piece, example)
+        return [first[piece] for piece in range(len(self.lengths))]
+
+    def spread(self, row: torch.Tensor) -> torch.Tensor:
+        """(H, tokens of the row, D) -> (H, T, D), one whole example after the other."""
+        pieces = row.split(self.lengths, dim=1)
+        # Put together, not indexed: the gradients of a prompt add up in one order on any device.
+        return torch.cat([pieces[i] for example in self.examples for i in example], dim=1)
+
+    def collect(self, spread: torch.Tensor) -> torch.Tensor:
+        """The row again: of a prompt's tokens, which are the same in all of its examples, those in
+        the first.
+        """
+        order = [i for example in self.examples for i in example]
+        pieces = spread.split([self.lengths[i] for i in order], dim=1)
+        firsts = dict(reversed(list(zip(order, pieces, strict=True))))
+        return torch.cat([firsts[i] for i in range(len(self.lengths))], dim=1)
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """Examples laid out for one forward pass: packed into one row, or padded into several.
 
@@ -69,6 +109,9 @@ class MicroBatch:
         target_weights: float32 (N,), its loss weight.
         target_examples: int64 (N,), which of the S examples it belongs to (0 .. S-1).
         example_ids: int64 (S,), index of each example in its ExampleSet.
+        shared: where examples share prompts in a packed row; `input_ids`, `position_ids` and
+            `predictor_rows` are of that row, `cu_seqlens` and lengths of whole examples. None: none
+            does.
     """
 
     input_ids: torch.Tensor
@@ -82,6 +125,7 @@ class MicroBatch:
     target_weights: torch.Tensor
     target_examples: torch.Tensor
     example_ids: torch.Tensor
+    shared: SharedPrompts | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -106,6 +150,7 @@ class MicroBatch:
             target_weights=moved(self.target_weights),
             target_examples=moved(self.target_examples),
             example_ids=moved(self.example_ids),
+            shared=self.shared,
         )
 
 

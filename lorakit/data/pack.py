@@ -12,12 +12,13 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import torch
 
-from lorakit.data.examples import Example, MicroBatch
+from lorakit.data.examples import Example, MicroBatch, SharedPrompts
 from lorakit.errors import DataError
 
 
@@ -168,6 +169,77 @@ def collate(
         target_examples=_joined([np.full(len(t), i) for i, t in enumerate(trained)], np.int64),
         example_ids=torch.tensor(list(example_ids), dtype=torch.int64),
     )
+
+
+def collate_shared(
+    examples: Sequence[Example], example_ids: Sequence[int], prompt_lengths: Sequence[int]
+) -> MicroBatch:
+    """As `collate` packs them, with the prompt of neighbours that begin alike in the row once.
+
+    Args:
+        examples: S examples with a token or more behind their prompts.
+        example_ids: S indices in their ExampleSet.
+        prompt_lengths: S numbers, of the tokens that an example may share, none of them trained.
+    """
+    whole = collate(examples, example_ids, packed=True, pad_id=0)
+    kept, rows = [], []  # tokens of the whole layout that stay; the row's token of each
+    lengths: list[int] = []
+    pieces: list[tuple[int, int]] = []
+    prompt, prompt_rows = None, np.arange(0)
+    num_rows = start = 0
+    for example, length in zip(examples, prompt_lengths, strict=True):
+        ids, own = example.input_ids, example.num_tokens - length
+        if prompt is None or not np.array_equal(ids[:length], prompt):
+            prompt, prompt_rows = ids[:length], num_rows + np.arange(length)
+            kept.append(start + np.arange(length))
+            num_rows += length
+            lengths.append(length)
+            piece_of_prompt = len(lengths) - 1
+        kept.append(start + length + np.arange(own))
+        rows += [prompt_rows, num_rows + np.arange(own)]
+        lengths.append(own)
+        pieces.append((piece_of_prompt, len(lengths) - 1))
+        num_rows += own
+        start += example.num_tokens
+    stays, row_of = _joined(kept, np.int64), _joined(rows, np.int64)
+    return replace(
+        whole,
+        input_ids=whole.input_ids[:, stays],
+        position_ids=whole.position_ids[:, stays],
+        predictor_rows=row_of[whole.predictor_rows],
+        shared=SharedPrompts(tuple(lengths), tuple(pieces)),
+    )
+
+
+def pack_groups(
+    prompt_lengths: Sequence[int], lengths: Sequence[int], groups: Sequence[int], token_budget: int
+) -> list[list[int]]:
+    """As `pack`, for examples that share the prompt of their group.
+
+    Args:
+        prompt_lengths: of each example's prompt.
+        lengths: of what each example goes on with.
+        groups: its group; members of one group have one prompt.
+        token_budget: of a micro-batch, a prompt counted once for each group in it.
+
+    Returns:
+        positions, those of a group side by side inside each micro-batch.
+    """
+    parts: list[list[int]] = []
+    sizes: list[int] = []
+    open_part: dict[int, int] = {}  # of each group the part that still takes members
+    for position, group in enumerate(groups):
+        part = open_part.get(group)
+        if part is None or sizes[part] + lengths[position] > token_budget:
+            part = open_part[group] = len(parts)
+            parts.append([])
+            sizes.append(prompt_lengths[position])
+        parts[part].append(position)
+        sizes[part] += lengths[position]
+    return [
+        sorted((position for part in bin for position in parts[part]), key=lambda i: (groups[i], i))
+        for bin in pack(sizes, token_budget)
+    ]
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> torch.Tensor:

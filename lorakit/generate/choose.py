@@ -33,13 +33,14 @@ def choose_tokens(
     temperature: float,
     top_p: float,
     top_k: int | None,
+    min_p: float | None,
 ) -> torch.Tensor:
     """One token for each row.
 
     Args:
         logits_SV: float32.
         uniforms_S: float64 in [0, 1); None exactly at temperature 0.
-        temperature, top_p, top_k: as in `SamplingSettings`.
+        temperature, top_p, top_k, min_p: as in `SamplingSettings`.
 
     Returns:
         int64 (S,).
@@ -47,7 +48,7 @@ def choose_tokens(
     if uniforms_S is None:
         return logits_SV.argmax(dim=-1)
     probabilities_SV = token_probabilities(
-        logits_SV, temperature=temperature, top_p=top_p, top_k=top_k
+        logits_SV, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )
     # In the order of token ids, not of probabilities: the last bits of the logits depend on the
     # batch, and may swap tokens of equal probability, but hardly move a sum.
@@ -60,25 +61,40 @@ def choose_tokens(
 
 
 def token_probabilities(
-    logits_SV: torch.Tensor, *, temperature: float, top_p: float, top_k: int | None
+    logits_SV: torch.Tensor,
+    *,
+    temperature: float,
+    top_p: float,
+    top_k: int | None,
+    min_p: float | None,
 ) -> torch.Tensor:
-    """What tokens are drawn from: temperature, then `top_k`, then `top_p` of what is left.
+    """What tokens are drawn from: temperature, then `top_k`, then `top_p` of what is left, `min_p`.
 
     Returns:
         float32 (S, V), 0 for tokens that are left out; not normalized where some are.
     """
     probabilities_SV = torch.softmax(logits_SV / temperature, dim=-1)
-    vocabulary = logits_SV.shape[-1]
+    kept_SV = _kept(probabilities_SV, top_p, top_k)
+    if min_p is not None:
+        # Measured by the best token, which the others leave in: their order makes no difference.
+        least_S1 = min_p * probabilities_SV.amax(dim=-1, keepdim=True)
+        likely_SV = probabilities_SV >= least_S1
+        kept_SV = likely_SV if kept_SV is None else kept_SV & likely_SV
+    return probabilities_SV if kept_SV is None else probabilities_SV.masked_fill(~kept_SV, 0)
+
+
+def _kept(probabilities_SV: torch.Tensor, top_p: float, top_k: int | None) -> torch.Tensor | None:
+    """bool (S, V): what `top_k` and `top_p` leave; None: everything."""
+    vocabulary = probabilities_SV.shape[-1]
     if top_p == 1.0 and (top_k is None or top_k >= vocabulary):
-        return probabilities_SV
+        return None
     count_S1, best_SN = _num_kept(probabilities_SV, top_p, top_k)
     # The least probability that is kept; of equal ones, those of the lower ids.
     least_S1 = best_SN.gather(1, count_S1 - 1)
     above_SV, equal_SV = probabilities_SV > least_S1, probabilities_SV == least_S1
     room_S1 = count_S1 - above_SV.sum(dim=-1, keepdim=True)
     # Counted in float32, exact up to 2**24: torch sums booleans up ten times slower.
-    kept_SV = above_SV | (equal_SV & (equal_SV.float().cumsum(dim=-1) <= room_S1))
-    return probabilities_SV.masked_fill(~kept_SV, 0)
+    return above_SV | (equal_SV & (equal_SV.float().cumsum(dim=-1) <= room_S1))
 
 
 def _num_kept(

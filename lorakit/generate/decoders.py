@@ -5,13 +5,16 @@ SlotDecoder   one row without padding, sequences join and leave at any step: mod
 RowDecoder    transformers' own cache (or none, where a family's is wrong), prompts of equal length
               together: every other model
 
+Sequences that begin with the same prompt join together: it is computed once, and what is kept of it
+copied to each.
+
 S running sequences, N joining ones, T tokens of a forward pass, D hidden size.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -31,19 +34,32 @@ PROMPT_TOKENS = 4096
 CACHE_NAMES = ("past_key_values", "cache_params")
 
 
+# Of a larger group a part joins once so many of all slots are free: more parts would compute their
+# prompt more often, fewer would leave more slots empty.
+PART = 4
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, and how many sequences begin with it."""
+
+    ids: Sequence[int]
+    count: int = 1
+
+
 class Decoder(Protocol):
     """Keeps what the running sequences computed so far, in the order they joined in."""
 
-    def joining(self, waiting: Sequence[Sequence[int]], num_running: int) -> int:
-        """How many of the waiting prompts, from the first one on, join the next step."""
+    def joining(self, waiting: Iterable[Prompt], num_running: int) -> list[int]:
+        """How many sequences of each waiting prompt, from the first one on, join the next step."""
         ...
 
-    def step(self, tokens: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    def step(self, tokens: Sequence[int], prompts: Sequence[Prompt]) -> torch.Tensor:
         """One forward pass.
 
         Args:
             tokens: the newest token of each running sequence.
-            prompts: that join, behind them.
+            prompts: whose sequences join, behind them.
 
         Returns:
             (S + N, D) hidden states of each sequence's last token.
@@ -54,7 +70,7 @@ class Decoder(Protocol):
         """Instead of what it keeps, keep as much as so many sequences take when they are long.
 
         Args:
-            prompts: that they began with, so many as may run together.
+            prompts: that they began with, one of each, so many as may run together.
             lengths: tokens of each, its prompt included.
         """
         ...
@@ -88,19 +104,26 @@ class SlotDecoder:
         self._max_batch = max_batch
         self._slots = KVSlots(max_batch, model.device)
 
-    def joining(self, waiting: Sequence[Sequence[int]], num_running: int) -> int:
-        count = num_tokens = 0
-        for prompt in waiting[: self._slots.num_slots - num_running]:
-            num_tokens += len(prompt)
-            if count > 0 and num_tokens > PROMPT_TOKENS:
+    def joining(self, waiting: Iterable[Prompt], num_running: int) -> list[int]:
+        free = self._slots.num_slots - num_running
+        counts: list[int] = []
+        num_tokens = 0
+        for prompt in waiting:
+            num_tokens += len(prompt.ids)
+            if counts and num_tokens > PROMPT_TOKENS:
                 break
-            count += 1
-        return count
+            count = min(prompt.count, free)
+            is_part = count < prompt.count and count * PART < self._slots.num_slots
+            if count == 0 or is_part:
+                break
+            counts.append(count)
+            free -= count
+        return counts
 
-    def step(self, tokens: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        lengths = [len(prompt) for prompt in prompts]
-        position_ids = self._slots.layout_pass(lengths)
-        row = [*tokens, *(token for prompt in prompts for token in prompt)]
+    def step(self, tokens: Sequence[int], prompts: Sequence[Prompt]) -> torch.Tensor:
+        lengths, counts = [len(prompt.ids) for prompt in prompts], [one.count for one in prompts]
+        position_ids = self._slots.layout_pass(lengths, counts)
+        row = [*tokens, *(token for prompt in prompts for token in prompt.ids)]
         outputs = self._backbone(
             input_ids=torch.tensor([row], device=self._device),
             # Passed through untouched, and of a shape that fits no scores: a family that drops the
@@ -113,14 +136,16 @@ class SlotDecoder:
         hidden_TD = outputs.last_hidden_state[0]
         if not prompts:
             return hidden_TD
+        self._slots.copy_prompts()
         last = torch.tensor([1] * len(tokens) + lengths).cumsum(0) - 1
+        last = last.repeat_interleave(torch.tensor([1] * len(tokens) + counts))
         return hidden_TD[last.to(self._device)]
 
     def pretend(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
         self._slots = KVSlots(self._max_batch, self._device)
         # Room for the longest from the first pass on; of the prompts one token each is enough.
         self._slots.reserve(max(lengths))
-        self.step([], [prompt[:1] for prompt in prompts])
+        self.step([], [Prompt(prompt[:1]) for prompt in prompts])
         self._slots.pretend(lengths)
 
     def free(self, finished: Sequence[int]) -> list[int]:
@@ -138,15 +163,21 @@ class RowDecoder:
         self._rows: list[list[int]] = []
         self._cache: dict[str, Any] = {}
 
-    def joining(self, waiting: Sequence[Sequence[int]], num_running: int) -> int:
-        if num_running > 0:
-            return 0
-        alike = itertools.takewhile(lambda prompt: len(prompt) == len(waiting[0]), waiting)
-        return min(sum(1 for _ in alike), self._max_batch)
+    def joining(self, waiting: Iterable[Prompt], num_running: int) -> list[int]:
+        free = 0 if num_running > 0 else self._max_batch
+        counts: list[int] = []
+        length = None
+        for prompt in waiting:
+            length = len(prompt.ids) if length is None else length
+            if free == 0 or len(prompt.ids) != length:
+                break
+            counts.append(min(prompt.count, free))
+            free -= counts[-1]
+        return counts
 
-    def step(self, tokens: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    def step(self, tokens: Sequence[int], prompts: Sequence[Prompt]) -> torch.Tensor:
         if prompts:
-            self._rows, self._cache = [list(prompt) for prompt in prompts], {}
+            self._rows, self._cache = [list(prompt.ids) for prompt in prompts], {}
         else:
             self._rows = [[*row, token] for row, token in zip(self._rows, tokens, strict=True)]
         new = self._rows if not self._cache else [row[-1:] for row in self._rows]
@@ -156,7 +187,11 @@ class RowDecoder:
         if self._cached:
             # Recurrent Gemma gives none away: its rows are computed whole, too.
             self._cache = {name: outputs[name] for name in CACHE_NAMES if name in outputs}
-        return outputs.last_hidden_state[:, -1]
+        hidden_SD = outputs.last_hidden_state[:, -1]
+        if len(prompts) == sum(prompt.count for prompt in prompts):
+            return hidden_SD
+        rows = [row for row, prompt in enumerate(prompts) for _ in range(prompt.count)]
+        return hidden_SD[self._choose(rows)]
 
     def pretend(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
         longest = max(lengths)
@@ -164,17 +199,22 @@ class RowDecoder:
         if not self._cached:  # what is kept is the tokens alone
             self._rows = rows
         elif kernels.is_rehearsal():
-            self.step([], rows)
+            self.step([], [Prompt(row) for row in rows])
         else:  # one pass over all of these tokens would take more than answers ever do
-            self.step([], prompts)
+            self.step([], [Prompt(prompt) for prompt in prompts])
             for row_length in range(len(prompts[0]), longest):
                 self.step([row[row_length] for row in rows], [])
 
     def free(self, finished: Sequence[int]) -> list[int]:
         gone = set(finished)
         order = [place for place in range(len(self._rows)) if place not in gone]
-        self._rows = [self._rows[place] for place in order]
-        kept = torch.tensor(order, dtype=torch.int64, device=self._device)
-        for cache in self._cache.values():
-            cache.reorder_cache(kept)
+        self._choose(order)
         return order
+
+    def _choose(self, rows: Sequence[int]) -> torch.Tensor:
+        """Go on with these rows, some of them several times; int64 (S,) their numbers."""
+        self._rows = [list(self._rows[row]) for row in rows]
+        chosen = torch.tensor(rows, dtype=torch.int64, device=self._device)
+        for cache in self._cache.values():
+            cache.reorder_cache(chosen)
+        return chosen

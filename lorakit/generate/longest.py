@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lorakit.base.head import logits_fn
 from lorakit.data.named_sets import context_of
-from lorakit.generate.decoders import Decoder, RowDecoder, decoder_for
+from lorakit.generate.decoders import Decoder, Prompt, RowDecoder, decoder_for
 from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES, chosen, generating
 from lorakit.generate.settings import SamplingSettings
 
@@ -61,9 +61,9 @@ def longest_passes(
         # Room for the longest is there when others join it; into a single slot nobody does.
         before = waiting[: len(groups) > 1 and num_slots > 1]
         if before:
-            decoder.step([], before)
-            largest = largest[: decoder.joining(largest, 1) or None]
-        draw(decoder.step([0] * len(before), largest))
+            decoder.step([], _alone(before))
+            largest = largest[: len(decoder.joining(_alone(largest), 1)) or None]
+        draw(decoder.step([0] * len(before), _alone(largest)))
         yield PROMPTS
         running = _longest_together(decoder, waiting, groups, max_batch, max_new_tokens)
         context = context_of(model.config)
@@ -79,18 +79,23 @@ def longest_passes(
         yield DECODING
         rest = waiting[len(running) :]
         ended = min(len(groups[0]), len(running))
-        count = decoder.joining(rest, len(running) - ended) if rest else 0
+        count = len(decoder.joining(_alone(rest), len(running) - ended))
         if count:
             decoder.free(range(ended))
-            draw(decoder.step([0] * (len(running) - ended), rest[:count]))
+            draw(decoder.step([0] * (len(running) - ended), _alone(rest[:count])))
             yield JOINING
+
+
+def _alone(prompts: Prompts) -> list[Prompt]:
+    """Each for a sequence of its own: none that they could share is taken off."""
+    return [Prompt(prompt) for prompt in prompts]
 
 
 def _groups(decoder: Decoder, waiting: Prompts) -> list[Prompts]:
     """Prompts that are read together."""
     groups, start = [], 0
     while start < len(waiting):
-        count = decoder.joining(waiting[start:], 0)
+        count = len(decoder.joining(_alone(waiting[start:]), 0))
         groups.append(waiting[start : start + count])
         start += count
     return groups

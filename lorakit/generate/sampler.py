@@ -7,6 +7,7 @@ another: what it says depends neither on the batch nor on the order.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -24,7 +25,7 @@ from lorakit.base.head import logits_fn
 from lorakit.errors import NonFiniteError
 from lorakit.generate.checks import check_request, end_tokens
 from lorakit.generate.choose import choose_tokens, uniforms
-from lorakit.generate.decoders import Decoder, decoder_for
+from lorakit.generate.decoders import Decoder, Prompt, decoder_for
 from lorakit.generate.sequence import Growing, Stops
 from lorakit.generate.settings import Completion, SamplingSettings
 from lorakit.progress import bar
@@ -121,20 +122,22 @@ def _run(
     """Generate all sequences; yields how many a step finished."""
     decoder: Decoder = decoder_for(model, min(max_batch, max(1, len(sequences))))
     head = logits_fn(model)
-    # The longest first: the memory they need shows at once, and equal lengths stand together.
-    waiting = sorted(sequences, key=lambda sequence: -len(sequence.prompt))
+    waiting = _groups(sequences)
     running: list[Growing] = []
     while waiting or running:
-        count = decoder.joining([s.prompt for s in waiting], len(running)) if waiting else 0
-        joining, waiting = waiting[:count], waiting[count:]
+        counts = decoder.joining(map(_prompt_of, waiting), len(running))
+        joining = [_take(waiting, count) for count in counts]
         if mixture is not None:
-            lengths = [1] * len(running) + [len(sequence.prompt) for sequence in joining]
-            mixture.choose([sequence.adapter for sequence in (*running, *joining)], lengths)
+            firsts = [group[0] for group in joining]
+            lengths = [1] * len(running) + [len(sequence.prompt) for sequence in firsts]
+            mixture.choose([sequence.adapter for sequence in (*running, *firsts)], lengths)
         hidden_SD = decoder.step(
-            [sequence.token_ids[-1] for sequence in running],
-            [sequence.prompt for sequence in joining],
+            [sequence.token_ids[-1] for sequence in running], list(map(_prompt_of, joining))
         )
-        running += joining
+        for group in joining:
+            running += group
+        if mixture is not None:  # the head sees each sequence once
+            mixture.choose([sequence.adapter for sequence in running])
         _draw(running, head(hidden_SD).float(), settings)
         if on_token is not None:
             for sequence in running:
@@ -143,6 +146,29 @@ def _run(
         if finished:
             running = [running[place] for place in decoder.free(finished)]
             yield len(finished)
+
+
+def _groups(sequences: Sequence[Growing]) -> deque[list[Growing]]:
+    """Sequences that begin alike, the longest prompts first.
+
+    So the memory they need shows at once, and equal lengths stand together.
+    """
+    groups: dict[tuple[str | None, tuple[int, ...]], list[Growing]] = {}
+    for sequence in sequences:
+        groups.setdefault((sequence.adapter, tuple(sequence.prompt)), []).append(sequence)
+    return deque(sorted(groups.values(), key=lambda group: -len(group[0].prompt)))
+
+
+def _prompt_of(group: Sequence[Growing]) -> Prompt:
+    return Prompt(group[0].prompt, len(group))
+
+
+def _take(waiting: deque[list[Growing]], count: int) -> list[Growing]:
+    """So many of the first group; the rest of it goes on waiting."""
+    group = waiting.popleft()
+    if count < len(group):
+        waiting.appendleft(group[count:])
+    return group[:count]
 
 
 def _draw(running: Sequence[Growing], logits_SV: torch.Tensor, settings: SamplingSettings) -> None:
@@ -175,6 +201,7 @@ def chosen(
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
+        min_p=settings.min_p,
     )
     if settings.tempered_logprobs and settings.temperature != 1:
         logits_SV = logits_SV / settings.temperature

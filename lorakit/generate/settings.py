@@ -22,11 +22,14 @@ class SamplingSettings:
         temperature: logits are divided by it; 0 takes the most probable token.
         top_p: of the tokens that `top_k` leaves, the fewest whose probabilities reach this sum.
         top_k: only so many tokens, the most probable ones; None: all.
+        min_p: only tokens that are at least so many times as probable as the most probable one;
+            None: all.
         stop_strings: text that ends a sequence, and is cut off.
         stop_ids: tokens that end a sequence, beside the model's own end tokens.
         ignore_eos: the model's own end tokens are tokens like any other.
         tempered_logprobs: log-probabilities are those at `temperature`, which must be above 0: of
-            the policy that a policy gradient is of. `top_p` and `top_k` leave no mark on them.
+            the policy that a policy gradient is of. `top_p`, `top_k` and `min_p` leave no mark on
+            them.
         seed: prompt number i draws with a seed made of this and i.
 
     Raises:
@@ -37,6 +40,7 @@ class SamplingSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float | None = None
     stop_strings: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -55,6 +59,8 @@ class SamplingSettings:
             faults.append(f"top_p {self.top_p!r} (possible: above 0, up to 1)")
         if self.top_k is not None and self.top_k < 1:
             faults.append(f"top_k {self.top_k!r} (possible: 1 or more, or None for all tokens)")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            faults.append(f"min_p {self.min_p!r} (possible: 0 to 1, or None for all tokens)")
         if isinstance(self.stop_strings, str):
             faults.append(f"stop_strings {self.stop_strings!r} (possible: a tuple of strings)")
         elif "" in self.stop_strings:

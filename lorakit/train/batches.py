@@ -195,13 +195,18 @@ def row_keys(batch: MicroBatch, seed: int, step: int) -> torch.Tensor:
     """A key per token from (seed, step, example, position), for the dropout masks.
 
     Args:
-        batch: packed or padded; padding gets keys too, which nothing looks at.
+        batch: packed or padded; padding gets keys too, which nothing looks at. A shared prompt has
+            the keys of the first example that begins with it: share where nothing is dropped.
 
     Returns:
         int64 (rows,), `batch.input_ids` flattened row by row.
     """
     if batch.cu_seqlens is None:
         examples = batch.example_ids[:, None].expand_as(batch.position_ids).flatten()
+    elif batch.shared is not None:
+        owners, lengths = torch.tensor(batch.shared.owners), torch.tensor(batch.shared.lengths)
+        places = owners.repeat_interleave(lengths).to(batch.example_ids.device)
+        examples = batch.example_ids[places]
     else:
         lengths = batch.cu_seqlens.diff().long()
         # The length is known, and saying it spares the device a wait.

@@ -35,8 +35,8 @@ class GRPOSettings:
         num_iterations: how often a step sees a completion (mu of the paper).
         steps_per_generation: optimizer steps that the completions of a cycle are shared out to. In
             TRL it counts micro-batches: with gradient accumulation the same number is another run.
-        temperature, top_p, top_k, stop_strings: of the rollouts; log-probabilities are those at
-            the temperature everywhere.
+        temperature, top_p, top_k, min_p, stop_strings: of the rollouts; log-probabilities are those
+            at the temperature everywhere.
         max_batch: completions that are generated at a time; it changes speed and memory alone.
         scale_rewards, multi_objective_aggregation: see `advantages`.
         max_resample_times: how often a cycle may ask further questions in the place of groups that
@@ -61,6 +61,7 @@ class GRPOSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float | None = None
     stop_strings: tuple[str, ...] = ()
     max_batch: int = 64
     scale_rewards: ScaleRewards = "group"
@@ -174,6 +175,7 @@ class GRPOSettings:
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
+            min_p=self.min_p,
             stop_strings=self.stop_strings,
             stop_ids=stop_ids,
             tempered_logprobs=True,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
 from lorakit.data.examples import Example, MicroBatch
-from lorakit.data.pack import collate, packing_of
+from lorakit.data.pack import collate, collate_shared, pack_groups, packing_of
 from lorakit.engine.recompute import Recompute
 from lorakit.train.batches import StepBatch, row_keys
 from lorakit.train.choices import Choices
@@ -43,7 +43,9 @@ class PolicySteps:
         choices: micro-batches and their layout.
         pad_id: token id for padding.
         drops: whether the adapter drops values in training: the mismatch of sampler and training is
-            told without them, or not at all.
+            told without them, or not at all. Where nothing is dropped and rows are packed, the
+            prompt of a group is computed once in a micro-batch; a dropout mask belongs to one
+            completion.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class PolicySteps:
         seed: int,
         choices: Choices,
         pad_id: int,
-        drops: bool = False,
+        drops: bool,
     ) -> None:
         self._drops = drops
+        self._shares_prompts = choices.packed and not drops
         self._rollouts = rollouts
         self._settings = settings
         self._batch_size = batch_size
@@ -194,16 +197,26 @@ class PolicySteps:
         """The completions of each micro-batch."""
         chosen = [int(i) for i in self._completions(position) if self._trains(i)]
         lengths = [len(self._rollouts.question(i).prompt_ids) + self._length(i) for i in chosen]
-        packed = packing_of(self._choices.packed)(lengths, self._choices.micro_batch_tokens)
+        budget = self._choices.micro_batch_tokens
+        if self._shares_prompts:
+            places = [self._rollouts.place(i) for i in chosen]
+            own = [self._length(i) for i in chosen]
+            prompts = [whole - part for whole, part in zip(lengths, own, strict=True)]
+            packed = pack_groups(prompts, own, places, budget)
+        else:
+            packed = packing_of(self._choices.packed)(lengths, budget)
         return [[chosen[i] for i in group] for group in packed]
 
     def _laid_out(self, group: Sequence[int]) -> MicroBatch:
-        examples = []
+        examples, prompt_lengths = [], []
         for i in group:
             prompt = np.array(self._rollouts.question(i).prompt_ids, np.int32)
+            prompt_lengths.append(len(prompt))
             ids = self._rollouts.token_ids[self._rollouts.span(i)].numpy()
             weights = np.concatenate([np.zeros(len(prompt)), np.ones(len(ids))])
             examples.append(Example(np.concatenate([prompt, ids]), weights.astype(np.float32)))
+        if self._shares_prompts:
+            return collate_shared(examples, group, prompt_lengths)
         return collate(examples, group, packed=self._choices.packed, pad_id=self._pad_id)
 
     def _places(self, group: Sequence[int]) -> torch.Tensor:

@@ -85,9 +85,13 @@ class Rollouts:
         assert self.weighed is not None, "weigh() comes first"
         return self.weighed
 
+    def place(self, completion: int) -> int:
+        """Of the question that a completion answers, among `questions`."""
+        return completion * len(self.questions) // len(self)
+
     def question(self, completion: int) -> Question:
         """The one that a completion answers."""
-        return self.questions[completion * len(self.questions) // len(self)]
+        return self.questions[self.place(completion)]
 
     def span(self, completion: int) -> slice:
         """Where its tokens are."""

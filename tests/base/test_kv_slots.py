@@ -74,6 +74,27 @@ def test_sequences_keep_what_is_theirs(seed: int, monkeypatch: pytest.MonkeyPatc
         model.free(sorted(draw.permutation(len(model.running))[:num_finished].tolist()))
 
 
+def test_slots_that_share_a_prompt_get_copies_of_it() -> None:
+    slots = KVSlots(6, CPU)
+    prompt, answers = torch.arange(3.0), 10 * torch.arange(6.0)
+    assert slots.layout_pass([3, 2], [4, 2]).tolist() == [[0, 1, 2, 0, 1]]
+    for layer in range(NUM_LAYERS):
+        row = torch.cat([prompt, -1 - prompt[:2]]) + layer
+        keys = row.expand(HEADS, -1)[..., None].expand(-1, -1, SIZE)
+        assert list(slots.store(keys, 2 * keys, None)) == []
+    slots.copy_prompts()
+    assert slots.layout_pass([]).tolist() == [[3] * 4 + [2] * 2]
+    for layer in range(NUM_LAYERS):
+        keys = answers.expand(HEADS, -1)[..., None].expand(-1, -1, SIZE)
+        (group,) = slots.store(keys, 2 * keys, None)
+        for slot, answer in enumerate(answers):
+            before = prompt + layer if slot < 4 else -1 - prompt[:2] + layer
+            expected = torch.cat([before, answer[None]])
+            seen = group.keys[slot][:, group.mask[slot] == 0]
+            assert seen.equal(expected[None, :, None].expand_as(seen))
+            assert group.values[slot][:, group.mask[slot] == 0].equal(2 * seen)
+
+
 def test_groups_stay_in_the_order_of_their_lengths() -> None:
     model = Model(num_slots=64)
     model.run_pass([[number, 100 - number] for number in range(64)])

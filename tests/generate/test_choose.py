@@ -13,14 +13,25 @@ from tests.generate.law import fresh_logprobs
 
 DRAWS = 10_000
 CASES = [
-    {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     for temperature in (0.5, 1.0, 1.7)
-    for top_p, top_k in ((1.0, None), (0.8, None), (1.0, 12), (0.7, 20))
+    for top_p, top_k, min_p in (
+        (1.0, None, None),
+        (0.8, None, None),
+        (1.0, 12, None),
+        (0.7, 20, None),
+        (1.0, None, 0.1),
+        (0.9, 30, 0.05),
+    )
 ]
 
 
-def exact(logits: np.ndarray, temperature: float, top_p: float, top_k: int | None) -> np.ndarray:
-    """The definition in float64: temperature, the top_k best, the fewest of those with top_p."""
+def exact(
+    logits: np.ndarray, temperature: float, top_p: float, top_k: int | None, min_p: float | None
+) -> np.ndarray:
+    """The definition in float64: temperature, the top_k best, the fewest of those with top_p, of
+    these what is min_p times as probable as the best.
+    """
     scaled = logits.astype(np.float64) / temperature
     probabilities = np.exp(scaled - scaled.max())
     probabilities /= probabilities.sum()
@@ -32,6 +43,8 @@ def exact(logits: np.ndarray, temperature: float, top_p: float, top_k: int | Non
         mass += probabilities[token] / probabilities[order].sum()
         if mass >= top_p:
             break
+    if min_p is not None:
+        kept = [token for token in kept if probabilities[token] >= min_p * probabilities.max()]
     out = np.zeros_like(probabilities)
     out[kept] = probabilities[kept] / probabilities[kept].sum()
     return out
@@ -54,8 +67,8 @@ def chi_square_p(tokens: torch.Tensor, probabilities: np.ndarray) -> float:
 def test_the_chi_square_test_notices_a_wrong_temperature() -> None:
     logits = torch.randn(50)
     tokens = torch.multinomial((logits / 1.1).softmax(0), DRAWS, replacement=True)
-    wrong = chi_square_p(tokens, exact(logits.numpy(), 1.0, 1.0, None))
-    right = chi_square_p(tokens, exact(logits.numpy(), 1.1, 1.0, None))
+    wrong = chi_square_p(tokens, exact(logits.numpy(), 1.0, 1.0, None, None))
+    right = chi_square_p(tokens, exact(logits.numpy(), 1.1, 1.0, None, None))
     assert wrong < 1e-4 < 0.01 < right
 
 
@@ -75,7 +88,7 @@ def test_draws_of_one_seed_follow_the_distribution(case: dict) -> None:
     assert chi_square_p(tokens, exact(logits.numpy(), **case)) > 0.001
 
 
-@pytest.mark.parametrize("case", [CASES[4], CASES[7], CASES[11]], ids=str)
+@pytest.mark.parametrize("case", [CASES[6], CASES[9], CASES[11], CASES[17]], ids=str)
 def test_generated_tokens_follow_the_distribution(case: dict) -> None:
     model = families.build("llama", initializer_range=0.4)
     prompt = [7, 8, 9]
@@ -101,7 +114,9 @@ def test_probabilities_equal_the_definition(case: dict) -> None:
 
 
 def test_ties_at_the_edge_keep_the_lower_ids() -> None:
-    probabilities = token_probabilities(torch.zeros(1, 10), temperature=1.0, top_p=1.0, top_k=3)
+    probabilities = token_probabilities(
+        torch.zeros(1, 10), temperature=1.0, top_p=1.0, top_k=3, min_p=None
+    )
     assert probabilities.nonzero()[:, 1].tolist() == [0, 1, 2]
 
 
@@ -109,7 +124,10 @@ def test_the_ends_of_the_random_numbers_draw_possible_tokens() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]])
     for number, token in ((0.0, 1), (1 - 2.0**-53, 2)):
         drawn = torch.tensor([number], dtype=torch.float64)
-        assert choose_tokens(logits, drawn, temperature=1.0, top_p=1.0, top_k=None) == token
+        assert (
+            choose_tokens(logits, drawn, temperature=1.0, top_p=1.0, top_k=None, min_p=None)
+            == token
+        )
 
 
 def test_random_numbers_are_a_function_of_seed_and_step() -> None:
@@ -128,5 +146,5 @@ def test_random_numbers_are_a_function_of_seed_and_step() -> None:
 
 def test_no_temperature_takes_the_most_probable() -> None:
     logits = torch.randn(4, 30)
-    tokens = choose_tokens(logits, None, temperature=0, top_p=1.0, top_k=None)
+    tokens = choose_tokens(logits, None, temperature=0, top_p=1.0, top_k=None, min_p=None)
     assert torch.equal(tokens, logits.argmax(dim=1))

@@ -16,6 +16,7 @@ from tests import families, tiny
 from tests.adapters.bases import perturb
 from tests.base.test_families import COMPOSITES, VISION
 from tests.generate.law import (
+    AGAIN,
     AT_A_TIME,
     NEW_TOKENS,
     fresh_logprobs,
@@ -37,11 +38,12 @@ def check_law(
     model: PreTrainedModel, settings: SamplingSettings, tolerance: float = LOGPROBS_FLOAT32
 ) -> None:
     """Log-probabilities are a fresh forward pass's; greedy tokens are its most probable ones."""
-    asked = prompts()
+    asked = [*prompts(), *(prompts()[place] for place in AGAIN)]
+    limits = [*NEW_TOKENS, *range(2, 2 + len(AGAIN))]
     completions = generate(
-        model, TOKENIZER, asked, settings, max_new_tokens=NEW_TOKENS, max_batch=AT_A_TIME
+        model, TOKENIZER, asked, settings, max_new_tokens=limits, max_batch=AT_A_TIME
     )
-    assert [len(one.token_ids) for one in completions] == list(NEW_TOKENS)
+    assert [len(one.token_ids) for one in completions] == limits
     modes = {module: module.training for module in model.modules()}
     model.eval()
     assert largest_difference(model, asked, completions) < tolerance

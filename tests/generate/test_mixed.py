@@ -22,7 +22,8 @@ from tests.tolerances import LOGPROBS_FLOAT32
 
 TOKENIZER = tiny.tokenizer()
 PROMPTS = prompts((3, 17, 9, 1, 21, 9, 4, 9))
-NAMES = ["a", "b", None, "a", None, "b", "b", "a"]
+PROMPTS += [PROMPTS[1], PROMPTS[1], PROMPTS[2]]  # asked again, of the same adapter and of another
+NAMES = ["a", "b", None, "a", None, "b", "b", "a", "b", "a", None]
 SETTINGS = [
     SamplingSettings(max_new_tokens=9, temperature=0, ignore_eos=True),
     SamplingSettings(max_new_tokens=9, temperature=0.8, seed=5, ignore_eos=True),

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lorakit.base.head import backbone
 from lorakit.errors import InputError, NonFiniteError
 from lorakit.generate import Completion, SamplingSettings, generate
+from lorakit.generate.decoders import Prompt, SlotDecoder
 from lorakit.generate.sequence import Growing, Stops
 from tests import families, tiny
 from tests.generate.law import LENGTHS, fresh_logprobs, largest_difference, prompts
@@ -36,12 +38,13 @@ def tokens_of(completions: list[Completion]) -> list[list[int]]:
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_a_sequence_does_not_depend_on_the_others(model, temperature: float) -> None:
     settings = dataclasses.replace(SAMPLED, temperature=temperature)
-    asked, seeds = prompts(), [11, 22, 33, 44, 55, 66]
+    asked = [*prompts(), *prompts()[1:4], prompts()[1]]  # some of them twice or three times
+    seeds = [11, 22, 33, 44, 55, 66, 77, 88, 99, 110]
     whole = tokens_of(generate(model, TOKENIZER, asked, settings, seeds=seeds))
     for max_batch in (1, 2, 5):
         again = generate(model, TOKENIZER, asked, settings, seeds=seeds, max_batch=max_batch)
         assert tokens_of(again) == whole
-    order = [4, 0, 3, 5, 1]
+    order = [4, 0, 9, 3, 5, 1, 7]
     some = generate(
         model,
         TOKENIZER,
@@ -51,6 +54,29 @@ def test_a_sequence_does_not_depend_on_the_others(model, temperature: float) -> 
         max_batch=3,
     )
     assert tokens_of(some) == [whole[index] for index in order]
+
+
+def test_a_prompt_is_computed_once_for_all_that_begin_with_it(model) -> None:
+    first, second = prompts((17, 9))
+    passed = []
+    hook = backbone(model).register_forward_pre_hook(
+        lambda _, args, kwargs: passed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    asked = [first, second] * 4
+    generate(model, TOKENIZER, asked, dataclasses.replace(SAMPLED, max_new_tokens=3))
+    hook.remove()
+    # The last token of an answer is never read.
+    assert sum(passed) == len(first) + len(second) + 2 * len(asked)
+
+
+def test_a_group_larger_than_the_batch_joins_in_parts() -> None:
+    decoder = SlotDecoder(families.build("llama"), max_batch=8)
+    of_two, of_twenty = Prompt([1], 2), Prompt([1], 20)
+    assert decoder.joining([of_two, of_twenty], 0) == [2, 6]
+    assert decoder.joining([of_twenty], 6) == [2]
+    assert decoder.joining([of_twenty], 7) == []  # one of eight is too small a part
+    assert decoder.joining([of_two], 7) == []
+    assert decoder.joining([Prompt([1])], 7) == [1]
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
@@ -198,6 +224,8 @@ def test_no_prompts_no_completions(llama) -> None:
         ({"top_p": 0}, "top_p 0"),
         ({"top_p": 1.5}, r"top_p 1\.5"),
         ({"top_k": 0}, "top_k 0"),
+        ({"min_p": 1.5}, r"min_p 1\.5"),
+        ({"min_p": float("nan")}, "min_p nan"),
         ({"stop_strings": ("a", "")}, "empty stop string"),
         ({"stop_strings": "abc"}, "tuple of strings"),
         ({"top_p": 2, "top_k": -1}, "top_p 2.*top_k -1"),

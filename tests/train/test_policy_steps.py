@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from itertools import chain
 
 import numpy as np
@@ -46,9 +47,22 @@ def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0, num_groups: int 
     )
 
 
-def steps_of(settings: GRPOSettings = SETTINGS, cycle: int = 0, seed: int = 3) -> PolicySteps:
+def steps_of(
+    settings: GRPOSettings = SETTINGS,
+    cycle: int = 0,
+    seed: int = 3,
+    *,
+    drops: bool = False,
+    choices: Choices = CHOICES,
+) -> PolicySteps:
     return PolicySteps(
-        rollouts(settings, cycle), settings, batch_size=6, seed=seed, choices=CHOICES, pad_id=0
+        rollouts(settings, cycle),
+        settings,
+        batch_size=6,
+        seed=seed,
+        choices=choices,
+        pad_id=0,
+        drops=drops,
     )
 
 
@@ -119,7 +133,7 @@ def test_shares_are_a_function_of_seed_and_cycle() -> None:
 
 
 def test_a_micro_batch_is_prompt_and_completion() -> None:
-    batch = steps_of().batch(7, 1)
+    batch = steps_of(drops=True).batch(7, 1)
     assert batch.num_trained_tokens == sum(i + 1 for i in seen()[1])
     assert batch.num_tokens == sum(i + 1 + i // 3 + 2 for i in seen()[1])
     assert batch.step == 7 and batch.masks_of == 0
@@ -135,6 +149,25 @@ def test_a_micro_batch_is_prompt_and_completion() -> None:
             whole = micro_batch.input_ids[0, start : start + len(prompt) + len(ids)]
             assert whole.tolist() == [*prompt, *ids.tolist()]
             start += len(whole)
+
+
+def test_a_prompt_is_shared_where_nothing_is_dropped_and_rows_are_packed() -> None:
+    everyone = dataclasses.replace(SETTINGS, loss=PolicyLossSettings(beta=0.1))
+    padded = dataclasses.replace(CHOICES, packed=False)
+    for drops, choices in itertools.product((False, True), (CHOICES, padded)):
+        batch = steps_of(everyone, drops=drops, choices=choices).batch(0, 0)
+        shares = choices.packed and not drops
+        for one in batch.micro_batches:
+            ids = one.example_ids.tolist()
+            questions_of = [i // 3 for i in ids]
+            assert (one.shared is not None) == shares
+            if not shares:
+                continue
+            assert questions_of == sorted(questions_of)  # side by side
+            tokens = sum(i + 1 for i in ids) + sum(q + 2 for q in set(questions_of))
+            assert one.input_ids.numel() == tokens <= CHOICES.micro_batch_tokens
+            assert sum(one.lengths) == sum(i + 1 + i // 3 + 2 for i in ids)
+        assert batch.num_tokens == sum(sum(one.lengths) for one in batch.micro_batches)
 
 
 def test_questions_come_epoch_after_epoch() -> None:
