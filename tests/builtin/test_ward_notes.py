@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from lorakit.builtin import data_folder, model_folder, ward_notes
 from lorakit.builtin.arithmetic import is_held_out
+from lorakit.builtin.row_files import write_sets
 from lorakit.builtin.ward_style import HEADINGS, NOT_STATED, OPENINGS, bare
 from lorakit.builtin.ward_topics import Topic, trained_topics, unseen_topics
 from lorakit.data.conversation import Conversation
@@ -62,7 +63,7 @@ def asked_orders(rows: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.slow  # a minute or two
 def test_the_generator_writes_the_shipped_bytes(tmp_path: Path) -> None:
-    ward_notes.write_sets(tmp_path)
+    write_sets(tmp_path, ward_notes.ward_sets())
     for name in SETS:
         written, shipped = (folder / f"{name}.jsonl" for folder in (tmp_path, data_folder()))
         assert written.read_bytes() == shipped.read_bytes(), name
