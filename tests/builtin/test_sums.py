@@ -133,3 +133,11 @@ def test_rewards_see_the_result_of_a_trace_and_no_other(
     scores = tasks.scorer("math").scores
     assert scores(answers, right, tasks.ScoringOptions()).all()
     assert not scores(answers, wrong, tasks.ScoringOptions()).any()
+
+
+def test_the_card_tells_the_sets() -> None:
+    card = (data_folder() / "README.md").read_text("utf-8")
+    for name, count in sums.NUM_ROWS.items():
+        assert f"| `{name}.jsonl` | {count:,} |" in card
+    for share in sums.COLUMNS_SHARE.values():
+        assert f"{10 * share:g} in 10" in card
