@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from page import command, machine
+from page import command, machine, processor
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("peft", "trl", "bitsandbytes", "accelerate")
@@ -124,7 +123,8 @@ def step_seconds(ends: Sequence[float], warmup: int) -> list[float]:
 
 def results_file(theme: str) -> Path:
     """benchmarks/results/THEME_HARDWARE_YYYYMM.md; measurements lie beside it as JSON."""
-    hardware = f"{platform.machine().replace('_', '-')}-{os.cpu_count()}cpu"
+    make = re.sub(r"\(\w+\)", "", processor()).lower().split()[:2]  # such as "Intel(R) Xeon(R) ..."
+    hardware = f"{'-'.join(make)}-{os.cpu_count()}cpu"
     RESULTS.mkdir(exist_ok=True)
     return RESULTS / f"{theme}_{hardware}_{date.today():%Y%m}.md"
 

@@ -98,7 +98,7 @@ def ours(task: dict[str, Any], ids: torch.Tensor, stack: ExitStack) -> Callable[
     """One step of lorakit; what lasts as long as the training goes on the stack."""
     model = our_model(task)
     adapter = attached(model)
-    stack.enter_context(training_mode(model, adapter, gradient_checkpointing=False))
+    stack.enter_context(training_mode(model, adapter))
     if task["what"] == "block":
         return block_step(model, ids)
     optimizer = AdamW(adapter.parameters())
