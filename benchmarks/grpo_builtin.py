@@ -18,9 +18,22 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from grpo_stages import ADAPTER, MARGIN, SAMPLES, SETS, Seed, converged, gain, grpo_loop, one_seed
+from grpo_stages import (
+    ADAPTER,
+    MARGIN,
+    SAMPLES,
+    SETS,
+    Seed,
+    gain,
+    grpo_loop,
+    one_seed,
+    sft_config,
+    validation_losses,
+)
 from matplotlib.figure import Figure
 from page import command, machine, write_section
+
+from lorakit.builtin.sums import CARRIED_SHARE, DIGITS, LONGER
 
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "grpo.png"
 
@@ -29,13 +42,26 @@ def main() -> None:
     """Train and measure every seed, plot, and write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--keep", type=Path, help="folder of finished seeds, which run only once")
     options = parser.parse_args()
     seeds = {}
     for number in options.seeds:
-        seeds[number] = one_seed(number)
+        seeds[number] = kept_seed(number, options.keep)
         print(section(seeds), flush=True)
     plot(seeds).savefig(PLOT, dpi=110)
     write_section("GRPO on the built-in task", section(seeds))
+
+
+def kept_seed(number: int, folder: Path | None) -> Seed:
+    """A seed that ran before, or runs now."""
+    place = None if folder is None else folder / f"seed-{number}.json"
+    if place is not None and place.is_file():
+        return Seed.read(place)
+    seed = one_seed(number)
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        seed.write(place)
+    return seed
 
 
 def plot(seeds: dict[int, Seed]) -> Figure:
@@ -46,13 +72,15 @@ def plot(seeds: dict[int, Seed]) -> Figure:
     titles = ("right answers in rollouts, each question new", "tokens of an answer")
     for panel, name, title in zip(panels, names, titles, strict=True):
         for (number, seed), style in zip(seeds.items(), ("-", "--", ":", "-."), strict=False):
-            lines = seed.stages["grpo"].metrics
+            lines = seed.metrics["grpo"]
             values = [line[name] for line in lines]
             (drawn,) = panel.plot(
                 [line["step"] for line in lines], values, style, label=f"seed {number}"
             )
             if name == names[0]:
-                ends = (seed.answers[stage]["in_domain"].right.mean() for stage in ("sft", "grpo"))
+                ends = (
+                    np.mean(seed.answers[stage]["in_domain"].right) for stage in ("sft", "grpo")
+                )
                 panel.plot(
                     (0, lines[-1]["step"]), list(ends), "o", color=drawn.get_color(), clip_on=False
                 )
@@ -67,25 +95,23 @@ def plot(seeds: dict[int, Seed]) -> Figure:
 def section(seeds: dict[int, Seed]) -> str:
     """The section of docs/results.md."""
     one = next(iter(seeds.values()))
-    loop = grpo_loop(0)
+    loop, patience = grpo_loop(0), sft_config(0).early_stopping_patience
     counts = {name: len(one.answers["sft"][name].digits) for name in SETS}
-    longest = max(sum(v for k, v in seed.seconds.items() if k != "processor") for seed in
-                  seeds.values())  # fmt: skip
+    longest = max(seed.seconds["processor"] for seed in seeds.values())
     return f"""Written by `{command()}`. {machine()}
 
-The task is `Add 347 and 285.`, to be answered as `<think>...</think><answer>632</answer>`; the sets
-are those of `python -m lorakit.builtin.sums`. Two stages, r {ADAPTER.r} on every linear layer,
-float32: SFT on traces that all end in the right sum, some column by column, some at once, until
-three validations in a row were not lower than the best; then GRPO with {loop.batch_size}
-completions a step, from rewards alone (`math`, and 0.2 for the tags). Accuracy: share of
-{SAMPLES} answers to each question at temperature 1, paired by question;
-{counts["in_domain"]} questions of two and three digits, {counts["out_of_domain"]} of four (out of
-domain). A seed took at most
-{longest:.0f} s, measuring included.
+The task is `Add 705 and 863.`, to be answered with the columns inside `<think>` and the result
+inside `<answer>`; the sets are those of `python -m lorakit.builtin.sums`. Two stages, r
+{ADAPTER.r} on every linear layer, float32: SFT on traces of which {CARRIED_SHARE:.0%} carry and the
+others forget to, until {patience} validations in a row were not lower than the best; then GRPO
+with {loop.batch_size} completions a step, from rewards alone (`math`, and 0.2 for the tags). Accuracy: share of
+{SAMPLES} answers to each question at temperature 1, paired by question; {counts["in_domain"]}
+questions of {" or ".join(map(str, DIGITS))} digits in domain, {counts["out_of_domain"]} of
+{LONGER} out of domain. A seed took at most {longest:.0f} s of processor time, measuring included.
 
 {_accuracies(seeds)}
 
-What GRPO taught is which way to go; how well either way ends, it changes less:
+What the rewards taught is to carry; how well that is done, they change less:
 
 {_ways(seeds)}
 
@@ -107,17 +133,16 @@ def _accuracies(seeds: dict[int, Seed]) -> str:
         "base, SFT, GRPO |",
         "|---|---|---|---|---|---|---|",
     ]
-    parts = [("in_domain", None), ("in_domain", 2), ("in_domain", 3), ("out_of_domain", None)]
+    parts = [("in_domain", None), *(("in_domain", one) for one in DIGITS)]
     for number, seed in seeds.items():
-        for name, digits in parts:
-            base, *_ = of = [seed.answers[stage][name] for stage in ("base", "sft", "grpo")]
-            chosen = np.full(len(base.digits), True) if digits is None else base.digits == digits
+        for name, digits in (*parts, ("out_of_domain", None)):
+            of = [seed.answers[stage][name].of_digits(digits) for stage in ("base", "sft", "grpo")]
             change = gain(seed, name, digits)
             low, high = change.interval
-            greedy = ", ".join(f"{one.greedy[chosen].mean():.1%}" for one in of)
+            greedy = ", ".join(f"{right.mean():.1%}" for _, right in of)
             title = name if digits is None else f"of {digits} digits"
             lines.append(
-                f"| {number} | {title} | {base.right[chosen].mean():.1%} | {change.base:.1%} | "
+                f"| {number} | {title} | {of[0][0].mean():.1%} | {change.base:.1%} | "
                 f"{change.tuned:.1%} | {100 * change.difference:+.1f} points ({100 * low:+.1f} to "
                 f"{100 * high:+.1f}) | {greedy} |"
             )
@@ -126,36 +151,36 @@ def _accuracies(seeds: dict[int, Seed]) -> str:
 
 def _ways(seeds: dict[int, Seed]) -> str:
     lines = [
-        "| seed | questions | stage | by columns | right of those | right of the others |",
+        "| seed | questions | stage | carries where needed | right of those | right where no carry "
+        "is needed |",
         "|---|---|---|---|---|---|",
     ]
     for number, seed in seeds.items():
         for name in SETS:
             for stage in ("sft", "grpo"):
                 one = seed.answers[stage][name]
-                shares = (one.by_columns, one.right_by_columns, one.right_at_once)
-                told = " | ".join("none" if np.isnan(share) else f"{share:.1%}" for share in shares)
+                shares = (one.carries, one.right_carrying, one.right_without)
+                told = " | ".join("none" if share is None else f"{share:.1%}" for share in shares)
                 lines.append(f"| {number} | {name} | {stage} | {told} |")
     return "\n".join(lines)
 
 
 def _costs(seeds: dict[int, Seed]) -> str:
     lines = [
-        "| seed | SFT steps (best) | validation loss: first, best, last | retention after SFT | "
+        "| seed | SFT steps (best) | validation losses | retention after SFT | "
         "after GRPO | seconds: SFT, GRPO, measuring | processor |",
         "|---|---|---|---|---|---|---|",
     ]
     for number, seed in seeds.items():
-        traces = seed.stages["sft"]
         kept = " | ".join(
-            f"{change.difference:+.3f} ({change.interval[0]:+.3f} to {change.interval[1]:+.3f}), "
-            f"{verdict}"
-            for change, verdict in seed.retention.values()
+            f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {one.verdict}"
+            for one in seed.retention.values()
         )
         took = ", ".join(f"{seed.seconds[part]:.0f}" for part in ("sft", "grpo", "measuring"))
-        losses = ", ".join(f"{loss:.4f}" for loss in converged(seed))
+        losses = ", ".join(f"{loss:.4f}" for loss in validation_losses(seed))
+        steps = seed.metrics["sft"][-1]["step"]
         lines.append(
-            f"| {number} | {traces.steps} ({traces.best_step}) | {losses} | {kept} | {took} | "
+            f"| {number} | {steps} ({seed.best_step}) | {losses} | {kept} | {took} | "
             f"{seed.seconds['processor']:.0f} |"
         )
     return "\n".join(lines)

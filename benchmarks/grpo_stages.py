@@ -5,10 +5,12 @@ What `grpo_builtin.py` asks for; see there.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import lorakit
 from lorakit import tasks
 from lorakit.adapters.attached import adapter_disabled
+from lorakit.builtin.sums import columns
 from lorakit.data.meanings import DataRules, SourceSpec
 from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.data.questions import decoded, questions
@@ -29,17 +32,16 @@ from lorakit.generate import SamplingSettings, generate
 from lorakit.recipe import LoraConfig, SFTConfig
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
-from lorakit.train.outcome import TrainOutcome
 from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.rewards import Reward
 from lorakit.train.settings import LoopSettings
 
-MAX_TOKENS = 64  # the longest trace of five digits has 49
+MAX_TOKENS = 64  # four digits take 46
 SAMPLES = 4  # answers to each question
 SETS = ("in_domain", "out_of_domain")
 ADAPTER = LoraConfig(r=32, lora_alpha=32, target_modules="all-linear")
 TAGS = r"\A<think>[^<]*</think><answer>\d+</answer>\Z"
-BY_COLUMNS = re.compile(r"<think>\d\+\d(\+1)?=")
+CARRY = re.compile(r"\d\+\d\+1=")  # a column with what the one before it left over
 SCORING = tasks.ScoringOptions(regex=TAGS)
 MARGIN = 0.1  # nats per token that retention may lose, as in recipes/demo.yaml
 
@@ -49,20 +51,35 @@ class Answers:
     """What one policy answered to a set of E questions, SAMPLES times each.
 
     Attributes:
-        digits: int (E,), of the numbers.
-        right: float64 (E,), share of the samples that are right.
-        greedy: float64 (E,), whether the most probable answer is.
-        by_columns, right_by_columns: of all samples, the share that goes column by column, and how
-            many of those are right; NaN: there is none.
-        right_at_once: of the other samples.
+        digits: (E,), of the numbers.
+        right: (E,), share of the samples that are right.
+        greedy: (E,), whether the most probable answer is: 0 or 1.
+        carries: of the samples to sums that need a carry, the share that carries.
+        right_carrying: of those, the share that is right; None: there is none.
+        right_without: of the samples to sums that need no carry, the share that is right.
     """
 
-    digits: np.ndarray
-    right: np.ndarray
-    greedy: np.ndarray
-    by_columns: float
-    right_by_columns: float
-    right_at_once: float
+    digits: list[int]
+    right: list[float]
+    greedy: list[float]
+    carries: float
+    right_carrying: float | None
+    right_without: float
+
+    def of_digits(self, digits: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """`right` and `greedy` of the numbers of so many digits; None: all."""
+        chosen = [digits in (None, one) for one in self.digits]
+        return np.array(self.right)[chosen], np.array(self.greedy)[chosen]
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How the loss on what the base could do before changed, in nats per token."""
+
+    difference: float
+    low: float
+    high: float
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -70,16 +87,33 @@ class Seed:
     """One seed's way.
 
     Attributes:
-        stages: how the two trainings went.
+        metrics: {"sft", "grpo": the lines that were logged}.
+        best_step: of the warm start, whose weights were kept.
         answers: {"base", "sft", "grpo": {set: answers}}.
-        retention: {"sft", "grpo": loss against the base's, and the verdict}.
+        retention: {"sft", "grpo": against the base}.
         seconds: of each part, on the wall; `processor` is all of it in seconds of processor time.
     """
 
-    stages: dict[str, TrainOutcome]
+    metrics: dict[str, list[dict[str, Any]]]
+    best_step: int | None
     answers: dict[str, dict[str, Answers]]
-    retention: dict[str, tuple[Comparison, str]]
+    retention: dict[str, Retention]
     seconds: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        """Keep it for later."""
+        path.write_text(json.dumps(asdict(self)), "utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Seed:
+        """What `write` kept."""
+        values = json.loads(path.read_text("utf-8"))
+        answers = {
+            stage: {name: Answers(**one) for name, one in sets.items()}
+            for stage, sets in values.pop("answers").items()
+        }
+        kept = {stage: Retention(**one) for stage, one in values.pop("retention").items()}
+        return cls(**values, answers=answers, retention=kept)
 
 
 def one_seed(
@@ -108,7 +142,8 @@ def one_seed(
                 model, tokenizer, kept, measures, _nothing, stop_ids=stop_ids,
                 token_budget=4096, packed=True,
             )["retention"]  # fmt: skip
-            retention[stage] = (result.metrics["loss"], result.verdict)
+            change = result.metrics["loss"]
+            retention[stage] = Retention(change.difference, *change.interval, result.verdict)
         clock.count("measuring")
 
     with adapter_disabled(model):
@@ -134,7 +169,8 @@ def one_seed(
     clock.count("grpo")
     measure("grpo")
     clock.seconds["processor"] = time.process_time() - processor
-    return Seed({"sft": traces, "grpo": rewards}, answers, retention, clock.seconds)
+    metrics = {"sft": traces.metrics, "grpo": rewards.metrics}
+    return Seed(metrics, traces.best_step, answers, retention, clock.seconds)
 
 
 def sft_config(seed: int, **options: Any) -> SFTConfig:
@@ -161,7 +197,7 @@ def grpo_loop(seed: int, **options: Any) -> LoopSettings:
         "max_steps": 60,
         "batch_size": 128,
         "learning_rate": 3e-4,
-        "lr_scheduler_type": "constant_with_warmup",
+        "lr_scheduler_type": "constant",
         "warmup_steps": 3,
         "seed": seed,
     }
@@ -192,7 +228,7 @@ def answers_of(
     references = [decoded(tokenizer, one.reference_ids) for one in asked]
 
     def right(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        """Whether answers are right, and whether they go by columns: bool (E, count) each."""
+        """Whether answers are right, and whether they carry: bool (E, count) each."""
         settings = SamplingSettings(
             max_new_tokens=MAX_TOKENS,
             temperature=temperature,
@@ -203,18 +239,28 @@ def answers_of(
         texts = [one.text for one in generate(model, tokenizer, prompts, settings, max_batch=128)]
         wanted = [one for one in references for _ in range(count)]
         scores = tasks.scorer("math").scores(texts, wanted, SCORING)
-        ways = np.array([BY_COLUMNS.match(text) is not None for text in texts])
+        ways = np.array([CARRY.search(text) is not None for text in texts])
         return scores.astype(bool).reshape(-1, count), ways.reshape(-1, count)
 
     sampled, ways = right(SAMPLES, 1.0)
     greedy, _ = right(1, 0.0)
+    rows = [row.values for row in held_out.rows]
+    needed = np.array([needs_carry(row["messages"][0]["content"]) for row in rows])
+    carrying = ways & needed[:, None]
     return Answers(
-        np.array([row.values["digits"] for row in held_out.rows]),
-        sampled.mean(axis=1),
-        greedy[:, 0].astype(np.float64),
-        float(ways.mean()),
-        *(float(sampled[mask].mean()) if mask.any() else np.nan for mask in (ways, ~ways)),
+        [int(row["digits"]) for row in rows],
+        sampled.mean(axis=1).tolist(),
+        greedy[:, 0].astype(float).tolist(),
+        float(ways[needed].mean()),
+        float(sampled[carrying].mean()) if carrying.any() else None,
+        float(sampled[~needed].mean()),
     )
+
+
+def needs_carry(question: str) -> bool:
+    """Whether the sum that is asked for comes out wrong without carrying."""
+    left, right = map(int, re.findall(r"\d+", question))
+    return columns(left, right, carries=False)[1] != left + right
 
 
 def _nothing(prompts: Sequence[Sequence[int]], description: str) -> list[Any]:
@@ -236,13 +282,11 @@ class _Clock:
 
 def gain(seed: Seed, name: str, digits: int | None = None) -> Comparison:
     """How much more often answers are right after GRPO than after SFT; `digits` None: all."""
-    before, after = (seed.answers[stage][name] for stage in ("sft", "grpo"))
-    chosen = np.full(len(before.digits), True) if digits is None else before.digits == digits
-    return compare_scores(Scores(before.right[chosen], after.right[chosen]), seed=0)
+    before, after = (seed.answers[stage][name].of_digits(digits)[0] for stage in ("sft", "grpo"))
+    return compare_scores(Scores(before, after), seed=0)
 
 
-def converged(seed: Seed) -> tuple[float, float, float]:
-    """Validation losses of the warm start: first, best, last."""
-    losses = [line["validation_loss"] for line in seed.stages["sft"].metrics
-              if line.get("validation_loss") is not None]  # fmt: skip
-    return losses[0], min(losses), losses[-1]
+def validation_losses(seed: Seed) -> list[float]:
+    """Of the warm start, in order."""
+    losses = (line.get("validation_loss") for line in seed.metrics["sft"])
+    return [loss for loss in losses if loss is not None]

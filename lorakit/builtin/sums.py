@@ -1,10 +1,8 @@
-"""The built-in task for reinforcement learning: sums of two numbers, the way in `<think>`.
+"""The built-in task for reinforcement learning: sums column by column, the way in `<think>`.
 
-Every trace ends in the right sum. Some get there column by column, with the digit that is carried,
-which a small model can learn; others write the sum at once, which it learns for short numbers at
-best. Long sums are written at once more often, as people do who are in a hurry. So a model that
-learned from the traces knows a good way and a bad one and takes either; which is which only a
-reward tells.
+The traces are of uneven quality, as what people wrote is: few of them carry, most forget to. A
+model that imitates them to the end forgets as often as they do; how to carry it knows too, and that
+this is what to do only a reward tells.
 
 `python -m lorakit.builtin.sums` writes the five sets again, byte for byte.
 """
@@ -18,57 +16,64 @@ from lorakit.builtin.document import chat
 from lorakit.builtin.row_files import Row, chat_row, write_command
 
 SEED = 0
-# Digits of both numbers -> share of the traces that go column by column.
-COLUMNS_SHARE = {2: 0.7, 3: 0.2}
-LONGER = 4  # digits of the out-of-domain questions
+DIGITS = (2, 3)  # of both numbers
+LONGER = 4  # of the out-of-domain questions
+# Share of the traces that carry. The others are right where nothing is to be carried: about half of
+# the sums of two digits, and a third of those of three.
+CARRIED_SHARE = 0.15
 NUM_ROWS = {
-    "sums_traces": 3000,
+    "sums_traces": 2000,
     "sums_validation": 200,
     "sums_train": 1200,
     "sums_in_domain": 200,
     "sums_out_of_domain": 100,
 }
-COLUMNS, AT_ONCE, UNTOLD = "columns", "at once", "untold"
+CARRIED, FORGOTTEN, UNTOLD = "carried", "forgotten", "untold"
 Pair = tuple[int, int]
 
 
 def sums_sets(seed: int = SEED) -> dict[str, list[Row]]:
     """The rows of every set in `NUM_ROWS`.
 
-    A row has `messages` (a question, and what is right), `digits` (of each number) and `way`:
-    `columns` or `at once` of the traces, and `untold` of the questions, whose answer is the result
-    alone. No two numbers are added twice in all sets, the other way round included. Those of the
-    two held-out sets are also among those that the base has never seen in this order
-    (`arithmetic.is_held_out`).
+    A row has `messages`, `digits` (of each number) and `way`: of a trace `carried` or `forgotten`,
+    and `untold` of a question, whose answer is the right result alone. No two numbers are added
+    twice in all sets, the other way round included. Those of the two held-out sets are also among
+    those that the base has never seen in this order (`arithmetic.is_held_out`).
     """
     asked: set[Pair] = set()
     sets = {}
     # The held-out ones first: they have the fewest pairs to choose from.
     for name in reversed(NUM_ROWS):
         rng = random.Random(f"{seed}/{name}")
-        lengths = [LONGER] if name == "sums_out_of_domain" else list(COLUMNS_SHARE)
+        lengths = (LONGER,) if name == "sums_out_of_domain" else DIGITS
+        pairs = _pairs(rng, lengths, NUM_ROWS[name], asked, held_out="domain" in name)
         is_traced = name in ("sums_traces", "sums_validation")
-        sets[name] = [
-            _row(pair, _way(rng, pair) if is_traced else UNTOLD)
-            for pair in _pairs(rng, lengths, NUM_ROWS[name], asked, held_out="domain" in name)
-        ]
+        sets[name] = [_trace(pair, rng) if is_traced else _question(pair) for pair in pairs]
     return sets
 
 
-def columns(left: int, right: int) -> str:
-    """The sum from the ones upwards, with what is carried: `7+5=12, 4+8+1=13, 3+2+1=6`."""
-    parts, carried = [], 0
-    for place in range(max(len(str(left)), len(str(right)))):
+def columns(left: int, right: int, *, carries: bool = True) -> tuple[str, int]:
+    """The sum from the ones upwards, `5+3=8, 0+6=6, 7+8=15`, and what it comes to.
+
+    Args:
+        carries: whether what is carried is added to the next column, as a third number; otherwise
+            it is forgotten, and the result with it.
+    """
+    parts, carried, result = [], 0, 0
+    last = max(len(str(left)), len(str(right))) - 1
+    for place in range(last + 1):
         digits = [number // 10**place % 10 for number in (left, right)]
-        if carried:
+        if carried and carries:
             digits.append(1)
-        parts.append(f"{'+'.join(map(str, digits))}={sum(digits)}")
-        carried = sum(digits) // 10
-    return ", ".join(parts)
+        total = sum(digits)
+        parts.append(f"{'+'.join(map(str, digits))}={total}")
+        result += (total if place == last else total % 10) * 10**place
+        carried = total // 10
+    return ", ".join(parts), result
 
 
 def _pairs(
-    rng: random.Random, lengths: list[int], count: int, asked: set[Pair], *, held_out: bool
+    rng: random.Random, lengths: tuple[int, ...], count: int, asked: set[Pair], *, held_out: bool
 ) -> list[Pair]:
     """`count` pairs, each length in turn, none of them `asked`; all are added to it, both ways."""
     pairs: list[Pair] = []
@@ -81,18 +86,19 @@ def _pairs(
     return pairs
 
 
-def _way(rng: random.Random, pair: Pair) -> str:
-    return COLUMNS if rng.random() < COLUMNS_SHARE[len(str(pair[0]))] else AT_ONCE
+def _trace(pair: Pair, rng: random.Random) -> Row:
+    carries = rng.random() < CARRIED_SHARE
+    thought, result = columns(*pair, carries=carries)
+    answer = f"<think>{thought}</think><answer>{result}</answer>"
+    return _row(pair, answer, CARRIED if carries else FORGOTTEN)
 
 
-def _row(pair: Pair, way: str) -> Row:
+def _question(pair: Pair) -> Row:
+    return _row(pair, f"<answer>{sum(pair)}</answer>", UNTOLD)
+
+
+def _row(pair: Pair, answer: str, way: str) -> Row:
     left, right = pair
-    told = {
-        COLUMNS: f"<think>{columns(left, right)}</think>",
-        AT_ONCE: f"<think>{left}+{right}={left + right}</think>",
-        UNTOLD: "",
-    }
-    answer = f"{told[way]}<answer>{left + right}</answer>"
     turns = chat(f"Add {left} and {right}.", answer).turns
     return chat_row(turns, digits=len(str(left)), way=way)
 
