@@ -104,10 +104,11 @@ The task is `Add 705 and 863.`, to be answered with the columns inside `<think>`
 inside `<answer>`; the sets are those of `python -m lorakit.builtin.sums`. Two stages, r
 {ADAPTER.r} on every linear layer, float32: SFT on traces of which {CARRIED_SHARE:.0%} carry and the
 others forget to, until {patience} validations in a row were not lower than the best; then GRPO
-with {loop.batch_size} completions a step, from rewards alone (`math`, and 0.2 for the tags). Accuracy: share of
-{SAMPLES} answers to each question at temperature 1, paired by question; {counts["in_domain"]}
-questions of {" or ".join(map(str, DIGITS))} digits in domain, {counts["out_of_domain"]} of
-{LONGER} out of domain. A seed took at most {longest:.0f} s of processor time, measuring included.
+with {loop.batch_size} completions a step, from rewards alone (`math`, and 0.2 for the tags).
+Accuracy: share of {SAMPLES} answers to each question at temperature 1, paired by question;
+{counts["in_domain"]} questions of {" or ".join(map(str, DIGITS))} digits in domain,
+{counts["out_of_domain"]} of {LONGER} out of domain. A seed took at most {longest:.0f} s of
+processor time, measuring included.
 
 {_accuracies(seeds)}
 
