@@ -9,7 +9,8 @@ from typing import Any
 from contest import Memory
 from data_rows import Clock, load_tokenizer, read
 
-from lorakit.data.meanings import DataRules, read_meanings
+from lorakit.data.conversation import Conversation
+from lorakit.data.meanings import DataRules, Meaning, read_meanings
 from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.data.render import Renderer
 from lorakit.train.batches import StepBatches
@@ -57,10 +58,16 @@ def bare(task: dict[str, Any]) -> dict[str, float]:
     tokenizer = load_tokenizer(task["tokenizer"])
     template = Renderer(tokenizer).template
     meanings = read_meanings(task["data"], DataRules())
-    texts = template.render_many([(m.conversation.messages, (), False) for m in meanings])
+    texts = template.render_many([(_messages(meaning), (), False) for meaning in meanings])
     clock = Clock()
     encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     return clock.result(len(texts), sum(map(len, encodings)))
+
+
+def _messages(meaning: Meaning) -> tuple[dict[str, Any], ...]:
+    conversation = meaning.conversation
+    assert isinstance(conversation, Conversation), "every set of data_rows.py has conversations"
+    return conversation.messages
 
 
 def _batches(prepared: Prepared) -> StepBatches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 from data_rows import Clock, load_tokenizer, read
@@ -51,4 +51,5 @@ def prepare(task: dict[str, Any], num_proc: int | None) -> dict[str, float]:
     model = LlamaForCausalLM(tiny)
     clock = Clock()
     trainer = SFTTrainer(model, settings, train_dataset=dataset, processing_class=tokenizer)
-    return clock.result(len(rows), sum(map(len, trainer.train_dataset["input_ids"])))
+    prepared = cast(datasets.Dataset, trainer.train_dataset)
+    return clock.result(len(rows), sum(len(ids) for ids in prepared["input_ids"]))

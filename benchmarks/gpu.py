@@ -134,8 +134,13 @@ def in_a_child(piece: Piece, limit: float) -> dict[str, Any]:
         subprocess.TimeoutExpired: it ran past `limit` seconds.
     """
     words = [sys.executable, str(Path(__file__).resolve()), "--one", piece.name]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, text=True, start_new_session=True, **pipes) as child:
+    with subprocess.Popen(
+        words,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
         try:
             output, errors = child.communicate(timeout=limit)
         except BaseException:

@@ -7,6 +7,7 @@ lorakit's side and the peers' draw the same values: weight by weight, from one g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -77,7 +78,7 @@ def theirs(
         else:
             put(model, path, weight)
     if quantization != "none":
-        model.is_loaded_in_4bit = True  # by which PEFT and TRL know it
+        cast(Any, model).is_loaded_in_4bit = True  # by which PEFT and TRL know it
     return finished(model, device)
 
 
@@ -98,7 +99,8 @@ def bitsandbytes_layer(weight: torch.Tensor) -> nn.Module:
         quant_type="nf4",
         module=layer,
     )
-    layer.weight = packed.to(weight.device)
+    # bitsandbytes 0.50 annotates its `to` as that of a module; it is a parameter's.
+    layer.weight = cast(nn.Parameter, packed).to(weight.device)
     return layer
 
 

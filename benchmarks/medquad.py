@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from page import command, machine, write_section
@@ -98,7 +98,7 @@ def golden_check(run: Path, storage: str) -> str:
             return f"NLL {nll:.4f} (original {golden['mean_nll']:.4f})"
         expected = torch.tensor(golden["greedy"]["output_ids"])
         prompt = torch.tensor([golden["greedy"]["prompt_ids"]])
-        written = model.generate(
+        written = cast(Any, model).generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=len(expected) - prompt.shape[1],

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lorakit
+from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.storages import storage
 from lorakit.base.write_quantized import PackSettings, quantize_folder
 from lorakit.data.examples import ExampleSet
@@ -85,7 +86,11 @@ def measured(
     rows = [line("base in NF4", loss(model, examples, count))]
     adapter = lorakit.attach_adapter(model, LoraConfig(r=16, lora_alpha=32, **config))
     with lorakit.adapter_disabled(model):
-        started = {name: adapter.modules[name].weight.detach() for name in adapter.adapted}
+        started = {
+            name: module.weight.detach()
+            for name, module in adapter.modules.items()
+            if isinstance(module, AdaptedLinear)
+        }
     options = SFTConfig(
         max_steps=arguments.steps,
         batch_size=BATCH_SIZE,

@@ -52,7 +52,6 @@ def prepare(task: dict[str, Any]) -> None:
         num_hidden_layers=task["layers"],
         num_attention_heads=max(1, hidden // HEAD_SIZE),
         num_key_value_heads=1,
-        head_dim=HEAD_SIZE,
         num_experts=task["experts"],
         num_experts_per_tok=task["top"],
         decoder_sparse_step=1,

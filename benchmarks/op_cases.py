@@ -6,7 +6,7 @@ T tokens, D hidden size, F features of the MLP, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -222,22 +222,23 @@ def _short_lived(call: Call) -> object:
 
 def projections(num_in: int, num_out: int, place: Place) -> Case:
     """Gate and up with LoRA on NF4, forward and backward. The floor: their dense products."""
-    layers, dense = [], []
+    layers, factors, dense = [], [], []
     for _ in range(2):
         weight = nf4.quantize(
             place.randn(num_out, num_in), block_size=BLOCK_SIZE, double_quantization=True
         )
         low = place.randn(RANK, num_in, grad=True), place.randn(num_out, RANK, grad=True)
         layers.append(kernels.Projection(weight, None, *low, SCALING))
+        factors.append(low)
         dense.append(weight.dequantize(place.dtype))
     x = place.randn(place.num_tokens, num_in, grad=True)
     grads = [place.randn(place.num_tokens, num_out) for _ in layers]
-    leaves = [x, *(t for layer in layers for t in (layer.lora_A, layer.lora_B))]
+    leaves = [x, *(factor for low in factors for factor in low)]
 
-    def by_autograd(products: list[Callable[[torch.Tensor], torch.Tensor]]) -> object:
+    def by_autograd(products: Sequence[Callable[[torch.Tensor], torch.Tensor]]) -> object:
         outputs = [
-            product(x) + (x @ layer.lora_A.T) @ layer.lora_B.T * SCALING
-            for product, layer in zip(products, layers, strict=True)
+            product(x) + (x @ a.T) @ b.T * SCALING
+            for product, (a, b) in zip(products, factors, strict=True)
         ]
         return torch.autograd.grad(outputs, leaves, grads)
 

@@ -19,16 +19,15 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import took
 import yaml
-from contest import MIB, Memory, results_file, table, work_folder
+from contest import MIB, results_file, table, work_folder
 from page import command, machine
 from real_sets import MILLION, REAL, RealSet, Sections, million_sets, recipe_of, shortened
 
@@ -155,31 +154,22 @@ def measure(real: RealSet, data: Path, folder: Path) -> dict[str, Any]:
 
 def lorakit(verb: str, recipe: Path, folder: Path) -> Ended:
     """Run a verb with `--json` in a process of its own; what it tokenizes is kept in `folder`."""
-    environment = dict(os.environ, HF_HUB_OFFLINE="1", LORAKIT_CACHE=str(folder / "cache"))
     said = folder / f"{verb}.txt"
     printed = folder / f"{verb}.json"
-    began = time.monotonic()
-    with said.open("wb") as errors, printed.open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "lorakit", verb, str(recipe), "--json"],
-            stdout=output,
-            stderr=errors,
-            env=environment,
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    peak = usage.ru_maxrss * 1024
-    # The kernel lets a child begin with its parent's peak: below that nothing was measured.
-    if peak <= Memory().peak():
-        raise OSError(f"{verb} took no more memory than this script; its peak is not known")
+    ended = took.run(
+        [sys.executable, "-m", "lorakit", verb, str(recipe), "--json"],
+        output=printed,
+        errors=said,
+        environment=dict(os.environ, HF_HUB_OFFLINE="1", LORAKIT_CACHE=str(folder / "cache")),
+    )
     words = printed.read_text("utf-8").strip()
     return Ended(
-        code=child.returncode,
+        code=ended.code,
         printed=json.loads(words) if words else {},
         said=said.read_text("utf-8"),
-        seconds=round(time.monotonic() - began, 1),
-        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 1),
-        peak_bytes=peak,
+        seconds=round(ended.seconds, 1),
+        cpu_seconds=round(ended.cpu_seconds, 1),
+        peak_bytes=ended.peak_bytes,
     )
 
 

@@ -22,6 +22,7 @@ import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -81,9 +82,10 @@ def measure(rank: int, use_rslora: bool, seed: int) -> list[float]:
         return model, batch(tokenizer)
 
     model, ids = fresh()
-    loss_of(model, ids).backward()
-    layers = attached(model).modules.values()
-    gradient = float(np.mean([norm(layer.adapter.lora_B.grad) for layer in layers]))
+    gradients = torch.autograd.grad(
+        loss_of(model, ids), [layer.adapter.lora_B for layer in adapted_layers(model)]
+    )
+    gradient = float(np.mean([norm(one) for one in gradients]))
     model, ids = fresh()
     train(model, ids, lambda parameters: torch.optim.SGD(parameters, SGD_LEARNING_RATE))
     by_gradient_steps = change_of_outputs(model, ids)
@@ -105,6 +107,11 @@ def train(
         optimizer.step()
 
 
+def adapted_layers(model: PreTrainedModel) -> list[AdaptedLinear]:
+    """Every layer that was changed: all are linear."""
+    return [one for one in attached(model).modules.values() if isinstance(one, AdaptedLinear)]
+
+
 @torch.no_grad()
 def change_of_outputs(model: PreTrainedModel, ids: torch.Tensor) -> float:
     """Mean over layers of the low-rank branch's output, relative to the frozen weight's."""
@@ -116,7 +123,7 @@ def change_of_outputs(model: PreTrainedModel, ids: torch.Tensor) -> float:
         change = layer.adapter.scaling * norm(x @ a.T @ b.T)
         ratios.append(change / norm(layer.base_layer.product(x)))
 
-    hooks = [layer.register_forward_hook(compare) for layer in attached(model).modules.values()]
+    hooks = [layer.register_forward_hook(compare) for layer in adapted_layers(model)]
     model(input_ids=ids)
     for hook in hooks:
         hook.remove()
@@ -127,7 +134,7 @@ def change_of_outputs(model: PreTrainedModel, ids: torch.Tensor) -> float:
 def change_of_weights(model: PreTrainedModel) -> float:
     """Mean over layers of ||scaling B A|| relative to ||W||."""
     ratios = []
-    for layer in attached(model).modules.values():
+    for layer in adapted_layers(model):
         a, b = layer.adapter.lora_A, layer.adapter.lora_B
         # ||B A||^2 = tr(B^T B A A^T)
         product = ((b.T @ b) * (a @ a.T)).sum().clamp_min(0).sqrt()
@@ -141,7 +148,8 @@ def batch(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     with (data_folder() / "train.jsonl").open(encoding="utf-8") as lines:
         for line in islice(lines, NUM_ROWS):
             messages = json.loads(line)["messages"]
-            ids += tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+            row = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+            ids += cast(list[int], row)
     return torch.tensor([ids])
 
 

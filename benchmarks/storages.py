@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from page import command, machine, write_section
@@ -29,7 +30,7 @@ from lorakit.base.storages import quantizations
 from lorakit.base.write_quantized import PackSettings, quantize_folder
 from lorakit.builtin import data_folder
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "nf4": {},
     "nf4, plain scales": {"double_quantization": False},
@@ -126,7 +127,7 @@ def of_weights(model: PreTrainedModel, dense: PreTrainedModel) -> tuple[float | 
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     num_weights = sum(layer.stored.shape.numel() for layer in layers.values())
     errors = [
-        relative([layer.weight], [dense.get_submodule(name).weight])
+        relative([layer.weight], [dense.get_parameter(f"{name}.weight")])
         for name, layer in layers.items()
     ]
     return 8 * num_bytes / num_weights, sum(errors) / len(errors)

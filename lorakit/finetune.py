@@ -100,15 +100,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets), is_loaded=True))
     # Not kept: the rules' texts of up to 30,000 rows are gone before training begins.
     found = findings_of(
-        Facts(
-            recipe,
-            sets,
-            tokenizer,
-            model.config,
-            hardware_of(recipe.base),
-            make_plan,
-            is_loaded=True,
-        ),
+        Facts(recipe, sets, tokenizer, model.config, hardware_of(recipe.base), make_plan),
         measures,
         stop_ids,
         resumes=resume,

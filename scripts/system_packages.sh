@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Programs that the tests need and pip cannot install. Installs what is missing where that can be
+# Programs and data that the tests need and pip cannot install. Installs what is missing where that can be
 # done without asking (root, apt-get); elsewhere says what to install. Never fails: tests that need
 # bubblewrap fail by themselves, and say so.
 set -u
@@ -7,6 +7,7 @@ set -u
 missing=()
 command -v strace >/dev/null || missing+=(strace)    # crash tests are skipped without it
 command -v bwrap >/dev/null || missing+=(bubblewrap) # tests of the jail fail without it
+[ -d /usr/share/wordnet ] || missing+=(wordnet-base)   # tests of real synonyms are skipped without it
 [ ${#missing[@]} = 0 ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -244,11 +245,12 @@ def test_the_gpu_programme_gives_the_peers_the_same_weights(
         models.ours(models.TINY, storage, *place),
         models.theirs(models.TINY, storage, *place),
     )
+    ours.train(), theirs.train()  # as they are compared
     ids = torch.arange(2, 14)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(
-            ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-4, atol=1e-5
-        )
+    # In evaluation bitsandbytes computes in bfloat16 on processors that have AVX512_BF16.
+    torch.testing.assert_close(
+        ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_gpu_programme_compares_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +302,25 @@ def test_recipes_of_real_sets_are_recipes(tmp_path: Path, monkeypatch: pytest.Mo
     assert repeats == [9, 19, 29, 39] and len(set(repeated)) == 36
 
 
+def test_what_a_command_takes_is_told_behind_a_larger_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives a program the peak of the process that forked it; this one's is far larger."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    took = importlib.import_module("took")
+    places = {"output": tmp_path / "out", "errors": tmp_path / "err", "environment": {}}
+    held = np.ones(300 * 2**20, dtype=np.uint8)
+    code = "print('said'); block = bytearray(64 << 20); block[::4096] = bytes(16384); exit(3)"
+    ended = took.run([sys.executable, "-c", code], **places)
+    assert held.all()
+    assert 64 * 2**20 < ended.peak_bytes < 128 * 2**20
+    assert ended.code == 3
+    assert ended.seconds > 0 and ended.cpu_seconds > 0
+    assert (tmp_path / "out").read_text() == "said\n"
+    with pytest.raises(OSError, match="its peak is not known"):
+        took.run([sys.executable, "-S", "-c", "pass"], **places)
+
+
 def _ended(code: int, *findings: tuple[str, str]) -> dict[str, Any]:
     told = [{"severity": severity, "id": name} for severity, name in findings]
     return {
@@ -333,6 +354,37 @@ def test_a_set_ends_as_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
         (broken, refused | {"train": _ended(0)}),
     ):
         assert real_data.bad_ends(real, result)
+
+
+def test_the_speed_of_linting_is_judged_by_cpu_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    lint_speed = importlib.import_module("lint_speed")
+    facts = importlib.import_module("lorakit.lint.facts").Facts
+    assert all(hasattr(facts, name) for name in lint_speed.SHARED_BY_RULES)
+    parts = {"rows": 2.0, "plan": 1.0, "(repeats)": 2.0, "secrets": 1.0}
+    one = {"rows": 2_000, "seconds": 100.0, "cpu_seconds": parts, "load": 1.0}
+    assert lint_speed.speed(one) == 20_000 and lint_speed.rules_seconds(one) == 3.0
+    assert lint_speed.too_slow({"a": [one], "few": [one | {"rows": 900}]}) == []
+    assert lint_speed.too_slow({"a": [one | {"rows": 1_990}]}) == [
+        "a: 19,900 rows a minute, fewer than 20,000"
+    ]
+    assert lint_speed.table_line("a", [one])[-1] == "(repeats) 2.0, secrets 1.0"
+
+
+@pytest.mark.slow
+def test_a_tiny_set_is_checked_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    lint_speed, real_sets = (importlib.import_module(name) for name in ("lint_speed", "real_sets"))
+    recipe = tmp_path / "recipe.yaml"
+    repeated = real_sets.million_sets(500)[1]
+    real_sets.written(recipe, [real_sets.recipe_of(repeated, tmp_path, tmp_path)])
+    task = {"recipe": str(recipe), "cache": str(tmp_path / "tokens")}
+    result = lint_speed.answer(task)
+    assert result["rows"] == 500 and "exact-duplicates" in result["found"]
+    assert {"rows", "plan", "(repeats)", "near-duplicates"} <= result["cpu_seconds"].keys()
+    assert "500" in lint_speed.report({"made": [result]})
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def rows_per_token(module: FrozenExperts, config: PreTrainedConfig) -> int:
     """How many of a projection's rows a token is; `config` is that of the text model."""
     if module.layout.transposed and not module.layout.tells:
         return module.num_experts  # Llama 4 sends every token to every expert
-    values = config.to_dict()
+    values = vars(config)  # `to_dict` copies all of it, for each layer
     found = [values[name] for name in EXPERTS_PER_TOKEN if isinstance(values.get(name), int)]
     return found[0] if found else module.num_experts
 

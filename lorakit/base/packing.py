@@ -69,6 +69,12 @@ def layer_at(model: nn.Module, path: str) -> Layer:
     return linear_at(model, path) if layout is None else experts_at(model, path, layout)
 
 
+def is_frozen(model: nn.Module, path: str) -> bool:
+    """Whether a frozen layer or frozen experts stand at a path of `packable` already."""
+    owner = model.get_submodule(path.rpartition(".")[0])
+    return isinstance(owner._modules.get(_leaf(path)), FrozenLinear | FrozenExperts)
+
+
 def stored_at(model: nn.Module, path: str) -> FrozenWeight:
     """The weight at a path of `packable`, dense where it is no frozen one yet."""
     layer = layer_at(model, path)

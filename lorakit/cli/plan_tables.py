@@ -26,6 +26,7 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
         "optimizer": memory.optimizer,
         "dense copies": peaks.dense_copies,
         "libraries": peaks.libraries,
+        "rows": peaks.rows,
         "activations": peaks.activations,
         "working memory": peaks.working,
         "  an unpacked weight": memory.largest_weight,

@@ -37,11 +37,14 @@ class Example:
 
 
 class ExampleSet(Protocol):
-    """A random-access, immutable set of examples: a list in memory or a memory-mapped store."""
+    """A random-access, immutable set of examples: a list in memory or a store on disk."""
 
     lengths: np.ndarray  # int64 (number of examples,), tokens per example
     trained_lengths: np.ndarray  # int64 (number of examples,), trained tokens per example
     fingerprint: str  # hex SHA-256 over the examples: equal only if every id and weight is
+
+    @property
+    def held_bytes(self) -> int: ...  # of memory
 
     def __len__(self) -> int: ...
 
@@ -149,6 +152,15 @@ class _InMemory:
         self.lengths = np.array([e.num_tokens for e in examples], dtype=np.int64)
         self.trained_lengths = np.array([e.num_trained_tokens for e in examples], dtype=np.int64)
 
+    @property
+    def held_bytes(self) -> int:
+        arrays = (array for e in self._examples for array in (e.input_ids, e.loss_weights))
+        return (
+            sum(array.nbytes for array in arrays)
+            + self.lengths.nbytes
+            + self.trained_lengths.nbytes
+        )
+
     def __len__(self) -> int:
         return len(self._examples)
 
@@ -166,6 +178,11 @@ class _Some:
         self.trained_lengths = examples.trained_lengths[indices]
         chosen = indices.astype("<i8").tobytes()
         self.fingerprint = hashlib.sha256(examples.fingerprint.encode() + chosen).hexdigest()
+
+    @property
+    def held_bytes(self) -> int:
+        own = self._indices.nbytes + self.lengths.nbytes + self.trained_lengths.nbytes
+        return self._examples.held_bytes + own
 
     def __len__(self) -> int:
         return len(self._indices)

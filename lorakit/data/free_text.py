@@ -26,6 +26,7 @@ _STAYS = regex.compile(
     """,
     regex.VERBOSE | regex.DOTALL | regex.MULTILINE,
 )
+_LETTER = regex.compile(r"\p{L}")
 
 
 def split_free(text: str) -> tuple[list[str], list[str]]:
@@ -46,3 +47,16 @@ def split_free(text: str) -> tuple[list[str], list[str]]:
 def join_free(free: list[str], kept: list[str]) -> str:
     """The text again; the inverse of `split_free`."""
     return free[0] + "".join(k + f for k, f in zip(kept, free[1:], strict=True))
+
+
+def is_beside_what_stays(found: regex.Match, piece: str, *, is_first: bool, is_last: bool) -> bool:
+    """Whether no word stands between a match in a free stretch and what stays at either end.
+
+    Args:
+        found: in `piece`.
+        is_first, is_last: whether the stretch is the first or last one of the text.
+    """
+    before, after = piece[: found.start()], piece[found.end() :]
+    return (not is_first and not _LETTER.search(before)) or (
+        not is_last and not _LETTER.search(after)
+    )

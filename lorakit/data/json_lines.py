@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lorakit.errors import DataError
+from lorakit.files import strict_json
 
 MAX_LINE_BYTES = 16 << 20
 MAX_FILE_BYTES = 2 << 30
@@ -91,14 +92,14 @@ def parse(text: str, where: str) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise DataError(f"{where}: JSON nested more than {MAX_DEPTH} levels deep. Flatten the row.")
     try:
-        value = _DECODER.decode(text)
+        value = strict_json(text)
     except json.JSONDecodeError as error:
         column = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise DataError(
             f"{where}: broken JSON at {column}character {error.colno}: {error.msg}. Fix that line."
         ) from None
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise DataError(f"{where}: {error}.") from None
     if "\\ud" in text or "\\uD" in text:
         _check_surrogates(value, where)
     return value
@@ -129,22 +130,6 @@ def _only_list(document: Any, path: Path) -> list[Any]:
             "per line."
         )
     return next(iter(lists.values()))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON; write a number or null.")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"the key {twice[0]!r} occurs twice in one object; keep one of them.")
-    return row
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def _check_surrogates(value: Any, where: str) -> None:

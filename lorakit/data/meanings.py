@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
@@ -76,6 +77,9 @@ class SourceSpec:
 class Rows(Protocol):
     """Rows by position; `row_set.RowSet` is the rows of a set as they were read."""
 
+    @property
+    def held_bytes(self) -> int: ...
+
     def row(self, index: int) -> Row: ...
 
     def location(self, index: int) -> str: ...
@@ -125,6 +129,55 @@ class Meaning:
         """SHA-256 over what user and assistant say, white space aside: equal for two rows of
         which one tells the answer of the other, whatever system message or weights they have."""
         return self._rows.said_hash(self._index)
+
+
+class Meanings(Sequence[Meaning]):
+    """The meanings of many rows: 20 bytes for each, where a handle and its number take a hundred.
+    Handles are made when they are asked for.
+
+    Attributes:
+        weights: float64 (rows,), how often each is seen per epoch.
+    """
+
+    def __init__(self, meanings: Iterable[Meaning]) -> None:
+        sets: dict[int, int] = {}
+        self._sets: list[Rows] = []
+        places, numbers, weights = array("q"), array("i"), array("d")
+        for one in meanings:
+            if id(one._rows) not in sets:
+                sets[id(one._rows)] = len(self._sets)
+                self._sets.append(one._rows)
+            numbers.append(sets[id(one._rows)])
+            places.append(one._index)
+            weights.append(one.weight)
+        # Copied, for arrays that grow have room to spare.
+        self._numbers, self._places = np.array(numbers, np.int32), np.array(places, np.int64)
+        self.weights = np.array(weights, np.float64)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Meaning: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Meaning]: ...
+
+    def __getitem__(self, index: int | slice) -> Meaning | list[Meaning]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        rows = self._sets[self._numbers[index]]
+        return Meaning(rows, int(self._places[index]), float(self.weights[index]))
+
+    @property
+    def row_sets(self) -> list[Rows]:
+        """The sets that the rows are of."""
+        return list(self._sets)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory, rows not counted."""
+        return self._numbers.nbytes + self._places.nbytes + self.weights.nbytes
 
 
 def read_meanings(

@@ -11,12 +11,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.length_limit import length_limit
-from lorakit.data.meanings import DataRules, Meaning, SourceSpec, read_meanings
+from lorakit.data.meanings import DataRules, Meaning, Meanings, Rows, SourceSpec, read_meanings
 from lorakit.data.parts import Parts, parts_of, tell_topics
 from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart
 from lorakit.data.variants import variant_name
-from lorakit.data.varied import prepare_varied
+from lorakit.data.varied import prepare_varied, vary_text
 from lorakit.errors import DataError
 from lorakit.files import cache_folder
 from lorakit.recipe import DataSection, DataSource, Recipe, SourceList
@@ -45,6 +45,19 @@ class NamedSets:
         """All sets, train first."""
         validation = {} if self.validation is None else {VALIDATION: self.validation}
         return {"train": self.train} | validation | self.evaluation
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that the rows take while a run goes on: what is kept of them, where they
+        stand, and where their examples lie on disk, or these themselves."""
+        row_sets: dict[int, Rows] = {}
+        total = 0
+        for prepared in {id(one): one for one in self.by_name().values()}.values():
+            total += prepared.repeats.nbytes + prepared.examples.held_bytes
+            if isinstance(prepared.meanings, Meanings):
+                total += prepared.meanings.held_bytes
+                row_sets |= {id(rows): rows for rows in prepared.meanings.row_sets}
+        return total + sum(rows.held_bytes for rows in row_sets.values())
 
     def findings(self) -> list[Finding]:
         """The findings of all sets, each message opening with the set's name."""
@@ -89,11 +102,15 @@ def prepare_named_sets(
         refused: takes the faults of rows in sets that have sound ones too; None: they are raised.
 
     Raises:
-        DataError: see `prepare_examples`; also a max_length over the model's context.
+        DataError: see `prepare_examples`; also a max_length over the model's context, or a variant
+            whose words are not on this machine.
     """
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
+    for name in recipe.evaluate.variants:  # what one reads itself is missed before rows are read
+        with _named(variant_name("in_domain", name)):
+            vary_text("", name, seed=recipe.train.seed)
     parts, training = _train_and_held(recipe, tokenizer, rules, where, refused)
     kept: dict[str, list[Meaning]] = {}
 

@@ -16,7 +16,7 @@ from lorakit.data.code_version import code_version
 from lorakit.data.contract import Finding
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
-from lorakit.data.meanings import DataRules, Meaning, Reading, identities
+from lorakit.data.meanings import DataRules, Meaning, Meanings, Reading, identities
 from lorakit.data.outcome import Rows, render_all
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row
@@ -76,7 +76,7 @@ def prepare_examples(
         sources: a source or a SourceSpec, or a list of them.
         tokenizer: a fast tokenizer.
         rules: how rows become examples.
-        cache_dir: where tokens are kept on disk, memory-mapped; None: in memory.
+        cache_dir: where tokens are kept on disk; None: in memory.
 
     Raises:
         DataError: a fault in a row (file and line named), nothing left to train, more than
@@ -199,10 +199,10 @@ def _prepared(
     renderer: Renderer,
     stops: Sequence[int],
 ) -> Prepared:
-    behind = [meanings[i] for i in kept]
+    behind = Meanings(meanings[i] for i in kept)
     return Prepared(
         examples=examples,
-        repeats=np.array([meaning.weight for meaning in behind], dtype=np.float64),
+        repeats=behind.weights.copy(),
         read=len(meanings),
         kept=len(kept),
         dropped=len(meanings) - len(kept),

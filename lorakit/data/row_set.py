@@ -56,6 +56,13 @@ class RowSet:
     def __len__(self) -> int:
         return len(self._places["number"])
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory, about: rows that are kept, else where they stand and their hashes."""
+        places = sum(place.itemsize * len(place) for place in self._places.values())
+        kept = 0 if self._kept is None else self._kept_bytes
+        return places + len(self._content) + len(self._said or b"") + kept
+
     def add(self, row: Row, meaning: Conversation | PlainText) -> None:
         """Take the next row, and what it means."""
         content = content_of(meaning)

@@ -24,6 +24,7 @@ from lorakit.recipe.builtin_names import is_builtin_data
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
 LINE_SUFFIXES = (".jsonl", ".ndjson")
+NAMES_SHOWN = 5  # of the files of a folder, in a message
 SAFE_READERS = ("json", "csv", "parquet", "arrow", "text")
 SEPARATORS = (",", ";", "\t")  # of .csv files: Excel writes the second where commas are decimal
 # The first record of a CSV file, up to the line break that is in no quotes.
@@ -304,8 +305,15 @@ def _missing(path: Path) -> str:
     if not folder.is_dir():
         return f"{path}: no such file, nor is there a folder {folder}. Check the path."
     nearest = _nearest(path)
-    hint = f" Did you mean {nearest}?" if nearest else f" {folder} holds no data file of that kind."
-    return f"{path}: no such file.{hint}"
+    if nearest:
+        return f"{path}: no such file. Did you mean {nearest}?"
+    there = "The current folder" if folder == Path() else str(folder)
+    data = sorted(entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES)
+    if not data:
+        return f"{path}: no such file. {there} holds no data file ({', '.join(SUFFIXES)})."
+    more = f" and {len(data) - NAMES_SHOWN} more" if len(data) > NAMES_SHOWN else ""
+    listed = ", ".join(data[:NAMES_SHOWN])
+    return f"{path}: no such file. {there} holds {listed}{more}. Check the path."
 
 
 def _nearest(path: Path) -> Path | None:

@@ -1,4 +1,6 @@
-"""Tokens on disk: a folder of flat arrays, memory-mapped, keyed by a hash of what made them.
+"""Tokens on disk: a folder of flat arrays, read as they are asked for.
+
+KEY is a hash of what made them:
 
     KEY/manifest.json   version, counts, SHA-256 of every file, what is to be said about the rows
     KEY/ids.bin         int32, all examples one after the other
@@ -16,7 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import weakref
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,7 +44,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class TokenStore:
-    """A memory-mapped ExampleSet.
+    """An ExampleSet whose tokens stay on disk.
 
     Attributes:
         lengths, trained_lengths: int64 (examples,).
@@ -52,8 +56,8 @@ class TokenStore:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.fingerprint: str = manifest["fingerprint"]
         self.extra: dict[str, Any] = manifest["extra"]
-        self._ids = _mapped(folder / "ids.bin", np.int32)
-        self._weights = _mapped(folder / "weights.bin", np.float32)
+        self._ids = _OnDisk(folder / "ids.bin", np.int32)
+        self._weights = _OnDisk(folder / "weights.bin", np.float32)
         self._offsets = np.fromfile(folder / "offsets.bin", dtype=np.int64)
         self.rows = np.fromfile(folder / "rows.bin", dtype=np.int64)
         self.lengths = np.diff(self._offsets)
@@ -65,8 +69,36 @@ class TokenStore:
     def __getitem__(self, index: int) -> Example:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        start, end = self._offsets[:-1][index], self._offsets[1:][index]
-        return Example(np.array(self._ids[start:end]), np.array(self._weights[start:end]))
+        start, end = int(self._offsets[:-1][index]), int(self._offsets[1:][index])
+        return Example(self._ids.part(start, end), self._weights.part(start, end))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory: where examples lie, and how long they are."""
+        arrays = self._offsets, self.rows, self.lengths, self.trained_lengths
+        return sum(array.nbytes for array in arrays)
+
+
+class _OnDisk:
+    """A flat array in a file.
+
+    Not memory-mapped: every page that was looked at would count as this process's memory, after
+    an epoch the whole file.
+    """
+
+    def __init__(self, path: Path, dtype: type) -> None:
+        self._path, self._dtype = path, np.dtype(dtype)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def part(self, start: int, stop: int) -> np.ndarray:
+        """The elements from `start` to `stop`, read anew."""
+        values = np.empty(stop - start, dtype=self._dtype)
+        if values.nbytes:
+            got = os.preadv(self._file, [values.data.cast("B")], start * self._dtype.itemsize)
+            if got != values.nbytes:
+                raise OSError(f"{self._path}: cut short while it was in use")
+        return values
 
 
 def open_store(folder: str | Path, key: str) -> TokenStore | None:
@@ -188,12 +220,6 @@ def _manifest(place: Path) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         return None
     return manifest
-
-
-def _mapped(path: Path, dtype: type) -> np.ndarray:
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def _sha256(path: Path) -> str:

@@ -73,7 +73,7 @@ def varied(meanings: Sequence[Meaning], name: str, *, seed: int) -> list[Meaning
     def vary(meant: Conversation | PlainText) -> Conversation | PlainText:
         return vary_conversation(meant, name, seed=seed)
 
-    rows = _VariedRows(meanings, vary, f"{name}\0{seed}")
+    rows = _VariedRows(meanings, vary)
     return [Meaning(rows, i, meaning.weight) for i, meaning in enumerate(meanings)]
 
 
@@ -120,9 +120,13 @@ class _VariedRows:
         self,
         meanings: Sequence[Meaning],
         vary: Callable[[Conversation | PlainText], Conversation | PlainText],
-        made_by: str,
     ) -> None:
-        self._meanings, self._vary, self._made_by = meanings, vary, made_by
+        self._meanings, self._vary = meanings, vary
+
+    @property
+    def held_bytes(self) -> int:
+        """None of its own: rows are those of another set."""
+        return 0
 
     def row(self, index: int) -> Row:
         """The row as read: not varied."""
@@ -141,7 +145,10 @@ class _VariedRows:
         return hashlib.sha256(said_in(self.conversation(index))).digest()
 
     def identity(self, indices: np.ndarray) -> bytes:
-        digest = hashlib.sha256(self._made_by.encode())
+        digest = hashlib.sha256()
         for part in identities([self._meanings[i] for i in indices.tolist()]):
             digest.update(part)
+        # What the prompts became, and not how: a variant may read a file that others replace.
+        for i in indices.tolist():
+            digest.update(self.content_hash(i))
         return digest.digest()

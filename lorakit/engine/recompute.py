@@ -89,9 +89,11 @@ class Recompute:
         """Before the forward pass of a micro-batch of so many tokens, padding included."""
         if num_tokens not in self._of_tokens:
             self._of_tokens[num_tokens] = self._policy.levels(self._bytes, num_tokens)
-        for layer, mlps, level in zip(
-            self._layers, self._mlps, self._of_tokens[num_tokens], strict=True
-        ):
+        self.assign(self._of_tokens[num_tokens])
+
+    def assign(self, levels: Sequence[Level]) -> None:
+        """Give each layer its level."""
+        for layer, mlps, level in zip(self._layers, self._mlps, levels, strict=True):
             layer.gradient_checkpointing = level == "full"
             for mlp in mlps:
                 mlp.recompute = level == "selective"

@@ -54,10 +54,12 @@ def longest_passes(
 
     with generating(model, None, max_dense_bytes):
         yield DENSE
-        decoder = decoder_for(model, min(max_batch, len(waiting)))
+        num_slots = min(max_batch, len(waiting))
+        decoder = decoder_for(model, num_slots)
         groups = _groups(decoder, waiting)
         largest = max(groups, key=lambda group: sum(map(len, group)))
-        before = waiting[: len(groups) > 1]  # room for the longest is there when others join it
+        # Room for the longest is there when others join it; into a single slot nobody does.
+        before = waiting[: len(groups) > 1 and num_slots > 1]
         if before:
             decoder.step([], before)
             largest = largest[: decoder.joining(largest, 1) or None]

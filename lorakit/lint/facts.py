@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.data.named_sets import NamedSets
 from lorakit.data.prepare import Prepared
+from lorakit.data.variants import source_and_variant
 from lorakit.lint.hardware import Hardware
 from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.near import Repeats, repeats_of
@@ -21,6 +22,7 @@ from lorakit.recipe import Recipe
 
 # Rows of a held-out set that are read; more would not change what is said of it.
 MAX_HELD_OUT_ROWS = 5_000
+MAX_LANGUAGE_ROWS = 200  # of them, whose language is told: it takes a millisecond a text
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,6 @@ class Facts:
         tokenizer, config: the base's.
         hardware: what would train.
         make_plan: plans the run; None: nobody does.
-        is_loaded: whether the base is in the device's memory by now.
     """
 
     recipe: Recipe
@@ -42,7 +43,6 @@ class Facts:
     config: PreTrainedConfig
     hardware: Hardware
     make_plan: Callable[[], Plan] | None = None
-    is_loaded: bool = False
 
     @cached_property
     def plan(self) -> Plan | None:
@@ -118,6 +118,19 @@ class Facts:
     def languages(self) -> Languages:
         """The languages of training prompts and answers."""
         return languages_of(self.train)
+
+    @cached_property
+    def languages_held_out(self) -> Mapping[str, Languages]:
+        """{set: its languages} of the sets that measure the task, by some of their rows.
+
+        Retention measures what the base could before, and a variant has the answers of its source.
+        """
+        measuring = {
+            name: sample
+            for name, sample in self.held_out.items()
+            if name != "retention" and source_and_variant(name) is None
+        }
+        return {name: languages_of(sample, MAX_LANGUAGE_ROWS) for name, sample in measuring.items()}
 
     @cached_property
     def control_ids(self) -> np.ndarray:

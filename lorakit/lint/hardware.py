@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from lorakit.base.device import compute_device
 from lorakit.recipe import BaseSection
-from lorakit.train.memory import free_bytes
+from lorakit.train.memory import free_bytes, held_bytes, total_bytes
 
 # From this compute capability on, GPUs have bfloat16 arithmetic (Ampere).
 FIRST_WITH_BFLOAT16 = (8, 0)
@@ -17,10 +16,22 @@ FIRST_WITH_BFLOAT16 = (8, 0)
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of a device's memory: what is free now, and all of it."""
+    """Bytes of a device's memory.
+
+    Attributes:
+        free: now.
+        total: all of it.
+        held: by this process beyond its imports; see `train/memory.py`.
+    """
 
     free: int
     total: int
+    held: int = 0
+
+    @property
+    def for_run(self) -> int:
+        """What a run may take in all, what it holds already included."""
+        return min(self.total, self.free + self.held)
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,12 @@ def hardware_of(base: BaseSection) -> Hardware:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         has = (properties.major, properties.minor) >= FIRST_WITH_BFLOAT16
-        room = Room(free_bytes(device), properties.total_memory)
-        return Hardware("cuda", properties.name, has, chosen, room)
-    room = Room(free_bytes(device), psutil.virtual_memory().total)
-    return Hardware("cpu", "this CPU", _cpu_has_bfloat16(), chosen, room)
+        return Hardware("cuda", properties.name, has, chosen, _room(device))
+    return Hardware("cpu", "this CPU", _cpu_has_bfloat16(), chosen, _room(device))
+
+
+def _room(device: torch.device) -> Room:
+    return Room(free_bytes(device), total_bytes(device), held_bytes(device))
 
 
 def _cpu_has_bfloat16() -> bool:

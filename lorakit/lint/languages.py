@@ -58,10 +58,10 @@ class Languages:
         return main if shared else None
 
 
-def languages_of(sample: Sample) -> Languages:
-    """Languages of a thousand rows, evenly spread."""
+def languages_of(sample: Sample, max_rows: int = MAX_ROWS) -> Languages:
+    """Languages of so many rows, evenly spread."""
     found = Languages()
-    picked = np.unique(np.linspace(0, len(sample) - 1, min(len(sample), MAX_ROWS)).round())
+    picked = np.unique(np.linspace(0, len(sample) - 1, min(len(sample), max_rows)).round())
     for i in picked.astype(int):
         row = sample.rows[i]
         if _is_structured(row.answer):

@@ -3,7 +3,8 @@
 Candidates come from MinHash (datasketch) over word bigrams, without those that many rows share: a
 long instruction that opens every row must not make all of them alike. A candidate counts only if
 what differs is a trifle: case, punctuation, order, stop words, a typing error, a word more. One
-topic, number or negation in place of another makes another row, however long the rest.
+topic, number, negation or sign of a sum in place of another makes another row, however long the
+rest.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorakit.lint.row_texts import RowText, Sample
-from lorakit.lint.trifles import differ_in_trifles, jaccard
+from lorakit.lint.trifles import calculate_otherwise, differ_in_trifles, jaccard
 from lorakit.lint.words import words
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ class _Index:
         if same is not None or min_hash is None:
             return same
         found = sorted(self._lsh.query(min_hash))[:MAX_CANDIDATES]
-        return next((i for i in found if self._is_near(row, signature, self._rows[i])), None)
+        near = (i for i in found if self._is_near(row, signature, self._rows[i]))
+        return next((i for i in near if not _calculate_otherwise(row, self._rows[i])), None)
 
     def _is_near(self, one: RowText, signature: _Signature, other: RowText) -> bool:
         answer, answer_of_other = _words(one.answer), _words(other.answer)
@@ -182,6 +184,10 @@ class _Index:
 
 def _is_equal(one: RowText, other: RowText) -> bool:
     return one.turns == other.turns and one.thinking == other.thinking
+
+
+def _calculate_otherwise(one: RowText, other: RowText) -> bool:
+    return calculate_otherwise(one.text[: 12 * MAX_WORDS], other.text[: 12 * MAX_WORDS])
 
 
 def _words(text: str) -> list[str]:

@@ -1,4 +1,9 @@
-"""Whether a run fits the memory of its device, by the plan's own numbers."""
+"""Whether a run fits the memory of its device, by the plan's own numbers.
+
+The plan counts all that a run takes beyond what the interpreter holds after its imports. Some of it
+may be there by now: loaded weights, rows, libraries that the rules have woken. That is not free any
+more and need not be allocated again, so it counts as memory that the run has.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from dataclasses import dataclass
 from lorakit.lint.facts import Facts
 from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.fixes import fixes_for
-from lorakit.plan.peaks import CUDA_CONTEXT, resident_bytes
+from lorakit.plan.peaks import CUDA_CONTEXT
 from lorakit.plan.trial import OFFLOADED, offloaded_bytes
 
 # The plan is held to 10 % of what is measured (docs/plan.md).
@@ -23,7 +28,7 @@ class Need:
         needed: at the highest moment.
         phase: which that is.
         offloaded: weights that live elsewhere although the recipe does not ask for it.
-        free: what is free for this run.
+        free: what it may take: what is free now, and what this process holds of it already.
         total: what the device has.
         is_sure: whether the micro-batch is a real one, and its passes were rehearsed.
     """
@@ -56,14 +61,14 @@ def need_of(facts: Facts) -> Need | None:
         return None
     phases = plan.peaks.phases
     phase = max(phases, key=phases.__getitem__)
-    on_gpu = facts.hardware.device == "cuda"
+    # CUDA's context is there: asking how much is free has made it.
+    context = CUDA_CONTEXT if facts.hardware.device == "cuda" else 0
     asked = facts.recipe.base.offload in OFFLOADED
-    held = resident_bytes(plan.memory, facts.hardware.device) if facts.is_loaded else 0
     return Need(
-        plan.needed + CUDA_CONTEXT * on_gpu,
+        plan.needed + context,
         phase,
         0 if asked else offloaded_bytes(plan),
-        min(room.total, room.free + held + CUDA_CONTEXT * on_gpu),
+        min(room.total, room.for_run + context),
         room.total,
         plan.peaks.assumed is None and plan.peaks.estimated is None,
     )

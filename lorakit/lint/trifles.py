@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,6 +18,15 @@ STOP_WORDS = frozenset(
         "with by as"
     ).split()
 )
+
+# A sign between two operands on one line: numbers, single letters, brackets. A mark of a list has
+# none before it, a hyphen has words on both sides, and those of a date are no sum.
+_OPERATOR = re.compile(
+    r"(?:\d|\b[^\W\d_]|[)\]])[ \t]*([<>=!]=?|\*\*|[-+*/^%])[ \t]*(?=[-+$€£]?\d|[^\W\d_]\b|[(\[])"
+)
+_DATE = re.compile(r"\b\d{1,4}([-/])\d{1,2}\1\d{1,4}\b")
+_TIMES = re.compile(r"(?<=\d)[ \t]*[xX×·][ \t]*(?=\d)")  # noqa: RUF001
+_SPELLED = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})  # noqa: RUF001
 
 
 def jaccard(one: Sequence[str], other: Sequence[str]) -> float:
@@ -47,6 +57,20 @@ def differ_in_trifles(
     swapped = min(len(left_a), len(left_b))
     added = max(len(left_a), len(left_b)) - swapped
     return swapped <= substituted * length and added <= 0.1 * length
+
+
+def calculate_otherwise(one: str, other: str) -> bool:
+    """Whether each of two texts has a sign between operands in place of one of the other's.
+
+    A sign that only one of them has may be a dash: `5 - 10 mg` and `5 to 10 mg` are the same.
+    """
+    a, b = _operators(one), _operators(other)
+    return bool(a - b) and bool(b - a)
+
+
+def _operators(text: str) -> Counter[str]:
+    plain = _TIMES.sub("*", _DATE.sub(" ", text)).translate(_SPELLED)
+    return Counter(sign.replace("**", "^") for sign in _OPERATOR.findall(plain))
 
 
 def _without_typing_errors(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str]]:

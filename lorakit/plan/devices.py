@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel
-
-from lorakit.engine.activations import decoder_layers
-from lorakit.plan.memory import Memory, num_bytes
+from lorakit.plan.memory import Memory
 from lorakit.plan.peaks import Peaks, resident_bytes
 
 REPLICATED = ("weights", "adapter", "gradients", "optimizer")
@@ -21,16 +18,15 @@ GATHERED_LAYERS = 2
 
 
 def data_parallel(
-    model: PreTrainedModel, memory: Memory, peaks: Peaks, count: int, device_type: str
+    memory: Memory, peaks: Peaks, *, count: int, device_type: str, largest_layer: int
 ) -> dict[str, Any]:
-    """Bytes of one of `count` devices, all alike.
+    """Bytes of one of `count` devices, all alike, of whose decoder layers one has `largest_layer`.
 
     `sharded_weights_peak` is for frozen weights in `count` shards, gathered a layer at a time, with
     all else replicated (as FSDP2 would, arXiv 2304.11277): planned only, lorakit does not train so.
     """
     weights = resident_bytes(memory, device_type)
-    largest = max((_layer_bytes(layer) for layer in decoder_layers(model)), default=0)
-    sharded = -(-weights // count) + min(GATHERED_LAYERS * largest, weights)
+    sharded = -(-weights // count) + min(GATHERED_LAYERS * largest_layer, weights)
     return {
         "type": device_type,
         "count": count,
@@ -39,8 +35,3 @@ def data_parallel(
         "peak": peaks.peak,
         "sharded_weights_peak": peaks.peak - weights + sharded if count > 1 else None,
     }
-
-
-def _layer_bytes(layer: Any) -> int:
-    tensors = [*layer.parameters(), *layer.buffers()]
-    return num_bytes(t for t in tensors if not t.requires_grad)

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from lorakit.adapters.attach import Attached
 from lorakit.base import hub
 from lorakit.base.load_time import time_loading
 from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.data.named_sets import NamedSets
-from lorakit.engine.dense_copies import dense_copy_bytes
-from lorakit.engine.model_flops import ModelFlops, count_flops
+from lorakit.engine.model_flops import ModelFlops
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.engine.recompute import RecomputePolicy
+from lorakit.plan.built import Built
 from lorakit.plan.evaluation_work import evaluation_work, time_formulas
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured, machine_of
@@ -66,7 +65,7 @@ class Counted:
     """What the plan knows of a run before its time.
 
     Attributes:
-        model, adapter: on the meta device.
+        built: base and adapter.
         memory: bytes by part.
         division: how training will divide its steps.
         sets, length: what the run sees.
@@ -74,8 +73,7 @@ class Counted:
     """
 
     recipe: Recipe
-    model: PreTrainedModel
-    adapter: Attached
+    built: Built
     target: Target
     memory: Memory
     division: Division
@@ -132,7 +130,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         micro_batch_tokens=division.micro_batch_tokens,
         packed=division.packed,
     )
-    flops = count_flops(run.model, run.adapter, target.dtype.itemsize)
+    flops = run.built.flops
     events = _events(run)
     counted = _operations(flops, workload, events, division.recompute_policy)
     left_out = list(events.evaluation.left_out)
@@ -166,7 +164,7 @@ def _check_seconds(run: Counted, timing: Timing) -> float:
     sets = run.sets
     if timing.checks is None or sets.named is None or sets.tokenizer is None:
         return 0.0
-    return timing.checks(run.recipe, sets.named, sets.tokenizer, run.model.config)
+    return timing.checks(run.recipe, sets.named, sets.tokenizer, run.built.model.config)
 
 
 def _load_seconds(run: Counted) -> float | None:
@@ -180,7 +178,7 @@ def _load_seconds(run: Counted) -> float | None:
         return None
     return time_loading(
         path,
-        run.model,
+        run.built.model,
         as_stored=base.quantization == CHECKPOINT,
         dtype=run.target.dtype,
         device=run.target.device,
@@ -197,8 +195,8 @@ def _rates(run: Counted, flops: ModelFlops, workload: Workload, timing: Timing) 
     recipe = run.recipe
     try:
         return calibrate(
-            run.model,
-            run.adapter,
+            run.built.model,
+            run.built.adapter,
             flops,
             LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
             run.division,
@@ -217,7 +215,7 @@ def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> Data
         efficiency,
         weight_bytes=on_device,
         offloaded_bytes=run.memory.weights - on_device,
-        unpacked_bytes=dense_copy_bytes(run.model, run.target.dtype),
+        unpacked_bytes=run.built.copy_bytes,
         count=run.num_gpus,
         policy=run.division.recompute_policy,
     )

@@ -7,7 +7,7 @@ allocated (see `plan/rehearsal.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,8 @@ from transformers import PreTrainedModel
 from lorakit import kernels
 from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import backbone_hidden, logits_fn
+from lorakit.engine.activations import decoder_layers
+from lorakit.engine.layer_kinds import layer_kind
 from lorakit.evaluate.likelihood import token_logprobs
 from lorakit.evaluate.token_distributions import NUMBERS, numbers_of
 from lorakit.evaluate.worst import LossPass, WorstEvaluation
@@ -25,7 +27,7 @@ from lorakit.generate.longest import DENSE, GROWN, longest_passes
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.rehearsal import BatchShape, batch_of
-from lorakit.plan.stand_ins import Shapes, few_layers
+from lorakit.plan.stand_ins import Shapes, few_layers, numbered, places_to_run
 
 # As they are collected, put together, and turned into float64 on the host: bytes of each number, on
 # a CPU and on a GPU.
@@ -77,6 +79,7 @@ def rehearse_evaluation(
     device_type: str,
     granularity: int = 1,
     has_holes: bool = False,
+    kinds: Sequence[int] | None = None,
 ) -> EvaluationBytes:
     """Go through the worst passes of an evaluation.
 
@@ -87,8 +90,11 @@ def rehearse_evaluation(
         device_type: "cpu" or "cuda", what it is a rehearsal for.
         granularity: bytes to which the allocator rounds each request.
         has_holes: whether a CPU's heap is told.
+        kinds: of the decoder layers; None: they are looked through.
     """
-    counted = _Counted(model, device_type, granularity)
+    if kinds is None:
+        kinds = numbered(map(layer_kind, decoder_layers(model)))
+    counted = _Counted(model, device_type, granularity, kinds)
     losses = choices = 0
     for one in worst.losses:
         losses = max(losses, counted.peak(partial(_measure, model, one, worst.packed)))
@@ -111,10 +117,13 @@ class _Counted:
         events: of each pass, see `Ledger`.
     """
 
-    def __init__(self, model: PreTrainedModel, device_type: str, granularity: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, device_type: str, granularity: int, kinds: Sequence[int]
+    ) -> None:
         self.model = model
         self.events: list[list[tuple[int, int]]] = []
         self._device_type, self._granularity = device_type, granularity
+        self._kinds, self._run = kinds, places_to_run(kinds, backward=False)
 
     def peak(self, run: Callable[[], object]) -> int:
         """The most while `run` ran."""
@@ -131,7 +140,7 @@ class _Counted:
             eval_mode(self.model),
             torch.no_grad(),
             Ledger(self._granularity, known) as ledger,
-            few_layers(self.model, ledger, every_layer=False),
+            few_layers(decoder_layers(self.model), self._kinds, self._run, ledger),
             Shapes(),
         ):
             yield ledger

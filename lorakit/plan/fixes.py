@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lorakit.base.placement import SHARE_OF_FREE_MEMORY
+from lorakit.plan.built import Workbench
 from lorakit.plan.changes import Change, possible_changes
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
@@ -73,6 +75,7 @@ def fixes_for(
     num_gpus: int = 1,
     budget: int | None,
     timing: Timing,
+    bench: Workbench | None = None,
     most_offered: int = MAX_OFFERED,
 ) -> Fixes | None:
     """Whether a recipe fits a GPU or a budget, and the smallest changes with which it does.
@@ -80,6 +83,7 @@ def fixes_for(
     Args:
         now: its plan, for that GPU and budget.
         timing: as of that plan; this machine is not timed again.
+        bench: of that plan; None: a new one.
         most_offered: ways that are looked for.
 
     Returns:
@@ -97,7 +101,9 @@ def fixes_for(
     if state.fits:
         return state
     again = replace(timing, times_machine=False)
-    plan_again = same_machine(gpu=gpu, num_gpus=num_gpus, budget=budget, timing=again)
+    plan_again = same_machine(
+        gpu=gpu, num_gpus=num_gpus, budget=budget, timing=again, bench=bench or Workbench()
+    )
     return find_fixes(recipe, now, state, plan_again, most_offered=most_offered)
 
 
@@ -147,14 +153,17 @@ def find_fixes(
 def _beyond_all_changes(
     recipe: Recipe, possible: list[Change], trial: Trial, limit: int
 ) -> int | None:
-    """Bytes that are needed with all changes, where the smallest weights alone are too much: then
-    none of them need be tried. None: they may help."""
+    """Bytes that a device needs with all changes, where the smallest weights alone are too much, or
+    more than weights may take of it, so that some are offloaded unasked whatever else is changed:
+    then no change need be tried. None: they may help."""
     may_offload = recipe.base.offload in OFFLOADED or any(c.key == "base.offload" for c in possible)
     furthest = list({change.key: change for change in possible}.values())
     planned = None if may_offload else trial.plan(furthest)
-    if planned is None or planned.memory.weights <= limit:
+    if planned is None:
         return None
-    return demanded_bytes(planned)
+    if offloaded_bytes(planned):
+        return max(demanded_bytes(planned), int(planned.memory.weights / SHARE_OF_FREE_MEMORY))
+    return demanded_bytes(planned) if planned.memory.weights > limit else None
 
 
 def _larger_gpu(now: Plan) -> str | None:

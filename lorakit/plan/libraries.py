@@ -2,7 +2,7 @@
 
 Counted as resident memory beyond what the interpreter held after all imports: code is read when it
 first runs. Most of it is LLVM and numba, which run the compiled ops. It does not depend on the
-model's size, so a model of next to nothing shows it: `benchmarks/plan_memory.py --floor`.
+model's size, so a model of next to nothing shows it: `benchmarks/plan_libraries.py`.
 """
 
 from __future__ import annotations

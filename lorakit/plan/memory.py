@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters.attach import Attached
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.engine.activations import decoder_layers
 from lorakit.optimizers.state_plan import StatePlan
 
 
@@ -48,6 +49,24 @@ class Memory:
         return self.weights + self.adapter + self.gradients + self.optimizer
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What of `Memory` the modules alone decide.
+
+    Attributes:
+        trained: {dtype: bytes of the parameters that train}.
+        others: see `Memory`.
+    """
+
+    weights: int
+    adapter: int
+    trained: dict[torch.dtype, int]
+    loading_peak: int
+    quantization_constants: int
+    largest_weight: int
+    by_storage: dict[str, int]
+
+
 def count_memory(
     model: PreTrainedModel,
     adapter: Attached,
@@ -62,23 +81,44 @@ def count_memory(
         state: of the optimizer.
         by_device: where the frozen weights will live, if that is planned.
     """
+    return with_optimizer(count_weights(model, adapter), state, by_device or {})
+
+
+def with_optimizer(counted: Weights, state: StatePlan, by_device: dict[str, int]) -> Memory:
+    """Those bytes with what training adds to them."""
+    flat = state.layout.size * state.layout.dtype.itemsize
+    views = counted.trained.get(state.layout.dtype, 0)
+    return Memory(
+        weights=counted.weights,
+        adapter=counted.adapter,
+        gradients=flat + sum(counted.trained.values()) - views,
+        optimizer=state.device_bytes + flat - views,
+        loading_peak=counted.loading_peak,
+        quantization_constants=counted.quantization_constants,
+        largest_weight=counted.largest_weight,
+        by_storage=counted.by_storage,
+        by_device=by_device,
+    )
+
+
+def count_weights(model: PreTrainedModel, adapter: Attached) -> Weights:
+    """Count the bytes of weights and adapter; see `count_memory`."""
     trained = adapter.parameters()
     own: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in trained.values()}
     own |= {id(t): t for module in adapter.modules.values() for t in module.kept_tensors()}
-    flat = state.layout.size * state.layout.dtype.itemsize
-    rounded = [p for p in trained.values() if p.dtype != state.layout.dtype]
-    views = [p for p in trained.values() if p.dtype == state.layout.dtype]
     packed = _packed_tensors(model)
     frozen = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     frozen |= packed
     dense = [t for key, t in frozen.items() if key not in own and key not in packed]
     by_storage = {"packed": num_bytes(packed.values()), "dense": num_bytes(dense)}
     weights = sum(by_storage.values())
-    return Memory(
+    by_dtype: dict[torch.dtype, int] = {}
+    for parameter in trained.values():
+        by_dtype[parameter.dtype] = by_dtype.get(parameter.dtype, 0) + num_bytes([parameter])
+    return Weights(
         weights=weights,
         adapter=num_bytes(own.values()),
-        gradients=flat + num_bytes(rounded),
-        optimizer=state.device_bytes + flat - num_bytes(views),
+        trained=by_dtype,
         loading_peak=weights + _largest_before_packing(model, dense),
         quantization_constants=num_bytes(
             tensor
@@ -90,7 +130,17 @@ def count_memory(
             (_unpacked_bytes(module) for module in _packed_modules(model)), default=0
         ),
         by_storage=by_storage,
-        by_device=by_device or {},
+    )
+
+
+def largest_layer_bytes(model: PreTrainedModel) -> int:
+    """Bytes of the frozen weights of the largest decoder layer."""
+    return max(
+        (
+            num_bytes(t for t in (*layer.parameters(), *layer.buffers()) if not t.requires_grad)
+            for layer in decoder_layers(model)
+        ),
+        default=0,
     )
 
 

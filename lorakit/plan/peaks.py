@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel
-
-from lorakit.adapters.attach import Attached
-from lorakit.engine.activations import layer_bytes
-from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
-from lorakit.engine.fuse import fused_modules
+from lorakit.engine.activations import LayerBytes
 from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
-from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
+from lorakit.plan.evaluation import EvaluationBytes
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.libraries import BEFORE_TRAINING, COMPUTING, libraries_of_loading
 from lorakit.plan.memory import Memory
-from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
+from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
 from lorakit.plan.worst import Worst
 from lorakit.recipe import EvaluateSection
 from lorakit.train.choices import Division
-from lorakit.train.modes import compute_dtype
 
-# What CUDA's caching allocator rounds a request to.
-CUDA_BYTES = 512
+if TYPE_CHECKING:
+    from lorakit.plan.built import Built
+
 # On the device beside what PyTorch allocates: CUDA's context and the kernels' code.
 CUDA_CONTEXT = 512 << 20
 # Of a page of the optimizer at a time: both moments, decoded and new, the root and the new values.
@@ -51,6 +45,7 @@ class Peaks:
         libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
             what counts.
         loading_libraries: the same while the base is loaded.
+        rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes`; 0 where they are not here.
         phases: {"loading", "training_step", "optimizer_step", "validation", "evaluation"}: the most
             in each, without those that the run has not.
         shape: the micro-batch.
@@ -68,6 +63,7 @@ class Peaks:
     holes: int
     libraries: int
     loading_libraries: int
+    rows: int
     phases: Mapping[str, int]
     shape: BatchShape
     assumed: str | None = None
@@ -108,6 +104,7 @@ class Peaks:
             "holes": self.holes,
             "libraries": self.libraries,
             "loading_libraries": self.loading_libraries,
+            "rows": self.rows,
         }
 
     def micro_batch(self) -> dict[str, Any]:
@@ -123,8 +120,7 @@ class Peaks:
 
 
 def find_peaks(
-    model: PreTrainedModel,
-    adapter: Attached,
+    built: Built,
     memory: Memory,
     state: StatePlan,
     division: Division,
@@ -133,13 +129,13 @@ def find_peaks(
     wanted: EvaluateSection,
     *,
     quantization: str,
-    device_type: str,
+    row_bytes: int = 0,
     compact_heap: bool = False,
 ) -> Peaks:
     """Rehearse the worst micro-batches and sum up.
 
     Args:
-        model: on the meta device, with `adapter` attached.
+        built: base and adapter.
         memory: what is there all the time.
         state: of the optimizer.
         division: recompute and dense copies.
@@ -147,58 +143,42 @@ def find_peaks(
         measured: passes of the final evaluation; None: there is none.
         wanted: what it asks for.
         quantization: that the base is loaded with.
-        device_type: that computes.
+        row_bytes: that the rows take in the host's memory.
         compact_heap: see `train/heap.py`.
     """
+    device_type = built.device_type
     on_cpu = device_type == "cpu"
     has_holes = on_cpu and not compact_heap
-    granularity = 1 if on_cpu else CUDA_BYTES
-    dtype = compute_dtype(model)
-    copies = dense_copy_bytes(model, dtype) if division.dense_copies else 0
+    copies = built.copy_bytes if division.dense_copies else 0
     estimated = None
     validation = evaluation = None
 
     def passes(shape: BatchShape, *, trains: bool) -> PassBytes:
-        return rehearse(
-            model,
-            adapter,
-            shape,
-            division.recompute_policy,
-            device_type=device_type,
-            trains=trains,
-            granularity=granularity,
-            every_layer=has_holes,
-        )
+        policy, dense = division.recompute_policy, copies > 0
+        return built.passes(shape, policy, trains=trains, dense=dense, every_layer=has_holes)
 
-    with dense_copies(model, dtype) if copies else nullcontext():
-        try:
-            training = [(passes(shape, trains=True), shape) for shape in worst.training]
-            if worst.validation is not None:
-                validation = passes(worst.validation, trains=False).peak
-        except (RuntimeError, TypeError) as error:
-            if not asks_for_data(error):
-                raise
-            estimated = f"{type(error).__name__}: {error}".splitlines()[0]
-            log.info("the pass cannot be rehearsed (%s); it is estimated", estimated)
-            training = [(_estimated(model, division, shape), shape) for shape in worst.training]
-            if worst.validation is not None:
-                validation = _one_layer(model, worst.validation)
+    try:
+        training = [(passes(shape, trains=True), shape) for shape in worst.training]
+        if worst.validation is not None:
+            validation = passes(worst.validation, trains=False).peak
+    except (RuntimeError, TypeError) as error:
+        if not asks_for_data(error):
+            raise
+        estimated = f"{type(error).__name__}: {error}".splitlines()[0]
+        log.info("the pass cannot be rehearsed (%s); it is estimated", estimated)
+        layers = built.layers.bytes
+        training = [(_estimated(layers, division, shape), shape) for shape in worst.training]
+        if worst.validation is not None:
+            validation = _one_layer(layers, worst.validation)
     if measured is not None and estimated is None:
-        evaluation = rehearse_evaluation(
-            model,
-            measured,
-            max_new_tokens=wanted.max_new_tokens,
-            max_batch=wanted.max_batch,
-            device_type=device_type,
-            granularity=granularity,
-            has_holes=has_holes,
-        )
+        evaluation = built.evaluation(measured, wanted, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
     loading_libraries = libraries_of_loading(quantization) if on_cpu else 0
     holes = max(0, resident_peak(largest.events) - largest.peak) if has_holes else 0
-    resident = resident_bytes(memory, device_type) + libraries
+    rows = row_bytes if on_cpu else 0
+    resident = resident_bytes(memory, device_type) + libraries + rows
     if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:
         resident += memory.largest_weight  # where large weights are unpacked to, one after another
     there = resident + memory.adapter + memory.gradients + memory.optimizer + copies
@@ -214,7 +194,9 @@ def find_peaks(
     if validation is not None:
         phases["validation"] = there + validation
     if measured is not None:  # after training: gradients, optimizer and dense copies are gone
-        of_pass = _largest_pass(model, measured) if evaluation is None else evaluation.peak
+        of_pass = (
+            _largest_pass(built.layers.bytes, measured) if evaluation is None else evaluation.peak
+        )
         phases["evaluation"] = resident + memory.adapter + of_pass
     return Peaks(
         activations=kept,
@@ -224,6 +206,7 @@ def find_peaks(
         holes=holes,
         libraries=libraries,
         loading_libraries=loading_libraries,
+        rows=rows,
         phases=phases,
         shape=shape,
         assumed=worst.assumed,
@@ -241,10 +224,8 @@ def resident_bytes(memory: Memory, device_type: str) -> int:
     return memory.by_device.get(device_type, 0) + (memory.largest_weight if elsewhere else 0)
 
 
-def _estimated(model: PreTrainedModel, division: Division, shape: BatchShape) -> PassBytes:
+def _estimated(layers: Sequence[LayerBytes], division: Division, shape: BatchShape) -> PassBytes:
     """By what layers keep of a token (see `engine/activations.py`), and one layer once more."""
-    with fused_modules(model):
-        layers = layer_bytes(model, compute_dtype(model).itemsize)
     levels = division.recompute_policy.levels(layers, shape.num_tokens)
     kept = sum(getattr(b, level) for b, level in zip(layers, levels, strict=True))
     working = max((layer.none for layer in layers), default=0)
@@ -252,13 +233,11 @@ def _estimated(model: PreTrainedModel, division: Division, shape: BatchShape) ->
     return PassBytes(tokens * kept, tokens * kept, tokens * kept, tokens * (kept + working), [])
 
 
-def _largest_pass(model: PreTrainedModel, measured: WorstEvaluation) -> int:
+def _largest_pass(layers: Sequence[LayerBytes], measured: WorstEvaluation) -> int:
     passes = [BatchShape(one.lengths, one.num_trained, measured.packed) for one in measured.losses]
-    return max(_one_layer(model, shape) for shape in passes)
+    return max(_one_layer(layers, shape) for shape in passes)
 
 
-def _one_layer(model: PreTrainedModel, shape: BatchShape) -> int:
+def _one_layer(layers: Sequence[LayerBytes], shape: BatchShape) -> int:
     """A pass that keeps nothing: what one layer makes, by estimate."""
-    with fused_modules(model):
-        layers = layer_bytes(model, compute_dtype(model).itemsize)
     return shape.num_tokens * max((layer.none for layer in layers), default=0)

@@ -7,15 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from lorakit.adapters.attach import attach_adapter
-from lorakit.adapters.new_rows import train_new_rows
-from lorakit.adapters.routers import refuse_trained_routers
-from lorakit.adapters.store import load_adapter
-from lorakit.base.empty import empty_base
-from lorakit.base.from_recipe import add_tokens_of, new_tokens
-from lorakit.base.load import load_tokenizer_of
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
+from lorakit.plan.built import Built, Workbench
 from lorakit.plan.devices import data_parallel
 from lorakit.plan.duration import (
     NOT_TIMED,
@@ -25,14 +19,14 @@ from lorakit.plan.duration import (
     predict_duration,
 )
 from lorakit.plan.gpus import find_gpu
-from lorakit.plan.memory import Memory, count_memory
+from lorakit.plan.memory import Memory, with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.rows import Sets, read_sets
 from lorakit.plan.setup import setup_of
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.target import Target
 from lorakit.plan.worst import Worst, assumed_length, assumed_worst, real_worst
-from lorakit.recipe import LoraConfig, Recipe, TrainSection
+from lorakit.recipe import Recipe, TrainSection
 from lorakit.train.choices import Division, divide
 from lorakit.train.settings import LoopSettings
 
@@ -142,6 +136,7 @@ def plan(
     is_loaded: bool = False,
     is_idle: bool = False,
     timing: Timing = NOT_TIMED,
+    bench: Workbench | None = None,
 ) -> Plan:
     """Predict what `recipe` takes.
 
@@ -157,6 +152,7 @@ def plan(
         is_idle: count on all memory of this machine, not on what other programs leave free now, so
             that the same recipe always gets the same plan.
         timing: what time and money are found from.
+        bench: shared with plans of other recipes for the same machine; None: it shares nothing.
 
     Raises:
         InputError: a recipe that cannot work: no such model, targets that match nothing, rows that
@@ -164,24 +160,10 @@ def plan(
     """
     named = None if gpu is None else find_gpu(gpu)
     target = Target.of(recipe.base, named, budget=budget, is_idle=is_idle)
-    base = recipe.base
-    model = empty_base(
-        base.model,
-        quantization=base.quantization,
-        double_quantization=base.double_quantization,
-        block_size=base.block_size,
-        dtype=target.dtype,
-        revision=base.revision,
-    )
-    config = _with_new_tokens(model, recipe)
-    by_device = target.placement(model, base, is_loaded=is_loaded)
-    if config.path is None:
-        adapter = attach_adapter(model, config)
-    else:
-        adapter = load_adapter(model, config.path)
-    refuse_trained_routers(adapter)
+    built = (bench or Workbench()).built(recipe, target, is_loaded=is_loaded)
+    base, model, adapter = recipe.base, built.model, built.adapter
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
-    memory = count_memory(model, adapter, state, by_device)
+    memory = with_optimizer(built.weights, state, built.by_device)
     notes: list[str] = []
     if budget is not None and target.device.type == "cpu":
         notes.append(BUDGET_OF_CPU)
@@ -195,12 +177,10 @@ def plan(
     if length is not None and not length.exact:
         notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
     division, worst = _worst(
-        recipe, model, target, memory, sets, length, num_gpus=num_gpus, is_loaded=is_loaded
+        recipe, built, target, memory, sets, length, num_gpus=num_gpus, is_loaded=is_loaded
     )
-    device_type = target.device.type
     peaks = find_peaks(
-        model,
-        adapter,
+        built,
         memory,
         state,
         division,
@@ -208,13 +188,13 @@ def plan(
         _worst_evaluation(recipe, model, sets, division),
         recipe.evaluate,
         quantization=base.quantization,
-        device_type=device_type,
+        row_bytes=0 if sets is None or sets.named is None else sets.named.held_bytes,
         compact_heap=recipe.train.compact_heap,
     )
     notes += peaks.notes()
     duration = Duration()
     if sets is not None and length is not None:
-        counted = Counted(recipe, model, adapter, target, memory, division, sets, length, num_gpus)
+        counted = Counted(recipe, built, target, memory, division, sets, length, num_gpus)
         duration = predict_duration(counted, timing)
     return Plan(
         total_parameters=adapter.total,
@@ -228,8 +208,14 @@ def plan(
         tokens=None if length is None else length.tokens,
         trained_tokens=None if length is None else length.trained_tokens,
         gpu=target.fit(memory, peaks, base.offload),
-        devices=data_parallel(model, memory, peaks, num_gpus, device_type),
-        setup=setup_of(model, target, division, peaks.shape),
+        devices=data_parallel(
+            memory,
+            peaks,
+            count=num_gpus,
+            device_type=target.device.type,
+            largest_layer=built.largest_layer,
+        ),
+        setup=setup_of(built, target, division, peaks.shape),
         notes=tuple(notes),
         duration=duration,
         sets=sets,
@@ -249,7 +235,7 @@ def _run_length(train: TrainSection, sets: Sets) -> RunLength:
 
 def _worst(
     recipe: Recipe,
-    model: PreTrainedModel,
+    built: Built,
     target: Target,
     memory: Memory,
     sets: Sets | None,
@@ -259,21 +245,23 @@ def _worst(
     is_loaded: bool,
 ) -> tuple[Division, Worst]:
     """How training will divide its steps, and the micro-batches of these that take the most."""
-    longest = assumed_length(recipe, model)
+    longest = assumed_length(recipe, built.model)
     if sets is not None:
         longest = int(sets.train.lengths.max())
+    layers = built.layers.bytes
     division = divide(
-        model,
+        built.model,
         LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
         longest=longest,
         device_type=target.device.type,
         free_bytes=target.free_bytes(memory, is_loaded=is_loaded),
+        layers=layers,
     )
     if sets is None or length is None:
         return division, assumed_worst(
             longest, division, validates=recipe.data.validation is not None
         )
-    worst = real_worst(model, sets, recipe, division, num_steps=length.steps, world_size=num_gpus)
+    worst = real_worst(layers, sets, recipe, division, num_steps=length.steps, world_size=num_gpus)
     return division, worst
 
 
@@ -298,11 +286,3 @@ def _worst_evaluation(
         token_budget=budget,
         packed=division.packed,
     )
-
-
-def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
-    """The adapter's config with the rows of new tokens, for which `model` grows."""
-    if not new_tokens(recipe.base):
-        return recipe.adapter
-    tokenizer, _ = load_tokenizer_of(recipe.base.model, revision=recipe.base.revision)
-    return train_new_rows(recipe.adapter, model, add_tokens_of(recipe.base, model, tokenizer))

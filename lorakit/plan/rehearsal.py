@@ -12,7 +12,8 @@ of 4.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +28,14 @@ from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden
 from lorakit.data.examples import Example, MicroBatch
 from lorakit.data.pack import collate
+from lorakit.engine.activations import LayerBytes, decoder_layers
 from lorakit.engine.dense_copies import KeptDense
-from lorakit.engine.recompute import RecomputePolicy
+from lorakit.engine.layer_kinds import layer_kind
+from lorakit.engine.recompute import Level, RecomputePolicy, can_recompute
 from lorakit.plan.ledger import Ledger
-from lorakit.plan.stand_ins import Shapes, few_layers
+from lorakit.plan.stand_ins import Shapes, few_layers, numbered, places_to_run, set_aside
 from lorakit.train.batches import row_keys
+from lorakit.train.choices import kept_by_layers
 from lorakit.train.modes import training_mode
 from lorakit.train.step import nll_of_hidden
 
@@ -83,6 +87,25 @@ class PassBytes:
         return max(self.forward, self.loss, self.backward)
 
 
+@dataclass(frozen=True)
+class Layers:
+    """What of a model's decoder layers all rehearsals need.
+
+    Attributes:
+        bytes: see `layer_bytes`; of a family without such layers, one for the backbone.
+        kinds: of each; alike are those with the same number.
+    """
+
+    bytes: Sequence[LayerBytes]
+    kinds: Sequence[int]
+
+    @staticmethod
+    def of(model: PreTrainedModel) -> Layers:
+        """Those of a model with its adapter."""
+        kinds = numbered(map(layer_kind, decoder_layers(model)))
+        return Layers(kept_by_layers(model), kinds)
+
+
 def asks_for_data(error: Exception) -> bool:
     """Whether a rehearsal failed because a model's code wants values of tensors, or calls an op
     that PyTorch has no shapes for; anything else that fails in it is a fault."""
@@ -99,6 +122,7 @@ def rehearse(
     trains: bool = True,
     granularity: int = 1,
     every_layer: bool = False,
+    layers: Layers | None = None,
 ) -> PassBytes:
     """Run a micro-batch through a model without data.
 
@@ -110,29 +134,44 @@ def rehearse(
         trains: with a backward pass; otherwise as a validation runs.
         granularity: bytes to which the allocator rounds each request.
         every_layer: run all of them, so that `events` are those of a real pass.
+        layers: of the model; None: they are looked through.
     """
     micro_batch = batch_of(shape)
-    tensors = [*model.parameters(), *model.buffers(), *_dense_copies(model)]
-    gradients = {p: p.grad for p in adapter.parameters().values()}
-    try:
-        for parameter in gradients:
-            parameter.grad = torch.empty_like(parameter)
-            tensors.append(parameter.grad)
+    layers = Layers.of(model) if layers is None else layers
+    levels: list[Level] = ["none"] * len(layers.kinds)
+    if layers.kinds and can_recompute(model):
+        levels = policy.levels(layers.bytes, shape.num_tokens)
+    kinds = numbered(zip(layers.kinds, levels, strict=True))
+    run = places_to_run(kinds, backward=trains)
+    if every_layer:
+        run = set(range(len(kinds)))
+    with set_aside(model, run) as standing, _gradients(model) as gradients:
+        tensors = [*model.parameters(), *model.buffers(), *_dense_copies(model), *gradients]
         with (
             kernels.shapes_only(device_type),
             training_mode(model, adapter, policy) as recompute,
             torch.set_grad_enabled(trains),
         ):
             model.train(trains)
-            recompute.prepare(shape.num_tokens)
+            recompute.assign([levels[place] for place in sorted(run)])
             with (
                 Ledger(granularity, tensors) as ledger,
-                few_layers(model, ledger, every_layer),
+                few_layers(standing, kinds, run, ledger),
                 Shapes(),
             ):
                 return _one_pass(model, adapter, micro_batch, ledger, trains)
+
+
+@contextmanager
+def _gradients(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Inside, what trains has a gradient, as from the second micro-batch on."""
+    before = {p: p.grad for p in model.parameters() if p.requires_grad}
+    try:
+        for parameter in before:
+            parameter.grad = torch.empty_like(parameter)
+        yield [parameter.grad for parameter in before if parameter.grad is not None]
     finally:
-        for parameter, gradient in gradients.items():
+        for parameter, gradient in before.items():
             parameter.grad = gradient
 
 

@@ -5,29 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from transformers import PreTrainedModel
-
-from lorakit.engine.activations import layer_bytes
-from lorakit.engine.fuse import fused_modules
 from lorakit.engine.recompute import can_recompute
+from lorakit.plan.built import Built
 from lorakit.plan.rehearsal import BatchShape
 from lorakit.plan.target import Target
 from lorakit.train.choices import Division
-from lorakit.train.modes import compute_dtype
 
 
-def setup_of(
-    model: PreTrainedModel, target: Target, division: Division, shape: BatchShape
-) -> dict[str, Any]:
+def setup_of(built: Built, target: Target, division: Division, shape: BatchShape) -> dict[str, Any]:
     """Device, dtype and the division of a step, for JSON.
 
     `recompute` has {level: layers} of the worst micro-batch, of `shape`.
     """
     levels = ["none"]
-    if can_recompute(model):
-        with fused_modules(model):
-            layers = layer_bytes(model, compute_dtype(model).itemsize)
-        levels = list(division.recompute_policy.levels(layers, shape.num_tokens))
+    if can_recompute(built.model):
+        levels = list(division.recompute_policy.levels(built.layers.bytes, shape.num_tokens))
     return {
         "device": target.device.type,
         "gpu": None if target.gpu is None else target.gpu.name,

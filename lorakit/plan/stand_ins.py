@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,31 +16,78 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.engine.activations import decoder_layers
-from lorakit.engine.layer_kinds import layer_kind
 from lorakit.plan.ledger import Ledger
 
 
-@contextmanager
-def few_layers(model: PreTrainedModel, ledger: Ledger, every_layer: bool) -> Iterator[None]:
-    """Inside, of each kind of layer only the first two are run, and the last where there will be a
-    backward pass, unless all are."""
-    layers = decoder_layers(model)
-    kinds = [layer_kind(layer) for layer in layers]
-    places: dict[Any, list[int]] = {}
+def numbered(kinds: Iterable[Hashable]) -> list[int]:
+    """The kinds as numbers, from 0 on in the order in which they come first."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(kind, len(numbers)) for kind in kinds]
+
+
+def places_to_run(kinds: Sequence[int], *, backward: bool) -> set[int]:
+    """Of each kind the first two, and the last where there will be a backward pass: the very first
+    layer keeps less than the others, for its input needs no gradient."""
+    places: dict[int, list[int]] = {}
     for place, kind in enumerate(kinds):
         places.setdefault(kind, []).append(place)
+    return {place for found in places.values() for place in found[:2] + found[-1:] * backward}
+
+
+@contextmanager
+def few_layers(
+    layers: Sequence[nn.Module], kinds: Sequence[int], run: Container[int], ledger: Ledger
+) -> Iterator[None]:
+    """Inside, the layers at the places `run` are run, and the others stood in for by what the
+    second of their kind has kept.
+
+    Args:
+        layers: all decoder layers, in their order; see `set_aside`.
+        kinds: of each; see `numbered`.
+    """
     shortened = _Shortened(ledger)
     try:
         for place, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
-            # The very first layer keeps less than the others: its input needs no gradient.
-            run = places[kind][:2] + places[kind][-1:] * torch.is_grad_enabled()
-            runs = every_layer or place in run
             # An attribute of the instance: its class, and whoever looks for it, stay.
-            vars(layer)["forward"] = partial(shortened.forward, layer, kind, runs)
+            vars(layer)["forward"] = partial(shortened.forward, layer, kind, place in run)
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+@contextmanager
+def set_aside(model: PreTrainedModel, run: Container[int]) -> Iterator[list[nn.Module]]:
+    """Inside, decoder layers at other places than `run` are out of the model, and whoever goes
+    through its modules does not see theirs; gives what stands at each place."""
+    layers: list[nn.Module] = list(decoder_layers(model))
+    standing = [layer if place in run else _Aside(layer) for place, layer in enumerate(layers)]
+    instead = {
+        id(layer): stand
+        for layer, stand in zip(layers, standing, strict=True)
+        if layer is not stand
+    }
+    swapped: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for parent in list(model.modules()) if instead else []:
+            for name, child in parent._modules.items():
+                if id(child) in instead and child is not None:
+                    swapped.append((parent, name, child))
+        for parent, name, child in swapped:
+            parent._modules[name] = instead[id(child)]
+        yield standing
+    finally:
+        for parent, name, child in swapped:
+            parent._modules[name] = child
+
+
+class _Aside(nn.Module):
+    """At the place of a layer: its plain attributes, which model code may read, and no modules."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        own = vars(self).keys()
+        vars(self).update({key: value for key, value in vars(layer).items() if key not in own})
 
 
 class _Shortened:

@@ -81,7 +81,8 @@ class Target:
                 offload = "none"
         # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
         for path in packing.packable(model):
-            packing.replace_layer(model, path, packing.stored_at(model, path))
+            if not packing.is_frozen(model, path):
+                packing.replace_layer(model, path, packing.stored_at(model, path))
         if is_loaded and limit is None:
             held = num_bytes([*model.parameters(), *model.buffers()])
             limit = int((free_bytes(self.device) + held) * SHARE_OF_FREE_MEMORY)

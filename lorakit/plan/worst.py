@@ -9,14 +9,12 @@ from transformers import PreTrainedModel
 
 from lorakit.data.examples import ExampleSet
 from lorakit.data.named_sets import context_of
-from lorakit.engine.activations import layer_bytes
-from lorakit.engine.fuse import fused_modules
+from lorakit.engine.activations import LayerBytes
 from lorakit.plan.rehearsal import BatchShape
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.train.batches import StepBatches
 from lorakit.train.choices import Division
-from lorakit.train.modes import compute_dtype
 from lorakit.train.worst import Largest, largest_of_steps, worst_of_set
 
 # Without rows: the tokens of one example, where the recipe names no max_length.
@@ -39,7 +37,7 @@ class Worst:
 
 
 def real_worst(
-    model: PreTrainedModel,
+    layers: Sequence[LayerBytes],
     sets: Sets,
     recipe: Recipe,
     division: Division,
@@ -48,9 +46,11 @@ def real_worst(
     world_size: int = 1,
 ) -> Worst:
     """The worst of the micro-batches that training will make of `sets`, on any rank, and of those
-    that measure the validation set."""
-    with fused_modules(model):
-        layers = layer_bytes(model, compute_dtype(model).itemsize)
+    that measure the validation set.
+
+    Args:
+        layers: what the layers keep, for the levels of recompute.
+    """
     largest = _largest(sets, recipe, division, num_steps=num_steps, world_size=world_size)
     worst = largest.worst(division.recompute_policy, layers)
     shapes = dict.fromkeys(_shape(sets.train, group, division) for group in worst.groups)

@@ -10,7 +10,7 @@ from lorakit.report.part import Part
 
 # What there is in each phase of a run, in the order it is stacked, and what the rest of it is.
 _WEIGHTS = ("weights", "on_its_way", "quantization_constants")
-_THERE = (*_WEIGHTS, "dense_copies", "libraries")
+_THERE = (*_WEIGHTS, "dense_copies", "libraries", "rows")
 _TRAINED = ("adapter", "gradients", "optimizer")
 PHASES = {
     "loading": ((*_WEIGHTS, "loading_libraries"), "being_packed"),
@@ -18,7 +18,7 @@ PHASES = {
     "optimizer_step": ((*_THERE, *_TRAINED), "new_values"),
     "validation": ((*_THERE, *_TRAINED), "forward_pass"),
     "evaluation": (
-        (*_WEIGHTS, "libraries", "adapter", "answer_weights", "kv_cache"),
+        (*_WEIGHTS, "libraries", "rows", "adapter", "answer_weights", "kv_cache"),
         "forward_pass",
     ),
 }

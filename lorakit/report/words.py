@@ -47,6 +47,7 @@ PART_NAMES = {
     "answer_weights": "weights made dense for answers",
     "kv_cache": "keys and values of answers",
     "libraries": "code of libraries",
+    "rows": "rows of the data",
     "context": "the GPU's context",
     "answers_at_most": "answers, at most",
     "start": "start: loading and data",

@@ -7,6 +7,7 @@ very choices it was started with, or be refused.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.base.families import why_not_packed
-from lorakit.engine.activations import layer_bytes
+from lorakit.engine.activations import LayerBytes, layer_bytes
 from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.fuse import fused_modules
 from lorakit.engine.recompute import RecomputePolicy
@@ -124,6 +125,7 @@ def divide(
     longest: int,
     device_type: str,
     free_bytes: int,
+    layers: Sequence[LayerBytes] | None = None,
 ) -> Division:
     """Decide for a new run.
 
@@ -135,12 +137,14 @@ def divide(
         longest: tokens of the longest example.
         device_type: of what computes.
         free_bytes: that activations could take.
+        layers: see `kept_by_layers`, where that is known already.
     """
     room = int(ACTIVATION_SHARE * free_bytes)
     recompute = _recompute(settings)
     tokens = settings.micro_batch_tokens
     if tokens is None:
-        affordable = int(room / max(1.0, bytes_per_token(model, recompute)))
+        layers = kept_by_layers(model) if layers is None else layers
+        affordable = int(room / max(1.0, bytes_per_token(layers, recompute)))
         # A power of two, so that small differences in free memory make no difference.
         affordable = 1 << max(0, affordable.bit_length() - 1)
         tokens = max(min(affordable, MAX_TOKENS[device_type]), MIN_TOKENS, longest)
@@ -224,14 +228,18 @@ def replay_choices(
     return choices
 
 
-def bytes_per_token(model: PreTrainedModel, recompute: str) -> float:
+def kept_by_layers(model: PreTrainedModel) -> list[LayerBytes]:
+    """`layer_bytes` of a model in the dtype it computes in, with its fast modules in place."""
+    with fused_modules(model):
+        return layer_bytes(model, compute_dtype(model).itemsize)
+
+
+def bytes_per_token(layers: Sequence[LayerBytes], recompute: str) -> float:
     """What one token keeps for the backward pass, by estimate: at a level of recompute, of all
     layers; "auto": without.
 
     With full recompute one layer at a time is there as a whole.
     """
-    with fused_modules(model):
-        layers = layer_bytes(model, compute_dtype(model).itemsize)
     kept = sum(getattr(layer, "none" if recompute == AUTO else recompute) for layer in layers)
     return kept + max((layer.none for layer in layers), default=0) * (recompute == "full")
 

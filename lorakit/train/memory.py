@@ -10,8 +10,17 @@ from pathlib import Path
 import psutil
 import torch
 
+
+def _own_bytes() -> int:
+    """Resident memory of this process that no file stands behind. Pages of files (libraries, mapped
+    weights) count as free in `free_bytes`, since the system can read them again."""
+    facts = psutil.Process().memory_info()
+    return facts.rss - (facts.shared if sys.platform == "linux" else 0)
+
+
 # Read once, when this module is imported: after torch and transformers, before any model is loaded.
 RSS_AFTER_IMPORTS = psutil.Process().memory_info().rss
+OWN_AFTER_IMPORTS = _own_bytes()
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -36,6 +45,15 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def held_bytes(device: torch.device) -> int:
+    """What this process holds by now of what `peak_bytes` counts, and `free_bytes` no longer does:
+    weights that were loaded, rows, tables of libraries. A run that goes on here, or begins when
+    this process has ended, has it beside what is free."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return max(0, _own_bytes() - OWN_AFTER_IMPORTS)
 
 
 def total_bytes(device: torch.device) -> int:

@@ -82,7 +82,7 @@ FAULTS = {
     "not UTF-8": (b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl:2: byte 8 \(0xff\) is not UTF-8"),
     "no object": (b"[1, 2]\n", r"a\.jsonl:1: the line holds a list"),
     "NaN": (b'{"a": NaN}\n', r"a\.jsonl:1: NaN is not JSON"),
-    "duplicate key": (b'{"a": 1, "a": 2}\n', r"a\.jsonl:1: the key 'a' occurs twice"),
+    "duplicate key": (b'{"a": 1, "a": 2}\n', r"a\.jsonl:1: the key 'a' stands twice"),
     "half a character": (b'{"a": "\\ud800"}\n', r"a\.jsonl:1: a string holds half a surrogate"),
     "too deep": (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}\n", r"a\.jsonl:1: JSON nested more"),
     "huge number": (b'{"a": 1' + b"0" * 5000 + b"}\n", r"a\.jsonl:1: "),
@@ -150,6 +150,25 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data files in this folder"):
         (tmp_path / "bare").mkdir()
         list(read_rows(tmp_path / "bare"))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_missing_file_like_no_other_names_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("q.csv") if here else tmp_path / "q.csv"
+    there = "The current folder" if here else str(tmp_path)
+    (tmp_path / "readme.md").write_text("not data")
+    with pytest.raises(DataError) as none:
+        list(read_rows(path))
+    assert str(none.value).startswith(f"{path}: no such file. {there} holds no data file (.jsonl,")
+    for number in range(7):
+        _jsonl(tmp_path / f"other{number}.jsonl")
+    with pytest.raises(DataError) as some:
+        list(read_rows(path))
+    assert f"{there} holds other0.jsonl, " in str(some.value)
+    assert str(some.value).endswith("other4.jsonl and 2 more. Check the path.")
 
 
 def test_options_of_the_hub_are_refused_elsewhere(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_values_are_compared_type_by_type(
         ('{"nonce":"%s","value":1,"right":true}', "something that was not asked"),
         ('{"nonce":"%s","error":1}', "something that was not asked"),
         ('["%s", 1]', "something that was not asked"),
-        ('{"nonce":"%s","value":5,"value":1}', "a key stands twice"),
+        ('{"nonce":"%s","value":5,"value":1}', "the key 'value' stands twice"),
         ('{"nonce":"%s","value":NaN}', "NaN is not JSON"),
         ('{"nonce":"%s","value":[Infinity]}', "Infinity is not JSON"),
         ("", "cannot be read"),

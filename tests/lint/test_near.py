@@ -62,6 +62,50 @@ def test_a_topic_a_number_a_negation_make_another_row(question: str, answer: str
     assert not repeats_of(sample("train", [(QUESTION, ANSWER), (question, answer)]), {}).within
 
 
+THINK = "Think inside <think> and </think>, then give the result inside <answer> and </answer>."
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("3 - 0", "0 + 3"),
+        ("3-0", "3+0"),
+        ("12 * 1", "12 / 1"),
+        ("12 x 1", "12 - 1"),
+        ("x + y", "x - y"),
+        ("(a) - (b)", "(a) + (b)"),
+        ("3 < 5", "3 > 5"),
+        ("2 ** 2", "2 * 2"),
+        ("$5 + $3", "$5 - $3"),
+    ],
+)
+def test_another_sign_between_operands_makes_another_row(one: str, other: str) -> None:
+    pairs = [
+        (f"{THINK}\nHow much is {sum}?", f"<think>{sum} is known to be 3 here.</think> {ANSWER}")
+        for sum in (one, other)
+    ]
+    assert not repeats_of(sample("train", pairs), {}).within
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("- take 3\n- rest\n- drink 2", "* take 3\n* rest\n* drink 2"),
+        ("Take 3\n- 2 spoons of it", "Take 3\n+ 2 spoons of it"),
+        ("- 3 tablets, well-known", "* 3 tablets, well known"),
+        ("5-10 mg", "5–10 mg"),  # noqa: RUF001
+        ("5 - 10 mg", "5 to 10 mg"),
+        ("3 x 4", "3 * 4"),
+        ("3 × 4", "3 * 4"),  # noqa: RUF001
+        ("since 2026-01-31, 6/3", "since 2026/01/31, 6/3"),
+        ("2 + 3", "2+3"),
+    ],
+)
+def test_marks_of_lists_dashes_and_spellings_make_no_other_row(one: str, other: str) -> None:
+    pairs = [(f"{THINK}\n{QUESTION}", f"{ANSWER}\n{text}\n{ANSWER}") for text in (one, other)]
+    assert len(repeats_of(sample("train", pairs), {}).within) == 1
+
+
 def test_labels_under_a_long_instruction_are_not_alike() -> None:
     instruction = "Read the message and answer with one label of billing, delivery, praise. " * 8
     said = ["the parcel is late", "i was charged twice", "lovely shop", "the lamp arrived broken"]

@@ -57,7 +57,9 @@ def worst_of(sets: dict[str, ExampleSet], section: EvaluateSection, **given: Any
     return worst_evaluation(sets, options.pop("train", None), section, **options)
 
 
-def measured(model: PreTrainedModel, worst: WorstEvaluation) -> tuple[int, int, int]:
+def measured(
+    model: PreTrainedModel, worst: WorstEvaluation, at_a_time: int
+) -> tuple[int, int, int]:
     """The peaks of losses, choices and answers on a model with data."""
     (one,) = worst.losses
     batch = batch_of(BatchShape(one.lengths, one.num_trained, worst.packed), "cpu")
@@ -74,22 +76,26 @@ def measured(model: PreTrainedModel, worst: WorstEvaluation) -> tuple[int, int, 
 
     answers = 0
     with Ledger(1, [*model.parameters(), *model.buffers()]) as ledger:
-        for stage in longest_passes(model, worst.prompts, NEW_TOKENS, max_batch=MAX_BATCH):
+        for stage in longest_passes(model, worst.prompts, NEW_TOKENS, max_batch=at_a_time):
             answers = max(answers, ledger.peak * (stage != GROWN))
             ledger.begin_phase()
     return peak(lambda: numbers_of(model, batch, with_kl=one.with_kl)), peak(choices), answers
 
 
 @pytest.mark.parametrize(
-    ("model_type", "use_dora"),
+    ("model_type", "use_dora", "at_a_time"),
     [
-        ("llama", True),
-        ("bloom", False),
-        pytest.param("gemma2", False, marks=pytest.mark.slow),
-        pytest.param("qwen3_moe", True, marks=pytest.mark.slow),
+        ("llama", True, MAX_BATCH),
+        ("llama", True, 1),
+        ("bloom", False, MAX_BATCH),
+        ("bloom", False, 1),
+        pytest.param("gemma2", False, MAX_BATCH, marks=pytest.mark.slow),
+        pytest.param("qwen3_moe", True, MAX_BATCH, marks=pytest.mark.slow),
     ],
 )
-def test_what_is_counted_is_what_is_allocated(model_type: str, use_dora: bool) -> None:
+def test_what_is_counted_is_what_is_allocated(
+    model_type: str, use_dora: bool, at_a_time: int
+) -> None:
     config = LoraConfig(r=4, use_dora=use_dora, target_parameters=[])
     real = families.build(model_type).eval()
     attach_adapter(real, config)
@@ -98,9 +104,9 @@ def test_what_is_counted_is_what_is_allocated(model_type: str, use_dora: bool) -
     packed = why_not_packed(real.config) is None
     worst = worst_of({"retention": rows([40] * 7 + [9] * 5)}, ASKED, packed=packed)
     found = rehearse_evaluation(
-        empty, worst, max_new_tokens=NEW_TOKENS, max_batch=MAX_BATCH, device_type="cpu"
+        empty, worst, max_new_tokens=NEW_TOKENS, max_batch=at_a_time, device_type="cpu"
     )
-    losses, choices, answers = measured(real, worst)
+    losses, choices, answers = measured(real, worst, at_a_time)
     assert found.losses == pytest.approx(losses, rel=0.03, abs=SMALL)
     assert found.choices == pytest.approx(choices, rel=0.03, abs=SMALL)
     assert found.answers == pytest.approx(answers, rel=0.03, abs=SMALL)

@@ -22,8 +22,8 @@ from lorakit.plan.trial import needed_bytes
 from lorakit.recipe import Recipe, edited, load_recipe, parse_recipe
 from lorakit.report.plan_page import plan_page
 from tests import families
+from tests.plan.large_bases import LLAMA_3_1_8B
 from tests.plan.test_duration import examples
-from tests.plan.test_plan import LLAMA_3_1_8B
 from tests.report.pages import columns, parse
 
 COMMENTED = """\
@@ -247,3 +247,24 @@ def test_experts_too(model_type: str, tmp_path: Path) -> None:
     now = needed_bytes(plan(recipe, gpu="h100", reads_rows=False))
     found = fixes_of(recipe, int(now * 0.8))
     assert found.fixes
+
+
+def test_no_change_is_tried_where_weights_are_offloaded_whatever_is_changed(large: Path) -> None:
+    """NF4 is the smallest there is; of a little more memory than it takes, a fifth is not its."""
+    recipe = recipe_of(large, base={"quantization": "nf4"})
+    weights = plan(recipe, gpu="h100", reads_rows=False).memory.weights
+    limit = int(weights / 0.9)
+    options: dict[str, Any] = {"gpu": "h100", "budget": limit}
+    now = plan(recipe, reads_rows=False, **options)
+    assert len(now.memory.by_device) > 1
+    tried = []
+
+    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
+        tried.append(changed)
+        return plan(changed, sets=sets, reads_rows=False, **options)
+
+    state = Fixes(needed=now.needed, limit=limit, offloaded=1, fits=False)
+    found = find_fixes(recipe, now, state, plan_again)
+    assert not found.fixes
+    assert len(tried) == 1
+    assert found.nearest is not None and found.nearest > limit

@@ -20,30 +20,9 @@ from lorakit.plan.peaks import CUDA_CONTEXT
 from lorakit.plan.plan import Plan, plan
 from lorakit.plan.trial import same_machine
 from lorakit.recipe import edited, parse_recipe
-from tests.plan.test_plan import LLAMA_3_1_8B, LLAMA_PARAMETERS, LORA_R16, nf4_bytes_8b
+from tests.plan.large_bases import LLAMA_3_1_8B, LLAMA_3_1_70B, QWEN3_235B_A22B
+from tests.plan.test_plan import LLAMA_PARAMETERS, LORA_R16, nf4_bytes_8b
 
-LLAMA_3_1_70B = LLAMA_3_1_8B | {
-    "hidden_size": 8192,
-    "intermediate_size": 28_672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-}
-QWEN3_235B = {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "model_type": "qwen3_moe",
-    "vocab_size": 151_936,
-    "hidden_size": 4096,
-    "intermediate_size": 12_288,
-    "moe_intermediate_size": 1536,
-    "num_hidden_layers": 94,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "max_position_embeddings": 40_960,
-    "tie_word_embeddings": False,
-}
 # Of its weights 235.09e9 in the model card's words "235B in total".
 QWEN3_PARAMETERS = 235_093_634_560
 
@@ -91,7 +70,7 @@ def test_an_8b_model_under_three_methods(tmp_path: Path) -> None:
         assert parts["total"] == sum(v for name, v in parts.items() if name != "total")
 
 
-MODELS = ((LLAMA_3_1_70B, 70_553_706_496), (QWEN3_235B, QWEN3_PARAMETERS))
+MODELS = ((LLAMA_3_1_70B, 70_553_706_496), (QWEN3_235B_A22B, QWEN3_PARAMETERS))
 # A plan takes seconds of a core: by default one of each model, on eight GPUs.
 LARGE = [
     pytest.param(*model, *way, marks=() if way == ("none", 8) else pytest.mark.slow)
@@ -144,7 +123,7 @@ def test_only_what_lacks_data_is_estimated(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: Any, **__: Any) -> None:
         raise error[0]
 
-    monkeypatch.setattr("lorakit.plan.peaks.rehearse", fail)
+    monkeypatch.setattr("lorakit.plan.built.rehearse", fail)
     found = planned(tmp_path, few)
     assert found.peaks.estimated == f"RuntimeError: {error[0]}"
     assert any("rough estimate" in note for note in found.notes)

@@ -28,23 +28,9 @@ from lorakit.plan.steps import count_run_length
 from lorakit.recipe import LoraConfig, edited, parse_recipe
 from lorakit.train.batches import StepBatches
 from tests import families, tiny
+from tests.plan.large_bases import LLAMA_3_1_8B
 
-LLAMA_3_1_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": 128_256,
-    "hidden_size": 4096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131_072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500_000.0,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
-# config.json of meta-llama/Llama-3.1-8B: its model card says 8.03B.
+# Of meta-llama/Llama-3.1-8B: its model card says 8.03B.
 LLAMA_PARAMETERS = 8_030_261_248
 # Sum over q, k, v, o, gate, up, down of r (in + out), times 32 layers, r = 16.
 LORA_R16 = 41_943_040
@@ -76,7 +62,7 @@ def test_an_8b_model_from_its_config_alone(llama_8b: Path, use_dora: bool, train
         )
     )
     result = plan(recipe).to_json()
-    assert time.process_time() - started < 30
+    assert time.process_time() - started < 10  # the first imports of transformers included
     assert result["parameters"] == {
         "total": LLAMA_PARAMETERS + trainable,
         "trainable": trainable,

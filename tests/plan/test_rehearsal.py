@@ -28,6 +28,7 @@ from tests.adapters.bases import perturb
 from tests.train.runs import ragged_examples
 
 EXAMPLES = ragged_examples(5)
+NUM_LAYERS = 6  # more of a kind than are run
 SMALL = 4096  # bytes: of host tensors, generator states and other trifles
 # Their code asks tensors for values, or calls ops that PyTorch has no shapes for.
 # fmt: off
@@ -125,6 +126,30 @@ def test_layers_that_are_stood_in_for_keep_what_those_that_run_keep() -> None:
         assert few.kept == pytest.approx(every.kept, rel=0.02)
         assert few.peak == pytest.approx(every.peak, rel=0.02)
         assert len(few.events) < len(every.events)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted(families.FAMILIES.keys() - ONLY_ESTIMATED))
+def test_layers_that_are_set_aside_are_not_missed(model_type: str) -> None:
+    """Whatever a family's code asks of layers that are not run, a pass keeps and takes the same."""
+    short = families.config(model_type)
+    per_layer = {
+        name: (value * NUM_LAYERS)[:NUM_LAYERS]
+        for name, value in short.to_dict().items()
+        # Two layers, and a lower and an upper limit, are two values as well.
+        if isinstance(value, list) and len(value) == short.num_hidden_layers
+        if name != "time_step_limit"
+    }
+    config = families.config(model_type, **per_layer, num_hidden_layers=NUM_LAYERS)
+    model = empty_model(config, dtype=torch.float32)
+    adapter = attach_adapter(model, LoraConfig(r=4, target_parameters=[]))
+    shape = shape_of(why_not_packed(config) is None)
+    few, every = (
+        rehearse(model, adapter, shape, RecomputePolicy("none"), every_layer=all_of_them)
+        for all_of_them in (False, True)
+    )
+    assert few.kept == pytest.approx(every.kept, rel=0.01)
+    assert few.peak == pytest.approx(every.peak, rel=0.01)
 
 
 def test_a_rehearsal_leaves_the_model_as_it_was() -> None:

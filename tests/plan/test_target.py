@@ -18,7 +18,7 @@ from lorakit.cli.plan_tables import device_lines, memory_tables
 from lorakit.cli.plan_words import setup_lines
 from lorakit.plan.plan import Plan, plan
 from lorakit.recipe import Recipe, parse_recipe
-from tests.plan.test_plan import LLAMA_3_1_8B
+from tests.plan.large_bases import LLAMA_3_1_8B
 
 GIB = 1 << 30
 

@@ -12,7 +12,7 @@ import torch
 
 from lorakit.adapters.attach import attached
 from lorakit.errors import CheckpointError
-from lorakit.train.choices import bytes_per_token, make_choices, replay_choices
+from lorakit.train.choices import bytes_per_token, kept_by_layers, make_choices, replay_choices
 from lorakit.train.loop import train
 from lorakit.train.settings import LoopSettings
 from tests.train import runs
@@ -35,7 +35,7 @@ def test_little_memory_makes_small_micro_batches_that_fit_the_longest_example(
     tiny_folder: Path,
 ) -> None:
     model = runs.adapted_model(tiny_folder)
-    kept = bytes_per_token(model, "none")
+    kept = bytes_per_token(kept_by_layers(model), "none")
     choices = make_choices(model, LONGEST, SETTINGS, CPU, free_bytes=int(2 * 1030 * kept))
     assert choices.micro_batch_tokens == 1024
     long = runs.ragged_examples(3, longest=3000)
@@ -49,9 +49,9 @@ def test_more_recompute_keeps_less(tiny_folder: Path) -> None:
     # Llama's two layers: hidden 32, inner 64, four heads of 8, two key heads; r 4, seven layers.
     # What the layers read, twice; q, k, v, the attention's output; and the MLP's inner activations.
     per_layer = 2 * 32 + (32 + 16 + 16) + 32 + 2 * 64 + 7 * 4
-    assert bytes_per_token(model, "none") == 2 * per_layer * 4
-    assert bytes_per_token(model, "selective") == 2 * (per_layer - 2 * (64 + 4)) * 4
-    assert bytes_per_token(model, "full") == (2 * 32 + per_layer) * 4
+    assert bytes_per_token(kept_by_layers(model), "none") == 2 * per_layer * 4
+    assert bytes_per_token(kept_by_layers(model), "selective") == 2 * (per_layer - 2 * (64 + 4)) * 4
+    assert bytes_per_token(kept_by_layers(model), "full") == (2 * 32 + per_layer) * 4
 
 
 def test_what_is_asked_for_is_what_is_done(tiny_folder: Path) -> None:

@@ -37,6 +37,9 @@ class Variant(Protocol):
 
         Returns:
             As many pieces.
+
+        Raises:
+            DataError: what the variant reads is not on this machine.
         """
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import regex
 
+from lorakit.data.free_text import is_beside_what_stays
+
 NAME = "word_order"
 SUMMARY = "in another word order"
 
@@ -49,10 +51,7 @@ def _may_swap(found: regex.Match, piece: str, *, is_first: bool, is_last: bool) 
     before, after = found[1], found[3]
     if before.lower() == after.lower() or {before.lower(), after.lower()} & _STAY:
         return False
-    beside_what_stays = (not is_first and not regex.search(r"\p{L}", piece[: found.start()])) or (
-        not is_last and not regex.search(r"\p{L}", piece[found.end() :])
-    )
-    return not beside_what_stays
+    return not is_beside_what_stays(found, piece, is_first=is_first, is_last=is_last)
 
 
 def _swapped(found: regex.Match) -> str:

@@ -34,15 +34,16 @@ MOST = 0.5  # of the answers end in a closing mark, or its absence says nothing
 OF_OPEN_ENDS = 0.3  # of the answers without one: else they are lists and the like
 FREQUENT = 20  # times within answers, and never at an end: nothing ends with that word
 _WORD = regex.compile(r"\p{L}[\p{L}\p{M}]+")
-_LAST = regex.compile(r"\p{L}[\p{L}\p{M}]+\s*\Z")
+_LAST = regex.compile(r"\p{L}[\p{L}\p{M}]+\Z")
 _CLOSED = regex.compile(r"\p{L}[\p{L}\p{M}]+(?=[^\p{L}\p{N}\s]|\s*\n|\s*\Z)")
 MAX_ROWS, MAX_CHARACTERS = 3_000, 4_000  # read of a set, of the end of an answer
+MAX_LAST = 200  # characters of a last word: a search begins at the front of what it is given
 
 
 def find(facts: Facts) -> Iterator[Finding]:
     rows = [row for row in facts.train.chats if len(row.answer) >= MIN_LENGTH]
     rows = rows[:: max(1, -(-len(rows) // MAX_ROWS))]
-    open_ends = [row for row in rows if _LAST.search(row.answer)]
+    open_ends = [row for row in rows if _last_word(row.answer)]
     closed = sum(is_closed(row.answer) for row in rows)
     if len(open_ends) < MIN_ROWS or closed < MOST * len(rows):
         return
@@ -70,13 +71,11 @@ def _broken(rows: Sequence[RowText], open_ends: Sequence[RowText]) -> Iterator[R
         text = row.answer[-MAX_CHARACTERS:]
         within.update(_WORD.findall(text))
         ending.update(_CLOSED.findall(text))
-    lasts = [_LAST.search(row.answer) for row in open_ends]
-    at_end = Counter(last.group().rstrip() for last in lasts if last is not None)
+    lasts = [_last_word(row.answer) for row in open_ends]
+    at_end = Counter(lasts)
     known = sorted(within)
     per_word = len(open_ends) / within.total()
-    for row, last in zip(open_ends, lasts, strict=True):
-        assert last is not None
-        word = last.group().rstrip()
+    for row, word in zip(open_ends, lasts, strict=True):
         elsewhere = within[word] - at_end[word]
         if elsewhere == 0:
             following = known[bisect_right(known, word) :][:1]
@@ -87,3 +86,9 @@ def _broken(rows: Sequence[RowText], open_ends: Sequence[RowText]) -> Iterator[R
             is_broken = elsewhere >= FREQUENT and ending[word] == at_end[word] and by_a_cut
         if is_broken:
             yield row
+
+
+def _last_word(answer: str) -> str:
+    """The word that an answer ends with; empty where it ends with something else."""
+    found = _LAST.search(answer.rstrip()[-MAX_LAST:])
+    return "" if found is None else found[0]

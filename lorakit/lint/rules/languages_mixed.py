@@ -14,17 +14,27 @@ ID = "languages-mixed"
 SEVERITIES = ("warning", "note")
 TITLE = "Several languages in the answers"
 REASON = (
-    "A minority of rows in another language makes the model switch. Sets in several languages "
-    "on purpose are fine, so this is a note; it is a warning where answers are in another "
-    "language than their question in a few rows, while the others answer in the language of "
-    "the question."
+    "A minority of rows in another language makes the model switch. It is a warning where a few "
+    "answers are in another language than their question while the rest agree, where all other "
+    "languages together are a small part of the answers, and where a language that is trained in "
+    "earnest is in no set that measures the task, or the other way round. Several languages of "
+    "some size, each asked and answered in itself, are a set in several languages on purpose: a "
+    "note. What is asked to be translated counts for nothing."
 )
 SOURCE = "practice"
 EXAMPLE = '{"prompt": "What helps against a cold, and for how long?", "completion": "Eine ..."}'
-MEND = "Sort the rows by language and decide which to keep."
+MEND = (
+    "Sort the rows by language and decide which to keep; measure on rows in every language that "
+    "is trained."
+)
 
 MIN_ROWS, MIN_SHARE = 5, 0.02  # of the answers that are long enough to tell
 SWITCHING_ROWS, SWITCHING_SHARE, MEANT_SHARE = 5, 0.03, 0.3
+# All other languages together: rows that strayed in are few, a second language on purpose is not.
+STRAY_SHARE = 0.1
+# A language that is meant has so many rows of a set, and so many of them would be expected where
+# there is none.
+EARNEST_SHARE, EXPECTED_ROWS = 0.1, 5
 TRANSLATION = (
     "translat",
     "übersetz",
@@ -39,45 +49,123 @@ TRANSLATION = (
 
 def find(facts: Facts) -> Iterator[Finding]:
     found = facts.languages
-    told = sum(found.answers.values())
-    others = [
-        (name, count)
-        for name, count in found.answers.most_common()[1:]
-        if count >= MIN_ROWS and count >= MIN_SHARE * told
-    ]
+    faults = [*(_switching(facts, found) or _strays(facts, found)), *_unmeasured(facts, found)]
+    yield from faults or _several(found)
+
+
+def _switching(facts: Facts, found: Languages) -> list[Finding]:
+    """A few answers in another language than they are asked for in."""
     asked_and_answered = [*found.by_row, *_pooled(found)]
     switching = [
         row
         for row, asked, answered in asked_and_answered
-        if asked != answered and not any(word in row.prompt.casefold() for word in TRANSLATION)
+        if asked != answered and not _translates(row)
     ]
     share = len(switching) / max(1, len(asked_and_answered))
-    if len(switching) >= SWITCHING_ROWS and SWITCHING_SHARE <= share <= MEANT_SHARE:
-        hits = Hits(facts.train, len(asked_and_answered))
-        for row in switching:
-            hits.add(row, row.answer)
-        yield Finding(
-            ID,
-            "warning",
-            f"train: {share:.0%} of {len(asked_and_answered):,} rows that tell answer in another "
-            "language than "
-            "they are asked in; the model will switch: remove or translate them",
-            hits.where,
-        )
-    elif others:
-        main, most = found.answers.most_common(1)[0]
-        parts = ", ".join(
-            f"{name} {count / told:.0%}" for name, count in [(main, most), *others[:4]]
-        )
-        rows = found.of_answer[others[0][0]]
+    if len(switching) < SWITCHING_ROWS or not SWITCHING_SHARE <= share <= MEANT_SHARE:
+        return []
+    hits = Hits(facts.train, len(asked_and_answered))
+    for row in switching:
+        hits.add(row, row.answer)
+    message = (
+        f"train: {share:.0%} of {len(asked_and_answered):,} rows that tell answer in another "
+        "language than they are asked in; the model will switch: remove or translate them"
+    )
+    return [Finding(ID, "warning", message, hits.where)]
+
+
+def _strays(facts: Facts, found: Languages) -> list[Finding]:
+    """A few rows in other languages than the rest, whatever they are asked in."""
+    others = _others(found)
+    told = sum(found.answers.values())
+    rows = [row for name in others for row in found.of_answer[name] if not _translates(row)]
+    if len(rows) < max(MIN_ROWS, MIN_SHARE * told) or sum(others.values()) >= STRAY_SHARE * told:
+        return []
+    hits = Hits(facts.train, told)
+    for row in sorted(rows, key=lambda row: row.index):
+        hits.add(row, row.answer)
+    message = (
+        f"train: {len(rows)} of {told:,} answers that tell are in other languages than the rest "
+        f"({_in_words(found)}), too few to learn a language from and enough to switch to it: "
+        "remove them, or add more where they are meant"
+    )
+    return [Finding(ID, "warning", message, hits.where)]
+
+
+def _unmeasured(facts: Facts, found: Languages) -> Iterator[Finding]:
+    """Languages of train that no set measures, and of what is measured that train has not."""
+    told = sum(found.answers.values())
+    if not told:
+        return
+    held = {name: one.answers for name, one in facts.languages_held_out.items()}
+    measured = sum(sum(answers.values()) for answers in held.values())
+    for name, count in found.answers.items():
+        share = count / told
+        if (
+            count >= MIN_ROWS
+            and share >= EARNEST_SHARE
+            and share * measured >= EXPECTED_ROWS
+            and not any(answers[name] for answers in held.values())
+        ):
+            yield Finding(
+                ID,
+                "warning",
+                f"train: {share:.0%} of the answers that tell are in {name}, and none of "
+                f"{', '.join(held)}: what is measured says nothing about them; add rows in {name}",
+                found.of_answer[name][0].where,
+            )
+    in_domain = facts.languages_held_out.get("in_domain", Languages())
+    for name, count in in_domain.answers.items():
+        share = count / sum(in_domain.answers.values())
+        if (
+            count >= MIN_ROWS
+            and share >= EARNEST_SHARE
+            and share * told >= EXPECTED_ROWS
+            and not found.answers[name]
+        ):
+            yield Finding(
+                ID,
+                "warning",
+                f"in_domain: {share:.0%} of the answers that tell are in {name}, and none of "
+                "train: they measure what is not trained; add such rows to train, or name them as "
+                "out_of_domain",
+                in_domain.of_answer[name][0].where,
+            )
+
+
+def _several(found: Languages) -> Iterator[Finding]:
+    """Several languages on purpose."""
+    others = _others(found)
+    if others:
         yield Finding(
             ID,
             "note",
-            f"train: answers are in several languages ({parts}, of {told:,} answers that tell); "
-            "sort them "
-            "out if that is not meant",
-            rows[0].where,
+            f"train: answers are in several languages ({_in_words(found)}, of "
+            f"{sum(found.answers.values()):,} answers that tell); sort them out if that is not "
+            "meant",
+            found.of_answer[next(iter(others))][0].where,
         )
+
+
+def _others(found: Languages) -> dict[str, int]:
+    """{language: its answers} of those beside the main one that are no mistakes of telling."""
+    told = sum(found.answers.values())
+    return {
+        name: count
+        for name, count in found.answers.most_common()[1:]
+        if count >= MIN_ROWS and count >= MIN_SHARE * told
+    }
+
+
+def _in_words(found: Languages) -> str:
+    """`en 80%, de 20%`."""
+    told = sum(found.answers.values())
+    named = [found.answers.most_common(1)[0], *list(_others(found).items())[:4]]
+    return ", ".join(f"{name} {count / told:.0%}" for name, count in named)
+
+
+def _translates(row: RowText) -> bool:
+    return any(word in row.prompt.casefold() for word in TRANSLATION)
 
 
 def _pooled(found: Languages) -> Iterator[tuple[RowText, str, str]]:

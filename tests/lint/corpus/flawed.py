@@ -20,6 +20,7 @@ from tests.lint.corpus.rows import (
     extracted,
     with_answer,
 )
+from tests.lint.corpus.tongues import MIXED_BY_MISTAKE
 from tests.lint.corpus.twins import FLAWED_TWINS, JSON_IN_QUOTES
 
 # A micro-batch of many rows, so that short ones meet long ones.
@@ -420,6 +421,7 @@ FLAWED: dict[str, list[Case]] = {
     "languages-mixed": [
         Case(changed(answered(240), 10, with_answer(lambda row: GERMAN))),
         Case(changed(_briefly_asked(240), 10, with_answer(lambda row: GERMAN))),
+        *MIXED_BY_MISTAKE,
     ],
     "one-source-dominates": [
         _note(Case(_sources(240))),

@@ -22,6 +22,7 @@ from tests.lint.corpus.rows import (
     sums,
     with_answer,
 )
+from tests.lint.corpus.tongues import MIXED_ON_PURPOSE
 from tests.lint.corpus.twins import SOUND_TWINS
 
 GPU = Hardware("cuda", "NVIDIA H200", has_bfloat16=True, chosen=False)
@@ -217,7 +218,7 @@ SOUND: dict[str, Case] = {
     "placeholders of secrets": Case(_placeholders()),
     "long numbers": Case(_numbers()),
     "long documents, short labels": _held(_documents()),
-    "German": Case(_german()),
+    "German": _held(_german()),
     "high rank with rsLoRA": _held(
         answered(300), adapter={"r": 128, "lora_alpha": 16, "use_rslora": True}
     ),
@@ -246,5 +247,6 @@ SOUND: dict[str, Case] = {
         answered(240),
         sections={"data": {"train": ["{train.jsonl}", {"path": "builtin:general", "weight": 0.1}]}},
     ),
+    **MIXED_ON_PURPOSE,
     **SOUND_TWINS,
 }

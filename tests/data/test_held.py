@@ -1,0 +1,98 @@
+"""What rows take while a run goes on: little, and known."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import lorakit
+from lorakit.base.from_recipe import load_tokenizer_of_base
+from lorakit.data import row_set
+from lorakit.data.examples import Example
+from lorakit.data.meanings import DataRules, Meanings, read_meanings
+from lorakit.data.named_sets import NamedSets, prepare_named_sets
+from lorakit.data.store import write_store
+from lorakit.plan.plan import plan
+from lorakit.plan.rows import Sets
+from lorakit.recipe import Recipe
+
+MIB = 1 << 20
+
+
+def written(path: Path, count: int) -> Path:
+    rows = ({"prompt": f"What is {n} and one?", "completion": f"{n + 1}."} for n in range(count))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe_of(path: Path) -> Recipe:
+    base = {"model": "builtin", "device": "cpu"}
+    data = {"train": str(path), "validation": 0.01}
+    return lorakit.parse_recipe({"base": base, "data": data})
+
+
+def prepared(recipe: Recipe, cache: Path) -> NamedSets:
+    tokenizer, config = load_tokenizer_of_base(recipe.base)
+    return prepare_named_sets(recipe, tokenizer, config, cache_dir=cache)
+
+
+def test_handles_made_when_asked_for_are_those_that_were_given(tmp_path: Path) -> None:
+    both = [written(tmp_path / name, 20) for name in ("a.jsonl", "b.jsonl")]
+    given = read_meanings([str(path) for path in both], DataRules())[::-3]
+    for one, number in zip(given, range(len(given)), strict=True):
+        one.weight = 1 + number / 4
+    kept = Meanings(given)
+    assert len(kept) == len(given) > 10
+    for made in (list(kept), kept[:], [kept[i - len(kept)] for i in range(len(kept))]):
+        for one, other in zip(made, given, strict=True):
+            assert one.location == other.location
+            assert one.row == other.row
+            assert one.content_hash == other.content_hash
+            assert one.weight == other.weight
+    with pytest.raises(IndexError):
+        kept[len(kept)]
+
+
+def test_tokens_that_were_looked_at_are_not_held(tmp_path: Path) -> None:
+    """32 MiB of tokens and weights, all of them read."""
+    ids, weights = np.arange(4096, dtype=np.int32), np.ones(4096, dtype=np.float32)
+    store = write_store(tmp_path, "key", [Example(ids, weights)] * 1024, range(1024), {})
+    before = psutil.Process().memory_info().rss
+    for index in range(len(store)):
+        example = store[index]
+        assert example.input_ids[-1] == 4095 and example.loss_weights.flags.writeable
+    assert psutil.Process().memory_info().rss - before < 8 * MIB
+    assert store.held_bytes < MIB // 8
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "read-again"])
+def test_what_rows_are_said_to_hold_is_what_they_hold(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_set, "KEPT_BYTES", row_set.KEPT_BYTES if kept else 0)
+    prepared(recipe_of(written(tmp_path / "few.jsonl", 10)), tmp_path / "cache")  # what stays
+    recipe = recipe_of(written(tmp_path / "rows.jsonl", 4000))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        sets = prepared(recipe, tmp_path / "cache")
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    trifles = MIB // 2  # the tokenizer that was loaded for them, in Python
+    assert sets.held_bytes == pytest.approx(held, rel=0.3, abs=trifles)
+    assert (sets.held_bytes > 4 * MIB) == kept
+    planned = plan(recipe, sets=Sets.of(sets)).peaks
+    without = plan(recipe, sets=Sets(sets.train.examples, sets.train.repeats)).peaks
+    assert planned.rows == sets.held_bytes
+    assert without.rows == 0
+    more = planned.phases["optimizer_step"] - without.phases["optimizer_step"]
+    assert more == planned.rows
+    assert planned.phases["loading"] == without.phases["loading"]

@@ -1,0 +1,76 @@
+"""When languages side by side are a fault, and when they are meant; languages told by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorakit.lint.languages import Languages
+from lorakit.lint.row_texts import RowText, Sample
+from lorakit.lint.rules import languages_mixed
+
+
+def languages(counts: dict[str, int], question: str = "What is it?") -> Languages:
+    """Rows asked and answered in each language."""
+    rows = {
+        name: [
+            RowText(i, f"{name}:{i}", (("user", question), ("assistant", "So.")), (False, True))
+            for i in range(count)
+        ]
+        for name, count in counts.items()
+    }
+    by_row = [(row, name, name) for name, some in rows.items() for row in some]
+    return Languages(Counter(counts), by_row, rows)
+
+
+def severities(train: Languages, **held_out: dict[str, int]) -> list[str]:
+    rows = tuple(row for row, _, _ in train.by_row)
+    facts: Any = SimpleNamespace(
+        languages=train,
+        languages_held_out={name: languages(counts) for name, counts in held_out.items()},
+        train=Sample("train", rows, len(rows), np.ones(len(rows))),
+    )
+    return [one.severity for one in languages_mixed.find(facts)]
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "told"),
+    [
+        ({"en": 100}, {}, []),
+        ({"en": 100, "de": 1}, {}, []),  # a mistake of telling
+        ({"en": 94, "de": 6}, {}, ["warning"]),
+        ({"en": 88, "de": 6, "fr": 6}, {}, ["note"]),  # together some size
+        ({"en": 60, "de": 40}, {}, ["note"]),
+        ({"en": 60, "de": 40}, {"in_domain": {"en": 12, "de": 8}}, ["note"]),
+        ({"en": 60, "de": 40}, {"in_domain": {"en": 20}}, ["warning"]),
+        ({"en": 60, "de": 40}, {"in_domain": {"en": 20}, "out_of_domain": {"de": 9}}, ["note"]),
+        ({"en": 60, "de": 40}, {"in_domain": {"en": 8}}, ["note"]),  # too few to have any
+        ({"en": 100}, {"in_domain": {"en": 20, "de": 9}}, ["warning"]),
+        ({"en": 100}, {"in_domain": {"en": 200, "de": 9}}, []),
+        ({"en": 100}, {"out_of_domain": {"de": 20}}, ["warning"]),
+        ({"en": 100}, {"in_domain": {"en": 20}, "out_of_domain": {"de": 20}}, []),
+        ({"en": 94, "de": 6}, {"in_domain": {"fr": 20}}, ["warning", "warning", "warning"]),
+        ({}, {"in_domain": {"fr": 20}}, []),
+    ],
+)
+def test_a_fault_is_a_warning_and_a_purpose_a_note(
+    train: dict[str, int], held_out: dict[str, dict[str, int]], told: list[str]
+) -> None:
+    assert severities(languages(train), **held_out) == told
+
+
+def test_what_is_to_be_translated_has_not_strayed() -> None:
+    asked = languages({"en": 94, "de": 6}, "Translate it into German.")
+    assert severities(asked) == ["note"]
+
+
+def test_a_few_answers_in_another_language_than_their_question() -> None:
+    found = languages({"en": 60, "de": 40})
+    found.by_row[:5] = [(row, "de", "en") for row, _, _ in found.by_row[:5]]
+    assert severities(found) == ["warning"]
+    found.by_row[:40] = [(row, "de", "en") for row, _, _ in found.by_row[:40]]
+    assert severities(found) == ["note"]  # so many are meant

@@ -1,0 +1,82 @@
+"""Whether a run fits: what is still to be allocated against what is free, counted once each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from lorakit.data.contract import Finding
+from lorakit.lint.facts import Facts
+from lorakit.lint.hardware import Room, hardware_of
+from lorakit.lint.room import need_of
+from lorakit.lint.rules import does_not_fit, fits_only_just
+from lorakit.train.memory import held_bytes
+from tests.lint.corpus.case import Case
+
+CPU = torch.device("cpu")
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    folder = tmp_path_factory.mktemp("room")
+    return Case().facts(folder, folder / "cache")
+
+
+def found(facts: Facts, room: Room) -> list[Finding]:
+    here = replace(facts, hardware=replace(facts.hardware, room=room))
+    rules: list[Iterator[Finding]] = [does_not_fit.find(here), fits_only_just.find(here)]
+    return [finding for rule in rules for finding in rule]
+
+
+def needed(facts: Facts) -> int:
+    assert facts.plan is not None
+    return facts.plan.needed
+
+
+def test_what_the_process_holds_already_is_not_asked_for_again(facts: Facts) -> None:
+    """The same machine before anything was loaded, and with any share of the run in memory."""
+    enough, little = 2 * needed(facts), needed(facts) // 2
+    for share in (0.0, 0.3, 0.9, 1.0):
+        held = int(share * needed(facts))
+        assert found(facts, Room(enough - held, 2 * enough, held)) == []
+        held = int(share * little)
+        (finding,) = found(facts, Room(little - held, little, held))
+        assert (finding.id, finding.severity) == ("does-not-fit", "error")
+    # All of it is here, and nothing else is free: it goes on as it is.
+    (finding,) = found(facts, Room(0, 4 * enough, needed(facts)))
+    assert finding.id == "fits-only-just"
+
+
+def test_no_run_has_more_than_the_device(facts: Facts) -> None:
+    room = Room(free=needed(facts), total=needed(facts) // 2, held=needed(facts))
+    need = need_of(replace(facts, hardware=replace(facts.hardware, room=room)))
+    assert need is not None
+    assert need.free == need.total == room.total
+
+
+def test_what_is_held_is_what_was_allocated(facts: Facts) -> None:
+    before, room = held_bytes(CPU), hardware_of(facts.recipe.base).room
+    block = np.ones(128 * MIB, dtype=np.uint8)
+    assert 120 * MIB < held_bytes(CPU) - before < 140 * MIB
+    assert room is not None
+    assert room.total == psutil.virtual_memory().total
+    assert room.held < 120 * MIB + before
+    del block
+    assert held_bytes(CPU) - before < 50 * MIB
+
+
+def test_pages_of_files_are_free_memory_and_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(bytes(64 * MIB))
+    before = held_bytes(CPU), psutil.Process().memory_info().rss
+    mapped = np.memmap(path, dtype=np.uint8, mode="r")
+    assert mapped[::512].sum() == 0
+    assert psutil.Process().memory_info().rss - before[1] > 60 * MIB
+    assert held_bytes(CPU) - before[0] < 10 * MIB
