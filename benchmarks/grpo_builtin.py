@@ -43,21 +43,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--keep", type=Path, help="folder of finished seeds, which run only once")
+    parser.add_argument("--steps", type=int, help="of each stage at most, to try the script out")
+    parser.add_argument("--questions", type=int, help="of each set, likewise")
     options = parser.parse_args()
     seeds = {}
     for number in options.seeds:
-        seeds[number] = kept_seed(number, options.keep)
+        seeds[number] = kept_seed(number, options)
         print(section(seeds), flush=True)
     plot(seeds).savefig(PLOT, dpi=110)
     write_section("GRPO on the built-in task", section(seeds))
 
 
-def kept_seed(number: int, folder: Path | None) -> Seed:
+def kept_seed(number: int, options: argparse.Namespace) -> Seed:
     """A seed that ran before, or runs now."""
-    place = None if folder is None else folder / f"seed-{number}.json"
+    place = None if options.keep is None else options.keep / f"seed-{number}.json"
     if place is not None and place.is_file():
         return Seed.read(place)
-    seed = one_seed(number)
+    seed = one_seed(number, steps=options.steps, asked=options.questions)
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         seed.write(place)
@@ -95,7 +97,7 @@ def plot(seeds: dict[int, Seed]) -> Figure:
 def section(seeds: dict[int, Seed]) -> str:
     """The section of docs/results.md."""
     one = next(iter(seeds.values()))
-    loop, patience = grpo_loop(0), sft_config(0).early_stopping_patience
+    loop, warm = grpo_loop(0), sft_config(0)
     counts = {name: len(one.answers["sft"][name].digits) for name in SETS}
     longest = max(seed.seconds["processor"] for seed in seeds.values())
     return f"""Written by `{command()}`. {machine()}
@@ -103,12 +105,13 @@ def section(seeds: dict[int, Seed]) -> str:
 The task is `Add 705 and 863.`, to be answered with the columns inside `<think>` and the result
 inside `<answer>`; the sets are those of `python -m lorakit.builtin.sums`. Two stages, r
 {ADAPTER.r} on every linear layer, float32: SFT on traces of which {CARRIED_SHARE:.0%} carry and the
-others forget to, until {patience} validations in a row were not lower than the best; then GRPO
-with {loop.batch_size} completions a step, from rewards alone (`math`, and 0.2 for the tags).
-Accuracy: share of {SAMPLES} answers to each question at temperature 1, paired by question;
-{counts["in_domain"]} questions of {" or ".join(map(str, DIGITS))} digits in domain,
-{counts["out_of_domain"]} of {LONGER} out of domain. A seed took at most {longest:.0f} s of
-processor time, measuring included.
+others forget to, until {warm.early_stopping_patience} validations in a row were not lower than the
+best by more than {warm.early_stopping_threshold:g}, or for {warm.num_train_epochs:g} epochs; then
+{loop.max_steps} steps of GRPO with {loop.batch_size} completions each, from rewards alone (`math`,
+and 0.2 for the tags). Accuracy: share of {SAMPLES} answers to each question at temperature 1,
+paired by question; {counts["in_domain"]} questions of {" or ".join(map(str, DIGITS))} digits in
+domain, {counts["out_of_domain"]} of {LONGER} out of domain. A seed took at most {longest:.0f} s
+of processor time, measuring included; seconds of the clock are those of a machine that others used.
 
 {_accuracies(seeds)}
 

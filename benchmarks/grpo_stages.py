@@ -54,17 +54,18 @@ class Answers:
         digits: (E,), of the numbers.
         right: (E,), share of the samples that are right.
         greedy: (E,), whether the most probable answer is: 0 or 1.
-        carries: of the samples to sums that need a carry, the share that carries.
-        right_carrying: of those, the share that is right; None: there is none.
+        carries: of the samples to sums that need a carry, the share that carries; None here and
+            below: there is none.
+        right_carrying: of those, the share that is right.
         right_without: of the samples to sums that need no carry, the share that is right.
     """
 
     digits: list[int]
     right: list[float]
     greedy: list[float]
-    carries: float
+    carries: float | None
     right_carrying: float | None
-    right_without: float
+    right_without: float | None
 
     def of_digits(self, digits: int | None) -> tuple[np.ndarray, np.ndarray]:
         """`right` and `greedy` of the numbers of so many digits; None: all."""
@@ -116,13 +117,12 @@ class Seed:
         return cls(**values, answers=answers, retention=kept)
 
 
-def one_seed(
-    seed: int, *, sft: dict[str, Any] | None = None, grpo: dict[str, Any] | None = None
-) -> Seed:
+def one_seed(seed: int, *, steps: int | None = None, asked: int | None = None) -> Seed:
     """Traces, then rewards; measured before, in between and after.
 
     Args:
-        sft, grpo: options instead of those of `sft_config` and `grpo_loop`.
+        steps: of each stage at most, to try the script out; None: as many as it takes.
+        asked: questions of each set, likewise; None: all.
     """
     clock, processor = _Clock(), time.process_time()
     model, tokenizer = lorakit.load_base("builtin", dtype=torch.float32)
@@ -135,7 +135,7 @@ def one_seed(
 
     def measure(stage: str) -> None:
         answers[stage] = {
-            name: answers_of(model, tokenizer, sets[name], seed=seed) for name in SETS
+            name: answers_of(model, tokenizer, sets[name], seed=seed, asked=asked) for name in SETS
         }
         if stage != "base":
             result = compare_sets(
@@ -148,12 +148,13 @@ def one_seed(
 
     with adapter_disabled(model):
         measure("base")
+    few = {} if steps is None else {"max_steps": steps}
     general = SourceSpec("builtin:general", weight=0.25)
     traces = lorakit.train_sft(
         model,
         tokenizer,
         [SourceSpec("builtin:sums_traces"), general],
-        sft_config(seed, **(sft or {})),
+        sft_config(seed, **few),
         validation="builtin:sums_validation",
     )
     clock.count("sft")
@@ -162,7 +163,7 @@ def one_seed(
         model,
         tokenizer,
         sets["train"].examples,
-        grpo_loop(seed, **(grpo or {})),
+        grpo_loop(seed, **few),
         grpo_settings(),
         stop_ids=stop_ids,
     )
@@ -174,7 +175,8 @@ def one_seed(
 
 
 def sft_config(seed: int, **options: Any) -> SFTConfig:
-    """The warm start: it ends when three validations in a row are not lower than the best."""
+    """The warm start: it ends when three validations in a row are not lower than the best by more
+    than its threshold, or after its epochs."""
     chosen: dict[str, Any] = {
         "format": "messages",
         "num_train_epochs": 6,
@@ -189,6 +191,8 @@ def sft_config(seed: int, **options: Any) -> SFTConfig:
         "logging_steps": 10,
         "seed": seed,
     }
+    if "max_steps" in options:
+        del chosen["num_train_epochs"]  # beside it they could not take effect
     return SFTConfig(**(chosen | options))
 
 
@@ -222,40 +226,49 @@ def prepared(name: str, tokenizer: PreTrainedTokenizerBase) -> Prepared:
 
 
 def answers_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: Prepared, *, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: Prepared,
+    *,
+    seed: int,
+    asked: int | None = None,
 ) -> Answers:
-    """Ask every question of a set, and score what comes."""
-    asked = questions(held_out.examples, range(len(held_out.examples)), held_out.stop_ids)
-    references = [decoded(tokenizer, one.reference_ids) for one in asked]
+    """Ask the first questions of a set, or all of them, and score what comes."""
+    count = len(held_out.examples) if asked is None else asked
+    chosen = questions(held_out.examples, range(count), held_out.stop_ids)
+    references = [decoded(tokenizer, one.reference_ids) for one in chosen]
 
-    def right(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        """Whether answers are right, and whether they carry: bool (E, count) each."""
+    def right(samples: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Whether answers are right, and whether they carry: bool (E, samples) each."""
         settings = SamplingSettings(
             max_new_tokens=MAX_TOKENS,
             temperature=temperature,
             stop_ids=held_out.stop_ids,
             seed=seed,
         )
-        prompts = [one.prompt_ids for one in asked for _ in range(count)]
+        prompts = [one.prompt_ids for one in chosen for _ in range(samples)]
         texts = [one.text for one in generate(model, tokenizer, prompts, settings, max_batch=128)]
-        wanted = [one for one in references for _ in range(count)]
+        wanted = [one for one in references for _ in range(samples)]
         scores = tasks.scorer("math").scores(texts, wanted, SCORING)
         ways = np.array([CARRY.search(text) is not None for text in texts])
-        return scores.astype(bool).reshape(-1, count), ways.reshape(-1, count)
+        return scores.astype(bool).reshape(-1, samples), ways.reshape(-1, samples)
 
     sampled, ways = right(SAMPLES, 1.0)
     greedy, _ = right(1, 0.0)
-    rows = [row.values for row in held_out.rows]
+    rows = [held_out.rows[index].values for index in range(count)]
     needed = np.array([needs_carry(row["messages"][0]["content"]) for row in rows])
-    carrying = ways & needed[:, None]
     return Answers(
         [int(row["digits"]) for row in rows],
         sampled.mean(axis=1).tolist(),
         greedy[:, 0].astype(float).tolist(),
-        float(ways[needed].mean()),
-        float(sampled[carrying].mean()) if carrying.any() else None,
-        float(sampled[~needed].mean()),
+        _share(ways[needed]),
+        _share(sampled[ways & needed[:, None]]),
+        _share(sampled[~needed]),
     )
+
+
+def _share(flags: np.ndarray) -> float | None:
+    return float(flags.mean()) if flags.size else None
 
 
 def needs_carry(question: str) -> bool:

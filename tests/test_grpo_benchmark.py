@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -54,7 +55,7 @@ def test_the_page_says_what_was_measured(
     monkeypatch.setattr("sys.argv", ["grpo_builtin.py"])
     seed = seed_of(stages, [1, 0.5, 0, 0], [1, 1, 1, 0.5])
     seed.write(tmp_path / "seed-7.json")
-    seeds = {7: script.kept_seed(7, tmp_path)}
+    seeds = {7: script.kept_seed(7, argparse.Namespace(keep=tmp_path))}
     assert seeds[7] == seed
     _, long = sums.DIGITS
     assert stages.gain(seed, "in_domain").difference == 0.5
@@ -93,18 +94,3 @@ def test_no_question_is_asked_twice(modules: tuple[ModuleType, ModuleType]) -> N
     loop = stages.grpo_loop(1)
     per_step = stages.grpo_settings().prompts_per_cycle(loop.batch_size)
     assert loop.max_steps * per_step <= sums.NUM_ROWS["sums_train"]
-
-
-@pytest.mark.slow  # 2,700 answers
-def test_a_seed_goes_its_way(modules: tuple[ModuleType, ModuleType]) -> None:
-    script, stages = modules
-    few = {"max_steps": 2, "batch_size": 16}
-    seed = stages.one_seed(1, sft=few | {"eval_steps": 1}, grpo=few)
-    assert seed.metrics["sft"][-1]["step"] == seed.metrics["grpo"][-1]["step"] == 2
-    for stage in ("base", "sft", "grpo"):
-        for name in stages.SETS:
-            answers = seed.answers[stage][name]
-            assert len(answers.right) == sums.NUM_ROWS[f"sums_{name}"]
-            counts = {share * stages.SAMPLES for share in answers.right}
-            assert counts <= set(range(stages.SAMPLES + 1))
-    assert "| 1 | in_domain |" in script.section({1: seed})

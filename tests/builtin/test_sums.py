@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ from lorakit import tasks
 from lorakit.builtin import data_folder, sums
 from lorakit.builtin.arithmetic import is_held_out
 from lorakit.builtin.row_files import write_sets
+from tests.builtin.shipped import shipped_rows
 
 SETS = list(sums.NUM_ROWS)
 TRACED = ("sums_traces", "sums_validation")
@@ -24,13 +24,7 @@ ANSWER = re.compile(r"(?:<think>([\d+=, ]+)</think>)?<answer>(\d+)</answer>")
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict[str, Any]]]:
-    return {
-        name: [
-            json.loads(line)
-            for line in (data_folder() / f"{name}.jsonl").read_text("utf-8").splitlines()
-        ]
-        for name in SETS
-    }
+    return shipped_rows(SETS)
 
 
 def numbers(row: dict[str, Any]) -> tuple[int, int]:

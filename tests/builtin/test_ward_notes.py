@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lorakit.builtin.ward_topics import Topic, trained_topics, unseen_topics
 from lorakit.data.conversation import Conversation
 from lorakit.data.detect import converter_for
 from lorakit.data.sources import read_rows
+from tests.builtin.shipped import shipped_rows
 
 WARD_SETS = ("train", "in_domain", "out_of_domain")
 SKILL_SETS = ("retention", "general")
@@ -33,13 +33,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict[str, Any]]]:
-    return {
-        name: [
-            json.loads(line)
-            for line in (data_folder() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        for name in SETS
-    }
+    return shipped_rows(SETS)
 
 
 def prompt(row: dict[str, Any]) -> str:
