@@ -23,7 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,11 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     timed("plan", make_plan)
     facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan)
     for name in SHARED_BY_RULES:
-        timed(f"({name})", lambda name=name: getattr(facts, name))
+        timed(f"({name})", partial(getattr, facts, name))
     found = [
-        one.id for rule in rules() for one in timed(rule.ID, lambda r=rule: list(r.find(facts)))
+        one.id
+        for rule in rules()
+        for one in timed(rule.ID, partial(lambda r: list(r.find(facts)), rule))
     ]
     rows = sum(one.read for one in {id(one): one for one in sets.by_name().values()}.values())
     return {
