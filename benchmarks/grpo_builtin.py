@@ -67,11 +67,11 @@ def kept_seed(number: int, options: argparse.Namespace) -> Seed:
 
 
 def plot(seeds: dict[int, Seed]) -> Figure:
-    """Right answers to questions asked for the first time, and their length, over the steps."""
+    """Right answers to questions asked for the first time, and groups that teach nothing."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    names = ("rewards/math/mean", "completions/mean_length")
-    titles = ("right answers in rollouts, each question new", "tokens of an answer")
+    names = ("rewards/math/mean", "frac_reward_zero_std")
+    titles = ("right answers in rollouts, each question new", "groups whose rewards are all alike")
     for panel, name, title in zip(panels, names, titles, strict=True):
         for (number, seed), style in zip(seeds.items(), ("-", "--", ":", "-."), strict=False):
             lines = seed.metrics["grpo"]
@@ -90,7 +90,8 @@ def plot(seeds: dict[int, Seed]) -> Figure:
         panel.set_title(title, fontsize="medium")
         panel.grid(axis="y", color="0.9")
         panel.legend(frameon=False)
-    panels[0].set_ylim(0, 1)
+    for panel in panels:
+        panel.set_ylim(0, 1)
     return figure
 
 
@@ -115,7 +116,7 @@ of processor time, measuring included; seconds of the clock are those of a machi
 
 {_accuracies(seeds)}
 
-What the rewards taught is to carry; how well that is done, they change less:
+What the rewards taught is to carry, and less so how to do it right:
 
 {_ways(seeds)}
 
@@ -124,7 +125,7 @@ The warm start, and what the base could do before (`builtin:retention`, loss per
 
 {_costs(seeds)}
 
-![Right answers and their length over the steps of GRPO](images/grpo.png)
+![Right answers, and groups without variance, over the steps of GRPO](images/grpo.png)
 
 The curve is the share of right answers in the rollouts of each step; no question comes twice, so
 each was new to the model. Dots: accuracy in domain before and after.

@@ -36,7 +36,7 @@ def seed_of(stages: ModuleType, before: list[float], after: list[float]) -> Any:
     kept = stages.Retention(0.25, 0.125, 0.375, "worse")
     losses = [{"step": 2 * n, "validation_loss": loss} for n, loss in enumerate((0.9, 0.3, 0.4))]
     rewards = [
-        {"step": step, "rewards/math/mean": step / 10, "completions/mean_length": 30.0 + step}
+        {"step": step, "rewards/math/mean": step / 10, "frac_reward_zero_std": step / 4}
         for step in (1, 2, 3)
     ]
     return stages.Seed(
@@ -69,7 +69,7 @@ def test_the_page_says_what_was_measured(
     panels = script.plot(seeds).axes
     assert panels[0].lines[0].get_ydata().tolist() == [0.1, 0.2, 0.3]
     assert panels[0].lines[1].get_ydata().tolist() == [0.375, 0.875]
-    assert panels[1].lines[0].get_ydata().tolist() == [31, 32, 33]
+    assert panels[1].lines[0].get_ydata().tolist() == [0.25, 0.5, 0.75]
 
 
 def test_what_is_counted_is_there(modules: tuple[ModuleType, ModuleType]) -> None:
