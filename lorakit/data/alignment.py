@@ -64,27 +64,30 @@ def align(
     return Alignment(tuple(masked_starts), tuple(real_starts), tuple(texts))
 
 
-def fill(segments: Sequence[str | int], pieces: Sequence[Piece]) -> tuple[str, Alignment]:
-    """The masked text with every piece as it stands in the place of its marker, and its alignment.
+def fill(segments: Sequence[str | int], pieces: Sequence[Piece]) -> str:
+    """The masked text with every piece as it stands in the place of its marker.
 
     Args:
         segments: literal texts at even places, numbers of pieces at odd ones.
     """
-    masked_starts, real_starts, parts, texts = [0], [0], [], []
+    return "".join([one if isinstance(one, str) else pieces[one].text for one in segments])
+
+
+def align_filled(segments: Sequence[str | int], pieces: Sequence[Piece]) -> Alignment:
+    """How the masked text lies on the one that `fill` made of it."""
+    masked_starts, real_starts, texts = [0], [0], []
     masked_at = real_at = 0
     for segment in segments:
         if isinstance(segment, str):
-            part, width = segment, len(segment)
+            masked_at += len(segment)
+            real_at += len(segment)
         else:
-            part, width = pieces[segment].text, len(pieces[segment].marker)
-            texts.append((real_at, real_at + len(part)))
-        parts.append(part)
-        masked_at += width
-        real_at += len(part)
+            start, real_at = real_at, real_at + len(pieces[segment].text)
+            masked_at += len(pieces[segment].marker)
+            texts.append((start, real_at))
         masked_starts.append(masked_at)
         real_starts.append(real_at)
-    alignment = Alignment(tuple(masked_starts), tuple(real_starts), tuple(texts))
-    return "".join(parts), alignment
+    return Alignment(tuple(masked_starts), tuple(real_starts), tuple(texts))
 
 
 def _variants(text: str) -> Iterator[str]:

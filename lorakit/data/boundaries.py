@@ -36,13 +36,14 @@ class Boundaries:
 
     Attributes:
         control_ids: of the control tokens in order, int32 as bytes.
-        spans: first and last boundary of the spans of each turn.
-        prompts: where each turn's prompt ends, for turns whose prompt is a part of the text.
+        places: every boundary, among them where the prompt of a turn ends that is a part of the
+            text.
+        spans: of each turn's spans, which of the places are the first and the last.
     """
 
     control_ids: bytes
-    spans: tuple[tuple[tuple[_Boundary, _Boundary], ...], ...]
-    prompts: tuple[_Boundary, ...]
+    places: tuple[_Boundary, ...]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
 
 
 class BoundaryFinder:
@@ -72,23 +73,22 @@ class BoundaryFinder:
         if not self._applies or any(match.group() not in self._ids for match in controls):
             return None
 
-        def boundary(position: int) -> _Boundary | None:
-            return self._boundary(position, skeleton.text, controls, masker)
+        positions: dict[int, int] = {}  # characters, and their places in the order found
 
-        spans, prompts = [], []
+        def place(position: int) -> int:
+            return positions.setdefault(position, len(positions))
+
+        spans = []
         for turn in skeleton.turns:
-            pairs = [(boundary(start), boundary(end)) for start, end in turn.spans]
-            told = tuple((a, b) for a, b in pairs if a is not None and b is not None)
-            if len(told) != len(pairs):
-                return None
-            spans.append(told)
+            spans.append(tuple((place(start), place(end)) for start, end in turn.spans))
             if turn.spans and turn.prompt_agrees and turn.message:
-                prompt = boundary(len(turn.prompt))
-                if prompt is None:
-                    return None
-                prompts.append(prompt)
+                place(len(turn.prompt))
+        found = [self._boundary(at, skeleton.text, controls, masker) for at in positions]
+        places = tuple(one for one in found if one is not None)
+        if len(places) < len(found):
+            return None
         control_ids = np.array([self._ids[match.group()] for match in controls], dtype=np.int32)
-        return Boundaries(control_ids.tobytes(), tuple(spans), tuple(prompts))
+        return Boundaries(control_ids.tobytes(), places, tuple(spans))
 
     def slices(self, boundaries: Boundaries, ids: np.ndarray) -> list[list[slice]] | None:
         """The trained tokens of each turn; None if these ids need their offsets.
@@ -96,20 +96,17 @@ class BoundaryFinder:
         Args:
             ids: int32 (T,).
         """
-        (controls,) = self._is_control[ids].nonzero()
-        if ids[controls].tobytes() != boundaries.control_ids:
+        (controls,) = self._is_control.take(ids).nonzero()
+        if ids.take(controls).tobytes() != boundaries.control_ids:
             return None
-
-        def place(boundary: _Boundary) -> int:
-            start = int(controls[boundary.control])
+        starts, places = controls.tolist(), []
+        for boundary in boundaries.places:
+            start = starts[boundary.control]
             end = start + boundary.num_ids
-            return end if ids[start:end].tobytes() == boundary.ids else -1
-
-        found = [[slice(place(a), place(b)) for a, b in pairs] for pairs in boundaries.spans]
-        whole = all(s.start >= 0 and s.stop >= 0 for turn in found for s in turn)
-        if not whole or any(place(prompt) < 0 for prompt in boundaries.prompts):
-            return None
-        return found
+            if ids[start:end].tobytes() != boundary.ids:
+                return None
+            places.append(end)
+        return [[slice(places[a], places[b]) for a, b in pairs] for pairs in boundaries.spans]
 
     def _boundary(
         self, position: int, text: str, controls: Sequence[re.Match[str]], masker: Masker

@@ -46,12 +46,13 @@ class Converter:
         """What the row means; a DataError names the row if it means nothing."""
         values = mapped(row, self.columns)
         names = set(values)
-        other = next((m.NAME for m in self._rivals if m.matches(names, values)), None)
-        if other is not None:
-            raise DataError(
-                f"{row.location}: this row fits the format {other!r}, but the set opens with rows "
-                f"of {self.name!r}. Put them in sets of their own, or say which with `format`."
-            )
+        for other in self._rivals:
+            if other.matches(names, values):
+                raise DataError(
+                    f"{row.location}: this row fits the format {other.NAME!r}, but the set opens "
+                    f"with rows of {self.name!r}. Put them in sets of their own, or say which with "
+                    "`format`."
+                )
         meaning = self._convert(values, row.location)
         if self.system is None:
             return meaning

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +32,7 @@ class Example:
     def num_tokens(self) -> int:
         return len(self.input_ids)
 
-    @property
+    @cached_property
     def num_trained_tokens(self) -> int:
         return int(np.count_nonzero(self.loss_weights))
 
@@ -121,28 +122,25 @@ def some_examples(examples: ExampleSet, indices: np.ndarray) -> ExampleSet:
 
 
 def fingerprint_of(examples: Sequence[Example]) -> str:
-    """Hex SHA-256 over every example's ids and weights, in order."""
-    fingerprint = Fingerprint()
+    """Hex SHA-256 over every example's length, ids and weights, in order."""
+    ids, weights = hashlib.sha256(), hashlib.sha256()
     for example in examples:
-        fingerprint.add(example)
-    return fingerprint.hexdigest()
+        ids.update(np.ascontiguousarray(example.input_ids, dtype="<i4").data)
+        weights.update(np.ascontiguousarray(example.loss_weights, dtype="<f4").data)
+    lengths = np.array([example.num_tokens for example in examples], dtype=np.int64)
+    return fingerprint_from(lengths, ids.hexdigest(), weights.hexdigest())
 
 
-class Fingerprint:
-    """`fingerprint_of` for examples that come one after the other."""
+def fingerprint_from(lengths: np.ndarray, ids: str, weights: str) -> str:
+    """`fingerprint_of` examples whose arrays were hashed one after the other.
 
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, example: Example) -> None:
-        """Take the next example."""
-        self._digest.update(example.num_tokens.to_bytes(8, "little"))
-        self._digest.update(np.ascontiguousarray(example.input_ids, dtype="<i4").data)
-        self._digest.update(np.ascontiguousarray(example.loss_weights, dtype="<f4").data)
-
-    def hexdigest(self) -> str:
-        """Of the examples so far."""
-        return self._digest.hexdigest()
+    Args:
+        lengths: int64 (number of examples,), tokens of each.
+        ids, weights: hex SHA-256 over all ids as little-endian int32, and over all weights as
+            float32.
+    """
+    parts = lengths.astype("<i8").tobytes() + bytes.fromhex(ids) + bytes.fromhex(weights)
+    return hashlib.sha256(parts).hexdigest()
 
 
 class _InMemory:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lorakit.data.alignment import Alignment
@@ -71,14 +72,19 @@ class Located:
     Attributes:
         shape: of the conversation.
         masked: its messages, masked.
-        alignment: how the skeleton lies on the text.
+        align: tells how the skeleton lies on the text; asked once, by the few who need it.
         spelled: characters of messages that spell control tokens, wholly or in part.
     """
 
     shape: Shape
     masked: Masked
-    alignment: Alignment
+    align: Callable[[], Alignment]
     spelled: list[tuple[int, int]]
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """How the skeleton lies on the text."""
+        return self.align()
 
     def spans(self, turn: Turn) -> list[tuple[int, int]]:
         """The turn's trained characters in the text."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.alignment import Alignment, align, fill
+from lorakit.data.alignment import Alignment, align, align_filled, fill
 from lorakit.data.boundaries import BoundaryFinder
 from lorakit.data.located import Located, Shape, Shaped, fault_of, strings_in
 from lorakit.data.lossless import dropped_notes
@@ -74,7 +75,8 @@ class Locator:
             )
         if shape.fault is not None:
             raise shape.fault
-        return Located(shape, masked, alignment, self._spelled(text, shape.skeleton, alignment))
+        known = partial(_itself, alignment)
+        return Located(shape, masked, known, self._spelled(text, shape.skeleton, known))
 
     def written(self, shaped: Shaped) -> tuple[str, Located] | None:
         """The text of a conversation as its template writes it, and how it is made up.
@@ -92,7 +94,7 @@ class Locator:
         said = "\0".join(says)
         if len(said) > MAX_COPIED or self._masker.nonce in said or self._control.search(said):
             return None
-        masked = self._masker.mask(messages, (), mask_tools=False)
+        masked = self._masker.mask_texts(messages)
         key = (*((m["role"], m["content"]) for m in masked.messages), *shaped.turns)
         shape = self._shapes.get(key)
         if shape is None:
@@ -102,7 +104,8 @@ class Locator:
                 return None
         if shape.fault is not None:
             return None
-        text, alignment = fill(shape.skeleton.segments, masked.pieces)
+        text = fill(shape.skeleton.segments, masked.pieces)
+        alignment = partial(align_filled, shape.skeleton.segments, masked.pieces)
         spelled = self._spelled(text, shape.skeleton, alignment)
         return text, Located(shape, masked, alignment, spelled)
 
@@ -147,12 +150,15 @@ class Locator:
         return self._control.search("\0".join(strings_in(value))) is not None
 
     def _spelled(
-        self, text: str, skeleton: Skeleton, alignment: Alignment
+        self, text: str, skeleton: Skeleton, alignment: Callable[[], Alignment]
     ) -> list[tuple[int, int]]:
         """Control tokens that message text spells, wholly or in part."""
-        found = [match.span() for match in self._control.finditer(text)]
-        if len(found) == skeleton.num_control:
+        if len(self._control.findall(text)) == skeleton.num_control:
             return []
-        return [
-            (a, b) for a, b in found if any(start < b and a < end for start, end in alignment.texts)
-        ]
+        found = [match.span() for match in self._control.finditer(text)]
+        texts = alignment().texts
+        return [(a, b) for a, b in found if any(start < b and a < end for start, end in texts)]
+
+
+def _itself(alignment: Alignment) -> Alignment:
+    return alignment

@@ -43,11 +43,14 @@ class Outcome:
     kept: list[int]
     too_long: list[tuple[int, str]]  # (tokens, location)
     findings: Findings
-    stops: Counter[int]
+    stops: Counter[tuple[int, ...]]  # stop tokens of rows
 
     def stop_ids(self) -> list[int]:
         """Tokens that end trained turns, those of the most rows first."""
-        return [token for token, _ in self.stops.most_common()]
+        rows: Counter[int] = Counter()
+        for tokens, count in self.stops.items():
+            rows.update(dict.fromkeys(tokens, count))
+        return [token for token, _ in rows.most_common()]
 
 
 def render_all(
@@ -68,23 +71,23 @@ def render_all(
     with collection_paused(), closing(rendering):  # whatever happens, its threads end
         for i, rendered in enumerate(track(rendering, "tokenizing", total)):
             meaning = meanings[i]
-            where = meaning.location
             if isinstance(rendered, DataError):
-                outcome.findings.add("template-refused", where, str(rendered))
+                outcome.findings.add("template-refused", meaning.location, str(rendered))
                 continue
             example = rendered.example
             if rules.max_length is not None and example.num_tokens > rules.max_length:
+                where = meaning.location
                 outcome.too_long.append((example.num_tokens, where))
                 outcome.findings.add("rows-too-long", where, f"{example.num_tokens} tokens")
             elif not example.num_trained_tokens:
                 why = _why_untrained(meaning.conversation)
-                outcome.findings.add("no-trained-token", where, why)
+                outcome.findings.add("no-trained-token", meaning.location, why)
             else:
                 for finding_id, detail in rendered.notes:
-                    outcome.findings.add(finding_id, where, detail)
+                    outcome.findings.add(finding_id, meaning.location, detail)
                 take(example, i)
                 outcome.kept.append(i)
-                outcome.stops.update(rendered.stop_ids)
+                outcome.stops[rendered.stop_ids] += 1
     _check_share(outcome, len(meanings), rules)
     for i in _repeating(meanings, outcome.kept):
         outcome.findings.add("duplicate-rows", meanings[i].location)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
-from lorakit.data.alignment import Alignment
+from lorakit.data.located import Located
 from lorakit.data.lossless import Note
-from lorakit.data.skeleton import Turn
 from lorakit.data.tokens import Encoded, Encoder
 from lorakit.errors import DataError
 
@@ -29,8 +27,7 @@ class PromptCheck:
 
     def notes(
         self,
-        turns: Sequence[Turn],
-        alignment: Alignment,
+        located: Located,
         encoded: Encoded | None,
         text: str,
         asked: str | DataError | None,
@@ -38,8 +35,7 @@ class PromptCheck:
         """A `prefix-mismatch` for the first turn that differs.
 
         Args:
-            turns: of the row.
-            alignment: how they lie in the text.
+            located: how the text is made up.
             encoded: of the text; None: the ids are known to begin with those of every prompt.
             text: of the row.
             asked: the last turn's prompt, rendered anew; those of earlier turns follow from the
@@ -48,10 +44,11 @@ class PromptCheck:
         """
         if encoded is None and asked is None:
             return []
+        turns = located.shape.skeleton.turns
         for turn in turns:
             if not turn.spans or not turn.prompt_agrees or turn.message == 0:
                 continue
-            prompt = text[: alignment.real(len(turn.prompt))]
+            prompt = text[: located.alignment.real(len(turn.prompt))]
             if turn is turns[-1] and asked is not None:
                 if isinstance(asked, DataError):
                     raise asked

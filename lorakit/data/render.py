@@ -155,8 +155,7 @@ class Renderer:
         if tokens is not None and located.shape.boundaries is not None:
             inside = self._boundaries.slices(located.shape.boundaries, tokens)
             if inside is not None:
-                turns, alignment = located.shape.skeleton.turns, located.alignment
-                check = self._prompt_check.notes(turns, alignment, None, text, asked)
+                check = self._prompt_check.notes(located, None, text, asked)
                 return self._finish(shaped, text, located, tokens, inside, check), False
         encoded = self.encoder.encode([text])[0]
         return self._by_offsets(shaped, text, located, encoded, asked), True
@@ -177,7 +176,7 @@ class Renderer:
         ]
         if located.spelled:
             return self._finish(shaped, text, located, encoded.ids, inside, [])
-        check = self._prompt_check.notes(turns, located.alignment, encoded, text, asked)
+        check = self._prompt_check.notes(located, encoded, text, asked)
         return self._finish(shaped, text, located, encoded.ids, inside, check)
 
     def _finish(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -131,7 +132,8 @@ def _encoded_of(one: Encoding) -> Encoded:
 
 
 def _ids_of(one: Encoding) -> np.ndarray:
-    return np.array(one.ids, dtype=np.int32)
+    # Through an unsigned array, Python's integers become int32 in half the time of `np.array`.
+    return np.frombuffer(array("I", one.ids), dtype=np.int32)
 
 
 def _chunks(

@@ -230,8 +230,10 @@ class ChatTemplate:
 
     def _shaped(self, message: dict[str, Any]) -> dict[str, Any]:
         habits = self.habits
-        shaped = dict(message)
         content = message.get("content")
+        if isinstance(content, str) and len(message) == 2 and not habits.text_as_parts:
+            return message  # a role and a text, as most rows have them
+        shaped = dict(message)
         if content is None and habits.content_always:
             shaped["content"] = content = ""
         if habits.text_as_parts and isinstance(content, str):
