@@ -15,7 +15,7 @@ def model_folder() -> Path:
 
 
 def data_folder() -> Path:
-    """The folder of the built-in data: `<set>.jsonl` of five sets, and their data card."""
+    """The folder of the built-in data: `<set>.jsonl` of every set, and their data card."""
     return Path(__file__).parent / "data"
 
 

@@ -5,28 +5,24 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-from lorakit.builtin import data_folder
 from lorakit.builtin.arithmetic import arithmetic, small_sums
 from lorakit.builtin.clinic import clinical_chat
 from lorakit.builtin.document import Document
 from lorakit.builtin.instructions import instruction
 from lorakit.builtin.records import record
+from lorakit.builtin.row_files import Row, chat_row, write_command
 from lorakit.builtin.ward_cases import draw_case, draw_untold
 from lorakit.builtin.ward_messages import ward_message
 from lorakit.builtin.ward_phrases import UNSEEN_PHRASES, Phrases
 from lorakit.builtin.ward_style import HEADINGS, bare, house_note, section_orders
 from lorakit.builtin.ward_topics import Topic, trained_topics, unseen_topics
 from lorakit.builtin.ward_wordings import TRAINED_PHRASES
-from lorakit.files import write_atomically
 
 SEED = 0
 TRAIN_PER_TOPIC, HELD_OUT_ROWS = 16, 100
@@ -49,7 +45,6 @@ RETENTION: dict[str, tuple[Callable[..., Document], int]] = {
 }
 # Rows of the general set for each one of retention.
 GENERAL_TIMES = 8
-Row = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -87,14 +82,6 @@ def ward_sets(seed: int = SEED) -> dict[str, list[Row]]:
             _skills(f"{seed}/general", seen=retained, held_out=False, times=GENERAL_TIMES)
         ),
     }
-
-
-def write_sets(folder: Path, seed: int = SEED) -> None:
-    """Write `<set>.jsonl` for every set, one row per line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in ward_sets(seed).items():
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomically(folder / f"{name}.jsonl", "".join(lines).encode())
 
 
 class _WardRows:
@@ -147,7 +134,9 @@ class _WardRows:
             if short and self._is_new(topic, message, note):
                 break
         asked = "default" if order == HEADINGS else ", ".join(order)
-        return _row([("user", message), ("assistant", note)], topic=bare(topic.name), order=asked)
+        return chat_row(
+            [("user", message), ("assistant", note)], topic=bare(topic.name), order=asked
+        )
 
     def _is_new(self, topic: Topic, message: str, note: str) -> bool:
         pairs, earlier = word_pairs(message), self._pairs.setdefault(topic.name, [])
@@ -179,26 +168,12 @@ def _skills(seed: str, *, seen: set[str], held_out: bool, times: int = 1) -> Ite
                 if question is not None and question not in seen:
                     break
             seen.add(question)
-            yield _row(turns, topic=topic, order="none")
-
-
-def _row(turns: Iterable[tuple[str, str]], *, topic: str, order: str) -> Row:
-    messages = [{"role": role, "content": content} for role, content in turns]
-    return {"messages": messages, "topic": topic, "order": order}
+            yield chat_row(turns, topic=topic, order="none")
 
 
 def _in_turn(items: Sequence[T], count: int) -> list[T]:
     return list(itertools.islice(itertools.cycle(items), count))
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=data_folder(), help="folder of the sets")
-    parser.add_argument("--seed", type=int, default=SEED)
-    arguments = parser.parse_args()
-    write_sets(arguments.output, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    write_command(__doc__, ward_sets, SEED)
