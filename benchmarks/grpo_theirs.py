@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -152,7 +153,7 @@ def steps(model: Path, work: Work, name: str, *, num_steps: int, warmup: int) ->
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             base,
-            reward_funcs=reward,
+            reward_funcs=cast(Callable[..., list[float | None]], reward),
             args=arguments(folder, work, chosen, num_steps),
             train_dataset=Dataset.from_dict({"prompt": [words(one) for one in work.prompts]}),
             processing_class=tokenizer(vocabulary),

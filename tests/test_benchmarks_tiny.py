@@ -31,6 +31,8 @@ TINY = {
     "data_peers.py": "--tokenizer {builtin} --data {rows} --pairs 1 --max-length 256",
     "gpu.py": "--dry-run --only qlora-selective",
     "grpo_builtin.py": "--seeds 1 --steps 1 --questions 8",
+    "grpo_peers.py": "--shape tiny --most 16 --steps 1 --warmup 1 --pairs 1 "
+    "--peer-rollouts generate --peer-steps default",
     "inits.py": "--rank 2 --examples 1 --shared nowhere",
     "jail.py": "--rounds 1 --completions 1",
     "load.py": "--shape tiny --pairs 1 --matrix 128 128 --repeats 1",
