@@ -21,6 +21,7 @@ from lorakit.base.storages import quantizations
 from lorakit.errors import InputError
 from lorakit.kernels.reference.dynamic8 import dynamic_map
 from lorakit.kernels.reference.four_bit import CHUNK_WEIGHTS, CODE_VALUES, code_values
+from tests.base import bitsandbytes_peer
 from tests.tolerances import relative_error
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -52,15 +53,7 @@ def peer():
 def peer_dequantize(peer, codes: torch.Tensor, state) -> torch.Tensor:
     if state.shape[-1] % state.blocksize == 0:
         return peer.dequantize_4bit(codes, state)
-    from bitsandbytes.backends.default import ops
-
-    absmax = state.absmax
-    if state.nested:
-        absmax = peer.dequantize_blockwise(state.absmax, state.state2) + state.offset
-    with torch.compiler.set_stance("force_eager"):
-        return ops._dequantize_4bit_compute(
-            codes.reshape(-1), absmax, state.code, state.blocksize, state.shape, state.dtype
-        )
+    return bitsandbytes_peer.dequantize(codes, state)
 
 
 def assert_equal_to_peer(
