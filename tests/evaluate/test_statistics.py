@@ -75,7 +75,11 @@ def test_same_seed_same_interval_and_chunks_do_not_matter(monkeypatch: pytest.Mo
     again = judge(base, tuned, metrics=["loss"], primary="loss", margin=None)
     assert first == again
     monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 7 * len(base.nll))
-    assert judge(base, tuned, metrics=["loss"], primary="loss", margin=None) == first
+    chunked = judge(base, tuned, metrics=["loss"], primary="loss", margin=None)
+    assert chunked.verdict == first.verdict
+    # The same draws; a product of another size may add them up in another order (AVX-512 does).
+    interval = first.metrics["loss"].interval
+    assert chunked.metrics["loss"].interval == pytest.approx(interval, rel=1e-12)
 
 
 @pytest.mark.parametrize(
