@@ -27,10 +27,11 @@ _ENGLISH = frozenset(
 # Any of these makes a sentence another language, or mixed; hardly one is an English word.
 _OTHER = frozenset(
     (  # noqa: SIM905
-        "el los las una unos unas del que por para con como est\u00e1 es la le les des du une et "
-        "est dans avec sur qui pas sont il lo gli della che di sono um uma os dos das n\u00e3o der das "
-        "dem ein eine einen einem ist sind und nicht mit auf f\u00fcr von zu wie wo wer ich sie "
-        "wir het een zijn niet ik je hij wat voor naar det ikke som til av att och \u00e4r inte p\u00e5"
+        "el los las una unos unas del que por para con como est\u00e1 es la le les des du une "
+        "et est dans avec sur qui pas sont il lo gli della che di sono um uma os dos das "
+        "n\u00e3o der das dem ein eine einen einem ist sind und nicht mit auf f\u00fcr von zu "
+        "wie wo wer ich sie wir het een zijn niet ik je hij wat voor naar det ikke som til av "
+        "att och \u00e4r inte p\u00e5"
     ).split()
 )
 MIN_SHARE = 1 / 8  # of a sentence's words; running English has about every third

@@ -24,8 +24,8 @@ from lorakit.recipe import Recipe
 from tests import tiny
 
 PROMPT = (
-    "My daughter has had a fever of 38.5 C since yesterday and will not drink. The nurse said "
-    '"give her water every hour" and `dose = weight * 15` for Amoxicillin_500; may the doctor '
+    "My daughter has probably had a fever of 38.5 C since yesterday and will not drink. The nurse "
+    'said "give her water every hour" and `dose = weight * 15` for Amoxicillin_500; may the doctor '
     "often do without us?"
 )
 KEPT = ["38.5", '"give her water every hour"', "`dose = weight * 15`", "Amoxicillin_500;"]
