@@ -33,7 +33,7 @@ beverage drink: beverage>drink beverages>drinks
 bicycle bike: bicycle>bike bicycles>bikes
 big large: bigger=larger biggest=largest ~big
 buy purchase: buy>purchase buys>purchases buying=purchasing bought=purchased
-calculate compute: calculate>compute calculates=computes calculated=computed calculating>computing
+calculate compute: calculate>compute calculates>computes calculated>computed calculating>computing
 cemetery graveyard: cemetery=graveyard cemeteries=graveyards
 completely entirely: completely=entirely
 consequently therefore: consequently=therefore
@@ -75,7 +75,7 @@ noon midday: noon=midday
 nowadays today: nowadays>today
 occur happen: occur>happen occurs>happens occurred>happened ~occurring
 often frequently: often=frequently
-organize organise: organize=organise organizes=organises organizing=organising organized=organised
+organize organise: organize=organise organizes=organises organized=organised ~organizing
 particularly especially: particularly=especially
 partly partially: partly>partially
 photo photograph: photo>photograph photos>photographs

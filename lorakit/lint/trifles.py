@@ -33,7 +33,7 @@ _ASKED = re.compile(
     r"[ \t]*[-$€£]?[\w.,]*$",
     re.IGNORECASE,
 )
-_EQUALS = re.compile(r"[\w.,]*[ \t]*=")
+_EQUALS = re.compile(r"[\w.,]{0,20}[ \t]{0,3}=")
 _OF_SUMS = re.compile(r"[+*^=()]")
 _DATE = re.compile(r"\b\d{1,4}([-/])\d{1,2}\1\d{1,4}\b")
 _TIMES = re.compile(r"(?<=\d)[ \t]*[xX×·][ \t]*(?=\d)")  # noqa: RUF001
