@@ -357,7 +357,10 @@ def test_a_set_ends_as_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
         assert real_data.bad_ends(real, result)
 
 
-def test_the_linter_s_speed_counts_children_that_run_and_that_ended() -> None:
+def test_the_linter_s_speed_counts_children_that_run_and_that_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     lint_speed = importlib.import_module("lint_speed")
     before = lint_speed.cpu_seconds()
     busy = "import time\nwhile time.process_time() < 0.5: pass\nprint(1, flush=True)\ninput()"
