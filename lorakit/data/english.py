@@ -47,6 +47,7 @@ _CODE = regex.compile(
         |var|func|function|echo|sudo|print|assert|yield|raise|throw|package|using|SELECT|INSERT|UPDATE
         |DELETE|CREATE)\b(?!.*[.?!]\s*$)
     | ^\s*(?:if|for|while|else|elif|with|switch|case|from)\b.*:\s*$
+    | ^\s*for\s[\w,]+\sin\s.*:
     | \b(?i:select)\s.+\s(?i:from)\b
     """,
     regex.VERBOSE,

@@ -66,6 +66,7 @@ KEPT = {
     "single quotes": "What did she say by 'it is {} the one' to you?",
     "call": "def f({}): return that",
     "Python": "for that in {}:\n    print(the)",
+    "Python in one line": "for this in {}: that",
     "unfenced code": "def f(these): return {}",
     "unfenced statement": "return {}\nwhat",
     "SQL": "select {} from the table where that has it",
