@@ -7,7 +7,7 @@ set -u
 missing=()
 command -v strace >/dev/null || missing+=(strace)    # crash tests are skipped without it
 command -v bwrap >/dev/null || missing+=(bubblewrap) # tests of the jail fail without it
-[ -d /usr/share/wordnet ] || missing+=(wordnet-base)   # tests of real synonyms are skipped without it
+[ -d /usr/share/wordnet ] || missing+=(wordnet-base)   # one test of synonyms is skipped without it
 [ ${#missing[@]} = 0 ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,23 @@ def test_a_set_ends_as_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
         (broken, refused | {"train": _ended(0)}),
     ):
         assert real_data.bad_ends(real, result)
+
+
+def test_the_linter_s_speed_counts_children_that_run_and_that_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    lint_speed = importlib.import_module("lint_speed")
+    before = lint_speed.cpu_seconds()
+    busy = "import time\nwhile time.process_time() < 0.5: pass\nprint(1, flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert lint_speed.cpu_seconds() - before > 0.4
+        child.communicate(b"\n")
+    assert lint_speed.cpu_seconds() - before > 0.4
 
 
 def test_the_speed_of_linting_is_judged_by_cpu_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from lorakit.data.parts import Parts, parts_of, tell_topics
 from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart
 from lorakit.data.variants import variant_name
-from lorakit.data.varied import prepare_varied, vary_text
+from lorakit.data.varied import prepare_varied
 from lorakit.errors import DataError
 from lorakit.files import cache_folder
 from lorakit.recipe import DataSection, DataSource, EvaluateSection, Recipe, SourceList
@@ -108,15 +108,11 @@ def prepare_named_sets(
         refused: takes the faults of rows in sets that have sound ones too; None: they are raised.
 
     Raises:
-        DataError: see `prepare_examples`; also a max_length over the model's context, or a variant
-            whose words are not on this machine.
+        DataError: see `prepare_examples`; also a max_length over the model's context.
     """
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
-    for name in recipe.evaluate.variants:  # what one reads itself is missed before rows are read
-        with _named(variant_name("in_domain", name)):
-            vary_text("", name, seed=recipe.train.seed)
     parts, training = _train_and_held(recipe, tokenizer, rules, where, refused)
     traces = _warm_start(recipe, tokenizer, config, where, refused)
     trained: Sequence[Meaning] = parts.train

@@ -7,7 +7,7 @@ the order nor the number of rows changes it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from lorakit.data.code_version import code_version
 from lorakit.data.contract import Findings
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.free_text import join_free, split_free
@@ -37,7 +38,7 @@ def vary_text(text: str, name: str, *, seed: int) -> str:
     digest = hashlib.sha256(f"{seed}\0{name}\0{text}".encode("utf-8", "surrogatepass")).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
     free, kept = split_free(text)
-    return join_free(variant(name).vary(free, generator), kept)
+    return join_free(variant(name).vary(free, generator, kept), kept)
 
 
 def vary_conversation(
@@ -69,11 +70,7 @@ def _vary_content(content: Any, name: str, seed: int) -> Any:
 
 def varied(meanings: Sequence[Meaning], name: str, *, seed: int) -> list[Meaning]:
     """The same rows in the same places, their prompts said otherwise."""
-
-    def vary(meant: Conversation | PlainText) -> Conversation | PlainText:
-        return vary_conversation(meant, name, seed=seed)
-
-    rows = _VariedRows(meanings, vary)
+    rows = _VariedRows(meanings, name, seed)
     return [Meaning(rows, i, meaning.weight) for i, meaning in enumerate(meanings)]
 
 
@@ -116,12 +113,8 @@ def prepare_varied(
 class _VariedRows:
     """Rows by position, as `meanings.Rows` wants them; varied anew whenever they are asked for."""
 
-    def __init__(
-        self,
-        meanings: Sequence[Meaning],
-        vary: Callable[[Conversation | PlainText], Conversation | PlainText],
-    ) -> None:
-        self._meanings, self._vary = meanings, vary
+    def __init__(self, meanings: Sequence[Meaning], name: str, seed: int) -> None:
+        self._meanings, self._name, self._seed = meanings, name, seed
 
     @property
     def held_bytes(self) -> int:
@@ -136,7 +129,7 @@ class _VariedRows:
         return self._meanings[index].location
 
     def conversation(self, index: int) -> Conversation | PlainText:
-        return self._vary(self._meanings[index].conversation)
+        return vary_conversation(self._meanings[index].conversation, self._name, seed=self._seed)
 
     def content_hash(self, index: int) -> bytes:
         return hashlib.sha256(content_of(self.conversation(index))).digest()
@@ -145,10 +138,9 @@ class _VariedRows:
         return hashlib.sha256(said_in(self.conversation(index))).digest()
 
     def identity(self, indices: np.ndarray) -> bytes:
-        digest = hashlib.sha256()
+        # How prompts are varied, and not what they became: for that all would be varied. The
+        # version covers the variants' code and what they know (`synonyms`).
+        digest = hashlib.sha256(f"{self._name}\0{self._seed}\0{code_version()}".encode())
         for part in identities([self._meanings[i] for i in indices.tolist()]):
             digest.update(part)
-        # What the prompts became, and not how: a variant may read a file that others replace.
-        for i in indices.tolist():
-            digest.update(self.content_hash(i))
         return digest.digest()

@@ -24,6 +24,17 @@ STOP_WORDS = frozenset(
 _OPERATOR = re.compile(
     r"(?:\d|\b[^\W\d_]|[)\]])[ \t]*([<>=!]=?|\*\*|[-+*/^%])[ \t]*(?=[-+$€£]?\d|[^\W\d_]\b|[(\[])"
 )
+# A dash or slash between numbers or capitals without blanks is as often one of a span, a room or a
+# choice (`9-5`, `3/B`, `A/D`): a sum where it is asked for, equals something, fills its line, or
+# has another sign beside it.
+_GLUED = re.compile(r"[\dA-Z][-/][\dA-Z]")
+_ASKED = re.compile(
+    r"(?:\b(?:is|are|does|of|calculate|compute|evaluate|solve|simplify|subtract|divide|out)|[=:])"
+    r"[ \t]*[-$€£]?[\w.,]*$",
+    re.IGNORECASE,
+)
+_EQUALS = re.compile(r"[\w.,]{0,20}[ \t]{0,3}=")
+_OF_SUMS = re.compile(r"[+*^=()]")
 _DATE = re.compile(r"\b\d{1,4}([-/])\d{1,2}\1\d{1,4}\b")
 _TIMES = re.compile(r"(?<=\d)[ \t]*[xX×·][ \t]*(?=\d)")  # noqa: RUF001
 _SPELLED = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})  # noqa: RUF001
@@ -70,7 +81,24 @@ def calculate_otherwise(one: str, other: str) -> bool:
 
 def _operators(text: str) -> Counter[str]:
     plain = _TIMES.sub("*", _DATE.sub(" ", text)).translate(_SPELLED)
-    return Counter(sign.replace("**", "^") for sign in _OPERATOR.findall(plain))
+    signs = (found[1] for found in _OPERATOR.finditer(plain) if _calculates(plain, found.start(1)))
+    return Counter(sign.replace("**", "^") for sign in signs)
+
+
+def _calculates(text: str, at: int) -> bool:
+    """Whether a sign that looks like an operator is surely one."""
+    if not _GLUED.fullmatch(text, at - 1, at + 2):
+        return True
+    line_begin, line_end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+    line = text[line_begin : None if line_end < 0 else line_end]
+    before, after = line[: at - line_begin], line[at - line_begin + 1 :]
+    beside = before.split(" ")[-1] + after.split(" ")[0]
+    return bool(
+        _ASKED.search(before[-40:])
+        or _EQUALS.match(after)
+        or _OF_SUMS.search(beside)
+        or " " not in line.strip()
+    )
 
 
 def _without_typing_errors(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,180 +1,146 @@
-"""Synonyms: what may stand for what, where in a text, and what is said where WordNet is not."""
+"""Synonyms: every pair of the list, and where a word must stay."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import zipfile
-from pathlib import Path
+from collections import Counter
 
 import pytest
 
-from lorakit.data.synonyms import Synonyms, synonyms_in
+from lorakit.data.synonyms import IDIOMS, Pair, pairs
 from lorakit.data.varied import vary_text
-from lorakit.data.wordnet import FOLDER, SYSTEM, find_wordnet, load_wordnet, nltk_folders
-from lorakit.errors import DataError
-from tests.data import tiny_wordnet
+from tests.data import wordnet_pairs
+
+EXCHANGES = [(form, other) for pair in pairs() for form, other in pair.becomes.items()]
+SEEDS = range(2)  # where any word may change, one does
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_wordnet.write(tmp_path_factory.mktemp("wordnet") / "dict")
+def outcomes(text: str) -> set[str]:
+    """All that a text becomes."""
+    return {vary_text(text, "synonyms", seed=seed) for seed in SEEDS}
 
 
-@pytest.fixture
-def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Synonyms:
-    monkeypatch.setenv(FOLDER, str(folder))
-    return synonyms_in(folder)
-
-
-@pytest.fixture(scope="module")
-def real() -> Synonyms:
-    """The whole of it."""
-    try:
-        return synonyms_in(find_wordnet())
-    except DataError:
+def test_every_pair_shares_a_meaning_in_wordnet() -> None:
+    if not wordnet_pairs.FOLDER.is_dir():
         pytest.skip("WordNet is not installed (apt-get install wordnet-base)")
+    meanings = wordnet_pairs.meanings_of_words()
+    apart = [
+        pair.words
+        for pair in pairs()
+        if meanings[pair.words[0]].isdisjoint(meanings[pair.words[1]])
+    ]
+    assert apart == []
 
 
-@pytest.mark.parametrize(
-    ("word", "others"),
-    [
-        ("doctor", ("physician",)),  # `doc` is too short to be sure of
-        ("doctors", ("physicians",)),  # the verb is rare
-        ("sophisticate", None),  # never counted
-        ("teachers", ("instructors",)),  # a preceptor is nobody's word
-        ("wife", ("spouse",)),
-        ("wives", ("spouses",)),
-        ("spouses", ("wives",)),
-        ("actor", None),  # a player is as often a musician
-        ("musician", None),
-        ("students", ("pupils",)),
-        ("pupils", None),  # may be those of the eye
-        ("dozen", None),
-        ("bay", None),
-        ("lout", None),
-        ("leaf", ("foliage",)),
-        ("leaves", None),  # may be of leave
-        ("constructed", ("built",)),
-        ("build", ("construct",)),
-        ("built", ("constructed",)),
-        ("building", ("constructing",)),
-        ("builds", ("constructs",)),
-        ("seize", ("take",)),
-        ("seized", None),  # took or taken
-        ("taken", ("seized",)),
-        ("replies", ("answers",)),
-        ("answering", ("replying",)),
-        ("halted", ("stopped",)),
-        ("stopping", ("halting",)),
-        ("since", None),  # WordNet knows no conjunctions
-        ("often", ("frequently",)),
-    ],
-)
-def test_forms_keep_their_ending_or_stay(
-    tiny: Synonyms, word: str, others: tuple[str, ...] | None
-) -> None:
-    found = tiny.of.get(word)
-    assert (found if found is None else tuple(found.values())) == others
+def test_a_word_stands_in_one_line_and_a_form_on_one_side() -> None:
+    times = Counter(form for pair in pairs() for form in pair.sides[0] | pair.sides[1])
+    assert [form for form, count in times.items() if count > 1] == []
+    for pair in pairs():
+        assert not pair.sides[0] & pair.sides[1]
+        for form, other in pair.becomes.items():
+            assert re.fullmatch("[a-z]{3,}", form) and re.fullmatch("[a-z]{3,}", other)
+            assert {form in side for side in pair.sides} == {True, False}
+            assert (form in pair.sides[0]) == (other in pair.sides[1])
+
+
+@pytest.mark.parametrize(("form", "other"), EXCHANGES)
+def test_every_pair_both_ways_as_the_list_says(form: str, other: str) -> None:
+    """The form becomes the other one; that becomes the form where the list has it so."""
+    said = "I think that the {} ones are what they have there."
+    assert outcomes(said.format(form)) == {said.format(other)}
+    back = dict(EXCHANGES).get(other)
+    assert outcomes(said.format(other)) == {said.format(back or other)}
+
+
+KEPT = {
+    "Spanish": "El {} no habla con los niños de la casa.",
+    "Spanish with English words": "El profesor dice {} y the como en la casa.",
+    "Dutch": "De {} zit in een auto en wat doet hij is not.",
+    "German": "Der {} ist in dem Haus und hat that nicht.",
+    "French": "Les {} sont dans la maison avec this.",
+    "Danish": "Det er {} for os og til dem.",
+    "no sentence": "{} pupil",
+    "fenced code": "What does this do?\n```\nthe {} = what\n```",
+    "code in a line": "What does `the {} one` do in this?",
+    "quotation": 'What did she say by "it is {} the one" to you?',
+    "single quotes": "What did she say by 'it is {} the one' to you?",
+    "call": "def f({}): return that",
+    "Python": "for that in {}:\n    print(the)",
+    "Python in one line": "for this in {}: that",
+    "unfenced code": "def f(these): return {}",
+    "unfenced statement": "return {}\nwhat",
+    "SQL": "select {} from the table where that has it",
+    "also in code": "What is the {0} that you have in `f = {0}`?",
+    "also in an identifier": "What is the {0} that the_{0}_2 has?",
+    "also quoted": 'What is the {0} that "the {0}" has?',
+    "also with a hyphen": "What is the {0} that they have {0}-like?",
+    "also as a name": "What is the {0} that THE {0} would have?",
+    "possessive": "What is it that the {}'s one would have?",
+    "option": "Which would you have: {}, rest or water?",
+    "field": "What would they have?\n{}: it is there",
+    "before a number": "What would they have {} 5 times?",
+    "about words": "Which word is the synonym of {} that you would choose?",
+    "to translate": "Please translate that the {} ones are there.",
+    "capital": "It is what the {} ones would have.",
+}
+CAPITALS = {"also as a name", "capital"}
+
+
+@pytest.mark.parametrize("where", KEPT)
+def test_a_word_stays_where_it_must(where: str) -> None:
+    """Every form of the list."""
+    for form in dict(EXCHANGES):
+        text = KEPT[where].format(form)
+        if where in CAPITALS:
+            text = (
+                text.replace(f"THE {form}", f"THE {form.upper()}")
+                if "THE" in text
+                else (text.replace(form, form.capitalize()))
+            )
+        assert outcomes(text) == {text}
+
+
+@pytest.mark.parametrize("pair", pairs(), ids=lambda pair: "-".join(pair.words))
+def test_a_word_stays_where_a_form_does_that_has_no_other(pair: Pair) -> None:
+    """And where the other word is in the text as well."""
+    for staying in (pair.sides[0] | pair.sides[1]) - set(pair.becomes):
+        for form in pair.becomes:
+            text = f"I think that the {form} ones are what this {staying} would have."
+            assert outcomes(text) == {text}
+
+
+@pytest.mark.parametrize("idiom", IDIOMS)
+def test_idioms_stay(idiom: str) -> None:
+    text = f"I think that this is {idiom} what they would have."
+    assert outcomes(text) == {text}
+    words = set(idiom.split())
+    assert words & {form for pair in pairs() for side in pair.sides for form in side}
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         (
-            "My doctor has often asked the teacher to answer.",
-            {"doctor": "physician", "often": "frequently", "teacher": "instructor"}
-            | {"answer": "reply"},
+            "How often should my physician calculate the dose?",
+            {"often": "frequently", "physician": "doctor", "calculate": "compute"},
         ),
-        ("Doctor Often and THE DOCTOR are names", {}),
-        ("the force of blood pressure on a doctor", {"force": "pressure", "doctor": "physician"}),
-        ("the pressure of a unit", {"pressure": "force"}),  # an hourglass: the article may differ
-        ("a huge wife, an instructor", {"wife": "spouse"}),
-        ("Choose one: doctor, teacher or wife.", {}),
-        ("doctor: she has often come", {"often": "frequently"}),
-        ("give the doctor 5 forces and `often` more", {}),
-        ("the doctor's teacher-like self", {}),
-        ("not often", {"often": "frequently"}),
-        ("Doctors say that the doctor comes often", {"often": "frequently"}),  # all or none
-        ("the doctor said that a teacher and an actor's doctor do", {"doctor": "physician"}),
-        ("the teacher is a teacher", {}),
+        ("The lawyer is an attorney that they have.", {}),  # both words
+        (
+            "My lawyer has often seen what lawyers do.",
+            {"lawyer": "attorney", "often": "frequently"} | {"lawyers": "attorneys"},
+        ),
+        ("What is an automobile that they have, an eggplant or this?", {"eggplant": "aubergine"}),
+        ("Is this a lawyer that you have?", {}),  # an attorney
+        ("The doctor said that these students earn a commission of what they have.", {}),
+        ("Be kind to the teacher. A leaf falls from a tree. How many nurses do they use?", {}),
+        ("The required dose is what they have left, said the cattle.", {}),
+        ("I often begin with this.\nDer Lehrer ist often da.", {"begin": "start"}),  # all or none
     ],
 )
-def test_only_what_is_safe_where_it_stands_changes(
-    tiny: Synonyms, text: str, told: dict[str, str]
-) -> None:
-    """Over many seeds each of the words changes, at least once, into that and no other does."""
+def test_what_whole_sentences_become(text: str, told: dict[str, str]) -> None:
     before, changed = re.findall(r"\w+", text), {}
     for seed in range(40):
         after = re.findall(r"\w+", vary_text(text, "synonyms", seed=seed))
         assert len(before) == len(after)
         changed |= {a: b for a, b in zip(before, after, strict=True) if a != b}
     assert changed == told
-
-
-def test_a_folder_and_nltk_s_archive_say_the_same(tmp_path: Path, folder: Path) -> None:
-    archive = tmp_path / "wordnet.zip"
-    with zipfile.ZipFile(archive, "w") as made:
-        for path in folder.iterdir():
-            made.write(path, f"wordnet/{path.name}")
-    assert synonyms_in(archive) == synonyms_in(folder)
-
-
-def test_it_is_found_where_nltk_keeps_it(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nltk = pytest.importorskip("nltk")
-    monkeypatch.setenv("NLTK_DATA", os.pathsep.join(["", str(tmp_path)]))
-    monkeypatch.delenv(FOLDER, raising=False)
-    assert set(nltk.data.path) - {""} <= set(nltk_folders())
-    kept = tmp_path / "corpora" / "wordnet"
-    kept.parent.mkdir()
-    shutil.copytree(folder, kept)
-    assert find_wordnet() == kept
-
-
-def test_where_it_is_not_the_ways_to_get_it_are_told(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lorakit.data.wordnet.nltk_folders", lambda: [str(tmp_path)])
-    monkeypatch.setattr("lorakit.data.wordnet.SYSTEM", (str(tmp_path / "no"),))
-    monkeypatch.delenv(FOLDER, raising=False)
-    ways = "python -m nltk.downloader wordnet.*apt-get install wordnet-base.*evaluate.variants"
-    with pytest.raises(DataError, match=f"not on this machine, and nothing is downloaded.*{ways}"):
-        find_wordnet()
-    monkeypatch.setenv(FOLDER, str(tmp_path / "no"))
-    with pytest.raises(DataError, match=f"which is no folder.*{ways}"):
-        find_wordnet()
-    half = shutil.copytree(folder, tmp_path / "half")
-    (half / "data.verb").unlink()
-    (tmp_path / "broken.zip").write_bytes(b"PK")
-    for place in (half, tmp_path / "broken.zip"):
-        with pytest.raises(DataError, match=f"is no whole WordNet database.*{ways}"):
-            load_wordnet(place)
-    assert SYSTEM
-
-
-def test_the_whole_of_it_says_what_a_reader_would(real: Synonyms) -> None:
-    for word, other in [
-        ("doctor", "physician"),
-        ("often", "frequently"),
-        ("teachers", "instructors"),
-        ("calculate", "compute"),
-        ("perhaps", "maybe"),
-    ]:
-        assert other in real.of[word].values(), word
-    assert {"have", "will", "since", "after", "like", "what", "nothing", "five"}.isdisjoint(real.of)
-    assert real.is_phrase("medical", "students")  # medical_student
-    for form, others in real.of.items():
-        assert form not in others.values() and others
-        for one in (form, *others.values()):
-            assert re.fullmatch("[a-z]{4,}", one)
-        if form.endswith("ing") and real.words[form] != form:
-            assert all(other.endswith("ing") for other in others.values()), form
-
-
-def test_abuse_is_never_put_in(real: Synonyms) -> None:
-    """WordNet lists it beside common words, and counts it where it was common."""
-    said = {word for others in real.of.values() for word in others.values()}
-    assert said.isdisjoint({"nigger", "bastard", "motherfucker", "idiot", "whore", "babe"})

@@ -14,29 +14,21 @@ from hypothesis import strategies as st
 from lorakit.data.contract import Finding
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.free_text import join_free, split_free
-from lorakit.data.meanings import DataRules, Meaning, read_meanings
+from lorakit.data.meanings import DataRules, Meaning, identities, read_meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.data.prepare import Prepared, prepare_meanings
 from lorakit.data.variants import names, source_and_variant, variant, variant_name
-from lorakit.data.varied import prepare_varied, vary_conversation, vary_text
-from lorakit.data.wordnet import FOLDER
+from lorakit.data.varied import prepare_varied, varied, vary_conversation, vary_text
 from lorakit.errors import DataError
 from lorakit.recipe import Recipe
 from tests import tiny
-from tests.data import tiny_wordnet
 
 PROMPT = (
-    "My daughter has had a fever of 38.5 C since yesterday and will not drink. The nurse said "
-    '"give her water every hour" and `dose = weight * 15` for Amoxicillin_500; may the doctor '
+    "My daughter has probably had a fever of 38.5 C since yesterday and will not drink. The nurse "
+    'said "give her water every hour" and `dose = weight * 15` for Amoxicillin_500; may the doctor '
     "often do without us?"
 )
 KEPT = ["38.5", '"give her water every hour"', "`dose = weight * 15`", "Amoxicillin_500;"]
-
-
-@pytest.fixture(autouse=True)
-def wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few synonyms, so that their variant is held to the laws on every machine."""
-    monkeypatch.setenv(FOLDER, str(tiny_wordnet.write(tmp_path / "wordnet")))
 
 
 @pytest.mark.parametrize("name", names())
@@ -129,7 +121,7 @@ def test_only_user_messages_change() -> None:
 def rows(count: int = 12) -> list[dict[str, Any]]:
     return [
         {
-            "prompt": f"Please explain slowly what often helps against complaint {n}?",
+            "prompt": f"Please explain slowly what often helps with complaint {n}?",
             "completion": f"Take {n} tablets twice daily.",
         }
         for n in range(count)
@@ -188,37 +180,23 @@ def test_sets_stand_beside_their_source(tmp_path: Path) -> None:
     assert first.fingerprint == second.fingerprint
 
 
-def test_what_a_variant_reads_is_missed_before_rows_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(FOLDER, str(tmp_path / "nowhere"))
-    data = {"train": str(tmp_path / "not_there.jsonl"), "validation": 0.25}
-    with pytest.raises(DataError, match=r"^in_domain\+synonyms: WNSEARCHDIR is "):
-        named({"variants": ["case", "synonyms"]}, data, tmp_path)
-
-
-def test_other_synonyms_make_other_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that were kept are not taken for those of another dictionary."""
+def test_other_code_and_another_seed_make_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens that were kept are found without a prompt being varied, by how it would be."""
     meanings = read_meanings(rows(), DataRules())
-    other = [m for m in tiny_wordnet.MEANINGS if "often" not in m.words]
-    told = []
-    for known in (
-        tiny_wordnet.MEANINGS,
-        [*other, tiny_wordnet.Meaning("r", {"often": 50, "mostly": 20})],
-    ):
-        folder = tiny_wordnet.write(tmp_path / str(len(told)), known)
-        monkeypatch.setenv(FOLDER, str(folder))
-        ready = prepare_varied(
-            meanings,
-            prepare_varied_source(meanings),
-            "synonyms",
-            tiny.tokenizer(),
-            DataRules(),
-            seed=0,
-            cache_dir=tmp_path / "cache",
-        )
-        told.append(ready.examples.fingerprint)
-    assert told[0] != told[1]
+
+    def identity(name: str = "typos", seed: int = 0, some: list[Meaning] = meanings) -> bytes:
+        told = varied(some, name, seed=seed)
+        return b"".join(identities(told))
+
+    def never(*_: Any, **__: Any) -> str:
+        raise AssertionError("a prompt was varied")
+
+    monkeypatch.setattr("lorakit.data.varied.vary_text", never)
+    first = identity()
+    assert identity() == first
+    others = [identity(seed=1), identity("case"), identity(some=meanings[1:])]
+    monkeypatch.setattr("lorakit.data.varied.code_version", lambda: "other")
+    assert len({first, identity(), *others}) == 5
 
 
 def test_what_cannot_be_varied_is_told(tmp_path: Path) -> None:

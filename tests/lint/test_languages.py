@@ -42,8 +42,12 @@ def severities(train: Languages, **held_out: dict[str, int]) -> list[str]:
     [
         ({"en": 100}, {}, []),
         ({"en": 100, "de": 1}, {}, []),  # a mistake of telling
-        ({"en": 94, "de": 6}, {}, ["warning"]),
-        ({"en": 88, "de": 6, "fr": 6}, {}, ["note"]),  # together some size
+        ({"en": 94, "de": 6}, {}, ["note"]),  # each asked and answered in itself
+        ({"en": 88, "de": 6, "fr": 6}, {}, ["note"]),
+        ({"en": 930, "de": 70}, {"in_domain": {"en": 93, "de": 7}}, ["note"]),
+        ({"en": 930, "de": 70}, {"in_domain": {"en": 100}}, ["warning"]),
+        ({"en": 930, "de": 70}, {"in_domain": {"en": 50}}, ["note"]),  # too few to have any
+        ({"en": 1000}, {"in_domain": {"en": 93, "de": 7}}, ["warning"]),
         ({"en": 60, "de": 40}, {}, ["note"]),
         ({"en": 60, "de": 40}, {"in_domain": {"en": 12, "de": 8}}, ["note"]),
         ({"en": 60, "de": 40}, {"in_domain": {"en": 20}}, ["warning"]),
@@ -53,7 +57,7 @@ def severities(train: Languages, **held_out: dict[str, int]) -> list[str]:
         ({"en": 100}, {"in_domain": {"en": 200, "de": 9}}, []),
         ({"en": 100}, {"out_of_domain": {"de": 20}}, ["warning"]),
         ({"en": 100}, {"in_domain": {"en": 20}, "out_of_domain": {"de": 20}}, []),
-        ({"en": 94, "de": 6}, {"in_domain": {"fr": 20}}, ["warning", "warning", "warning"]),
+        ({"en": 94, "de": 6}, {"in_domain": {"fr": 20}}, ["warning", "warning"]),  # en, fr
         ({}, {"in_domain": {"fr": 20}}, []),
     ],
 )
@@ -63,14 +67,17 @@ def test_a_fault_is_a_warning_and_a_purpose_a_note(
     assert severities(languages(train), **held_out) == told
 
 
-def test_what_is_to_be_translated_has_not_strayed() -> None:
+def test_what_is_to_be_translated_need_not_be_measured() -> None:
+    held_out = {"in_domain": {"en": 200}}
     asked = languages({"en": 94, "de": 6}, "Translate it into German.")
-    assert severities(asked) == ["note"]
+    assert severities(asked, **held_out) == ["note"]
+    assert severities(languages({"en": 94, "de": 6}), **held_out) == ["warning"]
 
 
 def test_a_few_answers_in_another_language_than_their_question() -> None:
     found = languages({"en": 60, "de": 40})
     found.by_row[:5] = [(row, "de", "en") for row, _, _ in found.by_row[:5]]
     assert severities(found) == ["warning"]
+    assert severities(found, in_domain={"en": 60, "de": 40}) == ["warning"]
     found.by_row[:40] = [(row, "de", "en") for row, _, _ in found.by_row[:40]]
     assert severities(found) == ["note"]  # so many are meant

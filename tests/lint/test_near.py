@@ -7,6 +7,7 @@ import pytest
 
 from lorakit.lint.near import repeats_of
 from lorakit.lint.row_texts import RowText, Sample
+from lorakit.lint.trifles import calculate_otherwise
 
 ANSWER = (
     "Asthma is a chronic disease of the airways that makes breathing difficult; inhaled steroids "
@@ -70,6 +71,8 @@ THINK = "Think inside <think> and </think>, then give the result inside <answer>
     [
         ("3 - 0", "0 + 3"),
         ("3-0", "3+0"),
+        ("12-1", "12/1"),
+        ("x-y", "x/y"),
         ("12 * 1", "12 / 1"),
         ("12 x 1", "12 - 1"),
         ("x + y", "x - y"),
@@ -99,11 +102,34 @@ def test_another_sign_between_operands_makes_another_row(one: str, other: str) -
         ("3 × 4", "3 * 4"),  # noqa: RUF001
         ("since 2026-01-31, 6/3", "since 2026/01/31, 6/3"),
         ("2 + 3", "2+3"),
+        ("Room 3-B on the left", "Room 3/B on the left"),
+        ("Monday 9-5 and no longer", "Monday 9/5 and no longer"),
+        ("Vitamin A/D in drops", "Vitamin A-D in drops"),
     ],
 )
 def test_marks_of_lists_dashes_and_spellings_make_no_other_row(one: str, other: str) -> None:
     pairs = [(f"{THINK}\n{QUESTION}", f"{ANSWER}\n{text}\n{ANSWER}") for text in (one, other)]
     assert len(repeats_of(sample("train", pairs), {}).within) == 1
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "How much is 12{}4?",
+        "Calculate 12{}4 for me",
+        "so 12{}4 = 8 it is",
+        "then 12{}4=8 it is",
+        "12{}4",
+        "first\n 12{}4 \nlast",
+        "take 2*12{}4 of it",
+        "the value of $12{}4",
+        "if x is y{}4 then",
+        "they add 12 {} 4 then",
+    ],
+)
+def test_a_dash_is_no_slash_where_it_calculates(form: str) -> None:
+    assert calculate_otherwise(form.format("-"), form.format("/"))
+    assert not calculate_otherwise(form.format("-"), form.format("-"))
 
 
 def test_labels_under_a_long_instruction_are_not_alike() -> None:

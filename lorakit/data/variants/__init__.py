@@ -1,8 +1,9 @@
 """Prompts said otherwise, by a rule and without a model; found by listing this folder.
 
 `<name>.py` defines `NAME` (the file's name), `SUMMARY` (what the prompts are then, in words) and
-`vary(pieces, generator) -> pieces`, called with the stretches of a prompt that may change. What
-must stay as it is (numbers, code, quotations) lies between them, see `data.free_text`.
+`vary(pieces, generator, kept) -> pieces`, called with the stretches of a prompt that may change and
+with those between them that stay as they are (numbers, code, quotations), see `data.free_text`.
+What a prompt becomes is a function of these and of this room's source alone: no other file is read.
 """
 
 from __future__ import annotations
@@ -28,18 +29,16 @@ class Variant(Protocol):
     NAME: str
     SUMMARY: str
 
-    def vary(self, pieces: list[str], generator: np.random.Generator) -> list[str]:
+    def vary(self, pieces: list[str], generator: np.random.Generator, kept: list[str]) -> list[str]:
         """Say a prompt otherwise.
 
         Args:
-            pieces: the free stretches of a prompt, in order; what stands between them stays.
+            pieces: the free stretches of a prompt, in order.
             generator: of everything that is drawn; another for every prompt.
+            kept: what stands between the pieces, one less than them.
 
         Returns:
             As many pieces.
-
-        Raises:
-            DataError: what the variant reads is not on this machine.
         """
 
 

@@ -9,7 +9,7 @@ NAME = "case"
 SUMMARY = "in small letters or capitals"
 
 
-def vary(pieces: list[str], generator: np.random.Generator) -> list[str]:
+def vary(pieces: list[str], generator: np.random.Generator, kept: list[str]) -> list[str]:
     """See `lorakit.data.variants.Variant`."""
     lower, upper = [p.lower() for p in pieces], [p.upper() for p in pieces]
     first, second = (lower, upper) if generator.random() < 0.5 else (upper, lower)

@@ -25,7 +25,7 @@ _BESIDE = {
 }
 
 
-def vary(pieces: list[str], generator: np.random.Generator) -> list[str]:
+def vary(pieces: list[str], generator: np.random.Generator, kept: list[str]) -> list[str]:
     """See `lorakit.data.variants.Variant`; at least one word of those long enough is changed."""
     words = [(i, found) for i, piece in enumerate(pieces) for found in _WORD.finditer(piece)]
     if not words:

@@ -25,7 +25,7 @@ _STAY = frozenset(
 )
 
 
-def vary(pieces: list[str], generator: np.random.Generator) -> list[str]:
+def vary(pieces: list[str], generator: np.random.Generator, kept: list[str]) -> list[str]:
     """See `lorakit.data.variants.Variant`; at least one pair is swapped where there is one."""
     last = len(pieces) - 1
     pairs = [

@@ -14,12 +14,12 @@ ID = "languages-mixed"
 SEVERITIES = ("warning", "note")
 TITLE = "Several languages in the answers"
 REASON = (
-    "A minority of rows in another language makes the model switch. It is a warning where a few "
-    "answers are in another language than their question while the rest agree, where all other "
-    "languages together are a small part of the answers, and where a language that is trained in "
-    "earnest is in no set that measures the task, or the other way round. Several languages of "
-    "some size, each asked and answered in itself, are a set in several languages on purpose: a "
-    "note. What is asked to be translated counts for nothing."
+    "A minority of answers in another language makes the model switch. It is a warning where a few "
+    "answers are in another language than their question while the rest agree, and where a "
+    "language that is trained is in no set that is measured, or one of in_domain is not trained. "
+    "Several languages, each asked and answered in itself, are a set in several languages on "
+    "purpose, however small one of them is: a note. What is asked to be translated counts for "
+    "nothing."
 )
 SOURCE = "practice"
 EXAMPLE = '{"prompt": "What helps against a cold, and for how long?", "completion": "Eine ..."}'
@@ -30,11 +30,8 @@ MEND = (
 
 MIN_ROWS, MIN_SHARE = 5, 0.02  # of the answers that are long enough to tell
 SWITCHING_ROWS, SWITCHING_SHARE, MEANT_SHARE = 5, 0.03, 0.3
-# All other languages together: rows that strayed in are few, a second language on purpose is not.
-STRAY_SHARE = 0.1
-# A language that is meant has so many rows of a set, and so many of them would be expected where
-# there is none.
-EARNEST_SHARE, EXPECTED_ROWS = 0.1, 5
+# Of a language that a set has, so many rows would be expected where there is none.
+EXPECTED_ROWS = 5
 TRANSLATION = (
     "translat",
     "übersetz",
@@ -49,7 +46,7 @@ TRANSLATION = (
 
 def find(facts: Facts) -> Iterator[Finding]:
     found = facts.languages
-    faults = [*(_switching(facts, found) or _strays(facts, found)), *_unmeasured(facts, found)]
+    faults = [*_switching(facts, found), *_unmeasured(facts, found)]
     yield from faults or _several(found)
 
 
@@ -74,24 +71,6 @@ def _switching(facts: Facts, found: Languages) -> list[Finding]:
     return [Finding(ID, "warning", message, hits.where)]
 
 
-def _strays(facts: Facts, found: Languages) -> list[Finding]:
-    """A few rows in other languages than the rest, whatever they are asked in."""
-    others = _others(found)
-    told = sum(found.answers.values())
-    rows = [row for name in others for row in found.of_answer[name] if not _translates(row)]
-    if len(rows) < max(MIN_ROWS, MIN_SHARE * told) or sum(others.values()) >= STRAY_SHARE * told:
-        return []
-    hits = Hits(facts.train, told)
-    for row in sorted(rows, key=lambda row: row.index):
-        hits.add(row, row.answer)
-    message = (
-        f"train: {len(rows)} of {told:,} answers that tell are in other languages than the rest "
-        f"({_in_words(found)}), too few to learn a language from and enough to switch to it: "
-        "remove them, or add more where they are meant"
-    )
-    return [Finding(ID, "warning", message, hits.where)]
-
-
 def _unmeasured(facts: Facts, found: Languages) -> Iterator[Finding]:
     """Languages of train that no set measures, and of what is measured that train has not."""
     told = sum(found.answers.values())
@@ -99,11 +78,11 @@ def _unmeasured(facts: Facts, found: Languages) -> Iterator[Finding]:
         return
     held = {name: one.answers for name, one in facts.languages_held_out.items()}
     measured = sum(sum(answers.values()) for answers in held.values())
-    for name, count in found.answers.items():
+    for name in found.answers:
+        count = _own(found, name)
         share = count / told
         if (
-            count >= MIN_ROWS
-            and share >= EARNEST_SHARE
+            count >= max(MIN_ROWS, MIN_SHARE * told)
             and share * measured >= EXPECTED_ROWS
             and not any(answers[name] for answers in held.values())
         ):
@@ -115,11 +94,12 @@ def _unmeasured(facts: Facts, found: Languages) -> Iterator[Finding]:
                 found.of_answer[name][0].where,
             )
     in_domain = facts.languages_held_out.get("in_domain", Languages())
-    for name, count in in_domain.answers.items():
-        share = count / sum(in_domain.answers.values())
+    measured = sum(in_domain.answers.values())
+    for name in in_domain.answers:
+        count = _own(in_domain, name)
+        share = count / measured
         if (
-            count >= MIN_ROWS
-            and share >= EARNEST_SHARE
+            count >= max(MIN_ROWS, MIN_SHARE * measured)
             and share * told >= EXPECTED_ROWS
             and not found.answers[name]
         ):
@@ -162,6 +142,11 @@ def _in_words(found: Languages) -> str:
     told = sum(found.answers.values())
     named = [found.answers.most_common(1)[0], *list(_others(found).items())[:4]]
     return ", ".join(f"{name} {count / told:.0%}" for name, count in named)
+
+
+def _own(found: Languages, name: str) -> int:
+    """Answers in a language that are no translations into it."""
+    return sum(not _translates(row) for row in found.of_answer[name])
 
 
 def _translates(row: RowText) -> bool:

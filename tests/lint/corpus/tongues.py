@@ -58,7 +58,7 @@ def _in_domain(train: list[Row], test: list[Row], **others: list[Row]) -> Case:
 
 
 def _strayed(count: int, every: int) -> list[Row]:
-    """Rows of a branch abroad among the others."""
+    """Rows of a branch abroad among the others, in their places."""
     abroad = iter(german(count, seed=4))
     return changed(answered(count), every, lambda row: next(abroad))
 
@@ -77,8 +77,8 @@ def _translated(count: int) -> list[Row]:
 
 
 MIXED_BY_MISTAKE = [
-    Case(_strayed(240, 18)),
-    Case(_mixed(250, 14)),
+    _in_domain(_strayed(240, 18), answered(120, seed=9)),
+    _in_domain(_mixed(250, 14), answered(120, seed=9)),
     _in_domain(_mixed(130, 120), answered(60, seed=9)),
     _in_domain(_mixed(200, 60), answered(60, seed=9)),
     _in_domain(answered(240), _mixed(40, 30, seed=9)),
@@ -86,6 +86,7 @@ MIXED_BY_MISTAKE = [
 MIXED_ON_PURPOSE = {
     "two languages by halves": _in_domain(_mixed(130, 130), _mixed(30, 30, seed=9)),
     "a fifth in another language": _in_domain(_mixed(210, 52), _mixed(40, 12, seed=9)),
+    "a small branch abroad": _in_domain(_mixed(250, 14), _mixed(112, 8, seed=9)),
     "a few translations": Case(_translated(260)),
     "out of domain is another language": _in_domain(
         answered(260), answered(60, seed=9), out_of_domain=german(60, seed=9)
