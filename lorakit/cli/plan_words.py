@@ -48,8 +48,12 @@ def show_fixes(fixes: Fixes, plan: Plan) -> None:
     if fixes.fits:
         out.print(f"fits {place}: {needed} are needed, {limit} there")
         return
-    elsewhere = [words for where, words in ELSEWHERE.items() if where in plan.memory.by_device]
-    hosted = f", {human_bytes(fixes.offloaded)} more {elsewhere[-1]} (slow)" * bool(fixes.offloaded)
+    hosted = ""
+    if fixes.offloaded:
+        *_, elsewhere = (
+            told for where, told in ELSEWHERE.items() if where in plan.memory.by_device
+        )
+        hosted = f", {human_bytes(fixes.offloaded)} more {elsewhere} (slow)"
     out.print(f"does not fit {place}: {needed} are needed, {limit} are there{hosted}")
     for number, fix in enumerate(fixes.fixes, 1):
         slower = "" if fix.slowdown is None else f", time x{fix.slowdown:.2f}"

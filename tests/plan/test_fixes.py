@@ -12,6 +12,7 @@ import pytest
 
 from lorakit.cli import main
 from lorakit.cli.plan import _rewrite
+from lorakit.cli.plan_words import show_fixes
 from lorakit.errors import InputError, RunError
 from lorakit.plan.changes import possible_changes
 from lorakit.plan.duration import NOT_TIMED
@@ -238,6 +239,20 @@ def test_the_verb_rewrites_the_recipe(
     with pytest.raises(RunError, match="nothing was written"):
         _rewrite(path, None, Fixes(needed=2, limit=1, offloaded=0, fits=False))
     assert path.read_text() == now
+
+
+@pytest.mark.parametrize("offload", ["none", "cpu"])
+def test_what_does_not_fit_is_told(
+    offload: str, large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(large, base={"offload": offload})
+    now = plan(recipe, gpu="h100", budget=TOO_LITTLE, reads_rows=False)
+    offloaded = now.memory.by_device.get("cpu", 0)
+    assert (offloaded > 0) == (offload == "cpu")
+    show_fixes(Fixes(needed=2 << 30, limit=1 << 30, offloaded=offloaded, fits=False), now)
+    told = capsys.readouterr().out
+    assert "2.00 GiB are needed, 1.00 GiB are there" in told
+    assert ("more in host memory (slow)" in told) == (offload == "cpu")
 
 
 @pytest.mark.slow
