@@ -185,10 +185,11 @@ def plan(
     named = None if gpu is None else find_gpu(gpu)
     target = Target.of(recipe.base, named, budget=budget, is_idle=is_idle)
     bench = bench or Workbench()
-    built = bench.built(recipe, target, is_loaded=is_loaded)
+    built = bench.built(recipe, target)
     base, model, adapter = recipe.base, built.model, built.adapter
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
-    memory = with_optimizer(built.weights, state, built.by_device)
+    by_device = target.placement(built.layer_bytes, base, is_loaded=is_loaded)
+    memory = with_optimizer(built.weights, state, by_device)
     notes: list[str] = []
     if budget is not None and target.device.type == "cpu":
         notes.append(BUDGET_OF_CPU)
