@@ -134,12 +134,14 @@ def find_fixes(
         alone += _alone(elsewhere, trial, 1)[0]
     found = [[change] for change in alone]
     nearest = sys.maxsize
-    # Without offloading, unless that is hopeless; then with it, unless the recipe has it.
-    rounds: list[list[Change]] = [[]] * (not hopeless) + [elsewhere] * bool(elsewhere)
-    for beside in rounds:
-        if found:
-            break
-        together = trial.put_together(helping, beside=beside)
+    together: list[Change] = []
+    if not found and not hopeless:
+        together = trial.put_together(helping)
+        found = [together] if trial.fits(together) else []
+        nearest = trial.demand(together)
+    # Where weights fit beside what does not, offloading them by itself saves nothing.
+    if not found and elsewhere and (hopeless or trial.demand(together + elsewhere) < nearest):
+        together = trial.put_together(helping, beside=elsewhere)
         found = [together] if trial.fits(together) else []
         nearest = min(nearest, trial.demand(together))
     return replace(

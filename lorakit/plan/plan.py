@@ -19,6 +19,7 @@ from lorakit.plan.duration import (
     predict_duration,
 )
 from lorakit.plan.gpus import find_gpu
+from lorakit.plan.libraries import BEFORE_TRAINING
 from lorakit.plan.memory import Memory, with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.policy import (
@@ -66,6 +67,8 @@ class Plan:
         devices: see `data_parallel`.
         setup: see `setup_of`.
         methods: see `compare_methods`; empty: they were not compared.
+        own: bytes of what is needed that are here before the first step, once a process has made
+            itself ready for it: rows and libraries, and the base where it is loaded by now.
         duration: operations, seconds and cost.
         sets: the examples it was counted on; not in the file.
         warm_start: of the stage before; its phases are among those of `peaks` too.
@@ -86,6 +89,7 @@ class Plan:
     devices: dict[str, Any]
     setup: dict[str, Any]
     notes: tuple[str, ...]
+    own: int = 0
     methods: dict[str, dict[str, int]] = field(default_factory=dict)
     duration: Duration = field(default_factory=Duration)
     sets: Sets | None = field(default=None, repr=False, compare=False)
@@ -230,6 +234,9 @@ def plan(
         compact_heap=recipe.train.compact_heap,
         rollouts=rollouts,
     )
+    own = peaks.rows + (BEFORE_TRAINING if target.device.type == "cpu" else 0)
+    if is_loaded:
+        own += memory.by_device.get(target.device.type, 0)
     before = _plan_warm_start(
         recipe,
         sets,
@@ -266,6 +273,7 @@ def plan(
             device_type=target.device.type,
             largest_layer=built.largest_layer,
         ),
+        own=own,
         setup=setup_of(built, target, division, peaks.shape),
         notes=tuple(notes),
         duration=duration,

@@ -286,7 +286,9 @@ def test_the_verb_rewrites_the_recipe(
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss"])
 def test_experts_too(model_type: str, tmp_path: Path) -> None:
     folder = families.folder(tmp_path, model_type)
-    recipe = recipe_of(folder, adapter={"r": 64}, train={"micro_batch_tokens": 2048})
+    # Nothing is left to the plan, which would do with less by itself.
+    train = {"micro_batch_tokens": 2048, "gradient_checkpointing": False}
+    recipe = recipe_of(folder, adapter={"r": 64}, train=train)
     now = needed_bytes(plan(recipe, gpu="h100", reads_rows=False))
     found = fixes_of(recipe, CUDA_CONTEXT + int((now - CUDA_CONTEXT) * 0.8))
     assert found.fixes
