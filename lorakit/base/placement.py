@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -53,6 +54,27 @@ def place(
 
     Args:
         empty: the model on the meta device, with the storages it will have.
+        device, offload, max_device_memory: see `place_layers`.
+
+    Raises:
+        ModelError: see `place_layers`.
+    """
+    return place_layers(
+        bytes_by_layer(empty), device, offload=offload, max_device_memory=max_device_memory
+    )
+
+
+def place_layers(
+    layers: Mapping[str, int],
+    device: torch.device,
+    *,
+    offload: str = "auto",
+    max_device_memory: int | str | None = None,
+) -> tuple[Placed, ...]:
+    """Decide it from the bytes of the layers.
+
+    Args:
+        layers: see `bytes_by_layer`.
         device: that computes.
         offload: "none", "cpu" or "disk": where layers go that do not fit; "auto": host memory
             beside a GPU, disk beside a CPU.
@@ -67,7 +89,6 @@ def place(
             f"offload {offload!r} is not possible; possible: {', '.join(OFFLOAD)}. Fix "
             "base.offload."
         )
-    layers = _bytes_by_layer(empty)
     total = sum(layers.values())
     limit = parse_bytes(max_device_memory)
     if limit is None:
@@ -119,7 +140,9 @@ def layer_of(name: str) -> str:
     return match.group(1) if match else ""
 
 
-def _bytes_by_layer(model: PreTrainedModel) -> dict[str, int]:
+def bytes_by_layer(model: PreTrainedModel) -> dict[str, int]:
+    """{module path of a decoder layer: bytes of its weights as stored}; "" has everything outside
+    of them and what cannot be offloaded."""
     layers: dict[str, int] = defaultdict(int, {"": 0})
     counted: set[int] = set()
     offloadable: dict[str, str] = {}

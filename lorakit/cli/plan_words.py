@@ -60,8 +60,11 @@ def show_fixes(fixes: Fixes, plan: Plan) -> None:
         out.print(f"{number}. {human_bytes(fix.needed)} with{slower}")
         for (key, value), costs in zip(fix.changes.items(), fix.costs, strict=True):
             out.print(f"     {f'{key}: {value}':<44} {costs}")
-    if fixes.nearest is not None:
-        out.print(f"all changes that help together still need {human_bytes(fixes.nearest)}")
+    if not fixes.fixes:
+        least = (
+            "" if fixes.nearest is None else f": at best {human_bytes(fixes.nearest)} are needed"
+        )
+        out.print(f"no change that is known makes it fit{least}")
     if fixes.larger_gpu is not None:
         out.print(f"as it is, it fits on {fixes.larger_gpu}")
 

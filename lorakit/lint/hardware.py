@@ -8,30 +8,10 @@ import torch
 
 from lorakit.base.device import compute_device
 from lorakit.recipe import BaseSection
-from lorakit.train.memory import free_bytes, held_bytes, total_bytes
+from lorakit.train.memory import Room, room_of
 
 # From this compute capability on, GPUs have bfloat16 arithmetic (Ampere).
 FIRST_WITH_BFLOAT16 = (8, 0)
-
-
-@dataclass(frozen=True)
-class Room:
-    """Bytes of a device's memory.
-
-    Attributes:
-        free: now.
-        total: all of it.
-        held: by this process beyond its imports; see `train/memory.py`.
-    """
-
-    free: int
-    total: int
-    held: int = 0
-
-    @property
-    def for_run(self) -> int:
-        """What a run may take in all, what it holds already included."""
-        return min(self.total, self.free + self.held)
 
 
 @dataclass(frozen=True)
@@ -67,12 +47,8 @@ def hardware_of(base: BaseSection) -> Hardware:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         has = (properties.major, properties.minor) >= FIRST_WITH_BFLOAT16
-        return Hardware("cuda", properties.name, has, chosen, _room(device))
-    return Hardware("cpu", "this CPU", _cpu_has_bfloat16(), chosen, _room(device))
-
-
-def _room(device: torch.device) -> Room:
-    return Room(free_bytes(device), total_bytes(device), held_bytes(device))
+        return Hardware("cuda", properties.name, has, chosen, room_of(device))
+    return Hardware("cpu", "this CPU", _cpu_has_bfloat16(), chosen, room_of(device))
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -2,7 +2,8 @@
 
 The plan counts all that a run takes beyond what the interpreter holds after its imports. Some of it
 may be there by now: loaded weights, rows, libraries that the rules have woken. That is not free any
-more and need not be allocated again, so it counts as memory that the run has.
+more and need not be allocated again, so it counts as memory that the run has; whatever else this
+process holds does not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Need:
         needed: at the highest moment.
         phase: which that is.
         offloaded: weights that live elsewhere although the recipe does not ask for it.
-        free: what it may take: what is free now, and what this process holds of it already.
+        available: what it may take: what is free now, and what of it is here already.
         total: what the device has.
         is_sure: whether the micro-batch is a real one, and its passes were rehearsed.
     """
@@ -36,20 +37,20 @@ class Need:
     needed: int
     phase: str
     offloaded: int
-    free: int
+    available: int
     total: int
     is_sure: bool
 
     @property
     def sure_limit(self) -> int:
-        """What is free, less what the plan may be off by."""
-        return int(self.free / (1 + UNSURE))
+        """What is available, less what the plan may be off by."""
+        return int(self.available / (1 + UNSURE))
 
     def in_words(self) -> str:
-        """`needs 12.3 GiB at its highest (evaluation); 8.0 GiB are free of 16.0 GiB`."""
+        """`needs 12.3 GiB at its highest (evaluation); 8.0 GiB are available of 16.0 GiB`."""
         return (
             f"needs {self.needed / GIB:.1f} GiB at its highest ({self.phase.replace('_', ' ')}); "
-            f"{self.free / GIB:.1f} GiB are free of {self.total / GIB:.1f} GiB"
+            f"{self.available / GIB:.1f} GiB are available of {self.total / GIB:.1f} GiB"
         )
 
 
@@ -68,7 +69,7 @@ def need_of(facts: Facts) -> Need | None:
         plan.needed + context,
         phase,
         0 if asked else offloaded_bytes(plan),
-        min(room.total, room.for_run + context),
+        min(room.total, room.available(plan.own) + context),
         room.total,
         plan.peaks.assumed is None and plan.peaks.estimated is None,
     )

@@ -26,7 +26,7 @@ from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.memory import Weights, count_weights, largest_layer_bytes
 from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, rehearse
-from lorakit.plan.target import Target
+from lorakit.plan.target import Target, layer_bytes
 from lorakit.recipe import EvaluateSection, LoraConfig, Recipe
 from lorakit.train.modes import compute_dtype
 
@@ -35,11 +35,11 @@ CUDA_BYTES = 512
 
 
 class Built:
-    """A base on the meta device with its adapter, placed as it will be.
+    """A base on the meta device with its adapter, wherever it will be placed.
 
     Attributes:
         model, adapter: as they will train; nobody changes them.
-        by_device: {device: bytes of frozen weights that will live there}.
+        layer_bytes: {decoder layer: bytes of its frozen weights}; see `target.layer_bytes`.
         device_type: that computes.
         dtype: it computes in.
     """
@@ -48,10 +48,10 @@ class Built:
         self,
         model: PreTrainedModel,
         adapter: Attached,
-        by_device: dict[str, int],
+        layer_bytes: dict[str, int],
         device_type: str,
     ) -> None:
-        self.model, self.adapter, self.by_device = model, adapter, by_device
+        self.model, self.adapter, self.layer_bytes = model, adapter, layer_bytes
         self.device_type = device_type
         self.dtype = compute_dtype(model)
         self._granularity = CUDA_BYTES if device_type == "cuda" else 1
@@ -138,21 +138,22 @@ class Workbench:
     def __init__(self) -> None:
         self._built: dict[tuple[object, ...], Built] = {}
 
-    def built(self, recipe: Recipe, target: Target, *, is_loaded: bool = False) -> Built:
+    def built(self, recipe: Recipe, target: Target) -> Built:
         """The base and adapter of `recipe`, built where no plan has asked for them.
 
         Raises:
             InputError: see `plan`.
         """
-        # The dtype is the target's: "auto" is one of the others by now.
-        base = recipe.base.model_dump_json(exclude={"dtype"})
-        key = (base, recipe.adapter.model_dump_json(), target, is_loaded)
+        # The dtype is the target's: "auto" is one of the others by now. Where layers wait changes
+        # nothing in them.
+        base = recipe.base.model_dump_json(exclude={"dtype", "offload", "max_device_memory"})
+        key = (base, recipe.adapter.model_dump_json(), target)
         if key not in self._built:
-            self._built[key] = _build(recipe, target, is_loaded=is_loaded)
+            self._built[key] = _build(recipe, target)
         return self._built[key]
 
 
-def _build(recipe: Recipe, target: Target, *, is_loaded: bool) -> Built:
+def _build(recipe: Recipe, target: Target) -> Built:
     base = recipe.base
     model = empty_base(
         base.model,
@@ -163,13 +164,13 @@ def _build(recipe: Recipe, target: Target, *, is_loaded: bool) -> Built:
         revision=base.revision,
     )
     config = _with_new_tokens(model, recipe)
-    by_device = target.placement(model, base, is_loaded=is_loaded)
+    layers = layer_bytes(model)
     if config.path is None:
         adapter = attach_adapter(model, config)
     else:
         adapter = load_adapter(model, config.path)
     refuse_trained_routers(adapter)
-    return Built(model, adapter, by_device, target.device.type)
+    return Built(model, adapter, layers, target.device.type)
 
 
 def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:

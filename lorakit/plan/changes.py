@@ -14,6 +14,12 @@ from lorakit.recipe import Recipe
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 MIN_RANK = 8
+OFFLOAD = "base.offload"
+# {type of the device that computes: where its layers can wait, and what that costs}
+WAITING = {
+    "cuda": ("cpu", "layers come from host memory in every pass: several times slower"),
+    "cpu": ("disk", "layers come from disk in every pass: many times slower"),
+}
 # Shares of rows whose loss is offered: what few long rows take, all of them are laid out for.
 DROPPED = (0.01, 0.05, 0.15)
 MIN_TOKENS = 512
@@ -34,8 +40,12 @@ class Change:
     sets: Sets | None = None
 
 
-def possible_changes(recipe: Recipe, sets: Sets | None) -> list[Change]:
-    """Changes that take less memory, the cheapest first; later ones of a key go further."""
+def possible_changes(recipe: Recipe, sets: Sets | None, device_type: str) -> list[Change]:
+    """Changes that take less memory, the cheapest first; later ones of a key go further.
+
+    Args:
+        device_type: of what computes: "cuda" or "cpu".
+    """
     base, adapter, train = recipe.base, recipe.adapter, recipe.train
     found: list[Change] = []
     at_once = recipe.evaluate.max_batch
@@ -72,9 +82,9 @@ def possible_changes(recipe: Recipe, sets: Sets | None) -> list[Change]:
     if adapter.path is None and adapter.target_modules == "all-linear":
         costs = "attention alone learns less than all layers"
         found.append(Change("adapter.target_modules", ATTENTION, costs))
-    if base.offload == "none":
-        costs = "layers come from host memory in every pass: several times slower"
-        found.append(Change("base.offload", "auto", costs))
+    if base.offload in ("auto", "none"):
+        where, costs = WAITING[device_type]
+        found.append(Change(OFFLOAD, where, costs))
     return found
 
 

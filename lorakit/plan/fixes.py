@@ -2,17 +2,18 @@
 
 Changes are tried in the order of what they cost, the cheapest first. Those that make the run fit
 alone are offered one by one; where none does, they are put together in that order until it fits,
-and whatever turns out not to be needed is taken back.
+and whatever turns out not to be needed is taken back. Offloading costs the most: it is put together
+with others only where nothing fits without it.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lorakit.base.placement import SHARE_OF_FREE_MEMORY
 from lorakit.plan.built import Workbench
-from lorakit.plan.changes import Change, possible_changes
+from lorakit.plan.changes import OFFLOAD, Change, possible_changes
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
 from lorakit.plan.plan import Plan
@@ -42,7 +43,8 @@ class Fixes:
         offloaded: bytes of weights that had to live elsewhere for that.
         fits: within the limit, with nothing offloaded unless the recipe asks for it.
         fixes: each makes the run fit; the cheapest first. None do when it is empty.
-        nearest: bytes that are needed with the changes that help together, where that is too much.
+        nearest: where no changes make it fit, the least that the device needs with those that help
+            together, offloading among them: as it was planned.
         larger_gpu: the smallest known GPU that the recipe fits as it is.
     """
 
@@ -123,47 +125,57 @@ def find_fixes(
         most_offered: changes that make it fit alone are looked for up to so many.
     """
     trial = Trial(recipe, now, state.limit, plan_again)
-    changes: list[Change] = []
-    alone: list[Change] = []
-    possible = possible_changes(recipe, now.sets)
-    hopeless = _beyond_all_changes(recipe, possible, trial, state.limit)
-    if hopeless is not None:
-        return replace(state, nearest=hopeless, larger_gpu=_larger_gpu(now))
-    for change in possible:
-        if len(alone) == most_offered:
-            break
-        if trial.helps([change]):
-            changes.append(change)
-            alone += [change] if trial.fits([change]) else []
-    nearest = None
-    if alone:
-        found = [[c] for c in alone]
-    else:
-        together = trial.put_together(changes)
+    possible = possible_changes(recipe, now.sets, now.setup["device"])
+    here = [change for change in possible if change.key != OFFLOAD]
+    elsewhere = [change for change in possible if change.key == OFFLOAD]
+    hopeless = bool(elsewhere) and _beyond_all_changes(here, trial, state.limit)
+    alone, helping = ([], here) if hopeless else _alone(here, trial, most_offered)
+    if alone and len(alone) < most_offered:
+        alone += _alone(elsewhere, trial, 1)[0]
+    found = [[change] for change in alone]
+    nearest = sys.maxsize
+    together: list[Change] = []
+    if not found and not hopeless:
+        together = trial.put_together(helping)
         found = [together] if trial.fits(together) else []
-        nearest = None if found else trial.demand(together)
+        nearest = trial.demand(together)
+    # Where weights fit beside what does not, offloading them by itself saves nothing.
+    if not found and elsewhere and (hopeless or trial.demand(together + elsewhere) < nearest):
+        together = trial.put_together(helping, beside=elsewhere)
+        found = [together] if trial.fits(together) else []
+        nearest = min(nearest, trial.demand(together))
     return replace(
         state,
         fixes=tuple(trial.fix(chosen) for chosen in found),
-        nearest=nearest,
+        nearest=None if found or nearest == sys.maxsize else nearest,
         larger_gpu=_larger_gpu(now),
     )
 
 
-def _beyond_all_changes(
-    recipe: Recipe, possible: list[Change], trial: Trial, limit: int
-) -> int | None:
-    """Bytes that a device needs with all changes, where the smallest weights alone are too much, or
-    more than weights may take of it, so that some are offloaded unasked whatever else is changed:
-    then no change need be tried. None: they may help."""
-    may_offload = recipe.base.offload in OFFLOADED or any(c.key == "base.offload" for c in possible)
-    furthest = list({change.key: change for change in possible}.values())
-    planned = None if may_offload else trial.plan(furthest)
+def _alone(
+    changes: list[Change], trial: Trial, most_offered: int
+) -> tuple[list[Change], list[Change]]:
+    """Changes that make it fit alone, and those that take less memory."""
+    found: list[Change] = []
+    helping: list[Change] = []
+    for change in changes:
+        if len(found) == most_offered:
+            break
+        if trial.helps([change]):
+            helping.append(change)
+            found += [change] if trial.fits([change]) else []
+    return found, helping
+
+
+def _beyond_all_changes(here: list[Change], trial: Trial, limit: int) -> bool:
+    """Whether the smallest weights alone are too much, or more than weights may take of the device,
+    so that some are offloaded unasked whatever else is changed: then nothing but offloading need be
+    tried."""
+    # Nothing else changes weights, nor what they may take.
+    planned = trial.plan([change for change in here if change.key.startswith("base.")])
     if planned is None:
-        return None
-    if offloaded_bytes(planned):
-        return max(demanded_bytes(planned), int(planned.memory.weights / SHARE_OF_FREE_MEMORY))
-    return demanded_bytes(planned) if planned.memory.weights > limit else None
+        return False
+    return offloaded_bytes(planned) > 0 or planned.memory.weights > limit
 
 
 def _larger_gpu(now: Plan) -> str | None:

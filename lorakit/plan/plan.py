@@ -19,6 +19,7 @@ from lorakit.plan.duration import (
     predict_duration,
 )
 from lorakit.plan.gpus import find_gpu
+from lorakit.plan.libraries import BEFORE_TRAINING
 from lorakit.plan.memory import Memory, with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.policy import (
@@ -66,6 +67,8 @@ class Plan:
         devices: see `data_parallel`.
         setup: see `setup_of`.
         methods: see `compare_methods`; empty: they were not compared.
+        own: bytes of what is needed that are here before the first step, once a process has made
+            itself ready for it: rows and libraries, and the base where it is loaded by now.
         duration: operations, seconds and cost.
         sets: the examples it was counted on; not in the file.
         warm_start: of the stage before; its phases are among those of `peaks` too.
@@ -86,6 +89,7 @@ class Plan:
     devices: dict[str, Any]
     setup: dict[str, Any]
     notes: tuple[str, ...]
+    own: int = 0
     methods: dict[str, dict[str, int]] = field(default_factory=dict)
     duration: Duration = field(default_factory=Duration)
     sets: Sets | None = field(default=None, repr=False, compare=False)
@@ -185,10 +189,11 @@ def plan(
     named = None if gpu is None else find_gpu(gpu)
     target = Target.of(recipe.base, named, budget=budget, is_idle=is_idle)
     bench = bench or Workbench()
-    built = bench.built(recipe, target, is_loaded=is_loaded)
+    built = bench.built(recipe, target)
     base, model, adapter = recipe.base, built.model, built.adapter
     state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
-    memory = with_optimizer(built.weights, state, built.by_device)
+    by_device = target.placement(built.layer_bytes, base, is_loaded=is_loaded)
+    memory = with_optimizer(built.weights, state, by_device)
     notes: list[str] = []
     if budget is not None and target.device.type == "cpu":
         notes.append(BUDGET_OF_CPU)
@@ -229,6 +234,9 @@ def plan(
         compact_heap=recipe.train.compact_heap,
         rollouts=rollouts,
     )
+    own = peaks.rows + (BEFORE_TRAINING if target.device.type == "cpu" else 0)
+    if is_loaded:
+        own += memory.by_device.get(target.device.type, 0)
     before = _plan_warm_start(
         recipe,
         sets,
@@ -265,6 +273,7 @@ def plan(
             device_type=target.device.type,
             largest_layer=built.largest_layer,
         ),
+        own=own,
         setup=setup_of(built, target, division, peaks.shape),
         notes=tuple(notes),
         duration=duration,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from transformers import PreTrainedModel
 from lorakit.base import packing
 from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.offload import DISK, HOST
-from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place
+from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, bytes_by_layer, place_layers
 from lorakit.errors import ModelError
 from lorakit.plan.gpus import Gpu
-from lorakit.plan.memory import Memory, num_bytes
+from lorakit.plan.memory import Memory
 from lorakit.plan.peaks import CUDA_CONTEXT, Peaks, resident_bytes
 from lorakit.recipe import BaseSection
 from lorakit.train.memory import free_bytes, total_bytes
@@ -65,11 +66,12 @@ class Target:
         return Target(device, dtype, gpu, memory, is_budget)
 
     def placement(
-        self, model: PreTrainedModel, base: BaseSection, *, is_loaded: bool = False
+        self, layers: Mapping[str, int], base: BaseSection, *, is_loaded: bool = False
     ) -> dict[str, int]:
-        """{device: bytes of frozen weights that will live there}; `model` is on the meta device.
+        """{device: bytes of frozen weights that will live there}.
 
         Args:
+            layers: of the base's weights; see `layer_bytes`.
             is_loaded: whether they are there by now, where they are not free any more.
         """
         limit: int | str | None = base.max_device_memory
@@ -79,17 +81,13 @@ class Target:
             if self.is_budget and self.device.type == "cpu" and offload == "auto":
                 # Loading knows of no budget, and the host's memory is what a CPU computes in.
                 offload = "none"
-        # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
-        for path in packing.packable(model):
-            if not packing.is_frozen(model, path):
-                packing.replace_layer(model, path, packing.stored_at(model, path))
         if is_loaded and limit is None:
-            held = num_bytes([*model.parameters(), *model.buffers()])
+            held = sum(layers.values())
             limit = int((free_bytes(self.device) + held) * SHARE_OF_FREE_MEMORY)
         elsewhere = self.device.type == "cuda" and not torch.cuda.is_available()
         try:
-            placed = place(
-                model,
+            placed = place_layers(
+                layers,
                 self.device,
                 offload="none" if limit is None and elsewhere else offload,
                 max_device_memory=sys.maxsize if limit is None and elsewhere else limit,
@@ -99,7 +97,9 @@ class Target:
             if not asked or base.max_device_memory is not None:
                 raise
             # What cannot be offloaded is too much for it: the plan says so, in numbers.
-            placed = place(model, self.device, offload="none", max_device_memory=sys.maxsize)
+            placed = place_layers(
+                layers, self.device, offload="none", max_device_memory=sys.maxsize
+            )
         by_device: dict[str, int] = {}
         for layer in placed:
             where = self.device.type if layer.where == DEVICE else layer.where
@@ -134,3 +134,12 @@ class Target:
             "needed": needed,
             "fits": is_placed and needed <= self.gpu.memory_bytes,
         }
+
+
+def layer_bytes(model: PreTrainedModel) -> dict[str, int]:
+    """See `bytes_by_layer`; `model` is on the meta device, before an adapter is attached."""
+    # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
+    for path in packing.packable(model):
+        if not packing.is_frozen(model, path):
+            packing.replace_layer(model, path, packing.stored_at(model, path))
+    return bytes_by_layer(model)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.errors import InputError
-from lorakit.plan.changes import Change
+from lorakit.plan.changes import OFFLOAD, Change
 from lorakit.plan.plan import Plan, plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe, edited
@@ -57,12 +57,12 @@ class Trial:
     def __init__(self, recipe: Recipe, now: Plan, limit: int, plan_again: PlanAgain) -> None:
         self._recipe, self._now, self._limit = recipe, now, limit
         self._plan_again = plan_again
-        self._plans: dict[str, Plan | None] = {}
+        self._plans: dict[str, Plan | None] = {_key({}): now}
 
     def plan(self, changes: Sequence[Change]) -> Plan | None:
         """None: these changes cannot work together, here or with this model."""
         values = {change.key: change.value for change in changes}
-        key = repr(sorted(values.items(), key=lambda pair: pair[0]))
+        key = _key(values)
         if key not in self._plans:
             rows = [change.sets for change in changes if change.sets is not None]
             try:
@@ -75,43 +75,54 @@ class Trial:
         return self._plans[key]
 
     def demand(self, changes: Sequence[Change]) -> int:
-        """Bytes that are needed; of what cannot work, more than there are anywhere."""
+        """Bytes that are needed: on the device where offloading is asked for, otherwise with all
+        weights there; of what cannot work, more than there are anywhere."""
         planned = self.plan(changes)
-        return sys.maxsize if planned is None else demanded_bytes(planned)
+        return sys.maxsize if planned is None else self._demand_of(planned, changes)
 
     def helps(self, changes: Sequence[Change]) -> bool:
         """Whether less is needed; what cannot work does not help."""
-        return self.demand(changes) < demanded_bytes(self._now) or self.fits(changes)
+        return self.demand(changes) < self._demand_of(self._now, changes) or self.fits(changes)
 
     def fits(self, changes: Sequence[Change]) -> bool:
         """Whether the run fits; offloaded only where the recipe or a change asks for it."""
         planned = self.plan(changes)
-        allows_offload = self._recipe.base.offload in OFFLOADED or any(
-            change.key == "base.offload" for change in changes
-        )
-        return planned is not None and fits(planned, self._limit, allows_offload=allows_offload)
+        allows = self._offloads(changes)
+        return planned is not None and fits(planned, self._limit, allows_offload=allows)
 
-    def put_together(self, changes: Sequence[Change]) -> list[Change]:
-        """Changes in their order until the run fits, none of them further than needed; where it
-        never does, those that come nearest."""
-        chosen: list[Change] = []
+    def put_together(
+        self, changes: Sequence[Change], *, beside: Sequence[Change] = ()
+    ) -> list[Change]:
+        """Changes in their order until the run fits, none of them further than needed, and after
+        them those of `beside`, which stay in any case; where it never fits, those that come
+        nearest."""
+        fixed, chosen = list(beside), list[Change]()
+        if fixed and self.fits(fixed):
+            return fixed
         for change in changes:
             longer = [c for c in chosen if c.key != change.key] + [change]
-            if not chosen or self.demand(longer) < self.demand(chosen):
+            # The first is taken in any case: without one there would be nothing to compare with.
+            if not (chosen or fixed) or self.demand(longer + fixed) < self.demand(chosen + fixed):
                 chosen = longer
-            if self.fits(chosen):
+            if self.fits(chosen + fixed):
                 break
         else:
-            return chosen
+            return chosen + fixed
         for change in reversed(chosen[:-1]):
             # What it came after, of the same key, may be enough beside the others.
             milder = [c for c in changes[: changes.index(change)] if c.key == change.key]
             for instead in ([], *([c] for c in milder)):
                 fewer = [c for c in chosen if c is not change] + instead
-                if self.fits(fewer):
+                if self.fits(fewer + fixed):
                     chosen = sorted(fewer, key=changes.index)
                     break
-        return chosen
+        return chosen + fixed
+
+    def _offloads(self, changes: Sequence[Change]) -> bool:
+        return self._recipe.base.offload in OFFLOADED or any(c.key == OFFLOAD for c in changes)
+
+    def _demand_of(self, planned: Plan, changes: Sequence[Change]) -> int:
+        return needed_bytes(planned) if self._offloads(changes) else demanded_bytes(planned)
 
     def fix(self, changes: Sequence[Change]) -> Fix:
         planned = self.plan(changes)
@@ -123,6 +134,10 @@ class Trial:
             needed_bytes(planned),
             None if before is None or after is None else after.total / before.total,
         )
+
+
+def _key(values: dict[str, Any]) -> str:
+    return repr(sorted(values.items(), key=lambda pair: pair[0]))
 
 
 def needed_bytes(planned: Plan) -> int:

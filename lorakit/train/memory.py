@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -47,12 +48,42 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def held_bytes(device: torch.device) -> int:
-    """What this process holds by now of what `peak_bytes` counts, and `free_bytes` no longer does:
-    weights that were loaded, rows, tables of libraries. A run that goes on here, or begins when
-    this process has ended, has it beside what is free."""
+@dataclass(frozen=True)
+class Room:
+    """Bytes of a device's memory.
+
+    Attributes:
+        free: that anybody could allocate now.
+        total: all of it.
+        held: by this process beyond its imports, whoever in it has asked for them: loaded weights,
+            rows, tables of libraries, but a notebook's arrays or another model too.
+        cached: kept by this process's allocator for whatever it allocates next.
+    """
+
+    free: int
+    total: int
+    held: int = 0
+    cached: int = 0
+
+    def available(self, own: int) -> int:
+        """What a run may take in all, of which `own` bytes at most are here by now: these are not
+        free any more, and need not be allocated again. What else the process holds stays held."""
+        return min(self.total, self.free + self.cached + min(own, self.held))
+
+
+def room_of(device: torch.device) -> Room:
+    """How it stands now."""
+    held, cached = process_bytes(device), 0
     if device.type == "cuda":
-        return torch.cuda.memory_reserved(device)
+        cached = torch.cuda.memory_reserved(device) - held
+    return Room(free_bytes(device), total_bytes(device), held, cached)
+
+
+def process_bytes(device: torch.device) -> int:
+    """What this process holds by now of what `peak_bytes` counts, and `free_bytes` no longer does;
+    on a GPU its tensors, on the CPU what has come since this module was imported."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
     return max(0, _own_bytes() - OWN_AFTER_IMPORTS)
 
 

@@ -33,10 +33,10 @@ MEND = (
 
 def find(facts: Facts) -> Iterator[Finding]:
     need = need_of(facts)
-    if need is None or (need.needed <= need.free and not need.offloaded):
+    if need is None or (need.needed <= need.available and not need.offloaded):
         return
     fix = smallest_fix(facts, need)
-    if need.needed <= need.free:
+    if need.needed <= need.available:
         message = (
             f"the run fits only with {need.offloaded / 2**30:.1f} GiB of its weights offloaded, "
             f"which is several times slower; {fix}"

@@ -24,7 +24,7 @@ MEND = (
 
 def find(facts: Facts) -> Iterator[Finding]:
     need = need_of(facts)
-    if need is None or not need.sure_limit < need.needed <= need.free:
+    if need is None or not need.sure_limit < need.needed <= need.available:
         return
     message = f"the run {need.in_words()}; {smallest_fix(facts, need)}"
     yield Finding(ID, "warning", message, "base.model")

@@ -16,10 +16,11 @@ from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data.contract import Finding
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.lint.facts import Facts
-from lorakit.lint.hardware import Hardware, Room
+from lorakit.lint.hardware import Hardware
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
+from lorakit.train.memory import Room
 from tests.lint.corpus.rows import Row, answered
 
 Ready = tuple[PreTrainedTokenizerBase, PreTrainedConfig, NamedSets]
