@@ -81,7 +81,8 @@ def test_the_loras_compute_what_peft_computes(
     shared_data: Path, tmp_path: Path, storage: str
 ) -> None:
     """Each trained by PEFT, with random factors, on a tiny llama with the layers it names."""
-    folder = tiny.folder(tmp_path / "base", "llama", initializer_range=0.1)
+    # Rows of whole blocks: see `bitsandbytes_peer.load` on others.
+    folder = tiny.folder(tmp_path / "base", "llama", initializer_range=0.1, hidden_size=64)
 
     def fresh() -> PreTrainedModel:
         return load_base(folder, quantization=storage, dtype=torch.float32, device="cpu")[0]

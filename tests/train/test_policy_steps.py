@@ -110,7 +110,7 @@ def test_shares_of_what_is_clipped_are_of_all_completions(level: str, masked: bo
         steps_per_generation=1,
     )
     steps = PolicySteps(
-        rollouts(settings), settings, batch_size=12, seed=3, choices=CHOICES, pad_id=0
+        rollouts(settings), settings, batch_size=12, seed=3, choices=CHOICES, pad_id=0, drops=False
     )
     steps.batch(0, 0)
     found = torch.tensor([2.0, 9.0])
