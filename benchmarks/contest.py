@@ -131,7 +131,9 @@ def results_file(theme: str) -> Path:
 
 def without_places(task: dict[str, Any]) -> dict[str, Any]:
     """A task as it is recorded: where its files lay says nothing of the measurement."""
-    return {name: value for name, value in task.items() if name not in ("model", "adapter")}
+    return {
+        name: value for name, value in task.items() if name not in ("model", "adapter", "folder")
+    }
 
 
 def conditions() -> str:

@@ -36,6 +36,7 @@ from contest import (
     results_file,
     spread,
     table,
+    without_places,
     work_folder,
 )
 from page import write_section
@@ -99,7 +100,7 @@ def contest(options: argparse.Namespace, workdir: Path) -> None:
     )
     write_section(heading, section(options, made), path)
     name = f"{path.stem}_{options.experts}of{options.top}_{options.hidden}_{options.storage}.json"
-    content = {"conditions": conditions(), "task": task, "measured": measured}
+    content = {"conditions": conditions(), "task": without_places(task), "measured": measured}
     path.with_name(name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
