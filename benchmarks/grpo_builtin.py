@@ -112,7 +112,7 @@ best by more than {warm.early_stopping_threshold:g}, or for {warm.num_train_epoc
 and 0.2 for the tags). Accuracy: share of {SAMPLES} answers to each question at temperature 1,
 paired by question; {counts["in_domain"]} questions of {" or ".join(map(str, DIGITS))} digits in
 domain, {counts["out_of_domain"]} of {LONGER} out of domain. A seed took at most {longest:.0f} s
-of processor time, measuring included; seconds of the clock are those of a machine that others used.
+of processor time, measuring included; seconds of the clock tell of what else ran, too.
 
 {_accuracies(seeds)}
 

@@ -18,7 +18,7 @@ from lorakit.base.bitsandbytes_format import stored_tensors
 from lorakit.base.four_bit import FourBitWeight
 from lorakit.base.frozen_linear import FrozenLinear
 from tests.adapters.bases import token_ids
-from tests.base.bitsandbytes_peer import dequantize
+from tests.base.bitsandbytes_peer import by_generic_code
 from tests.tolerances import GRADIENT_FLOAT32
 
 
@@ -83,16 +83,9 @@ def same_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def _in_bitsandbytes(name: str, module: FrozenLinear) -> nn.Module:
     import bitsandbytes as bnb
 
-    class Generic(bnb.nn.Linear4bit):
-        """Goes by the generic code: see `bitsandbytes_peer.load`."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            weight = dequantize(self.weight.data, self.weight.quant_state)
-            return nn.functional.linear(x, weight.to(x.dtype), self.bias)
-
     assert isinstance(module.stored, FourBitWeight)
     tensors = stored_tensors("weight", module.stored)
-    layer = Generic(
+    layer = bnb.nn.Linear4bit(
         module.in_features,
         module.out_features,
         bias=module.bias is not None,
@@ -108,6 +101,7 @@ def _in_bitsandbytes(name: str, module: FrozenLinear) -> nn.Module:
     )
     if module.bias is not None:
         layer.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
+    by_generic_code(layer)
     return layer
 
 

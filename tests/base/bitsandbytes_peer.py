@@ -55,29 +55,20 @@ def load(folder: Path) -> PreTrainedModel:
     """
     bitsandbytes = pytest.importorskip("bitsandbytes")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    for name, module in list(model.named_modules()):
+    for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, Generic(module))
+            by_generic_code(module)
     return model
 
 
-class Generic(nn.Module):
-    """bitsandbytes' 4-bit layer by its generic code; its tensors keep their names."""
+def by_generic_code(layer: Any) -> None:
+    """Let a layer of bitsandbytes compute by its generic code; see `load`."""
 
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.layer = layer
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weight = dequantize(layer.weight.data, layer.weight.quant_state)
+        return nn.functional.linear(x, weight.to(x.dtype), layer.bias)
 
-    def dense(self) -> torch.Tensor:
-        """The weight (O, I)."""
-        return dequantize(self.layer.weight.data, self.layer.weight.quant_state)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.dense().to(x.dtype), self.layer.bias)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.state_dict(*args, **kwargs)
+    layer.forward = forward
 
 
 def dequantize(codes: torch.Tensor, state: Any) -> torch.Tensor:
@@ -105,8 +96,8 @@ def dense_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
     weights = {}
     for name, module in model.named_modules():
-        if isinstance(module, Generic):
-            weights[name] = module.dense()
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            weights[name] = dequantize(module.weight.data, module.weight.quant_state)
         elif isinstance(module, bitsandbytes.nn.Linear8bitLt):
             codes, absmax = module.weight.data, module.weight.SCB
             weights[name] = bitsandbytes.functional.int8_vectorwise_dequant(codes, absmax)
