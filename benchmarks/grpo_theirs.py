@@ -45,12 +45,6 @@ BATCHED: dict[str, dict[str, Any]] = {
         "max_batch_tokens": 512,
         "scheduler_type": "prefill_first",
     },
-    "batched_async": {
-        "page_size": 32,
-        "num_blocks": 1024,
-        "max_batch_tokens": 512,
-        "use_async_batching": True,
-    },
 }
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": 0}
 
