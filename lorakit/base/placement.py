@@ -163,4 +163,3 @@ def bytes_by_layer(model: PreTrainedModel) -> dict[str, int]:
             counted.add(id(tensor))
             layers[offloadable.get(name, "")] += tensor.numel() * tensor.element_size()
     return dict(layers)
-

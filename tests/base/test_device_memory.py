@@ -72,7 +72,9 @@ def test_a_limit_is_all_there_is(
 ) -> None:
     found = groups(tmp_path, own, files)
     assert (total_bytes(CPU, cgroups=found), free_bytes(CPU, cgroups=found)) == (LIMIT, free)
-    planned_for = Target.of(BaseSection(model="builtin", device="cpu"), None, is_idle=True, cgroups=found)
+    planned_for = Target.of(
+        BaseSection(model="builtin", device="cpu"), None, is_idle=True, cgroups=found
+    )
     assert planned_for.memory_bytes == LIMIT
 
 

@@ -52,11 +52,11 @@ def test_no_plan_of_a_change_builds_the_base_again(
 ) -> None:
     """Of a base that fits nowhere a dozen changes are planned; bases with other weights or other
     adapters are built, each once, and each shape of a pass is rehearsed once."""
-    from lorakit.plan import built
+    from lorakit.plan import blueprint
 
     bases: list[str] = []
     passes: list[tuple[object, ...]] = []
-    build, rehearse = built._build, built.rehearse
+    build, rehearse = blueprint._build, blueprint.rehearse
 
     def counted_build(recipe: object, *args: object, **options: object) -> object:
         same = {"dtype", "offload", "max_device_memory"}
@@ -71,8 +71,8 @@ def test_no_plan_of_a_change_builds_the_base_again(
         passes.append((id(model), shape, tuple(levels), options["trains"]))
         return rehearse(model, adapter, shape, policy, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(built, "_build", counted_build)
-    monkeypatch.setattr(built, "rehearse", counted_rehearsal)
+    monkeypatch.setattr(blueprint, "_build", counted_build)
+    monkeypatch.setattr(blueprint, "rehearse", counted_rehearsal)
     monkeypatch.setitem(
         speed.LARGE,  # type: ignore[attr-defined]
         "8b",

@@ -34,7 +34,7 @@ from lorakit.train.modes import compute_dtype
 CUDA_BYTES = 512
 
 
-class Built:
+class Blueprint:
     """A base on the meta device with its adapter, wherever it will be placed.
 
     Attributes:
@@ -136,9 +136,9 @@ class Workbench:
     """Bases that plans share: of a recipe and of its changes, for one machine."""
 
     def __init__(self) -> None:
-        self._built: dict[tuple[object, ...], Built] = {}
+        self._blueprints: dict[tuple[object, ...], Blueprint] = {}
 
-    def built(self, recipe: Recipe, target: Target) -> Built:
+    def blueprint(self, recipe: Recipe, target: Target) -> Blueprint:
         """The base and adapter of `recipe`, built where no plan has asked for them.
 
         Raises:
@@ -148,12 +148,12 @@ class Workbench:
         # nothing in them.
         base = recipe.base.model_dump_json(exclude={"dtype", "offload", "max_device_memory"})
         key = (base, recipe.adapter.model_dump_json(), target)
-        if key not in self._built:
-            self._built[key] = _build(recipe, target)
-        return self._built[key]
+        if key not in self._blueprints:
+            self._blueprints[key] = _build(recipe, target)
+        return self._blueprints[key]
 
 
-def _build(recipe: Recipe, target: Target) -> Built:
+def _build(recipe: Recipe, target: Target) -> Blueprint:
     base = recipe.base
     model = empty_base(
         base.model,
@@ -170,7 +170,7 @@ def _build(recipe: Recipe, target: Target) -> Built:
     else:
         adapter = load_adapter(model, config.path)
     refuse_trained_routers(adapter)
-    return Built(model, adapter, layers, target.device.type)
+    return Blueprint(model, adapter, layers, target.device.type)
 
 
 def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
