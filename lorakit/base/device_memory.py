@@ -1,6 +1,7 @@
 """How much memory there is: of a GPU, or of the machine as far as this process may use it.
 
-A container often sees all memory of its machine and is killed when it takes more than its own limit.
+A container often sees all memory of its machine, and is killed when it takes more than its own
+limit.
 """
 
 from __future__ import annotations
