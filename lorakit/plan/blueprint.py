@@ -145,9 +145,9 @@ class Workbench:
             InputError: see `plan`.
         """
         # The dtype is the target's: "auto" is one of the others by now. Where layers wait changes
-        # nothing in them.
+        # nothing in them, nor does how much memory the target has.
         base = recipe.base.model_dump_json(exclude={"dtype", "offload", "max_device_memory"})
-        key = (base, recipe.adapter.model_dump_json(), target)
+        key = (base, recipe.adapter.model_dump_json(), target.device.type, target.dtype)
         if key not in self._blueprints:
             self._blueprints[key] = _build(recipe, target)
         return self._blueprints[key]

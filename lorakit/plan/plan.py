@@ -45,8 +45,9 @@ BUDGET_OF_CPU = (
 )
 # Of a policy gradient.
 AT_MOST = (
-    "tokens are those of completions that are all as long as grpo.max_completion_length: at most; "
-    "completions that nothing sets apart in their groups are not trained on"
+    "memory and tokens are those of completions that are all as long as "
+    "grpo.max_completion_length: at most, and much less where they are short; completions that "
+    "nothing sets apart in their groups are not trained on"
 )
 NO_TIME = "not known: how long completions will be is not known before they are made"
 
