@@ -1,4 +1,4 @@
-"""Classes that are told by name exist under that name, and compute as the tests of families show."""
+"""Classes that are told by name exist under that name."""
 
 from __future__ import annotations
 
