@@ -34,6 +34,13 @@ Overrides = Annotated[
 
 # A module of ours that imports all of them that any model needs.
 LIBRARIES = "lorakit.base.attention"
+# What of it comes without torch's compiler, which brings triton where that is installed.
+WITHOUT_TRITON = (
+    "torch.fx.experimental.symbolic_shapes",
+    "scipy.optimize",
+    "transformers.models.auto.modeling_auto",
+    "transformers.tokenization_utils_base",
+)
 
 # Text of a model, a data set or a file must not steer the terminal: what is no line break or tab is
 # shown as a symbol.
@@ -62,14 +69,19 @@ def stdout_for_results(*, computes: bool = True) -> Iterator[None]:
 def import_libraries() -> None:
     """Import torch and transformers before anything else does, which takes most of a short command.
 
-    The search for reference cycles waits meanwhile, and never looks at what came with them again:
-    it would go through a million objects, none of which goes before the process does, many times
-    while they come, and once more whenever the command has made as many of its own.
+    The search for reference cycles waits meanwhile, and never looks at most of what came with them
+    again: it would go through half a million objects, none of which goes before the process does,
+    many times while they come and thrice when the process ends.
     """
-    if LIBRARIES not in sys.modules:
-        with collection_paused():
-            importlib.import_module(LIBRARIES)
-        gc.freeze()
+    if LIBRARIES in sys.modules:
+        return
+    with collection_paused():
+        for name in WITHOUT_TRITON:
+            importlib.import_module(name)
+        # What is left to the end of the process is never torn down; triton's types complain then.
+        if "triton" not in sys.modules:
+            gc.freeze()
+        importlib.import_module(LIBRARIES)
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -23,11 +23,12 @@ from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
 from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.evaluate.worst import WorstEvaluation
+from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.memory import Weights, count_weights, largest_layer_bytes
 from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, rehearse
 from lorakit.plan.target import Target, layer_bytes
-from lorakit.recipe import EvaluateSection, LoraConfig, Recipe
+from lorakit.recipe import EvaluateSection, LoraConfig, Recipe, TrainSection
 from lorakit.train.modes import compute_dtype
 
 # What CUDA's caching allocator rounds a request to.
@@ -57,6 +58,7 @@ class Blueprint:
         self._granularity = CUDA_BYTES if device_type == "cuda" else 1
         self._passes: dict[tuple[object, ...], PassBytes] = {}
         self._evaluations: dict[tuple[object, ...], EvaluationBytes] = {}
+        self._states: dict[tuple[object, ...], StatePlan] = {}
 
     @cached_property
     def weights(self) -> Weights:
@@ -82,6 +84,20 @@ class Blueprint:
     def flops(self) -> ModelFlops:
         """Operations of passes."""
         return count_flops(self.model, self.adapter, self.dtype.itemsize)
+
+    def state(self, train: TrainSection) -> StatePlan:
+        """`state_plan_of` the optimizer, once for what is alike."""
+        key = (
+            train.optim,
+            train.optim_memory,
+            train.learning_rate,
+            train.loraplus_lr_ratio,
+            train.loraplus_lr_embedding,
+        )
+        if key not in self._states:
+            parameters = self.adapter.parameters()
+            self._states[key] = state_plan_of(self.model, parameters, train, self.device_type)
+        return self._states[key]
 
     def passes(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
-from lorakit.optimizers.state_plan import StatePlan, state_plan_of
+from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.blueprint import Blueprint, Workbench
 from lorakit.plan.devices import data_parallel
 from lorakit.plan.duration import (
@@ -192,7 +192,7 @@ def plan(
     bench = bench or Workbench()
     blueprint = bench.blueprint(recipe, target)
     base, model, adapter = recipe.base, blueprint.model, blueprint.adapter
-    state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
+    state = blueprint.state(recipe.train)
     by_device = target.placement(blueprint.layer_bytes, base, is_loaded=is_loaded)
     memory = with_optimizer(blueprint.weights, state, by_device)
     notes: list[str] = []
