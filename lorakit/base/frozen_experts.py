@@ -109,7 +109,7 @@ def layout_of(owner: nn.Module, name: str) -> ExpertsLayout | None:
     child = owner._modules.get(name)
     if isinstance(child, FrozenExperts):
         return child.layout
-    if class_name(type(child)) == JETMOE_EXPERTS:
+    if child is not None and class_name(child) == JETMOE_EXPERTS:
         return ExpertsLayout(parameter="weight")
     parameter = owner._parameters.get(name)
     if parameter is None or parameter.dim() != 3 or name not in NAMES:
@@ -185,7 +185,7 @@ def take_back(root: nn.Module) -> None:
 
 
 def _is_llama4(module: nn.Module) -> bool:
-    return class_name(type(module)) == LLAMA4_EXPERTS
+    return class_name(module) == LLAMA4_EXPERTS
 
 
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:

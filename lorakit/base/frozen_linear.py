@@ -126,8 +126,8 @@ def is_linear(module: nn.Module) -> bool:
     """Whether `module` is a linear layer that can be frozen or adapted."""
     # Exact types: a subclass may compute something else with the same weight. Falcon's spells
     # out `x @ W.T + bias`.
-    cls = type(module)
-    return cls in (nn.Linear, Conv1D, FrozenLinear) or class_name(cls) == FALCON_LINEAR
+    plain = type(module) in (nn.Linear, Conv1D, FrozenLinear)
+    return plain or class_name(module) == FALCON_LINEAR
 
 
 def linear_at(model: nn.Module, path: str) -> LinearLayer:

@@ -6,14 +6,12 @@ what was not imported has no instances.
 
 from __future__ import annotations
 
-from functools import cache
-
 FALCON_LINEAR = "transformers.models.falcon.modeling_falcon.FalconLinear"
 JETMOE_EXPERTS = "transformers.models.jetmoe.modeling_jetmoe.JetMoeParallelExperts"
 LLAMA4_EXPERTS = "transformers.models.llama4.modeling_llama4.Llama4TextExperts"
 
 
-@cache
-def class_name(cls: type) -> str:
-    """Module and name of a class; a subclass has another."""
+def class_name(value: object) -> str:
+    """Module and name of the class of a value; a subclass has another."""
+    cls = type(value)
     return f"{cls.__module__}.{cls.__qualname__}"

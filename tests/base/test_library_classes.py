@@ -22,12 +22,12 @@ def test_a_name_is_that_of_a_class_of_the_installed_transformers(constant: str) 
     module, _, leaf = NAMES[constant].rpartition(".")
     found = getattr(importlib.import_module(module), leaf)
     assert issubclass(found, nn.Module)
-    assert class_name(found) == NAMES[constant]
+    assert class_name(found.__new__(found)) == NAMES[constant]
 
 
 def test_a_subclass_is_another_class() -> None:
     class Linear(nn.Linear):
         pass
 
-    assert class_name(Linear) != class_name(nn.Linear)
+    assert class_name(Linear(1, 1)) != class_name(nn.Linear(1, 1))
     assert len(NAMES) >= 3

@@ -36,6 +36,7 @@ NOT_NEEDED = (
     "bm25s",
     "datasets",
     "datasketch",
+    "jsonschema",
     "matplotlib",
     "nltk",
     "numba",
