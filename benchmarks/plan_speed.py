@@ -1,14 +1,14 @@
 """How long `lorakit plan` takes for large bases, from their config.json alone.
 
     python benchmarks/plan_speed.py
-    python benchmarks/plan_speed.py --only 235b --gpus 2 --quantization none
+    python benchmarks/plan_speed.py --only 235b --gpus 2 --quantization none --adapter dora
 
-Llama-3.1-8B, its 70B shape and Qwen3-235B-A22B, QLoRA of rank 16 on all linear layers (or 16-bit
-LoRA), on 1, 2 and 8 GPUs of one kind. Each plan runs in a process of its own, which first imports
-the very modules that such a plan imports and then plans; what each part takes is counted in CPU
-seconds of all its threads, which a busy machine changes less than the clock. Where a recipe does
-not fit, the changes that make it fit are looked for too. Ends with 1 when a plan beside its imports
-takes over 5 s, or a process over 2 GB.
+Llama-3.1-8B, its 70B shape and Qwen3-235B-A22B, in 16 bit and NF4, LoRA and DoRA of rank 16 on all
+linear layers (experts have no DoRA: there it is of all other layers), on 1, 2 and 8 GPUs of one
+kind. Each plan is the command `lorakit plan` in a process of its own: what it takes from beginning
+to end is counted in CPU seconds of all its threads, which a busy machine changes less than the
+clock, the least of a few runs. Where a recipe does not fit, the changes that make it fit are looked
+for too. Ends with 1 when a command takes over 5 s, or over 2 GB.
 """
 
 from __future__ import annotations
@@ -28,38 +28,11 @@ from large_bases import LARGE
 from page import command, machine, write_section
 
 QUANTIZATIONS = ("nf4", "none")
+ADAPTERS = ("lora", "dora")
 NUM_GPUS = (1, 2, 8)
 MOST_SECONDS = 5.0
 MOST_BYTES = 2 * 10**9
-COLUMNS = ("base", "storage", "GPUs", "fits", "imports s", "plan s", "whole s", "peak MB")
-
-# Both run in an interpreter that has imported nothing; argv: the file, then the command's words.
-LISTING = """
-import json, sys
-from lorakit.cli import main
-main(sys.argv[2:])
-with open(sys.argv[1], "w") as file:
-    json.dump(list(sys.modules), file)
-"""
-MEASURING = """
-import importlib, json, os, sys
-def spent():
-    times = os.times()
-    return times.user + times.system
-with open(sys.argv[1]) as file:
-    names = json.load(file)
-began = spent()
-for name in names:
-    try:
-        importlib.import_module(name)
-    except ImportError:  # no file: a module that others make when they are imported
-        pass
-imported = spent()
-main = importlib.import_module("lorakit.cli").main
-code = main(sys.argv[2:])
-print(json.dumps({"imports": imported - began, "plan": spent() - imported}), file=sys.stderr)
-sys.exit(code)
-"""
+COLUMNS = ("base", "storage", "adapter", "GPUs", "fits", "CPU s", "s", "peak MB")
 
 
 def main() -> int:
@@ -68,8 +41,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="bases whose name begins so")
-    parser.add_argument("--quantization", nargs="+", choices=QUANTIZATIONS, default=["nf4"])
+    parser.add_argument("--quantization", nargs="+", choices=QUANTIZATIONS, default=QUANTIZATIONS)
+    parser.add_argument("--adapter", nargs="+", choices=ADAPTERS, default=ADAPTERS)
     parser.add_argument("--gpus", type=int, nargs="+", default=NUM_GPUS)
+    parser.add_argument("--runs", type=int, default=3, help="of each, of which the least counts")
     parser.add_argument("--gpu", default="h200", help="the kind of GPU")
     options = parser.parse_args()
     bases = [name for name in LARGE if name.startswith(options.only)]
@@ -77,72 +52,74 @@ def main() -> int:
         parser.error(f"no base begins with {options.only!r}; there are {', '.join(LARGE)}")
     rows = []
     with work_folder(None) as folder:
-        for base, quantization in product(bases, options.quantization):
-            recipe = recipe_of(base, quantization, folder)
-            modules = folder / f"{recipe.stem}-modules.json"
-            plan(LISTING, modules, recipe, options.gpu, options.gpus[0])
+        for base, quantization, adapter in product(bases, options.quantization, options.adapter):
+            recipe = recipe_of(base, quantization, folder, adapter)
             for count in options.gpus:
-                row = {"base": base, "quantization": quantization, "gpus": count}
-                row |= plan(MEASURING, modules, recipe, options.gpu, count)
-                row["load"] = round(os.getloadavg()[0], 1)
+                row = {"base": base, "quantization": quantization, "adapter": adapter}
+                row |= {"gpus": count, "load": round(os.getloadavg()[0], 1)}
+                row |= plan(recipe, options.gpu, count, options.runs)
                 print(" | ".join(line(row)), file=sys.stderr, flush=True)
                 rows.append(row)
-    text = report(rows, options.gpu)
+    text = report(rows, options.gpu, options.runs)
     print(text)
-    if len(rows) == len(LARGE) * len(NUM_GPUS) and options.quantization == ["nf4"]:
+    if len(rows) == len(LARGE) * len(QUANTIZATIONS) * len(ADAPTERS) * len(NUM_GPUS):
         path = results_file("plan_speed")
         write_section("How long a plan takes", text, path)
         path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     return int(any(not is_quick(row) for row in rows))
 
 
-def recipe_of(base: str, quantization: str, folder: Path) -> Path:
+def recipe_of(base: str, quantization: str, folder: Path, adapter: str = "lora") -> Path:
     """A recipe whose base is a folder with a config.json and nothing else."""
     model = folder / base
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(LARGE[base]), "utf-8")
+    kind = {"use_dora": True, "target_parameters": []} if adapter == "dora" else {}
     sections = {
         "base": {"model": str(model), "quantization": quantization},
-        "adapter": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
+        "adapter": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"} | kind,
         "data": {"train": "no-rows-here.jsonl"},
     }
-    path = folder / f"{base}-{quantization}.yaml"
+    path = folder / f"{base}-{quantization}-{adapter}.yaml"
     path.write_text(yaml.safe_dump(sections), "utf-8")
     return path
 
 
-def plan(code: str, modules: Path, recipe: Path, gpu: str, count: int) -> dict[str, Any]:
-    """Run `code` on the words of a plan, in a process of its own.
+def plan(recipe: Path, gpu: str, count: int, runs: int = 1) -> dict[str, Any]:
+    """Run `lorakit plan`, each time in a process of its own.
 
     Returns:
-        What it took, what the plan said of its fit, and what the process told of its parts.
+        What it took, least of the runs, and what the plan said of its fit.
     """
     output, errors = recipe.with_suffix(".json"), recipe.with_suffix(".txt")
     words = ["plan", str(recipe), "--gpu", gpu, "--gpus", str(count), "--json"]
-    ended = took.run(
-        [sys.executable, "-c", code, str(modules), *words],
-        output=output,
-        errors=errors,
-        environment=dict(os.environ, HF_HUB_OFFLINE="1"),
-    )
-    told = errors.read_text("utf-8")
+    ended = [
+        took.run(
+            [sys.executable, "-m", "lorakit", *words],
+            output=output,
+            errors=errors,
+            environment=dict(os.environ, HF_HUB_OFFLINE="1"),
+        )
+        for _ in range(runs)
+    ]
     if not output.read_bytes().strip():
+        told = errors.read_text("utf-8")
         raise SystemExit(f"{' '.join(words)} planned nothing: {told[-2000:]}")
     planned = json.loads(output.read_text("utf-8"))
-    parts = json.loads(told.splitlines()[-1]) if code is MEASURING else {}
-    return parts | {
+    return {
         "fits": planned["fit"]["fits"],
         "changes": [fix["changes"] for fix in planned["fit"]["fixes"]],
         "trainable": planned["parameters"]["trainable"],
         "total": planned["parameters"]["total"],
-        "whole": ended.cpu_seconds,
-        "peak_bytes": ended.peak_bytes,
+        "cpu_seconds": min(one.cpu_seconds for one in ended),
+        "seconds": min(one.seconds for one in ended),
+        "peak_bytes": max(one.peak_bytes for one in ended),
     }
 
 
 def is_quick(row: dict[str, Any]) -> bool:
-    """Whether a plan took no more than it may."""
-    return row["plan"] <= MOST_SECONDS and row["peak_bytes"] <= MOST_BYTES
+    """Whether a command took no more than it may."""
+    return row["cpu_seconds"] <= MOST_SECONDS and row["peak_bytes"] <= MOST_BYTES
 
 
 def line(row: dict[str, Any]) -> list[str]:
@@ -151,23 +128,26 @@ def line(row: dict[str, Any]) -> list[str]:
     return [
         row["base"],
         row["quantization"],
+        row["adapter"],
         str(row["gpus"]),
         "yes" if row["fits"] else f"no, {offered} ways offered",
-        *(f"{row[part]:.1f}" for part in ("imports", "plan", "whole")),
+        f"{row['cpu_seconds']:.1f}",
+        f"{row['seconds']:.1f}",
         f"{row['peak_bytes'] / 1e6:,.0f}",
     ]
 
 
-def report(rows: list[dict[str, Any]], gpu: str) -> str:
+def report(rows: list[dict[str, Any]], gpu: str, runs: int) -> str:
     """The table, and how it came about."""
-    slowest = max(row["plan"] for row in rows)
+    slowest, longest = (max(row[name] for row in rows) for name in ("cpu_seconds", "seconds"))
     largest = max(row["peak_bytes"] for row in rows)
     loads = [row["load"] for row in rows]
     return f"""Written by `{command()}`. {machine()}
 
-CPU seconds of all threads of one process for each plan, on {gpu}; whole: with the start of Python.
-The slowest plan beside its imports took {slowest:.1f} s, the largest process
-{largest / MIB:,.0f} MiB. Load average of the machine: {min(loads)} to {max(loads)}.
+The command `lorakit plan` on {gpu}, from the start of Python to its end, imports and all: CPU
+seconds of all its threads, and seconds by the clock, least of {runs} runs. The slowest took
+{slowest:.1f} s of CPU and {longest:.1f} s by the clock, the largest {largest / MIB:,.0f} MiB. Load
+average of the machine: {min(loads)} to {max(loads)}.
 
 {table(COLUMNS, [line(row) for row in rows])}
 """

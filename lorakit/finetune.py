@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from lorakit.files import write_json
 from lorakit.lint.check import findings_of, report_findings
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
+from lorakit.plan.blueprint import Workbench
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import BaseSection, Recipe
@@ -99,10 +100,11 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     sets = prepare_named_sets(recipe, tokenizer, model.config)
     stop_ids = stop_ids_of(model, sets.train.stop_ids)
     # Not timed: that would take memory and seconds from the run it speaks of.
-    make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets), is_loaded=True))
+    bench = Workbench()
+    make_plan = cache(partial(plan, recipe, sets=Sets.of(sets), is_loaded=True, bench=bench))
     # Not kept: the rules' texts of up to 30,000 rows are gone before training begins.
     found = findings_of(
-        Facts(recipe, sets, tokenizer, model.config, hardware_of(recipe.base), make_plan),
+        Facts(recipe, sets, tokenizer, model.config, hardware_of(recipe.base), make_plan, bench),
         measures,
         stop_ids,
         resumes=resume,
@@ -110,6 +112,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     report_findings(found)
     check_measurable(sets.evaluation, measures, stop_ids)
     planned = make_plan()
+    del make_plan, bench
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(

@@ -44,7 +44,7 @@ TINY = {
     "lint_speed.py": "--only demo --pairs 1",
     "plan_libraries.py": "--only llama_floor-nf4",
     "plan_memory.py": "--only llama-nf4-lora-none-few-long",
-    "plan_speed.py": "--only 8b --gpus 1",
+    "plan_speed.py": "--only 8b --gpus 1 --adapter lora --runs 1",
     "real_data.py": "--million --rows 500 --only million-repeated",
     "rslora.py": "--ranks 2 4 --seeds 1",
     "sampler.py": "--rounds 1 --model {tiny}",

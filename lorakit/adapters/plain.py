@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.jetmoe.modeling_jetmoe import JetMoeParallelExperts
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.base.frozen_experts import ExpertsLayout, FrozenExperts, take_back
@@ -38,6 +37,9 @@ def plain_experts(layout: ExpertsLayout, weight: torch.Tensor) -> nn.Module | nn
     parameter = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     if not layout.parameter:
         return parameter
+    # Not at the top: see `base/library_classes.py`; where there are such experts it is there.
+    from transformers.models.jetmoe.modeling_jetmoe import JetMoeParallelExperts
+
     num_experts, out_features, in_features = weight.shape
     with torch.device("meta"):
         module = JetMoeParallelExperts(num_experts, in_features, out_features)

@@ -312,6 +312,7 @@ def _reasons(
     """Why each linear layer and each other large parameter is not adapted."""
     others = [path for path in experts if path not in adapted]
     reasons = {path: left_out.get(path) or "not in target_parameters" for path in others}
+    known = {*adapted, *experts}
     for name, module in model.named_modules():
         linear = isinstance(module, nn.Linear | Conv1D | FrozenLinear)
         if linear and name not in adapted:
@@ -322,7 +323,7 @@ def _reasons(
             if name in rows:
                 count = len(rows[name].token_ids)
                 reasons[full_name] = f"trainable_token_indices: {count} rows of it train"
-            elif is_below(full_name, (*adapted, *experts)):
+            elif is_below(full_name, known):
                 continue
             elif not linear and parameter.dim() >= 2:
                 saved = is_below(name, trained)

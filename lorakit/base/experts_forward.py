@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, ExpertsInterface
-from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
 
 from lorakit import kernels
 
@@ -31,12 +31,12 @@ def use_in(model: PreTrainedModel) -> None:
     model.set_experts_implementation(NAME)
 
 
-def use_in_llama4(experts: Llama4TextExperts) -> None:
+def use_in_llama4(experts: nn.Module) -> None:
     """The same for one module of a class that looks into no registry."""
     vars(experts)["forward"] = partial(llama4_forward, experts)
 
 
-def restore_llama4(experts: Llama4TextExperts) -> None:
+def restore_llama4(experts: nn.Module) -> None:
     """Undo `use_in_llama4`; of no effect where it was not called."""
     vars(experts).pop("forward", None)
 

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.jetmoe.modeling_jetmoe import JetMoeParallelExperts
-from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
 
 from lorakit import kernels
 from lorakit.base import experts_forward
 from lorakit.base.frozen_linear import FrozenWeight
+from lorakit.base.library_classes import JETMOE_EXPERTS, LLAMA4_EXPERTS, class_name
 from lorakit.base.storages.dense import DenseWeight
 
 # What transformers' decorator `use_experts_implementation` gives to an experts module: such a one
@@ -110,12 +109,12 @@ def layout_of(owner: nn.Module, name: str) -> ExpertsLayout | None:
     child = owner._modules.get(name)
     if isinstance(child, FrozenExperts):
         return child.layout
-    if type(child) is JetMoeParallelExperts:
+    if child is not None and class_name(child) == JETMOE_EXPERTS:
         return ExpertsLayout(parameter="weight")
     parameter = owner._parameters.get(name)
     if parameter is None or parameter.dim() != 3 or name not in NAMES:
         return None
-    if type(owner) is Llama4TextExperts:
+    if _is_llama4(owner):
         return ExpertsLayout(transposed=True, tells=False)
     facts = vars(owner)
     return ExpertsLayout(facts["is_transposed"]) if facts.keys() >= DISPATCHED else None
@@ -152,7 +151,7 @@ def put_experts(model: PreTrainedModel, path: str, module: nn.Module) -> None:
     setattr(owner, name, module)
     if vars(owner).keys() >= DISPATCHED:
         experts_forward.use_in(model)
-    elif type(owner) is Llama4TextExperts:
+    elif _is_llama4(owner):
         experts_forward.use_in_llama4(owner)
 
 
@@ -164,7 +163,7 @@ def put_parameters_back(model: PreTrainedModel) -> None:
             if isinstance(child, FrozenExperts) and isinstance(child.stored, DenseWeight):
                 del owner._modules[name]
                 owner.register_parameter(name, child.stored.get_parameter("weight"))
-        if type(owner) is Llama4TextExperts and not owner._modules.keys() & set(NAMES):
+        if _is_llama4(owner) and not owner._modules.keys() & set(NAMES):
             experts_forward.restore_llama4(owner)
     if not any(isinstance(module, FrozenExperts) for module in model.modules()):
         experts_forward.restore(model)
@@ -174,7 +173,7 @@ def take_back(root: nn.Module) -> None:
     """Make parameters of those that a copy of a model has at the places of modules, and let the
     copy compute with transformers' own functions again.
     """
-    if type(root) is Llama4TextExperts:
+    if _is_llama4(root):
         experts_forward.restore_llama4(root)
     children: list[tuple[str, Any]] = list(root._modules.items())
     parameters = {name: child for name, child in children if isinstance(child, nn.Parameter)}
@@ -183,6 +182,10 @@ def take_back(root: nn.Module) -> None:
         root.register_parameter(name, parameters[name])
     for child in root.children():
         take_back(child)
+
+
+def _is_llama4(module: nn.Module) -> bool:
+    return class_name(module) == LLAMA4_EXPERTS
 
 
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:

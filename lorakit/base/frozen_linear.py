@@ -9,10 +9,10 @@ from typing import Protocol, cast
 
 import torch
 from torch import nn
-from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from lorakit import kernels
+from lorakit.base.library_classes import FALCON_LINEAR, class_name
 from lorakit.base.storages.dense import DenseWeight
 
 
@@ -114,10 +114,6 @@ class FrozenLinear(nn.Module):
         return f"{sizes}, bias={self.bias is not None}"
 
 
-# Subclasses of nn.Linear in transformers that compute the same product in another way.
-PLAIN_SUBCLASSES = frozenset({"FalconLinear"})
-
-
 LinearLayer = nn.Linear | Conv1D | FrozenLinear
 
 
@@ -130,7 +126,8 @@ def is_linear(module: nn.Module) -> bool:
     """Whether `module` is a linear layer that can be frozen or adapted."""
     # Exact types: a subclass may compute something else with the same weight. Falcon's spells
     # out `x @ W.T + bias`.
-    return type(module) in (nn.Linear, Conv1D, FalconLinear, FrozenLinear)
+    plain = type(module) in (nn.Linear, Conv1D, FrozenLinear)
+    return plain or class_name(module) == FALCON_LINEAR
 
 
 def linear_at(model: nn.Module, path: str) -> LinearLayer:

@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psutil
 import torch
 from transformers import PreTrainedModel
 
+from lorakit.base.device_memory import free_bytes
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.offload import DEVICE, DISK, HOST
@@ -92,7 +92,7 @@ def place_layers(
     total = sum(layers.values())
     limit = parse_bytes(max_device_memory)
     if limit is None:
-        limit = int(_free_memory(device) * SHARE_OF_FREE_MEMORY)
+        limit = int(free_bytes(device) * SHARE_OF_FREE_MEMORY)
     if offload == "none" or total <= limit:
         return tuple(Placed(layer, size, DEVICE) for layer, size in layers.items())
     left = limit - layers[""]
@@ -163,9 +163,3 @@ def bytes_by_layer(model: PreTrainedModel) -> dict[str, int]:
             counted.add(id(tensor))
             layers[offloadable.get(name, "")] += tensor.numel() * tensor.element_size()
     return dict(layers)
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available

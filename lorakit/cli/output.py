@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import sys
 import time
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from lorakit.data.garbage import collection_paused
 
 if TYPE_CHECKING:
     from lorakit.evaluate.result import SetResult
@@ -28,6 +32,16 @@ Overrides = Annotated[
     typer.Option("--set", metavar="a.b=c", help="Override one value of the recipe; repeatable."),
 ]
 
+# A module of ours that imports all of them that any model needs.
+LIBRARIES = "lorakit.base.attention"
+# What of it comes without torch's compiler, which brings triton where that is installed.
+WITHOUT_TRITON = (
+    "torch.fx.experimental.symbolic_shapes",
+    "scipy.optimize",
+    "transformers.models.auto.modeling_auto",
+    "transformers.tokenization_utils_base",
+)
+
 # Text of a model, a data set or a file must not steer the terminal: what is no line break or tab is
 # shown as a symbol.
 SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
@@ -40,10 +54,34 @@ def visible(text: str) -> str:
 
 
 @contextmanager
-def stdout_for_results() -> Iterator[None]:
-    """Inside, whatever libraries print goes to stderr: stdout belongs to the result."""
+def stdout_for_results(*, computes: bool = True) -> Iterator[None]:
+    """Inside, whatever libraries print goes to stderr: stdout belongs to the result.
+
+    Args:
+        computes: whether models are needed: their libraries are here then, see `import_libraries`.
+    """
     with redirect_stdout(sys.stderr):
+        if computes:
+            import_libraries()
         yield
+
+
+def import_libraries() -> None:
+    """Import torch and transformers before anything else does, which takes most of a short command.
+
+    The search for reference cycles waits meanwhile, and never looks at most of what came with them
+    again: it would go through half a million objects, none of which goes before the process does,
+    many times while they come and thrice when the process ends.
+    """
+    if LIBRARIES in sys.modules:
+        return
+    with collection_paused():
+        for name in WITHOUT_TRITON:
+            importlib.import_module(name)
+        # What is left to the end of the process is never torn down; triton's types complain then.
+        if "triton" not in sys.modules:
+            gc.freeze()
+        importlib.import_module(LIBRARIES)
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def command(
     settings = load_recipe(recipe, overrides)
     check_html(html)
     with stdout_for_results():
-        from lorakit.plan.built import Workbench
+        from lorakit.plan.blueprint import Workbench
         from lorakit.plan.duration import Timing
         from lorakit.plan.fixes import fixes_for
         from lorakit.plan.machines import EFFICIENCY

@@ -33,7 +33,7 @@ def command(
       lorakit report runs/r16 runs/r32 --output ranks.html
       lorakit report runs/recipe --json
     """
-    with stdout_for_results():
+    with stdout_for_results(computes=False):
         from lorakit.report.comparison import write_comparison
         from lorakit.report.page import write_report
 

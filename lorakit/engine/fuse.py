@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from torch import nn
 from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
-from transformers.models.mistral.modeling_mistral import MistralAttention
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
 from lorakit.engine.modules import FusedAttention, FusedGatedMLP, FusedRMSNorm, Stand, is_watched
 from lorakit.engine.same_code import same_forward
 
-# {attention class: what modules with its code pass to the attention function beside the usual}.
-ATTENTIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
-    LlamaAttention: lambda module: {},
-    MistralAttention: lambda module: {
+# {attention class: what modules with its code pass to the attention function beside the usual}. A
+# module computes what one of them at most does, so the order is that of how many families share it.
+ATTENTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "llama.LlamaAttention": lambda module: {},
+    "qwen3.Qwen3Attention": lambda module: {"sliding_window": module.sliding_window},
+    "qwen2.Qwen2Attention": lambda module: {"sliding_window": module.sliding_window},
+    "mistral.MistralAttention": lambda module: {
         "sliding_window": getattr(module.config, "sliding_window", None)
     },
-    Qwen2Attention: lambda module: {"sliding_window": module.sliding_window},
-    Qwen3Attention: lambda module: {"sliding_window": module.sliding_window},
 }
+# What a module with the code of one of these has below it; others need no look at their code.
+OF_ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
+OF_MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 
 
 @contextmanager
@@ -52,15 +54,28 @@ def _stand(module: Any) -> Stand | None:
     """What takes the place of a module; None: nothing does."""
     if is_watched(module):
         return None
-    cls = type(module)
-    if same_forward(cls, LlamaRMSNorm) and hasattr(module, "variance_epsilon"):
+    cls, below = type(module), module._modules.keys()
+    if "variance_epsilon" in vars(module) and same_forward(cls, _known("llama.LlamaRMSNorm")):
         return FusedRMSNorm(module)
-    if same_forward(cls, LlamaMLP) and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
-        return FusedGatedMLP(module)
-    for known, options in ATTENTIONS.items():
+    if below >= OF_MLP and same_forward(cls, _known("llama.LlamaMLP")):
+        return (
+            FusedGatedMLP(module) if isinstance(module.act_fn, nn.SiLU | SiLUActivation) else None
+        )
+    for name, options in ATTENTIONS.items() if below >= OF_ATTENTION else ():
         # Eager attention is a function of each family's own file, not of the registry.
-        if same_forward(cls, known) and (
+        if same_forward(cls, _known(name)) and (
             module.config._attn_implementation in ALL_ATTENTION_FUNCTIONS
         ):
             return FusedAttention(module, options(module))
     return None
+
+
+@cache
+def _known(name: str) -> type[nn.Module]:
+    """A class of transformers, such as `llama.LlamaMLP`; its file is imported when it is first
+    compared with, for that takes up to a tenth of a second."""
+    family, _, leaf = name.partition(".")
+    found: type[nn.Module] = getattr(
+        importlib.import_module(f"transformers.models.{family}.modeling_{family}"), leaf
+    )
+    return found

@@ -12,7 +12,6 @@ from lorakit.evaluate.judge import LOSS_METRICS
 from lorakit.evaluate.win_rate import PairJudge
 from lorakit.recipe import EvaluateSection
 from lorakit.recipe.metric_names import CHOICES, KL, WIN_RATE
-from lorakit.tasks.json_schema import load_schema
 
 # Metrics that need no answer: those of the loss, the distance from the base, and choices.
 UNANSWERED = (*LOSS_METRICS, KL, *CHOICES)
@@ -68,7 +67,12 @@ class Measures:
         Raises:
             RecipeError: a metric that does not exist, or a JSON schema that cannot be used.
         """
-        schema = None if section.json_schema is None else load_schema(section.json_schema)
+        schema = None
+        if section.json_schema is not None:
+            # Not at the top: jsonschema takes a tenth of a second that few recipes need.
+            from lorakit.tasks.json_schema import load_schema
+
+            schema = load_schema(section.json_schema)
         return Measures(
             metrics=tuple(section.metrics),
             primary=section.primary,

@@ -23,6 +23,7 @@ from lorakit.evaluate.outside import check_outside
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
+from lorakit.plan.blueprint import Workbench
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
@@ -90,9 +91,10 @@ def check(recipe: Recipe) -> CheckReport:
     except DataError as error:
         refused = _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, _refusals([*refused, error]), tokenizer)
-    make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets)))
+    bench = Workbench()
+    make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets), bench=bench))
     make_plan()  # adapter and base must be possible, whatever the rules ask for
-    facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan)
+    facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan, bench)
     found = findings_of(facts, measures, sets.train.stop_ids)
     findings = [*_refusals(refused), *found.findings]
     return CheckReport(sets.by_name(), findings, tokenizer, found.silenced)

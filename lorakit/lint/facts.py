@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from lorakit.lint.hardware import Hardware
 from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.near import Repeats, repeats_of
 from lorakit.lint.row_texts import Sample, sample_of
+from lorakit.plan.blueprint import Workbench
 from lorakit.plan.plan import Plan
 from lorakit.plan.policy import run_length
 from lorakit.plan.steps import RunLength
@@ -36,6 +37,7 @@ class Facts:
         tokenizer, config: the base's.
         hardware: what would train.
         make_plan: plans the run; None: nobody does.
+        bench: of that plan, for whoever plans changes.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class Facts:
     config: PreTrainedConfig
     hardware: Hardware
     make_plan: Callable[[], Plan] | None = None
+    bench: Workbench = field(default_factory=Workbench)
 
     @cached_property
     def plan(self) -> Plan | None:

@@ -84,6 +84,7 @@ def smallest_fix(facts: Facts, need: Need) -> str:
         gpu=None,
         budget=need.sure_limit,
         timing=NOT_TIMED,
+        bench=facts.bench,
         most_offered=1,
     )
     if fixes is None or not fixes.fixes:

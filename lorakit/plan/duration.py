@@ -17,7 +17,7 @@ from lorakit.data.named_sets import NamedSets
 from lorakit.engine.model_flops import ModelFlops
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.engine.recompute import RecomputePolicy
-from lorakit.plan.built import Built
+from lorakit.plan.blueprint import Blueprint
 from lorakit.plan.evaluation_work import evaluation_work, time_formulas
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured, machine_of
@@ -65,7 +65,7 @@ class Counted:
     """What the plan knows of a run before its time.
 
     Attributes:
-        built: base and adapter.
+        blueprint: base and adapter.
         memory: bytes by part.
         division: how training will divide its steps.
         sets, length: what the run sees.
@@ -73,7 +73,7 @@ class Counted:
     """
 
     recipe: Recipe
-    built: Built
+    blueprint: Blueprint
     target: Target
     memory: Memory
     division: Division
@@ -130,7 +130,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         micro_batch_tokens=division.micro_batch_tokens,
         packed=division.packed,
     )
-    flops = run.built.flops
+    flops = run.blueprint.flops
     events = _events(run)
     counted = _operations(flops, workload, events, division.recompute_policy)
     left_out = list(events.evaluation.left_out)
@@ -164,7 +164,7 @@ def _check_seconds(run: Counted, timing: Timing) -> float:
     sets = run.sets
     if timing.checks is None or sets.named is None or sets.tokenizer is None:
         return 0.0
-    return timing.checks(run.recipe, sets.named, sets.tokenizer, run.built.model.config)
+    return timing.checks(run.recipe, sets.named, sets.tokenizer, run.blueprint.model.config)
 
 
 def _load_seconds(run: Counted) -> float | None:
@@ -178,7 +178,7 @@ def _load_seconds(run: Counted) -> float | None:
         return None
     return time_loading(
         path,
-        run.built.model,
+        run.blueprint.model,
         as_stored=base.quantization == CHECKPOINT,
         dtype=run.target.dtype,
         device=run.target.device,
@@ -195,8 +195,8 @@ def _rates(run: Counted, flops: ModelFlops, workload: Workload, timing: Timing) 
     recipe = run.recipe
     try:
         return calibrate(
-            run.built.model,
-            run.built.adapter,
+            run.blueprint.model,
+            run.blueprint.adapter,
             flops,
             LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
             run.division,
@@ -215,7 +215,7 @@ def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> Data
         efficiency,
         weight_bytes=on_device,
         offloaded_bytes=run.memory.weights - on_device,
-        unpacked_bytes=run.built.copy_bytes,
+        unpacked_bytes=run.blueprint.copy_bytes,
         count=run.num_gpus,
         policy=run.division.recompute_policy,
     )

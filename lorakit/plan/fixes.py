@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lorakit.plan.built import Workbench
+from lorakit.plan.blueprint import Workbench
 from lorakit.plan.changes import OFFLOAD, Change, possible_changes
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS

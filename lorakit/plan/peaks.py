@@ -22,7 +22,7 @@ from lorakit.recipe import EvaluateSection
 from lorakit.train.choices import Division
 
 if TYPE_CHECKING:
-    from lorakit.plan.built import Built
+    from lorakit.plan.blueprint import Blueprint
 
 # On the device beside what PyTorch allocates: CUDA's context and the kernels' code.
 CUDA_CONTEXT = 512 << 20
@@ -124,7 +124,7 @@ class Peaks:
 
 
 def find_peaks(
-    built: Built,
+    blueprint: Blueprint,
     memory: Memory,
     state: StatePlan,
     division: Division,
@@ -140,7 +140,7 @@ def find_peaks(
     """Rehearse the worst micro-batches and sum up.
 
     Args:
-        built: base and adapter.
+        blueprint: base and adapter.
         memory: what is there all the time.
         state: of the optimizer.
         division: recompute and dense copies.
@@ -152,16 +152,16 @@ def find_peaks(
         compact_heap: see `train/heap.py`.
         rollouts: of a policy gradient; None: it is SFT.
     """
-    device_type = built.device_type
+    device_type = blueprint.device_type
     on_cpu = device_type == "cpu"
     has_holes = on_cpu and not compact_heap
-    copies = built.copy_bytes if division.dense_copies else 0
+    copies = blueprint.copy_bytes if division.dense_copies else 0
     estimated = None
     validation = evaluation = generation = None
 
     def passes(shape: BatchShape, *, trains: bool) -> PassBytes:
         policy, dense = division.recompute_policy, copies > 0
-        return built.passes(
+        return blueprint.passes(
             shape,
             policy,
             trains=trains,
@@ -179,15 +179,15 @@ def find_peaks(
             raise
         estimated = f"{type(error).__name__}: {error}".splitlines()[0]
         log.info("the pass cannot be rehearsed (%s); it is estimated", estimated)
-        layers = built.layers.bytes
+        layers = blueprint.layers.bytes
         training = [(_estimated(layers, division, shape), shape) for shape in worst.training]
         if worst.validation is not None:
             validation = _one_layer(layers, worst.validation)
     if measured is not None and estimated is None:
-        evaluation = built.evaluation(measured, wanted, has_holes=has_holes)
+        evaluation = blueprint.evaluation(measured, wanted, has_holes=has_holes)
     if rollouts is not None and estimated is None:
         answered, asked = rollouts.as_evaluation(packed=division.packed)
-        generation = built.evaluation(answered, asked, has_holes=has_holes)
+        generation = blueprint.evaluation(answered, asked, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
@@ -213,7 +213,9 @@ def find_peaks(
         phases["validation"] = there + validation
     if measured is not None:  # after training: gradients, optimizer and dense copies are gone
         of_pass = (
-            _largest_pass(built.layers.bytes, measured) if evaluation is None else evaluation.peak
+            _largest_pass(blueprint.layers.bytes, measured)
+            if evaluation is None
+            else evaluation.peak
         )
         phases["evaluation"] = resident + memory.adapter + of_pass
     return Peaks(

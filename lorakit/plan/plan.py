@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
-from lorakit.optimizers.state_plan import StatePlan, state_plan_of
-from lorakit.plan.built import Built, Workbench
+from lorakit.optimizers.state_plan import StatePlan
+from lorakit.plan.blueprint import Blueprint, Workbench
 from lorakit.plan.devices import data_parallel
 from lorakit.plan.duration import (
     NOT_TIMED,
@@ -45,8 +45,9 @@ BUDGET_OF_CPU = (
 )
 # Of a policy gradient.
 AT_MOST = (
-    "tokens are those of completions that are all as long as grpo.max_completion_length: at most; "
-    "completions that nothing sets apart in their groups are not trained on"
+    "memory and tokens are those of completions that are all as long as "
+    "grpo.max_completion_length: at most, and much less where they are short; completions that "
+    "nothing sets apart in their groups are not trained on"
 )
 NO_TIME = "not known: how long completions will be is not known before they are made"
 
@@ -189,11 +190,11 @@ def plan(
     named = None if gpu is None else find_gpu(gpu)
     target = Target.of(recipe.base, named, budget=budget, is_idle=is_idle)
     bench = bench or Workbench()
-    built = bench.built(recipe, target)
-    base, model, adapter = recipe.base, built.model, built.adapter
-    state = state_plan_of(model, adapter.parameters(), recipe.train, target.device.type)
-    by_device = target.placement(built.layer_bytes, base, is_loaded=is_loaded)
-    memory = with_optimizer(built.weights, state, by_device)
+    blueprint = bench.blueprint(recipe, target)
+    base, model, adapter = recipe.base, blueprint.model, blueprint.adapter
+    state = blueprint.state(recipe.train)
+    by_device = target.placement(blueprint.layer_bytes, base, is_loaded=is_loaded)
+    memory = with_optimizer(blueprint.weights, state, by_device)
     notes: list[str] = []
     if budget is not None and target.device.type == "cpu":
         notes.append(BUDGET_OF_CPU)
@@ -212,7 +213,7 @@ def plan(
         notes.append(AT_MOST)
     division, worst = _worst(
         recipe,
-        built,
+        blueprint,
         target,
         memory,
         sets,
@@ -222,7 +223,7 @@ def plan(
         is_loaded=is_loaded,
     )
     peaks = find_peaks(
-        built,
+        blueprint,
         memory,
         state,
         division,
@@ -252,7 +253,7 @@ def plan(
     notes += peaks.notes()
     duration = Duration() if rollouts is None else Duration(how=NO_TIME)
     if sets is not None and length is not None and rollouts is None:
-        counted = Counted(recipe, built, target, memory, division, sets, length, num_gpus)
+        counted = Counted(recipe, blueprint, target, memory, division, sets, length, num_gpus)
         duration = predict_duration(counted, timing)
     return Plan(
         total_parameters=adapter.total,
@@ -271,10 +272,10 @@ def plan(
             peaks,
             count=num_gpus,
             device_type=target.device.type,
-            largest_layer=built.largest_layer,
+            largest_layer=blueprint.largest_layer,
         ),
         own=own,
-        setup=setup_of(built, target, division, peaks.shape),
+        setup=setup_of(blueprint, target, division, peaks.shape),
         notes=tuple(notes),
         duration=duration,
         sets=sets,
@@ -300,7 +301,7 @@ def _warm_start_phases(peaks: Peaks) -> dict[str, int]:
 
 def _worst(
     recipe: Recipe,
-    built: Built,
+    blueprint: Blueprint,
     target: Target,
     memory: Memory,
     sets: Sets | None,
@@ -311,14 +312,14 @@ def _worst(
     is_loaded: bool,
 ) -> tuple[Division, Worst]:
     """How training will divide its steps, and the micro-batches of these that take the most."""
-    longest = assumed_length(recipe, built.model)
+    longest = assumed_length(recipe, blueprint.model)
     if sets is not None:
         longest = int(sets.train.lengths.max())
     if rollouts is not None:
-        longest = longest_sequence(rollouts, built.model)
-    layers = built.layers.bytes
+        longest = longest_sequence(rollouts, blueprint.model)
+    layers = blueprint.layers.bytes
     division = divide(
-        built.model,
+        blueprint.model,
         LoopSettings.from_section(recipe.train, packing=recipe.data.packing),
         longest=longest,
         device_type=target.device.type,

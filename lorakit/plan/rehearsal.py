@@ -102,9 +102,13 @@ class Layers:
 
     @staticmethod
     def of(model: PreTrainedModel) -> Layers:
-        """Those of a model with its adapter."""
+        """Those of a model with its adapter; what layers of a kind keep is found of the first."""
         kinds = numbered(map(layer_kind, decoder_layers(model)))
-        return Layers(kept_by_layers(model), kinds)
+        if not kinds:
+            return Layers(kept_by_layers(model), kinds)
+        with set_aside(model, {kinds.index(kind) for kind in kinds}):
+            of_kind = kept_by_layers(model)
+        return Layers([of_kind[kind] for kind in kinds], kinds)
 
 
 def asks_for_data(error: Exception) -> bool:

@@ -6,20 +6,22 @@ from collections import Counter
 from typing import Any
 
 from lorakit.engine.recompute import can_recompute
-from lorakit.plan.built import Built
+from lorakit.plan.blueprint import Blueprint
 from lorakit.plan.rehearsal import BatchShape
 from lorakit.plan.target import Target
 from lorakit.train.choices import Division
 
 
-def setup_of(built: Built, target: Target, division: Division, shape: BatchShape) -> dict[str, Any]:
+def setup_of(
+    blueprint: Blueprint, target: Target, division: Division, shape: BatchShape
+) -> dict[str, Any]:
     """Device, dtype and the division of a step, for JSON.
 
     `recompute` has {level: layers} of the worst micro-batch, of `shape`.
     """
     levels = ["none"]
-    if can_recompute(built.model):
-        levels = list(division.recompute_policy.levels(built.layers.bytes, shape.num_tokens))
+    if can_recompute(blueprint.model):
+        levels = list(division.recompute_policy.levels(blueprint.layers.bytes, shape.num_tokens))
     return {
         "device": target.device.type,
         "gpu": None if target.gpu is None else target.gpu.name,

@@ -12,14 +12,15 @@ from transformers import PreTrainedModel
 
 from lorakit.base import packing
 from lorakit.base.device import compute_device, compute_dtype
+from lorakit.base.device_memory import free_bytes, total_bytes
 from lorakit.base.offload import DISK, HOST
 from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, bytes_by_layer, place_layers
 from lorakit.errors import ModelError
+from lorakit.jail.cgroups import Cgroups
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.memory import Memory
 from lorakit.plan.peaks import CUDA_CONTEXT, Peaks, resident_bytes
 from lorakit.recipe import BaseSection
-from lorakit.train.memory import free_bytes, total_bytes
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,19 @@ class Target:
 
     @staticmethod
     def of(
-        base: BaseSection, gpu: Gpu | None, *, budget: int | None = None, is_idle: bool = False
+        base: BaseSection,
+        gpu: Gpu | None,
+        *,
+        budget: int | None = None,
+        is_idle: bool = False,
+        cgroups: Cgroups | None = None,
     ) -> Target:
         """The target of a recipe; a named GPU, or `device: cuda`, may be elsewhere.
 
         Args:
             budget: bytes that the run may take.
             is_idle: count on all memory of this machine, whatever of it is free now.
+            cgroups: see `host_memory`.
         """
         wanted = None if base.dtype == "auto" else getattr(torch, base.dtype)
         is_here = gpu is None and not base.device.startswith("cuda")
@@ -61,7 +68,7 @@ class Target:
             gpu = gpu.with_memory(budget)
             memory = gpu.memory_bytes
         elif memory is None and is_idle and (is_here or torch.cuda.is_available()):
-            memory = total_bytes(device)
+            memory = total_bytes(device, cgroups=cgroups)
         is_budget = budget is not None if gpu is None else gpu.is_budget
         return Target(device, dtype, gpu, memory, is_budget)
 

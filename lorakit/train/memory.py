@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from lorakit.base.device_memory import free_bytes, total_bytes
+
 
 def _own_bytes() -> int:
     """Resident memory of this process that no file stands behind. Pages of files (libraries, mapped
@@ -41,42 +43,30 @@ def forget_peak(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def free_bytes(device: torch.device) -> int:
-    """What could still be allocated now: on the device, or in the machine's memory."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
-
-
 @dataclass(frozen=True)
 class Room:
     """Bytes of a device's memory.
 
     Attributes:
-        free: that anybody could allocate now.
+        free: that this process could allocate now; see `free_bytes`.
         total: all of it.
         held: by this process beyond its imports, whoever in it has asked for them: loaded weights,
             rows, tables of libraries, but a notebook's arrays or another model too.
-        cached: kept by this process's allocator for whatever it allocates next.
     """
 
     free: int
     total: int
     held: int = 0
-    cached: int = 0
 
     def available(self, own: int) -> int:
         """What a run may take in all, of which `own` bytes at most are here by now: these are not
         free any more, and need not be allocated again. What else the process holds stays held."""
-        return min(self.total, self.free + self.cached + min(own, self.held))
+        return min(self.total, self.free + min(own, self.held))
 
 
 def room_of(device: torch.device) -> Room:
     """How it stands now."""
-    held, cached = process_bytes(device), 0
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - held
-    return Room(free_bytes(device), total_bytes(device), held, cached)
+    return Room(free_bytes(device), total_bytes(device), process_bytes(device))
 
 
 def process_bytes(device: torch.device) -> int:
@@ -85,13 +75,6 @@ def process_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return max(0, _own_bytes() - OWN_AFTER_IMPORTS)
-
-
-def total_bytes(device: torch.device) -> int:
-    """All of the memory that the device, or the machine, has."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return psutil.virtual_memory().total
 
 
 def _peak_rss() -> int:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.adapters.attach import Attached
+from lorakit.base.device_memory import free_bytes
 from lorakit.engine.dense_copies import dense_copies
 from lorakit.errors import CheckpointError, InputError
 from lorakit.optimizers.adamw import AdamWRule
@@ -23,7 +24,6 @@ from lorakit.train.choices import Choices, make_choices, replay_choices
 from lorakit.train.heap import give_large_tensors_back
 from lorakit.train.interrupts import Interrupts, interrupts
 from lorakit.train.lock import run_lock
-from lorakit.train.memory import free_bytes
 from lorakit.train.modes import compute_dtype, cpu_threads
 from lorakit.train.ranks import Ranks
 from lorakit.train.settings import LoopSettings

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.jail.cgroups import Cgroups
 from lorakit.jail.processors import available_processors
 
 ALL = len(os.sched_getaffinity(0))
@@ -34,5 +35,5 @@ def test_processors(own: str | None, files: dict, count: int, tmp_path: Path) ->
         (tmp_path / "groups" / name).write_text(text)
     if own is not None:
         (tmp_path / "own").write_text(own)
-    found = available_processors(own=tmp_path / "own", cgroups=tmp_path / "groups")
-    assert found == count
+    groups = Cgroups(tmp_path / "own", tmp_path / "groups")
+    assert available_processors(cgroups=groups) == count

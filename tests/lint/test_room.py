@@ -75,12 +75,11 @@ def test_what_the_run_holds_already_is_not_asked_for_again(facts: Facts) -> None
 def test_what_the_process_holds_for_others_is_not_the_run_s(facts: Facts) -> None:
     """A notebook's array beside the run, or another model on the GPU."""
     enough = 2 * needed(facts)
-    for free, held, cached, findings in (
-        (needed(facts) // 2, enough, 0, ["does-not-fit"]),
-        (needed(facts) // 2, 0, enough, []),
-        (enough, enough, 0, []),
+    for free, held, findings in (
+        (needed(facts) // 2, enough, ["does-not-fit"]),
+        (enough, enough, []),
     ):
-        room = Room(free, 4 * enough, held, cached)
+        room = Room(free, 4 * enough, held)
         assert [finding.id for finding in found(facts, room)] == findings
 
 

@@ -15,7 +15,7 @@ from lorakit.cli import main
 from lorakit.cli.plan import _rewrite
 from lorakit.cli.plan_words import show_fixes
 from lorakit.errors import InputError, RunError
-from lorakit.plan.built import Workbench
+from lorakit.plan.blueprint import Workbench
 from lorakit.plan.changes import possible_changes
 from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.fixes import Fixes, find_fixes, fixes_for

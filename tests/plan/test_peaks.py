@@ -123,7 +123,7 @@ def test_only_what_lacks_data_is_estimated(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: Any, **__: Any) -> None:
         raise error[0]
 
-    monkeypatch.setattr("lorakit.plan.built.rehearse", fail)
+    monkeypatch.setattr("lorakit.plan.blueprint.rehearse", fail)
     found = planned(tmp_path, few)
     assert found.peaks.estimated == f"RuntimeError: {error[0]}"
     assert any("rough estimate" in note for note in found.notes)

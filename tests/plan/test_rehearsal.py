@@ -18,9 +18,10 @@ from lorakit.data.pack import collate
 from lorakit.engine.activations import decoder_layers
 from lorakit.engine.recompute import Level, RecomputePolicy
 from lorakit.plan.ledger import Ledger
-from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, rehearse
+from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, asks_for_data, rehearse
 from lorakit.recipe import LoraConfig
 from lorakit.train.batches import row_keys
+from lorakit.train.choices import kept_by_layers
 from lorakit.train.modes import training_mode
 from lorakit.train.step import nll_of_hidden
 from tests import families
@@ -126,6 +127,14 @@ def test_layers_that_are_stood_in_for_keep_what_those_that_run_keep() -> None:
         assert few.kept == pytest.approx(every.kept, rel=0.02)
         assert few.peak == pytest.approx(every.peak, rel=0.02)
         assert len(few.events) < len(every.events)
+
+
+@pytest.mark.parametrize("model_type", sorted(families.FAMILIES))
+def test_what_layers_keep_is_found_of_the_first_of_each_kind(model_type: str) -> None:
+    """The loop looks at every layer, and has to divide its steps as the plan did."""
+    empty = empty_model(families.config(model_type), dtype=torch.float32)
+    attach_adapter(empty, LoraConfig(r=4, rank_pattern={r".*\.0\..*": 8}))
+    assert list(Layers.of(empty).bytes) == kept_by_layers(empty)
 
 
 @pytest.mark.slow

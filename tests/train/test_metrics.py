@@ -11,10 +11,11 @@ import psutil
 import pytest
 import torch
 
+from lorakit.base.device_memory import free_bytes
 from lorakit.errors import CheckpointError
 from lorakit.train.loggers import open_loggers
 from lorakit.train.loop import train
-from lorakit.train.memory import RSS_AFTER_IMPORTS, free_bytes, peak_bytes
+from lorakit.train.memory import RSS_AFTER_IMPORTS, peak_bytes
 from lorakit.train.metrics import MetricsFile, read_metrics
 from lorakit.train.settings import LoopSettings
 from tests.train import runs

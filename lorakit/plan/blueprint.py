@@ -23,18 +23,19 @@ from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
 from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.evaluate.worst import WorstEvaluation
+from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.memory import Weights, count_weights, largest_layer_bytes
 from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, rehearse
 from lorakit.plan.target import Target, layer_bytes
-from lorakit.recipe import EvaluateSection, LoraConfig, Recipe
+from lorakit.recipe import EvaluateSection, LoraConfig, Recipe, TrainSection
 from lorakit.train.modes import compute_dtype
 
 # What CUDA's caching allocator rounds a request to.
 CUDA_BYTES = 512
 
 
-class Built:
+class Blueprint:
     """A base on the meta device with its adapter, wherever it will be placed.
 
     Attributes:
@@ -57,6 +58,7 @@ class Built:
         self._granularity = CUDA_BYTES if device_type == "cuda" else 1
         self._passes: dict[tuple[object, ...], PassBytes] = {}
         self._evaluations: dict[tuple[object, ...], EvaluationBytes] = {}
+        self._states: dict[tuple[object, ...], StatePlan] = {}
 
     @cached_property
     def weights(self) -> Weights:
@@ -82,6 +84,20 @@ class Built:
     def flops(self) -> ModelFlops:
         """Operations of passes."""
         return count_flops(self.model, self.adapter, self.dtype.itemsize)
+
+    def state(self, train: TrainSection) -> StatePlan:
+        """`state_plan_of` the optimizer, once for what is alike."""
+        key = (
+            train.optim,
+            train.optim_memory,
+            train.learning_rate,
+            train.loraplus_lr_ratio,
+            train.loraplus_lr_embedding,
+        )
+        if key not in self._states:
+            parameters = self.adapter.parameters()
+            self._states[key] = state_plan_of(self.model, parameters, train, self.device_type)
+        return self._states[key]
 
     def passes(
         self,
@@ -136,24 +152,24 @@ class Workbench:
     """Bases that plans share: of a recipe and of its changes, for one machine."""
 
     def __init__(self) -> None:
-        self._built: dict[tuple[object, ...], Built] = {}
+        self._blueprints: dict[tuple[object, ...], Blueprint] = {}
 
-    def built(self, recipe: Recipe, target: Target) -> Built:
+    def blueprint(self, recipe: Recipe, target: Target) -> Blueprint:
         """The base and adapter of `recipe`, built where no plan has asked for them.
 
         Raises:
             InputError: see `plan`.
         """
         # The dtype is the target's: "auto" is one of the others by now. Where layers wait changes
-        # nothing in them.
+        # nothing in them, nor does how much memory the target has.
         base = recipe.base.model_dump_json(exclude={"dtype", "offload", "max_device_memory"})
-        key = (base, recipe.adapter.model_dump_json(), target)
-        if key not in self._built:
-            self._built[key] = _build(recipe, target)
-        return self._built[key]
+        key = (base, recipe.adapter.model_dump_json(), target.device.type, target.dtype)
+        if key not in self._blueprints:
+            self._blueprints[key] = _build(recipe, target)
+        return self._blueprints[key]
 
 
-def _build(recipe: Recipe, target: Target) -> Built:
+def _build(recipe: Recipe, target: Target) -> Blueprint:
     base = recipe.base
     model = empty_base(
         base.model,
@@ -170,7 +186,7 @@ def _build(recipe: Recipe, target: Target) -> Built:
     else:
         adapter = load_adapter(model, config.path)
     refuse_trained_routers(adapter)
-    return Built(model, adapter, layers, target.device.type)
+    return Blueprint(model, adapter, layers, target.device.type)
 
 
 def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
