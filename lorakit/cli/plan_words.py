@@ -30,6 +30,8 @@ def setup_lines(plan: Plan) -> Iterator[str]:
         f"{'each step':<15} micro-batches of up to {setup['micro_batch_tokens']:,} tokens, "
         f"{laid_out}; {', '.join(again) or 'no recompute'}"
     )
+    if setup["answers_at_a_time"] is not None:
+        yield f"{'evaluation':<15} up to {counted(setup['answers_at_a_time'], 'answer')} at a time"
 
 
 def place_of(plan: Plan) -> str:

@@ -66,7 +66,13 @@ class EvaluationWork:
 
 
 def evaluation_work(
-    sets: Sets, wanted: EvaluateSection, *, seed: int, token_budget: int, packed: bool
+    sets: Sets,
+    wanted: EvaluateSection,
+    *,
+    seed: int,
+    token_budget: int,
+    packed: bool,
+    at_a_time: int,
 ) -> EvaluationWork:
     """Go through the sets as the evaluation will.
 
@@ -76,6 +82,7 @@ def evaluation_work(
         seed: of the draws.
         token_budget: tokens of one forward pass.
         packed: whether rows share one.
+        at_a_time: answers that are written together.
     """
     losses: list[Passes] = []
     choices: list[Passes] = []
@@ -94,7 +101,7 @@ def evaluation_work(
         len(asked),
         wanted.max_new_tokens,
         [Pass(n, 1, (n,)) for n in (len(one.prompt_ids) for one in asked)],
-        wanted.max_batch,
+        at_a_time,
         2 * _num_formulas(sets, asked) if FORMULAS in wanted.metrics else 0,
         tuple(_left_out(sets, wanted, len(asked))),
     )
