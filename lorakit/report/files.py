@@ -26,7 +26,13 @@ from lorakit.errors import InputError, RunError
 from lorakit.evaluate.statistics import MIN_EXAMPLES, Verdict
 from lorakit.recipe import Recipe, load_recipe
 from lorakit.report.part import Part
-from lorakit.report.proof_files import Calibration, Memorisation, Overfitting, Variant
+from lorakit.report.proof_files import (
+    Calibration,
+    Memorisation,
+    Overfitting,
+    Truncated,
+    Variant,
+)
 from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
 
@@ -112,6 +118,7 @@ class SetEvaluation(Part):
     overfitting: Overfitting | None = None
     memorisation: Memorisation | None = None
     variant: Variant | None = None
+    truncated: Truncated | None = None
 
     @model_validator(mode="before")
     @classmethod
