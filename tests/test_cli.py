@@ -18,12 +18,14 @@ import yaml
 from lorakit import cli, errors
 from lorakit.cli import main, new
 from lorakit.cli.new import template_names
-from lorakit.cli.output import human_bytes
 from lorakit.cli.train import show_next
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
 
+from lorakit.report.files import read_run
+from lorakit.report.numbers import facts_of
+from lorakit.sizes import size
 VERBS = (
     "demo",
     "advise",
@@ -176,8 +178,8 @@ def test_as_a_process() -> None:
         (1 << 50, "1048576.00 GiB"),
     ],
 )
-def test_human_bytes(count: int, text: str) -> None:
-    assert human_bytes(count) == text
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
 
 
 @pytest.fixture(scope="module")
@@ -496,6 +498,35 @@ def test_a_run_says_what_was_measured_when_it_was_resumed(trained: Path, tmp_pat
     refused = ["--set", "train.learning_rate=1", *other]
     assert main([*resume, *refused]) == 1
     assert load_recipe(run / "recipe.yaml").train.learning_rate != 1
+@pytest.mark.parametrize(
+    "moment",
+    ["training", *(pytest.param(m, marks=pytest.mark.slow) for m in ("loading", "evaluation"))],
+)
+def test_terminal_and_page_tell_one_peak_of_a_resumed_run(
+    moment: str, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The process before took more, in its steps, when it loaded or when it evaluated."""
+    run, most = tmp_path / "run", 7 << 30
+    shutil.copytree(trained / "run", run)
+    if moment == "training":
+        steps = [json.loads(one) for one in (run / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.dumps(step | {"peak_bytes": most}) + "\n" for step in steps]
+        (run / "metrics.jsonl").write_text("".join(lines))
+    else:
+        told = json.loads((run / "plan.json").read_text())
+        told["measured"]["memory_bytes"] |= {f"{moment}_peak": most, "peak": most}
+        (run / "plan.json").write_text(json.dumps(told))
+    capfd.readouterr()
+    resume = ["train", str(trained / "recipe.yaml"), "--output", str(run), "--resume"]
+    assert main([*resume, "--set", "train.max_steps=4"]) == 0
+    planned = json.loads((run / "plan.json").read_text())
+    assert planned["measured"]["memory_bytes"]["peak"] == most
+    expected = size(planned["memory_bytes"]["peak"])
+    assert f"memory: predicted {expected}, measured 7.00 GiB" in capfd.readouterr().out
+    (peak,) = [fact for fact in facts_of(read_run(run)) if fact.name == "Peak memory"]
+    assert (peak.value, f"plan: {expected}" in peak.detail) == ("7.00 GiB", True)
+
+
 
 
 def test_quantize_writes_a_base_that_trains(

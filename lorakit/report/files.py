@@ -235,6 +235,12 @@ class Parameters(Part):
     trainable: int
 
 
+class MeasuredFacts(Part):
+    """What came of the plan: the most at any time of the run, by moment, and of all."""
+
+    memory_bytes: dict[str, int | None] = Field(default_factory=dict)
+
+
 class PlanFacts(Part):
     """plan.json."""
 
@@ -244,6 +250,12 @@ class PlanFacts(Part):
     tokens: int | None = None
     trained_tokens: int | None = None
     seconds: float | None = None
+    measured: MeasuredFacts | None = None
+
+    @property
+    def measured_peak(self) -> int | None:
+        """Bytes; None: the run has not come so far."""
+        return None if self.measured is None else self.measured.memory_bytes.get("peak")
 
 
 class ChoiceFacts(Part):
