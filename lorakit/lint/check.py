@@ -63,7 +63,7 @@ class CheckReport:
             "rows": rows.get("train"),
             "tokens": None if train is None else int(train.examples.lengths.sum()),
             "trained_tokens": None if train is None else int(train.examples.trained_lengths.sum()),
-            "findings": [vars(finding) for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "silenced": self.silenced,
             "sets": rows,
         }
