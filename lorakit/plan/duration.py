@@ -99,7 +99,7 @@ class Duration:
 
     flops: dict[str, float] | None = None
     seconds: Seconds | None = None
-    how: str = "not known: the rows are not here"
+    how: str = "not known"
     cost: Cost | None = None
     no_cost: str | None = None
     left_out: tuple[str, ...] = ()

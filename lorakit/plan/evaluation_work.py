@@ -127,7 +127,8 @@ def _left_out(sets: Sets, wanted: EvaluateSection, answers: int) -> Iterator[str
     if wanted.lm_eval is not None:
         yield f"lm-eval's tasks ({', '.join(wanted.lm_eval.tasks)})"
     if any(metric in CHOICES for metric in wanted.metrics) and sets.tokenizer is None:
-        yield "multiple choice, for the rows behind the examples are not here"
+        absent = "rows behind the examples are" if sets.named is None else "tokenizer is"
+        yield f"multiple choice, for the {absent} not here"
 
 
 def _num_formulas(sets: Sets, asked: Sequence[Question]) -> int:

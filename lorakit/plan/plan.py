@@ -30,7 +30,7 @@ from lorakit.plan.policy import (
     run_length,
     worst_policy_step,
 )
-from lorakit.plan.rows import Sets, read_sets
+from lorakit.plan.rows import Sets, read_sets, what_is_absent
 from lorakit.plan.setup import setup_of
 from lorakit.plan.steps import RunLength
 from lorakit.plan.target import Target
@@ -255,7 +255,9 @@ def plan(
     if before is not None:
         peaks = replace(peaks, phases={**peaks.phases, **_warm_start_phases(before.peaks)})
     notes += peaks.notes()
-    duration = Duration() if rollouts is None else Duration(how=NO_TIME)
+    duration = Duration(how=f"not known: {what_is_absent(recipe)} not here")
+    if rollouts is not None:
+        duration = Duration(how=NO_TIME)
     if sets is not None and length is not None and rollouts is None:
         counted = Counted(
             recipe, built, target, memory, division, sets, length, num_gpus, at_a_time or 1
