@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,10 @@ from lorakit.cli.train import show_next
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
-
 from lorakit.report.files import read_run
 from lorakit.report.numbers import facts_of
 from lorakit.sizes import size
+
 VERBS = (
     "demo",
     "advise",
@@ -78,6 +79,19 @@ def test_every_template_is_a_recipe_with_comments(name: str, tmp_path: Path) -> 
     assert text.startswith("# ")
     assert load_recipe(path).output.dir == f"runs/{name}"
     jsonschema.validate(parse_text(text, str(path))[0], recipe_schema())
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_the_commands_of_a_new_recipe_are_its_own(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "wards of mine.yaml"
+    assert main(["new", str(path), "--template", name]) == 0
+    text = path.read_text(encoding="utf-8")
+    for template in (*template_names(), "recipe"):
+        assert f"{template}.yaml" not in text and f"runs/{template}" not in text
+    quoted = shlex.quote(str(path))
+    assert f"lorakit train {quoted}" in text
+    original = (new.TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
+    assert parse_text(text, "a")[0] == parse_text(original, "b")[0]
 
 
 def test_templates_are_the_recipes_of_the_repository() -> None:
@@ -173,9 +187,10 @@ def test_as_a_process() -> None:
     [
         (0, "0 B"),
         (1023, "1023 B"),
-        (1024, "1.00 KiB"),
+        (1024, "1.0 KiB"),
+        (430 << 20, "430 MiB"),
         (3 << 29, "1.50 GiB"),
-        (1 << 50, "1048576.00 GiB"),
+        (1 << 50, "1,048,576.00 GiB"),
     ],
 )
 def test_sizes(count: int, text: str) -> None:
@@ -483,21 +498,6 @@ def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
     assert adapter.read_bytes() == before
 
 
-@pytest.mark.slow
-def test_a_run_says_what_was_measured_when_it_was_resumed(trained: Path, tmp_path: Path) -> None:
-    run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
-    shutil.copytree(trained / "run", run)
-    row = {"prompt": "What is elsewhere?", "completion": "Nothing."}
-    rows.write_text(json.dumps(row) + "\n" + json.dumps(row | {"prompt": "What is new?"}) + "\n")
-    other = ["--set", f"evaluate.out_of_domain={rows}", "--set", "train.max_steps=4"]
-    resume = ["train", str(trained / "recipe.yaml"), "--output", str(run), "--resume"]
-    assert main([*resume, *other]) == 0
-    files = [json.loads((run / name).read_text()) for name in ("evaluation.json", "data.json")]
-    assert "out_of_domain" in files[0] and "out_of_domain" in files[1]["sets"]
-    assert load_recipe(run / "recipe.yaml").evaluate.out_of_domain == str(rows)
-    refused = ["--set", "train.learning_rate=1", *other]
-    assert main([*resume, *refused]) == 1
-    assert load_recipe(run / "recipe.yaml").train.learning_rate != 1
 @pytest.mark.parametrize(
     "moment",
     ["training", *(pytest.param(m, marks=pytest.mark.slow) for m in ("loading", "evaluation"))],
@@ -527,6 +527,21 @@ def test_terminal_and_page_tell_one_peak_of_a_resumed_run(
     assert (peak.value, f"plan: {expected}" in peak.detail) == ("7.00 GiB", True)
 
 
+@pytest.mark.slow
+def test_a_run_says_what_was_measured_when_it_was_resumed(trained: Path, tmp_path: Path) -> None:
+    run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
+    shutil.copytree(trained / "run", run)
+    row = {"prompt": "What is elsewhere?", "completion": "Nothing."}
+    rows.write_text(json.dumps(row) + "\n" + json.dumps(row | {"prompt": "What is new?"}) + "\n")
+    other = ["--set", f"evaluate.out_of_domain={rows}", "--set", "train.max_steps=4"]
+    resume = ["train", str(trained / "recipe.yaml"), "--output", str(run), "--resume"]
+    assert main([*resume, *other]) == 0
+    files = [json.loads((run / name).read_text()) for name in ("evaluation.json", "data.json")]
+    assert "out_of_domain" in files[0] and "out_of_domain" in files[1]["sets"]
+    assert load_recipe(run / "recipe.yaml").evaluate.out_of_domain == str(rows)
+    refused = ["--set", "train.learning_rate=1", *other]
+    assert main([*resume, *refused]) == 1
+    assert load_recipe(run / "recipe.yaml").train.learning_rate != 1
 
 
 def test_quantize_writes_a_base_that_trains(
