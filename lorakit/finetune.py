@@ -45,6 +45,7 @@ from lorakit.run_folder import (
     find_run,
     finished_run,
     record_measured,
+    record_peaks,
     write_recipe,
 )
 from lorakit.ship.tokenizer import copy_tokenizer, write_tokenizer
@@ -52,6 +53,7 @@ from lorakit.train.clock import Clock, PeakMemory
 from lorakit.train.from_recipe import check_rewards_of, check_training, train_recipe
 from lorakit.train.heap import trim_heap
 from lorakit.train.memory import forget_peak, peak_bytes
+from lorakit.train.metrics import read_metrics
 from lorakit.train.outcome import TrainOutcome
 
 
@@ -157,8 +159,10 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     )
     clock.count("training", training.seconds + (0.0 if before is None else before.seconds))
     clock.count("between_steps", clock.rest())
-    measured = {"loading_peak": loading_peak, "training_peak": peak_bytes(model.device)}
-    record_measured(run, {"memory_bytes": measured | {"peak": max(measured.values())}})
+    # Of a resumed run the steps before may have taken more than this process did.
+    logged = [line["peak_bytes"] for line in read_metrics(run.metrics)]
+    training_peak = max(peak_bytes(model.device), *logged)
+    record_peaks(run, {"loading_peak": loading_peak, "training_peak": training_peak})
     trim_heap()
     forget_peak(model.device)
     if resume:  # the same training; what is measured may be other than when it began
@@ -172,11 +176,8 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
         model, tokenizer, recipe, sets, run, report=lambda: write_report(run.path), clock=clock
     )
     clock.count("evaluation", clock.rest())
-    measured["evaluation_peak"] = peak_bytes(model.device)
-    memory = PeakMemory(
-        planned.peaks.peak, max(measured.values()), on_cpu=model.device.type == "cpu"
-    )
-    record_measured(run, {"memory_bytes": measured | {"peak": memory.measured}})
+    predicted, most = record_peaks(run, {"evaluation_peak": peak_bytes(model.device)})
+    memory = PeakMemory(predicted, most, on_cpu=model.device.type == "cpu")
     if not resume:
         record_measured(run, clock.measured())
     write_report(run.path)

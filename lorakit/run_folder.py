@@ -165,6 +165,27 @@ def record_measured(run: RunFolder, measured: dict[str, Any]) -> None:
     write_json(run.plan, values)
 
 
+def record_peaks(run: RunFolder, peaks: dict[str, int]) -> tuple[int, int]:
+    """Put the most memory of each moment beside the plan's.
+
+    Where a run was resumed, processes before this one may have taken more: what they recorded
+    counts, and what their steps logged.
+
+    Args:
+        peaks: {moment: bytes}, as this process measured them.
+
+    Returns:
+        What the plan of the run predicted, and the most that was measured.
+    """
+    values = json.loads(run.plan.read_text("utf-8"))
+    before = values.get("measured", {}).get("memory_bytes", {})
+    most = {name: max(count, before.get(name, 0)) for name, count in peaks.items()}
+    measured = before | most
+    measured["peak"] = max(measured.values())
+    record_measured(run, {"memory_bytes": measured})
+    return values["memory_bytes"]["peak"], measured["peak"]
+
+
 def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
     """A run whose adapter is written, and its recipe.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,13 @@ import yaml
 from lorakit import cli, errors
 from lorakit.cli import main, new
 from lorakit.cli.new import template_names
-from lorakit.cli.output import human_bytes
 from lorakit.cli.train import show_next
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import load_recipe, recipe_schema
 from lorakit.recipe.text import parse_text
+from lorakit.report.files import read_run
+from lorakit.report.numbers import facts_of
+from lorakit.sizes import size
 
 VERBS = (
     "demo",
@@ -76,6 +79,19 @@ def test_every_template_is_a_recipe_with_comments(name: str, tmp_path: Path) -> 
     assert text.startswith("# ")
     assert load_recipe(path).output.dir == f"runs/{name}"
     jsonschema.validate(parse_text(text, str(path))[0], recipe_schema())
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_the_commands_of_a_new_recipe_are_its_own(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "wards of mine.yaml"
+    assert main(["new", str(path), "--template", name]) == 0
+    text = path.read_text(encoding="utf-8")
+    for template in (*template_names(), "recipe"):
+        assert f"{template}.yaml" not in text and f"runs/{template}" not in text
+    quoted = shlex.quote(str(path))
+    assert f"lorakit train {quoted}" in text
+    original = (new.TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
+    assert parse_text(text, "a")[0] == parse_text(original, "b")[0]
 
 
 def test_templates_are_the_recipes_of_the_repository() -> None:
@@ -171,13 +187,14 @@ def test_as_a_process() -> None:
     [
         (0, "0 B"),
         (1023, "1023 B"),
-        (1024, "1.00 KiB"),
+        (1024, "1.0 KiB"),
+        (430 << 20, "430 MiB"),
         (3 << 29, "1.50 GiB"),
-        (1 << 50, "1048576.00 GiB"),
+        (1 << 50, "1,048,576.00 GiB"),
     ],
 )
-def test_human_bytes(count: int, text: str) -> None:
-    assert human_bytes(count) == text
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
 
 
 @pytest.fixture(scope="module")
@@ -479,6 +496,35 @@ def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
     arguments = ["train", str(trained / "recipe.yaml"), "--output", str(trained / "run")]
     assert main([*arguments, "--set", "train.max_steps=4", "--resume"]) == 0
     assert adapter.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["training", *(pytest.param(m, marks=pytest.mark.slow) for m in ("loading", "evaluation"))],
+)
+def test_terminal_and_page_tell_one_peak_of_a_resumed_run(
+    moment: str, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The process before took more, in its steps, when it loaded or when it evaluated."""
+    run, most = tmp_path / "run", 7 << 30
+    shutil.copytree(trained / "run", run)
+    if moment == "training":
+        steps = [json.loads(one) for one in (run / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.dumps(step | {"peak_bytes": most}) + "\n" for step in steps]
+        (run / "metrics.jsonl").write_text("".join(lines))
+    else:
+        told = json.loads((run / "plan.json").read_text())
+        told["measured"]["memory_bytes"] |= {f"{moment}_peak": most, "peak": most}
+        (run / "plan.json").write_text(json.dumps(told))
+    capfd.readouterr()
+    resume = ["train", str(trained / "recipe.yaml"), "--output", str(run), "--resume"]
+    assert main([*resume, "--set", "train.max_steps=4"]) == 0
+    planned = json.loads((run / "plan.json").read_text())
+    assert planned["measured"]["memory_bytes"]["peak"] == most
+    expected = size(planned["memory_bytes"]["peak"])
+    assert f"memory: predicted {expected}, measured 7.00 GiB" in capfd.readouterr().out
+    (peak,) = [fact for fact in facts_of(read_run(run)) if fact.name == "Peak memory"]
+    assert (peak.value, f"plan: {expected}" in peak.detail) == ("7.00 GiB", True)
 
 
 @pytest.mark.slow

@@ -162,6 +162,23 @@ def test_all_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
         assert line in message
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("train.epochs", "did you mean num_train_epochs?"),
+        ("train.train_epochs", "did you mean num_train_epochs?"),
+        ("base.epochs", "did you mean train.num_train_epochs?"),
+        ("adapter.modules", "did you mean "),  # two have this word
+        ("evaluate.tokens", "did you mean max_new_tokens?"),
+        ("train.steps", "possible: "),  # of too many
+    ],
+)
+def test_a_part_of_a_key_leads_to_it(tmp_path: Path, key: str, meant: str) -> None:
+    message = refusal(tmp_path, MINIMAL, f"{key}=3")
+    assert f"{key} is not a key of" in message
+    assert meant in message
+
+
 def test_names_of_other_tools_lead_to_keys_that_exist() -> None:
     keys = known_keys(Recipe)
     for name, home in NAMES_ELSEWHERE.items():

@@ -36,21 +36,33 @@ def dense_layers(model: PreTrainedModel, max_bytes: int) -> Iterator[None]:
             are.
     """
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
-    left = max_bytes
     try:
-        for owner, name, layer, size in _replaceable(model):
-            if size <= left:
-                left -= size
-                replaced.append((owner, name, layer))
-                setattr(owner, name, _dense(layer))
+        for owner, name, layer, _ in _replaced(model, max_bytes):
+            replaced.append((owner, name, layer))
+            setattr(owner, name, _dense(layer))
         yield
     finally:
         for owner, name, original in replaced:
             setattr(owner, name, original)
 
 
+def dense_layer_bytes(model: PreTrainedModel, max_bytes: int) -> int:
+    """What the dense weights of `dense_layers` will take; `model` may be on the meta device."""
+    return sum(size for *_, size in _replaced(model, max_bytes))
+
+
 Adapted = AdaptedLinear | AdaptedExperts
 Frozen = FrozenLinear | FrozenExperts
+
+
+def _replaced(
+    model: PreTrainedModel, max_bytes: int
+) -> Iterator[tuple[nn.Module, str, Adapted | Frozen, int]]:
+    """Those of `_replaceable` that fit, from the first on."""
+    for owner, name, layer, size in _replaceable(model):
+        if size <= max_bytes:
+            max_bytes -= size
+            yield owner, name, layer, size
 
 
 def _replaceable(owner: nn.Module) -> Iterator[tuple[nn.Module, str, Adapted | Frozen, int]]:

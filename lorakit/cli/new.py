@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +42,7 @@ def command(
       lorakit new recipe.yaml
       lorakit new --schema > recipe.schema.json
     """
-    text = json.dumps(recipe_schema(), indent=2) + "\n" if schema else _template(template)
+    text = json.dumps(recipe_schema(), indent=2) + "\n" if schema else _template(template, path)
     if path is None:
         if not schema:
             raise InputError(
@@ -58,10 +60,21 @@ def command(
     typer.echo(f"wrote {path}", err=True)
 
 
-def _template(name: str) -> str:
+def _template(name: str, path: Path | None) -> str:
+    """Its text, whose commands name the file that is written in place of the template's."""
     names = template_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise InputError(f"template {name!r} is not known; possible: {', '.join(names)}.{hint}")
-    return (TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
+    if path is None:
+        return text
+    written = shlex.quote(str(path))
+    own = dict.fromkeys((f"recipes/{name}.yaml", f"{name}.yaml", "recipe.yaml"), written)
+    own[f"runs/{name}"] = f"runs/{path.stem}"
+    pattern = "|".join(map(re.escape, own))
+    return "".join(
+        re.sub(pattern, lambda found: own[found[0]], line) if line.startswith("#") else line
+        for line in text.splitlines(keepends=True)
+    )

@@ -111,14 +111,6 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, no_color=True, soft_wrap=True)
 
 
-def human_bytes(count: int) -> str:
-    """1536 -> `1.5 KiB`."""
-    if count < 1024:
-        return f"{count} B"
-    exponent = min((count.bit_length() - 1) // 10, 3)
-    return f"{count / 1024**exponent:.2f} {('KiB', 'MiB', 'GiB')[exponent - 1]}"
-
-
 def counted(number: int, noun: str) -> str:
     """`1 example`, `2,048 tokens`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

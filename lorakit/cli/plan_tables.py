@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from lorakit.cli.output import counted, human_bytes
+from lorakit.cli.output import counted
+from lorakit.sizes import size
 
 if TYPE_CHECKING:
     from lorakit.plan.plan import Plan
@@ -51,7 +52,7 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
     table = _table("memory of a step")
     for name, count in parts.items():
         if count:
-            table.add_row(name, f"{count:,}", human_bytes(count))
+            table.add_row(name, f"{count:,}", size(count))
     yield table
     if peaks.rollouts is not None and peaks.rollouts.bytes is not None:
         rolled = peaks.rollouts.bytes
@@ -63,7 +64,7 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
             ("holes of the heap", rolled.holes),
         ):
             if count:
-                table.add_row(name, f"{count:,}", human_bytes(count))
+                table.add_row(name, f"{count:,}", size(count))
         yield table
     if peaks.evaluation is not None:
         measured = peaks.evaluation
@@ -77,19 +78,19 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
         table = _table("the evaluation, beside weights and adapter")
         for name, count in parts.items():
             if count:
-                table.add_row(name, f"{count:,}", human_bytes(count))
+                table.add_row(name, f"{count:,}", size(count))
         yield table
     table = _table("the most in each phase")
     for name, count in peaks.phases.items():
-        table.add_row(name.replace("_", " "), f"{count:,}", human_bytes(count))
-    table.add_row("peak", f"{peaks.peak:,}", human_bytes(peaks.peak))
+        table.add_row(name.replace("_", " "), f"{count:,}", size(count))
+    table.add_row("peak", f"{peaks.peak:,}", size(peaks.peak))
     yield table
     if not plan.methods:
         return
     # Methods across: parts across would be wider than a terminal of 80 columns.
     table = Table("in 16 bit", *(METHODS[name] for name in plan.methods), box=None, pad_edge=False)
     for part in next(iter(plan.methods.values())):
-        table.add_row(part, *(human_bytes(counts[part]) for counts in plan.methods.values()))
+        table.add_row(part, *(size(counts[part]) for counts in plan.methods.values()))
     for column in table.columns[1:]:
         column.justify = "right"
     yield table
@@ -105,10 +106,10 @@ def device_lines(plan: Plan) -> Iterator[str]:
     devices = plan.devices
     if devices["count"] > 1:
         copied = ", ".join(devices["replicated"])
-        sharded = human_bytes(devices["sharded_weights_peak"])
+        sharded = size(devices["sharded_weights_peak"])
         yield (
             f"each of {devices['count']} GPUs would hold a copy of {copied} and the activations of "
-            f"its own examples: {human_bytes(devices['peak'])}. With the frozen weights in shards "
+            f"its own examples: {size(devices['peak'])}. With the frozen weights in shards "
             f"it would be {sharded}. Both are planned only: `lorakit train` uses one GPU"
         )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorakit.cli.output import console, counted, human_bytes
+from lorakit.cli.output import console, counted
+from lorakit.sizes import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,8 @@ def setup_lines(plan: Plan) -> Iterator[str]:
         f"{'each step':<15} micro-batches of up to {setup['micro_batch_tokens']:,} tokens, "
         f"{laid_out}; {', '.join(again) or 'no recompute'}"
     )
+    if setup["answers_at_a_time"] is not None:
+        yield f"{'evaluation':<15} up to {counted(setup['answers_at_a_time'], 'answer')} at a time"
 
 
 def place_of(plan: Plan) -> str:
@@ -38,13 +41,13 @@ def place_of(plan: Plan) -> str:
     name = setup["gpu"] or ("this machine's CPU" if setup["device"] == "cpu" else "a CUDA device")
     if not setup["is_budget"]:
         return str(name)
-    return f"a budget of {human_bytes(setup['memory_bytes'])} on {name}"
+    return f"a budget of {size(setup['memory_bytes'])} on {name}"
 
 
 def show_fixes(fixes: Fixes, plan: Plan) -> None:
     """What would make it fit, the cheapest first."""
     out = console()
-    place, needed, limit = place_of(plan), human_bytes(fixes.needed), human_bytes(fixes.limit)
+    place, needed, limit = place_of(plan), size(fixes.needed), size(fixes.limit)
     if fixes.fits:
         out.print(f"fits {place}: {needed} are needed, {limit} there")
         return
@@ -53,17 +56,15 @@ def show_fixes(fixes: Fixes, plan: Plan) -> None:
         *_, elsewhere = (
             told for where, told in ELSEWHERE.items() if where in plan.memory.by_device
         )
-        hosted = f", {human_bytes(fixes.offloaded)} more {elsewhere} (slow)"
+        hosted = f", {size(fixes.offloaded)} more {elsewhere} (slow)"
     out.print(f"does not fit {place}: {needed} are needed, {limit} are there{hosted}")
     for number, fix in enumerate(fixes.fixes, 1):
         slower = "" if fix.slowdown is None else f", time x{fix.slowdown:.2f}"
-        out.print(f"{number}. {human_bytes(fix.needed)} with{slower}")
+        out.print(f"{number}. {size(fix.needed)} with{slower}")
         for (key, value), costs in zip(fix.changes.items(), fix.costs, strict=True):
             out.print(f"     {f'{key}: {value}':<44} {costs}")
     if not fixes.fixes:
-        least = (
-            "" if fixes.nearest is None else f": at best {human_bytes(fixes.nearest)} are needed"
-        )
+        least = "" if fixes.nearest is None else f": at best {size(fixes.nearest)} are needed"
         out.print(f"no change that is known makes it fit{least}")
     if fixes.larger_gpu is not None:
         out.print(f"as it is, it fits on {fixes.larger_gpu}")

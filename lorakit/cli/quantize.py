@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.output import AsJson, console, human_bytes, print_json, stdout_for_results
+from lorakit.cli.output import AsJson, console, print_json, stdout_for_results
 from lorakit.cli.pack_options import (
     BlockSize,
     DoubleQuantization,
@@ -16,6 +16,7 @@ from lorakit.cli.pack_options import (
     QuantStorageOption,
     pack_settings,
 )
+from lorakit.sizes import size
 
 if TYPE_CHECKING:
     from lorakit.base.write_quantized import PackReport, PackSettings
@@ -78,7 +79,7 @@ def show_quantized(report: PackReport, output: Path, settings: PackSettings) -> 
     out = console()
     before, after = report.bytes_before, report.bytes_after
     out.print(
-        f"wrote {output}: {human_bytes(before)} before, {human_bytes(after)} after "
+        f"wrote {output}: {size(before)} before, {size(after)} after "
         f"({after / before:.0%}); read back equal"
     )
     worst = max(report.errors, key=report.errors.__getitem__)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 
 EXAMPLES_SHOWN = 3
 _FOR_ONE_OR_SEVERAL = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
+# One of `a.jsonl:1, a.jsonl:7 and 12 more`.
+_ROW = re.compile(r"(?P<file>\S.*?):(?P<row>\d+)(?:, | and [\d,]+ more\Z|\Z)")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,27 @@ class Finding:
     severity: Severity
     message: str
     where: str
+
+    @property
+    def places(self) -> list[dict[str, str | int]]:
+        """`where` for programs: `{"file", "row"}` of each row it names, `{"key"}` of a key of the
+        recipe."""
+        rows = [
+            {"file": found["file"], "row": int(found["row"])} for found in _ROW.finditer(self.where)
+        ]
+        if rows or not self.where:
+            return rows
+        return [{"key": self.where}]
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of a finding in every file and output."""
+        return {
+            "id": self.id,
+            "severity": self.severity,
+            "message": self.message,
+            "where": self.where,
+            "places": self.places,
+        }
 
 
 # id -> (severity, what it means and what to do); of [one|several] what fits the count is told.

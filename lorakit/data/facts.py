@@ -40,7 +40,7 @@ def data_facts(
     train = sets.train.examples
     return {
         "sets": {name: set_facts(one, max_length) for name, one in sets.by_name().items()},
-        "findings": [vars(finding) for finding in findings],
+        "findings": [finding.to_json() for finding in findings],
         "examples": [example_facts(train, index, tokenizer) for index in shown_examples(train)],
     }
 

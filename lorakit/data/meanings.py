@@ -26,6 +26,8 @@ from lorakit.errors import DataError
 from lorakit.files import write_atomically
 from lorakit.progress import track
 
+HANDLE_BYTES = 100  # of a `Meaning`, its number and its place in a list
+
 
 @dataclass(frozen=True)
 class DataRules:
@@ -178,6 +180,13 @@ class Meanings(Sequence[Meaning]):
     def held_bytes(self) -> int:
         """Bytes of memory, rows not counted."""
         return self._numbers.nbytes + self._places.nbytes + self.weights.nbytes
+
+
+def held_by(meanings: Sequence[Meaning]) -> tuple[int, list[Rows]]:
+    """Bytes of memory that handles take, rows not counted, and the sets that their rows are of."""
+    if isinstance(meanings, Meanings):
+        return meanings.held_bytes, meanings.row_sets
+    return HANDLE_BYTES * len(meanings), Meanings(meanings).row_sets
 
 
 def read_meanings(

@@ -11,7 +11,14 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.length_limit import length_limit
-from lorakit.data.meanings import DataRules, Meaning, Meanings, Rows, SourceSpec, read_meanings
+from lorakit.data.meanings import (
+    DataRules,
+    Meaning,
+    Rows,
+    SourceSpec,
+    held_by,
+    read_meanings,
+)
 from lorakit.data.parts import Parts, parts_of, tell_topics
 from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
 from lorakit.data.split import keep_apart
@@ -60,9 +67,9 @@ class NamedSets:
             sets += self.warm_start.by_name().values()
         for prepared in {id(one): one for one in sets}.values():
             total += prepared.repeats.nbytes + prepared.examples.held_bytes
-            if isinstance(prepared.meanings, Meanings):
-                total += prepared.meanings.held_bytes
-                row_sets |= {id(rows): rows for rows in prepared.meanings.row_sets}
+            held, own = held_by(prepared.meanings)
+            total += held
+            row_sets |= {id(rows): rows for rows in own}
         return total + sum(rows.held_bytes for rows in row_sets.values())
 
     def findings(self) -> list[Finding]:

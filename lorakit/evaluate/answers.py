@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,12 +30,45 @@ Answerer = Callable[[Sequence[Sequence[int]], str], Sequence[Answer]]
 
 
 @dataclass(frozen=True)
+class Truncated:
+    """Answers that did not stop within evaluate.max_new_tokens, which no score need show.
+
+    Attributes:
+        answers: of each model.
+        base, tuned: those of them that did not stop.
+    """
+
+    answers: int
+    base: int
+    tuned: int
+
+    def to_json(self) -> dict[str, object]:
+        """`truncated` of a set in `evaluation.json`."""
+        return dict(vars(self))
+
+    def notes(self) -> Iterator[str]:
+        """A word on each model of which they are many."""
+        for who, count in (("base", self.base), ("tuned", self.tuned)):
+            if are_many_truncated(count, self.answers):
+                yield (
+                    f"{who} did not stop within evaluate.max_new_tokens in {count} of "
+                    f"{self.answers} answers"
+                )
+
+
+def are_many_truncated(count: int, answers: int) -> bool:
+    """Whether so many answers without an end are worth a word: a tenth."""
+    return answers > 0 and count * 10 >= answers
+
+
+@dataclass(frozen=True)
 class Answered:
     """Every answer of a set and its scores; `notes` say what else to know about them."""
 
     examples: tuple[AnsweredExample, ...] = ()
     scores: dict[str, Scores] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    truncated: Truncated | None = None
 
 
 def answer_questions(
@@ -81,8 +114,8 @@ def answer_questions(
         )
         for place, one in enumerate(asked)
     )
-    cut = [_cut("base", base), _cut("tuned", tuned)]
-    return Answered(examples, scores, tuple(note for note in cut if note))
+    truncated = Truncated(len(asked), _num_truncated(base), _num_truncated(tuned))
+    return Answered(examples, scores, tuple(truncated.notes()), truncated)
 
 
 def _scores(
@@ -100,9 +133,5 @@ def _scores(
     return Scores(before, after, scorer.HIGHER_IS_BETTER)
 
 
-def _cut(who: str, answers: Sequence[Answer]) -> str | None:
-    """A word on answers that did not come to their end, when they are many."""
-    count = sum(answer.finish_reason == "length" for answer in answers)
-    if count * 10 < len(answers):
-        return None
-    return f"{who} did not stop within evaluate.max_new_tokens in {count} of {len(answers)} answers"
+def _num_truncated(answers: Sequence[Answer]) -> int:
+    return sum(answer.finish_reason == "length" for answer in answers)

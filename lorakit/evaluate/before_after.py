@@ -129,7 +129,8 @@ def compare_sets(
             forgotten=most_forgotten(
                 tokenizer, held_out.examples, held_out.rows, indices, base, tuned, stop_ids=stop_ids
             ),
-            proofs=_calibrations(found, chosen, measures.seed),
+            proofs=_calibrations(found, chosen, measures.seed)
+            | ({} if given.truncated is None else {"truncated": given.truncated}),
             measured=measured,
         )
     return results

@@ -13,6 +13,7 @@ from lorakit.base.families import why_not_packed
 from lorakit.base.stops import stop_ids_of
 from lorakit.data.named_sets import VALIDATION, NamedSets, context_of, is_validation
 from lorakit.errors import RunError
+from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.before_after import compare_sets
 from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.lm_eval_tasks import lm_eval_results
@@ -52,6 +53,7 @@ def evaluate_sets(
     """
     wanted = recipe.evaluate
     stop_ids = stop_ids_of(model, sets.train.stop_ids)
+    room = AnswerRoom.here(model, wanted)
     context = context_of(model.config) or wanted.max_new_tokens
     greedy = SamplingSettings(
         max_new_tokens=min(wanted.max_new_tokens, context),
@@ -66,7 +68,7 @@ def evaluate_sets(
             tokenizer,
             prompts,
             greedy,
-            max_batch=wanted.max_batch,
+            max_batch=room.at_a_time(max(map(len, prompts), default=0)),
             description=description,
         )
         if clock is not None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.named_sets import context_of
 from lorakit.data.questions import last_trained_span
+from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.likelihood import Request, likelihoods
 from lorakit.evaluate.token_distributions import both_distributions
 from lorakit.evaluate.worst import TRAIN, LossPass, WorstEvaluation, worst_evaluation
@@ -48,7 +49,13 @@ def run_evaluation_first(
         RunError: it does not fit; the message says what to change.
     """
     worst = worst_evaluation(
-        sets, train, wanted, seed=seed, token_budget=token_budget, packed=packed
+        sets,
+        train,
+        wanted,
+        AnswerRoom.here(model, wanted),
+        seed=seed,
+        token_budget=token_budget,
+        packed=packed,
     )
     if worst is None:
         return
@@ -97,7 +104,7 @@ def _answer(model: PreTrainedModel, worst: WorstEvaluation, wanted: EvaluateSect
     context = context_of(model.config) or wanted.max_new_tokens
     max_new_tokens = min(wanted.max_new_tokens, context)
     longest = max(map(len, worst.prompts))
-    at_once = min(wanted.max_batch, len(worst.prompts))
+    at_once = min(worst.at_a_time, len(worst.prompts))
     what = (
         f"{at_once} answers of the evaluation at a time, with {max_new_tokens} new tokens and the "
         f"longest prompt of {longest}, do"
@@ -105,7 +112,7 @@ def _answer(model: PreTrainedModel, worst: WorstEvaluation, wanted: EvaluateSect
     advice = f"evaluate.max_batch: {max(1, at_once // 4)}; evaluate.max_new_tokens below "
     advice += f"{max_new_tokens}; base.quantization: nf4 (if it is not yet)"
     with told_of_refusal(what, advice):
-        for _ in longest_passes(model, worst.prompts, max_new_tokens, max_batch=wanted.max_batch):
+        for _ in longest_passes(model, worst.prompts, max_new_tokens, max_batch=worst.at_a_time):
             pass
 
 

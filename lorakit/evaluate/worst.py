@@ -15,6 +15,7 @@ import numpy as np
 from lorakit import tasks
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.questions import questions
+from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.before_after import RETENTION
 from lorakit.evaluate.drawn import MIN_ANSWERS, draw
 from lorakit.evaluate.proof import LIKE_TRAINING
@@ -63,6 +64,7 @@ class WorstEvaluation:
         num_scored: trained tokens of the set that has the most: of each a few numbers are kept.
         packed: whether examples share a row.
         assumed: no rows are at hand: one of the largest possible length stands for all.
+        at_a_time: answers to `prompts` that are written together, if there are so many.
     """
 
     losses: tuple[LossPass, ...]
@@ -71,12 +73,14 @@ class WorstEvaluation:
     num_scored: int
     packed: bool
     assumed: bool = False
+    at_a_time: int = 1
 
 
 def worst_evaluation(
     sets: Mapping[str, ExampleSet],
     train: ExampleSet | None,
     wanted: EvaluateSection,
+    room: AnswerRoom,
     *,
     seed: int,
     token_budget: int,
@@ -91,6 +95,7 @@ def worst_evaluation(
         sets: {name: examples} as they will be measured.
         train: of it rows are measured too, to see what was learned by heart.
         wanted: metrics, and how many examples.
+        room: for answers.
         seed: of the run.
         token_budget: tokens of one forward pass.
         packed: whether examples share a row.
@@ -118,18 +123,19 @@ def worst_evaluation(
             by_kind[one.with_kl] = one
     largest: list[tuple[int, ...]] = []
     for asked in prompts:
-        largest = max(largest, asked, key=lambda one: _cache_size(one, wanted.max_batch))
+        largest = max(largest, asked, key=lambda one: _cache_size(one, room))
     return WorstEvaluation(
         tuple(by_kind.values()),
         any(metric in CHOICES for metric in wanted.metrics),
         tuple(largest),
         num_scored,
         packed,
+        at_a_time=_at_a_time(largest, room),
     )
 
 
 def assumed_evaluation(
-    recipe: Recipe, *, longest: int, token_budget: int, packed: bool
+    recipe: Recipe, room: AnswerRoom, *, longest: int, token_budget: int, packed: bool
 ) -> WorstEvaluation | None:
     """Without rows: micro-batches as large as they may be, questions and answers of `longest`
     tokens together, and as many of them as may be asked; None where no set is named."""
@@ -140,13 +146,15 @@ def assumed_evaluation(
     lengths = (longest,) * count
     kinds = (False,) if wanted.retention is None else (False, True)
     prompt = (0,) * max(1, longest - wanted.max_new_tokens)
+    prompts = (prompt,) * wanted.max_generated if answers_are_wanted(wanted) else ()
     return WorstEvaluation(
         tuple(LossPass("", (), lengths, sum(lengths) - count, kl) for kl in kinds),
         any(metric in CHOICES for metric in wanted.metrics),
-        (prompt,) * wanted.max_generated if answers_are_wanted(wanted) else (),
+        prompts,
         0,
         packed,
         assumed=True,
+        at_a_time=_at_a_time(prompts, room),
     )
 
 
@@ -219,7 +227,12 @@ def _prompts(
     return found if len(found) >= MIN_ANSWERS else []
 
 
-def _cache_size(prompts: Sequence[Sequence[int]], max_batch: int) -> tuple[int, int]:
+def _cache_size(prompts: Sequence[Sequence[int]], room: AnswerRoom) -> tuple[int, int]:
     """By what two sets of prompts differ in what their answers take."""
     longest = max(map(len, prompts), default=0)
-    return min(len(prompts), max_batch) * longest, sum(map(len, prompts))
+    at_once = min(len(prompts), _at_a_time(prompts, room))
+    return at_once * longest, sum(map(len, prompts))
+
+
+def _at_a_time(prompts: Sequence[Sequence[int]], room: AnswerRoom) -> int:
+    return room.at_a_time(max(map(len, prompts), default=0))

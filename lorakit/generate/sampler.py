@@ -104,9 +104,12 @@ def generate(
         generating(model, adapters, max_dense_bytes) as mixture,
         bar(description, len(prompts)) as running_bar,
     ):
-        for finished in _run(model, sequences, settings, stops, max_batch, on_token, mixture):
+        num_tokens = 0
+        for drawn, ended in _run(model, sequences, settings, stops, max_batch, on_token, mixture):
+            num_tokens += drawn
             if on_token is None:  # a bar would cut through text that is shown as it comes
-                running_bar.advance(finished)
+                # With every token: the first answers may take minutes to end.
+                running_bar.advance(ended, facts=f"{num_tokens:,} tokens")
     return [sequence.completion() for sequence in sequences]
 
 
@@ -118,8 +121,8 @@ def _run(
     max_batch: int,
     on_token: OnToken | None,
     mixture: Mixture | None,
-) -> Iterator[int]:
-    """Generate all sequences; yields how many a step finished."""
+) -> Iterator[tuple[int, int]]:
+    """Generate all sequences; yields how many tokens each step drew, and sequences it ended."""
     decoder: Decoder = decoder_for(model, min(max_batch, max(1, len(sequences))))
     head = logits_fn(model)
     waiting = _groups(sequences)
@@ -142,10 +145,11 @@ def _run(
         if on_token is not None:
             for sequence in running:
                 on_token(sequence.index, sequence.token_ids[-1])
+        drawn = len(running)
         finished = [place for place, sequence in enumerate(running) if stops.end(sequence)]
         if finished:
             running = [running[place] for place in decoder.free(finished)]
-            yield len(finished)
+        yield drawn, len(finished)
 
 
 def _groups(sequences: Sequence[Growing]) -> deque[list[Growing]]:

@@ -64,7 +64,7 @@ class CheckReport:
             "rows": rows.get("train"),
             "tokens": None if train is None else int(train.examples.lengths.sum()),
             "trained_tokens": None if train is None else int(train.examples.trained_lengths.sum()),
-            "findings": [vars(finding) for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "silenced": self.silenced,
             "sets": rows,
         }
@@ -159,10 +159,10 @@ def report_findings(found: Linted) -> None:
     """Say what was found, and stop where training would be wrong."""
     for finding in found.findings:
         where = f" ({finding.where})" if finding.where else ""
-        log.warning("%s: %s%s", finding.severity, finding.message, where)
+        log.warning("%s: %s%s [%s]", finding.severity, finding.message, where, finding.id)
     if found.silenced:
         log.warning("check.silence leaves out: %s", silenced_in_words(found.silenced))
     errors = [finding for finding in found.findings if finding.severity == "error"]
     if errors:
-        listed = "; ".join(f"{finding.message} ({finding.where})" for finding in errors)
+        listed = "; ".join(f"{one.message} ({one.where}) [{one.id}]" for one in errors)
         raise DataError(f"training would be wrong: {listed}. `lorakit check` shows all of it.")

@@ -180,8 +180,8 @@ PAGES: dict[str, Page] = {
     "duplicate-rows": Page(
         "note",
         "Rows repeat word for word",
-        "They were kept, and are learned that much more; from a twentieth of the rows on "
-        "exact-duplicates warns.",
+        "They were kept, and are learned that much more; from a twentieth of the rows on, and "
+        "where they narrow the intervals of a set that measures, exact-duplicates warns.",
         "Lee et al. (arXiv 2107.06499)",
         "Remove them.",
     ),

@@ -15,10 +15,10 @@ from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.fixes import fixes_for
 from lorakit.plan.peaks import CUDA_CONTEXT
 from lorakit.plan.trial import OFFLOADED, offloaded_bytes
+from lorakit.sizes import size
 
 # The plan is held to 10 % of what is measured (docs/plan.md).
 UNSURE = 0.1
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Need:
         return int(self.available / (1 + UNSURE))
 
     def in_words(self) -> str:
-        """`needs 12.3 GiB at its highest (evaluation); 8.0 GiB are available of 16.0 GiB`."""
+        """`needs 12.30 GiB at its highest (evaluation); 8.00 GiB are available of 16.00 GiB`."""
         return (
-            f"needs {self.needed / GIB:.1f} GiB at its highest ({self.phase.replace('_', ' ')}); "
-            f"{self.available / GIB:.1f} GiB are available of {self.total / GIB:.1f} GiB"
+            f"needs {size(self.needed)} at its highest ({self.phase.replace('_', ' ')}); "
+            f"{size(self.available)} are available of {size(self.total)}"
         )
 
 
@@ -91,7 +91,4 @@ def smallest_fix(facts: Facts, need: Need) -> str:
         return "no change is known that makes it fit: take a smaller base or a larger device"
     first = fixes.fixes[0]
     changes = " and ".join(f"{key}: {value}" for key, value in first.changes.items())
-    return (
-        f"the smallest change: {changes} ({'; '.join(first.costs)}), "
-        f"then {first.needed / GIB:.1f} GiB"
-    )
+    return f"the smallest change: {changes} ({'; '.join(first.costs)}), then {size(first.needed)}"

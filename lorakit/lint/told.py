@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from lorakit.data.contract import EXAMPLES_SHOWN, Finding, Severity
 from lorakit.lint.row_texts import RowText, Sample
 
 MAX_SHOWN = 60  # characters of a row's text in a message
+MAX_DIFFERING = 25  # of each of two, from where they differ
 
 
 class Hits:
@@ -64,6 +65,26 @@ def places(first: Iterable[str], count: int) -> str:
     """`a.jsonl:1, a.jsonl:7 and 12 more`."""
     shown = list(first)
     return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
+
+
+def listed_kinds(counts: Mapping[str, int], at_most: int | None = None) -> str:
+    """`mail address, phone number`: the commonest first, those of equal counts by name, so that a
+    message is the same in every run."""
+    kinds = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    return ", ".join(kinds[:at_most])
+
+
+def where_they_differ(one: str, other: str) -> str:
+    """`…5 mg a day / …50 mg a day`: two texts from the word on in which they differ."""
+    texts = [" ".join(text.split()) for text in (one, other)]
+    # Where a text is the beginning of the other its last word is shown all the same.
+    pairs = enumerate(zip(*texts, strict=False))
+    shared = next((i for i, (a, b) in pairs if a != b), max(0, min(map(len, texts)) - 1))
+    start = texts[0].rfind(" ", 0, shared) + 1
+    if shared - start >= MAX_DIFFERING // 2:  # no spaces are written, or a long path
+        start = shared
+    lead = "…" if start else ""
+    return " / ".join(f"{lead}{text[start : start + MAX_DIFFERING]}" for text in texts)
 
 
 def quoted(text: str) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.evaluate.worst import answers_are_wanted, measures_anything
 from lorakit.plan.rows import Sets, up_to_length
 from lorakit.plan.worst import ASSUMED_TOKENS
 from lorakit.recipe import Recipe
@@ -40,16 +39,19 @@ class Change:
     sets: Sets | None = None
 
 
-def possible_changes(recipe: Recipe, sets: Sets | None, device_type: str) -> list[Change]:
+def possible_changes(
+    recipe: Recipe, sets: Sets | None, device_type: str, at_a_time: int | None
+) -> list[Change]:
     """Changes that take less memory, the cheapest first; later ones of a key go further.
 
     Args:
         device_type: of what computes: "cuda" or "cpu".
+        at_a_time: answers of the evaluation that are written together now; None: there are none.
     """
     base, adapter, train = recipe.base, recipe.adapter, recipe.train
     found: list[Change] = []
-    at_once = recipe.evaluate.max_batch
-    while answers_are_wanted(recipe.evaluate) and measures_anything(recipe) and at_once > 1:
+    at_once = at_a_time or 1
+    while at_once > 1:
         at_once = max(1, at_once // 4)
         costs = "no quality; the evaluation's answers take longer"
         found.append(Change("evaluate.max_batch", at_once, costs))

@@ -70,6 +70,7 @@ class Counted:
         division: how training will divide its steps.
         sets, length: what the run sees.
         num_gpus: that share the examples of each step.
+        at_a_time: answers of the evaluation that are written together.
     """
 
     recipe: Recipe
@@ -80,6 +81,7 @@ class Counted:
     sets: Sets
     length: RunLength
     num_gpus: int = 1
+    at_a_time: int = 1
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Duration:
 
     flops: dict[str, float] | None = None
     seconds: Seconds | None = None
-    how: str = "not known: the rows are not here"
+    how: str = "not known"
     cost: Cost | None = None
     no_cost: str | None = None
     left_out: tuple[str, ...] = ()
@@ -245,6 +247,7 @@ def _events(run: Counted) -> Events:
             seed=train.seed,
             token_budget=train.forward_tokens,
             packed=division.packed,
+            at_a_time=run.at_a_time,
         ),
     )
 

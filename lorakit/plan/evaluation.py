@@ -75,7 +75,7 @@ def rehearse_evaluation(
     worst: WorstEvaluation,
     *,
     max_new_tokens: int,
-    max_batch: int,
+    max_batch: int | None = None,
     device_type: str,
     granularity: int = 1,
     has_holes: bool = False,
@@ -86,7 +86,8 @@ def rehearse_evaluation(
     Args:
         model: on the meta device, with its adapter attached; it stays as it is.
         worst: passes.
-        max_new_tokens, max_batch: of the answers.
+        max_new_tokens: of an answer.
+        max_batch: answers at a time; None: as many as were chosen for `worst`.
         device_type: "cpu" or "cuda", what it is a rehearsal for.
         granularity: bytes to which the allocator rounds each request.
         has_holes: whether a CPU's heap is told.
@@ -102,7 +103,8 @@ def rehearse_evaluation(
     if worst.choices:
         first = worst.losses[0]
         choices = counted.peak(partial(_choose, model, first, worst.packed))
-    answers, dense, cache = _answers(counted, worst, max_new_tokens, max_batch)
+    at_a_time = worst.at_a_time if max_batch is None else max_batch
+    answers, dense, cache = _answers(counted, worst, max_new_tokens, at_a_time)
     holes = 0
     if has_holes:
         largest = max(losses, choices, answers)

@@ -66,7 +66,13 @@ class EvaluationWork:
 
 
 def evaluation_work(
-    sets: Sets, wanted: EvaluateSection, *, seed: int, token_budget: int, packed: bool
+    sets: Sets,
+    wanted: EvaluateSection,
+    *,
+    seed: int,
+    token_budget: int,
+    packed: bool,
+    at_a_time: int,
 ) -> EvaluationWork:
     """Go through the sets as the evaluation will.
 
@@ -76,6 +82,7 @@ def evaluation_work(
         seed: of the draws.
         token_budget: tokens of one forward pass.
         packed: whether rows share one.
+        at_a_time: answers that are written together.
     """
     losses: list[Passes] = []
     choices: list[Passes] = []
@@ -94,7 +101,7 @@ def evaluation_work(
         len(asked),
         wanted.max_new_tokens,
         [Pass(n, 1, (n,)) for n in (len(one.prompt_ids) for one in asked)],
-        wanted.max_batch,
+        at_a_time,
         2 * _num_formulas(sets, asked) if FORMULAS in wanted.metrics else 0,
         tuple(_left_out(sets, wanted, len(asked))),
     )
@@ -120,7 +127,8 @@ def _left_out(sets: Sets, wanted: EvaluateSection, answers: int) -> Iterator[str
     if wanted.lm_eval is not None:
         yield f"lm-eval's tasks ({', '.join(wanted.lm_eval.tasks)})"
     if any(metric in CHOICES for metric in wanted.metrics) and sets.tokenizer is None:
-        yield "multiple choice, for the rows behind the examples are not here"
+        absent = "rows behind the examples are" if sets.named is None else "tokenizer is"
+        yield f"multiple choice, for the {absent} not here"
 
 
 def _num_formulas(sets: Sets, asked: Sequence[Question]) -> int:

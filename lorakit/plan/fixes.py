@@ -125,7 +125,9 @@ def find_fixes(
         most_offered: changes that make it fit alone are looked for up to so many.
     """
     trial = Trial(recipe, now, state.limit, plan_again)
-    possible = possible_changes(recipe, now.sets, now.setup["device"])
+    possible = possible_changes(
+        recipe, now.sets, now.setup["device"], now.setup["answers_at_a_time"]
+    )
     here = [change for change in possible if change.key != OFFLOAD]
     elsewhere = [change for change in possible if change.key == OFFLOAD]
     hopeless = bool(elsewhere) and _beyond_all_changes(here, trial, state.limit)
@@ -155,12 +157,14 @@ def find_fixes(
 def _alone(
     changes: list[Change], trial: Trial, most_offered: int
 ) -> tuple[list[Change], list[Change]]:
-    """Changes that make it fit alone, and those that take less memory."""
+    """Changes that make it fit alone, each key's mildest, and those that take less memory."""
     found: list[Change] = []
     helping: list[Change] = []
     for change in changes:
         if len(found) == most_offered:
             break
+        if any(change.key == enough.key for enough in found):
+            continue  # going further with what is enough costs more, and is no other way
         if trial.helps([change]):
             helping.append(change)
             found += [change] if trial.fits([change]) else []

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.blueprint import Blueprint, Workbench
@@ -29,7 +30,7 @@ from lorakit.plan.policy import (
     run_length,
     worst_policy_step,
 )
-from lorakit.plan.rows import Sets, read_sets
+from lorakit.plan.rows import Sets, read_sets, what_is_absent
 from lorakit.plan.setup import setup_of
 from lorakit.plan.steps import RunLength
 from lorakit.plan.target import Target
@@ -222,13 +223,17 @@ def plan(
         num_gpus=num_gpus,
         is_loaded=is_loaded,
     )
+    measured = _worst_evaluation(
+        recipe, model, sets, division, target.free_bytes(memory, is_loaded=is_loaded)
+    )
+    at_a_time = measured.at_a_time if measured is not None and measured.prompts else None
     peaks = find_peaks(
         blueprint,
         memory,
         state,
         division,
         worst,
-        _worst_evaluation(recipe, model, sets, division),
+        measured,
         recipe.evaluate,
         quantization=base.quantization,
         row_bytes=0 if sets is None or sets.named is None else sets.named.held_bytes,
@@ -251,9 +256,13 @@ def plan(
     if before is not None:
         peaks = replace(peaks, phases={**peaks.phases, **_warm_start_phases(before.peaks)})
     notes += peaks.notes()
-    duration = Duration() if rollouts is None else Duration(how=NO_TIME)
+    duration = Duration(how=f"not known: {what_is_absent(recipe)} not here")
+    if rollouts is not None:
+        duration = Duration(how=NO_TIME)
     if sets is not None and length is not None and rollouts is None:
-        counted = Counted(recipe, blueprint, target, memory, division, sets, length, num_gpus)
+        counted = Counted(
+            recipe, blueprint, target, memory, division, sets, length, num_gpus, at_a_time or 1
+        )
         duration = predict_duration(counted, timing)
     return Plan(
         total_parameters=adapter.total,
@@ -275,7 +284,7 @@ def plan(
             largest_layer=blueprint.largest_layer,
         ),
         own=own,
-        setup=setup_of(blueprint, target, division, peaks.shape),
+        setup=setup_of(blueprint, target, division, peaks.shape, at_a_time),
         notes=tuple(notes),
         duration=duration,
         sets=sets,
@@ -337,15 +346,17 @@ def _worst(
 
 
 def _worst_evaluation(
-    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, division: Division
+    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, division: Division, free_bytes: int
 ) -> WorstEvaluation | None:
     """The passes of the final evaluation; of sets that are not here, those that they may have."""
     budget = recipe.train.forward_tokens
+    room = AnswerRoom.of(model, recipe.evaluate, free_bytes=free_bytes)
     if sets is not None and sets.has_held_out:
         return worst_evaluation(
             sets.evaluation,
             sets.train,
             recipe.evaluate,
+            room,
             seed=recipe.train.seed,
             token_budget=budget,
             packed=division.packed,
@@ -353,6 +364,7 @@ def _worst_evaluation(
     longest = assumed_length(recipe, model) if sets is None else int(sets.train.lengths.max())
     return assumed_evaluation(
         recipe,
+        room,
         longest=longest,
         token_budget=budget,
         packed=division.packed,

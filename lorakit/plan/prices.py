@@ -134,8 +134,9 @@ class Prices:
         return self.api[name]
 
     def _cost(self, amount: float, basis: str, entry: _Entry) -> Cost:
-        told = "; ".join(part for part in (str(entry.date), entry.source, entry.note) if part)
-        return Cost(amount, self.currency, f"{basis} ({told})")
+        page = f" at {entry.source}" if entry.source else ""
+        note = f"; {entry.note}" if entry.note else ""
+        return Cost(amount, self.currency, f"{basis}, looked up on {entry.date}{page}{note}")
 
 
 def load_prices(path: Path | None = None) -> Prices:

@@ -102,8 +102,9 @@ def read_sets(recipe: Recipe, config: PretrainedConfig) -> tuple[Sets | None, st
         prepared, problem = _training_set(recipe, config)
         if prepared is None:
             return None, f"steps and tokens are not known: {problem}"
-        missing = f"validation and evaluation are not in the time: {absent[0]!r} is not here"
-        return Sets(prepared.examples, prepared.repeats, has_held_out=False), missing
+        if absent:
+            missing = f"validation and evaluation are not in the time: {absent[0]!r} is not here"
+            return Sets(prepared.examples, prepared.repeats, has_held_out=False), missing
     tokenizer, _ = load_tokenizer_of_base(recipe.base)
     return Sets.of(prepare_named_sets(recipe, tokenizer, config), tokenizer), None
 
@@ -124,6 +125,12 @@ def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | 
     tokenizer, _ = load_tokenizer_of_base(recipe.base)
     meanings = parts_of(recipe, meanings).train
     return prepare_meanings(meanings, tokenizer, rules, cache_dir=token_cache()), None
+
+
+def what_is_absent(recipe: Recipe) -> str:
+    """`the tokenizer is` or `the rows are`: what keeps tokens from being counted."""
+    has_rows = not _absent(recipe.data.train)
+    return "the tokenizer is" if has_rows and not _has_tokenizer(recipe) else "the rows are"
 
 
 def _has_tokenizer(recipe: Recipe) -> bool:

@@ -13,11 +13,16 @@ from lorakit.train.choices import Division
 
 
 def setup_of(
-    blueprint: Blueprint, target: Target, division: Division, shape: BatchShape
+    blueprint: Blueprint,
+    target: Target,
+    division: Division,
+    shape: BatchShape,
+    at_a_time: int | None,
 ) -> dict[str, Any]:
-    """Device, dtype and the division of a step, for JSON.
+    """Device, dtype and the division of a step and of the evaluation's answers, for JSON.
 
-    `recompute` has {level: layers} of the worst micro-batch, of `shape`.
+    `recompute` has {level: layers} of the worst micro-batch, of `shape`; `at_a_time` is None where
+    nothing is answered.
     """
     levels = ["none"]
     if can_recompute(blueprint.model):
@@ -32,4 +37,5 @@ def setup_of(
         "packed": division.packed,
         "recompute": dict(Counter(levels)),
         "dense_copies": division.dense_copies,
+        "answers_at_a_time": at_a_time,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -51,6 +51,8 @@ NAMES_ELSEWHERE = {
     "val_set_size": "data.validation",
     "vllm_importance_sampling_mode": "grpo.rollout_importance_sampling_mode",
 }
+
+MAX_NAMED = 3  # keys in one question
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -180,8 +182,17 @@ def _nearest(key: str, siblings: list[str], keys: dict[str, list[str]]) -> str |
     sections = {name: section for section, names in found for name in names}
     if key in sections:
         return f"did you mean {sections[key]}.{key}?"
-    near = difflib.get_close_matches(key.lower(), siblings, n=1)
+    near = difflib.get_close_matches(key.lower(), siblings, n=1) or _with_words_of(key, siblings)
     if near:
-        return f"did you mean {near[0]}?"
-    near = difflib.get_close_matches(key.lower(), sections, n=1)
-    return f"did you mean {sections[near[0]]}.{near[0]}?" if near else None
+        return f"did you mean {' or '.join(near)}?"
+    near = difflib.get_close_matches(key.lower(), sections, n=1) or _with_words_of(key, sections)
+    named = [f"{sections[name]}.{name}" for name in near]
+    return f"did you mean {' or '.join(named)}?" if named else None
+
+
+def _with_words_of(key: str, names: Iterable[str]) -> list[str]:
+    """Names that have all words of `key`, such as num_train_epochs those of `epochs`; none where
+    these would be more than a reader compares."""
+    words = set(key.lower().split("_"))
+    found = [name for name in names if words <= set(name.split("_"))]
+    return found if len(found) <= MAX_NAMED else []

@@ -96,7 +96,7 @@ def check_facts(
         stops = [str(tokenizer.decode([token])) for token in sets["train"].stop_ids]
     return {
         "sets": {name: set_facts(one, max_length) for name, one in sets.items()},
-        "findings": [vars(finding) for finding in findings],
+        "findings": [finding.to_json() for finding in findings],
         "examples": shown,
         "stops": stops,
         "silenced": dict(silenced or {}),

@@ -26,7 +26,13 @@ from lorakit.errors import InputError, RunError
 from lorakit.evaluate.statistics import MIN_EXAMPLES, Verdict
 from lorakit.recipe import Recipe, load_recipe
 from lorakit.report.part import Part
-from lorakit.report.proof_files import Calibration, Memorisation, Overfitting, Variant
+from lorakit.report.proof_files import (
+    Calibration,
+    Memorisation,
+    Overfitting,
+    Truncated,
+    Variant,
+)
 from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
 
@@ -112,6 +118,7 @@ class SetEvaluation(Part):
     overfitting: Overfitting | None = None
     memorisation: Memorisation | None = None
     variant: Variant | None = None
+    truncated: Truncated | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -228,6 +235,12 @@ class Parameters(Part):
     trainable: int
 
 
+class MeasuredFacts(Part):
+    """What came of the plan: the most at any time of the run, by moment, and of all."""
+
+    memory_bytes: dict[str, int | None] = Field(default_factory=dict)
+
+
 class PlanFacts(Part):
     """plan.json."""
 
@@ -237,6 +250,12 @@ class PlanFacts(Part):
     tokens: int | None = None
     trained_tokens: int | None = None
     seconds: float | None = None
+    measured: MeasuredFacts | None = None
+
+    @property
+    def measured_peak(self) -> int | None:
+        """Bytes; None: the run has not come so far."""
+        return None if self.measured is None else self.measured.memory_bytes.get("peak")
 
 
 class ChoiceFacts(Part):

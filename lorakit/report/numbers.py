@@ -79,16 +79,17 @@ def _of_training(last: LoggedStep, plan: PlanFacts | None) -> Iterator[Fact]:
 
 def _memory(last: LoggedStep, plan: PlanFacts | None, choices: ChoiceFacts | None) -> Fact:
     peak = None if plan is None else plan.memory_bytes.get("peak")
+    measured = last.peak_bytes if plan is None else plan.measured_peak or last.peak_bytes
     if peak:
         on_cpu = choices is not None and choices.device.startswith("cpu")
-        detail = f"plan: {size(peak)}; {PeakMemory(peak, last.peak_bytes, on_cpu).off_by()}"
+        detail = f"plan: {size(peak)}; {PeakMemory(peak, measured, on_cpu).off_by()}"
     elif plan is not None:
         parts = [bytes_ for name, bytes_ in plan.memory_bytes.items() if name != "loading_peak"]
         known = sum(bytes_ for bytes_ in parts if bytes_ is not None)
         detail = f"plan: {size(known)} without activations, which it did not predict"
     else:
         detail = ""
-    return Fact("Peak memory", size(last.peak_bytes), detail)
+    return Fact("Peak memory", size(measured), detail)
 
 
 def _of_machine(choices: ChoiceFacts) -> Iterator[Fact]:

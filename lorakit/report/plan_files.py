@@ -76,6 +76,7 @@ class SetupFacts(Part):
     dtype: str
     micro_batch_tokens: int
     recompute: dict[str, int]
+    answers_at_a_time: int | None = None
 
 
 class FixFacts(Part):

@@ -216,7 +216,10 @@ def _setup(setup: SetupFacts) -> Fact:
         for level, layers in setup.recompute.items()
         if level != "none"
     ]
-    return Fact("Planned for", f"{name}, {setup.dtype}", ", ".join(again) or "no recompute")
+    chosen = [", ".join(again) or "no recompute"]
+    if setup.answers_at_a_time is not None:
+        chosen.append(f"up to {counted(setup.answers_at_a_time, 'answer')} at a time")
+    return Fact("Planned for", f"{name}, {setup.dtype}", "; ".join(chosen))
 
 
 def _money(amount: float, currency: str) -> str:

@@ -1,5 +1,6 @@
 """What sets of evaluation.json say beside before and after: the shapes of `calibration`,
-`overfitting`, `memorisation` and `variant` (see the files of those names in evaluate/)."""
+`overfitting`, `memorisation` and `variant` (see the files of those names in evaluate/), and of
+`truncated` (evaluate/answers.py)."""
 
 from __future__ import annotations
 
@@ -39,6 +40,14 @@ class Calibration(Part):
     base: Reliability
     tuned: Reliability
     overconfidence: Shift
+
+
+class Truncated(Part):
+    """`truncated` of a set: of so many answers of each model those that did not stop."""
+
+    answers: int
+    base: int
+    tuned: int
 
 
 class Losses(Part):

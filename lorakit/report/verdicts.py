@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lorakit.evaluate.answers import are_many_truncated
 from lorakit.evaluate.statistics import TOO_FEW
 from lorakit.report.files import Change, RunFiles, SetEvaluation
 from lorakit.report.words import (
@@ -20,6 +21,7 @@ from lorakit.report.words import (
 )
 
 RETENTION = "retention"
+TASK_SETS = ("in_domain", "out_of_domain")
 # few: too few examples to tell, whatever the interval; far: a distance, which is no gain or loss.
 Effect = Literal["better", "same", "worse", "few", "far"]
 Mark = Literal["better", "same", "worse", "few", "far", "kept"]
@@ -147,7 +149,22 @@ def headline(run: RunFiles) -> str:
         other = by_name.get("out_of_domain")
         if other is not None and other is not task:
             start += _other_rows(task, other)
-    return f"{start}{_retained(by_name.get(RETENTION))}."
+    told = f"{start}{_truncated(run, although=task is not None and task.effect == 'better')}"
+    return f"{told}{_retained(by_name.get(RETENTION))}."
+
+
+def _truncated(run: RunFiles, *, although: bool) -> str:
+    """That answers do not stop, which a better score may hide: whoever serves such a model sees
+    nothing else."""
+    sets = [run.evaluation[name].truncated for name in TASK_SETS if name in run.evaluation]
+    found = [one for one in sets if one is not None]
+    answers, tuned = sum(one.answers for one in found), sum(one.tuned for one in found)
+    if not are_many_truncated(tuned, answers):
+        return ""
+    return (
+        f", {'although' if although else 'and'} {count(tuned)} of its "
+        f"{counted(answers, 'answer')} did not stop within evaluate.max_new_tokens"
+    )
 
 
 def _other_rows(task: SetVerdict, other: SetVerdict) -> str:

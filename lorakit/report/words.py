@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from lorakit import sizes
 from lorakit.data.variants import names, source_and_variant, variant
 
 LEAST_COST = 0.001
@@ -154,12 +155,7 @@ def share(part: float, whole: float) -> str:
 
 def size(num_bytes: int | None) -> str:
     """Bytes: `1.50 GiB`."""
-    if num_bytes is None:
-        return NOT_KNOWN
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:,.{2 if unit == 'GiB' else 0}f} {unit}"
-    return f"{num_bytes} B"
+    return NOT_KNOWN if num_bytes is None else sizes.size(num_bytes)
 
 
 def duration(seconds: float | None) -> str:

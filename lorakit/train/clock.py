@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from lorakit.sizes import size
+
 # What the plan is held to (docs/plan.md).
 PLANNED_TO = 0.1
 # Below it what libraries load is a large part of a CPU's peak (see `plan/libraries.py`).
@@ -50,8 +52,8 @@ class PeakMemory:
     def describe(self) -> str:
         """One line for people."""
         return (
-            f"memory: predicted {self.predicted / 2**30:.2f} GiB, measured "
-            f"{self.measured / 2**30:.2f} GiB: {self.off_by()}"
+            f"memory: predicted {size(self.predicted)}, measured {size(self.measured)}: "
+            f"{self.off_by()}"
         )
 
     def off_by(self) -> str:

@@ -121,7 +121,9 @@ def test_a_machine_with_a_price_is_paid_by_its_time(tmp_path: Path) -> None:
     assert by_way["tuned"].cost == pytest.approx(1.0)
     assert by_way["tuned_retrieval"].cost == pytest.approx(1.0 + 0.005)
     assert dict(by_way["few_shot"].seconds) == {"indexing examples": 3.6}
-    assert costs.basis.unit == "USD" and "0.5 USD an hour (2026-01-02" in costs.basis.call
+    assert (
+        costs.basis.unit == "USD" and "0.5 USD an hour, looked up on 2026-01-02" in costs.basis.call
+    )
 
 
 def test_with_an_api_calls_cost_their_tokens_and_set_up_the_machine() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import lorakit
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data import row_set
 from lorakit.data.examples import Example
-from lorakit.data.meanings import DataRules, Meanings, read_meanings
+from lorakit.data.meanings import HANDLE_BYTES, DataRules, Meanings, read_meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.data.store import write_store
 from lorakit.plan.plan import plan
@@ -69,6 +70,19 @@ def test_tokens_that_were_looked_at_are_not_held(tmp_path: Path) -> None:
         assert example.input_ids[-1] == 4095 and example.loss_weights.flags.writeable
     assert psutil.Process().memory_info().rss - before < 8 * MIB
     assert store.held_bytes < MIB // 8
+
+
+def test_a_plain_list_of_rows_counts_too(tmp_path: Path) -> None:
+    """Whoever makes a set by hand need not wrap its rows: they are held all the same."""
+    sets = prepared(recipe_of(written(tmp_path / "rows.jsonl", 200)), tmp_path / "cache")
+    listed = [replace(one, meanings=list(one.meanings)) for one in (sets.train, sets.validation)]
+    plain = NamedSets(listed[0], listed[1], {"in_domain": listed[1]})
+    rows = {id(rows): rows.held_bytes for rows in sets.train.meanings.row_sets}  # type: ignore[attr-defined]
+    assert sum(rows.values()) > 0
+    assert sets.held_bytes > sum(rows.values())
+    handles = HANDLE_BYTES * sum(len(one.meanings) for one in listed)
+    compact = sum(one.meanings.held_bytes for one in (sets.train, sets.validation))  # type: ignore[union-attr]
+    assert plain.held_bytes == sets.held_bytes - compact + handles
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "read-again"])

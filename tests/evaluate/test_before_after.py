@@ -105,6 +105,7 @@ def test_base_and_tuned_are_asked_the_same_and_scored(
     assert result.metrics["exact_match"].tuned == 1 > result.metrics["exact_match"].base == 0
     assert abs(result.metrics["content"].base) < 1e-12
     assert "base did not stop within evaluate.max_new_tokens in 30 of 30 answers" in result.notes
+    assert result.to_json()["truncated"] == {"answers": 30, "base": 30, "tuned": 0}
     line = result.answered[3].to_json("in_domain")
     assert line["reference"] == line["tuned"] == references["complaint 3"]
     assert line["base"] == "take rest"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lorakit import progress
 from lorakit.base.head import backbone
 from lorakit.errors import InputError, NonFiniteError
 from lorakit.generate import Completion, SamplingSettings, generate
@@ -54,6 +55,23 @@ def test_a_sequence_does_not_depend_on_the_others(model, temperature: float) -> 
         max_batch=3,
     )
     assert tokens_of(some) == [whole[index] for index in order]
+
+
+def test_the_bar_moves_with_every_token(llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long answers end together after minutes; until then it would not be seen."""
+    told: list[tuple[int, str]] = []
+
+    class Watched(progress.Bar):
+        def advance(self, amount: int = 1, *, facts: str = "") -> None:
+            told.append((amount, facts))
+
+    monkeypatch.setattr(progress, "Bar", Watched)
+    asked = prompts()
+    completions = generate(llama, TOKENIZER, asked, SAMPLED)
+    counts = [int(facts.split()[0]) for _, facts in told]
+    assert sum(amount for amount, _ in told) == len(asked)
+    assert len(told) >= SAMPLED.max_new_tokens and counts == sorted(set(counts))
+    assert counts[-1] == sum(len(one.token_ids) for one in completions)
 
 
 def test_a_prompt_is_computed_once_for_all_that_begin_with_it(model) -> None:

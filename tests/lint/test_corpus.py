@@ -59,11 +59,16 @@ def test_the_flaw_is_found(name: str, case: Case, tmp_path: Path, cache: Path) -
     assert severities <= set(RULES[name].SEVERITIES)
     # A flaw is found when it is told as one; where a note is all it is worth the case says so.
     assert (severities == {"note"}) == case.is_note, told(found)
-    # Named: a file with a line, or a key of the recipe.
-    assert all(
-        ":" in one.where or one.where.split(".")[0] in type(facts.recipe).model_fields
-        for one in found
-    )
+    # Named: rows by file and line, which are there, or a key of the recipe.
+    for one in found:
+        places = one.to_json()["places"]
+        assert places
+        for place in places:
+            if "key" in place:
+                assert place["key"].split(".")[0] in type(facts.recipe).model_fields
+            else:
+                lines = Path(place["file"]).read_text("utf-8").splitlines()
+                assert 1 <= place["row"] <= len(lines)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lorakit.lint import rules
@@ -84,6 +85,41 @@ def test_it_is_as_bad_as_it_is(name: str, tmp_path: Path, cache: Path) -> None:
     rule, severity, case = CASES[name]
     found = list(RULES[rule].find(case.facts(tmp_path, cache)))
     assert [one.severity for one in found] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("different", "copies", "effective"),
+    [
+        (89, 12, 101**2 / (88 + 144)),  # twelve copies of one row
+        (400, 12, None),  # of so many rows they narrow nothing by a tenth
+        (20, 2, None),  # one row twice is for the note of the contract
+    ],
+)
+def test_copies_in_a_set_that_measures_are_told_by_what_they_do_to_intervals(
+    different: int, copies: int, effective: float | None, tmp_path: Path, cache: Path
+) -> None:
+    held_out = answered(different, seed=9)
+    case = Case(
+        answered(60),
+        sections={"evaluate": {"in_domain": "{test.jsonl}"}},
+        sets={"test": held_out + held_out[:1] * (copies - 1)},
+        measured=False,
+    )
+    found = list(RULES["exact-duplicates"].find(case.facts(tmp_path, cache)))
+    if effective is None:
+        assert not found
+        return
+    (told,) = found
+    assert told.severity == "warning"
+    num_rows = different + copies - 1
+    assert told.message.startswith(f"in_domain: {copies - 1} of {num_rows} rows repeat")
+    assert f"they count as {effective:.0f} different ones" in told.message
+    # The interval of a mean over such rows is too narrow by as much as is said.
+    values = np.random.default_rng(0).normal(size=(20_000, different))
+    weights = np.r_[copies, np.ones(different - 1)]
+    real = (values @ weights / num_rows).std()
+    assumed = (1 / num_rows) ** 0.5
+    assert f"{real / assumed:.1f} times too narrow" in told.message
 
 
 def test_several_ways_to_one_final_answer_are_no_contradiction(tmp_path: Path, cache: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from lorakit.engine.model_flops import ModelFlops, count_flops, visible_pairs
 from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import InputError
-from lorakit.plan.duration import Timing
+from lorakit.plan import rows
+from lorakit.plan.duration import NOT_TIMED, Timing
 from lorakit.plan.evaluation_work import EvaluationWork, Passes
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.machines import DataSheet
@@ -261,6 +263,35 @@ def test_why_time_is_not_known(llama: Path) -> None:
     rows = Sets(examples(8), np.ones(8))
     assert "the rows are not here" in plan(recipe_of(llama)).duration.how
     assert "was not timed" in plan(recipe_of(llama), sets=rows).duration.how
+
+
+def test_what_is_missing_is_what_is_told(llama: Path, tmp_path: Path) -> None:
+    """Rows that are here are not said to be missing where it is the tokenizer."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(llama / "config.json", bare)
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "What is asthma?", "completion": "A disease."}\n' * 8)
+    told = plan(recipe_of(bare, data={"train": str(data)}))
+    assert told.duration.how == "not known: the tokenizer is not here"
+    assert any("has no tokenizer" in note for note in told.notes)
+    assert plan(recipe_of(bare)).duration.how == "not known: the rows are not here"
+    whole = plan(recipe_of(llama, data={"train": str(data)}), timing=NOT_TIMED)
+    assert "not here" not in whole.duration.how
+
+
+def test_rows_of_a_hub_id_are_read_with_what_is_held_out_of_them(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such file is here, and yet nothing is missing."""
+    data = tmp_path / "rows.jsonl"
+    row = '{"prompt": "What is %d?", "completion": "A number."}\n'
+    data.write_text("".join(row % n for n in range(40)))
+    recipe = recipe_of(llama, data={"train": str(data), "validation": 0.5})
+    monkeypatch.setattr(rows, "_absent", lambda sources: [sources])
+    sets, problem = rows.read_sets(recipe, families.config("llama"))
+    assert problem is None and sets is not None
+    assert len(sets.train) + len(sets.evaluation["in_domain"]) == 40
 
 
 def test_a_gpu_has_time_and_cost_from_its_data_sheet(llama: Path) -> None:

@@ -16,6 +16,7 @@ from lorakit.base.families import why_not_packed
 from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
 from lorakit.data.pack import packing_of
+from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.likelihood import token_logprobs
 from lorakit.evaluate.token_distributions import numbers_of
 from lorakit.evaluate.worst import TRAIN, WorstEvaluation, _fullest, worst_evaluation
@@ -54,7 +55,8 @@ ASKED = wanted(
 
 def worst_of(sets: dict[str, ExampleSet], section: EvaluateSection, **given: Any) -> Any:
     options = {"seed": 0, "token_budget": 100, "packed": True} | given
-    return worst_evaluation(sets, options.pop("train", None), section, **options)
+    room = options.pop("room", AnswerRoom(section.max_batch, section.max_new_tokens, None, 1, 0))
+    return worst_evaluation(sets, options.pop("train", None), section, room, **options)
 
 
 def measured(

@@ -21,7 +21,7 @@ from lorakit.recipe import parse_recipe
 from lorakit.recipe.sections.evaluate import EvaluateSection
 from tests.plan.test_duration import examples
 
-PLACE: dict[str, Any] = {"seed": 0, "token_budget": 512, "packed": True}
+PLACE: dict[str, Any] = {"seed": 0, "token_budget": 512, "packed": True, "at_a_time": 1}
 
 
 def work_of(sets: Sets, **wanted: Any) -> EvaluationWork:

@@ -179,3 +179,46 @@ def test_the_headline(sets: dict[str, Any], sentence: str, tmp_path: Path) -> No
     if sets:
         runs.write(tmp_path / "evaluation.json", sets)
     assert headline(read_run(tmp_path)).startswith(sentence)
+
+
+def truncated(one: dict[str, Any], tuned: int, *, base: int = 0, answers: int = 100) -> Any:
+    return one | {"truncated": {"answers": answers, "base": base, "tuned": tuned}}
+
+
+@pytest.mark.parametrize(
+    ("sets", "sentence"),
+    [
+        (
+            {"in_domain": truncated(BETTER, 60), "retention": LOST},
+            "The adapter is better than its base at the task, although 60 of its 100 answers did "
+            "not stop within evaluate.max_new_tokens, but it lost more than allowed",
+        ),
+        (  # of all sets of the task together
+            {"in_domain": truncated(BETTER, 9), "out_of_domain": truncated(SAME, 20, answers=50)},
+            "The adapter is better than its base at the task in-domain, no different "
+            "out-of-domain, although 29 of its 150 answers did not stop",
+        ),
+        (
+            {"in_domain": truncated(SAME, 100), "retention": KEPT},
+            "The adapter shows no difference from its base at the task, and 100 of its 100 answers "
+            "did not stop within evaluate.max_new_tokens, and it kept",
+        ),
+    ],
+)
+def test_the_headline_says_that_answers_do_not_stop(
+    sets: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    assert headline(evaluated(tmp_path, **sets)).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        truncated(BETTER, 9),  # few
+        truncated(BETTER, 0, base=100),  # the base did not stop, the adapter does
+        BETTER,  # a run of before, or one without scorers
+    ],
+)
+def test_the_headline_is_silent_of_answers_that_stop(told: dict[str, Any], tmp_path: Path) -> None:
+    plain = "The adapter is better than its base at the task; what it forgot was not measured."
+    assert headline(evaluated(tmp_path, in_domain=told)) == plain

@@ -34,7 +34,7 @@ def test_a_change_has_its_sign() -> None:
 
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
-    [(None, "not known"), (12, "12 B"), (1 << 20, "1 MiB"), (3 << 29, "1.50 GiB")],
+    [(None, "not known"), (12, "12 B"), (1 << 20, "1.0 MiB"), (3 << 29, "1.50 GiB")],
 )
 def test_size(num_bytes: int | None, text: str) -> None:
     assert words.size(num_bytes) == text

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from lorakit.cli.output import console, human_bytes, visible
+from lorakit.cli.output import console, visible
+from lorakit.sizes import size
 
 if TYPE_CHECKING:
     from lorakit.adapters.arithmetic.info import AdapterInfo, LayerGroup, LayerInfo, Spread
@@ -45,7 +46,7 @@ def _facts(found: AdapterInfo) -> list[tuple[str, str]]:
         ("experts", f"{_short(found.target_parameters)}, {experts} matrices" if experts else None),
         ("layers", len(found.layers)),
         ("parameters", f"{found.num_parameters:,}"),
-        ("size", f"{human_bytes(found.num_bytes)}, {dtypes}"),
+        ("size", f"{size(found.num_bytes)}, {dtypes}"),
         ("trained in full", _short(found.modules_to_save)),
         ("token rows", _short(found.trainable_token_indices)),
         ("biases", None if found.bias == "none" else found.bias),

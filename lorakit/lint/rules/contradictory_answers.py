@@ -12,7 +12,7 @@ from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
 from lorakit.lint.near import groups_by_prompt
 from lorakit.lint.row_texts import RowText
-from lorakit.lint.told import Hits
+from lorakit.lint.told import Hits, where_they_differ
 from lorakit.lint.trifles import NEGATIONS
 from lorakit.lint.words import words
 
@@ -65,7 +65,7 @@ def find(facts: Facts) -> Iterator[Finding]:
         num_sure += pair is not None
         hits, shown = (sure, pair) if pair else (other, (answers[0], answers[1]))
         for row in group:
-            hits.add(row, f"{shown[0].answer[:25]} / {shown[1].answer[:25]}")
+            hits.add(row, where_they_differ(shown[0].answer, shown[1].answer))
     many = num_sure >= MIN_GROUPS or sure.share >= MIN_SHARE
     for hits, severity, what in (
         (sure, "warning" if many else "note", "contradict another answer to the same question"),

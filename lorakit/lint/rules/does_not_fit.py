@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
 from lorakit.lint.room import UNSURE, need_of, smallest_fix
+from lorakit.sizes import size
 
 ID = "does-not-fit"
 SEVERITIES = ("error", "warning")
@@ -38,7 +39,7 @@ def find(facts: Facts) -> Iterator[Finding]:
     fix = smallest_fix(facts, need)
     if need.needed <= need.available:
         message = (
-            f"the run fits only with {need.offloaded / 2**30:.1f} GiB of its weights offloaded, "
+            f"the run fits only with {size(need.offloaded)} of its weights offloaded, "
             f"which is several times slower; {fix}"
         )
         yield Finding(ID, "warning", message, "base.offload")

@@ -9,7 +9,7 @@ import regex
 
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
-from lorakit.lint.told import Hits
+from lorakit.lint.told import Hits, listed_kinds
 
 ID = "personal-data"
 SEVERITIES = ("warning", "note")
@@ -65,7 +65,7 @@ def find(facts: Facts) -> Iterator[Finding]:
         (contact, "note", False),
     ):
         if hits.count:
-            told = ", ".join(kind for kind, _ in kinds.most_common() if (kind in PERSONAL) == own)
+            told = listed_kinds({kind: n for kind, n in kinds.items() if (kind in PERSONAL) == own})
             yield hits.finding(
                 ID,
                 severity,  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import regex
 
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
-from lorakit.lint.told import Hits
+from lorakit.lint.told import Hits, listed_kinds
 
 ID = "secrets"
 SEVERITIES = ("warning", "note")
@@ -76,11 +76,10 @@ def find(facts: Facts) -> Iterator[Finding]:
         elif found:
             placeholders.add(row)
     if real.count:
-        listed = ", ".join(kind for kind, _ in kinds.most_common(3))
         yield real.finding(
             ID,
             "warning",
-            f"hold what looks like a secret ({listed})",
+            f"hold what looks like a secret ({listed_kinds(kinds, 3)})",
             "models can be made to say it; remove it and revoke it",
         )
     if placeholders.count:

@@ -41,8 +41,10 @@ class EvaluateSection(Section):
         100, description="Examples per set that are answered, drawn by the seed."
     )
     max_new_tokens: PositiveInt = Field(256, description="Tokens of an answer, at most.")
-    max_batch: PositiveInt = Field(
-        64, description="Answers that are generated at a time; fewer take less memory, and longer."
+    max_batch: PositiveInt | None = Field(
+        None,
+        description="Answers that are generated at a time; fewer take less memory, and longer; "
+        "null: as many as fit, 64 at most.",
     )
     regex: str | None = Field(None, description="What metric regex searches for in an answer.")
     json_schema: str | None = Field(

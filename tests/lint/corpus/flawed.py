@@ -311,7 +311,14 @@ FLAWED: dict[str, list[Case]] = {
             base=_grown_tokenizer,
         )
     ],
-    "exact-duplicates": [Case(answered(220) + answered(30))],
+    "exact-duplicates": [
+        Case(answered(220) + answered(30)),
+        Case(
+            answered(240),
+            sections={"evaluate": {"in_domain": "{test.jsonl}"}},
+            sets={"test": answered(90, seed=9) + answered(1, seed=9) * 11},
+        ),
+    ],
     "near-duplicates": [
         Case(_lowercase_twins(220)),
         Case(_typing_errors(220)),

@@ -1,0 +1,121 @@
+"""How many answers are written at a time, where the recipe leaves it open: as many as fit.
+
+The plan asks for a machine that need not be here, the evaluation for the memory that is free when
+it begins. Keys and values are what grows with every answer; they are known from the config alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lorakit.adapters.dense_layers import dense_layer_bytes
+from lorakit.base.device_memory import free_bytes
+from lorakit.base.kv_slots import GROWTH
+from lorakit.data.named_sets import context_of
+from lorakit.engine.model_flops import RECURRENT
+from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES
+from lorakit.recipe import EvaluateSection
+from lorakit.train.modes import compute_dtype
+
+# Share of the free memory that keys and values may take; the rest is for the passes that make them,
+# copies while a cache grows, and fragmentation.
+CACHE_SHARE = 0.5
+# What configs call the size of a head, or of some.
+SIZES = ("head_dim", "kv_channels")
+
+
+@dataclass(frozen=True)
+class AnswerRoom:
+    """What there is room for.
+
+    Attributes:
+        given: answers at a time that the recipe asks for; None: as many as fit.
+        max_new_tokens: of an answer.
+        context: tokens that prompt and answer have together at most; None: no limit.
+        token_bytes: keys and values of one token.
+        cache_bytes: that keys and values may take.
+    """
+
+    given: int | None
+    max_new_tokens: int
+    context: int | None
+    token_bytes: int
+    cache_bytes: int
+
+    @staticmethod
+    def of(model: PreTrainedModel, wanted: EvaluateSection, *, free_bytes: int) -> AnswerRoom:
+        """Beside the dense weights that answers are written with.
+
+        Args:
+            model: with its adapter; may be on the meta device.
+            wanted: what the recipe asks for.
+            free_bytes: that the evaluation may take beside weights and adapter.
+        """
+        free = max(0, free_bytes - dense_layer_bytes(model, MAX_DENSE_BYTES))
+        return AnswerRoom(
+            wanted.max_batch,
+            wanted.max_new_tokens,
+            context_of(model.config),
+            cache_bytes_per_token(model.config, compute_dtype(model).itemsize),
+            int(CACHE_SHARE * free),
+        )
+
+    @staticmethod
+    def here(model: PreTrainedModel, wanted: EvaluateSection) -> AnswerRoom:
+        """What is free now on the device of a loaded model, the allocator's cache included."""
+        return AnswerRoom.of(model, wanted, free_bytes=free_bytes(model.device))
+
+    def at_a_time(self, longest_prompt: int) -> int:
+        """Answers to prompts of at most so many tokens.
+
+        Where nobody said it a power of two, so that small differences in free memory make none.
+        """
+        if self.given is not None:
+            return self.given
+        tokens = longest_prompt + self.max_new_tokens
+        tokens = tokens if self.context is None else min(tokens, self.context)
+        tokens = -(-tokens // GROWTH) * GROWTH  # as slots grow
+        fitting = self.cache_bytes // max(1, tokens * self.token_bytes)
+        return min(MAX_BATCH, 1 << max(0, fitting.bit_length() - 1))
+
+
+def cache_bytes_per_token(config: PreTrainedConfig, itemsize: int) -> int:
+    """Keys and values of one token in all layers, at most: a layer that looks back only so far, or
+    keeps a state, takes no more with every token.
+
+    Args:
+        config: of the model.
+        itemsize: bytes of one number.
+    """
+    text = config.get_text_config()
+    # Which fields a config has differs by model_type. Without heads of their own, keys and values
+    # are as wide as the hidden states; where layers differ, all count as the widest.
+    fields = text.to_dict()
+    layers = [fields, *(fields.get("per_layer_config") or {}).values()]
+    attending = _largest(layers, ("num_attention_heads",))
+    keys = values = text.hidden_size
+    if attending:
+        heads = _largest(layers, ("num_key_value_heads",)) or attending
+        size = _largest(layers, SIZES) or text.hidden_size // attending
+        # Multi-head latent attention: what turns and what does not.
+        latent = sum(fields.get(name) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim"))
+        keys, values = heads * max(size, latent), heads * size
+    kinds = fields.get("layer_types") or [""] * text.num_hidden_layers
+    return sum((keys + values) * itemsize for kind in kinds if not kind.startswith(RECURRENT))
+
+
+def _largest(layers: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> int:
+    """Of the fields whose names end so; 0 where there is none."""
+    return max(
+        (
+            value
+            for fields in layers
+            for name, value in fields.items()
+            if name.endswith(names) and isinstance(value, int)
+        ),
+        default=0,
+    )
