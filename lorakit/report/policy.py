@@ -62,7 +62,9 @@ def policy_curves(metrics: Sequence[LoggedStep]) -> list[Curve]:
             if (line := _line(metrics, label, value_of, place if label else None)) is not None
         ]
         if lines:
-            found.append(Curve(name, title, lines, None, from_zero))
+            # Of some 1e-7, which would be a long row of zeros.
+            ticks = amount if name == "mismatch" else None
+            found.append(Curve(name, title, lines, ticks, from_zero))
     return found
 
 

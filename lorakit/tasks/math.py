@@ -55,7 +55,8 @@ FORMULA = regex.compile(
     r"|(?<!\\)\$(?!\s)([^$\n]*?[^$\n\s\\+\-*/=])\$(?!\d)"
 )
 LABEL = regex.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
-WORD = regex.compile(r"(?<![\\\p{L}])\p{L}{3,}")  # a LaTeX command is none
+# Prose; a LaTeX command is none. Words of two letters are it where two stand together: it is 7.
+WORD = regex.compile(r"(?<![\\\p{L}])(?:\p{L}{3,}|\p{L}{2}\s+\p{L}{2,})")
 UNITS_BEFORE = regex.compile(r"\A[\s$\u20ac\u00a3*]+")
 UNITS_AFTER = regex.compile(r"(?<![\s$\u20ac\u00a3*.,;:!?])[\s$\u20ac\u00a3*.,;:!?]+\Z")
 

@@ -78,7 +78,7 @@ def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
         "Seconds of a logged step",
     ):
         assert f">{title}<" in page
-    for told in ("math: 0.2 at step 1, 0.2 at step 160", "rollout: 2 at step 1", "tags: "):
+    for told in ("math: 0.200 at step 1, 0.200 at", "rollout: 2.000 at step 1", "tags: 0.000 at"):
         assert told in page
     assert "Loss per trained token" not in page and "near 0 whatever is learned" in page
     assert "&lt;b&gt;question 8&lt;/b&gt;" in page and "<b>question" not in page
