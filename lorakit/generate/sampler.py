@@ -50,6 +50,7 @@ def generate(
     max_batch: int = MAX_BATCH,
     max_dense_bytes: int = MAX_DENSE_BYTES,
     on_token: OnToken | None = None,
+    has_bar: bool = True,
     description: str = "generating",
 ) -> list[Completion]:
     """Continue every prompt.
@@ -69,6 +70,8 @@ def generate(
         max_dense_bytes: memory for dense weights, made once and given back at the end, of layers
             that are packed, or adapted in float32 (see `dense_layers`); 0: none.
         on_token: called with (index of the prompt, token id) for each token as it is drawn.
+        has_bar: whether progress is shown: not where text is shown as it comes, through which a bar
+            would cut.
         description: of the progress bar.
 
     Returns:
@@ -105,7 +108,7 @@ def generate(
         bar(description, len(prompts)) as running_bar,
     ):
         for finished in _run(model, sequences, settings, stops, max_batch, on_token, mixture):
-            if on_token is None:  # a bar would cut through text that is shown as it comes
+            if has_bar:
                 running_bar.advance(finished)
     return [sequence.completion() for sequence in sequences]
 
