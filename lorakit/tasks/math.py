@@ -8,6 +8,9 @@ if it is one formula; or the last number. Numbers are compared here, to six deci
 else by Hugging Face's math-verify, in a child process that is killed when it takes too long or
 grows too large, so that it may be called from any thread.
 
+Where one is a number, the other has to be worked out: 37*43 repeats the question that it should
+answer. (Fractions and roots are taken for what they are worth: 14/2 is 7.)
+
 Nothing is executed: formulas go through math-verify's LaTeX grammar. Its other way in, which hands
 plain expressions to SymPy's `parse_expr` and so to `eval`, is not used.
 """
@@ -57,6 +60,14 @@ FORMULA = regex.compile(
 LABEL = regex.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
 # Prose; a LaTeX command is none. Words of two letters are it where two stand together: it is 7.
 WORD = regex.compile(r"(?<![\\\p{L}])(?:\p{L}{3,}|\p{L}{2}\s+\p{L}{2,})")
+# What repeats a question instead of answering it: 37*43, 2^{10}, \binom{5}{2}, (3)(4), and no
+# number times a power of ten.
+POWER_OF_TEN = regex.compile(r"(?:\\times|\\cdot|[*\u00d7\u00b7])\s*10\s*\^\s*\{?\s*[-+]?\d+\s*\}?")
+_OPERATOR = r"(?:[-+*\u2212\u00d7\u00b7\u00f7^]|\\times|\\cdot|\\div)"
+TO_BE_WORKED_OUT = regex.compile(
+    rf"[\d)}}]\s*{_OPERATOR}\s*[({{]*\s*\d|\d\s*\)\s*\(\s*\d|\d\s*!"
+    r"|\\(?:d?binom|sum|prod|int|lim|gcd|lcm|log|ln|exp|sin|cos|tan|max|min|det|[bp]?mod)(?![a-zA-Z])"
+)
 UNITS_BEFORE = regex.compile(r"\A[\s$\u20ac\u00a3*]+")
 UNITS_AFTER = regex.compile(r"(?<![\s$\u20ac\u00a3*.,;:!?])[\s$\u20ac\u00a3*.,;:!?]+\Z")
 
@@ -175,6 +186,10 @@ def _same(given: str, wanted: str) -> bool | None:
     numbers = number(given), number(wanted)
     if numbers[0] is not None and numbers[1] is not None:
         return bool(round(numbers[0], DECIMALS) == round(numbers[1], DECIMALS))
+    if (numbers[0] is None) != (numbers[1] is None):
+        other = given if numbers[0] is None else wanted
+        if TO_BE_WORKED_OUT.search(POWER_OF_TEN.sub("", other.rpartition("=")[2])):
+            return False
     if BLANKS.sub("", given) == BLANKS.sub("", wanted):
         return True
     if max(len(given), len(wanted)) > MAX_CHARACTERS:

@@ -109,6 +109,23 @@ def test_plain_numbers() -> None:
         ("<think>5</think><answer>6</answer>", "#### 5", 0),
         ("<think>it is 5", "#### 5", 0),
         ("<think>6</think><answer>5</answer>", "<think>4 + 1</think><answer>5</answer>", 1),
+        # The question said again is no answer to it.
+        ("\\boxed{37*43}", "#### 1591", 0),
+        ("\\boxed{37 \\times 43}", "#### 1591", 0),
+        ("<think>a</think><answer>705+863</answer>", "<answer>1568</answer>", 0),
+        ("\\boxed{705 + {863}}", "1568", 0),
+        ("\\boxed{(3)(4)}", "12", 0),
+        ("\\boxed{2^{10}}", "1024", 0),
+        ("\\boxed{\\binom{5}{2}}", "10", 0),
+        ("\\boxed{\\log_{2} 8}", "3", 0),
+        ("#### 9-4", "5", 0),
+        ("#### 9-4=5", "5", 1),
+        ("\\boxed{37*43=37*43}", "#### 1591", 0),
+        ("\\boxed{5\\times10^{3}}", "5000", 1),
+        ("\\boxed{1.5 \\cdot 10^6}", "1,500,000", 1),
+        ("$x=-3$", "-3", 1),
+        ("\\boxed{1+2\\sqrt{2}}", "\\boxed{\\sqrt8+1}", 1),
+        ("\\boxed{2+3i}", "\\boxed{3i+2}", 1),
     ],
 )
 def test_equal_as_mathematics(answer: str, reference: str, equal: int) -> None:
