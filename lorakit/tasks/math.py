@@ -62,7 +62,9 @@ LABEL = regex.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
 WORD = regex.compile(r"(?<![\\\p{L}])(?:\p{L}{3,}|\p{L}{2}\s+\p{L}{2,})")
 # What repeats a question instead of answering it: 37*43, 2^{10}, \binom{5}{2}, (3)(4), and no
 # number times a power of ten.
-POWER_OF_TEN = regex.compile(r"(?:\\times|\\cdot|[*\u00d7\u00b7])\s*10\s*\^\s*\{?\s*[-+]?\d+\s*\}?")
+POWER_OF_TEN = regex.compile(
+    r"(?:(?:\\times|\\cdot|[*\u00d7\u00b7])\s*)?(?<!\d)10\s*\^\s*\{?\s*[-+]?\d+\s*\}?"
+)
 _OPERATOR = r"(?:[-+*\u2212\u00d7\u00b7\u00f7^]|\\times|\\cdot|\\div)"
 TO_BE_WORKED_OUT = regex.compile(
     rf"[\d)}}]\s*{_OPERATOR}\s*[({{]*\s*\d|\d\s*\)\s*\(\s*\d|\d\s*!"
