@@ -147,9 +147,7 @@ def answer_in_turns(
                     model, tokenizer, [ids[i] for i in part], how.settings, description=told
                 )
                 seconds[place] += time.perf_counter() - started
-                calls[place] += time_calls(
-                    model, tokenizer, [ids[i] for i in timed], how.settings, description=told
-                )
+                calls[place] += time_calls(model, tokenizer, [ids[i] for i in timed], how.settings)
                 log.info("%s answered in %.1f s", told, time.perf_counter() - started)
     return [
         Answered(given, taken, _latency(single, asked.search_seconds))
@@ -218,8 +216,6 @@ def time_calls(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     settings: SamplingSettings,
-    *,
-    description: str,
 ) -> list[Call]:
     """Ask prompts one after the other, and take the time of each.
 
@@ -242,7 +238,7 @@ def time_calls(
         settings,
         max_batch=1,
         on_token=on_token,
-        description=description,
+        has_bar=False,  # drawing it would be timed too
     )
     order = sorted(ends, key=lambda index: ends[index])
     return [

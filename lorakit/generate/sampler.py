@@ -50,6 +50,7 @@ def generate(
     max_batch: int = MAX_BATCH,
     max_dense_bytes: int = MAX_DENSE_BYTES,
     on_token: OnToken | None = None,
+    has_bar: bool = True,
     description: str = "generating",
 ) -> list[Completion]:
     """Continue every prompt.
@@ -69,6 +70,8 @@ def generate(
         max_dense_bytes: memory for dense weights, made once and given back at the end, of layers
             that are packed, or adapted in float32 (see `dense_layers`); 0: none.
         on_token: called with (index of the prompt, token id) for each token as it is drawn.
+        has_bar: whether progress is shown: not where text is shown as it comes, through which a bar
+            would cut.
         description: of the progress bar.
 
     Returns:
@@ -107,8 +110,7 @@ def generate(
         num_tokens = 0
         for drawn, ended in _run(model, sequences, settings, stops, max_batch, on_token, mixture):
             num_tokens += drawn
-            if on_token is None:  # a bar would cut through text that is shown as it comes
-                # With every token: the first answers may take minutes to end.
+            if has_bar:  # with every token: the first answers may take minutes to end
                 running_bar.advance(ended, facts=f"{num_tokens:,} tokens")
     return [sequence.completion() for sequence in sequences]
 

@@ -27,7 +27,8 @@ from lorakit.recipe import EvaluateSection, Recipe
 from lorakit.train.choices import Division
 from lorakit.train.question_stream import count_cycles
 
-# Rows whose prompts are looked at, the longest ones: a prompt is shorter than its row.
+# Rows whose prompts are looked at: those of the longest rows, and those with the most that is not
+# trained, which but for earlier answers of a dialogue is the prompt.
 ROWS_LOOKED_AT = 4096
 
 
@@ -161,7 +162,12 @@ def worst_policy_step(
 
 def longest_prompts(examples: ExampleSet, count: int) -> list[tuple[int, ...]]:
     """Token ids of the longest prompts: so many of them, or as many as there are."""
-    order = np.argsort(-examples.lengths, kind="stable")[: max(ROWS_LOOKED_AT, count)]
-    found = [question(examples[index], index, ()) for index in order.tolist()]
+    lengths, looked_at = examples.lengths, max(ROWS_LOOKED_AT, count)
+    orders = [
+        np.argsort(-sizes, kind="stable")[:looked_at]
+        for sizes in (lengths, lengths - examples.trained_lengths)
+    ]
+    indices = np.unique(np.concatenate(orders)).tolist()
+    found = [question(examples[index], index, ()) for index in indices]
     prompts = sorted((one.prompt_ids for one in found if one is not None), key=len, reverse=True)
     return [tuple(prompt) for prompt in prompts[:count]] or [(0, 0)]

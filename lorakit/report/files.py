@@ -287,8 +287,31 @@ class LoggedStep(Part):
     reward: float | None = None
     zero_std: float | None = Field(None, alias="frac_reward_zero_std")
     mean_length: float | None = Field(None, alias="completions/mean_length")
+    truncated: float | None = Field(None, alias="completions/clipped_ratio")
     kl: float | None = None
     entropy: float | None = None
+    clipped: float | None = Field(None, alias="clip_ratio/region")
+    clipped_of_cispo: float | None = Field(None, alias="cispo_clip_ratio")
+    mismatch: float | None = Field(None, alias="sampling_logp_difference")
+    reward_means: dict[str, float] = Field(default_factory=dict)  # of each reward, by name
+    spent: dict[str, float] = Field(default_factory=dict)  # seconds since the line before, by part
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_in_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        means = {
+            key.removeprefix("rewards/").removesuffix("/mean"): value
+            for key, value in values.items()
+            if key.startswith("rewards/") and key.endswith("/mean")
+        }
+        spent = {
+            key.removeprefix("seconds/"): value
+            for key, value in values.items()
+            if key.startswith("seconds/")
+        }
+        return values | {"reward_means": means, "spent": spent}
 
 
 class RolledOut(Part):

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from lorakit.report.curves import Curve, Line
+from lorakit.recipe.rules.grpo import function_name
+from lorakit.report.curves import DASHES, Curve, Line
 from lorakit.report.files import LoggedStep, RolledOut, RunFiles
+from lorakit.report.svg import RUNS
 from lorakit.report.words import amount
+from lorakit.train.metrics import read_metrics
+from lorakit.train.policy_watch import PolicyWatch
 
 MANY_ALIKE = 0.5  # of the completions, in groups without variance
 SHOWN_SAMPLES = 6  # the last ones
 RUNAWAY = 2.0  # times the length that completions began with
 TOLD_STEPS = 10  # logged ones, at the end and at the beginning
+REWARD_GAMED = "reward-gamed"  # the id of that finding of the watch
+
+ValueOf = Callable[[LoggedStep], float | None]
 
 
 def is_policy(metrics: Sequence[LoggedStep]) -> bool:
@@ -21,21 +29,73 @@ def is_policy(metrics: Sequence[LoggedStep]) -> bool:
 
 def policy_curves(metrics: Sequence[LoggedStep]) -> list[Curve]:
     """In the place of the loss, which is near 0 whatever is learned."""
-    drawn: tuple[tuple[str, str, Callable[[LoggedStep], float | None], bool], ...] = (
-        ("reward", "Reward", lambda line: line.reward, False),
-        ("alike", "Share in groups without variance", lambda line: line.zero_std, True),
-        ("length", "Tokens of a completion", lambda line: line.mean_length, True),
-        ("kl", "KL from the base, nats per token", lambda line: line.kl, True),
-        ("entropy", "Entropy, nats per token", lambda line: line.entropy, True),
+    names = dict.fromkeys(name for line in metrics for name in line.reward_means)
+    parts = dict.fromkeys(name for line in metrics for name in line.spent)
+    drawn: tuple[tuple[str, str, dict[str, ValueOf], bool], ...] = (
+        ("reward", "Reward", {"": lambda line: line.reward}, False),
+        # A single one is the reward, but for its weight.
+        (
+            "rewards",
+            "Each reward, not weighted",
+            {name: _mean_of(name) for name in names} if len(names) > 1 else {},
+            False,
+        ),
+        ("alike", "Share in groups without variance", {"": lambda line: line.zero_std}, True),
+        ("kl", "KL from the base, nats per token", {"": lambda line: line.kl}, True),
+        ("clipped", "Share of clipped ratios", {"": _clipped}, True),
+        ("entropy", "Entropy, nats per token", {"": lambda line: line.entropy}, True),
+        ("length", "Tokens of a completion", {"": lambda line: line.mean_length}, True),
+        ("truncated", "Share of completions cut off", {"": lambda line: line.truncated}, True),
+        (
+            "mismatch",
+            "Sampler against training, nats per token",
+            {"": lambda line: line.mismatch},
+            True,
+        ),
+        ("spent", "Seconds of a logged step", {name: _spent_on(name) for name in parts}, True),
     )
     found = []
-    for name, title, value_of, from_zero in drawn:
-        points = [(line.step, value_of(line)) for line in metrics]
-        known = [(step, value) for step, value in points if value is not None]
-        if known:
-            steps, values = map(list, zip(*known, strict=True))
-            found.append(Curve(name, title, [Line("", steps, values, "tuned")], None, from_zero))
+    for name, title, values, from_zero in drawn:
+        lines = [
+            line
+            for place, (label, value_of) in enumerate(values.items())
+            if (line := _line(metrics, label, value_of, place if label else None)) is not None
+        ]
+        if lines:
+            # Of some 1e-7, which would be a long row of zeros.
+            ticks = amount if name == "mismatch" else None
+            found.append(Curve(name, title, lines, ticks, from_zero))
     return found
+
+
+def _line(
+    metrics: Sequence[LoggedStep], label: str, value_of: ValueOf, place: int | None
+) -> Line | None:
+    """A curve of the lines that have the value; None where none has.
+
+    Args:
+        place: among those of its plot; None: it is alone.
+    """
+    points = [(line.step, value_of(line)) for line in metrics]
+    known = [(step, value) for step, value in points if value is not None]
+    if not known:
+        return None
+    steps, values = map(list, zip(*known, strict=True))
+    if place is None:
+        return Line(label, steps, values, "tuned")
+    return Line(label, steps, values, RUNS[place % len(RUNS)], DASHES[place % len(DASHES)])
+
+
+def _mean_of(name: str) -> ValueOf:
+    return lambda line: line.reward_means.get(name)
+
+
+def _spent_on(name: str) -> ValueOf:
+    return lambda line: line.spent.get(name)
+
+
+def _clipped(line: LoggedStep) -> float | None:
+    return line.clipped if line.clipped_of_cispo is None else line.clipped_of_cispo
 
 
 def last_samples(run: RunFiles) -> list[RolledOut]:
@@ -47,6 +107,7 @@ def policy_advice(run: RunFiles) -> Iterator[tuple[str, str]]:
     """(what was seen, what to do)."""
     if not is_policy(run.metrics):
         return
+    yield from _gamed(run)
     alike = [line.zero_std for line in run.metrics if line.zero_std is not None][-TOLD_STEPS:]
     if alike and sum(alike) / len(alike) > MANY_ALIKE:
         yield (
@@ -67,3 +128,18 @@ def policy_advice(run: RunFiles) -> Iterator[tuple[str, str]]:
                 "Look at the samples: if they ramble, loss_type dr_grpo, "
                 "grpo.mask_truncated_completions or a reward of brevity holds against it.",
             )
+
+
+def _gamed(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """What was said of it while the run went on, by the same rule."""
+    rewards = [] if run.recipe is None else run.recipe.grpo.named_rewards
+    if not rewards:
+        return
+    watch = PolicyWatch({function_name(one.name): one.weight for one in rewards})
+    lines: list[dict[str, Any]] = []
+    for line in read_metrics(run.folder.metrics):
+        lines.append(line)
+        for found in watch.look(lines):
+            if found.id == REWARD_GAMED:
+                saw, _, do = found.message.partition(". ")
+                yield f"{saw[0].upper()}{saw[1:]} (seen at step {found.step}).", f"{do}."

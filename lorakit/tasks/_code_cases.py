@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -14,6 +16,7 @@ from lorakit.jail.jail import FUNCTION, Jail, Outcome
 
 KEYS = {"function", "cases", "tolerance"}
 MAX_DEPTH = 64
+MIN_PROGRAM_SECONDS, SECONDS_PER_CASE = 60.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -69,22 +72,45 @@ def read_cases(reference: str) -> Cases:
     return Cases(function, given, expected, tolerance)
 
 
-def judge(code: str, cases: Cases, jail: Jail) -> Verdict:
+def judge(code: str, cases: Cases, jail: Jail, *, seconds: float | None = None) -> Verdict:
     """Run the code on the cases, programs up to the first that is wrong.
+
+    Args:
+        seconds: wall time after which a program is not run on further cases, and is wrong; None:
+            `program_seconds` of so many. The calls of a function share the jail's own limit.
 
     Raises:
         RunError: the jail could not be built.
     """
     if cases.function is not None:
-        outcomes = jail.call(code, cases.function, cases.given)
+        outcomes: Iterable[Outcome] = jail.call(code, cases.function, cases.given)
         verdicts = map(_judged_value, outcomes, cases.expected, _repeated(cases))
     else:
-        runs = (jail.run(code, given) for given in cases.given)
-        verdicts = map(_judged_text, runs, cases.expected, _repeated(cases))
+        limit = program_seconds(len(cases.given)) if seconds is None else seconds
+        outcomes = _runs(code, cases, jail, limit)
+        verdicts = map(_judged_text, outcomes, cases.expected, _repeated(cases))
     for number, why in enumerate(verdicts, start=1):
         if why:
             return Verdict(False, f"case {number} of {len(cases.given)}: {why}")
     return Verdict(True)
+
+
+def program_seconds(num_cases: int) -> float:
+    """What a program may take of the wall clock for all of its cases.
+
+    An honest one takes hundredths of a second for each. One that sleeps through nearly all of its
+    limit and is then right would hold a step up by ten seconds a case, and be rewarded for it.
+    """
+    return max(MIN_PROGRAM_SECONDS, SECONDS_PER_CASE * num_cases)
+
+
+def _runs(code: str, cases: Cases, jail: Jail, seconds: float) -> Iterator[Outcome]:
+    deadline = time.monotonic() + seconds
+    for given in cases.given:
+        if time.monotonic() >= deadline:
+            yield Outcome(fault=f"not run: those before it took more than {seconds:g} s")
+            return
+        yield jail.run(code, given)
 
 
 def same(value: Any, expected: Any, tolerance: float | None) -> bool:

@@ -50,8 +50,8 @@ def scores(
         RunError: it could not be built this time.
     """
     read = {reference: _cases(reference) for reference in set(references)}
-    pairs = [(code_of(answer), read[one]) for answer, one in zip(answers, references, strict=True)]
-    without = sum(cases is None for _, cases in pairs)
+    pairs = [(code_of(answer), one) for answer, one in zip(answers, references, strict=True)]
+    without = sum(read[one] is None for _, one in pairs)
     if without:
         log.warning(
             "code: %d of %d references hold no cases, so nothing is right for them",
@@ -62,12 +62,15 @@ def scores(
         return np.zeros(len(pairs))
     room = jail()
 
-    def right(pair: tuple[str, Cases | None]) -> bool:
-        code, cases = pair
+    def right(pair: tuple[str, str]) -> bool:
+        code, cases = pair[0], read[pair[1]]
         return cases is not None and bool(code.strip()) and judge(code, cases, room).right
 
+    # Completions of one question are often the same: what takes its whole time does so once.
+    different = list(dict.fromkeys(pairs))
     with ThreadPoolExecutor(available_processors()) as threads:
-        return np.array(list(threads.map(right, pairs)), np.float64)
+        found = dict(zip(different, threads.map(right, different), strict=True))
+    return np.array([found[pair] for pair in pairs], np.float64)
 
 
 def code_of(answer: str) -> str:

@@ -1,12 +1,14 @@
 """Whether the whole answer is JSON that the schema of `evaluate.json_schema` accepts.
 
 Strict: text around the JSON, NaN and doubled keys are faults, as they are to a program that reads
-it. The reference is not looked at. Nothing is fetched: a schema stands in one file.
+it. The reference is not looked at. Nothing is fetched: a schema stands in one file. Answers are
+held to it in a child process that is killed when it takes too long.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,29 @@ import referencing
 import referencing.jsonschema
 from referencing.exceptions import Unresolvable
 
-from lorakit.errors import RecipeError
+from lorakit.errors import InputError, RecipeError, RunError
 from lorakit.files import strict_json
 from lorakit.tasks import ScoringOptions
+from lorakit.tasks._schema_process import schema_process
 
 NAME = "json_schema"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
 SUMMARY = "share of answers that are JSON as evaluate.json_schema demands"
 
+log = logging.getLogger(__name__)
+
 
 def check(options: ScoringOptions) -> None:
-    """See `lorakit.tasks.Scorer`: a schema is needed."""
+    """See `lorakit.tasks.Scorer`: a schema is needed, and the process that holds answers to it."""
+    _check_given(options)
+    try:
+        schema_process().accepts("true", "null")
+    except RunError as error:
+        raise InputError(f"metric json_schema: {error}") from error
+
+
+def _check_given(options: ScoringOptions) -> None:
     if options.json_schema is None:
         raise RecipeError(
             "metric json_schema has no schema to hold answers to; set evaluate.json_schema to a "
@@ -39,32 +52,39 @@ def check(options: ScoringOptions) -> None:
 def scores(
     answers: Sequence[str], references: Sequence[str], options: ScoringOptions
 ) -> np.ndarray:
-    """See `lorakit.tasks.Scorer`; each 0 or 1.
+    """See `lorakit.tasks.Scorer`; each 0 or 1. What cannot be held to the schema in time is 0 and
+    told.
 
     Raises:
         RecipeError: no schema is given, or it names a part of itself that is not there.
     """
-    check(options)
-    schema = options.json_schema
-    assert schema is not None
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    validator = kind(schema, registry=referencing.Registry())
-    try:
-        return np.array([_accepted(validator, answer) for answer in answers], np.float64)
-    except Unresolvable as error:
-        raise RecipeError(
-            f"evaluate.json_schema refers to {error.ref!r}, which is not in the file. Define it "
-            "there."
-        ) from error
+    _check_given(options)
+    schema = json.dumps(options.json_schema)
+    # Completions of one question are often the same: what takes its whole time does so once.
+    accepted = {answer: _accepted(schema, answer) for answer in dict.fromkeys(answers)}
+    stopped = sum(accepted[answer] is None for answer in answers)
+    if stopped:
+        log.warning(
+            "json_schema: %d of %d answers took too much time or memory and count as not accepted; "
+            "write patterns without nested repetitions",
+            stopped,
+            len(answers),
+        )
+    return np.array([accepted[answer] is True for answer in answers], np.float64)
 
 
-def _accepted(validator: Any, answer: str) -> bool:
+def _accepted(schema: str, answer: str) -> bool | None:
+    """None: it broke a limit."""
     try:
-        value = strict_json(answer)
-        return bool(validator.is_valid(value))
-    # No JSON, nested deeper than any program reads, or a number beyond any that divides.
-    except (ValueError, RecursionError, OverflowError):
+        strict_json(answer)
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than any program reads
         return False
+    found = schema_process().accepts(schema, answer)
+    if isinstance(found, str):
+        raise RecipeError(
+            f"evaluate.json_schema refers to {found!r}, which is not in the file. Define it there."
+        )
+    return found
 
 
 def load_schema(path: str | Path) -> dict[str, Any] | bool:

@@ -1,10 +1,15 @@
 r"""Whether the final answer is the reference's, as mathematics: 1/2 is 0.5 is \frac{1}{2}.
 
-The final answer is, of what a text has, the last `\boxed{...}`; what follows the last `####` (as in
-GSM8K); what follows the last "answer is" or "answer:"; the last formula between `$` or `\(`; the
-whole text if it is one formula; or the last number. Numbers are compared here, to six decimals;
-everything else by Hugging Face's math-verify, in a child process that is killed when it takes too
-long or grows too large, so that it may be called from any thread.
+What is thought is no answer: what follows the last `</think>` counts, and of it what stands in the
+last `<answer>`, if there is one; a text that does not stop thinking has none. There the final
+answer is the first of these: the last `\boxed{...}`; what follows the last `####` (as in GSM8K);
+what follows the last "answer is" or "answer:"; the last formula between `$` or `\(`; the whole text
+if it is one formula; or the last number. Numbers are compared here, to six decimals; everything
+else by Hugging Face's math-verify, in a child process that is killed when it takes too long or
+grows too large, so that it may be called from any thread.
+
+Where one is a number, the other has to be worked out: 37*43 repeats the question that it should
+answer. (Fractions and roots are taken for what they are worth: 14/2 is 7.)
 
 Nothing is executed: formulas go through math-verify's LaTeX grammar. Its other way in, which hands
 plain expressions to SymPy's `parse_expr` and so to `eval`, is not used.
@@ -14,7 +19,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -35,7 +39,13 @@ DECIMALS = 6
 
 _NUMBER = r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s*/\s*\d+)?"
 NUMBER = regex.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)|(?<![\w.]){_NUMBER}", regex.ASCII)
-PLAIN = regex.compile(r"([-+]?)(\d+(?:\.\d+)?|\.\d+)(?:/(\d+(?:\.\d+)?))?", regex.ASCII)
+# Commas and blanks in a number stand before three digits: 1,2 are two numbers, and no 12.
+_WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
+_POSITIVE = rf"{_WHOLE}(?:\.\d+)?|\.\d+"
+PLAIN = regex.compile(rf"([-+]?) ?({_POSITIVE})(?: ?/ ?({_POSITIVE}))?", regex.ASCII)
+MIXED = regex.compile(r"([-+]?) ?(\d+) (\d+ ?/ ?\d+)", regex.ASCII)  # 3 1/2
+THOUSANDS = regex.compile("[, ]")
+BLANKS = regex.compile(r"(?<![\d\s])\s+|\s++(?!\d)")  # all but those between two digits
 BOXED = regex.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 BRACE = regex.compile(r"[{}]")
 HASHES = regex.compile(r"####[ \t]*([^\n]+)")
@@ -48,7 +58,18 @@ FORMULA = regex.compile(
     r"|(?<!\\)\$(?!\s)([^$\n]*?[^$\n\s\\+\-*/=])\$(?!\d)"
 )
 LABEL = regex.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
-WORD = regex.compile(r"(?<![\\\p{L}])\p{L}{3,}")  # a LaTeX command is none
+# Prose; a LaTeX command is none. Words of two letters are it where two stand together: it is 7.
+WORD = regex.compile(r"(?<![\\\p{L}])(?:\p{L}{3,}|\p{L}{2}\s+\p{L}{2,})")
+# What repeats a question instead of answering it: 37*43, 2^{10}, \binom{5}{2}, (3)(4), and no
+# number times a power of ten.
+POWER_OF_TEN = regex.compile(
+    r"(?:(?:\\times|\\cdot|[*\u00d7\u00b7])\s*)?(?<!\d)10\s*\^\s*\{?\s*[-+]?\d+\s*\}?"
+)
+_OPERATOR = r"(?:[-+*\u2212\u00d7\u00b7\u00f7^]|\\times|\\cdot|\\div)"
+TO_BE_WORKED_OUT = regex.compile(
+    rf"[\d)}}]\s*{_OPERATOR}\s*[({{]*\s*\d|\d\s*\)\s*\(\s*\d|\d\s*!"
+    r"|\\(?:d?binom|sum|prod|int|lim|gcd|lcm|log|ln|exp|sin|cos|tan|max|min|det|[bp]?mod)(?![a-zA-Z])"
+)
 UNITS_BEFORE = regex.compile(r"\A[\s$\u20ac\u00a3*]+")
 UNITS_AFTER = regex.compile(r"(?<![\s$\u20ac\u00a3*.,;:!?])[\s$\u20ac\u00a3*.,;:!?]+\Z")
 
@@ -67,9 +88,11 @@ def scores(
     answers: Sequence[str], references: Sequence[str], options: ScoringOptions
 ) -> np.ndarray:
     """See `lorakit.tasks.Scorer`; each 0 or 1. What cannot be compared in time is 0 and told."""
-    found = [
-        _equal(answer, reference) for answer, reference in zip(answers, references, strict=True)
-    ]
+    wanted = [final_answer(reference) for reference in references]
+    pairs = list(zip(map(final_answer, answers), wanted, strict=True))
+    # Completions of one question often end alike: what holds a comparison up does so once.
+    compared = {pair: _equal(*pair) for pair in dict.fromkeys(pairs)}
+    found = [compared[pair] for pair in pairs]
     stopped = sum(one is None for one in found)
     if stopped:
         log.warning(
@@ -77,7 +100,7 @@ def scores(
             stopped,
             len(found),
         )
-    empty = sum(final_answer(reference) is None for reference in references)
+    empty = wanted.count(None)
     if empty:
         log.warning(
             "math: %d of %d references hold neither a formula nor a number, so nothing is right "
@@ -90,7 +113,7 @@ def scores(
 
 def final_answer(text: str) -> str | None:
     """What a text comes to, as it is written there; None if it holds no mathematics."""
-    text = text[-MAX_SEARCHED:]
+    text = _answered(text)[-MAX_SEARCHED:]
     boxed = _last_boxed(text)
     if boxed is not None:
         return _trimmed(boxed)
@@ -99,6 +122,18 @@ def final_answer(text: str) -> str | None:
         if said:
             return _formula_in(said[-1]) or _number_in(said[-1], first=True) or _number_in(text)
     return _formula_in(text) or _number_in(text)
+
+
+def _answered(text: str) -> str:
+    """What a text says once it has thought, or inside of its last answer tags.
+
+    An answer tag that is not closed counts: a stop string may have cut its end off.
+    """
+    said = text.rpartition("</think>")[2]
+    if "<think>" in said:
+        return ""
+    before, closed, _ = said.rpartition("</answer>")
+    return (before if closed else said).rpartition("<answer>")[2]
 
 
 def _last_boxed(text: str) -> str | None:
@@ -141,15 +176,23 @@ def _trimmed(text: str) -> str | None:
     return UNITS_AFTER.sub("", UNITS_BEFORE.sub("", text)) or None
 
 
-def _equal(answer: str, reference: str) -> bool | None:
+def _equal(given: str | None, wanted: str | None) -> bool | None:
     """Whether the final answers are equal; None if that took too long."""
-    given, wanted = final_answer(answer), final_answer(reference)
     if given is None or wanted is None:
         return False
+    return _same(given, wanted)
+
+
+def _same(given: str, wanted: str) -> bool | None:
+    """Whether two final answers are equal; None if that took too long."""
     numbers = number(given), number(wanted)
     if numbers[0] is not None and numbers[1] is not None:
         return bool(round(numbers[0], DECIMALS) == round(numbers[1], DECIMALS))
-    if "".join(given.split()) == "".join(wanted.split()):
+    if (numbers[0] is None) != (numbers[1] is None):
+        other = given if numbers[0] is None else wanted
+        if TO_BE_WORKED_OUT.search(POWER_OF_TEN.sub("", other.rpartition("=")[2])):
+            return False
+    if BLANKS.sub("", given) == BLANKS.sub("", wanted):
         return True
     if max(len(given), len(wanted)) > MAX_CHARACTERS:
         return False
@@ -157,10 +200,19 @@ def _equal(answer: str, reference: str) -> bool | None:
 
 
 def number(text: str) -> Fraction | None:
-    """A plain number or fraction of numbers, thousands marked or not; None for all else."""
-    bare = text.replace(",", "").replace("\u2212", "-").replace(" ", "")
-    match = PLAIN.fullmatch(bare) if len(bare) <= MAX_CHARACTERS else None
-    if match is None or (match[3] is not None and not Decimal(match[3])):
+    """A plain number, fraction of numbers or mixed number, thousands marked or not; None for all
+    else."""
+    if len(text) > MAX_CHARACTERS:
         return None
-    value = Fraction(Decimal(match[2])) / Fraction(Decimal(match[3] or 1))
-    return -value if match[1] == "-" else value
+    bare = text.strip().replace("\u2212", "-")
+    mixed = MIXED.fullmatch(bare)
+    if mixed is not None and (part := number(mixed[3])) is not None and part < 1:
+        value = int(mixed[2]) + part
+        return -value if mixed[1] == "-" else value
+    match = PLAIN.fullmatch(bare)
+    if match is None:
+        return None
+    above, below = (Fraction(THOUSANDS.sub("", one)) for one in (match[2], match[3] or "1"))
+    if not below:
+        return None
+    return -above / below if match[1] == "-" else above / below

@@ -41,17 +41,24 @@ def scores(
     """
     check(options)
     pattern = regex.compile(options.regex or "")
-    return np.array([_found(pattern, answer) for answer in answers], np.float64)
+    # Completions of one question are often the same: what takes its whole time does so once.
+    searched = {answer: _found(pattern, answer) for answer in dict.fromkeys(answers)}
+    stopped = [answer for answer in answers if searched[answer] is None]
+    if stopped:
+        log.warning(
+            "evaluate.regex took over %s s on %d of %d answers (the first has %d characters), "
+            "which count as not found; write the pattern without nested repetitions",
+            TIMEOUT_SECONDS,
+            len(stopped),
+            len(answers),
+            len(stopped[0]),
+        )
+    return np.array([searched[answer] is True for answer in answers], np.float64)
 
 
-def _found(pattern: regex.Pattern[str], answer: str) -> bool:
+def _found(pattern: regex.Pattern[str], answer: str) -> bool | None:
+    """None: the search ran out of time."""
     try:
         return pattern.search(answer, timeout=TIMEOUT_SECONDS) is not None
     except TimeoutError:
-        log.warning(
-            "evaluate.regex took over %s s on an answer of %d characters, which counts as not "
-            "found; write the pattern without nested repetitions",
-            TIMEOUT_SECONDS,
-            len(answer),
-        )
-        return False
+        return None

@@ -3,8 +3,9 @@
 Words are compared in lower case, without punctuation and without the articles a, an, the; each
 counts as often as it occurs. Where this departs from SQuAD's script: a mark between two digits and
 a minus before a number stay, so that 1.5 mg is not 15 mg; marks and symbols are those of Unicode;
-characters of scripts without spaces are words of their own. An empty answer scores 0, unless the
-reference has no words either.
+characters of scripts without spaces are words of their own; and a text of nothing but articles or
+marks keeps them, or the right answers A and + would be had by saying nothing. An empty answer
+scores 0, unless the reference is empty too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def words(text: str) -> list[str]:
     """The words that count, in order."""
     lowered = unicodedata.normalize("NFC", text).lower()
     bare = _UNSPACED.sub(r" \1 ", _MARKS.sub("", lowered))
-    return [word for word in bare.split() if word not in _ARTICLES]
+    found = bare.split()
+    return [word for word in found if word not in _ARTICLES] or found or lowered.split()
 
 
 def f1(answer: Counter[str], reference: Counter[str]) -> float:

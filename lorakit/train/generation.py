@@ -96,8 +96,10 @@ class Generation:
         """Completions as rewards see them."""
         asked = [rollouts.question(completion) for completion in completions]
         found = [None if self.rows is None else self.rows[one.index] for one in asked]
+        # A checkpoint does not keep the texts of what was scored: these are missing at the front.
+        missing = len(rollouts) - len(rollouts.texts)
         return Answers(
-            [rollouts.texts[completion] for completion in completions],
+            [rollouts.texts[completion - missing] for completion in completions],
             [decoded(self.tokenizer, question.reference_ids) for question in asked],
             [decoded(self.tokenizer, question.prompt_ids) for question in asked],
             [{} if row is None else row.values for row in found],

@@ -30,6 +30,9 @@ OWN = ("prompts", "completions", "references")
 SHOWN_CHARACTERS = 120
 # Beside what the child has when it is ready: a model that a file loads on import is not counted.
 MEMORY_BYTES = 4 << 30
+# Calls of a generation that may be ended for their time: enough to find two of 64 completions that
+# it hangs for. Where it hangs for all there would be twice as many as there are completions.
+MAX_STOPPED = 16
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ class RewardFunction:
         options: handed over by name.
         on_failure: "error": stop at the first completion it fails for; "skip": no opinion there.
         seconds: wall time of a call. What fails is called again with half of the completions, down
-            to the one that it fails for.
+            to the one that it fails for, or until MAX_STOPPED calls were stopped.
 
     Raises:
         InputError: there is no such file, module or function; nothing was run.
@@ -100,6 +103,7 @@ class RewardFunction:
             memory_bytes=MEMORY_BYTES,
         )
         self._wanted: dict[str, Any] | None = None
+        self._num_stopped = 0  # calls, since it was asked for the scores of a generation
 
     def check(self, columns: Sequence[str]) -> None:
         """Start it, and see that it can be called.
@@ -148,6 +152,7 @@ class RewardFunction:
         """
         if self._wanted is None:
             self.check(answers.names())
+        self._num_stopped = 0
         values = self._values(answers, range(len(answers.completions)))
         failed = {i: one for i, one in enumerate(values) if isinstance(one, _Failure)}
         if failed:
@@ -194,6 +199,8 @@ class RewardFunction:
     ) -> list[float | _Failure | None] | _Failure:
         wanted = self._wanted
         assert wanted is not None
+        if self._num_stopped >= MAX_STOPPED:
+            return _Failure(f"was not asked: {MAX_STOPPED} calls before were stopped")
         names = answers.names()
         if not wanted["takes_all"]:
             names = [name for name in names if name in wanted["takes"]]
@@ -208,6 +215,7 @@ class RewardFunction:
         except CallError as error:
             return _Failure(f"raised {error}", error.trace)
         except LostChildError as error:
+            self._num_stopped += 1
             return _Failure(f"was stopped: {error}")
         if "count" in answer:
             return _Failure(f"gave {answer['count']} values for {len(indices)} completions")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -217,6 +219,34 @@ def test_tokens_stream_in_order(model) -> None:
         on_token=lambda index, token: heard[index].append(token),
     )
     assert heard == tokens_of(completions)
+
+
+@pytest.mark.parametrize("has_bar", [True, False])
+@pytest.mark.parametrize("listens", [True, False])
+def test_progress_is_shown_unless_it_is_not_wanted(
+    has_bar: bool, listens: bool, llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where somebody listens: a rollout looks at each token whether it was asked to stop."""
+    shown: list[tuple[str, int | None]] = []
+    finished: list[int] = []
+
+    @contextmanager
+    def counted(description: str, total: int | None = None):
+        shown.append((description, total))
+        yield SimpleNamespace(advance=finished.append)
+
+    monkeypatch.setattr("lorakit.generate.sampler.bar", counted)
+    generate(
+        llama,
+        TOKENIZER,
+        prompts(),
+        SAMPLED,
+        on_token=(lambda *_: None) if listens else None,
+        has_bar=has_bar,
+        description="rolling out",
+    )
+    assert shown == [("rolling out", len(LENGTHS))]
+    assert sum(finished) == len(LENGTHS) * has_bar
 
 
 def test_the_models_context_ends_a_sequence() -> None:

@@ -221,6 +221,17 @@ def memory_of_message_queues(told):
     ask_kernel(68, 186, 0, 0o1600)
 
 
+@held
+def memory_of_posix_queues(told):
+    ask_kernel(240, 180, b"lorakit", 0o102, 0o600, None)  # mq_open
+
+
+@works_outside
+def semaphores(told):
+    identity = ask_kernel(64, 190, 0, 1, 0o1600)
+    ask_kernel(66, 191, identity, 0, 0)  # IPC_RMID
+
+
 @works_outside
 def memory_of_pipes(told):
     os.pipe()
@@ -666,6 +677,33 @@ def signal_with_a_value(told):
 
 
 @works_outside
+def processors_of_the_parent(told):
+    """The call is allowed, on itself: nobody else has a number here."""
+    os.sched_getaffinity(told["pid"])
+
+
+@works_outside
+def limits_of_the_parent(told):
+    resource.prlimit(told["pid"], resource.RLIMIT_NOFILE)
+
+
+@works_outside
+def signal_a_thread_of_the_parent(told):
+    ask_kernel(234, 131, told["pid"], told["pid"], 0)  # tgkill; 0 asks whether it might
+
+
+@works_outside
+def outlive_the_parent(told):
+    """The end of bwrap is told by a signal that prctl could switch off (PR_SET_PDEATHSIG)."""
+    ask_kernel(157, 167, 1, 0, 0, 0, 0)
+
+
+@works_outside
+def group_of_its_own(told):
+    os.setpgid(0, 0)
+
+
+@works_outside
 def share_processors_with_the_parent(told):
     os.sched_setaffinity(0, os.sched_getaffinity(0))
 
@@ -853,6 +891,48 @@ def personality(told):
     ask_kernel(135, 92, 0xFFFFFFFF)
 
 
+@works_outside
+def barriers(told):
+    ask_kernel(324, 283, 0, 0, 0)
+
+
+@held
+def compare_processes(told):
+    ask_kernel(312, 272, told["pid"], told["pid"], 0, 0, 0)
+
+
+@works_outside
+def asynchronous_reads(told):
+    context = ctypes.c_ulong()
+    ask_kernel(206, 0, 1, ctypes.byref(context))
+
+
+@works_outside
+def close_a_range(told):
+    ask_kernel(436, 436, 1000, 1001, 0)
+
+
+@held
+def ports_of_the_machine(told):
+    ask_kernel(173 if X86 else 9999, 9999, 0x80, 1, 1)  # ioperm
+
+
+@held
+def segments_of_the_processor(told):
+    ask_kernel(154 if X86 else 9999, 9999, 0, ctypes.create_string_buffer(16), 16)  # modify_ldt
+
+
+@held
+def start_by_a_descriptor(told):
+    ask_kernel(322, 281, -100, sys.executable.encode(), None, None, 0)  # execveat
+
+
+@works_outside
+def open_in_the_new_way(told):
+    how = struct.pack("<3Q", 0, 0, 0)
+    os.close(ask_kernel(437, 437, -100, b"/", how, 24))
+
+
 @held
 def own_filter(told):
     ask_kernel(317, 277, 0, 0, None)
@@ -990,7 +1070,26 @@ def calls_of_another_architecture(told):
     """x86_64 has a second set of numbers, x32, which a filter must not forget."""
     if X86:
         ctypes.CDLL(None).syscall(ctypes.c_long(0x40000000 | 39))
-    ctypes.string_at(0)  # other machines have no such calls
+    else:  # other machines have no such calls
+        ctypes.string_at(0)
+
+
+@ended("ended by signal")
+def calls_of_32_bits(told):
+    """Machine code may enter the kernel by int 0x80, which has a third set of numbers."""
+    if X86:
+        run_machine_code(b"\xb8\x14\0\0\0\xcd\x80\xc3")  # mov eax, 20 (getpid); int 0x80; ret
+    else:
+        ctypes.string_at(0)
+
+
+def run_machine_code(code):
+    import mmap
+
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(code)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    ctypes.CFUNCTYPE(ctypes.c_long)(address)()
 
 
 @held

@@ -114,6 +114,13 @@ def solve(n):
     for _ in range(10**5): a = [a]
     return a
 """,
+    "a number too long": """
+import sys
+sys.set_int_max_str_digits(0)
+def solve(n): return 10**(10**5)
+""",
+    "a text too long": "def solve(n): return 'x' * 10**8",
+    "a million lists": "def solve(n): return [[]] * 10**6",
     "arguments of the process": SEARCH + """
 import sys
 def solve(n): return first(sys.argv + sys.orig_argv)
@@ -288,6 +295,10 @@ PROGRAMS = {
     "a verdict": "print('OK')\nprint('1.0')\nprint('passed')",
     "the right line among others": "n = int(input())\nprint('debug')\nprint(n * 3)",
     "erased by a terminal": "n = int(input())\nprint('x\\b' + str(n * 3))",
+    "overwritten on a terminal": "n = int(input())\nprint('0\\r' + str(n * 3))",
+    "digits of another script": "n = int(input())\n"
+    "print(''.join(chr(0xFF10 + int(d)) for d in str(n * 3)))",
+    "a zero byte behind it": "n = int(input())\nprint(str(n * 3) + '\\0')",
     "nothing visible": "n = int(input())\nprint('\\u200b' + str(n * 3))",
     "right, but then it crashes": """
 import ctypes

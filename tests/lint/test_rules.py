@@ -26,7 +26,7 @@ from lorakit.lint.languages import languages_of
 from lorakit.lint.lint import lint, silenced_in_words, without_silenced
 from lorakit.lint.pages import page_of_contract, pages
 from lorakit.lint.row_texts import RowText, Sample
-from lorakit.recipe import BaseSection
+from lorakit.recipe import BaseSection, GRPOSection
 from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
 from tests.lint.corpus.case import Case
 from tests.lint.corpus.flawed import FLAWED
@@ -55,6 +55,31 @@ def test_a_rule_is_a_file_of_its_own(name: str) -> None:
         node.value for one in function for node in ast.walk(one) if isinstance(node, ast.Constant)
     }
     assert said & {"error", "warning", "note"} == set(rule.SEVERITIES)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "grpo", "told"),
+    [
+        (32, {}, None),
+        (24, {}, "24 completions a step, in groups of 8, are 3 questions"),
+        (8, {}, "8 completions a step, in groups of 8, are 1 question:"),
+        # Steps share what was generated: each sees completions of all eight questions.
+        (16, {"steps_per_generation": 4}, None),
+        (4, {"steps_per_generation": 4}, "16 completions a generation, which 4 steps share"),
+        (4, {"steps_per_generation": 2}, "are 1 question:"),
+    ],
+)
+def test_questions_are_counted_over_a_generation(
+    batch_size: int, grpo: dict[str, int], told: str | None
+) -> None:
+    recipe = SimpleNamespace(
+        train=SimpleNamespace(batch_size=batch_size), grpo=GRPOSection(rewards=["math"], **grpo)
+    )
+    found = list(
+        RULES["few-questions-per-step"].find(SimpleNamespace(is_policy=True, recipe=recipe))
+    )
+    assert [one.severity for one in found] == ["warning"] * (told is not None)
+    assert told is None or told in found[0].message
 
 
 def test_answers_in_json_tell_no_language() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lorakit.lint import rules
 from tests.lint.corpus.case import Case
-from tests.lint.corpus.rows import answered, classified
+from tests.lint.corpus.rows import answered, classified, sums
 from tests.lint.corpus.twins import by_form, grouped, measured
 
 RULES = {rule.ID: rule for rule in rules()}
@@ -161,3 +161,26 @@ def test_final_answers_of_one_question(
         RULES["contradictory-answers"].find(Case(rows, measured=False).facts(tmp_path, cache))
     )
     assert any("contradict" in one.message for one in found) == contradicts
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        (r"(?s).*", "is found in any text"),
+        (r"\S", "is found in any text"),
+        (r"\A<answer>\d+</answer>\Z", None),  # no right answer has it, and a completion may
+        (r"#### \d+\s*\Z", None),
+        (r"(?s)\A(?!.*sorry)", None),
+    ],
+)
+def test_a_reward_that_any_completion_has_is_told(
+    pattern: str, told: str | None, tmp_path: Path, cache: Path
+) -> None:
+    rewards = ["math", {"name": "regex", "options": {"regex": pattern}}]
+    sections = {"train": {"method": "grpo", "batch_size": 64}, "grpo": {"rewards": rewards}}
+    case = Case(sums(40), sections=sections, measured=False)
+    found = list(RULES["scorer-accepts-anything"].find(case.facts(tmp_path, cache)))
+    assert [(one.severity, one.where) for one in found] == (
+        [("warning", "grpo.rewards.1")] if told else []
+    )
+    assert told is None or told in found[0].message

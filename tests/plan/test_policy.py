@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lorakit.data.examples import Example, examples_in_memory
 from lorakit.plan.plan import plan
 from lorakit.plan.policy import longest_prompts, run_length
 from lorakit.plan.rows import Sets
@@ -57,6 +58,22 @@ def test_the_longest_prompts_are_found() -> None:
     rows = examples(50)
     lengths = sorted((len(rows[i].input_ids) // 2 for i in range(50)), reverse=True)
     assert [len(prompt) for prompt in longest_prompts(rows, 3)] == lengths[:3]
+
+
+def test_a_long_prompt_of_a_short_row_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long answers do not hide it, in a set of more rows than are looked at."""
+    monkeypatch.setattr("lorakit.plan.policy.ROWS_LOOKED_AT", 3)
+    sizes = [(3, 90), (4, 80), (5, 70), (40, 1), (6, 60)]  # of prompt and answer
+    rows = examples_in_memory(
+        [
+            Example(
+                np.arange(prompt + answer, dtype=np.int32) + 5,
+                np.array([0] * prompt + [1] * answer, np.float32),
+            )
+            for prompt, answer in sizes
+        ]
+    )
+    assert [len(prompt) for prompt in longest_prompts(rows, 2)] == [40, 6]
 
 
 def test_more_at_a_time_and_longer_ones_take_more(tiny_folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lorakit.report.advice import advice
 from lorakit.report.files import read_run
@@ -14,7 +15,7 @@ from lorakit.run_folder import RunFolder
 from tests.report.runs import make_run, write_lines
 
 
-def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0) -> Path:
+def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0, gamed: bool = False) -> Path:
     """A run whose lines have rewards."""
     run = RunFolder(make_run(path))
 
@@ -24,7 +25,23 @@ def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0) -> Path:
             share = number / len(lines)
             line |= {"loss": 1e-6, "reward": 0.1 + share, "frac_reward_zero_std": alike, "kl": 0.01}
             line["completions/mean_length"] = 50 * (1 + (growth - 1) * share)
+            line |= {
+                "rewards/math/mean": 0.6 - 0.5 * share if gamed else 0.2,
+                "rewards/math/std": 0.4,
+                "rewards/tags/mean": share,
+                "rewards/tags/std": 0.4,
+                "completions/clipped_ratio": 0.25,
+                "clip_ratio/region": 0.01,
+                "sampling_logp_difference": 3e-7,
+                "seconds/rollout": 2.0,
+                "seconds/reward": 0.5,
+                "seconds/training": 1.0,
+            }
 
+    recipe = yaml.safe_load(run.recipe.read_text("utf-8"))
+    recipe["train"]["method"] = "grpo"
+    recipe["grpo"] = {"rewards": ["math", {"name": "tags", "weight": 0.2}]}
+    run.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     lines = [vars(line) for line in read_run(run.path).metrics]
     known = [{k: v for k, v in line.items() if v is not None} for line in lines]
     change(known)
@@ -49,8 +66,20 @@ def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0) -> Path:
 
 def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
     page = run_page(read_run(rewarded(tmp_path / "run")))
-    for title in ("Reward", "Share in groups without variance", "Tokens of a completion"):
-        assert title in page
+    for title in (
+        "Reward",
+        "Each reward, not weighted",
+        "Share in groups without variance",
+        "KL from the base, nats per token",
+        "Share of clipped ratios",
+        "Tokens of a completion",
+        "Share of completions cut off",
+        "Sampler against training, nats per token",
+        "Seconds of a logged step",
+    ):
+        assert f">{title}<" in page
+    for told in ("math: 0.200 at step 1, 0.200 at", "rollout: 2.000 at step 1", "tags: 0.000 at"):
+        assert told in page
     assert "Loss per trained token" not in page and "near 0 whatever is learned" in page
     assert "&lt;b&gt;question 8&lt;/b&gt;" in page and "<b>question" not in page
     assert "question 1&lt;" not in page  # the last ones
@@ -64,12 +93,13 @@ def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
         ({}, None),
         ({"alike": 0.8}, "80% of the completions were in groups"),
         ({"growth": 4.0}, "Completions grew from"),
+        ({"gamed": True}, "Reward 'tags' is gained at the cost of 'math'"),
     ],
 )
 def test_what_to_do(tmp_path: Path, options: dict[str, float], said: str | None) -> None:
     told = " ".join(one.saw for one in advice(read_run(rewarded(tmp_path / "run", **options))))
     assert "does not fall" not in told and "training loss" not in told
-    for phrase in ("were in groups", "Completions grew"):
+    for phrase in ("were in groups", "Completions grew", "at the cost of"):
         assert (phrase in told) == (said is not None and phrase in said)
     if said is not None:
         assert said in told

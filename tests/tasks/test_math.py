@@ -41,6 +41,19 @@ def right(answer: str, reference: str) -> float:
         ("That is $90-$6.00=$84", "84"),
         ("no", None),
         ("", None),
+        ("<think>2 + 2 = 4</think><answer>5</answer>", "5"),
+        ("<think>the answer is 4, no: 5</think>\n<answer>5</answer>", "5"),
+        ("<think>\\boxed{4} or $4$?</think>So <answer>5</answer> it is, not 6.", "5"),
+        ("<think>is it 4?</think>Then 7.", "7"),
+        ("4, no</think>It is 7.", "7"),  # where the template opened the thought
+        ("<answer>4</answer> or <answer>The answer is \\boxed{5}</answer>", "5"),
+        ("<think>a</think><answer>5", "5"),  # a stop string took the end away
+        ("<think>2 + 2 = 4, the answer is 4", None),
+        ("<answer>4</answer><think>or 5", None),
+        ("<think>4</think>", None),
+        ("<think>4</think><answer></answer>", None),
+        ("<answer>" * 50_000 + "4", "4"),
+        ("<think>" * 50_000 + "4</think>" + "</answer>" * 50_000, None),
     ],
 )
 def test_final_answers(text: str, found: str | None) -> None:
@@ -51,6 +64,11 @@ def test_plain_numbers() -> None:
     assert number("1,234.50") == Fraction(2469, 2) == number("2469/2")
     assert number("\u2212.5") == Fraction(-1, 2) == number("-0.5")
     assert number("1/0") is number("x") is number("1.2.3") is number("3%") is None
+    assert number("1 234 567.5") == number("1,234,567.5") == Fraction(2469135, 2)
+    assert number("3 1/2") == number("7 / 2") == Fraction(7, 2) and number("-3 1/2") == -3.5
+    assert number("1 234/5") == Fraction(1234, 5)
+    for several in ("1,2", "1, 2", "1 2", "3,5,7", "12,34", "1,2345", "1 2 3", "3 1/0", "1,2/3"):
+        assert number(several) is None
 
 
 @pytest.mark.parametrize(
@@ -69,6 +87,47 @@ def test_plain_numbers() -> None:
         ("", "#### 12", 0),
         ("\\boxed{\\frac{1}{", "#### 12", 0),
         ("12", "yes", 0),
+        # Two numbers are not one.
+        ("\\boxed{12}", "\\boxed{1,2}", 0),
+        ("\\boxed{1,2}", "\\boxed{1,2}", 1),
+        ("#### 357", "\\boxed{3,5,7}", 0),
+        ("#### 15", "\\boxed{1,5}", 0),
+        ("\\boxed{12}", "\\boxed{1 2}", 0),
+        ("\\boxed{15.5}", "\\boxed{3 1/2}", 0),
+        ("\\boxed{3.5}", "\\boxed{3 1/2}", 1),
+        ("\\boxed{1,234}", "1234", 1),
+        # Guesses, and what is true of any number, are no answer.
+        ("\\boxed{4,5,6}", "#### 5", 0),
+        ("\\boxed{\\{4,5,6\\}}", "#### 5", 0),
+        ("\\boxed{[0,10]}", "#### 5", 0),
+        ("\\boxed{5 \\text{ or } 6}", "#### 5", 0),
+        ("\\boxed{\\pm 5}", "#### 5", 0),
+        ("\\boxed{x}", "#### 5", 0),
+        ("\\boxed{5<6}", "#### 5", 0),
+        ("\\boxed{0/0}", "#### 5", 0),
+        ("\\boxed{\\infty}", "#### 5", 0),
+        ("<think>5</think><answer>6</answer>", "#### 5", 0),
+        ("<think>it is 5", "#### 5", 0),
+        ("<think>6</think><answer>5</answer>", "<think>4 + 1</think><answer>5</answer>", 1),
+        # The question said again is no answer to it.
+        ("\\boxed{37*43}", "#### 1591", 0),
+        ("\\boxed{37 \\times 43}", "#### 1591", 0),
+        ("<think>a</think><answer>705+863</answer>", "<answer>1568</answer>", 0),
+        ("\\boxed{705 + {863}}", "1568", 0),
+        ("\\boxed{(3)(4)}", "12", 0),
+        ("\\boxed{2^{10}}", "1024", 0),
+        ("\\boxed{\\binom{5}{2}}", "10", 0),
+        ("\\boxed{\\log_{2} 8}", "3", 0),
+        ("#### 9-4", "5", 0),
+        ("#### 9-4=5", "5", 1),
+        ("\\boxed{37*43=37*43}", "#### 1591", 0),
+        ("\\boxed{5\\times10^{3}}", "5000", 1),
+        ("\\boxed{10^{-2}}", "0.01", 1),
+        ("\\boxed{110^{2}}", "12100", 0),
+        ("\\boxed{1.5 \\cdot 10^6}", "1,500,000", 1),
+        ("$x=-3$", "-3", 1),
+        ("\\boxed{1+2\\sqrt{2}}", "\\boxed{\\sqrt8+1}", 1),
+        ("\\boxed{2+3i}", "\\boxed{3i+2}", 1),
     ],
 )
 def test_equal_as_mathematics(answer: str, reference: str, equal: int) -> None:
@@ -139,3 +198,17 @@ def test_what_models_answered_is_judged_as_its_authors_did(shared_data: Path) ->
     for model in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
         found = scores([row[model]["solution"] for row in rows], references, ScoringOptions())
         assert found.tolist() == [float(row[model]["is_correct"]) for row in rows]
+
+
+def test_the_same_comparison_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes its whole time does not take it once for each completion of a group."""
+    asked: list[tuple[str, str]] = []
+
+    class Counting:
+        def equal(self, answer: str, reference: str) -> None:
+            asked.append((answer, reference))
+
+    monkeypatch.setattr("lorakit.tasks.math.math_process", Counting)
+    answers = ["\\boxed{9^{9^9}}", "it is $9^{9^9}$", "\\boxed{x}", "#### 7"] * 8
+    assert scores(answers, ["$y$"] * 32, ScoringOptions()).tolist() == [0] * 32
+    assert asked == [("9^{9^9}", "y"), ("x", "y"), ("7", "y")]

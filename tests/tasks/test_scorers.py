@@ -17,6 +17,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from lorakit import tasks
 from lorakit.errors import DataError, RecipeError
 from lorakit.tasks import ScoringOptions
+from lorakit.tasks._schema_process import SchemaProcess
 from lorakit.tasks.content import MAX_OTHERS, other_references
 from lorakit.tasks.json_schema import load_schema
 from lorakit.tasks.outline import sections
@@ -141,7 +142,11 @@ def test_the_reference_itself_is_right(name: str, text: str) -> None:
     ("text", "read"),
     [
         ("The Cat, sat.", ["cat", "sat"]),
-        ("a an the", []),
+        ("a an the", ["a", "an", "the"]),
+        ("A", ["a"]),
+        ("+", ["+"]),
+        (" ? ! ", ["?", "!"]),
+        ("", []),
         ("1.5 mg, 120/80, 3,000", ["1.5", "mg", "120/80", "3,000"]),
         ("15 mg.", ["15", "mg"]),
         ("-5 or 5- and follow-up", ["-5", "or", "5", "and", "followup"]),
@@ -160,7 +165,7 @@ def test_token_f1_by_hand() -> None:
     assert score("token_f1", "no no yes", "no no no maybe") == pytest.approx(2 * 2 / 7)
     assert score("token_f1", "", "no") == score("token_f1", "no", "") == 0
     assert score("token_f1", "1.5 mg", "15 mg") == 0.5
-    assert score("token_f1", "", "the") == 1
+    assert score("token_f1", "", "") == 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -189,6 +194,17 @@ def test_exact_match() -> None:
     assert score("exact_match", "1.5", "15") == score("exact_match", "-5", "5") == 0
 
 
+@pytest.mark.parametrize("name", ["exact_match", "token_f1"])
+@pytest.mark.parametrize("reference", ["A", "a.", "The", "+", "-", "?", "\u2713", "..."])
+def test_nothing_is_not_the_right_answer(name: str, reference: str) -> None:
+    """Choices and signs that are no words: a reward that nothing earns teaches to say nothing."""
+    for empty in ("", " ", "\n"):
+        assert score(name, empty, reference) == 0
+    assert score(name, reference, reference) == 1
+    assert score(name, "B", reference) == 0
+    assert score(name, f" {reference}\n", reference) == 1
+
+
 def test_regex_is_searched_for_in_the_answer_alone() -> None:
     assert score("regex", "take 500 mg", "") == 1
     assert score("regex", "take some", "500 mg") == 0
@@ -205,7 +221,9 @@ def test_a_pattern_that_never_ends_is_stopped_and_told(caplog: pytest.LogCapture
     started = time.monotonic()
     assert score("regex", "a" * 5000, "", options) == 0
     assert time.monotonic() - started < 10
-    assert "counts as not found" in caplog.text
+    assert (
+        "on 1 of 1 answers (the first has 5000 characters), which count as not found" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,6 +250,32 @@ def test_a_number_beyond_any_that_divides_is_not_accepted(number: str) -> None:
     options = ScoringOptions(json_schema={"multipleOf": 0.1})
     assert score("json_schema", "0.5", "", options) == 1
     assert score("json_schema", number, "", options) == 0
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^(a+)+$"},
+        {"patternProperties": {"^(a+)+$": {"type": "integer"}}},
+        {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False},
+    ],
+)
+def test_a_schema_that_never_ends_is_stopped_and_told(
+    schema: dict, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = SchemaProcess(seconds=1.0)
+    monkeypatch.setattr("lorakit.tasks.json_schema.schema_process", lambda: process)
+    caplog.set_level(logging.WARNING)
+    options = ScoringOptions(json_schema=schema)
+    long = "a" * 60 + "!"
+    answers = [json.dumps(long if "type" in schema else {long: 1})] * 8
+    started = time.monotonic()
+    # One of eight that are alike takes its time; a new process serves what comes behind them.
+    found = tasks.scorer("json_schema").scores([*answers, '"aa"'], [""] * 9, options)
+    assert found.tolist() == [0] * 8 + [1]
+    assert time.monotonic() - started < 30
+    assert "8 of 9 answers took too much time" in caplog.text
+    process.child.close()
 
 
 def test_json_schema_is_read_strictly_and_never_fetched(tmp_path: Path) -> None:

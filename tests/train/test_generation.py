@@ -159,6 +159,27 @@ def test_a_resampled_run_is_resumed_bit_for_bit(
     assert_same_run(tmp_path / "run", folder)
 
 
+def test_a_signal_before_further_questions_loses_nothing(
+    resampled: tuple[Path, list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that was asked is scored, so its texts are gone; those of a resample come behind them."""
+    folder, lines = resampled
+    counts = [lines[cycle * STEPS_PER_CYCLE]["num_resamples"] for cycle in range(3)]
+    cycle = next(place for place, count in enumerate(counts) if count > 0)
+    place = sum(1 + int(count) for count in counts[:cycle])
+    Scoring(monkeypatch, place, stop)
+    with pytest.raises(InterruptionError):
+        run(adapted(), RESAMPLED, run_dir=tmp_path / "run", logging_steps=1)
+    monkeypatch.undo()
+    saved = newest(tmp_path / "run")
+    state = saved.state["method"]["rollouts"]
+    assert saved.tensors["rollouts"]["scored"].all()
+    assert (state["num_resamples"], state["texts"]) == (0, [])
+    outcome = run(adapted(), RESAMPLED, run_dir=tmp_path / "run", resume=True, logging_steps=1)
+    assert logged(outcome.metrics) == lines
+    assert_same_run(tmp_path / "run", folder)
+
+
 def test_further_questions_are_others_while_there_are_any() -> None:
     stream = QuestionStream(questions(5), None, (), seed=5, prompts_per_cycle=2)
     for cycle in range(6):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,21 @@ def test_a_failure_is_skipped_where_the_recipe_says_so(
     np.testing.assert_equal(found, [1, 1, np.nan, 1, 1])
     assert f"own_rewards.py:{name}' failed for 1 of 5 completions" in caplog.text
     assert "first for rows.jsonl:3" in caplog.text and FAILING[name] in caplog.text
+    one.close()
+
+
+def test_one_that_hangs_for_all_is_not_asked_for_each(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 completions would take 127 calls, each to its end: hours with the default of a minute."""
+    monkeypatch.setattr("lorakit.train.reward_functions.MAX_STOPPED", 3)
+    one = RewardFunction(f"{OWN}:hangs", {}, on_failure="skip", seconds=0.5)
+    began = time.monotonic()
+    assert np.isnan(one.scores(answers(*["bad"] * 64))).all()
+    assert time.monotonic() - began < 40  # mostly the starts of three processes
+    assert "failed for 64 of 64 completions" in caplog.text
+    # The next generation is asked again.
+    np.testing.assert_equal(one.scores(answers("a", "bad")), [1, np.nan])
     one.close()
 
 

@@ -171,6 +171,7 @@ class Dialogue:
                     self._settings,
                     seeds=[seed],
                     on_token=on_token,
+                    has_bar=False,
                 )
             if rest := stream.rest(completion.text):
                 on_text(rest)

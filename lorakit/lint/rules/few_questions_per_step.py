@@ -26,13 +26,17 @@ FEW_QUESTIONS, SMALL_GROUP = 4, 4
 def find(facts: Facts) -> Iterator[Finding]:
     if not facts.is_policy:
         return
-    count, batch_size = facts.recipe.grpo.num_generations, facts.recipe.train.batch_size
-    questions = batch_size / count
+    grpo, batch_size = facts.recipe.grpo, facts.recipe.train.batch_size
+    count, parts = grpo.num_generations, grpo.steps_per_generation
+    # Each step of a generation sees completions of all its questions.
+    completions = batch_size * parts
+    questions = completions // count
     if questions < FEW_QUESTIONS:
+        place = "step" if parts == 1 else f"generation, which {parts} steps share"
         message = (
-            f"{batch_size} completions a step in groups of {count} are {questions:.2g} "
-            f"{'question' if questions == 1 else 'questions'} a step: one is easily without "
-            "variance, and then nothing is learned; raise batch_size"
+            f"{completions} completions a {place}, in groups of {count}, are {questions} "
+            f"{'question' if questions == 1 else 'questions'}: one is easily without variance, and "
+            "then nothing is learned; raise batch_size"
         )
         yield Finding(ID, "warning", message, "train.batch_size")
     if count < SMALL_GROUP:

@@ -21,8 +21,9 @@ REASON = (
     "The metrics regex and json_schema do not look at the reference. A pattern that is found in "
     "nonsense and in the prompts themselves, a schema that every JSON value fits, or one that "
     "not one of the right answers fits, scores the base and the tuned model alike: a verdict "
-    "that rests on it proves nothing. A warning where it is evaluate.primary; else a note. A "
-    "pattern that forbids something ((?!...)) may be just what is meant, and is not told."
+    "that rests on it proves nothing. A reward of train.method grpo that any completion has "
+    "teaches nothing. A warning where it is evaluate.primary or a reward; else a note. A pattern "
+    "that forbids something ((?!...)) may be just what is meant, and is not told."
 )
 SOURCE = "practice"
 EXAMPLE = "evaluate: {metrics: [loss, regex], primary: regex, regex: '.*'}"
@@ -36,6 +37,12 @@ FORBIDS = ("(?!", "(?<!")
 
 
 def find(facts: Facts) -> Iterator[Finding]:
+    yield from _of_metrics(facts)
+    if facts.is_policy:
+        yield from _of_rewards(facts)
+
+
+def _of_metrics(facts: Facts) -> Iterator[Finding]:
     evaluate = facts.recipe.evaluate
     schema = None if evaluate.json_schema is None else load_schema(evaluate.json_schema)
     options = ScoringOptions(evaluate.regex, schema)
@@ -55,6 +62,23 @@ def find(facts: Facts) -> Iterator[Finding]:
             )
             message = f"evaluate.{metric} {what}; {rests}: say what a right answer has"
             yield Finding(ID, "warning" if names else "note", message, f"evaluate.{metric}")
+
+
+def _of_rewards(facts: Facts) -> Iterator[Finding]:
+    rows = [row for row in facts.train.chats if row.answer.strip()][:MAX_REFERENCES]
+    for index, reward in enumerate(facts.recipe.grpo.named_rewards):
+        if reward.name not in FORMS:
+            continue
+        given = reward.options[reward.name]
+        is_pattern = reward.name == "regex"
+        options = ScoringOptions(given) if is_pattern else ScoringOptions(None, load_schema(given))
+        what = _fault(reward.name, options, rows, is_decided=False)
+        if what is not None:
+            message = (
+                f"reward {reward.name} {what}; all completions have it, so nothing is learned from "
+                "it: say what a right answer has"
+            )
+            yield Finding(ID, "warning", message, f"grpo.rewards.{index}")
 
 
 def _evaluated(facts: Facts) -> Iterator[tuple[str, Sample]]:
