@@ -81,7 +81,7 @@ def answer_questions(
         )
         for place, one in enumerate(asked)
     )
-    cut = [_cut("base", base), _cut("tuned", tuned)]
+    cut = [cut_note("base", base), cut_note("tuned", tuned)]
     return Answered(examples, scores, tuple(note for note in cut if note))
 
 
@@ -100,7 +100,7 @@ def _scores(
     return Scores(before, after, scorer.HIGHER_IS_BETTER)
 
 
-def _cut(who: str, answers: Sequence[Answer]) -> str | None:
+def cut_note(who: str, answers: Sequence[Answer]) -> str | None:
     """A word on answers that did not come to their end, when they are many."""
     count = sum(answer.finish_reason == "length" for answer in answers)
     if count * 10 < len(answers):

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import sqrt
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -64,6 +66,8 @@ class Comparison:
     is_distance: bool = False  # from the base, zero at best: neither better nor worse
     mcnemar: McNemar | None = None  # where every value is 0 or 1
     stderr: tuple[float | None, ...] | None = None  # of base and tuned, where others report them
+    # Of base and of tuned by themselves, where values are shares of several answers.
+    intervals: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`; null where a number is not finite."""
@@ -72,6 +76,9 @@ class Comparison:
             more["mcnemar"] = vars(self.mcnemar)
         if self.stderr is not None:
             more["stderr"] = list(self.stderr)
+        if self.intervals is not None:
+            base, tuned = self.intervals
+            more |= {"base_interval": list(base), "tuned_interval": list(tuned)}
         more |= {"distance": True} if self.is_distance else {}
         return more | {
             "base": _finite_or_none(self.base),
@@ -145,6 +152,30 @@ def central_interval(samples_R: np.ndarray, confidence: float = CONFIDENCE) -> t
     low = np.searchsorted(below, tail)
     high = np.searchsorted(below, 1 - tail, side="right") - 1
     return float(values[low]), float(values[high])
+
+
+def interval_of_share(shares_E: np.ndarray, num_samples: int) -> tuple[float, float]:
+    """The interval of a mean of shares, at CONFIDENCE: of other examples too, not of these alone.
+
+    Wilson's (JASA 22, 1927) for as many independent yes and no as would vary as much (Korn and
+    Graubard, Survey Methodology 24, 1998): answers to one question are alike, so that they count
+    for less than as many questions. Unlike a bootstrap's it has a width where all is right, or
+    nothing.
+
+    Args:
+        shares_E: float64 (E,), two or more, each in [0, 1].
+        num_samples: answers behind each of them.
+    """
+    count, mean = len(shares_E), float(shares_E.mean())
+    variance = mean * (1 - mean)
+    effective, most = float(count), float(count * num_samples)
+    if variance > 0:
+        of_mean = float(shares_E.var(ddof=1)) / count
+        effective = most if of_mean * most <= variance else variance / of_mean
+    ratio = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2 / effective
+    middle = (mean + ratio / 2) / (1 + ratio)
+    half = sqrt(ratio * variance + ratio**2 / 4) / (1 + ratio)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def p_value(samples_R: np.ndarray) -> float:

@@ -59,7 +59,9 @@ class WorstEvaluation:
     Attributes:
         losses: one without KL, one with it, of those that there are.
         choices: options are scored in passes like the first of `losses`.
-        prompts: of the set whose answers take the most, none where nothing is answered.
+        prompts: of the set whose answers take the most, none where nothing is answered; where
+            answers are sampled each as often as that, which takes no less than once.
+        sampled: whether tokens are drawn, which takes more than to choose the most probable.
         num_scored: trained tokens of the set that has the most: of each a few numbers are kept.
         packed: whether examples share a row.
         assumed: no rows are at hand: one of the largest possible length stands for all.
@@ -71,6 +73,7 @@ class WorstEvaluation:
     num_scored: int
     packed: bool
     assumed: bool = False
+    sampled: bool = False
 
 
 def worst_evaluation(
@@ -98,14 +101,15 @@ def worst_evaluation(
     if not sets:
         return None
     passes: list[LossPass] = []
-    prompts: list[list[tuple[int, ...]]] = []
+    prompts: list[tuple[tuple[int, ...], ...]] = []
     num_scored = 0
     for name, examples in sets.items():
         indices = draw(len(examples), wanted.max_examples, seed=seed)
         passes.append(_largest(name, examples, indices, token_budget, packed))
         num_scored = max(num_scored, int(examples.trained_lengths[indices].sum()))
         if answers_are_wanted(wanted):
-            prompts.append(_prompts(examples, indices, wanted.max_generated, seed))
+            asked = _prompts(examples, indices, wanted.max_generated, seed)
+            prompts.append(as_often_as_answered(asked, wanted))
         if name == LIKE_TRAINING and train is not None:
             count = min(len(train), len(indices))
             if count >= MIN_EXAMPLES:
@@ -116,15 +120,16 @@ def worst_evaluation(
         best = by_kind.get(one.with_kl)
         if best is None or _size(one, packed) > _size(best, packed):
             by_kind[one.with_kl] = one
-    largest: list[tuple[int, ...]] = []
+    largest: tuple[tuple[int, ...], ...] = ()
     for asked in prompts:
         largest = max(largest, asked, key=lambda one: _cache_size(one, wanted.max_batch))
     return WorstEvaluation(
         tuple(by_kind.values()),
         any(metric in CHOICES for metric in wanted.metrics),
-        tuple(largest),
+        largest,
         num_scored,
         packed,
+        sampled=wanted.sampling is not None,
     )
 
 
@@ -143,10 +148,13 @@ def assumed_evaluation(
     return WorstEvaluation(
         tuple(LossPass("", (), lengths, sum(lengths) - count, kl) for kl in kinds),
         any(metric in CHOICES for metric in wanted.metrics),
-        (prompt,) * wanted.max_generated if answers_are_wanted(wanted) else (),
+        as_often_as_answered((prompt,) * wanted.max_generated, wanted)
+        if answers_are_wanted(wanted)
+        else (),
         0,
         packed,
         assumed=True,
+        sampled=wanted.sampling is not None,
     )
 
 
@@ -160,6 +168,14 @@ def measures_anything(recipe: Recipe) -> bool:
 def answers_are_wanted(wanted: EvaluateSection) -> bool:
     """Whether a metric scores answers."""
     return any(name == WIN_RATE or name in tasks.names() for name in wanted.metrics)
+
+
+def as_often_as_answered(
+    prompts: Sequence[tuple[int, ...]], wanted: EvaluateSection
+) -> tuple[tuple[int, ...], ...]:
+    """The prompts of one pass over the questions, each for all of its answers."""
+    times = 1 if wanted.sampling is None else wanted.sampling.num_samples
+    return tuple(prompt for prompt in prompts for _ in range(times))
 
 
 def _largest(
@@ -211,7 +227,7 @@ def _size(one: LossPass, packed: bool) -> tuple[int, int]:
 
 def _prompts(
     examples: ExampleSet, indices: np.ndarray, at_most: int, seed: int
-) -> list[tuple[int, ...]]:
+) -> Sequence[tuple[int, ...]]:
     """The questions that will be asked, if every row has a prompt."""
     picked = indices[draw(len(indices), at_most, seed=seed)]
     # What ends an answer is no part of a prompt.
