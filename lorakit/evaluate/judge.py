@@ -18,7 +18,7 @@ from lorakit.evaluate.statistics import (
     Comparison,
     Verdict,
     central_interval,
-    interval_of_share,
+    interval_of_shares,
     mcnemar,
     p_value,
     p_value_of_margin,
@@ -47,14 +47,15 @@ class Scores:
 
     Attributes:
         confidences: how sure base and tuned were of each answer, in [0, 1]; None: not known.
-        num_samples: answers that each value is found from, a share of them in [0, 1]; None: one.
+        are_shares: each is found from several answers, in [0, 1]: base and tuned get intervals of
+            their own.
     """
 
     base: np.ndarray
     tuned: np.ndarray
     higher_is_better: bool = True
     confidences: tuple[np.ndarray, np.ndarray] | None = None
-    num_samples: int | None = None
+    are_shares: bool = False
 
 
 def judge(
@@ -191,11 +192,8 @@ def _compare_scores(scores: Scores, seed: int) -> Compared:
     yes_or_no = bool(np.isin([scores.base, scores.tuned], (0, 1)).all())
     pairs = mcnemar(scores.base, scores.tuned) if yes_or_no else None
     own = None
-    if scores.num_samples is not None:
-        base, tuned = (
-            interval_of_share(one, scores.num_samples) for one in (scores.base, scores.tuned)
-        )
-        own = (base, tuned)
+    if scores.are_shares:
+        own = (interval_of_shares(scores.base), interval_of_shares(scores.tuned))
     one = Comparison(
         float(scores.base.mean()),
         float(scores.tuned.mean()),

@@ -5,7 +5,7 @@ Q questions, N sampled answers of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -63,16 +63,16 @@ class Sampling:
                 wrong, or have a majority.
         """
         named = [name for name in dict.fromkeys(metrics) if name in tasks.names()]
-        scorers = tuple(_fit(section.scorers, named, RIGHT_OR_WRONG))
-        voters: tuple[str, ...] = ()
+        scorers = _fit(section.scorers, named, RIGHT_OR_WRONG)
+        voters: list[str] = []
         if section.majority_at:
-            voters = tuple(_fit(section.scorers, list(scorers), FINAL_ANSWER))
+            voters = _fit(section.scorers, scorers, FINAL_ANSWER)
         return Sampling(
             section.num_samples,
             tuple(section.pass_at),
             tuple(section.majority_at),
-            scorers,
-            voters,
+            tuple(scorers),
+            tuple(voters),
         )
 
     @property
@@ -86,7 +86,7 @@ class Sampling:
         return sampled_metrics(scorer, self.pass_at, majority_at)
 
 
-# What is asked of a scorer, and in words: whoever has it, and what that is for.
+# What is asked of a scorer: its attribute, and the words for it.
 RIGHT_OR_WRONG = ("IS_RIGHT_OR_WRONG", "says right or wrong, as pass@k needs")
 FINAL_ANSWER = (
     "HAS_FINAL_ANSWER",
@@ -94,23 +94,26 @@ FINAL_ANSWER = (
 )
 
 
-def _fit(wanted: Sequence[str] | None, named: list[str], asked: tuple[str, str]) -> Iterator[str]:
+def _fit(wanted: Sequence[str] | None, named: Sequence[str], asked: tuple[str, str]) -> list[str]:
     """The scorers that have what is asked: of those that are wanted all must, else one at least."""
-    attribute, what = asked
-    fit = [name for name in named if getattr(tasks.scorer(name), attribute)]
-    possible = [name for name in tasks.names() if getattr(tasks.scorer(name), attribute)]
+    fit = [name for name in named if _has(name, asked)]
     unfit = [name for name in wanted or () if name not in fit]
+    if fit and not unfit:
+        return fit if wanted is None else list(wanted)
+    possible = ", ".join(name for name in tasks.names() if _has(name, asked))
     if unfit:
         raise RecipeError(
-            f"evaluate.sampling.scorers names {', '.join(map(repr, unfit))}, by which nothing "
-            f"{what}; possible: {', '.join(possible)}. Remove it."
+            f"evaluate.sampling.scorers names {', '.join(map(repr, unfit))}, which is none that "
+            f"{asked[1]}; possible: {possible}. Remove it."
         )
-    if not fit:
-        raise RecipeError(
-            f"evaluate.sampling: no metric of {', '.join(map(repr, named)) or 'evaluate.metrics'} "
-            f"{what}; possible: {', '.join(possible)}. Add one to evaluate.metrics."
-        )
-    yield from fit if wanted is None else wanted
+    raise RecipeError(
+        f"evaluate.sampling: of evaluate.metrics ({', '.join(named) or 'no scorer'}) none "
+        f"{asked[1]}; possible: {possible}. Add one to evaluate.metrics."
+    )
+
+
+def _has(name: str, asked: tuple[str, str]) -> bool:
+    return bool(getattr(tasks.scorer(name), asked[0]))
 
 
 def with_samples(
@@ -148,7 +151,7 @@ def with_samples(
     references = [one.reference for one in answered.examples for _ in range(count)]
     before, after = (_measured(one, references, sampling, options) for one in (base, tuned))
     scores = {
-        metric: Scores(before.metrics[metric], after.metrics[metric], num_samples=count)
+        metric: Scores(before.metrics[metric], after.metrics[metric], are_shares=True)
         for metric in sampling.metrics
     }
     examples = tuple(

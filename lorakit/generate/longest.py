@@ -49,7 +49,7 @@ def longest_passes(
         `generate`); DECODING: every answer has got its last token; JOINING: as some ended, others
         were begun.
     """
-    # `top_p` looks at as many tokens as this `top_k`, but has to see data to know if they are enough.
+    # `top_p` looks at as many tokens as this `top_k` does, but asks the data whether they suffice.
     settings = SamplingSettings(temperature=0.5 if sampled else 0.0, top_k=LIKELY_ENOUGH)
     head = logits_fn(model)
     waiting = sorted(prompts, key=len, reverse=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lorakit.data.questions import Question, questions
 from lorakit.evaluate.drawn import draw
+from lorakit.evaluate.sampling import Sampling
 from lorakit.evaluate.worst import answers_are_wanted
 from lorakit.plan.rows import Sets
 from lorakit.recipe import EvaluateSection
@@ -45,13 +46,14 @@ def count_answers(sets: Sets, wanted: EvaluateSection, *, seed: int) -> Answers 
         sets: of the run.
         wanted: the recipe's section.
         seed: of the draws.
+
+    Raises:
+        RecipeError: sampled answers that cannot be measured.
     """
     count = len(asked_questions(sets, wanted, seed=seed))
     if not count:
         return None
-    return Answers(
-        count, count * samples_of_each(wanted), wanted.max_new_tokens, wanted.max_batch
-    )
+    return Answers(count, count * samples_of_each(wanted), wanted.max_new_tokens, wanted.max_batch)
 
 
 def asked_questions(sets: Sets, wanted: EvaluateSection, *, seed: int) -> list[Question]:
@@ -67,5 +69,11 @@ def asked_questions(sets: Sets, wanted: EvaluateSection, *, seed: int) -> list[Q
 
 
 def samples_of_each(wanted: EvaluateSection) -> int:
-    """Sampled answers to each question."""
-    return 0 if wanted.sampling is None else wanted.sampling.num_samples
+    """Sampled answers to each question.
+
+    Raises:
+        RecipeError: see `Sampling.from_section`.
+    """
+    if wanted.sampling is None:
+        return 0
+    return Sampling.from_section(wanted.sampling, wanted.metrics).num_samples

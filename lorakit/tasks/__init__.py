@@ -92,7 +92,9 @@ class Voter(Scorer, Protocol):
 
 def numbered(keys: Sequence[Hashable | None]) -> list[int | None]:
     """Numbers from 0 on in the order in which keys are first seen; None stays None."""
-    known = {key: place for place, key in enumerate(dict.fromkeys(k for k in keys if k is not None))}
+    known = {
+        key: place for place, key in enumerate(dict.fromkeys(k for k in keys if k is not None))
+    }
     return [None if key is None else known[key] for key in keys]
 
 

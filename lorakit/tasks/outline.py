@@ -19,7 +19,7 @@ from lorakit.tasks import ScoringOptions
 NAME = "outline"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
-IS_RIGHT_OR_WRONG = False
+IS_RIGHT_OR_WRONG = True
 HAS_FINAL_ANSWER = False
 SUMMARY = "share of answers with the reference's headings, in its order, none empty, no others"
 

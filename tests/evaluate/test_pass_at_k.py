@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from lorakit.evaluate.pass_at_k import majority_at_k, pass_at_k
-from lorakit.evaluate.statistics import interval_of_share
+from lorakit.evaluate.statistics import interval_of_shares
+from tests.evaluate.test_honesty import share_called_a_change
 
 Votes = Sequence[int | None]
 
@@ -73,7 +74,8 @@ def test_majority_at_k_is_the_share_of_all_choices(seed: int) -> None:
     n = int(generator.integers(1, 9))
     votes = [None if v < 0 else int(v) for v in generator.integers(-1, 4, n)]
     scores = [0.0 if v is None else float(v == 1) for v in votes]
-    odd = [0.0 if v is None else float(s) for v, s in zip(votes, generator.integers(0, 2, n))]
+    by_chance = generator.integers(0, 2, n).tolist()
+    odd = [0.0 if v is None else float(s) for v, s in zip(votes, by_chance, strict=True)]
     for k in range(1, n + 1):
         for worth in (scores, odd):
             expected = counted_majority(worth, votes, k)
@@ -145,20 +147,30 @@ def simulated(
 def test_intervals_hold_what_other_questions_would_show(
     questions: int, alike: float, mean: float, k: int
 ) -> None:
-    """About 95 % of them do: questions are drawn anew in every run, and their answers."""
+    """In 95 % of the runs and more, but for chance: questions are new in each, and answers."""
     shares, truth = simulated(questions, alike, mean, num_samples=8, k=k, runs=1000)
-    bounds = np.array([interval_of_share(one, 8) for one in shares])
+    bounds = np.array([interval_of_shares(one) for one in shares])
     held = np.mean((bounds[:, 0] <= truth) & (truth <= bounds[:, 1]))
-    assert held >= 0.92
+    assert held >= 0.93  # of 1,000 runs; 95 % less three standard deviations
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_two_models_that_are_as_good_differ_in_three_to_seven_percent(k: int) -> None:
+    """Each draws its own answers to the same questions."""
+    generator = np.random.default_rng(k)
+    odds_E = generator.beta(0.5, 0.5, 100)
+    right = generator.binomial(8, odds_E, (2, 2000, 100))
+    table = np.array([pass_at_k(8, c, k) for c in range(9)])
+    base_NE, tuned_NE = table[right]
+    assert 0.03 <= share_called_a_change(tuned_NE - base_NE, np.ones(100)) <= 0.07
 
 
 def test_an_interval_has_a_width_where_all_are_right_or_none_is() -> None:
-    low, high = interval_of_share(np.zeros(100), 8)
-    assert low == 0 and 0.03 < high < 0.04  # the rule of three says 0.03
-    assert interval_of_share(np.ones(100), 8) == pytest.approx((1 - high, 1))
-    # Answers to one question that are alike count once, others for as many as they are.
-    sure = np.repeat([0.0, 1.0], 50)
-    low, high = interval_of_share(sure, 8)
-    assert high - low == pytest.approx(0.19, abs=0.01)
-    low, high = interval_of_share(np.full(100, 0.5), 8)
-    assert high - low == pytest.approx(0.19 / 8**0.5, rel=0.05)
+    low, high = interval_of_shares(np.zeros(100))
+    assert low == 0 and 0.03 < high < 0.05  # the rule of three says 0.03
+    assert interval_of_shares(np.ones(100)) == pytest.approx((1 - high, 1))
+    # Questions that are right always or never tell the least, as in a plain share.
+    low, high = interval_of_shares(np.repeat([0.0, 1.0], 50))
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 104**0.5, rel=1e-3)
+    low, high = interval_of_shares(np.full(100, 0.5))
+    assert 0 < high - low < 0.04

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.pass_at_k import majority_at_k, pass_at_k
 from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.sampling import Sampling, sample_seeds
-from lorakit.evaluate.statistics import interval_of_share
+from lorakit.evaluate.statistics import interval_of_shares
 from lorakit.evaluate.summary import summary
 from lorakit.recipe import EvaluateSection, LoraConfig
 from lorakit.recipe.sections.sampling import SamplingSection
@@ -55,7 +56,7 @@ class Pretender:
         for text, seed in zip(texts, seeds, strict=True):
             number = int(text.split("twice ")[1].split("?")[0])
             right = seed % (2 if on else 4) == 0
-            wrong = "#### -7" if number % 2 else f"it is {seed % 1000 + 5000}"
+            wrong = "#### -7" if number % 2 else f"it comes to {seed % 1000 + 5000}"
             given.append(Given(f"#### {2 * number}" if right else wrong))
         return given
 
@@ -123,9 +124,7 @@ def test_what_is_told_is_what_the_kept_answers_are_worth(
             found = [line["scores"][name][who] for line in lines]
             assert found == pytest.approx(values[name])
             assert one[who] == pytest.approx(sum(found) / 40)
-            own = interval_of_share(result.measured.scores[name].base, COUNT)  # type: ignore[union-attr]
-            if who == "base":
-                assert one["base_interval"] == list(own)
+            assert one[f"{who}_interval"] == list(interval_of_shares(np.array(found)))
             low, high = one[f"{who}_interval"]
             assert low < one[who] < high or one[who] in (0, 1)
     assert "base_interval" not in result.metrics["math"].to_json()
@@ -197,13 +196,13 @@ def test_every_scorer_is_measured_or_refused(name: str) -> None:
         one = SamplingSection(pass_at=[1, 3], majority_at=[], scorers=named)
         both = SamplingSection(pass_at=[1], majority_at=[5], scorers=named)
         if name not in RIGHT_OR_WRONG:
-            with pytest.raises(RecipeError, match="says right or wrong.*possible: code, exact_m"):
+            with pytest.raises(RecipeError, match=r"says right or wrong.*possible: code, exact_m"):
                 Sampling.from_section(one, ["loss", name])
             continue
         found = Sampling.from_section(one, ["loss", name])
         assert found.metrics == (f"{name}/pass@1", f"{name}/pass@3")
         if name not in FINAL_ANSWER:
-            with pytest.raises(RecipeError, match="final answers.*possible: exact_match, math"):
+            with pytest.raises(RecipeError, match=r"final answers.*possible: exact_match, math"):
                 Sampling.from_section(both, ["loss", name])
             with pytest.raises(RecipeError, match="knows no final answer"):
                 tasks.voter(name)
@@ -218,7 +217,7 @@ def test_scorers_that_fit_are_taken_where_none_is_named() -> None:
     assert measures.sampled == ("math/pass@2", "math/majority@3", "regex/pass@2")
     assert measures.scorers == ["math", "rouge_l", "regex", "math"]
     assert measures.answered[-3:] == list(measures.sampled)
-    with pytest.raises(RecipeError, match="names 'math/pass@3'; possible: .*math/pass@2"):
+    with pytest.raises(RecipeError, match=r"names 'math/pass@3'; possible: .*math/pass@2"):
         Measures(("math",), primary="math/pass@3", sampling=measures.sampling)
     with pytest.raises(RecipeError, match="names 'math/pass@1'"):
         Measures(("math",), primary="math/pass@1")

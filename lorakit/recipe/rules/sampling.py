@@ -55,6 +55,4 @@ def sampling_rules(evaluate: EvaluateSection, *, measures: bool) -> Iterator[Fau
         if scorer not in scorers:
             yield unknown((*PLACE, "scorers", index), scorer, tuple(scorers))
     if sampling.scorers == []:
-        yield Fault(
-            (*PLACE, "scorers"), f"is empty; possible: null for all, or some of {scorers}"
-        )
+        yield Fault((*PLACE, "scorers"), f"is empty; possible: null for all, or some of {scorers}")

@@ -30,8 +30,8 @@ class EvaluateSection(Section):
     )
     primary: str | dict[str, str] = Field(
         "loss",
-        description="The metric the verdict rests on, such as math or math/pass@1; or {set: metric}, loss "
-        "where none is named.",
+        description="The metric the verdict rests on, such as math or math/pass@1; or {set: "
+        "metric}, loss where none is named.",
     )
     margin: NonNegativeFloat = Field(
         0.05, description="How much retention may lose, in the unit of its primary metric."
