@@ -240,6 +240,7 @@ SAMPLING_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("sampling.scorers.0", {"sampling": {"scorers": ["math"]}}),
     ("sampling.scorers.0", {"sampling": {"scorers": ["loss"]}}),
     ("sampling.scorers", {"sampling": {"scorers": []}}),
+    ("sampling.scorers.1", {"metrics": ["math"], "sampling": {"scorers": ["math", "math"]}}),
     ("primary", {"metrics": ["math"], "primary": "math/pass@1"}),
     ("primary", {"metrics": ["math"], "primary": "math/pass@2", "sampling": {}}),
     (

@@ -5,7 +5,7 @@ Q questions, N sampled answers of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -86,34 +86,39 @@ class Sampling:
         return sampled_metrics(scorer, self.pass_at, majority_at)
 
 
-# What is asked of a scorer: its attribute, and the words for it.
-RIGHT_OR_WRONG = ("IS_RIGHT_OR_WRONG", "says right or wrong, as pass@k needs")
-FINAL_ANSWER = (
-    "HAS_FINAL_ANSWER",
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a scorer, and the words for it."""
+
+    has: Callable[[tasks.Scorer], bool]
+    words: str
+
+
+RIGHT_OR_WRONG = _Asked(
+    lambda scorer: scorer.IS_RIGHT_OR_WRONG, "says right or wrong, as pass@k needs"
+)
+FINAL_ANSWER = _Asked(
+    lambda scorer: scorer.HAS_FINAL_ANSWER,
     "knows final answers that others may agree on, as evaluate.sampling.majority_at needs",
 )
 
 
-def _fit(wanted: Sequence[str] | None, named: Sequence[str], asked: tuple[str, str]) -> list[str]:
+def _fit(wanted: Sequence[str] | None, named: Sequence[str], asked: _Asked) -> list[str]:
     """The scorers that have what is asked: of those that are wanted all must, else one at least."""
-    fit = [name for name in named if _has(name, asked)]
+    fit = [name for name in named if asked.has(tasks.scorer(name))]
     unfit = [name for name in wanted or () if name not in fit]
     if fit and not unfit:
         return fit if wanted is None else list(wanted)
-    possible = ", ".join(name for name in tasks.names() if _has(name, asked))
+    possible = ", ".join(name for name in tasks.names() if asked.has(tasks.scorer(name)))
     if unfit:
         raise RecipeError(
             f"evaluate.sampling.scorers names {', '.join(map(repr, unfit))}, which is none that "
-            f"{asked[1]}; possible: {possible}. Remove it."
+            f"{asked.words}; possible: {possible}. Remove it."
         )
     raise RecipeError(
         f"evaluate.sampling: of evaluate.metrics ({', '.join(named) or 'no scorer'}) none "
-        f"{asked[1]}; possible: {possible}. Add one to evaluate.metrics."
+        f"{asked.words}; possible: {possible}. Add one to evaluate.metrics."
     )
-
-
-def _has(name: str, asked: tuple[str, str]) -> bool:
-    return bool(getattr(tasks.scorer(name), asked[0]))
 
 
 def with_samples(

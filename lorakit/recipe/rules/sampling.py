@@ -41,18 +41,21 @@ def sampling_rules(evaluate: EvaluateSection, *, measures: bool) -> Iterator[Fau
             "and majority_at are empty, so that answers would be sampled for nothing; possible: "
             "[1] and more of either",
         )
-    for name, wanted in (("pass_at", sampling.pass_at), ("majority_at", sampling.majority_at)):
-        for index, k in enumerate(wanted):
+    for name, numbers in (("pass_at", sampling.pass_at), ("majority_at", sampling.majority_at)):
+        for index, k in enumerate(numbers):
             if k > sampling.num_samples:
                 yield Fault(
                     (*PLACE, name, index),
                     f"{k} are more answers than evaluate.sampling.num_samples "
                     f"{sampling.num_samples}; possible: up to it",
                 )
-            if k in wanted[:index]:
+            if k in numbers[:index]:
                 yield Fault((*PLACE, name, index), f"{k} is named twice; possible: each once")
-    for index, scorer in enumerate(sampling.scorers or ()):
+    wanted = sampling.scorers or []
+    for index, scorer in enumerate(wanted):
         if scorer not in scorers:
             yield unknown((*PLACE, "scorers", index), scorer, tuple(scorers))
+        elif scorer in wanted[:index]:
+            yield Fault((*PLACE, "scorers", index), f"{scorer!r} is named twice; possible: once")
     if sampling.scorers == []:
         yield Fault((*PLACE, "scorers"), f"is empty; possible: null for all, or some of {scorers}")
