@@ -88,6 +88,7 @@ def recipe(folder: Path, name: str, **sections: dict[str, Any]) -> dict[str, Any
             "metrics": ["loss", "math"],
             "primary": "math",
             "max_new_tokens": 4,
+            "sampling": {"num_samples": 3, "pass_at": [1, 3], "majority_at": [3]},
         },
         "output": {"dir": str(folder / name)},
     }
@@ -144,6 +145,28 @@ def test_the_run_folder_has_both_stages(whole: Path) -> None:
     assert written.train.method == "grpo" and written.warm_start is not None
     assert lorakit.load_recipe(whole / "warm_start/recipe.yaml").train.method == "sft"
     assert "reward" in read_run(whole).folder.report.read_text()
+
+
+def test_sampled_answers_are_measured_and_the_same_again(whole: Path, tmp_path: Path) -> None:
+    """Whatever runs together: five at a time here, all at once in the run."""
+    names = ("math/pass@1", "math/pass@3", "math/majority@3")
+    found = json.loads((whole / "evaluation.json").read_text())["in_domain"]["metrics"]
+    assert set(found) == {"loss", "math", *names}
+    for name in names:
+        assert found[name]["examples"] == 24 and len(found[name]["tuned_interval"]) == 2
+    answers = lines_of(whole / "answers.jsonl")
+    texts = [one["text"] for line in answers for one in line["samples"]["tuned"]]
+    assert len(texts) == 24 * 3 and len(set(texts)) > 24
+    page = (whole / "report.html").read_text()
+    assert "mathematics pass@3" in page and "of each alone" in page
+    again = tmp_path / "run"
+    shutil.copytree(whole, again, ignore=shutil.ignore_patterns("checkpoints", "warm_start"))
+    written = yaml.safe_load((again / "recipe.yaml").read_text())
+    written["evaluate"]["max_batch"] = 5
+    (again / "recipe.yaml").write_text(yaml.safe_dump(written))
+    results = lorakit.evaluate_run(again)
+    assert lines_of(again / "answers.jsonl") == answers
+    assert results["in_domain"].to_json()["metrics"]["math/pass@1"] == found["math/pass@1"]
 
 
 @pytest.mark.slow
@@ -320,6 +343,9 @@ def test_plan_and_check_tell_of_both_stages(
     assert rollouts["completions"] == 8 and rollouts["generated_tokens_at_most"] == 48
     assert rollouts["kv_cache"] > 0 and rollouts["at_a_time"] == 4
     assert plan["trained_tokens"] == STEPS * 4 * 6
+    # 24 questions, three sampled answers of each, base and tuned.
+    assert (plan["answers"]["greedy"], plan["answers"]["sampled"]) == (48, 144)
+    assert plan["answers"]["generated_tokens_at_most"] == (48 + 144) * 4
     assert main(["check", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["findings"]
     told = [one for one in found if one["message"].startswith("warm_start: ")]

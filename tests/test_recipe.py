@@ -246,6 +246,29 @@ POLICY_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("warm_start.num_train_epochs", {"warm_start": {"num_train_epochs": 1, "max_steps": 2}}),
     ("warm_start.validation.weight", {"warm_start": {"validation": {"path": "v", "weight": 2}}}),
 ]
+
+SAMPLING_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
+    ("sampling", {"sampling": {}, "metrics": ["loss", "perplexity"]}),
+    ("sampling.temperature", {"sampling": {"temperature": 0}}),
+    ("sampling.pass_at", {"sampling": {"pass_at": []}}),
+    ("sampling.pass_at.1", {"sampling": {"pass_at": [1, 9]}}),
+    ("sampling.majority_at.0", {"sampling": {"majority_at": [4], "num_samples": 3}}),
+    ("sampling.pass_at.2", {"sampling": {"pass_at": [1, 4, 4]}}),
+    ("sampling.scorers.0", {"sampling": {"scorers": ["math"]}}),
+    ("sampling.scorers.0", {"sampling": {"scorers": ["loss"]}}),
+    ("sampling.scorers", {"sampling": {"scorers": []}}),
+    ("sampling.scorers.1", {"metrics": ["math"], "sampling": {"scorers": ["math", "math"]}}),
+    ("primary", {"metrics": ["math"], "primary": "math/pass@1"}),
+    ("primary", {"metrics": ["math"], "primary": "math/pass@2", "sampling": {}}),
+    (
+        "primary",
+        {
+            "metrics": ["math", "tags"],
+            "primary": "tags/pass@1",
+            "sampling": {"scorers": ["math"]},
+        },
+    ),
+]
 EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("base.double_quantization", {"base": {"double_quantization": True}}),
     ("base.block_size", {"base": {"block_size": 128}}),
@@ -271,6 +294,11 @@ EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("evaluate.metrics.0", {"evaluate": {"in_domain": "a", "metrics": ["json_schema"]}}),
     ("evaluate.metrics.0", {"evaluate": {"in_domain": "a", "metrics": ["token_f2"]}}),
     ("evaluate.primary", {"evaluate": {"in_domain": "a", "primary": "content"}}),
+    *[
+        (f"evaluate.{key}", {"evaluate": {"in_domain": "a"} | values})
+        for key, values in SAMPLING_EFFECTLESS
+    ],
+    ("evaluate.sampling", {"evaluate": {"sampling": {}, "metrics": ["math"]}}),
     (
         "evaluate.primary.retention",
         {"evaluate": {"in_domain": "a", "primary": {"retention": "loss"}}},
@@ -470,6 +498,14 @@ def test_a_recipe_written_in_full_reads_to_the_same(tmp_path: Path) -> None:
         {
             "data": {"train": "a", "validation": 0.1},
             "evaluate": {"metrics": ["content"], "primary": "content"},
+        },
+        {
+            "evaluate": {
+                "in_domain": "a",
+                "metrics": ["math", "tags"],
+                "primary": "math/majority@4",
+                "sampling": {"majority_at": [4], "scorers": ["math"], "top_k": 20},
+            },
         },
         policy(),
         policy(grpo={"loss_type": "cispo", "epsilon_high": 5.0}),

@@ -25,6 +25,13 @@ def stage_lines(plan: Plan) -> Iterator[str]:
                 f"{'rollouts':<15} {told['completions']:,} completions, at most "
                 f"{told['generated_tokens_at_most']:,} tokens, {told['at_a_time']} at a time"
             )
+    if plan.answers is not None:
+        told = plan.answers.to_json()
+        sampled = f" and {told['sampled']:,} sampled ones" if told["sampled"] else ""
+        yield (
+            f"{'answers':<15} {told['greedy']:,} greedy{sampled}, base and tuned, at most "
+            f"{told['generated_tokens_at_most']:,} tokens, {told['at_a_time']} at a time"
+        )
     before = plan.warm_start
     if before is not None and before.steps is not None:
         tokens = "" if before.tokens is None else f", {before.tokens:,} tokens"

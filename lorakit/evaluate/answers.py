@@ -46,12 +46,16 @@ class Truncated:
         """`truncated` of a set in `evaluation.json`."""
         return dict(vars(self))
 
-    def notes(self) -> Iterator[str]:
-        """A word on each model of which they are many."""
+    def notes(self, how: str = "") -> Iterator[str]:
+        """A word on each model of which they are many.
+
+        Args:
+            how: they were made, such as " (sampled)".
+        """
         for who, count in (("base", self.base), ("tuned", self.tuned)):
             if are_many_truncated(count, self.answers):
                 yield (
-                    f"{who} did not stop within evaluate.max_new_tokens in {count} of "
+                    f"{who}{how} did not stop within evaluate.max_new_tokens in {count} of "
                     f"{self.answers} answers"
                 )
 
@@ -114,7 +118,7 @@ def answer_questions(
         )
         for place, one in enumerate(asked)
     )
-    truncated = Truncated(len(asked), _num_truncated(base), _num_truncated(tuned))
+    truncated = Truncated(len(asked), num_truncated(base), num_truncated(tuned))
     return Answered(examples, scores, tuple(truncated.notes()), truncated)
 
 
@@ -133,5 +137,6 @@ def _scores(
     return Scores(before, after, scorer.HIGHER_IS_BETTER)
 
 
-def _num_truncated(answers: Sequence[Answer]) -> int:
+def num_truncated(answers: Sequence[Answer]) -> int:
+    """How many did not come to their end."""
     return sum(answer.finish_reason == "length" for answer in answers)

@@ -24,6 +24,7 @@ from lorakit.evaluate.forgotten import most_forgotten
 from lorakit.evaluate.judge import Scores, judge
 from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.result import AnsweredExample, Measured, Proof, SetResult
+from lorakit.evaluate.sampling import Sampler, with_samples
 from lorakit.evaluate.token_distributions import BothDistributions, both_distributions
 from lorakit.recipe.metric_names import WIN_RATE
 
@@ -41,6 +42,7 @@ def compare_sets(
     measures: Measures,
     answerer: Answerer,
     *,
+    sampler: Sampler | None = None,
     stop_ids: Sequence[int],
     token_budget: int,
     packed: bool,
@@ -56,6 +58,7 @@ def compare_sets(
         sets: {name: held-out rows}; the name `retention` is judged by non-inferiority.
         measures: what is measured.
         answerer: answers prompts with the model as it stands; not called where no scorer is named.
+        sampler: the same at a temperature; needed where `measures.sampling` is given.
         stop_ids: tokens that end an answer.
         token_budget: tokens of one forward pass.
         packed: whether the family may be packed.
@@ -109,6 +112,18 @@ def compare_sets(
                     measures.scoring,
                     description=name,
                 )
+                if measures.sampling is not None:
+                    assert sampler is not None
+                    given = with_samples(
+                        given,
+                        model,
+                        asked,
+                        sampler,
+                        measures.sampling,
+                        measures.scoring,
+                        seed=measures.seed,
+                        name=name,
+                    )
         if primary == WIN_RATE:
             primary = "loss"
         measured = Measured(

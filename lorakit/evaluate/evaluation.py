@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +24,7 @@ from lorakit.evaluate.proof import with_proofs
 from lorakit.evaluate.result import SetResult
 from lorakit.files import write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
-from lorakit.recipe import Recipe
+from lorakit.recipe import EvaluateSection, Recipe
 from lorakit.run_folder import RunFolder
 from lorakit.train.clock import Clock
 from lorakit.train.metrics import read_metrics
@@ -54,27 +54,7 @@ def evaluate_sets(
     wanted = recipe.evaluate
     stop_ids = stop_ids_of(model, sets.train.stop_ids)
     room = AnswerRoom.here(model, wanted)
-    context = context_of(model.config) or wanted.max_new_tokens
-    greedy = SamplingSettings(
-        max_new_tokens=min(wanted.max_new_tokens, context),
-        temperature=0.0,
-        stop_ids=tuple(stop_ids),
-    )
-
-    def answerer(prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
-        before = time.monotonic()
-        completions = generate(
-            model,
-            tokenizer,
-            prompts,
-            greedy,
-            max_batch=room.at_a_time(max(map(len, prompts), default=0)),
-            description=description,
-        )
-        if clock is not None:
-            clock.count("answers", time.monotonic() - before)
-        return completions
-
+    answering = _Answering(model, tokenizer, wanted, room, tuple(stop_ids), clock)
     budget, packed = recipe.train.forward_tokens, packs(recipe, model.config)
     measures = Measures.from_section(wanted, seed=recipe.train.seed)
     results = compare_sets(
@@ -82,7 +62,8 @@ def evaluate_sets(
         tokenizer,
         sets.evaluation,
         measures,
-        answerer,
+        answering.greedily,
+        sampler=answering.sampled,
         stop_ids=stop_ids,
         token_budget=budget,
         packed=packed,
@@ -129,6 +110,69 @@ def evaluate_sets(
         run=run.path,
     )
     return corrected(results), failure
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """Answers prompts as a recipe says, with the model as it stands.
+
+    Attributes:
+        room: for answers.
+        clock: gets the time that it takes.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    wanted: EvaluateSection
+    room: AnswerRoom
+    stop_ids: tuple[int, ...]
+    clock: Clock | None
+
+    def greedily(self, prompts: Sequence[Sequence[int]], description: str) -> list[Completion]:
+        """Each token the most probable one."""
+        return self._generate(prompts, self._settings(temperature=0.0), None, description)
+
+    def sampled(
+        self, prompts: Sequence[Sequence[int]], description: str, *, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """As `evaluate.sampling` says, with a seed for each."""
+        sampling = self.wanted.sampling
+        assert sampling is not None
+        settings = replace(
+            self._settings(temperature=sampling.temperature),
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+        )
+        return self._generate(prompts, settings, seeds, description)
+
+    def _settings(self, *, temperature: float) -> SamplingSettings:
+        context = context_of(self.model.config) or self.wanted.max_new_tokens
+        return SamplingSettings(
+            max_new_tokens=min(self.wanted.max_new_tokens, context),
+            temperature=temperature,
+            stop_ids=self.stop_ids,
+        )
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        seeds: Sequence[int] | None,
+        description: str,
+    ) -> list[Completion]:
+        before = time.monotonic()
+        completions = generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            settings,
+            seeds=seeds,
+            max_batch=self.room.at_a_time(max(map(len, prompts), default=0)),
+            description=description,
+        )
+        if self.clock is not None:
+            self.clock.count("answers", time.monotonic() - before)
+        return completions
 
 
 def packs(recipe: Recipe, config: PreTrainedConfig) -> bool:

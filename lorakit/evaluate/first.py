@@ -112,7 +112,13 @@ def _answer(model: PreTrainedModel, worst: WorstEvaluation, wanted: EvaluateSect
     advice = f"evaluate.max_batch: {max(1, at_once // 4)}; evaluate.max_new_tokens below "
     advice += f"{max_new_tokens}; base.quantization: nf4 (if it is not yet)"
     with told_of_refusal(what, advice):
-        for _ in longest_passes(model, worst.prompts, max_new_tokens, max_batch=worst.at_a_time):
+        for _ in longest_passes(
+            model,
+            worst.prompts,
+            max_new_tokens,
+            max_batch=worst.at_a_time,
+            sampled=worst.sampled,
+        ):
             pass
 
 

@@ -18,6 +18,7 @@ from lorakit.evaluate.statistics import (
     Comparison,
     Verdict,
     central_interval,
+    interval_of_shares,
     mcnemar,
     p_value,
     p_value_of_margin,
@@ -46,12 +47,15 @@ class Scores:
 
     Attributes:
         confidences: how sure base and tuned were of each answer, in [0, 1]; None: not known.
+        are_shares: each is found from several answers, in [0, 1]: base and tuned get intervals of
+            their own.
     """
 
     base: np.ndarray
     tuned: np.ndarray
     higher_is_better: bool = True
     confidences: tuple[np.ndarray, np.ndarray] | None = None
+    are_shares: bool = False
 
 
 def judge(
@@ -187,6 +191,9 @@ def _compare_scores(scores: Scores, seed: int) -> Compared:
     (change_R,) = resampled_means(differences[None], np.ones(len(differences)), seed=seed)
     yes_or_no = bool(np.isin([scores.base, scores.tuned], (0, 1)).all())
     pairs = mcnemar(scores.base, scores.tuned) if yes_or_no else None
+    own = None
+    if scores.are_shares:
+        own = (interval_of_shares(scores.base), interval_of_shares(scores.tuned))
     one = Comparison(
         float(scores.base.mean()),
         float(scores.tuned.mean()),
@@ -196,5 +203,6 @@ def _compare_scores(scores: Scores, seed: int) -> Compared:
         scores.higher_is_better,
         p_value=p_value(change_R) if pairs is None else pairs.mid_p,
         mcnemar=pairs,
+        intervals=own,
     )
     return Compared(one, change_R)

@@ -9,6 +9,7 @@ from lorakit import tasks
 from lorakit.data.variants import source_and_variant
 from lorakit.errors import RecipeError
 from lorakit.evaluate.judge import LOSS_METRICS
+from lorakit.evaluate.sampling import Sampling
 from lorakit.evaluate.win_rate import PairJudge
 from lorakit.recipe import EvaluateSection
 from lorakit.recipe.metric_names import CHOICES, KL, WIN_RATE
@@ -29,6 +30,7 @@ class Measures:
         max_examples: measured per set; None: all.
         max_generated: answered per set, out of the measured ones.
         scoring: what scorers need.
+        sampling: what sampled answers are measured by; None: none are.
         judge: who decides WIN_RATE.
         seed: of the samples and of the resampling.
     """
@@ -39,17 +41,19 @@ class Measures:
     max_examples: int | None = None
     max_generated: int = 100
     scoring: tasks.ScoringOptions = field(default_factory=tasks.ScoringOptions)
+    sampling: Sampling | None = None
     judge: PairJudge | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         possible = [*UNANSWERED, WIN_RATE, *tasks.names()]
-        named = [self.primary] if isinstance(self.primary, str) else list(self.primary.values())
+        primary = [self.primary] if isinstance(self.primary, str) else list(self.primary.values())
+        named = [name for name in primary if name not in self.sampled]
         for name in [*self.metrics, *named]:
             if name not in possible:
                 raise RecipeError(
                     f"evaluate.metrics or evaluate.primary names {name!r}; possible: "
-                    f"{', '.join(possible)}. Choose one of them."
+                    f"{', '.join([*possible, *self.sampled])}. Choose one of them."
                 )
         for name in named:
             if name not in {"loss", KL, *self.metrics}:
@@ -80,6 +84,9 @@ class Measures:
             max_examples=section.max_examples,
             max_generated=section.max_generated,
             scoring=tasks.ScoringOptions(section.regex, schema, seed),
+            sampling=None
+            if section.sampling is None
+            else Sampling.from_section(section.sampling, section.metrics),
             judge=None if section.judge is None else PairJudge.from_section(section.judge),
             seed=seed,
         )
@@ -87,12 +94,17 @@ class Measures:
     @property
     def answered(self) -> list[str]:
         """The metrics that need answers."""
-        return [name for name in self.metrics if name not in UNANSWERED]
+        return [*(name for name in self.metrics if name not in UNANSWERED), *self.sampled]
 
     @property
     def scorers(self) -> list[str]:
-        """The metrics that `tasks` computes of answers."""
-        return [name for name in self.answered if name != WIN_RATE]
+        """The metrics that `tasks` computes of greedy answers."""
+        return [name for name in self.metrics if name not in (*UNANSWERED, WIN_RATE)]
+
+    @property
+    def sampled(self) -> tuple[str, ...]:
+        """The metrics of sampled answers."""
+        return () if self.sampling is None else self.sampling.metrics
 
     @property
     def choices(self) -> list[str]:

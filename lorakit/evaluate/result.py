@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class SampledAnswer:
+    """One of several answers to the same question.
+
+    Attributes:
+        scores: {scorer: 1 or 0}.
+    """
+
+    text: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
 class AnsweredExample:
     """What base and tuned answered to one example: a line of `answers.jsonl`.
 
@@ -24,6 +36,7 @@ class AnsweredExample:
         prompt: what was given to the model, decoded, without special tokens.
         reference: the right answer.
         scores: {metric: (base, tuned)}.
+        samples: what base and tuned answered besides, sampled; None: nothing.
     """
 
     index: int
@@ -32,9 +45,14 @@ class AnsweredExample:
     base: str
     tuned: str
     scores: dict[str, tuple[float, float]]
+    samples: tuple[tuple[SampledAnswer, ...], tuple[SampledAnswer, ...]] | None = None
 
     def to_json(self, set_name: str) -> dict[str, object]:
         """The shape of a line of `answers.jsonl`."""
+        more: dict[str, object] = {}
+        if self.samples is not None:
+            base, tuned = ([vars(one) for one in samples] for samples in self.samples)
+            more["samples"] = {"base": base, "tuned": tuned}
         return {
             "set": set_name,
             "index": self.index,
@@ -46,7 +64,7 @@ class AnsweredExample:
                 metric: {"base": base, "tuned": tuned}
                 for metric, (base, tuned) in self.scores.items()
             },
-        }
+        } | more
 
 
 @dataclass(frozen=True)

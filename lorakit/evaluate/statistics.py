@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import sqrt
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -64,6 +66,8 @@ class Comparison:
     is_distance: bool = False  # from the base, zero at best: neither better nor worse
     mcnemar: McNemar | None = None  # where every value is 0 or 1
     stderr: tuple[float | None, ...] | None = None  # of base and tuned, where others report them
+    # Of base and of tuned by themselves, where values are shares of several answers.
+    intervals: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The shape of `evaluation.json`; null where a number is not finite."""
@@ -72,6 +76,9 @@ class Comparison:
             more["mcnemar"] = vars(self.mcnemar)
         if self.stderr is not None:
             more["stderr"] = list(self.stderr)
+        if self.intervals is not None:
+            base, tuned = self.intervals
+            more |= {"base_interval": list(base), "tuned_interval": list(tuned)}
         more |= {"distance": True} if self.is_distance else {}
         return more | {
             "base": _finite_or_none(self.base),
@@ -145,6 +152,23 @@ def central_interval(samples_R: np.ndarray, confidence: float = CONFIDENCE) -> t
     low = np.searchsorted(below, tail)
     high = np.searchsorted(below, 1 - tail, side="right") - 1
     return float(values[low]), float(values[high])
+
+
+def interval_of_shares(shares_E: np.ndarray) -> tuple[float, float]:
+    """The interval of a mean of shares, at CONFIDENCE: of other examples too, not of these alone.
+
+    With two examples more where all is right and two where nothing is (Agresti and Coull, American
+    Statistician 52, 1998; there for yes and no). So it has a width where all are alike, and holds
+    the truth as often as it says where few are right, or few wrong, which a bootstrap's does not
+    (tests/evaluate/test_pass_at_k.py simulates it).
+
+    Args:
+        shares_E: float64 (E,), each in [0, 1].
+    """
+    values = np.concatenate([shares_E, [0.0, 0.0, 1.0, 1.0]])
+    mean = float(values.mean())
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * float(values.std()) / sqrt(len(values))
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def p_value(samples_R: np.ndarray) -> float:

@@ -42,14 +42,23 @@ def _table(result: SetResult) -> list[str]:
 
 def _row(name: str, change: Comparison) -> tuple[str, ...]:
     low, high = change.interval
+    base, tuned = change.intervals or (None, None)
     return (
         name,
-        f"{change.base:.4f}",
-        f"{change.tuned:.4f}",
+        _value(change.base, base),
+        _value(change.tuned, tuned),
         f"{change.difference:+.4f}",
         f"{low:+.4f} to {high:+.4f}",
         "higher" if change.higher_is_better else "lower",
     )
+
+
+def _value(value: float, interval: tuple[float, float] | None) -> str:
+    """With what it may be on other examples, where that is known."""
+    if interval is None:
+        return f"{value:.4f}"
+    low, high = interval
+    return f"{value:.4f} ({low:.3f} to {high:.3f})"
 
 
 def _forgotten(result: SetResult) -> list[str]:

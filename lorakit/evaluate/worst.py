@@ -60,7 +60,9 @@ class WorstEvaluation:
     Attributes:
         losses: one without KL, one with it, of those that there are.
         choices: options are scored in passes like the first of `losses`.
-        prompts: of the set whose answers take the most, none where nothing is answered.
+        prompts: of the set whose answers take the most, none where nothing is answered; where
+            answers are sampled each as often as that, which takes no less than once.
+        sampled: whether tokens are drawn, which takes more than to choose the most probable.
         num_scored: trained tokens of the set that has the most: of each a few numbers are kept.
         packed: whether examples share a row.
         assumed: no rows are at hand: one of the largest possible length stands for all.
@@ -74,6 +76,7 @@ class WorstEvaluation:
     packed: bool
     assumed: bool = False
     at_a_time: int = 1
+    sampled: bool = False
 
 
 def worst_evaluation(
@@ -103,14 +106,15 @@ def worst_evaluation(
     if not sets:
         return None
     passes: list[LossPass] = []
-    prompts: list[list[tuple[int, ...]]] = []
+    prompts: list[tuple[tuple[int, ...], ...]] = []
     num_scored = 0
     for name, examples in sets.items():
         indices = draw(len(examples), wanted.max_examples, seed=seed)
         passes.append(_largest(name, examples, indices, token_budget, packed))
         num_scored = max(num_scored, int(examples.trained_lengths[indices].sum()))
         if answers_are_wanted(wanted):
-            prompts.append(_prompts(examples, indices, wanted.max_generated, seed))
+            asked = _prompts(examples, indices, wanted.max_generated, seed)
+            prompts.append(as_often_as_answered(asked, wanted))
         if name == LIKE_TRAINING and train is not None:
             count = min(len(train), len(indices))
             if count >= MIN_EXAMPLES:
@@ -121,16 +125,17 @@ def worst_evaluation(
         best = by_kind.get(one.with_kl)
         if best is None or _size(one, packed) > _size(best, packed):
             by_kind[one.with_kl] = one
-    largest: list[tuple[int, ...]] = []
+    largest: tuple[tuple[int, ...], ...] = ()
     for asked in prompts:
         largest = max(largest, asked, key=lambda one: _cache_size(one, room))
     return WorstEvaluation(
         tuple(by_kind.values()),
         any(metric in CHOICES for metric in wanted.metrics),
-        tuple(largest),
+        largest,
         num_scored,
         packed,
         at_a_time=_at_a_time(largest, room),
+        sampled=wanted.sampling is not None,
     )
 
 
@@ -146,7 +151,9 @@ def assumed_evaluation(
     lengths = (longest,) * count
     kinds = (False,) if wanted.retention is None else (False, True)
     prompt = (0,) * max(1, longest - wanted.max_new_tokens)
-    prompts = (prompt,) * wanted.max_generated if answers_are_wanted(wanted) else ()
+    prompts: tuple[tuple[int, ...], ...] = ()
+    if answers_are_wanted(wanted):
+        prompts = as_often_as_answered((prompt,) * wanted.max_generated, wanted)
     return WorstEvaluation(
         tuple(LossPass("", (), lengths, sum(lengths) - count, kl) for kl in kinds),
         any(metric in CHOICES for metric in wanted.metrics),
@@ -155,6 +162,7 @@ def assumed_evaluation(
         packed,
         assumed=True,
         at_a_time=_at_a_time(prompts, room),
+        sampled=wanted.sampling is not None,
     )
 
 
@@ -168,6 +176,14 @@ def measures_anything(recipe: Recipe) -> bool:
 def answers_are_wanted(wanted: EvaluateSection) -> bool:
     """Whether a metric scores answers."""
     return any(name == WIN_RATE or name in tasks.names() for name in wanted.metrics)
+
+
+def as_often_as_answered(
+    prompts: Sequence[tuple[int, ...]], wanted: EvaluateSection
+) -> tuple[tuple[int, ...], ...]:
+    """The prompts of one pass over the questions, each for all of its answers."""
+    times = 1 if wanted.sampling is None else wanted.sampling.num_samples
+    return tuple(prompt for prompt in prompts for _ in range(times))
 
 
 def _largest(
@@ -219,7 +235,7 @@ def _size(one: LossPass, packed: bool) -> tuple[int, int]:
 
 def _prompts(
     examples: ExampleSet, indices: np.ndarray, at_most: int, seed: int
-) -> list[tuple[int, ...]]:
+) -> Sequence[tuple[int, ...]]:
     """The questions that will be asked, if every row has a prompt."""
     picked = indices[draw(len(indices), at_most, seed=seed)]
     # What ends an answer is no part of a prompt.

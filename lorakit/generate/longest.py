@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lorakit.base.head import logits_fn
 from lorakit.data.named_sets import context_of
+from lorakit.generate.choose import LIKELY_ENOUGH
 from lorakit.generate.decoders import Decoder, Prompt, RowDecoder, decoder_for
 from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES, chosen, generating
 from lorakit.generate.settings import SamplingSettings
@@ -31,13 +32,16 @@ def longest_passes(
     *,
     max_batch: int = MAX_BATCH,
     max_dense_bytes: int = MAX_DENSE_BYTES,
+    sampled: bool = False,
 ) -> Iterator[str]:
-    """Go through the largest passes of answering `prompts` greedily.
+    """Go through the largest passes of answering `prompts`.
 
     Args:
         model: on a device, or on the meta device within a rehearsal.
         prompts: one or more, as `generate` would be given them.
         max_new_tokens, max_batch, max_dense_bytes: see `generate`.
+        sampled: tokens are drawn at a temperature and some are left out, as by `top_p`; else they
+            are the most probable ones.
 
     Yields:
         DENSE: dense weights are made; PROMPTS: the largest prompts are read; GROWN: keys and values
@@ -45,12 +49,14 @@ def longest_passes(
         `generate`); DECODING: every answer has got its last token; JOINING: as some ended, others
         were begun.
     """
-    greedy = SamplingSettings(max_new_tokens=max_new_tokens, temperature=0.0)
+    # `top_p` looks at as many tokens as this `top_k` does, but asks the data whether they suffice.
+    settings = SamplingSettings(temperature=0.5 if sampled else 0.0, top_k=LIKELY_ENOUGH)
     head = logits_fn(model)
     waiting = sorted(prompts, key=len, reverse=True)
 
     def draw(hidden_SD: torch.Tensor) -> None:
-        chosen(head(hidden_SD).float(), None, greedy)
+        drawn_S = hidden_SD.new_zeros(len(hidden_SD), dtype=torch.float64) if sampled else None
+        chosen(head(hidden_SD).float(), drawn_S, settings)
 
     with generating(model, None, max_dense_bytes):
         yield DENSE

@@ -170,7 +170,11 @@ def _answers(
     most = dense = cache = 0
     with counted.ledger() as ledger:
         for stage in longest_passes(
-            counted.model, worst.prompts, max_new_tokens, max_batch=max_batch
+            counted.model,
+            worst.prompts,
+            max_new_tokens,
+            max_batch=max_batch,
+            sampled=worst.sampled,
         ):
             if stage == DENSE:
                 dense = ledger.live

@@ -12,7 +12,7 @@ import numpy as np
 from lorakit import tasks
 from lorakit.data.conversation import Conversation
 from lorakit.data.examples import ExampleSet
-from lorakit.data.questions import Question, questions
+from lorakit.data.questions import Question
 from lorakit.engine.passes import Pass, lay_out
 from lorakit.evaluate.choice import choice_requests
 from lorakit.evaluate.drawn import draw
@@ -20,7 +20,7 @@ from lorakit.evaluate.likelihood import likelihood_passes
 from lorakit.evaluate.proof import LIKE_TRAINING
 from lorakit.evaluate.seen_rows import seen_rows
 from lorakit.evaluate.statistics import MIN_EXAMPLES
-from lorakit.evaluate.worst import answers_are_wanted
+from lorakit.plan.answers import asked_questions, samples_of_each
 from lorakit.plan.rows import Sets
 from lorakit.recipe import EvaluateSection
 from lorakit.recipe.metric_names import CHOICES, WIN_RATE
@@ -49,6 +49,7 @@ class EvaluationWork:
         losses: measured with base and tuned: every set, and training rows beside in_domain.
         choices: options, scored with base and tuned.
         answers: of questions, by base and tuned; answer_tokens: of one, at most.
+        num_samples: of each question besides, sampled.
         prompts: passes that read the questions, once.
         max_batch: answers that are written at a time.
         formulas: final answers that the scorer `math` compares as formulas, and not as numbers.
@@ -63,6 +64,7 @@ class EvaluationWork:
     max_batch: int = 1
     formulas: int = 0
     left_out: tuple[str, ...] = ()
+    num_samples: int = 0
 
 
 def evaluation_work(
@@ -86,15 +88,12 @@ def evaluation_work(
     """
     losses: list[Passes] = []
     choices: list[Passes] = []
-    asked: list[Question] = []
     for name, examples in sets.evaluation.items():
         rows = draw(len(examples), wanted.max_examples, seed=seed)
         losses.append(Passes(_laid_out(examples, rows, token_budget, packed)))
-        if answers_are_wanted(wanted):
-            picked = rows[draw(len(rows), wanted.max_generated, seed=seed)]
-            asked += questions(examples, picked.tolist(), ())
         choices += _choices(sets, name, wanted, seed, token_budget, packed)
     losses += _seen(sets, wanted, seed, token_budget, packed)
+    asked, num_samples = asked_questions(sets, wanted, seed=seed), samples_of_each(wanted)
     return EvaluationWork(
         losses,
         choices,
@@ -102,8 +101,9 @@ def evaluation_work(
         wanted.max_new_tokens,
         [Pass(n, 1, (n,)) for n in (len(one.prompt_ids) for one in asked)],
         at_a_time,
-        2 * _num_formulas(sets, asked) if FORMULAS in wanted.metrics else 0,
+        2 * (1 + num_samples) * _num_formulas(sets, asked) if FORMULAS in wanted.metrics else 0,
         tuple(_left_out(sets, wanted, len(asked))),
+        num_samples,
     )
 
 

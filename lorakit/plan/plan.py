@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.optimizers.state_plan import StatePlan
+from lorakit.plan.answers import Answers, count_answers
 from lorakit.plan.blueprint import Blueprint, Workbench
 from lorakit.plan.devices import data_parallel
 from lorakit.plan.duration import (
@@ -74,6 +75,7 @@ class Plan:
         duration: operations, seconds and cost.
         sets: the examples it was counted on; not in the file.
         warm_start: of the stage before; its phases are among those of `peaks` too.
+        answers: of the final evaluation; None: there are none, or rows are not here.
         notes: what a reader should know about these numbers.
     """
 
@@ -96,6 +98,7 @@ class Plan:
     duration: Duration = field(default_factory=Duration)
     sets: Sets | None = field(default=None, repr=False, compare=False)
     warm_start: Plan | None = None
+    answers: Answers | None = None
 
     @property
     def needed(self) -> int:
@@ -125,6 +128,7 @@ class Plan:
             if self.peaks.evaluation is None
             else self.peaks.evaluation.parts(),
             "rollouts": None if self.peaks.rollouts is None else self.peaks.rollouts.to_json(),
+            "answers": None if self.answers is None else self.answers.to_json(),
             "warm_start": None
             if self.warm_start is None
             else {
@@ -289,6 +293,9 @@ def plan(
         duration=duration,
         sets=sets,
         warm_start=before,
+        answers=None
+        if sets is None
+        else count_answers(sets, recipe.evaluate, seed=recipe.train.seed),
     )
 
 

@@ -97,6 +97,10 @@ def _of_answers(machine: Machine, work: EvaluationWork) -> float:
     """Of base and tuned."""
     if not work.answers:
         return 0.0
-    at_once = max(1, min(work.max_batch, machine.decode_batch, work.answers))
-    writing = -(-work.answers // at_once) * work.answer_tokens * machine.decode(at_once)
-    return 2 * (sum(map(machine.loss_pass, work.prompts)) + writing)
+    counts = [work.answers, *([work.answers * work.num_samples] if work.num_samples else [])]
+    reading = len(counts) * sum(map(machine.loss_pass, work.prompts))
+    writing = 0.0
+    for count in counts:
+        at_once = max(1, min(work.max_batch, machine.decode_batch, count))
+        writing += -(-count // at_once) * work.answer_tokens * machine.decode(at_once)
+    return 2 * (reading + writing)

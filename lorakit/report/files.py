@@ -76,6 +76,9 @@ class Change(Part):
     distance: bool = False
     only_losses: bool = False  # a gain is no merit: of retention, where it does not decide
     stderr: tuple[float | None, float | None] = (None, None)
+    # Of base and tuned alone, where answers were sampled.
+    base_interval: tuple[float, float] | None = None
+    tuned_interval: tuple[float, float] | None = None
 
     @property
     def enough(self) -> bool:

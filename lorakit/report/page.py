@@ -83,6 +83,11 @@ def run_page(run: RunFiles) -> str:
         verdicts=set_verdicts(run),
         numbers=facts_of(run),
         evaluation=run.evaluation,
+        sampled=any(
+            change.base_interval is not None
+            for one in run.evaluation.values()
+            for change in one.metrics.values()
+        ),
         forests=[(one, draw_forest(one)) for one in plotted],
         derived=any(DERIVED in one.metrics for one in run.evaluation.values())
         and all(one.title.lower() != DERIVED for one in plotted),

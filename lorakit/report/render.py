@@ -105,6 +105,7 @@ def _environment() -> Environment:
     environment.globals["too_few"] = TOO_FEW
     environment.filters |= {
         "amount": words.amount,
+        "bounds": lambda bounds: words.bounds(*bounds),
         "change": words.change,
         "cost": words.cost,
         "count": words.count,

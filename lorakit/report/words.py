@@ -93,6 +93,10 @@ def p_words(value: float) -> str:
 
 
 def metric_name(name: str) -> str:
+    """`mathematics`; `mathematics pass@4` for one of sampled answers."""
+    scorer, _, rest = name.partition("/")
+    if "@" in rest:
+        return f"{metric_name(scorer)} {rest}"
     return METRIC_NAMES.get(name, name.replace("_", " "))
 
 
@@ -145,6 +149,11 @@ def _plain(number: float, sign: str) -> str:
 
 def interval(low: float | None, high: float | None) -> str:
     return f"{change(low)} to {change(high)}"
+
+
+def bounds(low: float, high: float) -> str:
+    """Of a value, where `interval` is of a difference: without signs."""
+    return f"{amount(low)} to {amount(high)}"
 
 
 def share(part: float, whole: float) -> str:

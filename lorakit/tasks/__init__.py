@@ -1,15 +1,17 @@
 """Scorers of answers, found by listing this folder; they serve evaluation, and rewards later.
 
-`<name>.py` defines `NAME` (the file's name), `HIGHER_IS_BETTER`, `IS_OF_A_SET`, `SUMMARY` (one
-line), `check(options)` and `scores(answers, references, options) -> float64 (E,)`, called once for
-a whole set. A file whose name begins with an underscore is a part of others.
+`<name>.py` defines `NAME` (the file's name), `HIGHER_IS_BETTER`, `IS_OF_A_SET`,
+`IS_RIGHT_OR_WRONG`, `HAS_FINAL_ANSWER`, `SUMMARY` (one line), `check(options)` and
+`scores(answers, references, options) -> float64 (E,)`, called once for a whole set; with a final
+answer also `same_answers(answers)`, for those who vote. A file whose name begins with an underscore
+is a part of others.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
@@ -39,11 +41,16 @@ class Scorer(Protocol):
 
     Attributes:
         IS_OF_A_SET: whether a score depends on the other rows of the set, which no reward may.
+        IS_RIGHT_OR_WRONG: whether a score is 1 or 0 and nothing else, as pass@k needs.
+        HAS_FINAL_ANSWER: whether texts come to an answer, which others may come to too, as
+            majority@k needs; then it is a `Voter`.
     """
 
     NAME: str
     HIGHER_IS_BETTER: bool
     IS_OF_A_SET: bool
+    IS_RIGHT_OR_WRONG: bool
+    HAS_FINAL_ANSWER: bool
     SUMMARY: str
 
     def check(self, options: ScoringOptions) -> None:
@@ -68,6 +75,29 @@ class Scorer(Protocol):
         """
 
 
+class Voter(Scorer, Protocol):
+    """A scorer whose answers can be counted as votes."""
+
+    def same_answers(self, answers: Sequence[str]) -> list[int | None]:
+        """Number texts by their final answers.
+
+        Args:
+            answers: of one question.
+
+        Returns:
+            For each a number from 0 on, equal where the final answers are; None where a text has
+            none, which scores 0 whatever the reference is.
+        """
+
+
+def numbered(keys: Sequence[Hashable | None]) -> list[int | None]:
+    """Numbers from 0 on in the order in which keys are first seen; None stays None."""
+    known = {
+        key: place for place, key in enumerate(dict.fromkeys(k for k in keys if k is not None))
+    }
+    return [None if key is None else known[key] for key in keys]
+
+
 def names() -> list[str]:
     """The scorers in this folder, sorted."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
@@ -86,6 +116,22 @@ def scorer(name: str) -> Scorer:
             f"scorer {name!r} does not exist; scorers are {', '.join(names())}. Choose one of them."
         )
     return cast(Scorer, importlib.import_module(f"{__name__}.{name}"))
+
+
+def voter(name: str) -> Voter:
+    """The scorer called `name`, whose texts come to final answers.
+
+    Raises:
+        RecipeError: they do not, or there is no such scorer.
+    """
+    found = scorer(name)
+    if not found.HAS_FINAL_ANSWER:
+        possible = [one for one in names() if scorer(one).HAS_FINAL_ANSWER]
+        raise RecipeError(
+            f"scorer {name!r} knows no final answer that others could agree on; those are "
+            f"{', '.join(possible)}. Choose one of them."
+        )
+    return cast(Voter, found)
 
 
 def summaries() -> dict[str, str]:

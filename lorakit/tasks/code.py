@@ -27,6 +27,8 @@ from lorakit.tasks._code_cases import Cases, judge, read_cases
 NAME = "code"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = True
+HAS_FINAL_ANSWER = False
 SUMMARY = "share of answers whose code gives the right output for every case of the reference"
 
 FENCES = ("```", "~~~")

@@ -19,6 +19,8 @@ from lorakit.tasks.token_f1 import f1, words
 NAME = "content"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = True
+IS_RIGHT_OR_WRONG = False
+HAS_FINAL_ANSWER = False
 SUMMARY = "token F1 against its own reference, less that against the set's other references"
 
 # A set of 64 is compared in full; 63 others out of many tell their mean to 0.01 or so.

@@ -27,6 +27,8 @@ from lorakit.tasks._schema_process import schema_process
 NAME = "json_schema"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = True
+HAS_FINAL_ANSWER = False
 SUMMARY = "share of answers that are JSON as evaluate.json_schema demands"
 
 log = logging.getLogger(__name__)

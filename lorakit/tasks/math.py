@@ -31,6 +31,8 @@ from lorakit.tasks._math_process import math_process
 NAME = "math"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = True
+HAS_FINAL_ANSWER = True
 SUMMARY = "share of answers whose final answer equals the reference's as mathematics"
 
 MAX_CHARACTERS = 400  # of a final answer; none that a person writes is longer
@@ -174,6 +176,33 @@ def _number_in(text: str, *, first: bool = False) -> str | None:
 def _trimmed(text: str) -> str | None:
     """Without white space, signs of money and full stops around it."""
     return UNITS_AFTER.sub("", UNITS_BEFORE.sub("", text)) or None
+
+
+def same_answers(answers: Sequence[str]) -> list[int | None]:
+    """See `lorakit.tasks.Voter`: equal are answers that are so as mathematics.
+
+    Each is held against the first of every other one so far, so that what equals two that do not
+    equal each other counts with the earlier. One that cannot be compared in time stands alone.
+    """
+    firsts: list[str | None] = []  # None: not to be compared with
+    known: dict[str, int] = {}
+    found: list[int | None] = []
+    for final in map(final_answer, answers):
+        if final is not None and final not in known:
+            known[final] = _place(final, firsts)
+        found.append(None if final is None else known[final])
+    return found
+
+
+def _place(final: str, firsts: list[str | None]) -> int:
+    """Which of the first answers this one equals; it is added where it equals none."""
+    # Found out once, or every other answer would take as long against it.
+    alone = _same(final, "0") is None
+    for place, other in enumerate(firsts):
+        if not alone and other is not None and _same(final, other):
+            return place
+    firsts.append(None if alone else final)
+    return len(firsts) - 1
 
 
 def _equal(given: str | None, wanted: str | None) -> bool | None:

@@ -19,6 +19,8 @@ from lorakit.tasks import ScoringOptions
 NAME = "outline"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = True
+HAS_FINAL_ANSWER = False
 SUMMARY = "share of answers with the reference's headings, in its order, none empty, no others"
 
 _WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}'\u2019\-/&()]*"

@@ -17,6 +17,8 @@ from lorakit.tasks import ScoringOptions
 NAME = "regex"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = True
+HAS_FINAL_ANSWER = False
 SUMMARY = "share of answers in which the pattern of evaluate.regex is found"
 
 # Nested quantifiers can take longer than the universe; an answer is searched in microseconds.

@@ -18,6 +18,8 @@ from lorakit.tasks import ScoringOptions
 NAME = "rouge_l"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = False
+HAS_FINAL_ANSWER = False
 SUMMARY = "longest run of words, gaps allowed, that answer and reference share (ROUGE-L)"
 
 _WORD = regex.compile(

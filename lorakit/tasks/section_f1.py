@@ -19,6 +19,8 @@ from lorakit.tasks.token_f1 import f1, words
 NAME = "section_f1"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = False
+HAS_FINAL_ANSWER = False
 SUMMARY = "overlap of words section by section, a missing section counting 0"
 
 

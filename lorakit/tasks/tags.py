@@ -17,6 +17,8 @@ from lorakit.tasks import ScoringOptions
 NAME = "tags"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = True
+HAS_FINAL_ANSWER = False
 SUMMARY = "share of answers that are one <think> and one <answer> block, nothing else"
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")

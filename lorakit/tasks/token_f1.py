@@ -22,6 +22,8 @@ from lorakit.tasks import ScoringOptions
 NAME = "token_f1"
 HIGHER_IS_BETTER = True
 IS_OF_A_SET = False
+IS_RIGHT_OR_WRONG = False
+HAS_FINAL_ANSWER = False
 SUMMARY = "overlap of the answer's words with the reference's (SQuAD's F1)"
 
 _ARTICLES = frozenset({"a", "an", "the"})

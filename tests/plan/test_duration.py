@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,11 @@ def test_the_parts_add_up() -> None:
     # Base and tuned: two losses, the options twice; and formulas once.
     assert seconds.evaluation == 2 * (2 * 2 + 2 * 2) + 5 * 0.25
     assert seconds.answers_at_most == pytest.approx(2 * (2 + 2 * 10 * 0.1))
+    # Of three sampled answers to each question as many more batches, and the prompts once more.
+    sampled = predict_seconds(
+        workload, replace(events, evaluation=replace(work, num_samples=3)), Machine(), start=1.0
+    )
+    assert sampled.answers_at_most == pytest.approx(2 * (2 * 2 + (2 + 5) * 10 * 0.1))
     parts = seconds.to_json()
     assert seconds.total == pytest.approx(sum(parts.values()) - parts["answers_at_most"])
 

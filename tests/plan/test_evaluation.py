@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,25 +79,28 @@ def measured(
 
     answers = 0
     with Ledger(1, [*model.parameters(), *model.buffers()]) as ledger:
-        for stage in longest_passes(model, worst.prompts, NEW_TOKENS, max_batch=at_a_time):
+        for stage in longest_passes(
+            model, worst.prompts, NEW_TOKENS, max_batch=at_a_time, sampled=worst.sampled
+        ):
             answers = max(answers, ledger.peak * (stage != GROWN))
             ledger.begin_phase()
     return peak(lambda: numbers_of(model, batch, with_kl=one.with_kl)), peak(choices), answers
 
 
 @pytest.mark.parametrize(
-    ("model_type", "use_dora", "at_a_time"),
+    ("model_type", "use_dora", "at_a_time", "sampled"),
     [
-        ("llama", True, MAX_BATCH),
-        ("llama", True, 1),
-        ("bloom", False, MAX_BATCH),
-        ("bloom", False, 1),
-        pytest.param("gemma2", False, MAX_BATCH, marks=pytest.mark.slow),
-        pytest.param("qwen3_moe", True, MAX_BATCH, marks=pytest.mark.slow),
+        ("llama", True, MAX_BATCH, False),
+        ("llama", True, 1, False),
+        ("llama", True, MAX_BATCH, True),
+        ("bloom", False, MAX_BATCH, False),
+        ("bloom", False, 1, False),
+        pytest.param("gemma2", False, MAX_BATCH, False, marks=pytest.mark.slow),
+        pytest.param("qwen3_moe", True, MAX_BATCH, True, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_counted_is_what_is_allocated(
-    model_type: str, use_dora: bool, at_a_time: int
+    model_type: str, use_dora: bool, at_a_time: int, sampled: bool
 ) -> None:
     config = LoraConfig(r=4, use_dora=use_dora, target_parameters=[])
     real = families.build(model_type).eval()
@@ -105,6 +109,7 @@ def test_what_is_counted_is_what_is_allocated(
     attach_adapter(empty, config)
     packed = why_not_packed(real.config) is None
     worst = worst_of({"retention": rows([40] * 7 + [9] * 5)}, ASKED, packed=packed)
+    worst = replace(worst, sampled=sampled)
     found = rehearse_evaluation(
         empty, worst, max_new_tokens=NEW_TOKENS, max_batch=at_a_time, device_type="cpu"
     )
@@ -170,6 +175,10 @@ def test_retention_training_rows_and_answers_are_looked_at() -> None:
     assert [len(prompt) for prompt in found.prompts] == [15] * 30
     assert found.choices
     assert found.num_scored == 30 * 15
+    sampling = wanted(metrics=["math"], max_generated=20, sampling={"num_samples": 3})
+    often = worst_of(sets, sampling)
+    assert [len(prompt) for prompt in often.prompts] == [15] * 60
+    assert often.sampled and not found.sampled
     assert worst_of({}, ASKED) is None
     quiet = worst_of(sets, wanted(metrics=["loss"], max_examples=5), train=rows([28]))
     assert not quiet.prompts and not quiet.choices and quiet.num_scored == 5 * 15

@@ -12,6 +12,7 @@ import pytest
 from lorakit.base.load import load_tokenizer_of
 from lorakit.data.named_sets import prepare_named_sets
 from lorakit.evaluate.statistics import MIN_EXAMPLES
+from lorakit.plan.answers import count_answers
 from lorakit.plan.duration import Duration, Timing
 from lorakit.plan.evaluation_work import EvaluationWork, evaluation_work
 from lorakit.plan.plan import plan
@@ -93,6 +94,30 @@ def test_what_nobody_knows_the_time_of_is_said() -> None:
     assert any("arc_easy" in words for words in tasks.left_out)
     assert any("multiple choice" in w for w in work_of(sets, metrics=["choice"]).left_out)
     assert not work_of(sets, metrics=["loss"]).left_out
+
+
+def test_sampled_answers_are_counted() -> None:
+    sets = Sets(examples(60), np.ones(60), None, {"in_domain": examples(30, seed=1)})
+    limits = {"max_generated": 12, "max_new_tokens": 7, "max_batch": 20}
+    greedy = {"metrics": ["loss", "math"]} | limits
+    sampled = greedy | {"sampling": {"num_samples": 5}}
+    assert count_answers(sets, EvaluateSection(metrics=["loss"]), seed=0) is None
+    once = count_answers(sets, EvaluateSection(**greedy), seed=0)
+    often = count_answers(sets, EvaluateSection(**sampled), seed=0)
+    assert once is not None and often is not None
+    assert once.to_json() == {
+        "greedy": 24,
+        "sampled": 0,
+        "generated_tokens_at_most": 24 * 7,
+        "at_a_time": 12,
+    }
+    assert often.to_json() == {
+        "greedy": 24,
+        "sampled": 120,
+        "generated_tokens_at_most": 144 * 7,
+        "at_a_time": 20,
+    }
+    assert (work_of(sets, **greedy).num_samples, work_of(sets, **sampled).num_samples) == (0, 5)
 
 
 def test_a_gpu_without_a_price_has_memory_and_time_and_says_so() -> None:

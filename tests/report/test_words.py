@@ -54,6 +54,13 @@ def test_duration(seconds: float | None, text: str) -> None:
     assert words.duration(seconds) == text
 
 
+def test_metrics_of_sampled_answers_keep_their_k() -> None:
+    assert words.metric_name("math/pass@4") == "mathematics pass@4"
+    assert words.metric_name("exact_match/majority@8") == "exact match majority@8"
+    assert words.metric_name("a/b") == "a/b"
+    assert words.bounds(0.25, 0.5) == "0.250 to 0.500"
+
+
 def test_shares_lists_and_counts() -> None:
     assert words.share(1, 8) == "12.5 %"
     assert words.share(1, 2000) == "0.05 %"

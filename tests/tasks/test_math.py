@@ -14,7 +14,7 @@ import pytest
 
 from lorakit.tasks import ScoringOptions, _math_process
 from lorakit.tasks._math_process import MathProcess, math_process
-from lorakit.tasks.math import final_answer, number, scores
+from lorakit.tasks.math import final_answer, number, same_answers, scores
 
 
 def right(answer: str, reference: str) -> float:
@@ -152,6 +152,32 @@ def test_from_another_thread_and_what_never_ends_is_stopped(
     process.child.close()
     assert found == [0, 1] and time.monotonic() - started < 60
     assert "1 of 1 comparisons took too much time or memory" in caplog.text
+
+
+def test_answers_vote_as_mathematics() -> None:
+    texts = [
+        "so $\\frac{1}{2}$",
+        "0.5",
+        "#### 1/2",
+        "the answer is 2",
+        "I give up",
+        "\\boxed{\\sqrt{4}}",
+        "$x+1$",
+        "$1+x$",
+        "2.0000001",
+    ]
+    assert same_answers(texts) == [0, 0, 0, 1, None, 1, 2, 2, 1]
+    assert same_answers([]) == []
+
+
+def test_what_cannot_be_compared_in_time_votes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And keeps no other from its own: it is held against one number, once."""
+    process = MathProcess(seconds=1.0)
+    monkeypatch.setattr("lorakit.tasks.math.math_process", lambda: process)
+    endless = "$9^{9^{9^{9}}}$"
+    texts = [endless, "$x+1$", endless, "$1+x$", "3", "$\\sqrt{9}$"]
+    assert same_answers(texts) == [0, 1, 0, 1, 2, 2]
+    process.child.close()
 
 
 def test_nothing_is_executed(tmp_path: Path) -> None:

@@ -128,6 +128,45 @@ def test_a_score_is_in_bounds_and_the_same_alone(name: str, data: st.DataObject)
     assert (together >= 0).all() and (together <= 1).all()
 
 
+def test_what_is_right_or_wrong() -> None:
+    found = {name for name in tasks.names() if tasks.scorer(name).IS_RIGHT_OR_WRONG}
+    assert found == {"code", "exact_match", "json_schema", "math", "outline", "regex", "tags"}
+    assert {n for n in found if tasks.scorer(n).HAS_FINAL_ANSWER} == {"exact_match", "math"}
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_right_or_wrong_is_what_a_scorer_says(name: str) -> None:
+    """Of two answers, one of which is partly right by every scorer that knows parts."""
+    answers = [*ODD, NOTE.replace("rash", "cough").partition("Plan")[0]]
+    values = tasks.scorer(name).scores(answers, [NOTE] * len(answers), OPTIONS)
+    assert bool(np.isin(values, (0, 1)).all()) == tasks.scorer(name).IS_RIGHT_OR_WRONG
+    if tasks.scorer(name).HAS_FINAL_ANSWER:
+        assert tasks.scorer(name).IS_RIGHT_OR_WRONG
+
+
+SAID = ["The answer is 7.", "7", "#### 7.0", "so 8", "no number", "", "$\\frac{14}{2}$", "THE 7!"]
+
+
+@pytest.mark.parametrize("name", [n for n in tasks.names() if tasks.scorer(n).HAS_FINAL_ANSWER])
+def test_who_votes_votes_for_what_is_scored(name: str) -> None:
+    """Equal final answers are scored alike, numbered as they come; who has none is never right."""
+    texts = [*SAID, *ODD, *SAID]
+    found = tasks.voter(name).same_answers(texts)
+    seen = [number for number in found if number is not None]
+    assert len(found) == len(texts) and list(dict.fromkeys(seen)) == list(range(max(seen) + 1))
+    assert found[: len(SAID)] == found[-len(SAID) :]
+    again = tasks.voter(name).same_answers(texts[::-1])[::-1]
+    pairs = {(one, other) for one, other in zip(found, again, strict=True)}
+    assert len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
+    for reference in [*SAID, NOTE]:
+        values = tasks.scorer(name).scores(texts, [reference] * len(texts), OPTIONS)
+        by_number: dict[int | None, set[float]] = {}
+        for number, value in zip(found, values.tolist(), strict=True):
+            by_number.setdefault(number, set()).add(value)
+        assert by_number.pop(None, {0.0}) == {0.0}
+        assert all(len(scored) == 1 for scored in by_number.values())
+
+
 @pytest.mark.parametrize("name", ["exact_match", "token_f1", "outline", "section_f1"])
 @settings(max_examples=50, deadline=None)
 @given(text=st.text())

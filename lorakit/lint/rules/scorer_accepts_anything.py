@@ -11,6 +11,7 @@ from lorakit.data.contract import Finding
 from lorakit.evaluate.measures import primary_of
 from lorakit.lint.facts import Facts
 from lorakit.lint.row_texts import RowText, Sample
+from lorakit.recipe.metric_names import scorer_of
 from lorakit.tasks import ScoringOptions, scorer
 from lorakit.tasks.json_schema import load_schema
 
@@ -51,7 +52,7 @@ def _of_metrics(facts: Facts) -> Iterator[Finding]:
             continue
         decided: dict[str, list[str]] = {}
         for name, sample in _evaluated(facts):
-            is_decided = primary_of(evaluate.primary, name) == metric
+            is_decided = scorer_of(primary_of(evaluate.primary, name)) == metric
             rows = [row for row in sample.chats if row.answer.strip()][:MAX_REFERENCES]
             what = _fault(metric, options, rows, is_decided=is_decided)
             if what is not None:

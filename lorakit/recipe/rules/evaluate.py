@@ -1,4 +1,4 @@
-"""What `evaluate` may not say, but for the judge."""
+"""What `evaluate` may not say, but for the judge and sampled answers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lorakit.recipe.metric_names import CHOICES, KL, LOSSES, WIN_RATE
 from lorakit.recipe.rules.data import source_rules
 from lorakit.recipe.rules.fault import Fault, is_given, names_in, no_effect, unknown
 from lorakit.recipe.rules.judge import judge_rules
+from lorakit.recipe.rules.sampling import sampling_rules
 from lorakit.recipe.sections.evaluate import EVALUATION_SETS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ NEEDED = {"regex": "a pattern such as '\\d+ mg'", "json_schema": "a file with a 
 
 
 def evaluate_rules(recipe: Recipe) -> Iterator[Fault]:
-    """The rules of the evaluate section, its judge included."""
+    """The rules of the evaluate section, its judge and sampled answers included."""
     evaluate = recipe.evaluate
     named = {name: getattr(evaluate, name) for name in EVALUATION_SETS}
     for name, value in named.items():
@@ -35,6 +36,7 @@ def evaluate_rules(recipe: Recipe) -> Iterator[Fault]:
     yield from _metrics(recipe)
     yield from _variants(evaluate.variants, has_in_domain="in_domain" in measured)
     yield from judge_rules(recipe)
+    yield from sampling_rules(evaluate, measures=bool(measured))
     if not measured:
         for name in ("metrics", "primary", "max_examples"):
             if is_given(evaluate, name):
@@ -76,7 +78,8 @@ def _metrics(recipe: Recipe) -> Iterator[Fault]:
     for index, metric in enumerate(evaluate.metrics):
         if metric not in possible:
             yield unknown(("evaluate", "metrics", index), metric, possible)
-    usable = tuple(dict.fromkeys(["loss", *(m for m in evaluate.metrics if m in possible)]))
+    named = [metric for metric in evaluate.metrics if metric in possible]
+    usable = tuple(dict.fromkeys(["loss", *named, *_sampled(evaluate)]))
     yield from _distance(evaluate)
     if isinstance(evaluate.primary, str):
         if evaluate.primary not in (*usable, KL):
@@ -106,6 +109,16 @@ def _metrics(recipe: Recipe) -> Iterator[Fault]:
                 ("evaluate", "regex"),
                 f"{evaluate.regex!r} is no pattern: {error}; possible: Python's syntax",
             )
+
+
+def _sampled(evaluate: EvaluateSection) -> Iterator[str]:
+    """Metrics of sampled answers, by every scorer that may say right or wrong."""
+    sampling = evaluate.sampling
+    if sampling is None:
+        return
+    for name in evaluate.metrics if sampling.scorers is None else sampling.scorers:
+        if name in names_in("tasks"):
+            yield from sampling.metrics_of(name)
 
 
 def _distance(evaluate: EvaluateSection) -> Iterator[Fault]:

@@ -7,6 +7,7 @@ from pydantic import Field
 from lorakit.recipe.sections.data import SourceList
 from lorakit.recipe.sections.judge import JudgeSection
 from lorakit.recipe.sections.lm_eval import LmEvalSection
+from lorakit.recipe.sections.sampling import SamplingSection
 from lorakit.recipe.sections.section import NonNegativeFloat, PositiveInt, Section
 
 EVALUATION_SETS = ("in_domain", "out_of_domain", "retention")
@@ -29,7 +30,8 @@ class EvaluateSection(Section):
     )
     primary: str | dict[str, str] = Field(
         "loss",
-        description="The metric the verdict rests on; or {set: metric}, loss where none is named.",
+        description="The metric the verdict rests on, such as math or math/pass@1; or {set: "
+        "metric}, loss where none is named.",
     )
     margin: NonNegativeFloat = Field(
         0.05, description="How much retention may lose, in the unit of its primary metric."
@@ -45,6 +47,9 @@ class EvaluateSection(Section):
         None,
         description="Answers that are generated at a time; fewer take less memory, and longer; "
         "null: as many as fit, 64 at most.",
+    )
+    sampling: SamplingSection | None = Field(
+        None, description="Several sampled answers to each question: pass@k and majority@k."
     )
     regex: str | None = Field(None, description="What metric regex searches for in an answer.")
     json_schema: str | None = Field(
