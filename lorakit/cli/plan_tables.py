@@ -30,7 +30,7 @@ def stage_lines(plan: Plan) -> Iterator[str]:
         sampled = f" and {told['sampled']:,} sampled ones" if told["sampled"] else ""
         yield (
             f"{'answers':<15} {told['greedy']:,} greedy{sampled}, base and tuned, at most "
-            f"{told['generated_tokens_at_most']:,} tokens, {told['at_a_time']} at a time"
+            f"{told['generated_tokens_at_most']:,} tokens"
         )
     before = plan.warm_start
     if before is not None and before.steps is not None:

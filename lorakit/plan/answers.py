@@ -20,13 +20,11 @@ class Answers:
         greedy: one for each question.
         sampled: those of `evaluate.sampling`.
         max_new_tokens: of one answer.
-        max_batch: at a time.
     """
 
     greedy: int
     sampled: int
     max_new_tokens: int
-    max_batch: int
 
     def to_json(self) -> dict[str, int]:
         """Its part of `plan.json`: of base and tuned together."""
@@ -35,7 +33,6 @@ class Answers:
             "greedy": 2 * self.greedy,
             "sampled": 2 * self.sampled,
             "generated_tokens_at_most": count * self.max_new_tokens,
-            "at_a_time": min(self.max_batch, max(self.greedy, self.sampled)),
         }
 
 
@@ -53,7 +50,7 @@ def count_answers(sets: Sets, wanted: EvaluateSection, *, seed: int) -> Answers 
     count = len(asked_questions(sets, wanted, seed=seed))
     if not count:
         return None
-    return Answers(count, count * samples_of_each(wanted), wanted.max_new_tokens, wanted.max_batch)
+    return Answers(count, count * samples_of_each(wanted), wanted.max_new_tokens)
 
 
 def asked_questions(sets: Sets, wanted: EvaluateSection, *, seed: int) -> list[Question]:
