@@ -26,6 +26,7 @@ from lorakit.base.eval_mode import eval_mode
 from lorakit.data.examples import ExampleSet
 from lorakit.data.sources import Row
 from lorakit.progress import Bar, bar
+from lorakit.recipe.cycle_sizes import CycleSizes
 from lorakit.train.checks import check_sets
 from lorakit.train.faults import every_tensor_trains
 from lorakit.train.generation import Generation
@@ -98,12 +99,13 @@ def train_grpo(
     refuse_trained_routers(adapter)
     check_sets(model, {"train": examples})
     _check(settings, run_dir, resume)
+    sizes = grpo.cycle(settings.batch_size)
     stream = QuestionStream(
         examples,
         repeats,
         stop_ids,
         seed=settings.seed,
-        prompts_per_cycle=grpo.prompts_per_cycle(settings.batch_size),
+        prompts_per_cycle=sizes.prompts,
     )
     longest = stream.longest_prompt(model, grpo.loss.max_completion_length)
     ranks = Ranks(0, 1, compute_device(model))
@@ -141,8 +143,8 @@ def train_grpo(
             setup.optimizer,
             settings,
             setup.choices,
-            num_steps=stream.count_steps(settings, grpo.steps_per_cycle),
-            steps_per_epoch=stream.cycles_per_epoch * grpo.steps_per_cycle,
+            num_steps=stream.count_steps(settings, sizes.num_steps),
+            steps_per_epoch=stream.cycles_per_epoch * sizes.num_steps,
             validation=None,
             pad_id=pad_id,
             writes=ranks.writes,
@@ -168,8 +170,8 @@ def train_grpo(
             with bar("training", run.num_steps) as progress:
                 progress.advance(run.counters.step)
                 while run.counters.step < run.num_steps:
-                    _generate(run, state, generation, setup.caught)
-                    _learn(run, state, settings, grpo, setup.caught, progress)
+                    _generate(run, state, generation, sizes, setup.caught)
+                    _learn(run, state, settings, grpo, sizes, setup.caught, progress)
         finally:
             run.close()
             state.close()
@@ -218,10 +220,16 @@ def _stop_if_asked(caught: Interrupts) -> Callable[[], None]:
     return stop_if_asked
 
 
-def _generate(run: Run, state: GRPOState, generation: Generation, caught: Interrupts) -> None:
+def _generate(
+    run: Run,
+    state: GRPOState,
+    generation: Generation,
+    sizes: CycleSizes,
+    caught: Interrupts,
+) -> None:
     """The completions of the cycle that the run is in, with their rewards, as far as they are not
     there. What stops this leaves what there is to the resumed run."""
-    cycle = run.counters.step // generation.grpo.steps_per_cycle
+    cycle = run.counters.step // sizes.num_steps
     try:
         if state.rollouts is None:
             state.rollouts = generation.advance(run.model, cycle, None)
@@ -245,6 +253,7 @@ def _learn(
     state: GRPOState,
     settings: LoopSettings,
     grpo: GRPOSettings,
+    sizes: CycleSizes,
     caught: Interrupts,
     progress: Bar,
 ) -> None:
@@ -262,7 +271,7 @@ def _learn(
     )
     schedule = settings.schedule(run.num_steps)
     first = run.counters.step
-    stop = min((rollouts.cycle + 1) * grpo.steps_per_cycle, run.num_steps)
+    stop = min((rollouts.cycle + 1) * sizes.num_steps, run.num_steps)
     if grpo.loss.beta != 0 and rollouts.ref_logps is None:
         with eval_mode(model), adapter_disabled(model):
             rollouts.ref_logps = steps.logprobs(model, adapter)
@@ -271,7 +280,7 @@ def _learn(
         with eval_mode(model):
             rollouts.undropped_logps = steps.logprobs(model, adapter)
     with training_mode(model, adapter, run.choices.recompute_policy) as recompute:
-        if grpo.steps_per_cycle > 1 and rollouts.old_logps is None:
+        if sizes.num_steps > 1 and rollouts.old_logps is None:
             rollouts.old_logps = steps.logprobs(model, adapter, recompute)
         for step in range(first, stop):
             with every_tensor_trains(model, adapter) if step == 0 else nullcontext():
@@ -279,13 +288,13 @@ def _learn(
                     model,
                     adapter,
                     run.optimizer,
-                    steps.batch(step, step % grpo.steps_per_cycle),
+                    steps.batch(step, step % sizes.num_steps),
                     learning_rate=schedule.learning_rate(step),
                     max_grad_norm=settings.max_grad_norm,
                     seed=settings.seed,
                     recompute=recompute,
                 )
-            if step % grpo.steps_per_cycle == 0:
+            if step % sizes.num_steps == 0:
                 state.count_rollouts(rollouts, step + 1)
             state.count_step(steps.statistics())
             # Read at once: what is generated next must come from finite weights.

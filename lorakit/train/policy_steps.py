@@ -64,6 +64,7 @@ class PolicySteps:
         self._rollouts = rollouts
         self._settings = settings
         self._batch_size = batch_size
+        self._steps_per_pass = settings.cycle(batch_size).steps_per_pass
         self._seed = seed
         self._choices = choices
         self._pad_id = pad_id
@@ -131,7 +132,7 @@ class PolicySteps:
         """
         found = torch.zeros(len(self._rollouts.token_ids))
         device = compute_device(model)
-        for position in range(self._settings.steps_per_generation):
+        for position in range(self._steps_per_pass):
             for group in self._groups(position):
                 micro_batch = self._laid_out(group).to(device)
                 if recompute is not None:
@@ -190,7 +191,7 @@ class PolicySteps:
 
     def _completions(self, position: int) -> np.ndarray:
         """int64 (batch_size,), those that the step at `position` sees."""
-        part = position % self._settings.steps_per_generation
+        part = position % self._steps_per_pass
         return self._order[part * self._batch_size :][: self._batch_size]
 
     def _groups(self, position: int) -> list[list[int]]:
@@ -237,7 +238,7 @@ class PolicySteps:
             completions=len(chosen),
             tokens=sum(self._counted_lengths(chosen)),
             tokens_generated=sum(self._counted_lengths(self._order)),
-            steps_of_cycle=self._settings.steps_per_generation,
+            steps_of_cycle=self._steps_per_pass,
         )
 
     def _counted_lengths(self, chosen: Sequence[int] | np.ndarray) -> Iterator[int]:

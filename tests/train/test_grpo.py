@@ -33,6 +33,7 @@ from tests.train import runs
 from tests.train.grpo_runs import (
     CYCLES,
     LOOP,
+    STEPS_PER_CYCLE,
     TOKENIZER,
     adapted,
     assert_same_run,
@@ -50,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     """Three cycles in one go, every step saved."""
     folder = tmp_path_factory.mktemp("grpo") / "run"
     outcome = run(adapted(lora_dropout=0.1), run_dir=folder)
-    assert outcome.steps == NUM_STEPS == 3 * CYCLES.steps_per_cycle
+    assert outcome.steps == NUM_STEPS == 3 * STEPS_PER_CYCLE
     return folder, logged(outcome.metrics)
 
 
@@ -77,13 +78,13 @@ def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -
     folder, _ = whole
     for step in range(1, NUM_STEPS + 1):
         saved = read_checkpoint(folder / f"checkpoints/step-{step}")
-        inside = step % CYCLES.steps_per_cycle != 0
+        inside = step % STEPS_PER_CYCLE != 0
         assert ("rollouts" in saved.tensors) == inside
         if inside:
             rollouts = saved.tensors["rollouts"]
             assert rollouts["rewards"].shape == (8, 2) and rollouts["lengths"].shape == (8,)
             assert rollouts["old_logps"].shape == rollouts["token_ids"].shape
-            assert saved.state["method"]["rollouts"]["cycle"] == step // CYCLES.steps_per_cycle
+            assert saved.state["method"]["rollouts"]["cycle"] == step // STEPS_PER_CYCLE
 
 
 def test_what_is_told(whole: tuple[Path, list[dict]]) -> None:

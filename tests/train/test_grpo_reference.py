@@ -88,7 +88,7 @@ def test_new_log_probabilities_are_at_the_temperature_of_the_old_ones(temperatur
     """Of the first step of a cycle the ratio is 1, whichever pass its parts come from."""
     for steps in (1, 2):
         grpo = dataclasses.replace(
-            CYCLES, temperature=temperature, steps_per_generation=steps, num_iterations=1
+            CYCLES, temperature=temperature, generation_batch_size=4 * steps, num_iterations=1
         )
         line = run(adapted(), grpo, max_steps=1).metrics[0]
         assert line["ratio"] == pytest.approx(1, abs=1e-6)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import regex
 
+from lorakit.recipe.cycle_sizes import cycle_faults
 from lorakit.recipe.rules.fault import Fault, is_given, names_in, no_effect, unknown
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def grpo_rules(recipe: Recipe) -> Iterator[Fault]:
         return
     yield from _rewards(recipe.grpo)
     yield from _objective(recipe.grpo)
-    yield from _groups(recipe)
+    yield from _sizes(recipe)
     yield from _other_sections(recipe)
 
 
@@ -171,16 +172,9 @@ def _objective(grpo: GRPOSection) -> Iterator[Fault]:
         )
 
 
-def _groups(recipe: Recipe) -> Iterator[Fault]:
-    grpo, batch_size = recipe.grpo, recipe.train.batch_size
-    completions = batch_size * grpo.steps_per_generation
-    if completions % grpo.num_generations:
-        yield Fault(
-            ("train", "batch_size"),
-            f"{batch_size} times grpo.steps_per_generation {grpo.steps_per_generation} are "
-            f"{completions} completions, which are no whole groups of grpo.num_generations "
-            f"{grpo.num_generations}; possible: a multiple of it",
-        )
+def _sizes(recipe: Recipe) -> Iterator[Fault]:
+    for name, message in cycle_faults(recipe.grpo, recipe.train.batch_size).items():
+        yield Fault(("train" if name == "batch_size" else "grpo", name), message)
 
 
 def _other_sections(recipe: Recipe) -> Iterator[Fault]:

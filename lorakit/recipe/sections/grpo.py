@@ -57,10 +57,20 @@ class GRPOSection(Section):
     )
     max_completion_length: PositiveInt = Field(256, description="Tokens of a completion, at most.")
     num_iterations: PositiveInt = Field(1, description="How often a step sees a completion.")
-    steps_per_generation: PositiveInt = Field(
-        1,
-        description="Optimizer steps that the completions of a generation are shared out to (in "
-        "TRL: micro-batches).",
+    generation_batch_size: PositiveInt | None = Field(
+        None,
+        description="Completions of a generation; null: those of an optimizer step, "
+        "train.batch_size.",
+    )
+    steps_per_generation: PositiveInt | None = Field(
+        None,
+        description="The same counted in micro-batches, as in TRL, with "
+        "gradient_accumulation_steps.",
+    )
+    gradient_accumulation_steps: PositiveInt | None = Field(
+        None,
+        description="Micro-batches of an optimizer step in TRL: the unit of steps_per_generation, "
+        "and nothing else.",
     )
     temperature: PositiveFloat = Field(1.0, description="Of the completions.")
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
