@@ -10,7 +10,7 @@ from lorakit.errors import InputError
 from lorakit.generate import SamplingSettings
 from lorakit.recipe import GRPOSection
 from lorakit.recipe.cycle_sizes import CycleSizes, cycle_sizes
-from lorakit.recipe.rules.grpo import is_function
+from lorakit.recipe.sections.grpo import NamedReward
 from lorakit.tasks import ScoringOptions
 from lorakit.tasks.json_schema import load_schema
 from lorakit.train.advantages import Aggregation, ScaleRewards
@@ -47,7 +47,7 @@ class GRPOSettings:
         rollout_importance_sampling_mode: see `rollout_corrections`; None: nothing is corrected, and
             the mismatch is measured only.
         rollout_importance_sampling_clip_max, rollout_importance_sampling_clip_min: its bounds.
-        scoring: what scorers need besides.
+        scoring: what scorers need besides, where a reward's own options do not say it.
         on_reward_failure, reward_seconds: of functions of one's own, see `RewardFunction`.
 
     Raises:
@@ -88,28 +88,21 @@ class GRPOSettings:
         Raises:
             InputError: values that cannot work, or a JSON schema that cannot be used.
         """
-        rewards = section.named_rewards
-        of_scorers = {one.name: one.options for one in rewards}
-        schema = of_scorers.get("json_schema", {}).get("json_schema")
         own = set(PolicyLossSettings.__dataclass_fields__)
         shared = set(cls.__dataclass_fields__) - {"rewards", "loss", "scoring", "stop_strings"}
         return cls(
             rewards=tuple(
-                Reward(one.name, one.weight, one.options if is_function(one.name) else {})
-                for one in rewards
+                Reward(one.scorer, one.weight, _options_of(one), one.name)
+                for one in section.named_rewards
             ),
             loss=PolicyLossSettings(**section.model_dump(include=own)),
             stop_strings=tuple(section.stop_strings),
-            scoring=ScoringOptions(
-                of_scorers.get("regex", {}).get("regex"),
-                None if schema is None else load_schema(schema),
-                seed,
-            ),
+            scoring=ScoringOptions(seed=seed),
             **section.model_dump(include=shared),
         )
 
     def __post_init__(self) -> None:
-        check_rewards(self.rewards)
+        check_rewards(self.rewards, self.loss.max_completion_length)
         faults = [
             f"{name} {getattr(self, name)!r} (possible: {least} or more)"
             for name, least in (
@@ -189,6 +182,14 @@ class GRPOSettings:
         return Rewarder(
             self.rewards,
             self.scoring,
+            max_completion_length=self.loss.max_completion_length,
             on_failure=self.on_reward_failure,
             seconds=self.reward_seconds,
         )
+
+def _options_of(reward: NamedReward) -> dict[str, Any]:
+    """Those of the recipe, with the schema that a file holds in the place of its name."""
+    if reward.scorer != "json_schema":
+        return reward.options
+    return {name: load_schema(value) for name, value in reward.options.items()}
+

@@ -233,9 +233,14 @@ def test_what_cannot_work_is_refused(grpo: dict, loop: dict, said: str) -> None:
     ("options", "said"),
     [
         ({"rewards": ()}, "no reward is given; possible: .*exact_match"),
-        ({"rewards": (Reward("regexp"),)}, "scorer 'regexp' does not exist"),
-        ({"rewards": (Reward("regex"), Reward("regex"))}, "named twice"),
-        ({"rewards": (Reward("content"),)}, "other rows of its set.*possible: code"),
+        ({"rewards": (Reward("regexp"),)}, "'regexp' is not known; did you mean regex"),
+        ({"rewards": (Reward("regex"), Reward("regex"))}, "two rewards are named 'regex'"),
+        ({"rewards": (Reward("math", options={"regex": "x"}),)}, "no option 'regex'; possible: no"),
+        (
+            {"rewards": (Reward("soft_overlong_punishment"),)},
+            "option soft_punish_cache is missing; give the tokens",
+        ),
+        ({"rewards": (Reward("content"),)}, "other rows of its set.*Possible rewards: code"),
         ({"rewards": (Reward("regex", float("inf")),)}, "give a number"),
         ({"num_generations": 1, "num_iterations": 0}, "num_generations 1 .*num_iterations 0"),
         ({"temperature": 0}, "all of a group would be the same"),

@@ -106,9 +106,7 @@ def their_steps(config: Any, sizes: CycleSizes) -> tuple[int, set[int]]:
     # The trainer takes a whole generation at a time and uses one slice of it: a micro-batch.
     slices = len(sampler) // config.generation_batch_size
     asked = Counter(sampler)
-    seen = {
-        n // (config.num_generations * config.steps_per_generation) for n in asked.values()
-    }
+    seen = {n // (config.num_generations * config.steps_per_generation) for n in asked.values()}
     return EPOCHS * slices // config.gradient_accumulation_steps, seen
 
 
