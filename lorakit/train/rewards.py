@@ -7,7 +7,6 @@ E answers, K rewards.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from lorakit.recipe.reward_names import (
     is_function,
     overlong_faults,
 )
+from lorakit.recipe.rules.fault import unknown
 from lorakit.train.overlong import soft_overlong_punishment
 from lorakit.train.reward_functions import Answers, OnFailure, RewardFunction
 
@@ -76,15 +76,15 @@ def check_rewards(rewards: Sequence[Reward], max_completion_length: int) -> None
 
 
 def _check_scorer(reward: Reward, max_completion_length: int) -> None:
-    scorer, faults = reward.scorer, []
+    scorer = reward.scorer
     if is_function(scorer):
         return
+    if scorer not in (*tasks.names(), *OF_TOKENS):
+        fault = unknown((), scorer, tuple(_possible()))
+        raise InputError(f"reward {fault.message}, or a function of your own. Choose one of them.")
     if scorer in OF_TOKENS:
         found = overlong_faults(reward.options, max_completion_length)
         faults = [f"option {name} {message}" for name, message in found.items()]
-    elif scorer not in tasks.names():
-        near = difflib.get_close_matches(scorer, _possible(), n=1)
-        faults = [f"is not known{f'; did you mean {near[0]}?' if near else ''}"]
     elif tasks.scorer(scorer).IS_OF_A_SET:
         faults = [
             "holds an answer against other rows of its set, which for completions of one question "
@@ -98,10 +98,9 @@ def _check_scorer(reward: Reward, max_completion_length: int) -> None:
             if name != wanted
         ]
     if faults:
-        told = "; ".join(faults)
         raise InputError(
-            f"reward {scorer!r} {told}. Possible rewards: {', '.join(_possible())}, or a function "
-            "of your own. Change it."
+            f"reward {scorer!r} {'; '.join(faults)}. Possible rewards: {', '.join(_possible())}, or "
+            "a function of your own. Change it."
         )
 
 
