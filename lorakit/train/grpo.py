@@ -272,16 +272,16 @@ def _learn(
     schedule = settings.schedule(run.num_steps)
     first = run.counters.step
     stop = min((rollouts.cycle + 1) * sizes.num_steps, run.num_steps)
-    if grpo.loss.beta != 0 and rollouts.ref_logps is None:
+    if grpo.loss.beta != 0 and rollouts.ref_logprobs is None:
         with eval_mode(model), adapter_disabled(model):
-            rollouts.ref_logps = steps.logprobs(model, adapter)
+            rollouts.ref_logprobs = steps.logprobs(model, adapter)
     is_corrected = grpo.rollout_importance_sampling_mode is not None
-    if is_corrected and adapter.dropout.p > 0 and rollouts.undropped_logps is None:
+    if is_corrected and adapter.dropout.p > 0 and rollouts.undropped_logprobs is None:
         with eval_mode(model):
-            rollouts.undropped_logps = steps.logprobs(model, adapter)
+            rollouts.undropped_logprobs = steps.logprobs(model, adapter)
     with training_mode(model, adapter, run.choices.recompute_policy) as recompute:
-        if sizes.num_steps > 1 and rollouts.old_logps is None:
-            rollouts.old_logps = steps.logprobs(model, adapter, recompute)
+        if sizes.num_steps > 1 and rollouts.old_logprobs is None:
+            rollouts.old_logprobs = steps.logprobs(model, adapter, recompute)
         for step in range(first, stop):
             with every_tensor_trains(model, adapter) if step == 0 else nullcontext():
                 result = take_step(

@@ -138,10 +138,10 @@ class PolicySteps:
                 if recompute is not None:
                     recompute.prepare(micro_batch.input_ids.numel())
                 adapter.dropout.rows = row_keys(micro_batch, self._seed, self._rollouts.cycle)
-                logps, _ = token_logprobs(
+                logprobs, _ = token_logprobs(
                     model, micro_batch, temperature=self._settings.temperature
                 )
-                found[self._places(group)] = logps.cpu()
+                found[self._places(group)] = logprobs.cpu()
         adapter.dropout.rows = None
         return found
 
@@ -154,17 +154,17 @@ class PolicySteps:
         def at_tokens(values: torch.Tensor | None) -> torch.Tensor | None:
             return None if values is None else values[places].to(device)
 
-        logps, entropies = token_logprobs(
+        logprobs, entropies = token_logprobs(
             model, micro_batch, temperature=self._settings.temperature, with_entropies=True
         )
-        old_logps = at_tokens(rollouts.old_logps)
-        old_logps = logps.detach() if old_logps is None else old_logps
+        old_logprobs = at_tokens(rollouts.old_logprobs)
+        old_logprobs = logprobs.detach() if old_logprobs is None else old_logprobs
         lengths = rollouts.lengths[list(group)].to(device)
-        sampled = at_tokens(rollouts.rollout_logps)
+        sampled = at_tokens(rollouts.rollout_logprobs)
         assert sampled is not None
-        undropped = at_tokens(rollouts.undropped_logps)
+        undropped = at_tokens(rollouts.undropped_logprobs)
         corrections, mismatch = rollout_corrections(
-            old_logps if undropped is None else undropped,
+            old_logprobs if undropped is None else undropped,
             sampled,
             lengths,
             mode=self._settings.rollout_importance_sampling_mode,
@@ -174,11 +174,11 @@ class PolicySteps:
         advantages = torch.from_numpy(self._rollouts.advantages.advantages[list(group)]).float()
         loss, statistics = policy_loss(
             PolicyTokens(
-                logps,
+                logprobs,
                 lengths,
                 advantages.to(device),
-                old_logps=old_logps,
-                ref_logps=at_tokens(rollouts.ref_logps),
+                old_logprobs=old_logprobs,
+                ref_logprobs=at_tokens(rollouts.ref_logprobs),
                 corrections=corrections,
                 entropies=entropies,
             ),

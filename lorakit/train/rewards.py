@@ -99,8 +99,8 @@ def _check_scorer(reward: Reward, max_completion_length: int) -> None:
         ]
     if faults:
         raise InputError(
-            f"reward {scorer!r} {'; '.join(faults)}. Possible rewards: {', '.join(_possible())}, or "
-            "a function of your own. Change it."
+            f"reward {scorer!r} {'; '.join(faults)}. Possible rewards: {', '.join(_possible())}, "
+            "or a function of your own. Change it."
         )
 
 

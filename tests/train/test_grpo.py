@@ -83,7 +83,7 @@ def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -
         if inside:
             rollouts = saved.tensors["rollouts"]
             assert rollouts["rewards"].shape == (8, 2) and rollouts["lengths"].shape == (8,)
-            assert rollouts["old_logps"].shape == rollouts["token_ids"].shape
+            assert rollouts["old_logprobs"].shape == rollouts["token_ids"].shape
             assert saved.state["method"]["rollouts"]["cycle"] == step // STEPS_PER_CYCLE
 
 

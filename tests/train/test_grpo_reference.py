@@ -72,15 +72,15 @@ def test_the_reference_is_the_base_and_all_is_at_one_temperature(
     later = read_checkpoint(tmp_path / "checkpoints/step-5").tensors["rollouts"]
     for rollouts in (first, later):
         expected = logprobs(base, rollouts, temperature)
-        assert difference(rollouts["ref_logps"], expected) < tolerances.LOGPROBS_FLOAT32
+        assert difference(rollouts["ref_logprobs"], expected) < tolerances.LOGPROBS_FLOAT32
     # The policy that sampled the first cycle is the one that was given.
     expected = logprobs(adapted(**adapter), first, temperature)
-    for held in ("rollout_logps", "old_logps"):
+    for held in ("rollout_logprobs", "old_logprobs"):
         assert difference(first[held], expected) < tolerances.LOGPROBS_FLOAT32, held
     # The values would not do for another temperature, nor for the policy in the base's place.
     other = logprobs(base, first, 1.1 * temperature)
-    assert difference(first["ref_logps"], other) > 100 * tolerances.LOGPROBS_FLOAT32
-    assert difference(first["ref_logps"], expected) > 100 * tolerances.LOGPROBS_FLOAT32
+    assert difference(first["ref_logprobs"], other) > 100 * tolerances.LOGPROBS_FLOAT32
+    assert difference(first["ref_logprobs"], expected) > 100 * tolerances.LOGPROBS_FLOAT32
 
 
 @pytest.mark.parametrize("temperature", [0.7, pytest.param(1.6, marks=pytest.mark.slow)])

@@ -130,7 +130,11 @@ def steps_of(settings: GRPOSettings, batch_size: int, sizes: CycleSizes) -> tupl
     ("place", "grpo", "said"),
     [
         ("grpo.steps_per_generation", {"steps_per_generation": 2}, "possible: gradient_accum"),
-        ("grpo.gradient_accumulation_steps", {"gradient_accumulation_steps": 2}, "cannot take effect"),
+        (
+            "grpo.gradient_accumulation_steps",
+            {"gradient_accumulation_steps": 2},
+            "cannot take effect because steps_per_generation",
+        ),
         (
             "grpo.gradient_accumulation_steps",
             {"gradient_accumulation_steps": 3, "steps_per_generation": 3},

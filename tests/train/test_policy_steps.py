@@ -38,7 +38,7 @@ def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0, num_groups: int 
         "questions": torch.arange(4),
         "rewards": rewards,
         "scored": torch.ones(rewards.shape, dtype=torch.bool),
-        "rollout_logps": torch.zeros(count),
+        "rollout_logprobs": torch.zeros(count),
     }
     state = {"cycle": cycle, "num_resamples": 0, "texts": []}
     state["seconds"] = {"rollout": 0.0, "reward": 0.0}
