@@ -21,7 +21,6 @@ from lorakit.train.faults import every_tensor_trains, name_first_non_finite
 from lorakit.train.interrupts import InterruptionError
 from lorakit.train.losses import StoppedError
 from lorakit.train.memory import peak_bytes
-from lorakit.train.metrics import MetricsLine
 from lorakit.train.non_finite import step_error
 from lorakit.train.reporter import Reporter
 from lorakit.train.run_state import Counters, MethodState
@@ -270,25 +269,17 @@ class Run:
         return loss
 
     def _write_line(self, learning_rate: float, grad_norm: float, validation: float | None) -> None:
-        counters = self.counters
-        line = MetricsLine(
-            step=counters.step,
-            epoch=counters.step / self._steps_per_epoch,
-            loss=counters.weighted_loss / counters.weight,
+        line = self.counters.line(
+            steps_per_epoch=self._steps_per_epoch,
             learning_rate=learning_rate,
             grad_norm=grad_norm,
-            tokens=counters.tokens,
-            trained_tokens=counters.trained_tokens,
-            tokens_per_second=counters.line_tokens / max(counters.line_seconds, 1e-9),
             peak_bytes=peak_bytes(self._ranks.device),
-            seconds=counters.seconds,
             validation_loss=validation,
         ).to_json()
         if self._method_state is not None:
-            line["seconds/training"] = counters.line_seconds
+            line["seconds/training"] = self.counters.line_seconds
             line |= self._method_state.take_line()
-        counters.last_loss = line["loss"]
-        counters.begin_line()
+        self.counters.begin_line(line["loss"])
         self._reporter.write(line)
 
     def _count_seconds(self, until: float) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from lorakit.train.batches import StepBatch
 from lorakit.train.checkpoint import Checkpoint
+from lorakit.train.metrics import MetricsLine
 
 
 @dataclass
@@ -43,8 +44,33 @@ class Counters:
         self.weighted_loss += loss * batch.total_weight
         self.weight += batch.total_weight
 
-    def begin_line(self) -> None:
-        """The last metrics line was written: its sums begin anew."""
+    def line(
+        self,
+        *,
+        steps_per_epoch: float,
+        learning_rate: float,
+        grad_norm: float,
+        peak_bytes: int,
+        validation_loss: float | None,
+    ) -> MetricsLine:
+        """What is told of the steps since the last one."""
+        return MetricsLine(
+            step=self.step,
+            epoch=self.step / steps_per_epoch,
+            loss=self.weighted_loss / self.weight,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            tokens=self.tokens,
+            trained_tokens=self.trained_tokens,
+            tokens_per_second=self.line_tokens / max(self.line_seconds, 1e-9),
+            peak_bytes=peak_bytes,
+            seconds=self.seconds,
+            validation_loss=validation_loss,
+        )
+
+    def begin_line(self, last_loss: float) -> None:
+        """A line was written: its sums begin anew."""
+        self.last_loss = last_loss
         self.weighted_loss, self.weight = 0.0, 0.0
         self.line_tokens, self.line_seconds = 0, 0.0
 
