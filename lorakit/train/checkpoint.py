@@ -51,9 +51,8 @@ class Checkpoint:
     state: dict[str, Any]
     identity: dict[str, Any]
 
-def checkpoint_files(
-    tensors: Mapping[str, Tensors], state: Mapping[str, Any]
-) -> dict[str, bytes]:
+
+def checkpoint_files(tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> dict[str, bytes]:
     """{name: content} of what a checkpoint holds, its manifest left out.
 
     Args:

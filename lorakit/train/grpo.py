@@ -103,9 +103,7 @@ def train_grpo(
         faults=_of_a_validation(settings),
     )
     sizes, seed = grpo.cycle(settings.batch_size), settings.seed
-    stream = QuestionStream(
-        examples, repeats, stop_ids, seed=seed, prompts_per_cycle=sizes.prompts
-    )
+    stream = QuestionStream(examples, repeats, stop_ids, seed=seed, prompts_per_cycle=sizes.prompts)
     most = grpo.loss.max_completion_length
     longest = stream.longest_prompt(model, most) + most
     with checked_rewarder(grpo, rows) as rewarder, set_up(job, longest=longest) as setup:
@@ -139,6 +137,7 @@ def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator
     with grpo.rewarder() as rewarder:
         rewarder.check(list(columns))
         yield rewarder
+
 
 def _identity(
     grpo: GRPOSettings, stop_ids: Sequence[int], warm_start: Mapping[str, Any] | None

@@ -187,9 +187,9 @@ class GRPOSettings:
             seconds=self.reward_seconds,
         )
 
+
 def _options_of(reward: NamedReward) -> dict[str, Any]:
     """Those of the recipe, with the schema that a file holds in the place of its name."""
     if reward.scorer != "json_schema":
         return reward.options
     return {name: load_schema(value) for name, value in reward.options.items()}
-

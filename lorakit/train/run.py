@@ -290,7 +290,5 @@ class Run:
     def _fail(self, batch: StepBatch) -> None:
         log.error("step %d is not finite; replaying its batch to find out where", batch.step + 1)
         self.optimizer.zero_grad()
-        where = name_first_non_finite(
-            self.model, self.adapter, batch, seed=self._settings.seed
-        )
+        where = name_first_non_finite(self.model, self.adapter, batch, seed=self._settings.seed)
         raise step_error(batch, where, self._setup.last_checkpoint())

@@ -22,6 +22,11 @@ from lorakit.train.settings import LoopSettings
 trl = pytest.importorskip("trl")
 RepeatSampler = pytest.importorskip("trl.trainer.utils").RepeatSampler
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*activation_checkpointing.*:FutureWarning"),
+]
+
 EPOCHS, CYCLES_PER_EPOCH = 3, 4
 
 # What a TRL user has: completions of a micro-batch, micro-batches of a step, and one of the two.
@@ -51,9 +56,7 @@ SETTINGS: list[dict[str, Any]] = [
 def ours(given: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """What is copied into a recipe: completions of a step, and the rest by name."""
     options = dict(given)
-    batch_size = (
-        options.pop("per_device_train_batch_size") * options["gradient_accumulation_steps"]
-    )
+    batch_size = options.pop("per_device_train_batch_size") * options["gradient_accumulation_steps"]
     if "steps_per_generation" not in options:
         del options["gradient_accumulation_steps"]  # which batch_size says already
     return batch_size, options

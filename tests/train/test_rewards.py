@@ -54,6 +54,7 @@ def test_it_counts_the_tokens_that_were_drawn() -> None:
     with dataclasses.replace(CYCLES, rewards=(sooner,)).rewarder() as rewarder:
         assert rewarder.score(sooner, answers(["", "a", "b"], [1, 2, 3])).tolist() == [0, 0, -1]
 
+
 def test_a_run_punishes_the_lengths_that_it_tells() -> None:
     from_the_first = Reward("soft_overlong_punishment", 2.0, {"soft_punish_cache": 4})
     grpo = dataclasses.replace(CYCLES, rewards=(from_the_first,))

@@ -39,6 +39,7 @@ def test_equals_transformers(kind: str, num_steps: int, num_warmup_steps: int) -
 def test_warmup_steps(given: dict[str, float], expected: int) -> None:
     assert count_warmup_steps(99, **given) == expected
 
+
 def test_a_kind_that_there_is_not_is_refused_where_it_is_given() -> None:
     assert get_args(StageSection.model_fields["lr_scheduler_type"].annotation) == get_args(Kind)
     assert set(NAMES) == set(get_args(Kind))
@@ -50,4 +51,3 @@ def test_a_kind_that_there_is_not_is_refused_where_it_is_given() -> None:
             Schedule(kind, 1.0, 10, 0)
     with pytest.raises(InputError, match=r"'step' is not known\. Possible: cosine, linear"):
         LoopSettings(lr_scheduler_type="step")
-
