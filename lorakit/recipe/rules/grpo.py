@@ -37,6 +37,7 @@ def grpo_rules(recipe: Recipe) -> Iterator[Fault]:
         return
     yield from _rewards(recipe.grpo)
     yield from _objective(recipe.grpo)
+    yield from _corrections(recipe.grpo)
     yield from _sizes(recipe)
     yield from _other_sections(recipe)
 
@@ -165,10 +166,11 @@ def _objective(grpo: GRPOSection) -> Iterator[Fault]:
             "multi_objective_aggregation normalize_then_sum scales by each reward's own deviation",
             "choose sum_then_normalize",
         )
-    low, high_bound = (
-        grpo.rollout_importance_sampling_clip_min,
-        grpo.rollout_importance_sampling_clip_max,
-    )
+
+
+def _corrections(grpo: GRPOSection) -> Iterator[Fault]:
+    low = grpo.rollout_importance_sampling_clip_min
+    high = grpo.rollout_importance_sampling_clip_max
     if grpo.rollout_importance_sampling_mode is None:
         for name in ("clip_max", "clip_min"):
             if is_given(grpo, f"rollout_importance_sampling_{name}"):
@@ -177,10 +179,10 @@ def _objective(grpo: GRPOSection) -> Iterator[Fault]:
                     "grpo.rollout_importance_sampling_mode is not set",
                     "set it",
                 )
-    elif low is not None and high_bound is not None and low > high_bound:
+    elif low is not None and high is not None and low > high:
         yield Fault(
             ("grpo", "rollout_importance_sampling_clip_min"),
-            f"{low:g} is above clip_max {high_bound:g}; possible: up to it",
+            f"{low:g} is above clip_max {high:g}; possible: up to it",
         )
 
 
