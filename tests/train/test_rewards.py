@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from lorakit.errors import InputError
+from lorakit.recipe import parse_recipe
 from lorakit.recipe.reward_names import LONGEST, overlong_faults
 from lorakit.recipe.sections.grpo import GRPOSection
+from lorakit.run_folder import with_absolute_paths
 from lorakit.tasks import ScoringOptions
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.overlong import soft_overlong_punishment
@@ -56,10 +58,16 @@ def test_it_counts_the_tokens_that_were_drawn() -> None:
 
 
 def test_a_run_punishes_the_lengths_that_it_tells() -> None:
-    from_the_first = Reward("soft_overlong_punishment", 2.0, {"soft_punish_cache": 4})
-    grpo = dataclasses.replace(CYCLES, rewards=(from_the_first,))
-    line = run(adapted(), grpo, max_steps=1, logging_steps=1).metrics[0]
-    assert line["reward"] == pytest.approx(-2 * line["completions/mean_length"] / 4)
+    """Of further questions too, which are rewarded apart."""
+    from_the_first = Reward("soft_overlong_punishment", 0.0, {"soft_punish_cache": 4})
+    rewards = (Reward("regex"), from_the_first)
+    grpo = dataclasses.replace(CYCLES, rewards=rewards, max_resample_times=2)
+    lines = run(adapted(), grpo, logging_steps=1).metrics
+    told = [line for line in lines if "reward" in line]
+    assert max(line["num_resamples"] for line in told) > 0
+    for line in told:
+        mean = line["rewards/soft_overlong_punishment/mean"]
+        assert mean == pytest.approx(-line["completions/mean_length"] / 4)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +137,28 @@ def test_options_of_a_recipe_are_those_of_its_reward(tmp_path: Path) -> None:
         Reward("json_schema", 1.0, {"json_schema": {"type": "object"}}),
         Reward("own.py:f", 1.0, {"limit": 3}, "f"),
     )
+
+
+def test_files_of_rewards_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("own.py", "schema.json"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    rewards = [
+        "own.py:f",
+        {"name": "again", "scorer": "own.py:f"},
+        {"name": "form", "scorer": "json_schema", "options": {"json_schema": "schema.json"}},
+    ]
+    recipe = parse_recipe(
+        {
+            "base": {"model": "m"},
+            "data": {"train": "t"},
+            "train": {"method": "grpo"},
+            "grpo": {"rewards": rewards},
+        }
+    )
+    found = with_absolute_paths(recipe).grpo.named_rewards
+    assert [one.name for one in found] == ["f", "again", "form"]
+    assert [one.scorer for one in found] == [f"{tmp_path}/own.py:f"] * 2 + ["json_schema"]
+    assert found[2].options == {"json_schema": f"{tmp_path}/schema.json"}
