@@ -61,10 +61,12 @@ def test_a_run_punishes_the_lengths_that_it_tells() -> None:
     """Of further questions too, which are rewarded apart."""
     from_the_first = Reward("soft_overlong_punishment", 0.0, {"soft_punish_cache": 4})
     rewards = (Reward("regex"), from_the_first)
-    grpo = dataclasses.replace(CYCLES, rewards=rewards, max_resample_times=2)
+    stops = tuple("aeiou")  # so that lengths differ
+    grpo = dataclasses.replace(CYCLES, rewards=rewards, max_resample_times=2, stop_strings=stops)
     lines = run(adapted(), grpo, logging_steps=1).metrics
     told = [line for line in lines if "reward" in line]
     assert max(line["num_resamples"] for line in told) > 0
+    assert all(0 < line["completions/clipped_ratio"] < 1 for line in told)
     for line in told:
         mean = line["rewards/soft_overlong_punishment/mean"]
         assert mean == pytest.approx(-line["completions/mean_length"] / 4)
