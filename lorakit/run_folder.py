@@ -277,13 +277,18 @@ def _absolute_sources(sources: Any) -> Any:
 
 def _absolute_reward(reward: RewardItem) -> RewardItem:
     if isinstance(reward, str):
-        where, colon, function = reward.rpartition(":")
-        return f"{_absolute(where)}:{function}" if colon else reward
+        return _absolute_scorer(reward)
+    key, scorer = ("name", reward.name) if reward.scorer is None else ("scorer", reward.scorer)
     options = {
-        name: _absolute(value) if name == reward.name == "json_schema" else value
+        name: _absolute(value) if name == scorer == "json_schema" else value
         for name, value in reward.options.items()
     }
-    return reward.model_copy(update={"name": _absolute_reward(reward.name), "options": options})
+    return reward.model_copy(update={key: _absolute_scorer(scorer), "options": options})
+
+
+def _absolute_scorer(scorer: str) -> str:
+    where, colon, function = scorer.rpartition(":")
+    return f"{_absolute(where)}:{function}" if colon else scorer
 
 
 def _absolute(path: str) -> str:

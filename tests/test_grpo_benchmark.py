@@ -92,5 +92,5 @@ def test_no_question_is_asked_twice(modules: tuple[ModuleType, ModuleType]) -> N
     """Else the curve would not be that of new questions."""
     _, stages = modules
     loop = stages.grpo_loop(1)
-    per_step = stages.grpo_settings().prompts_per_cycle(loop.batch_size)
+    per_step = stages.grpo_settings().cycle(loop.batch_size).prompts
     assert loop.max_steps * per_step <= sums.NUM_ROWS["sums_train"]

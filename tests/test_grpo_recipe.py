@@ -18,7 +18,7 @@ import lorakit
 from lorakit.cli import main
 from lorakit.errors import CheckpointError, InputError, RunError
 from lorakit.report.files import read_run
-from lorakit.train import loop as loop_module
+from lorakit.train import run as run_module
 from lorakit.train.interrupts import InterruptionError
 from tests.train.grpo_runs import logged
 
@@ -227,13 +227,13 @@ def test_a_signal_in_the_warm_start(
     whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = recipe(folder, "x", output={"dir": str(tmp_path / "run")})
-    plain = loop_module.take_step
+    plain = run_module.take_step
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(loop_module, "take_step", interrupted)
+    monkeypatch.setattr(run_module, "take_step", interrupted)
     with pytest.raises(InterruptionError, match=r"after step 1 of 2; saved .*warm_start"):
         train(values)
     monkeypatch.undo()
@@ -357,7 +357,7 @@ def test_plan_and_check_tell_of_both_stages(
 def test_what_was_told_of_a_step_names_what_matters(
     whole: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("lorakit.train.run.bars_are_shown", lambda: True)
+    monkeypatch.setattr("lorakit.train.reporter.bars_are_shown", lambda: True)
     monkeypatch.setattr("lorakit.train.grpo_state.bars_are_shown", lambda: True)
     folder = whole.parent
     values = recipe(folder, "x", output={"dir": str(tmp_path / "run")})

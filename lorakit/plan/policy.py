@@ -24,6 +24,7 @@ from lorakit.plan.rows import Sets
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.worst import Worst, assumed_length
 from lorakit.recipe import EvaluateSection, Recipe
+from lorakit.recipe.cycle_sizes import cycle_sizes
 from lorakit.train.choices import Division
 from lorakit.train.question_stream import count_cycles
 
@@ -97,11 +98,10 @@ def policy_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> 
     """
     train, grpo = recipe.train, recipe.grpo
     order = epoch_order(len(examples), repeats, train.seed, 0)
-    per_cycle = train.batch_size * grpo.steps_per_generation // grpo.num_generations
-    steps_per_cycle = grpo.steps_per_generation * grpo.num_iterations
+    cycle = cycle_sizes(grpo, train.batch_size)
     steps = train.max_steps
     if steps is None:
-        steps = count_cycles(train.num_train_epochs, len(order), per_cycle) * steps_per_cycle
+        steps = count_cycles(train.num_train_epochs, len(order), cycle.prompts) * cycle.num_steps
     prompt = float((examples.lengths - examples.trained_lengths)[order].mean())
     completion = grpo.max_completion_length
     seen = steps * train.batch_size
@@ -110,7 +110,7 @@ def policy_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> 
         int(seen * (prompt + completion)),
         seen * completion,
         exact=True,
-        steps_per_epoch=math.ceil(len(order) / per_cycle * steps_per_cycle),
+        steps_per_epoch=math.ceil(len(order) / cycle.prompts * cycle.num_steps),
     )
 
 
@@ -119,19 +119,16 @@ def rollouts_of(
 ) -> Rollouts:
     """What is generated, by the longest prompts that there are."""
     train, grpo = recipe.train, recipe.grpo
-    at_once = train.batch_size * grpo.steps_per_generation
-    count = at_once // grpo.num_generations
+    cycle = cycle_sizes(grpo, train.batch_size)
     if sets is None:
         longest = max(1, assumed_length(recipe, model) - grpo.max_completion_length)
-        prompts: list[tuple[int, ...]] = [(0,) * longest] * count
+        prompts: list[tuple[int, ...]] = [(0,) * longest] * cycle.prompts
     else:
-        prompts = longest_prompts(sets.train, count)
+        prompts = longest_prompts(sets.train, cycle.prompts)
     steps = train.max_steps if length is None else length.steps
-    cycles = (
-        None if steps is None else -(-steps // (grpo.steps_per_generation * grpo.num_iterations))
-    )
+    cycles = None if steps is None else -(-steps // cycle.num_steps)
     return Rollouts(
-        None if cycles is None else cycles * at_once * (1 + grpo.max_resample_times),
+        None if cycles is None else cycles * cycle.completions * (1 + grpo.max_resample_times),
         tuple(one for one in prompts for _ in range(grpo.num_generations)),
         grpo.max_completion_length,
         grpo.max_batch,

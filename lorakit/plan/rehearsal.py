@@ -214,8 +214,8 @@ def _policy_loss(
     model: PreTrainedModel, hidden: torch.Tensor, micro_batch: MicroBatch
 ) -> torch.Tensor:
     """What follows from the log-probabilities is a few numbers a token."""
-    logps, _ = logprobs_of_hidden(model, hidden, micro_batch, with_entropies=True)
-    return logps.sum()
+    logprobs, _ = logprobs_of_hidden(model, hidden, micro_batch, with_entropies=True)
+    return logprobs.sum()
 
 
 def _dense_copies(model: nn.Module) -> Iterator[torch.Tensor]:

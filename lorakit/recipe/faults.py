@@ -29,7 +29,6 @@ NAMES_ELSEWHERE = {
     "learning_rate_scheduler": "train.lr_scheduler_type",
     "load_in_4bit": "base.quantization: nf4",
     "load_in_8bit": "base.quantization: int8",
-    "generation_batch_size": "train.batch_size (completions), grpo.steps_per_generation",
     "lora_r": "adapter.r",
     "lr": "train.learning_rate",
     "lr_scheduler": "train.lr_scheduler_type",

@@ -53,7 +53,7 @@ def check_training(
             sets.train.repeats,
             stop_ids,
             seed=recipe.train.seed,
-            prompts_per_cycle=grpo.prompts_per_cycle(recipe.train.batch_size),
+            prompts_per_cycle=grpo.cycle(recipe.train.batch_size).prompts,
         )
         stream.longest_prompt(model, grpo.loss.max_completion_length)
         with checked_rewarder(grpo, sets.train.rows):

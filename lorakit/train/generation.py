@@ -102,6 +102,7 @@ class Generation:
             [rollouts.texts[completion - missing] for completion in completions],
             [decoded(self.tokenizer, question.reference_ids) for question in asked],
             [decoded(self.tokenizer, question.prompt_ids) for question in asked],
+            [rollouts.token_ids[rollouts.span(i)].tolist() for i in completions],
             [{} if row is None else row.values for row in found],
             [
                 f"example {question.index}" if row is None else row.location

@@ -13,37 +13,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.adapters.attach import adapter_disabled, attached
-from lorakit.adapters.routers import refuse_trained_routers
+from lorakit.adapters.attach import adapter_disabled
 from lorakit.base.eval_mode import eval_mode
 from lorakit.data.examples import ExampleSet
 from lorakit.data.sources import Row
-from lorakit.progress import Bar, bar
-from lorakit.train.checks import check_sets
-from lorakit.train.faults import every_tensor_trains
+from lorakit.progress import Bar
+from lorakit.recipe.cycle_sizes import CycleSizes
 from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
-from lorakit.train.identity import run_identity
 from lorakit.train.interrupts import Interrupts
 from lorakit.train.losses import StoppedError
 from lorakit.train.modes import training_mode
 from lorakit.train.outcome import TrainOutcome, outcome_of
 from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.question_stream import QuestionStream
-from lorakit.train.ranks import Ranks
 from lorakit.train.rewards import Rewarder
+from lorakit.train.rollouts import Rollouts
 from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
-from lorakit.train.setup import check_folder, set_up
-from lorakit.train.step import compute_device, take_step
+from lorakit.train.setup import job_of, set_up
 
 ROWS_READ = 100  # to see which columns a data set has
 
@@ -94,86 +91,37 @@ def train_grpo(
             that are missing.
         CheckpointError, NonFiniteError, InterruptionError: see `loop.train`.
     """
-    adapter = attached(model)
-    refuse_trained_routers(adapter)
-    check_sets(model, {"train": examples})
-    _check(settings, run_dir, resume)
-    stream = QuestionStream(
-        examples,
-        repeats,
-        stop_ids,
-        seed=settings.seed,
-        prompts_per_cycle=grpo.prompts_per_cycle(settings.batch_size),
-    )
-    longest = stream.longest_prompt(model, grpo.loss.max_completion_length)
-    ranks = Ranks(0, 1, compute_device(model))
-    identity = run_identity(
+    job = job_of(
         model,
-        adapter,
         examples,
         settings,
         repeats=repeats,
-        validation=None,
-        world_size=1,
-        method={
-            "grpo": grpo.identity(),
-            "stop_ids": list(stop_ids),
-            "warm_start": None if warm_start is None else dict(warm_start),
-        },
+        pad_id=pad_id,
+        run_dir=run_dir,
+        resume=resume,
+        method=_identity(grpo, stop_ids, warm_start),
+        faults=_of_a_validation(settings),
     )
-    with (
-        checked_rewarder(grpo, rows) as rewarder,
-        set_up(
-            model,
-            adapter,
-            settings,
-            ranks,
-            identity,
-            longest=longest + grpo.loss.max_completion_length,
-            run_dir=run_dir,
-            resume=resume,
-        ) as setup,
-    ):
+    sizes, seed = grpo.cycle(settings.batch_size), settings.seed
+    stream = QuestionStream(examples, repeats, stop_ids, seed=seed, prompts_per_cycle=sizes.prompts)
+    most = grpo.loss.max_completion_length
+    longest = stream.longest_prompt(model, most) + most
+    with checked_rewarder(grpo, rows) as rewarder, set_up(job, longest=longest) as setup:
         state = GRPOState(grpo, stream)
         run = Run(
-            model,
-            adapter,
-            setup.optimizer,
-            settings,
-            setup.choices,
-            num_steps=stream.count_steps(settings, grpo.steps_per_cycle),
-            steps_per_epoch=stream.cycles_per_epoch * grpo.steps_per_cycle,
-            validation=None,
-            pad_id=pad_id,
-            writes=ranks.writes,
-            should_stop=lambda: False,
-            run_dir=run_dir,
-            store=setup.store,
+            setup,
+            num_steps=stream.count_steps(settings, sizes.num_steps),
+            steps_per_epoch=stream.cycles_per_epoch * sizes.num_steps,
             method_state=state,
         )
-        _say(run, grpo, len(examples), settings)
-        generation = Generation(
-            tokenizer,
-            grpo,
-            rewarder,
-            rows,
-            stream,
-            settings.seed,
-            stop_ids,
-            _stop_if_asked(setup.caught),
-        )
-        try:
-            run.open(setup.checkpoint)
-            state.open(run_dir, run.counters.step)
-            with bar("training", run.num_steps) as progress:
-                progress.advance(run.counters.step)
-                while run.counters.step < run.num_steps:
-                    _generate(run, state, generation, setup.caught)
-                    _learn(run, state, settings, grpo, setup.caught, progress)
-        finally:
-            run.close()
-            state.close()
-        run.finish()
+        _announce(run, grpo, len(examples), settings)
+        stop = _stop_if_asked(setup.caught)
+        generation = Generation(tokenizer, grpo, rewarder, rows, stream, seed, stop_ids, stop)
+        with run.opened() as progress:
+            loop = _Loop(run, state, generation, settings, sizes, progress)
+            while run.counters.step < run.num_steps:
+                loop.generate()
+                loop.learn()
         return outcome_of(run)
 
 
@@ -191,17 +139,28 @@ def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator
         yield rewarder
 
 
-def _say(run: Run, grpo: GRPOSettings, num_questions: int, settings: LoopSettings) -> None:
-    log.info(
-        "training %s parameters on %d questions, %d completions of each: %d steps of %d "
-        "completions, learning rate %g (%s)",
-        f"{run.adapter.trainable:,}",
-        num_questions,
-        grpo.num_generations,
-        run.num_steps,
-        settings.batch_size,
-        settings.learning_rate,
-        settings.lr_scheduler_type,
+def _identity(
+    grpo: GRPOSettings, stop_ids: Sequence[int], warm_start: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "grpo": grpo.identity(),
+        "stop_ids": list(stop_ids),
+        "warm_start": None if warm_start is None else dict(warm_start),
+    }
+
+
+def _of_a_validation(settings: LoopSettings) -> list[str]:
+    return [
+        f"{name} needs a validation, which a policy gradient has none of"
+        for name in ("eval_steps", "early_stopping_patience")
+        if getattr(settings, name) is not None
+    ]
+
+
+def _announce(run: Run, grpo: GRPOSettings, num_questions: int, settings: LoopSettings) -> None:
+    run.announce(
+        f"{num_questions} questions, {grpo.num_generations} completions of each",
+        f"{settings.batch_size} completions",
     )
     if settings.worst_batch_first:
         log.info(
@@ -218,93 +177,86 @@ def _stop_if_asked(caught: Interrupts) -> Callable[[], None]:
     return stop_if_asked
 
 
-def _generate(run: Run, state: GRPOState, generation: Generation, caught: Interrupts) -> None:
-    """The completions of the cycle that the run is in, with their rewards, as far as they are not
-    there. What stops this leaves what there is to the resumed run."""
-    cycle = run.counters.step // generation.grpo.steps_per_cycle
-    try:
-        if state.rollouts is None:
-            state.rollouts = generation.advance(run.model, cycle, None)
-        generation.reward(state.rollouts)
-        while not generation.is_whole(state.rollouts):
-            state.rollouts = generation.advance(run.model, cycle, state.rollouts)
+@dataclass(frozen=True)
+class _Loop:
+    """The two halves of a cycle. What stops one of them leaves what there is to the resumed run."""
+
+    run: Run
+    state: GRPOState
+    generation: Generation
+    settings: LoopSettings
+    sizes: CycleSizes
+    progress: Bar
+
+    def generate(self) -> None:
+        """The completions of the cycle that the run is in, with their rewards, as far as they are
+        not there."""
+        run, state, generation = self.run, self.state, self.generation
+        cycle = run.counters.step // self.sizes.num_steps
+        try:
+            if state.rollouts is None:
+                state.rollouts = generation.advance(run.model, cycle, None)
             generation.reward(state.rollouts)
-        generation.stop_if_asked()
-    except Exception as error:
+            while not generation.is_whole(state.rollouts):
+                state.rollouts = generation.advance(run.model, cycle, state.rollouts)
+                generation.reward(state.rollouts)
+            generation.stop_if_asked()
+        except Exception as error:
+            run.count_generation()
+            run.save(anew=state.rollouts is not None)
+            if isinstance(error, StoppedError):
+                raise run.interruption() from None
+            raise
         run.count_generation()
-        run.save(anew=state.rollouts is not None)
-        if isinstance(error, StoppedError):
-            raise run.interruption(caught.received) from None
-        raise
-    run.count_generation()
-    state.keep_samples(generation.tokenizer, state.rollouts)
+        state.keep_samples(generation.tokenizer, state.rollouts)
 
+    def learn(self) -> None:
+        """The steps of the cycle that are left, or those up to a signal."""
+        run, state, rollouts = self.run, self.state, self.state.rollouts
+        assert rollouts is not None
+        steps = self._steps(rollouts)
+        stop = min((rollouts.cycle + 1) * self.sizes.num_steps, run.num_steps)
+        self._look_back(rollouts, steps)
+        with training_mode(run.model, run.adapter, run.choices.recompute_policy) as recompute:
+            if self.sizes.num_steps > 1 and rollouts.old_logprobs is None:
+                rollouts.old_logprobs = steps.logprobs(run.model, run.adapter, recompute)
+            for step in range(run.counters.step, stop):
+                position = step % self.sizes.num_steps
+                result = run.take(steps.batch(step, position), recompute, looks=step == 0)
+                if position == 0:
+                    state.count_rollouts(rollouts, step + 1)
+                state.count_step(steps.statistics())
+                # Read at once: what is generated next must come from finite weights.
+                run.settle(result, is_latest=True)
+                state.tell(run.lines)
+                if step + 1 == stop:
+                    state.rollouts = None
+                interrupted = run.caught.received is not None
+                if interrupted or run.saves_at(step + 1):
+                    run.save()
+                if interrupted:
+                    raise run.interruption()
+                self.progress.advance(facts=run.facts())
 
-def _learn(
-    run: Run,
-    state: GRPOState,
-    settings: LoopSettings,
-    grpo: GRPOSettings,
-    caught: Interrupts,
-    progress: Bar,
-) -> None:
-    """The steps of the cycle that are left, or those up to a signal."""
-    model, adapter, rollouts = run.model, run.adapter, state.rollouts
-    assert rollouts is not None
-    steps = PolicySteps(
-        rollouts,
-        grpo,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        choices=run.choices,
-        pad_id=run.pad_id,
-        drops=adapter.dropout.p > 0,
-    )
-    schedule = settings.schedule(run.num_steps)
-    first = run.counters.step
-    stop = min((rollouts.cycle + 1) * grpo.steps_per_cycle, run.num_steps)
-    if grpo.loss.beta != 0 and rollouts.ref_logps is None:
-        with eval_mode(model), adapter_disabled(model):
-            rollouts.ref_logps = steps.logprobs(model, adapter)
-    is_corrected = grpo.rollout_importance_sampling_mode is not None
-    if is_corrected and adapter.dropout.p > 0 and rollouts.undropped_logps is None:
-        with eval_mode(model):
-            rollouts.undropped_logps = steps.logprobs(model, adapter)
-    with training_mode(model, adapter, run.choices.recompute_policy) as recompute:
-        if grpo.steps_per_cycle > 1 and rollouts.old_logps is None:
-            rollouts.old_logps = steps.logprobs(model, adapter, recompute)
-        for step in range(first, stop):
-            with every_tensor_trains(model, adapter) if step == 0 else nullcontext():
-                result = take_step(
-                    model,
-                    adapter,
-                    run.optimizer,
-                    steps.batch(step, step % grpo.steps_per_cycle),
-                    learning_rate=schedule.learning_rate(step),
-                    max_grad_norm=settings.max_grad_norm,
-                    seed=settings.seed,
-                    recompute=recompute,
-                )
-            if step % grpo.steps_per_cycle == 0:
-                state.count_rollouts(rollouts, step + 1)
-            state.count_step(steps.statistics())
-            # Read at once: what is generated next must come from finite weights.
-            run.settle(result, is_latest=True)
-            state.tell(run.lines)
-            if step + 1 == stop:
-                state.rollouts = None
-            interrupted = caught.received is not None
-            if interrupted or run.saves_at(step + 1):
-                run.save()
-            if interrupted:
-                raise run.interruption(caught.received)
-            progress.advance(facts=run.facts())
+    def _steps(self, rollouts: Rollouts) -> PolicySteps:
+        return PolicySteps(
+            rollouts,
+            self.generation.grpo,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            choices=self.run.choices,
+            pad_id=self.run.pad_id,
+            drops=self.run.adapter.dropout.p > 0,
+        )
 
-
-def _check(settings: LoopSettings, run_dir: Path | None, resume: bool) -> None:
-    faults = [
-        f"{name} needs a validation, which a policy gradient has none of"
-        for name in ("eval_steps", "early_stopping_patience")
-        if getattr(settings, name) is not None
-    ]
-    check_folder(settings, run_dir, resume, faults=faults)
+    def _look_back(self, rollouts: Rollouts, steps: PolicySteps) -> None:
+        """The log-probabilities that are not those of the policy as it trains, as far as they are
+        needed and not there."""
+        model, adapter, grpo = self.run.model, self.run.adapter, self.generation.grpo
+        if grpo.loss.beta != 0 and rollouts.ref_logprobs is None:
+            with eval_mode(model), adapter_disabled(model):
+                rollouts.ref_logprobs = steps.logprobs(model, adapter)
+        is_corrected = grpo.rollout_importance_sampling_mode is not None
+        if is_corrected and adapter.dropout.p > 0 and rollouts.undropped_logprobs is None:
+            with eval_mode(model):
+                rollouts.undropped_logprobs = steps.logprobs(model, adapter)

@@ -9,7 +9,8 @@ from typing import Any, get_args
 from lorakit.errors import InputError
 from lorakit.generate import SamplingSettings
 from lorakit.recipe import GRPOSection
-from lorakit.recipe.rules.grpo import is_function
+from lorakit.recipe.cycle_sizes import CycleSizes, cycle_sizes
+from lorakit.recipe.sections.grpo import NamedReward
 from lorakit.tasks import ScoringOptions
 from lorakit.tasks.json_schema import load_schema
 from lorakit.train.advantages import Aggregation, ScaleRewards
@@ -25,16 +26,16 @@ _FREE_ON_RESUME = frozenset({"on_reward_failure", "reward_seconds"})
 class GRPOSettings:
     """How to roll out, reward and learn.
 
-    A cycle: `batch_size * steps_per_generation` completions are generated, `num_generations` of
-    each prompt, and gone through `num_iterations` times in steps of `batch_size` completions.
+    A cycle: completions are generated, `num_generations` of each prompt, and gone through
+    `num_iterations` times in steps of `batch_size` completions; see `recipe.cycle_sizes`.
 
     Attributes:
         rewards: their weighted sum is what is learned.
         loss: the objective; `max_completion_length` is the most tokens of a completion too.
         num_generations: completions of each prompt, a group.
         num_iterations: how often a step sees a completion (mu of the paper).
-        steps_per_generation: optimizer steps that the completions of a cycle are shared out to. In
-            TRL it counts micro-batches: with gradient accumulation the same number is another run.
+        generation_batch_size, steps_per_generation, gradient_accumulation_steps: how many
+            completions are generated, as in TRL's GRPOConfig; None: those of an optimizer step.
         temperature, top_p, top_k, min_p, stop_strings: of the rollouts; log-probabilities are those
             at the temperature everywhere.
         max_batch: completions that are generated at a time; it changes speed and memory alone.
@@ -46,7 +47,7 @@ class GRPOSettings:
         rollout_importance_sampling_mode: see `rollout_corrections`; None: nothing is corrected, and
             the mismatch is measured only.
         rollout_importance_sampling_clip_max, rollout_importance_sampling_clip_min: its bounds.
-        scoring: what scorers need besides.
+        scoring: what scorers need besides, where a reward's own options do not say it.
         on_reward_failure, reward_seconds: of functions of one's own, see `RewardFunction`.
 
     Raises:
@@ -57,7 +58,9 @@ class GRPOSettings:
     loss: PolicyLossSettings = field(default_factory=PolicyLossSettings)
     num_generations: int = 8
     num_iterations: int = 1
-    steps_per_generation: int = 1
+    generation_batch_size: int | None = None
+    steps_per_generation: int | None = None
+    gradient_accumulation_steps: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -85,38 +88,33 @@ class GRPOSettings:
         Raises:
             InputError: values that cannot work, or a JSON schema that cannot be used.
         """
-        rewards = section.named_rewards
-        of_scorers = {one.name: one.options for one in rewards}
-        schema = of_scorers.get("json_schema", {}).get("json_schema")
         own = set(PolicyLossSettings.__dataclass_fields__)
         shared = set(cls.__dataclass_fields__) - {"rewards", "loss", "scoring", "stop_strings"}
         return cls(
             rewards=tuple(
-                Reward(one.name, one.weight, one.options if is_function(one.name) else {})
-                for one in rewards
+                Reward(one.scorer, one.weight, _options_of(one), one.name)
+                for one in section.named_rewards
             ),
             loss=PolicyLossSettings(**section.model_dump(include=own)),
             stop_strings=tuple(section.stop_strings),
-            scoring=ScoringOptions(
-                of_scorers.get("regex", {}).get("regex"),
-                None if schema is None else load_schema(schema),
-                seed,
-            ),
+            scoring=ScoringOptions(seed=seed),
             **section.model_dump(include=shared),
         )
 
     def __post_init__(self) -> None:
-        check_rewards(self.rewards)
+        check_rewards(self.rewards, self.loss.max_completion_length)
         faults = [
             f"{name} {getattr(self, name)!r} (possible: {least} or more)"
             for name, least in (
                 ("num_generations", 2),  # alone in its group, a completion has no advantage
                 ("num_iterations", 1),
+                ("generation_batch_size", 1),
                 ("steps_per_generation", 1),
+                ("gradient_accumulation_steps", 1),
                 ("max_batch", 1),
                 ("max_resample_times", 0),
             )
-            if getattr(self, name) < least
+            if getattr(self, name) is not None and getattr(self, name) < least
         ]
         if self.temperature == 0:
             faults.append("temperature 0 (possible: above 0; all of a group would be the same)")
@@ -141,28 +139,16 @@ class GRPOSettings:
             raise InputError(f"grpo: {'; '.join(faults)}. Change these values.")
         self.sampling(())  # refuses what it cannot sample with
 
-    @property
-    def steps_per_cycle(self) -> int:
-        """Optimizer steps from one generation to the next."""
-        return self.steps_per_generation * self.num_iterations
-
-    def prompts_per_cycle(self, batch_size: int) -> int:
-        """Groups of a cycle.
+    def cycle(self, batch_size: int) -> CycleSizes:
+        """The sizes of every cycle.
 
         Args:
             batch_size: completions of an optimizer step.
 
         Raises:
-            InputError: a cycle's completions are no whole groups.
+            InputError: they cannot be; all faults are named.
         """
-        completions = batch_size * self.steps_per_generation
-        if completions % self.num_generations:
-            raise InputError(
-                f"batch_size {batch_size} times steps_per_generation {self.steps_per_generation} "
-                f"are {completions} completions, which are no whole groups of num_generations "
-                f"{self.num_generations}; possible: a multiple of it. Change one of them."
-            )
-        return completions // self.num_generations
+        return cycle_sizes(self, batch_size)
 
     def sampling(self, stop_ids: tuple[int, ...]) -> SamplingSettings:
         """For the rollouts.
@@ -196,6 +182,14 @@ class GRPOSettings:
         return Rewarder(
             self.rewards,
             self.scoring,
+            max_completion_length=self.loss.max_completion_length,
             on_failure=self.on_reward_failure,
             seconds=self.reward_seconds,
         )
+
+
+def _options_of(reward: NamedReward) -> dict[str, Any]:
+    """Those of the recipe, with the schema that a file holds in the place of its name."""
+    if reward.scorer != "json_schema":
+        return reward.options
+    return {name: load_schema(value) for name, value in reward.options.items()}

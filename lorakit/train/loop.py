@@ -11,34 +11,23 @@ the optimizer refuses from the first bad step on.
 
 from __future__ import annotations
 
-import logging
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from lorakit.adapters.attach import attached
-from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.data.examples import ExampleSet
-from lorakit.data.pack import epoch_order
 from lorakit.engine.recompute import Recompute
-from lorakit.progress import bar
+from lorakit.progress import Bar
 from lorakit.train.batches import StepBatches
-from lorakit.train.checks import check_sets
-from lorakit.train.faults import every_tensor_trains
-from lorakit.train.identity import run_identity
-from lorakit.train.interrupts import Interrupts
 from lorakit.train.modes import training_mode
 from lorakit.train.outcome import TrainOutcome, outcome_of
 from lorakit.train.ranks import Ranks
 from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
-from lorakit.train.setup import check_folder, set_up
-from lorakit.train.step import StepResult, compute_device, take_step
+from lorakit.train.setup import job_of, set_up
+from lorakit.train.step import StepResult
 from lorakit.train.worst_first import run_worst_first
-
-log = logging.getLogger(__name__)
 
 
 def train(
@@ -78,156 +67,83 @@ def train(
         InterruptionError: SIGTERM or Ctrl-C; the run was saved.
         RunError: a checkpoint could not be written, or another process uses `run_dir`.
     """
-    adapter = attached(model)
-    refuse_trained_routers(adapter)
-    check_sets(model, {"train": examples, "validation": validation})
-    epoch_order(len(examples), repeats, settings.seed, 0)  # refuses an epoch without examples
-    _check(settings, validation, run_dir, resume)
-    ranks = Ranks(rank, world_size, compute_device(model))
-    ranks.check()
-    identity = run_identity(
+    job = job_of(
         model,
-        adapter,
         examples,
         settings,
         repeats=repeats,
         validation=validation,
+        pad_id=pad_id,
+        run_dir=run_dir,
+        resume=resume,
+        rank=rank,
         world_size=world_size,
+        faults=[] if validation is not None else _without_validation(settings),
     )
     with (
-        set_up(
-            model,
-            adapter,
-            settings,
-            ranks,
-            identity,
-            longest=int(examples.lengths.max()),
-            run_dir=run_dir,
-            resume=resume,
-        ) as setup,
-        training_mode(model, adapter, setup.choices.recompute_policy) as recompute,
+        set_up(job, longest=int(examples.lengths.max())) as setup,
+        training_mode(model, job.adapter, setup.choices.recompute_policy) as recompute,
     ):
-        choices, caught = setup.choices, setup.caught
         batches = StepBatches(
             examples,
             repeats,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            token_budget=choices.micro_batch_tokens,
-            packed=choices.packed,
+            token_budget=setup.choices.micro_batch_tokens,
+            packed=setup.choices.packed,
             pad_id=pad_id,
             rank=rank,
             world_size=world_size,
         )
         run = Run(
-            model,
-            adapter,
-            setup.optimizer,
-            settings,
-            choices,
+            setup,
             num_steps=batches.count_steps(settings.num_train_epochs, settings.max_steps),
             steps_per_epoch=batches.steps_per_epoch,
-            validation=validation,
-            pad_id=pad_id,
-            writes=ranks.writes,
-            should_stop=lambda: caught.received is not None,
-            run_dir=run_dir,
-            store=setup.store,
         )
-        if ranks.writes:
-            log.info(
-                "training %s parameters on %d examples: %d steps of up to %d examples, "
-                "learning rate %g (%s)",
-                f"{adapter.trainable:,}",
-                len(examples),
-                run.num_steps,
-                settings.batch_size,
-                settings.learning_rate,
-                settings.lr_scheduler_type,
-            )
+        run.announce(f"{len(examples)} examples", f"up to {settings.batch_size} examples")
         if settings.worst_batch_first:
             # Before the run opens: neither its files nor its clock see it.
-            run_worst_first(
-                model,
-                adapter,
-                setup.optimizer,
-                batches,
-                range(setup.first_step, run.num_steps),
-                validation=validation,
-                settings=settings,
-                choices=choices,
-                recompute=recompute,
-                pad_id=pad_id,
-            )
-        try:
-            run.open(setup.checkpoint)
-            _take_steps(run, batches, settings, recompute, caught, ranks)
-        finally:
-            run.close()
-        run.finish()
+            run_worst_first(setup, batches, run.num_steps, recompute)
+        with run.opened() as progress:
+            _take_steps(run, batches, recompute, job.ranks, progress)
         return outcome_of(run)
 
 
 def _take_steps(
-    run: Run,
-    batches: StepBatches,
-    settings: LoopSettings,
-    recompute: Recompute,
-    caught: Interrupts,
-    ranks: Ranks,
+    run: Run, batches: StepBatches, recompute: Recompute, ranks: Ranks, progress: Bar
 ) -> None:
     """All steps that are left, or those up to a signal or early stopping."""
-    schedule = settings.schedule(run.num_steps)
-    first = run.counters.step
+    caught, first = run.caught, run.counters.step
     if ranks.any(run.counters.due_line is not None):
         # A signal while the validation that a signal had cut short was caught up on.
-        raise run.interruption(caught.received)
+        raise run.interruption()
     pending: StepResult | None = None
-    with bar("training", run.num_steps) as progress:
-        progress.advance(first)
-        for step in range(first, run.num_steps):
-            if run.counters.stopped is not None:
-                return
-            with every_tensor_trains(run.model, run.adapter) if step == first else nullcontext():
-                result = take_step(
-                    run.model,
-                    run.adapter,
-                    run.optimizer,
-                    batches[step],
-                    learning_rate=schedule.learning_rate(step),
-                    max_grad_norm=settings.max_grad_norm,
-                    seed=settings.seed,
-                    recompute=recompute,
-                    sum_over_ranks=ranks.sum,
-                )
-            if pending is not None:
-                run.settle(pending, is_latest=False)
-            pending = result
-            interrupted = ranks.any(caught.received is not None)
-            if interrupted or run.pauses_at(step + 1):
-                # Nothing is validated or saved before its numbers are known to be finite.
-                run.settle(pending, is_latest=True)
-                pending = None
-                # A validation takes its time, and a signal cuts it short.
-                interrupted = interrupted or ranks.any(caught.received is not None)
-                if interrupted or run.saves_at(step + 1) or run.counters.stopped is not None:
-                    run.save()
-            if interrupted:
-                raise run.interruption(caught.received)
-            progress.advance(facts=run.facts())
+    for step in range(first, run.num_steps):
+        if run.counters.stopped is not None:
+            return
+        result = run.take(batches[step], recompute, looks=step == first)
+        if pending is not None:
+            run.settle(pending, is_latest=False)
+        pending = result
+        interrupted = ranks.any(caught.received is not None)
+        if interrupted or run.pauses_at(step + 1):
+            # Nothing is validated or saved before its numbers are known to be finite.
+            run.settle(pending, is_latest=True)
+            pending = None
+            # A validation takes its time, and a signal cuts it short.
+            interrupted = interrupted or ranks.any(caught.received is not None)
+            if interrupted or run.saves_at(step + 1) or run.counters.stopped is not None:
+                run.save()
+        if interrupted:
+            raise run.interruption()
+        progress.advance(facts=run.facts())
     if caught.received is not None:
-        raise run.interruption(caught.received)
+        raise run.interruption()
 
 
-def _check(
-    settings: LoopSettings,
-    validation: ExampleSet | None,
-    run_dir: Path | None,
-    resume: bool,
-) -> None:
-    faults = []
-    if validation is None and settings.early_stopping_patience is not None:
-        faults.append("early_stopping_patience needs validation examples; give data.validation")
-    if validation is None and settings.eval_steps is not None:
-        faults.append("eval_steps needs validation examples; give data.validation")
-    check_folder(settings, run_dir, resume, faults=faults)
+def _without_validation(settings: LoopSettings) -> list[str]:
+    return [
+        f"{name} needs validation examples; give data.validation"
+        for name in ("early_stopping_patience", "eval_steps")
+        if getattr(settings, name) is not None
+    ]

@@ -65,7 +65,8 @@ class TrainOutcome:
 def outcome_of(run: Run) -> TrainOutcome:
     """Of a run that has come to its end."""
     counters = run.counters
-    early = run.stopping.patience is not None
+    stopping = run.validations.stopping
+    early = stopping.patience is not None
     return TrainOutcome(
         steps=counters.step,
         stopped=counters.stopped or FINISHED,
@@ -73,8 +74,8 @@ def outcome_of(run: Run) -> TrainOutcome:
         trained_tokens=counters.trained_tokens,
         seconds=counters.seconds,
         loss=counters.last_loss,
-        validation_loss=run.stopping.best_loss if early else counters.last_validation_loss,
-        best_step=run.stopping.best_step if early else None,
+        validation_loss=stopping.best_loss if early else counters.last_validation_loss,
+        best_step=stopping.best_step if early else None,
         metrics=run.lines,
         choices=run.choices,
         optimizer=run.optimizer.facts(),

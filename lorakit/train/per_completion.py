@@ -25,19 +25,15 @@ def sum_of_each(per_token: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.segment_reduce(per_token, "sum", lengths=lengths, initial=0)
 
 
-def mean_of_each(masked: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """(N,) -> (S,), over the tokens that count; 0 for a completion without one.
-
-    Args:
-        masked: (N,), values times `mask`.
-        mask: (N,), 1 where a token counts, else 0.
-    """
-    return sum_of_each(masked, lengths) / sum_of_each(mask, lengths).clamp(min=1)
+def mean_of_each(per_token: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """(N,) -> (S,), over the tokens of each completion, of which there is one at least."""
+    return sum_of_each(per_token, lengths) / lengths
 
 
-def counted(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """One entry of `Statistics`: the sum of the values that count, and how many do."""
-    return torch.stack([(values * mask).sum(dtype=torch.float64), mask.sum(dtype=torch.float64)])
+def counted(values: torch.Tensor) -> torch.Tensor:
+    """One entry of `Statistics`: the sum of the values, and how many they are."""
+    total = values.sum(dtype=torch.float64)
+    return torch.stack([total, torch.full_like(total, values.numel())])
 
 
 def add_statistics(total: Statistics, more: Statistics) -> None:

@@ -2,9 +2,9 @@
 
 N tokens of S completions, one completion after the other; t a token of completion s.
 
-    ratio_t = exp(logp_t - old_logp_t)                of gspo: exp(mean over s of the difference)
+    ratio_t = exp(logprob_t - old_logprob_t)      of gspo: exp(mean over s of the difference)
     loss_t  = -min(min(ratio_t, delta) A_s, clip(ratio_t, 1 - epsilon, 1 + epsilon_high) A_s)
-    cispo:    -min(ratio_t, epsilon_high) A_s logp_t, nothing flowing through the ratio
+    cispo:    -min(ratio_t, epsilon_high) A_s logprob_t, nothing flowing through the ratio
     loss    = sum over s and t of (loss_t * w_t + beta KL_t) / divisor
 
 | loss_type | summed | divisor | paper (arXiv) |
@@ -117,9 +117,9 @@ class Counts:
     """Of one optimizer step over all its micro-batches and ranks.
 
     Attributes:
-        completions: all of them, those without a token that counts included.
-        tokens: that count (see `PolicyTokens.mask`).
-        tokens_generated: that count, of all completions that the steps of the cycle see.
+        completions: all of them, those that are masked or have no advantage included.
+        tokens: of those that are not masked.
+        tokens_generated: likewise, of all completions that the steps of the cycle see.
         steps_of_cycle: optimizer steps that those are shared out to in one pass over them.
     """
 
@@ -131,26 +131,27 @@ class Counts:
 
 @dataclass(frozen=True)
 class PolicyTokens:
-    """What is known of the tokens of a micro-batch; float32 (float64 where `logps` are).
+    """What is known of the tokens of a micro-batch; float32 (float64 where `logprobs` are).
+
+    A completion that is masked because it is truncated is not among them: it teaches nothing, and
+    `Counts` say what part it has in the divisor.
 
     Attributes:
-        logps: (N,), log-probabilities of the policy, with gradients.
+        logprobs: (N,), log-probabilities of the policy, with gradients.
         lengths: int64 (S,), tokens of each completion, 1 or more; they add up to N.
         advantages: (S,).
-        old_logps: (N,), of the policy that the ratio is taken against; None: of this one as it is.
-        ref_logps: (N,), of the base; needed where beta is not 0.
-        mask: (N,), 1 for a token that counts and 0 for one that does not (of a truncated
-            completion); None: all count.
+        old_logprobs: (N,), of the policy that the ratio is taken against; None: of this one as it
+            is.
+        ref_logprobs: (N,), of the base; needed where beta is not 0.
         corrections: (N,), of `rollout_corrections`; None: none.
         entropies: (N,), for the statistics; None: not known.
     """
 
-    logps: torch.Tensor
+    logprobs: torch.Tensor
     lengths: torch.Tensor
     advantages: torch.Tensor
-    old_logps: torch.Tensor | None = None
-    ref_logps: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
+    old_logprobs: torch.Tensor | None = None
+    ref_logprobs: torch.Tensor | None = None
     corrections: torch.Tensor | None = None
     entropies: torch.Tensor | None = None
 
@@ -172,21 +173,20 @@ def policy_loss(
     """The sum of the losses of a micro-batch, to be divided by the step's `divisor`.
 
     Returns:
-        loss: 0-d, the dtype of `tokens.logps`; its gradient flows into these alone.
+        loss: 0-d, the dtype of `tokens.logprobs`; its gradient flows into these alone.
         statistics: to be added up over micro-batches; over tokens `entropy` and `kl`; over tokens,
             or completions where the level is sequence, `ratio`, `clip_ratio/low`,
             `clip_ratio/high`, `clip_ratio/region`, of cispo `cispo_clip_ratio` instead.
     """
-    lengths, logps = tokens.lengths, tokens.logps
-    mask = torch.ones_like(logps) if tokens.mask is None else tokens.mask.to(logps.dtype)
-    old_logps = logps.detach() if tokens.old_logps is None else tokens.old_logps
-    log_ratio = logps - old_logps
+    lengths, logprobs = tokens.lengths, tokens.logprobs
+    old_logprobs = logprobs.detach() if tokens.old_logprobs is None else tokens.old_logprobs
+    log_ratio = logprobs - old_logprobs
     if settings.level == "sequence":
-        log_ratio = at_each(mean_of_each(log_ratio * mask, mask, lengths), lengths)
+        log_ratio = at_each(mean_of_each(log_ratio, lengths), lengths)
     ratio = log_ratio.exp()
-    advantages = at_each(tokens.advantages.to(logps.dtype), lengths)
+    advantages = at_each(tokens.advantages.to(logprobs.dtype), lengths)
     if settings.loss_type == "cispo":
-        losses = -ratio.clamp(max=settings.highest).detach() * advantages * logps
+        losses = -ratio.clamp(max=settings.highest).detach() * advantages * logprobs
     else:
         clipped = ratio.clamp(1 - settings.epsilon, 1 + settings.highest)
         bounded = ratio if settings.delta is None else ratio.clamp(max=settings.delta)
@@ -198,17 +198,17 @@ def policy_loss(
         divergence = _divergence(tokens, ratio if settings.use_bias_correction_kl else None)
         losses = losses + settings.beta * divergence
     if settings.loss_type in ("grpo", "gspo"):
-        loss = mean_of_each(losses * mask, mask, lengths).sum()
+        loss = mean_of_each(losses, lengths).sum()
     else:
-        loss = (losses * mask).sum()
-    return loss, _statistics(tokens, settings, ratio, advantages, divergence, mask)
+        loss = losses.sum()
+    return loss, _statistics(tokens, settings, ratio, advantages, divergence)
 
 
 def _divergence(tokens: PolicyTokens, ratio: torch.Tensor | None) -> torch.Tensor:
     """k3 of http://joschu.net/blog/kl-approx.html, each 0 or more without the ratio."""
-    if tokens.ref_logps is None:
+    if tokens.ref_logprobs is None:
         raise ValueError("beta is not 0, so the log-probabilities of the base are needed.")
-    difference = tokens.ref_logps - tokens.logps
+    difference = tokens.ref_logprobs - tokens.logprobs
     k3 = difference.exp() - difference - 1
     return k3 if ratio is None else k3 * ratio
 
@@ -220,20 +220,19 @@ def _statistics(
     ratio: torch.Tensor,
     advantages: torch.Tensor,
     divergence: torch.Tensor | None,
-    mask: torch.Tensor,
 ) -> Statistics:
     def of_ratios(values: torch.Tensor) -> torch.Tensor:
         if settings.level == "token":
-            return counted(values, mask)
+            return counted(values)
         # One value for each completion, which stands at all of its tokens: its first.
         first = values[tokens.lengths.cumsum(0) - tokens.lengths]
-        return counted(first, torch.ones_like(tokens.advantages))
+        return counted(first)
 
     found = {"ratio": of_ratios(ratio)}
     if divergence is not None:
-        found["kl"] = counted(divergence, mask)
+        found["kl"] = counted(divergence)
     if tokens.entropies is not None:
-        found["entropy"] = counted(tokens.entropies, mask)
+        found["entropy"] = counted(tokens.entropies)
     if settings.loss_type == "cispo":
         clipped = (ratio > settings.highest) & (advantages > 0)
         return found | {"cispo_clip_ratio": of_ratios(clipped)}

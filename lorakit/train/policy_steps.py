@@ -64,6 +64,7 @@ class PolicySteps:
         self._rollouts = rollouts
         self._settings = settings
         self._batch_size = batch_size
+        self._steps_per_pass = settings.cycle(batch_size).steps_per_pass
         self._seed = seed
         self._choices = choices
         self._pad_id = pad_id
@@ -131,16 +132,16 @@ class PolicySteps:
         """
         found = torch.zeros(len(self._rollouts.token_ids))
         device = compute_device(model)
-        for position in range(self._settings.steps_per_generation):
+        for position in range(self._steps_per_pass):
             for group in self._groups(position):
                 micro_batch = self._laid_out(group).to(device)
                 if recompute is not None:
                     recompute.prepare(micro_batch.input_ids.numel())
                 adapter.dropout.rows = row_keys(micro_batch, self._seed, self._rollouts.cycle)
-                logps, _ = token_logprobs(
+                logprobs, _ = token_logprobs(
                     model, micro_batch, temperature=self._settings.temperature
                 )
-                found[self._places(group)] = logps.cpu()
+                found[self._places(group)] = logprobs.cpu()
         adapter.dropout.rows = None
         return found
 
@@ -153,17 +154,17 @@ class PolicySteps:
         def at_tokens(values: torch.Tensor | None) -> torch.Tensor | None:
             return None if values is None else values[places].to(device)
 
-        logps, entropies = token_logprobs(
+        logprobs, entropies = token_logprobs(
             model, micro_batch, temperature=self._settings.temperature, with_entropies=True
         )
-        old_logps = at_tokens(rollouts.old_logps)
-        old_logps = logps.detach() if old_logps is None else old_logps
+        old_logprobs = at_tokens(rollouts.old_logprobs)
+        old_logprobs = logprobs.detach() if old_logprobs is None else old_logprobs
         lengths = rollouts.lengths[list(group)].to(device)
-        sampled = at_tokens(rollouts.rollout_logps)
+        sampled = at_tokens(rollouts.rollout_logprobs)
         assert sampled is not None
-        undropped = at_tokens(rollouts.undropped_logps)
+        undropped = at_tokens(rollouts.undropped_logprobs)
         corrections, mismatch = rollout_corrections(
-            old_logps if undropped is None else undropped,
+            old_logprobs if undropped is None else undropped,
             sampled,
             lengths,
             mode=self._settings.rollout_importance_sampling_mode,
@@ -173,11 +174,11 @@ class PolicySteps:
         advantages = torch.from_numpy(self._rollouts.advantages.advantages[list(group)]).float()
         loss, statistics = policy_loss(
             PolicyTokens(
-                logps,
+                logprobs,
                 lengths,
                 advantages.to(device),
-                old_logps=old_logps,
-                ref_logps=at_tokens(rollouts.ref_logps),
+                old_logprobs=old_logprobs,
+                ref_logprobs=at_tokens(rollouts.ref_logprobs),
                 corrections=corrections,
                 entropies=entropies,
             ),
@@ -190,7 +191,7 @@ class PolicySteps:
 
     def _completions(self, position: int) -> np.ndarray:
         """int64 (batch_size,), those that the step at `position` sees."""
-        part = position % self._settings.steps_per_generation
+        part = position % self._steps_per_pass
         return self._order[part * self._batch_size :][: self._batch_size]
 
     def _groups(self, position: int) -> list[list[int]]:
@@ -237,7 +238,7 @@ class PolicySteps:
             completions=len(chosen),
             tokens=sum(self._counted_lengths(chosen)),
             tokens_generated=sum(self._counted_lengths(self._order)),
-            steps_of_cycle=self._settings.steps_per_generation,
+            steps_of_cycle=self._steps_per_pass,
         )
 
     def _counted_lengths(self, chosen: Sequence[int] | np.ndarray) -> Iterator[int]:

@@ -4,8 +4,9 @@
         return [float(len(text.split()) <= limit) for text in completions]
 
 A function is called with names it takes: `prompts`, `completions`, `references` (lists of texts),
-each column of the data set (a list), and the options of the recipe. It gives a number for each
-completion, or None where it has no opinion.
+`completion_ids` (a list of token ids of each completion, its end token included), each column of
+the data set (a list), and the options of the recipe. It gives a number for each completion, or None
+where it has no opinion.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lorakit.child.process import CallError, ChildProcess, LostChildError
 from lorakit.errors import InputError, RunError
 
 OnFailure = Literal["error", "skip"]
-OWN = ("prompts", "completions", "references")
+OWN = ("prompts", "completions", "references", "completion_ids")
 SHOWN_CHARACTERS = 120
 # Beside what the child has when it is ready: a model that a file loads on import is not counted.
 MEMORY_BYTES = 4 << 30
@@ -43,6 +44,7 @@ class Answers:
 
     Attributes:
         completions, references, prompts: texts.
+        completion_ids: tokens of each completion as they were drawn, its end token included.
         columns: of each one's row, {name: value}.
         places: where that row stands: `file:line`.
     """
@@ -50,14 +52,15 @@ class Answers:
     completions: Sequence[str]
     references: Sequence[str]
     prompts: Sequence[str]
+    completion_ids: Sequence[Sequence[int]]
     columns: Sequence[Mapping[str, Any]]
     places: Sequence[str]
 
     def argument(self, name: str, indices: Sequence[int]) -> list[Any]:
         """What is handed over under a name; None for a row without that column."""
         if name in OWN:
-            texts: Sequence[str] = vars(self)[name]
-            return [texts[index] for index in indices]
+            values: Sequence[Any] = vars(self)[name]
+            return [values[index] for index in indices]
         return [self.columns[index].get(name) for index in indices]
 
     def names(self) -> list[str]:

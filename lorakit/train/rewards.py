@@ -1,10 +1,12 @@
-"""Rewards of answers: the scorers of `tasks` and functions of one's own, named and weighted.
+"""Rewards of answers: the scorers of `tasks`, what sees tokens, and functions of one's own, named
+and weighted.
 
 E answers, K rewards.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,16 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.errors import InputError, RunError
-from lorakit.recipe.rules.grpo import function_name, is_function
+from lorakit.recipe.reward_names import (
+    LONGEST,
+    OF_TOKENS,
+    REWARD_OPTIONS,
+    function_name,
+    is_function,
+    overlong_faults,
+)
+from lorakit.recipe.rules.fault import unknown
+from lorakit.train.overlong import soft_overlong_punishment
 from lorakit.train.reward_functions import Answers, OnFailure, RewardFunction
 
 
@@ -22,49 +33,80 @@ class Reward:
     """One of the rewards of a run.
 
     Attributes:
-        scorer: a file of `tasks`, by name, or a function of one's own: `package.module:function`,
-            `path.py:function` (see `reward_functions`).
+        scorer: a file of `tasks`, by name, `soft_overlong_punishment`, or a function of one's own:
+            `package.module:function`, `path.py:function` (see `reward_functions`).
         weight: of its scores in the sum; a negative one punishes.
-        options: of a function of one's own, by name.
+        options: by name, of a function of one's own and of `soft_overlong_punishment`; of a scorer
+            what it needs of `ScoringOptions`, in place of what the settings have for all.
+        name: in metrics; left out: the scorer's, or the function's without its module.
     """
 
     scorer: str
     weight: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """In metrics."""
-        return function_name(self.scorer)
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", function_name(self.scorer))
 
 
-def check_rewards(rewards: Sequence[Reward]) -> None:
+def check_rewards(rewards: Sequence[Reward], max_completion_length: int) -> None:
     """Refuse rewards that cannot work, before anything runs.
 
+    Args:
+        max_completion_length: of the rollouts, in tokens.
+
     Raises:
-        InputError: there is none, one is named twice, a weight is no number, or no scorer is
-            called so.
+        InputError: there is none, two have one name, a weight is no number, an option is none, or
+            no scorer is called so.
     """
     if not rewards:
-        raise InputError(
-            f"no reward is given; possible: {', '.join(tasks.names())}. Name one at least."
-        )
+        raise InputError(f"no reward is given; possible: {', '.join(_possible())}. Name one.")
     names = [one.name for one in rewards]
     for one in rewards:
-        if not is_function(one.scorer) and tasks.scorer(one.scorer).IS_OF_A_SET:
-            possible = [name for name in tasks.names() if not tasks.scorer(name).IS_OF_A_SET]
-            raise InputError(
-                f"reward {one.scorer!r} holds an answer against other rows of its set, which for "
-                "completions of one question is chance; possible: "
-                f"{', '.join(possible)}. Choose one of them; as a metric it stays."
-            )
+        _check_scorer(one, max_completion_length)
         if names.count(one.name) > 1:
             raise InputError(
-                f"reward {one.name!r} is named twice; possible: each scorer once, with the sum "
-                "of the weights. Remove one."
+                f"two rewards are named {one.name!r}; possible: a name for each, "
+                f"Reward({one.scorer!r}, name=...). Name them, or remove one."
             )
         if not np.isfinite(one.weight):
             raise InputError(f"reward {one.name!r} has weight {one.weight!r}; give a number.")
+
+
+def _check_scorer(reward: Reward, max_completion_length: int) -> None:
+    scorer = reward.scorer
+    if is_function(scorer):
+        return
+    if scorer not in (*tasks.names(), *OF_TOKENS):
+        fault = unknown((), scorer, tuple(_possible()))
+        raise InputError(f"reward {fault.message}, or a function of your own. Choose one of them.")
+    if scorer in OF_TOKENS:
+        found = overlong_faults(reward.options, max_completion_length)
+        faults = [f"option {name} {message}" for name, message in found.items()]
+    elif tasks.scorer(scorer).IS_OF_A_SET:
+        faults = [
+            "holds an answer against other rows of its set, which for completions of one question "
+            "is chance; as a metric it stays"
+        ]
+    else:
+        wanted, _ = REWARD_OPTIONS.get(scorer, (None, ""))
+        faults = [
+            f"has no option {name!r}; possible: {wanted or 'none'}"
+            for name in reward.options
+            if name != wanted
+        ]
+    if faults:
+        raise InputError(
+            f"reward {scorer!r} {'; '.join(faults)}. Possible rewards: {', '.join(_possible())}, "
+            "or a function of your own. Change it."
+        )
+
+
+def _possible() -> list[str]:
+    scorers = [name for name in tasks.names() if not tasks.scorer(name).IS_OF_A_SET]
+    return [*scorers, *OF_TOKENS]
 
 
 class Rewarder:
@@ -72,7 +114,8 @@ class Rewarder:
 
     Args:
         rewards: their order is that of the columns.
-        scoring: what scorers need.
+        scoring: what scorers need, where the reward's own options do not say it.
+        max_completion_length: of the rollouts, in tokens.
         on_failure, seconds: of functions of one's own, see `RewardFunction`.
 
     Raises:
@@ -84,12 +127,19 @@ class Rewarder:
         rewards: Sequence[Reward],
         scoring: tasks.ScoringOptions,
         *,
+        max_completion_length: int,
         on_failure: OnFailure = "error",
         seconds: float = 60.0,
     ) -> None:
-        self._rewards, self._scoring = rewards, scoring
+        self._rewards = rewards
+        self._longest = {LONGEST: max_completion_length}
+        self._scoring = {
+            one.name: dataclasses.replace(scoring, **one.options)
+            for one in rewards
+            if not is_function(one.scorer) and one.scorer not in OF_TOKENS
+        }
         self._functions = {
-            one.scorer: RewardFunction(
+            one.name: RewardFunction(
                 one.scorer, one.options, on_failure=on_failure, seconds=seconds
             )
             for one in rewards
@@ -124,8 +174,8 @@ class Rewarder:
             InputError: what a scorer needs is not there; with the fix.
         """
         for one in self._rewards:
-            if not is_function(one.scorer):
-                tasks.scorer(one.scorer).check(self._scoring)
+            if one.name in self._scoring:
+                tasks.scorer(one.scorer).check(self._scoring[one.name])
 
     def score(self, reward: Reward, answers: Answers) -> np.ndarray:
         """What one of the rewards makes of each answer.
@@ -136,10 +186,17 @@ class Rewarder:
         Raises:
             RunError: it gave something else than a number for each answer.
         """
-        if reward.scorer in self._functions:
-            return self._functions[reward.scorer].scores(answers)
-        scorer = tasks.scorer(reward.scorer)
-        found = scorer.scores(answers.completions, answers.references, self._scoring)
+        if reward.name in self._functions:
+            return self._functions[reward.name].scores(answers)
+        if reward.scorer in OF_TOKENS:
+            lengths = np.array([len(ids) for ids in answers.completion_ids], np.int64)
+            return soft_overlong_punishment(lengths, **(self._longest | dict(reward.options)))
+        return self._by_scorer(reward, answers)
+
+    def _by_scorer(self, reward: Reward, answers: Answers) -> np.ndarray:
+        found = tasks.scorer(reward.scorer).scores(
+            answers.completions, answers.references, self._scoring[reward.name]
+        )
         column = np.asarray(found, np.float64)
         count = len(answers.completions)
         if column.shape != (count,) or np.isinf(column).any():

@@ -22,8 +22,8 @@ Correction = Literal["token_truncate", "token_mask", "sequence_truncate", "seque
 
 @torch.no_grad()
 def rollout_corrections(
-    old_logps: torch.Tensor,
-    rollout_logps: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    rollout_logprobs: torch.Tensor,
     lengths: torch.Tensor,
     *,
     mode: Correction | None,
@@ -33,12 +33,13 @@ def rollout_corrections(
     """How much more probable what was sampled is in the numerics of training: importance weights.
 
     The ratio of a token, or the product over a completion; outside of [clip_min, clip_max] it is
-    cut off there (truncate) or the weight is 0 (mask). A NaN in `rollout_logps` (not known)
+    cut off there (truncate) or the weight is 0 (mask). A NaN in `rollout_logprobs` (not known)
     corrects nothing.
 
     Args:
-        old_logps: (N,), of the sampled tokens in a training pass, by the weights that sampled them.
-        rollout_logps: (N,), of the same tokens as they were sampled, at the same temperature.
+        old_logprobs: (N,), of the sampled tokens in a training pass, by the weights that sampled
+            them.
+        rollout_logprobs: (N,), of the same tokens as they were sampled, at the same temperature.
         lengths: int64 (S,).
         mode: see above; None: the mismatch is measured only.
         clip_min, clip_max: None: no bound.
@@ -49,9 +50,11 @@ def rollout_corrections(
     """
     if mode not in (None, *get_args(Correction)):
         raise ValueError(f"correction {mode!r}; possible: {', '.join(get_args(Correction))}.")
-    known = ~rollout_logps.isnan()
-    difference = (old_logps - rollout_logps).nan_to_num(nan=0.0)
-    statistics = {"sampling_logp_difference": counted(difference.abs(), known)}
+    known = ~rollout_logprobs.isnan()
+    difference = (old_logprobs - rollout_logprobs).nan_to_num(nan=0.0)
+    # Of what is not known the difference is 0; it is left out of the count alone.
+    entry = [difference.abs().sum(dtype=torch.float64), known.sum(dtype=torch.float64)]
+    statistics = {"sampling_logp_difference": torch.stack(entry)}
     if mode is None:
         return None, statistics
     level, how = mode.split("_")
@@ -63,5 +66,5 @@ def rollout_corrections(
         low = -math.inf if clip_min is None else clip_min
         high = math.inf if clip_max is None else clip_max
         ratio = ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
-    statistics["importance_sampling_ratio"] = counted(ratio, torch.ones_like(ratio))
+    statistics["importance_sampling_ratio"] = counted(ratio)
     return at_each(ratio, lengths) if level == "sequence" else ratio, statistics

@@ -46,15 +46,15 @@ class Rollouts:
         truncated: bool (E,), whether a completion did not come to its end.
         rewards: float64 (E, K), not weighted; 0 where it is not scored yet.
         scored: bool (E, K), whether a reward was asked for yet.
-        rollout_logps: float32 (N,), as sampled.
+        rollout_logprobs: float32 (N,), as sampled.
         num_resamples: how often further questions were asked.
         seconds: what all of it took.
-        old_logps: float32 (N,), in the numerics of training, by the weights that sampled; None:
+        old_logprobs: float32 (N,), in the numerics of training, by the weights that sampled; None:
             not needed, because the only step that sees a completion has them. 0 where a completion
             does not train.
-        undropped_logps: likewise with no dropout, as it was sampled; None: these are `old_logps`,
-            or nothing is corrected.
-        ref_logps: likewise of the base; None: not needed.
+        undropped_logprobs: likewise with no dropout, as it was sampled; None: these are
+            `old_logprobs`, or nothing is corrected.
+        ref_logprobs: likewise of the base; None: not needed.
         weighed: what the rewards come to; None: not all are scored.
         chosen: int64, the completions that steps are to see, in order; empty before that.
     """
@@ -67,12 +67,12 @@ class Rollouts:
     truncated: torch.Tensor
     rewards: torch.Tensor
     scored: torch.Tensor
-    rollout_logps: torch.Tensor
+    rollout_logprobs: torch.Tensor
     num_resamples: int = 0
     seconds: Seconds = Seconds(0.0, 0.0)
-    old_logps: torch.Tensor | None = None
-    undropped_logps: torch.Tensor | None = None
-    ref_logps: torch.Tensor | None = None
+    old_logprobs: torch.Tensor | None = None
+    undropped_logprobs: torch.Tensor | None = None
+    ref_logprobs: torch.Tensor | None = None
     weighed: Advantages | None = None
     chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
@@ -177,8 +177,8 @@ class Rollouts:
         return max(0, num_groups - int(self.advantages.varies[:: settings.num_generations].sum()))
 
 
-_OF_GENERATION = ("lengths", "token_ids", "truncated", "rewards", "scored", "rollout_logps")
-_TENSORS = (*_OF_GENERATION, "old_logps", "undropped_logps", "ref_logps")
+_OF_GENERATION = ("lengths", "token_ids", "truncated", "rewards", "scored", "rollout_logprobs")
+_TENSORS = (*_OF_GENERATION, "old_logprobs", "undropped_logprobs", "ref_logprobs")
 
 
 def roll_out(
@@ -227,7 +227,7 @@ def roll_out(
         truncated=torch.tensor([one.finish_reason == "length" for one in completions]),
         rewards=torch.zeros(shape, dtype=torch.float64),
         scored=torch.zeros(shape, dtype=torch.bool),
-        rollout_logps=_joined(completions),
+        rollout_logprobs=_joined(completions),
         seconds=Seconds(time.monotonic() - began, 0.0),
     )
 

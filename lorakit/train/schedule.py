@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from lorakit.errors import InputError
+from lorakit.recipe.rules.fault import unknown
 
 Kind = Literal["cosine", "linear", "constant"]
 
 DEFAULT_WARMUP_RATIO = 0.05
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a schedule that there is not.
+
+    Raises:
+        InputError: naming the nearest one.
+    """
+    if kind not in get_args(Kind):
+        fault = unknown(("lr_scheduler_type",), kind, get_args(Kind))
+        raise InputError(f"lr_scheduler_type {fault.message}. Choose one of them.")
 
 
 @dataclass(frozen=True)
@@ -24,12 +38,18 @@ class Schedule:
         peak: the learning rate at the end of the warm-up.
         num_steps: optimizer steps of the whole run.
         num_warmup_steps: steps of the warm-up.
+
+    Raises:
+        InputError: `kind` is not known.
     """
 
     kind: Kind
     peak: float
     num_steps: int
     num_warmup_steps: int
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of optimizer step `step`, counted from 0."""

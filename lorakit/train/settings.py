@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lorakit.recipe import TrainSection
-from lorakit.train.schedule import Kind, Schedule, count_warmup_steps
+from lorakit.train.schedule import Kind, Schedule, check_kind, count_warmup_steps
 
 # They change what is written, when, or how soon a fault shows, never what is trained: free to
 # differ on resume.
@@ -24,6 +24,9 @@ class LoopSettings:
 
     Attributes:
         packing: whether examples may share a row, where the model's family allows it.
+
+    Raises:
+        InputError: `lr_scheduler_type` is not known.
     """
 
     num_train_epochs: float = 3.0
@@ -56,6 +59,9 @@ class LoopSettings:
     early_stopping_patience: int | None = None
     early_stopping_threshold: float = 0.0
     report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_kind(self.lr_scheduler_type)
 
     @classmethod
     def from_section(cls, section: TrainSection, *, packing: bool) -> LoopSettings:

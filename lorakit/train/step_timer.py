@@ -14,7 +14,7 @@ from lorakit.adapters.attach import Attached
 from lorakit.optimizers.adamw import AdamWRule
 from lorakit.optimizers.optimizer import AdamW
 from lorakit.optimizers.state_plan import state_plan_of
-from lorakit.train.checkpoint import CheckpointStore
+from lorakit.train.checkpoint_store import CheckpointStore
 from lorakit.train.settings import LoopSettings
 
 REPEATS = 3

@@ -13,19 +13,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from lorakit.adapters.attach import Attached
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.engine.activations import layer_bytes
 from lorakit.engine.recompute import Recompute
 from lorakit.errors import RunError
-from lorakit.optimizers.optimizer import AdamW
 from lorakit.train.batches import StepBatches
 from lorakit.train.choices import Choices
 from lorakit.train.losses import example_losses
 from lorakit.train.modes import compute_dtype
 from lorakit.train.settings import LoopSettings
+from lorakit.train.setup import Setup
 from lorakit.train.step import backward_with_room
 from lorakit.train.worst import Worst, worst_of_set, worst_of_steps
 
@@ -36,77 +34,55 @@ log = logging.getLogger(__name__)
 
 
 def run_worst_first(
-    model: PreTrainedModel,
-    adapter: Attached,
-    optimizer: AdamW,
-    batches: StepBatches,
-    steps: range,
-    *,
-    validation: ExampleSet | None,
-    settings: LoopSettings,
-    choices: Choices,
-    recompute: Recompute,
-    pad_id: int,
+    setup: Setup, batches: StepBatches, num_steps: int, recompute: Recompute
 ) -> None:
     """Take the memory that the run will take at its worst.
 
     Args:
-        model: in the mode it trains in.
-        steps: that are left to do.
-        validation: measured between the steps.
+        setup: of the run, its model in the mode it trains in.
+        batches: of its steps.
+        num_steps: of the whole run; the largest of those that are left is looked for.
+        recompute: of `training_mode`.
 
     Raises:
         RunError: it does not fit; the message says what to change.
     """
+    model, steps = setup.job.model, range(setup.first_step, num_steps)
     if not steps:
         return
     layers = layer_bytes(model, compute_dtype(model).itemsize)
-    worst = worst_of_steps(batches, steps, policy=choices.recompute_policy, layers=layers)
+    worst = worst_of_steps(batches, steps, policy=setup.choices.recompute_policy, layers=layers)
     tokens = int(batches.examples.lengths[list(worst.groups[0])].sum())
     log.info("first the largest micro-batch of the run, of %d tokens, to see that it fits", tokens)
     with same_random_numbers(model.device):
-        _train_on(model, adapter, optimizer, batches, steps, worst, settings, choices, recompute)
-        if validation is not None:
-            _measure_largest(model, validation, settings, choices, pad_id)
+        _train_on(setup, batches, worst, recompute)
+        if setup.job.validation is not None:
+            _measure_largest(setup, setup.job.validation)
 
 
-def _train_on(
-    model: PreTrainedModel,
-    adapter: Attached,
-    optimizer: AdamW,
-    batches: StepBatches,
-    steps: range,
-    worst: Worst,
-    settings: LoopSettings,
-    choices: Choices,
-    recompute: Recompute,
-) -> None:
+def _train_on(setup: Setup, batches: StepBatches, worst: Worst, recompute: Recompute) -> None:
+    job, optimizer = setup.job, setup.optimizer
     lengths = batches.examples.lengths[list(worst.groups[0])]
-    with _told("micro-batch of this run", lengths, settings, choices):
+    with _told("micro-batch of this run", lengths, job.settings, setup.choices):
         for group in worst.groups:
-            batch = batches.batch_of(steps.start, group)
-            backward_with_room(model, adapter, optimizer, batch, settings.seed, recompute)
+            batch = batches.batch_of(setup.first_step, group)
+            seed = job.settings.seed
+            backward_with_room(job.model, job.adapter, optimizer, batch, seed, recompute)
         optimizer.rehearse()
         optimizer.forget_pages()
-        adapter.parameters_changed()
+        job.adapter.parameters_changed()
 
 
-def _measure_largest(
-    model: PreTrainedModel,
-    validation: ExampleSet,
-    settings: LoopSettings,
-    choices: Choices,
-    pad_id: int,
-) -> None:
-    budget = choices.micro_batch_tokens
-    group = worst_of_set(validation, token_budget=budget, packed=choices.packed)
-    with _told("validation batch", validation.lengths[list(group)], settings, choices):
+def _measure_largest(setup: Setup, validation: ExampleSet) -> None:
+    job, budget, packed = setup.job, setup.choices.micro_batch_tokens, setup.choices.packed
+    group = worst_of_set(validation, token_budget=budget, packed=packed)
+    with _told("validation batch", validation.lengths[list(group)], job.settings, setup.choices):
         example_losses(
-            model,
+            job.model,
             some_examples(validation, np.array(group)),
             token_budget=budget,
-            packed=choices.packed,
-            pad_id=pad_id,
+            packed=packed,
+            pad_id=job.pad_id,
             description="largest validation batch",
         )
 

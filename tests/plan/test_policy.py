@@ -29,27 +29,28 @@ def policy(folder: Path, *, train: dict[str, Any], **grpo: Any) -> Recipe:
 
 
 @pytest.mark.parametrize("epochs", [0.3, 1, 2.5])
-@pytest.mark.parametrize(("steps_per_generation", "num_iterations"), [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize(("steps_per_pass", "num_iterations"), [(1, 1), (2, 1), (3, 2)])
 @pytest.mark.parametrize("weight", [1.0, 2.0, 0.5])
 def test_steps_are_those_of_the_loop(
-    tiny_folder: Path, epochs: float, steps_per_generation: int, num_iterations: int, weight: float
+    tiny_folder: Path, epochs: float, steps_per_pass: int, num_iterations: int, weight: float
 ) -> None:
     recipe = policy(
         tiny_folder,
         train={"num_train_epochs": epochs, "batch_size": 8},
-        steps_per_generation=steps_per_generation,
+        generation_batch_size=8 * steps_per_pass,
         num_iterations=num_iterations,
     )
     rows = examples(23)
     repeats = np.full(23, weight)
     found = run_length(recipe, rows, repeats)
     settings = GRPOSettings.from_section(recipe.grpo, seed=0)
+    cycle = settings.cycle(8)
     stream = QuestionStream(
-        rows, repeats, (), seed=recipe.train.seed, prompts_per_cycle=settings.prompts_per_cycle(8)
+        rows, repeats, (), seed=recipe.train.seed, prompts_per_cycle=cycle.prompts
     )
     loop = LoopSettings.from_section(recipe.train, packing=True)
-    assert found.steps == stream.count_steps(loop, settings.steps_per_cycle)
-    assert found.steps_per_epoch == math.ceil(stream.cycles_per_epoch * settings.steps_per_cycle)
+    assert found.steps == stream.count_steps(loop, cycle.num_steps)
+    assert found.steps_per_epoch == math.ceil(stream.cycles_per_epoch * cycle.num_steps)
     assert found.trained_tokens == found.steps * 8 * 8
     assert found.trained_tokens < found.tokens <= found.steps * 8 * (8 + 60)
 

@@ -32,7 +32,7 @@ CYCLES = GRPOSettings(
     scoring=ScoringOptions(regex="[a-m]"),
     num_generations=2,
     num_iterations=2,
-    steps_per_generation=2,
+    generation_batch_size=8,
     temperature=0.9,
     rollout_importance_sampling_mode="token_truncate",
     loss=PolicyLossSettings(max_completion_length=4, beta=0.02),
@@ -48,6 +48,7 @@ LOOP = LoopSettings(
     logging_steps=3,  # lines that end inside of cycles
     seed=5,
 )
+STEPS_PER_CYCLE = CYCLES.cycle(LOOP.batch_size).num_steps
 
 
 def questions(count: int = 5) -> ExampleSet:

@@ -12,9 +12,13 @@ def length(completions):
     return [float(len(text)) for text in completions]
 
 
+def tokens(completion_ids):
+    return [sum(ids) for ids in completion_ids]
+
+
 def columns(prompts, completions, references, level, missing="default", **others):
     assert len(prompts) == len(references) == len(level) == len(completions)
-    assert set(others) == {"text"}
+    assert set(others) == {"text", "completion_ids"}
     return [
         len(prompt) + 10 * number + 100 * (reference == "right") + (missing == "default")
         for prompt, number, reference in zip(prompts, level, references, strict=True)

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from lorakit.errors import CheckpointError, RunError
-from lorakit.train.checkpoint import CheckpointStore, read_checkpoint
+from lorakit.train.checkpoint import read_checkpoint
+from lorakit.train.checkpoint_store import CheckpointStore
 from lorakit.train.lock import run_lock
 
 IDENTITY = {"base": {"config": "abc"}, "seed": 42}
@@ -244,7 +245,7 @@ def test_the_disk_filling_up_during_the_write_loses_nothing(tmp_path: Path) -> N
 import resource, torch
 from pathlib import Path
 from lorakit.errors import RunError
-from lorakit.train.checkpoint import CheckpointStore
+from lorakit.train.checkpoint_store import CheckpointStore
 store = CheckpointStore(Path({str(tmp_path)!r}), {{}}, keep=3)
 store.open()
 store.save(1, {{"parameters": {{"a": torch.zeros(10)}}}}, {{}})

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.train.checkpoint import CheckpointStore, read_checkpoint
+from lorakit.train.checkpoint import read_checkpoint
+from lorakit.train.checkpoint_store import CheckpointStore
 from tests.train import crash
 from tests.train.crash import NUM_STEPS, READS_OF_STEPS, Options
 

@@ -20,6 +20,7 @@ from lorakit.train.rewards import Reward, Rewarder
 from lorakit.train.rollouts import Rollouts
 from tests.train.grpo_runs import (
     CYCLES,
+    STEPS_PER_CYCLE,
     TOKENIZER,
     adapted,
     assert_same_run,
@@ -32,7 +33,6 @@ from tests.train.grpo_runs import (
 
 # Groups of two and a reward that is 0 or 1: some vary, others do not.
 RESAMPLED = dataclasses.replace(CYCLES, rewards=(Reward("regex"),), max_resample_times=2)
-STEPS_PER_CYCLE = CYCLES.steps_per_cycle
 
 
 class Scoring:

@@ -33,6 +33,7 @@ from tests.train import runs
 from tests.train.grpo_runs import (
     CYCLES,
     LOOP,
+    STEPS_PER_CYCLE,
     TOKENIZER,
     adapted,
     assert_same_run,
@@ -50,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     """Three cycles in one go, every step saved."""
     folder = tmp_path_factory.mktemp("grpo") / "run"
     outcome = run(adapted(lora_dropout=0.1), run_dir=folder)
-    assert outcome.steps == NUM_STEPS == 3 * CYCLES.steps_per_cycle
+    assert outcome.steps == NUM_STEPS == 3 * STEPS_PER_CYCLE
     return folder, logged(outcome.metrics)
 
 
@@ -77,13 +78,13 @@ def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -
     folder, _ = whole
     for step in range(1, NUM_STEPS + 1):
         saved = read_checkpoint(folder / f"checkpoints/step-{step}")
-        inside = step % CYCLES.steps_per_cycle != 0
+        inside = step % STEPS_PER_CYCLE != 0
         assert ("rollouts" in saved.tensors) == inside
         if inside:
             rollouts = saved.tensors["rollouts"]
             assert rollouts["rewards"].shape == (8, 2) and rollouts["lengths"].shape == (8,)
-            assert rollouts["old_logps"].shape == rollouts["token_ids"].shape
-            assert saved.state["method"]["rollouts"]["cycle"] == step // CYCLES.steps_per_cycle
+            assert rollouts["old_logprobs"].shape == rollouts["token_ids"].shape
+            assert saved.state["method"]["rollouts"]["cycle"] == step // STEPS_PER_CYCLE
 
 
 def test_what_is_told(whole: tuple[Path, list[dict]]) -> None:
@@ -232,9 +233,14 @@ def test_what_cannot_work_is_refused(grpo: dict, loop: dict, said: str) -> None:
     ("options", "said"),
     [
         ({"rewards": ()}, "no reward is given; possible: .*exact_match"),
-        ({"rewards": (Reward("regexp"),)}, "scorer 'regexp' does not exist"),
-        ({"rewards": (Reward("regex"), Reward("regex"))}, "named twice"),
-        ({"rewards": (Reward("content"),)}, "other rows of its set.*possible: code"),
+        ({"rewards": (Reward("regexp"),)}, "'regexp' is not known; did you mean regex"),
+        ({"rewards": (Reward("regex"), Reward("regex"))}, "two rewards are named 'regex'"),
+        ({"rewards": (Reward("math", options={"regex": "x"}),)}, "no option 'regex'; possible: no"),
+        (
+            {"rewards": (Reward("soft_overlong_punishment"),)},
+            "option soft_punish_cache is missing; give the tokens",
+        ),
+        ({"rewards": (Reward("content"),)}, "other rows of its set.*Possible rewards: code"),
         ({"rewards": (Reward("regex", float("inf")),)}, "give a number"),
         ({"num_generations": 1, "num_iterations": 0}, "num_generations 1 .*num_iterations 0"),
         ({"temperature": 0}, "all of a group would be the same"),

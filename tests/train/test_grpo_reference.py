@@ -72,15 +72,15 @@ def test_the_reference_is_the_base_and_all_is_at_one_temperature(
     later = read_checkpoint(tmp_path / "checkpoints/step-5").tensors["rollouts"]
     for rollouts in (first, later):
         expected = logprobs(base, rollouts, temperature)
-        assert difference(rollouts["ref_logps"], expected) < tolerances.LOGPROBS_FLOAT32
+        assert difference(rollouts["ref_logprobs"], expected) < tolerances.LOGPROBS_FLOAT32
     # The policy that sampled the first cycle is the one that was given.
     expected = logprobs(adapted(**adapter), first, temperature)
-    for held in ("rollout_logps", "old_logps"):
+    for held in ("rollout_logprobs", "old_logprobs"):
         assert difference(first[held], expected) < tolerances.LOGPROBS_FLOAT32, held
     # The values would not do for another temperature, nor for the policy in the base's place.
     other = logprobs(base, first, 1.1 * temperature)
-    assert difference(first["ref_logps"], other) > 100 * tolerances.LOGPROBS_FLOAT32
-    assert difference(first["ref_logps"], expected) > 100 * tolerances.LOGPROBS_FLOAT32
+    assert difference(first["ref_logprobs"], other) > 100 * tolerances.LOGPROBS_FLOAT32
+    assert difference(first["ref_logprobs"], expected) > 100 * tolerances.LOGPROBS_FLOAT32
 
 
 @pytest.mark.parametrize("temperature", [0.7, pytest.param(1.6, marks=pytest.mark.slow)])
@@ -88,7 +88,7 @@ def test_new_log_probabilities_are_at_the_temperature_of_the_old_ones(temperatur
     """Of the first step of a cycle the ratio is 1, whichever pass its parts come from."""
     for steps in (1, 2):
         grpo = dataclasses.replace(
-            CYCLES, temperature=temperature, steps_per_generation=steps, num_iterations=1
+            CYCLES, temperature=temperature, generation_batch_size=4 * steps, num_iterations=1
         )
         line = run(adapted(), grpo, max_steps=1).metrics[0]
         assert line["ratio"] == pytest.approx(1, abs=1e-6)

@@ -24,6 +24,7 @@ from lorakit.train.advantages import advantages
 from lorakit.train.logprobs import token_logprobs
 from lorakit.train.per_completion import Statistics, add_statistics
 from lorakit.train.policy_loss import (
+    CLIP_SHARES,
     Counts,
     PolicyLossSettings,
     PolicyTokens,
@@ -256,8 +257,8 @@ def test_loss_gradients_and_statistics(
     inputs = scored(trainer, len(LENGTHS))
     generator = torch.Generator().manual_seed(3)
     drift = 0.4 * torch.randn(inputs["old_per_token_logps"].shape, generator=generator)
-    old_logps = inputs["old_per_token_logps"] + drift  # as if the policy had moved since
-    inputs["old_per_token_logps"] = old_logps
+    old_logprobs = inputs["old_per_token_logps"] + drift  # as if the policy had moved since
+    inputs["old_per_token_logps"] = old_logprobs
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
 
@@ -267,10 +268,14 @@ def test_loss_gradients_and_statistics(
     advantage = advantages(given.rewards, group, weights=[1.0, 0.5]).advantages
     assert np.abs(advantage - inputs["advantages"].numpy()).max() < CLOSE
     counts = counts_of(range(len(LENGTHS)), masks_truncated)
+    left_out = TRUNCATED if masks_truncated else []
     for cut in ([range(8)], [[0, 1, 2], [5, 3], [4, 7, 6]]):
-        total, statistics = our_gradients(
-            ours, settings, cut, advantage, old_logps, masks_truncated=masks_truncated
-        )
+        passed = [[i for i in chosen if i not in left_out] for chosen in cut]
+        total, statistics = our_gradients(ours, settings, passed, advantage, old_logprobs)
+        if settings.level == "sequence":
+            # As `PolicySteps` counts them: not clipped, and among all completions.
+            never = torch.tensor([0.0, len(left_out)], dtype=torch.float64)
+            add_statistics(statistics, {n: never for n in CLIP_SHARES if n in statistics})
         divided = divisor(settings, counts)
         assert abs(total / divided - loss.item()) < CLOSE
         assert_gradients_equal(trainer, our_model, divided)
@@ -282,9 +287,8 @@ def our_gradients(
     settings: PolicyLossSettings,
     cut: Sequence[Sequence[int]],
     advantage: np.ndarray,
-    old_logps: torch.Tensor,
+    old_logprobs: torch.Tensor,
     *,
-    masks_truncated: bool = False,
     corrections: torch.Tensor | None = None,
 ) -> tuple[float, Statistics]:
     """Gradients of a step that is cut so, undivided: its loss and statistics."""
@@ -293,20 +297,18 @@ def our_gradients(
     total, statistics = 0.0, {}
     for chosen in cut:
         lengths = torch.tensor([LENGTHS[i] for i in chosen])
-        ref_logps = None
+        ref_logprobs = None
         if settings.beta:
             with adapter_disabled(ours.model), torch.no_grad():
-                ref_logps = ours.logprobs(chosen)[0]
-        logps, entropies = ours.logprobs(chosen, with_entropies=True)
-        kept = torch.tensor([0.0 if masks_truncated and i in TRUNCATED else 1.0 for i in chosen])
+                ref_logprobs = ours.logprobs(chosen)[0]
+        logprobs, entropies = ours.logprobs(chosen, with_entropies=True)
         loss, found = policy_loss(
             PolicyTokens(
-                logps,
+                logprobs,
                 lengths,
                 torch.tensor(advantage[list(chosen)]).float(),
-                old_logps=flat(old_logps, chosen),
-                ref_logps=ref_logps,
-                mask=kept.repeat_interleave(lengths),
+                old_logprobs=flat(old_logprobs, chosen),
+                ref_logprobs=ref_logprobs,
                 corrections=None if corrections is None else flat(corrections, chosen),
                 entropies=entropies,
             ),
@@ -361,8 +363,8 @@ def test_a_step_of_several_micro_batches_in_a_longer_cycle(
         epsilon_high=epsilon_high,
     )
     inputs = scored(trainer, len(LENGTHS))
-    old_logps = inputs["old_per_token_logps"] - 0.1
-    inputs["old_per_token_logps"] = old_logps
+    old_logprobs = inputs["old_per_token_logps"] - 0.1
+    inputs["old_per_token_logps"] = old_logprobs
     losses = []
     for start in (4, 6):
         part = {k: v[start : start + 2] if v.ndim else v for k, v in inputs.items()}
@@ -376,7 +378,7 @@ def test_a_step_of_several_micro_batches_in_a_longer_cycle(
     group = np.arange(len(LENGTHS)) // GROUP_SIZE
     advantage = advantages(given.rewards, group).advantages
     ours = Ours(our_model, given, 1.0)
-    total, _ = our_gradients(ours, settings, [[6], [4, 7, 5]], advantage, old_logps)
+    total, _ = our_gradients(ours, settings, [[6], [4, 7, 5]], advantage, old_logprobs)
     assert total / divided == pytest.approx(sum(losses).item(), abs=CLOSE)
     assert_gradients_equal(trainer, our_model, divided)
 

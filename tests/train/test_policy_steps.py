@@ -21,7 +21,7 @@ from lorakit.train.rewards import Reward
 from lorakit.train.rollouts import Rollouts
 from tests.train.grpo_runs import questions
 
-SETTINGS = GRPOSettings(rewards=(Reward("regex"),), num_generations=3, steps_per_generation=2)
+SETTINGS = GRPOSettings(rewards=(Reward("regex"),), num_generations=3, generation_batch_size=12)
 CHOICES = Choices(64, "none", None, True, "cpu", "torch.float32", 1)
 
 
@@ -38,7 +38,7 @@ def rollouts(settings: GRPOSettings = SETTINGS, cycle: int = 0, num_groups: int 
         "questions": torch.arange(4),
         "rewards": rewards,
         "scored": torch.ones(rewards.shape, dtype=torch.bool),
-        "rollout_logps": torch.zeros(count),
+        "rollout_logprobs": torch.zeros(count),
     }
     state = {"cycle": cycle, "num_resamples": 0, "texts": []}
     state["seconds"] = {"rollout": 0.0, "reward": 0.0}
@@ -107,7 +107,6 @@ def test_shares_of_what_is_clipped_are_of_all_completions(level: str, masked: bo
         SETTINGS,
         loss=PolicyLossSettings(importance_sampling_level=level),
         mask_truncated_completions=masked,
-        steps_per_generation=1,
     )
     steps = PolicySteps(
         rollouts(settings), settings, batch_size=12, seed=3, choices=CHOICES, pad_id=0, drops=False

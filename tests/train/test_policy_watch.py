@@ -89,7 +89,7 @@ def test_a_run_says_it(caplog: pytest.LogCaptureFixture) -> None:
         num_generations=2,
         loss=PolicyLossSettings(max_completion_length=1),
     )
-    with caplog.at_level(logging.WARNING, "lorakit.train.run"):
+    with caplog.at_level(logging.WARNING, "lorakit.train.reporter"):
         run(adapted(), alike, max_steps=2 * WINDOW + 2, batch_size=2, logging_steps=1)
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"seen at step {2 * WINDOW}: 100% of the completions are in groups")

@@ -40,6 +40,7 @@ def answers(*texts: str) -> Answers:
         texts,
         ["right" if text == "a" else "wrong" for text in texts],
         [f"asked {i}" for i in range(count)],
+        [[7] * (i + 1) for i in range(count)],
         [{"level": i, "text": text} for i, text in enumerate(texts)],
         [f"rows.jsonl:{i + 1}" for i in range(count)],
     )
@@ -58,6 +59,7 @@ def function(name: str, on_failure: str = "error", **options: object) -> RewardF
     ("name", "options", "wanted"),
     [
         ("length", {}, [1, 2, 3, 1, 1]),
+        ("tokens", {}, [7, 14, 21, 28, 35]),
         ("columns", {}, [108, 18, 28, 38, 48]),
         ("columns", {"missing": 5}, [107, 17, 27, 37, 47]),
         ("optioned", {"factor": 0.5}, [0.5, 1, 1.5, 0.5, 0.5]),
@@ -170,10 +172,10 @@ def test_a_file_is_looked_at_before_it_runs(
     wanted = (Reward(f"{path}:{name}"),)
     if said is not None:
         with pytest.raises(InputError, match=said):
-            Rewarder(wanted, ScoringOptions())
+            Rewarder(wanted, ScoringOptions(), max_completion_length=8)
         return
     with (
-        Rewarder(wanted, ScoringOptions()) as rewarder,
+        Rewarder(wanted, ScoringOptions(), max_completion_length=8) as rewarder,
         pytest.raises(InputError, match=r"cannot be loaded: .*No module named 'nowhere_at_all'"),
     ):
         rewarder.check([])
@@ -181,9 +183,11 @@ def test_a_file_is_looked_at_before_it_runs(
 
 def test_a_module_is_one_that_is_installed() -> None:
     with pytest.raises(InputError, match=r"no package 'nowhere_at_all' here; .*path.py:function"):
-        Rewarder((Reward("nowhere_at_all.rewards:f"),), ScoringOptions())
+        Rewarder((Reward("nowhere_at_all.rewards:f"),), ScoringOptions(), max_completion_length=8)
     with (
-        Rewarder((Reward("statistics:mean"),), ScoringOptions()) as rewarder,
+        Rewarder(
+            (Reward("statistics:mean"),), ScoringOptions(), max_completion_length=8
+        ) as rewarder,
         pytest.raises(InputError, match="reward 'statistics:mean' wants 'data'"),
     ):
         rewarder.check(["level"])
@@ -191,7 +195,7 @@ def test_a_module_is_one_that_is_installed() -> None:
 
 def test_columns_stand_in_the_order_of_the_rewards() -> None:
     wanted = (Reward(f"{OWN}:length"), Reward("exact_match"), Reward(f"{OWN}:opinions"))
-    with Rewarder(wanted, ScoringOptions()) as rewarder:
+    with Rewarder(wanted, ScoringOptions(), max_completion_length=8) as rewarder:
         rewarder.check([])
         found = np.stack([rewarder.score(one, answers("right", "b")) for one in wanted], axis=1)
     # The reference is "wrong" for both.
@@ -201,7 +205,8 @@ def test_columns_stand_in_the_order_of_the_rewards() -> None:
 
 def test_no_process_is_left() -> None:
     before = _children()
-    with Rewarder((Reward(f"{OWN}:length"),), ScoringOptions()) as rewarder:
+    wanted = (Reward(f"{OWN}:length"),)
+    with Rewarder(wanted, ScoringOptions(), max_completion_length=8) as rewarder:
         rewarder.check([])
         assert len(_children() - before) == 1
     assert not _children() - before

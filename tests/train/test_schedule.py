@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from transformers import get_scheduler
 
-from lorakit.train.schedule import Schedule, count_warmup_steps
+from lorakit.errors import InputError
+from lorakit.recipe.sections.stage import StageSection
+from lorakit.train.schedule import Kind, Schedule, count_warmup_steps
+from lorakit.train.settings import LoopSettings
 
 NAMES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -33,3 +38,16 @@ def test_equals_transformers(kind: str, num_steps: int, num_warmup_steps: int) -
 )
 def test_warmup_steps(given: dict[str, float], expected: int) -> None:
     assert count_warmup_steps(99, **given) == expected
+
+
+def test_a_kind_that_there_is_not_is_refused_where_it_is_given() -> None:
+    assert get_args(StageSection.model_fields["lr_scheduler_type"].annotation) == get_args(Kind)
+    assert set(NAMES) == set(get_args(Kind))
+    for kind, near in (("cosin", "cosine"), ("Linear", "linear"), ("constant_", "constant")):
+        said = rf"'{kind}' is not known; did you mean {near}\? Possible: cosine, linear, constant"
+        with pytest.raises(InputError, match=said):
+            LoopSettings(lr_scheduler_type=kind)
+        with pytest.raises(InputError, match=said):
+            Schedule(kind, 1.0, 10, 0)
+    with pytest.raises(InputError, match=r"'step' is not known\. Possible: cosine, linear"):
+        LoopSettings(lr_scheduler_type="step")

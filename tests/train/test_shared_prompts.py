@@ -44,9 +44,9 @@ def both() -> tuple[MicroBatch, MicroBatch]:
 
 def gradients(model: PreTrainedModel, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict]:
     model.zero_grad()
-    logps, _ = token_logprobs(model, micro_batch)
-    (logps * torch.linspace(-1, 1, len(logps))).sum().backward()
-    return logps.detach(), {n: p.grad.clone() for n, p in attached(model).parameters().items()}
+    logprobs, _ = token_logprobs(model, micro_batch)
+    (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+    return logprobs.detach(), {n: p.grad.clone() for n, p in attached(model).parameters().items()}
 
 
 @pytest.mark.parametrize("model_type", PACKED)
@@ -57,9 +57,9 @@ def test_losses_and_gradients_are_those_of_whole_examples(model_type: str) -> No
     attach_adapter(model, LoraConfig(r=4, use_dora=use_dora))
     perturb(model)
     whole, shared = both()
-    logps, expected = gradients(model, whole)
+    logprobs, expected = gradients(model, whole)
     again, got = gradients(model, shared)
-    assert (again - logps).abs().max() < CLOSE
+    assert (again - logprobs).abs().max() < CLOSE
     assert max(one.norm() for one in expected.values()) > 1e-2
     for name, grad in expected.items():
         assert (got[name] - grad).norm() <= CLOSE * max(1, grad.norm()), name

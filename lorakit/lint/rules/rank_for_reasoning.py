@@ -39,7 +39,7 @@ def find(facts: Facts) -> Iterator[Finding]:
     adapter = facts.recipe.adapter
     if adapter.path is not None or adapter.r >= USUAL_RANK or adapter.rank_pattern:
         return
-    if facts.is_policy and any(one.name in REWARDED for one in facts.recipe.grpo.named_rewards):
+    if facts.is_policy and any(one.scorer in REWARDED for one in facts.recipe.grpo.named_rewards):
         count = len(facts.train)
     else:
         count = sum(map(_reasons, facts.train))

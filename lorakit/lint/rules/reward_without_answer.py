@@ -38,16 +38,16 @@ def find(facts: Facts) -> Iterator[Finding]:
     if not facts.is_policy:
         return
     for index, reward in enumerate(facts.recipe.grpo.named_rewards):
-        if reward.name not in READS:
+        if reward.scorer not in READS:
             continue
-        lacks, can_read = READS[reward.name]
+        lacks, can_read = READS[reward.scorer]
         without: list[RowText] = [row for row in facts.train if not can_read(row.answer)]
         if not without:
             continue
         share = len(without) / len(facts.train)
         message = (
             f"train: the answers of {share:.0%} of the rows hold {lacks}, so reward "
-            f"{reward.name} is 0 for them; first {without[0].where}"
+            f"{reward.scorer} is 0 for them; first {without[0].where}"
         )
         where = f"grpo.rewards.{index}"
         if len(without) == len(facts.train):

@@ -47,7 +47,7 @@ def not_built(path: tuple[str | int, ...], value: object, possible: tuple[str, .
 def unknown(path: tuple[str | int, ...], value: object, possible: tuple[str, ...]) -> Fault:
     """A value that nobody knows."""
     near = difflib.get_close_matches(str(value), possible, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     return Fault(path, f"{value!r} is not known{hint} Possible: {', '.join(possible)}")
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import regex
 
+from lorakit.recipe.cycle_sizes import cycle_faults
+from lorakit.recipe.reward_names import (
+    OF_TOKENS,
+    REWARD_OPTIONS,
+    SOFT_OVERLONG,
+    function_name,
+    is_function,
+    overlong_faults,
+)
 from lorakit.recipe.rules.fault import Fault, is_given, names_in, no_effect, unknown
 
 if TYPE_CHECKING:
-    from lorakit.recipe.sections.grpo import GRPOSection, RewardSection
+    from lorakit.recipe.sections.grpo import GRPOSection, NamedReward
     from lorakit.recipe.sections.recipe import Recipe
 
 GRPO = "grpo"
-# {scorer: (its option, what it may be)}; no other scorer has one.
-REWARD_OPTIONS = {
-    "regex": ("regex", "a pattern such as '(?s)<answer>.+</answer>'"),
-    "json_schema": ("json_schema", "a file with a JSON schema"),
-}
 # Of `train`: what looks at a validation, which a policy gradient has none of.
 OF_VALIDATION = ("eval_steps", "early_stopping_patience")
 
@@ -33,54 +37,64 @@ def grpo_rules(recipe: Recipe) -> Iterator[Fault]:
         return
     yield from _rewards(recipe.grpo)
     yield from _objective(recipe.grpo)
-    yield from _groups(recipe)
+    yield from _corrections(recipe.grpo)
+    yield from _sizes(recipe)
     yield from _other_sections(recipe)
 
 
-def is_function(name: str) -> bool:
-    """Whether a reward is a function of the user's own, not a scorer."""
-    return ":" in name
-
-
-def function_name(name: str) -> str:
-    """What a reward is called in metrics: the scorer, or the function without its module."""
-    return name.rpartition(":")[2]
-
-
 def _rewards(grpo: GRPOSection) -> Iterator[Fault]:
-    scorers, place = names_in("tasks"), ("grpo", "rewards")
+    place = ("grpo", "rewards")
     if not grpo.rewards:
         yield Fault(
             place,
             "is empty, so there is nothing to learn; possible: names such as [math], or "
             "{name, weight, options}",
         )
-    called: list[str] = []
-    for index, one in enumerate(grpo.named_rewards):
+    rewards = grpo.named_rewards
+    for index, one in enumerate(rewards):
         here: tuple[str | int, ...] = (*place, index)
-        if is_function(one.name):
-            yield from _function(here, one.name)
-        elif one.name not in scorers:
-            own = (
-                *scorers,
-                "or a function of your own, package.module:function or file.py:function",
-            )
-            yield unknown(here, one.name, own)
-        else:
-            yield from _options(here, one)
-        if function_name(one.name) in called:
-            yield Fault(
-                here,
-                f"{function_name(one.name)!r} is named twice; name it once, with the sum of the "
-                "weights",
-            )
-        called.append(function_name(one.name))
-    if not any(is_function(one.name) for one in grpo.named_rewards):
+        yield from _scorer(here, one, grpo.max_completion_length)
+        yield from _name(here, one, [other.name for other in rewards[:index]])
+    if not any(is_function(one.scorer) for one in rewards):
         for name in ("on_reward_failure", "reward_seconds"):
             if is_given(grpo, name):
                 yield no_effect(
                     ("grpo", name), "no reward is a function of your own", "name one in rewards"
                 )
+
+
+def _scorer(
+    place: tuple[str | int, ...], reward: NamedReward, max_completion_length: int
+) -> Iterator[Fault]:
+    possible = (*names_in("tasks"), *OF_TOKENS)
+    if is_function(reward.scorer):
+        yield from _function(place, reward.scorer)
+    elif reward.scorer == SOFT_OVERLONG:
+        for name, message in overlong_faults(reward.options, max_completion_length).items():
+            yield Fault((*place, "options", name), message)
+    elif reward.scorer in possible:
+        yield from _options(place, reward)
+    else:
+        own = "or a function of your own, package.module:function or file.py:function"
+        yield unknown(place, reward.scorer, (*possible, own))
+
+
+def _name(
+    place: tuple[str | int, ...], reward: NamedReward, before: Sequence[str]
+) -> Iterator[Fault]:
+    """What a reward is called in metrics."""
+    name, scorers = reward.name, {*names_in("tasks"), *OF_TOKENS} - {reward.scorer}
+    is_own = name != function_name(reward.scorer)
+    if name in before:
+        yield Fault(
+            place,
+            f"{name!r} is the name of two rewards; possible: a name for each, "
+            f"{{name: ..., scorer: {reward.scorer}}}, or one of them with the sum of the weights",
+        )
+    elif is_own and name in scorers:
+        yield Fault(place, f"{name!r} is what another scorer is called; possible: another name")
+    elif is_own and not regex.fullmatch(r"[\w.-]+", name):
+        yield Fault(place, f"{name!r} is no name; possible: letters, digits and any of _ . -")
 
 
 def _function(place: tuple[str | int, ...], name: str) -> Iterator[Fault]:
@@ -94,20 +108,20 @@ def _function(place: tuple[str | int, ...], name: str) -> Iterator[Fault]:
         )
 
 
-def _options(place: tuple[str | int, ...], reward: RewardSection) -> Iterator[Fault]:
-    wanted, possible = REWARD_OPTIONS.get(reward.name, (None, ""))
+def _options(place: tuple[str | int, ...], reward: NamedReward) -> Iterator[Fault]:
+    wanted, possible = REWARD_OPTIONS.get(reward.scorer, (None, ""))
     for name in reward.options:
         if name != wanted:
             knows = "no options" if wanted is None else f"the option {wanted}"
             yield no_effect(
-                (*place, "options", name), f"the scorer {reward.name} has {knows}", "name another"
+                (*place, "options", name), f"the scorer {reward.scorer} has {knows}", "name another"
             )
     if wanted is None:
         return
     value: Any = reward.options.get(wanted)
     if not isinstance(value, str):
         told = "is missing" if wanted not in reward.options else f"is {value!r}"
-        yield Fault(place, f"{reward.name!r}: options.{wanted} {told}; give {possible}")
+        yield Fault(place, f"{reward.scorer!r}: options.{wanted} {told}; give {possible}")
     elif wanted == "regex":
         try:
             regex.compile(value)
@@ -152,10 +166,11 @@ def _objective(grpo: GRPOSection) -> Iterator[Fault]:
             "multi_objective_aggregation normalize_then_sum scales by each reward's own deviation",
             "choose sum_then_normalize",
         )
-    low, high_bound = (
-        grpo.rollout_importance_sampling_clip_min,
-        grpo.rollout_importance_sampling_clip_max,
-    )
+
+
+def _corrections(grpo: GRPOSection) -> Iterator[Fault]:
+    low = grpo.rollout_importance_sampling_clip_min
+    high = grpo.rollout_importance_sampling_clip_max
     if grpo.rollout_importance_sampling_mode is None:
         for name in ("clip_max", "clip_min"):
             if is_given(grpo, f"rollout_importance_sampling_{name}"):
@@ -164,23 +179,16 @@ def _objective(grpo: GRPOSection) -> Iterator[Fault]:
                     "grpo.rollout_importance_sampling_mode is not set",
                     "set it",
                 )
-    elif low is not None and high_bound is not None and low > high_bound:
+    elif low is not None and high is not None and low > high:
         yield Fault(
             ("grpo", "rollout_importance_sampling_clip_min"),
-            f"{low:g} is above clip_max {high_bound:g}; possible: up to it",
+            f"{low:g} is above clip_max {high:g}; possible: up to it",
         )
 
 
-def _groups(recipe: Recipe) -> Iterator[Fault]:
-    grpo, batch_size = recipe.grpo, recipe.train.batch_size
-    completions = batch_size * grpo.steps_per_generation
-    if completions % grpo.num_generations:
-        yield Fault(
-            ("train", "batch_size"),
-            f"{batch_size} times grpo.steps_per_generation {grpo.steps_per_generation} are "
-            f"{completions} completions, which are no whole groups of grpo.num_generations "
-            f"{grpo.num_generations}; possible: a multiple of it",
-        )
+def _sizes(recipe: Recipe) -> Iterator[Fault]:
+    for name, message in cycle_faults(recipe.grpo, recipe.train.batch_size).items():
+        yield Fault(("train" if name == "batch_size" else "grpo", name), message)
 
 
 def _other_sections(recipe: Recipe) -> Iterator[Fault]:

@@ -3,10 +3,12 @@ GRPOConfig."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from lorakit.recipe.reward_names import function_name
 from lorakit.recipe.sections.section import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 
@@ -14,17 +16,38 @@ class RewardSection(Section):
     """One of the rewards."""
 
     name: str = Field(
-        description="A scorer by file name in tasks, or a function of your own: "
-        "`package.module:function` or `path.py:function`."
+        description="A scorer by file name in tasks, soft_overlong_punishment, or a function of "
+        "your own: `package.module:function` or `path.py:function`. With scorer a name of your "
+        "choice, for metrics."
+    )
+    scorer: str | None = Field(
+        None, description="Which of these, where the name is your own: two rewards may have one."
     )
     weight: Annotated[float, Field(allow_inf_nan=False)] = Field(
         1.0, description="Of its scores in the sum; a negative one punishes."
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="Of regex {regex: PATTERN}, of json_schema {json_schema: FILE}; of your own "
-        "function further arguments by name.",
+        description="Of regex {regex: PATTERN}, of json_schema {json_schema: FILE}, of "
+        "soft_overlong_punishment {soft_punish_cache: TOKENS, max_completion_len: TOKENS}; of your "
+        "own function further arguments by name.",
     )
+
+
+@dataclass(frozen=True)
+class NamedReward:
+    """A reward, its defaults filled in.
+
+    Attributes:
+        name: in metrics.
+        scorer: a file of tasks, a reward of `reward_names`, or a function of the user's own.
+        weight, options: see `RewardSection`.
+    """
+
+    name: str
+    scorer: str
+    weight: float
+    options: dict[str, Any]
 
 
 def _shape(value: Any) -> str:
@@ -57,10 +80,20 @@ class GRPOSection(Section):
     )
     max_completion_length: PositiveInt = Field(256, description="Tokens of a completion, at most.")
     num_iterations: PositiveInt = Field(1, description="How often a step sees a completion.")
-    steps_per_generation: PositiveInt = Field(
-        1,
-        description="Optimizer steps that the completions of a generation are shared out to (in "
-        "TRL: micro-batches).",
+    generation_batch_size: PositiveInt | None = Field(
+        None,
+        description="Completions of a generation; null: those of an optimizer step, "
+        "train.batch_size.",
+    )
+    steps_per_generation: PositiveInt | None = Field(
+        None,
+        description="The same counted in micro-batches, as in TRL, with "
+        "gradient_accumulation_steps.",
+    )
+    gradient_accumulation_steps: PositiveInt | None = Field(
+        None,
+        description="Micro-batches of an optimizer step in TRL: the unit of steps_per_generation, "
+        "and nothing else.",
     )
     temperature: PositiveFloat = Field(1.0, description="Of the completions.")
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -108,6 +141,15 @@ class GRPOSection(Section):
     rollout_importance_sampling_clip_min: NonNegativeFloat | None = None
 
     @property
-    def named_rewards(self) -> list[RewardSection]:
-        """Each with its weight and options."""
-        return [RewardSection(name=r) if isinstance(r, str) else r for r in self.rewards]
+    def named_rewards(self) -> list[NamedReward]:
+        """Each with its name, weight and options."""
+        given = [RewardSection(name=r) if isinstance(r, str) else r for r in self.rewards]
+        return [
+            NamedReward(
+                function_name(one.name) if one.scorer is None else one.name,
+                one.name if one.scorer is None else one.scorer,
+                one.weight,
+                one.options,
+            )
+            for one in given
+        ]
