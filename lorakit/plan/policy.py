@@ -40,8 +40,9 @@ class Rollouts:
         prompts: one each, the longest of a generation, as often as it is completed.
         max_completion_length, max_batch: of the recipe.
         assumed: no rows are at hand.
+        on_server: a vLLM server generates, in memory of its own.
         bytes: that a generation takes beside weights and training's state; None: it could not be
-            rehearsed.
+            rehearsed, or a server does it.
     """
 
     completions: int | None
@@ -49,6 +50,7 @@ class Rollouts:
     max_completion_length: int
     max_batch: int
     assumed: bool
+    on_server: bool = False
     bytes: EvaluationBytes | None = None
 
     def as_evaluation(self, *, packed: bool) -> tuple[WorstEvaluation, EvaluateSection]:
@@ -70,6 +72,7 @@ class Rollouts:
             "bytes": None if found is None else found.answers + found.holes,
             "kv_cache": None if found is None else found.kv_cache,
             "dense_weights": None if found is None else found.dense_layers,
+            "on_server": self.on_server,
         }
 
 
@@ -135,6 +138,7 @@ def rollouts_of(
         grpo.max_completion_length,
         grpo.max_batch,
         assumed=sets is None,
+        on_server=grpo.use_vllm,
     )
 
 

@@ -41,6 +41,7 @@ from lorakit.train.question_stream import QuestionStream
 from lorakit.train.ranks import Ranks
 from lorakit.train.rewards import Rewarder
 from lorakit.train.run import Run
+from lorakit.train.samplers import Sampler, sample_here
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import check_folder, set_up
 from lorakit.train.step import compute_device, take_step
@@ -61,6 +62,7 @@ def train_grpo(
     repeats: np.ndarray | None = None,
     rows: Sequence[Row] | None = None,
     warm_start: Mapping[str, Any] | None = None,
+    sample: Sampler = sample_here,
     pad_id: int = 0,
     run_dir: Path | None = None,
     resume: bool = False,
@@ -80,6 +82,7 @@ def train_grpo(
             and errors name them; None: it gets no columns.
         warm_start: JSON values of what the adapter was trained by before, which a resumed run must
             share; None: of nothing.
+        sample: who answers the questions.
         pad_id: token id for padding.
         run_dir: where choices.json, metrics.jsonl, completions.jsonl and checkpoints/ go; None:
             nothing is written.
@@ -161,6 +164,7 @@ def train_grpo(
             settings.seed,
             stop_ids,
             _stop_if_asked(setup.caught),
+            sample,
         )
         try:
             run.open(setup.checkpoint)

@@ -102,7 +102,8 @@ class GRPOSettings:
                 None if schema is None else load_schema(schema),
                 seed,
             ),
-            **section.model_dump(include=shared),
+            **section.model_dump(include=shared)
+            | {"rollout_importance_sampling_mode": section.importance_sampling_mode},
         )
 
     def __post_init__(self) -> None:
