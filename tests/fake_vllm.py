@@ -86,9 +86,7 @@ class FakeVLLM:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(0.02,), daemon=True
-        )
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> FakeVLLM:
         self._thread.start()
@@ -167,9 +165,7 @@ class FakeVLLM:
     def _unload(self, body: dict[str, Any]) -> str:
         name = body["lora_name"]
         if name not in self.here:
-            raise RefusedError(
-                404, f"The lora adapter '{name}' cannot be found.", "NotFoundError"
-            )
+            raise RefusedError(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
         del self.here[name]
         return f"Success: LoRA adapter '{name}' removed successfully."
 

@@ -29,6 +29,8 @@ from tests import families
 from tests.fake_vllm import BASE_NAME, FakeVLLM
 from tests.train.grpo_runs import CYCLES, LOOP, TOKENIZER, adapted, assert_same_run, questions
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
 PROMPT = [1, *TOKENIZER("What is asthma ?")["input_ids"]]
 TINY = SamplingSettings(max_new_tokens=4, tempered_logprobs=True)
 
@@ -121,10 +123,10 @@ def test_every_cycle_is_sampled_from_the_adapter_as_it_is_then(
 ) -> None:
     server.logprobs_mode = "processed_logprobs"  # the temperature is 0.9
     served = bits(server.base)
-    model = adapted(**adapter) if "init_lora_weights" not in adapter else started(adapter)
+    model = adapted(**adapter)
     outcome = run(server, model, tmp_path)
     seen = set()
-    for path in (tmp_path / "checkpoints").iterdir():
+    for path in (tmp_path / "checkpoints").glob("step-*"):
         kept = read_checkpoint(path)
         rollouts = kept.tensors.get("rollouts", {})
         if "old_logps" not in rollouts:
@@ -146,11 +148,391 @@ def test_every_cycle_is_sampled_from_the_adapter_as_it_is_then(
     assert max(line["sampling_logp_difference"] for line in outcome.metrics) < 1e-4
 
 
-def started(adapter: dict[str, Any]) -> PreTrainedModel:
-    """With an init that moves a part of the base into the factors."""
-    from lorakit.adapters.attach import attach_adapter
-    from lorakit.recipe import LoraConfig
+def test_a_name_is_that_of_the_weights(server: FakeVLLM, tmp_path: Path) -> None:
+    model = adapted()
+    with sampler_of(server, tmp_path) as sampler:
+        ask(sampler, model)
+        ask(sampler, model)
+        assert len(server.loaded) == 1
+        first = next(iter(server.here))
+        folder = Path(server.here[first])
+        assert folder.parent == tmp_path / "vllm" and [*folder.parent.iterdir()] == [folder]
+        parameter = next(p for n, p in model.named_parameters() if n.endswith("lora_B"))
+        with torch.no_grad():
+            parameter += 1e-3
+        ask(sampler, model)
+        assert len(server.loaded) == 2 and len(server.here) == 1 and first not in server.here
+        assert not folder.exists()
+        with torch.no_grad():
+            parameter -= 1e-3
+    assert not server.here and not (tmp_path / "vllm").exists()
 
-    model = families.build("llama", initializer_range=0.2)
-    attach_adapter(model, LoraConfig(r=4, lora_alpha=8, **adapter))
-    return model
+
+def test_what_a_killed_run_left_is_forgotten_and_nothing_else(
+    server: FakeVLLM, tmp_path: Path
+) -> None:
+    server.here = {
+        "lorakit-0123456789abcdef": str(tmp_path.resolve() / "vllm" / "lorakit-0123456789abcdef"),
+        "somebody": "/elsewhere/somebody",
+    }
+    (tmp_path / "vllm" / "lorakit-0123456789abcdef").mkdir(parents=True)
+    with sampler_of(server, tmp_path) as sampler:
+        ask(sampler, adapted())
+        assert server.here.keys() == {"somebody", *server.loaded}
+        assert [place.name for place in (tmp_path / "vllm").iterdir()] == [*server.loaded]
+
+
+def test_requests_say_all_that_decides_a_completion(server: FakeVLLM, tmp_path: Path) -> None:
+    """What is left out would be the generation config's of whoever published the model."""
+    settings = dataclasses.replace(
+        TINY, top_p=0.9, top_k=7, min_p=0.1, stop_strings=("x y",), stop_ids=(9,)
+    )
+    prompts = [PROMPT, PROMPT, [*PROMPT, 7], [*PROMPT, 7]]
+    with sampler_of(server, tmp_path) as sampler:
+        found = ask(sampler, adapted(), settings, prompts)
+        (name,) = server.here
+    bodies = [body for body in server.bodies if body["model"] == name]
+    assert [(one["prompt"], one["n"], one["seed"]) for one in bodies] == [
+        (PROMPT, 2, 0),
+        ([*PROMPT, 7], 2, 2),
+    ]
+    assert bodies[0] == {
+        "model": name,
+        "prompt": PROMPT,
+        "n": 2,
+        "seed": 0,
+        "max_tokens": 4,
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "top_k": 7,
+        "min_p": 0.1,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "stop": ["x y"],
+        "stop_token_ids": [4, 9],
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+    assert len(found) == 4 and all(len(one.token_ids) == len(one.logprobs) for one in found)
+
+
+def test_completions_come_in_order_whatever_is_answered_first(
+    server: FakeVLLM, tmp_path: Path
+) -> None:
+    prompts = [[*PROMPT, 5 + n] for n in range(6) for _ in range(2)]
+    model = adapted()
+    with sampler_of(server, tmp_path / "a") as sampler:
+        one_by_one = ask(sampler, model, TINY, prompts, max_batch=1)
+    with sampler_of(server, tmp_path / "b") as sampler:
+        together = ask(sampler, model, TINY, prompts, max_batch=64)
+    assert [one.token_ids for one in one_by_one] == [one.token_ids for one in together]
+    assert len({tuple(one.token_ids) for one in together}) > 3
+
+
+def test_texts_and_ends_are_those_of_the_sampler_here(server: FakeVLLM, tmp_path: Path) -> None:
+    text = TOKENIZER("daily fever")["input_ids"]
+    cases = [
+        ([*text, 4], "stop", "daily fever", "stop", 6),
+        (text, "length", "daily fever", "length", len(text)),
+        ([*text, 4], "stop", "", "stop", 6),
+    ]
+    for ids, said, expected, reason, _ in cases:
+        stop_strings = () if expected else ("dai",)
+
+        def change(path: str, value: Any, ids: list[int] = ids, said: str = said) -> Any:
+            for choice in value["choices"] if path == "/v1/completions" else []:
+                if choice["prompt_logprobs"] is None and len(choice["token_ids"]) > 1:
+                    choice["token_ids"], choice["finish_reason"] = ids, said
+                    choice["logprobs"]["token_logprobs"] = [-0.5] * len(ids)
+            return value
+
+        server.change = change
+        settings = dataclasses.replace(TINY, max_new_tokens=len(ids), stop_strings=stop_strings)
+        with sampler_of(server, tmp_path) as sampler:
+            found = ask(sampler, adapted(), settings, [[*PROMPT, 300, 301]])[0]
+        if len(found.token_ids) > 1:  # else the model had ended at once
+            assert (found.text, found.finish_reason) == (expected, reason)
+
+
+# What a server may do -> what is said of it, and of which kind the error is.
+def _reply(path: str, status: int, value: Any) -> Callable[[FakeVLLM], None]:
+    def spoil(server: FakeVLLM) -> None:
+        server.fault = lambda asked, body: (
+            (status, value) if asked == path and "prompt_logprobs" not in body else None
+        )
+
+    return spoil
+
+
+def _changed(change: Callable[[dict[str, Any]], None]) -> Callable[[FakeVLLM], None]:
+    def spoil(server: FakeVLLM) -> None:
+        def changed(path: str, value: Any) -> Any:
+            if path == "/v1/completions" and len(value["choices"]) == 3:
+                change(value)
+            return value
+
+        server.change = changed
+
+    return spoil
+
+
+def _set(**attributes: Any) -> Callable[[FakeVLLM], None]:
+    def spoil(server: FakeVLLM) -> None:
+        for name, value in attributes.items():
+            setattr(server, name, value)
+
+    return spoil
+
+
+FAULTS: dict[str, tuple[Callable[[FakeVLLM], None], type[LorakitError], str]] = {
+    "no updates": (
+        _set(allows_updates=False),
+        RunError,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
+    ),
+    "another machine": (_set(sees_files=False), RunError, "under this very path"),
+    "too small a rank": (_set(max_lora_rank=2), RunError, "--max-lora-rank 8"),
+    "a key": (_set(key="secret"), RunError, "grpo.vllm_api_key_env"),
+    "too short a context": (_set(max_model_len=6), InputError, "--max-model-len"),
+    "logits": (_set(logprobs_mode="raw_logits"), InputError, "gives logits"),
+    "another base": (
+        lambda server: setattr(server, "base", families.build("llama", 3, initializer_range=0.4)),
+        InputError,
+        "Serve the base that the recipe names",
+    ),
+    "no vLLM": (_reply("/v1/models", 404, "<html>"), RunError, "is no vLLM server"),
+    "no JSON": (_reply("/v1/models", 200, "<html>"), RunError, "not what vLLM answers"),
+    "no model": (_reply("/v1/models", 200, {"data": []}), RunError, "serves no model"),
+    "nonsense": (_reply("/v1/completions", 200, [1]), RunError, "not what vLLM answers"),
+    "bad request": (
+        _reply("/v1/completions", 400, {"error": {"message": "n is too large"}}),
+        RunError,
+        "HTTP 400: n is too large",
+    ),
+    "forgotten": (
+        _reply("/v1/completions", 404, {"error": {"message": "The model `x` does not exist."}}),
+        RunError,
+        "was it started anew",
+    ),
+    "dead engine": (
+        _reply("/v1/completions", 500, {"error": {"message": "EngineCore died"}}),
+        RunError,
+        "HTTP 500: EngineCore died",
+    ),
+    "too few": (_changed(lambda value: value["choices"].pop()), RunError, "gave 2 of 3 completi"),
+    "no token ids": (
+        _changed(lambda value: value["choices"][1].update(token_ids=None)),
+        RunError,
+        "vLLM 0.10.2 or newer",
+    ),
+    "no logprobs": (
+        _changed(lambda value: value["choices"][1].update(logprobs=None)),
+        RunError,
+        "not what vLLM answers",
+    ),
+    "unequal": (
+        _changed(lambda value: value["choices"][1]["token_ids"].append(7)),
+        RunError,
+        "log-probabilities",
+    ),
+    "not a number": (
+        _changed(
+            lambda value: value["choices"][0]["logprobs"]["token_logprobs"].__setitem__(
+                0, float("nan")
+            )
+        ),
+        RunError,
+        "no number",
+    ),
+    "aborted": (
+        _changed(lambda value: value["choices"][2].update(finish_reason="abort")),
+        RunError,
+        "ended with 'abort'",
+    ),
+    "another prompt": (
+        _changed(lambda value: value["choices"][0].update(prompt_token_ids=[1])),
+        RunError,
+        "completed other tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_failure_is_said_with_what_to_do(server: FakeVLLM, tmp_path: Path, name: str) -> None:
+    spoil, kind, said = FAULTS[name]
+    spoil(server)
+    with pytest.raises(kind, match=re.escape(said)), sampler_of(server, tmp_path) as sampler:
+        ask(sampler, adapted())
+    assert not (tmp_path / "vllm").exists()
+
+
+def test_a_server_that_is_down_or_too_slow(server: FakeVLLM, tmp_path: Path) -> None:
+    nowhere = VLLMServer("http://127.0.0.1:1/v1", sleep=lambda _: None)
+    sampler = VLLMSampler(nowhere, tmp_path / "vllm", up_seconds=0.0, is_corrected=True)
+    with pytest.raises(RunError, match=r"no vLLM server answers at .* grpo.vllm_server_timeout"):
+        ask(sampler, adapted())
+    with sampler_of(server, tmp_path, answer_seconds=0.05) as sampler:
+        ask(sampler, adapted())
+        server.seconds = 0.5
+        with pytest.raises(RunError, match=r"in time .* grpo.vllm_answer_seconds"):
+            ask(sampler, adapted())
+        server.seconds = 0.0
+
+
+def test_faults_that_pass_are_waited_for(server: FakeVLLM, tmp_path: Path) -> None:
+    waits: list[float] = []
+    left = [503] * (MAX_TRIES - 1)
+    server.fault = lambda path, body: (
+        (left.pop(), "") if path == "/v1/completions" and body["n"] == 3 and left else None
+    )
+    with sampler_of(server, tmp_path, sleep=waits.append) as sampler:
+        assert len(ask(sampler, adapted())) == 3
+    assert waits == [1, 2, 4, 8] and not left
+
+
+def test_a_load_whose_answer_was_lost_is_a_load(server: FakeVLLM, tmp_path: Path) -> None:
+    def lose(path: str, value: Any) -> Any:
+        if path == "/v1/load_lora_adapter":
+            server.change = lambda _, value: value
+            server.fault = lambda *_: (setattr(server, "fault", lambda *_: None), (503, ""))[1]
+        return value
+
+    server.change = lose
+    model = adapted()
+    with sampler_of(server, tmp_path) as sampler:
+        ask(sampler, model)
+        (name,) = server.here
+        # As if the answer that it was loaded had never come.
+        sampler._loaded = None
+        ask(sampler, model)
+        assert [*server.here] == [name]
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "known"),
+    [
+        ("raw_logprobs", {}, True),
+        ("raw_logprobs", {"top_k": 5}, True),
+        ("raw_logprobs", {"temperature": 0.7}, False),
+        ("processed_logprobs", {}, True),
+        ("processed_logprobs", {"temperature": 0.7}, True),
+        ("processed_logprobs", {"top_p": 0.8}, False),
+    ],
+)
+def test_log_probabilities_are_those_of_the_policy_or_not_known(
+    server: FakeVLLM,
+    tmp_path: Path,
+    mode: str,
+    given: dict[str, Any],
+    known: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.logprobs_mode = mode
+    settings = dataclasses.replace(TINY, **given)
+    model = adapted()
+    with sampler_of(server, tmp_path / "a") as sampler:
+        if known:
+            found = np.concatenate([one.logprobs for one in ask(sampler, model, settings)])
+            assert np.isfinite(found).all()
+        else:
+            with pytest.raises(InputError, match="vllm_importance_sampling_correction: false"):
+                ask(sampler, model, settings)
+    with (
+        sampler_of(server, tmp_path / "b", is_corrected=False) as sampler,
+        caplog.at_level(logging.WARNING),
+    ):
+        found = np.concatenate([one.logprobs for one in ask(sampler, model, settings)])
+    assert np.isnan(found).all() == (not known)
+    assert ("is not measured" in caplog.text) == (not known)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {"q_proj": 2.0}},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [5]},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_adapters_that_it_would_refuse_or_mistake_are_refused(
+    server: FakeVLLM, tmp_path: Path, adapter: dict[str, Any]
+) -> None:
+    with (
+        pytest.raises(AdapterError, match=next(iter(adapter))),
+        sampler_of(server, tmp_path) as sampler,
+    ):
+        ask(sampler, adapted(**adapter))
+    assert not server.loaded
+
+
+def test_a_run_that_the_server_stopped_goes_on(server: FakeVLLM, tmp_path: Path) -> None:
+    """Between two cycles it fails: the checkpoint of the last step is there, and the resumed run
+    is the one that was never stopped, because this server's samples depend on seeds alone."""
+    server.logprobs_mode = "processed_logprobs"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(server, adapted(), whole)
+
+    def fail_later(path: str, body: dict[str, Any]) -> Any:
+        return (500, "") if path == "/v1/completions" and len(server.loaded) > 1 else None
+
+    server.loaded, server._peft, server.base = {}, None, serving().base
+    server.fault = fail_later
+    with pytest.raises(RunError, match="resume the run"):
+        run(server, adapted(), broken, save_steps=100)
+    assert [path.name for path in (broken / "checkpoints").glob("step-*")] == ["step-4"]
+    server.fault = lambda *_: None
+    run(server, adapted(), broken, resume=True, save_steps=100)
+    assert_same_run(whole, broken)
+
+
+def test_inside_of_a_cycle_a_run_resumes_without_asking_again(
+    server: FakeVLLM, tmp_path: Path
+) -> None:
+    server.logprobs_mode = "processed_logprobs"
+    whole = tmp_path / "whole"
+    run(server, adapted(), whole, max_steps=4)
+    server.fault = lambda *_: (500, "")
+    for step in (1, 2, 3):  # the cycle's completions are in the checkpoint
+        folder = tmp_path / f"from-{step}"
+        shutil.copytree(whole, folder)
+        for later in range(step + 1, 5):
+            shutil.rmtree(folder / "checkpoints" / f"step-{later}")
+        run(server, adapted(), folder, resume=True, max_steps=4)
+        assert_same_run(whole, folder)
+
+
+def test_a_signal_ends_the_waiting(server: FakeVLLM, tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    asked = threading.Event()
+    answer = threading.Event()
+
+    def wait(path: str, body: dict[str, Any]) -> None:
+        if path == "/v1/completions" and body["n"] == 3:
+            asked.set()
+            answer.wait(20)
+
+    def stop_if_asked() -> None:
+        if asked.is_set():
+            raise StoppedError
+
+    server.fault = wait
+    with pytest.raises(StoppedError), sampler_of(server, tmp_path) as sampler:
+        ask(sampler, adapted(), stop_if_asked=stop_if_asked)
+    answer.set()
+
+
+def test_another_name_and_another_storage_are_told(
+    server: FakeVLLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.root = "/models/another"
+    with caplog.at_level(logging.INFO), sampler_of(server, tmp_path) as sampler:
+        ask(sampler, adapted())
+    assert "it serves /models/another" in caplog.text
+    assert re.search(r"differ by 0\.000 nats", caplog.text)
+    assert {body["model"] for body in server.bodies} == {BASE_NAME, *server.loaded}
