@@ -12,42 +12,27 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.adapters.attached import adapter_disabled, attached
 from lorakit.adapters.peft_config import FILE_NAME
 from lorakit.adapters.save import TENSORS_FILE_NAME, save_adapter
-from lorakit.base.eval_mode import eval_mode
-from lorakit.base.info import BaseInfo, base_info
-from lorakit.data.examples import Example
-from lorakit.data.pack import collate
-from lorakit.errors import AdapterError, InputError, ModelError, RunError
+from lorakit.errors import RunError
 from lorakit.files import move_into_place, staging_folder
 from lorakit.generate import Completion, SamplingSettings
 from lorakit.generate.checks import check_request, end_tokens
 from lorakit.generate.sequence import Growing, Stops
 from lorakit.progress import bar
-from lorakit.recipe.rules.vllm import refused_by_vllm
 from lorakit.train.in_threads import in_threads
-from lorakit.train.logprobs import token_logprobs
-from lorakit.train.step import compute_device
-from lorakit.train.vllm_server import Choice, ServedModel, VLLMServer
+from lorakit.train.vllm_checks import check_base, check_context, knows_logprobs, refuse_adapter
+from lorakit.train.vllm_protocol import Choice, ServedModel
+from lorakit.train.vllm_server import VLLMServer
 
 PREFIX = "lorakit-"
-PROBED_TOKENS = 256  # of a prompt, to compare the server's base with the one here
-# Mean difference in nats that no dtype and no 4-bit storage explains.
-MOST_DIFFERENCE = 1.0
-ZERO = 1e-3  # a log-probability of a token that nothing else is allowed beside
-
-log = logging.getLogger(__name__)
 
 
 class VLLMSampler:
@@ -108,9 +93,19 @@ class VLLMSampler:
             max_batch=max_batch,
         )
         stop_ids = sorted({*settings.stop_ids, *end_tokens(model, tokenizer)})
+        base = self._base or self._served_base(stop_if_asked)
+        check_context(self._server, base, prompts, limits)
         if self._base is None:
-            self._base = self._checked_base(model, prompts[0], settings, stop_ids)
-        self._check_context(prompts, limits)
+            check_base(self._server, base, model, prompts[0])
+            self._is_known = knows_logprobs(
+                self._server,
+                base,
+                prompts[0],
+                settings,
+                stop_ids,
+                is_corrected=self._is_corrected,
+            )
+            self._base = base
         name = self._synchronize(model)
 
         def asking(first: int, count: int) -> Callable[[], list[Choice]]:
@@ -152,7 +147,7 @@ class VLLMSampler:
             name = f"{PREFIX}{content.hexdigest()[:16]}"
             if name == self._loaded:
                 return name
-            _check_adapter(model, json.loads(config))
+            refuse_adapter(model, json.loads(config))
             place = self._folder / name
             if not place.exists():
                 move_into_place(staging, place)
@@ -165,16 +160,9 @@ class VLLMSampler:
         self._loaded = name
         return name
 
-    def _checked_base(
-        self,
-        model: PreTrainedModel,
-        prompt: Sequence[int],
-        settings: SamplingSettings,
-        stop_ids: Sequence[int],
-    ) -> ServedModel:
-        """The model that it serves, once it is clear that this is the base and what its
-        log-probabilities mean."""
-        served = self._server.wait_until_up(self._up_seconds)
+    def _served_base(self, stop_if_asked: Callable[[], None]) -> ServedModel:
+        """The model that it serves, once it is up."""
+        served = self._server.wait_until_up(self._up_seconds, stop_if_asked)
         self._forget_leftovers(served)
         bases = [one for one in served if one.parent is None]
         if not bases:
@@ -182,17 +170,7 @@ class VLLMSampler:
                 f"the vLLM server at {self._server.url} serves no model; possible: the recipe's "
                 "base. Start it as docs/grpo.md says."
             )
-        base = bases[0]
-        difference = self._difference(model, base, prompt[:PROBED_TOKENS])
-        told = _told(base, _info(model), difference)
-        if difference > MOST_DIFFERENCE:
-            raise InputError(
-                f"{told}; possible: up to {MOST_DIFFERENCE:g}, of another dtype or storage. Serve "
-                "the base that the recipe names: vllm serve BASE."
-            )
-        log.info("completions come from the vLLM server at %s: %s", self._server.url, told)
-        self._is_known = self._knows_logprobs(base, prompt, settings, stop_ids)
-        return base
+        return bases[0]
 
     def _forget_leftovers(self, served: Sequence[ServedModel]) -> None:
         """Adapters of this folder, which a killed run left."""
@@ -200,69 +178,6 @@ class VLLMSampler:
             if one.parent is not None and one.root and Path(one.root).parent == self._folder:
                 self._server.unload(one.name)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _difference(
-        self, model: PreTrainedModel, base: ServedModel, prompt: Sequence[int]
-    ) -> float:
-        """Mean absolute difference of the server's log-probabilities of a prompt from the base's
-        here, in nats."""
-        if len(prompt) < 2:
-            return 0.0
-        theirs = np.array(self._server.prompt_logprobs(base.name, prompt))
-        return float(np.abs(theirs - _base_logprobs(model, prompt)).mean())
-
-    def _knows_logprobs(
-        self,
-        base: ServedModel,
-        prompt: Sequence[int],
-        settings: SamplingSettings,
-        stop_ids: Sequence[int],
-    ) -> bool:
-        """Whether its log-probabilities are those of the policy at the temperature, of all tokens.
-
-        Where one token alone is allowed, log-probabilities after all processing are 0, whichever
-        that token is; of those before it at most one of two is above log(1/2).
-        """
-        ordered = dict.fromkeys([*prompt, *range(len(stop_ids) + 2)])
-        first, second = [token for token in ordered if token not in stop_ids][:2]
-        found = [self._server.only_logprob(base.name, prompt, token) for token in (first, second)]
-        if max(found) > ZERO:
-            raise InputError(
-                f"the vLLM server at {self._server.url} gives logits ({max(found):g}) for "
-                "log-probabilities; possible: --logprobs-mode raw_logprobs (the default) or "
-                "processed_logprobs. Start it anew."
-            )
-        is_processed = min(found) > -ZERO
-        is_cut = settings.top_p < 1 or settings.top_k is not None or bool(settings.min_p)
-        is_known = not is_cut if is_processed else settings.temperature == 1
-        if is_known:
-            return True
-        if is_processed:
-            why = "after top_p, top_k and min_p (--logprobs-mode processed_logprobs)"
-            remedy = "Start it without --logprobs-mode, leave these out"
-        else:
-            why = f"before the temperature {settings.temperature:g} (--logprobs-mode raw_logprobs)"
-            remedy = "Start it with --logprobs-mode processed_logprobs, set grpo.temperature to 1"
-        told = f"the vLLM server at {self._server.url} gives log-probabilities {why}"
-        if self._is_corrected:
-            raise InputError(
-                f"{told}; possible: those of the policy at the temperature, which the importance "
-                f"correction needs. {remedy}, or turn the correction off with "
-                "grpo.vllm_importance_sampling_correction: false."
-            )
-        log.warning("%s: how far sampling and training differ is not measured. %s.", told, remedy)
-        return False
-
-    def _check_context(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
-        assert self._base is not None
-        longest = max(len(prompt) + most for prompt, most in zip(prompts, limits, strict=True))
-        room = self._base.max_model_len
-        if room is not None and longest > room:
-            raise InputError(
-                f"a prompt with its completion may have {longest} tokens, and the vLLM server at "
-                f"{self._server.url} takes {room} (--max-model-len); possible: up to that. Start "
-                "it with more, or lower grpo.max_completion_length."
-            )
 
 
 def _completion(
@@ -280,57 +195,3 @@ def _completion(
     stops.end(growing)
     growing.finish_reason = "stop" if choice.reason == "stop" else "length"
     return growing.completion()
-
-
-def _check_adapter(model: PreTrainedModel, config: dict[str, Any]) -> None:
-    """Refuse an adapter that the server would refuse, or take for another one.
-
-    Raises:
-        AdapterError: naming every option that stands in the way.
-    """
-    faults = [f"{name} ({why})" for name, why in refused_by_vllm(config).items()]
-    if any(kept.start.corrects_base for kept in attached(model).starts().values()):
-        faults.append("init loftq (it corrects how this base is stored; vLLM stores its own copy)")
-    if faults:
-        raise AdapterError(
-            f"the adapter has {', '.join(faults)}; possible with grpo.use_vllm: LoRA of one rank "
-            "and alpha. Train such an adapter, or set grpo.use_vllm to false."
-        )
-
-
-@torch.no_grad()
-def _base_logprobs(model: PreTrainedModel, prompt: Sequence[int]) -> np.ndarray:
-    """Of a prompt's tokens after its first, float32, by the base as it stands here."""
-    weights = np.ones(len(prompt), np.float32)
-    weights[0] = 0
-    example = Example(np.array(prompt, np.int32), weights)
-    micro_batch = collate([example], [0], packed=False, pad_id=0).to(compute_device(model))
-    with eval_mode(model), adapter_disabled(model):
-        logprobs, _ = token_logprobs(model, micro_batch)
-    return logprobs.cpu().numpy()
-
-
-def _info(model: PreTrainedModel) -> BaseInfo | None:
-    try:
-        return base_info(model)
-    except ModelError:  # a model that the caller made himself
-        return None
-
-
-def _told(base: ServedModel, info: BaseInfo | None, difference: float) -> str:
-    """What is served, in words."""
-    root = base.root or base.name
-    told = f"it serves {root}"
-    if info is not None:
-        if _names(root).isdisjoint(_names(info.source) | _names(str(info.folder))):
-            told += f", by its name another model than {info.source}"
-        if info.quantization != "none":
-            told += f", in a copy of its own that is not stored in {info.quantization} as here"
-    return f"{told}; its log-probabilities of a prompt differ by {difference:.3f} nats in the mean"
-
-
-def _names(source: str) -> set[str]:
-    """What a model that lies there may be called, without the owner of a hub id."""
-    parts = source.rstrip("/").split("/")
-    of_hub = [part.split("--")[-1] for part in parts if part.startswith("models--")]
-    return {parts[-1], *of_hub}

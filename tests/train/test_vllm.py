@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+import lorakit
 from lorakit.errors import AdapterError, InputError, LorakitError, RunError
 from lorakit.generate import Completion, SamplingSettings
 from lorakit.http_client import MAX_TRIES
@@ -39,14 +41,14 @@ TINY = SamplingSettings(max_new_tokens=4, tempered_logprobs=True)
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVLLM]:
     """Of the base that `adapted` adapts."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as running:
+    with FakeVLLM(served_base(), TOKENIZER) as running:
         yield running
 
 
-def serving(**overrides: Any) -> FakeVLLM:
-    base = families.build("llama", **({"initializer_range": 0.2} | overrides))
+def served_base(seed: int = 0) -> PreTrainedModel:
+    base = families.build("llama", seed, initializer_range=0.2)
     base.set_attn_implementation("eager")  # nothing of lorakit is in it
-    return FakeVLLM(base, TOKENIZER)
+    return base
 
 
 def sampler_of(
@@ -297,7 +299,7 @@ FAULTS: dict[str, tuple[Callable[[FakeVLLM], None], type[LorakitError], str]] = 
     "too short a context": (_set(max_model_len=6), InputError, "--max-model-len"),
     "logits": (_set(logprobs_mode="raw_logits"), InputError, "gives logits"),
     "another base": (
-        lambda server: setattr(server, "base", families.build("llama", 3, initializer_range=0.4)),
+        lambda server: setattr(server, "base", served_base(3)),
         InputError,
         "Serve the base that the recipe names",
     ),
@@ -372,12 +374,12 @@ def test_a_server_that_is_down_or_too_slow(server: FakeVLLM, tmp_path: Path) -> 
     sampler = VLLMSampler(nowhere, tmp_path / "vllm", up_seconds=0.0, is_corrected=True)
     with pytest.raises(RunError, match=r"no vLLM server answers at .* grpo.vllm_server_timeout"):
         ask(sampler, adapted())
-    with sampler_of(server, tmp_path, answer_seconds=0.05) as sampler:
+    server.seconds = 0.2
+    with (
+        pytest.raises(RunError, match=r"in time .* \(grpo.vllm_answer_seconds\)"),
+        sampler_of(server, tmp_path, answer_seconds=0.05) as sampler,
+    ):
         ask(sampler, adapted())
-        server.seconds = 0.5
-        with pytest.raises(RunError, match=r"in time .* grpo.vllm_answer_seconds"):
-            ask(sampler, adapted())
-        server.seconds = 0.0
 
 
 def test_faults_that_pass_are_waited_for(server: FakeVLLM, tmp_path: Path) -> None:
@@ -479,7 +481,7 @@ def test_a_run_that_the_server_stopped_goes_on(server: FakeVLLM, tmp_path: Path)
     def fail_later(path: str, body: dict[str, Any]) -> Any:
         return (500, "") if path == "/v1/completions" and len(server.loaded) > 1 else None
 
-    server.loaded, server._peft, server.base = {}, None, serving().base
+    server.loaded, server._peft, server.base = {}, None, served_base()
     server.fault = fail_later
     with pytest.raises(RunError, match="resume the run"):
         run(server, adapted(), broken, save_steps=100)
@@ -536,3 +538,40 @@ def test_another_name_and_another_storage_are_told(
     assert "it serves /models/another" in caplog.text
     assert re.search(r"differ by 0\.000 nats", caplog.text)
     assert {body["model"] for body in server.bodies} == {BASE_NAME, *server.loaded}
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_recipe_trains_with_it(
+    server: FakeVLLM, tmp_path: Path, quantization: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = families.folder(tmp_path / "tiny-base", "llama", initializer_range=0.2)
+    rows = [{"question": f"What is {n}?", "answer": f"{n}"} for n in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "base": {"model": str(base), "dtype": "float32", "quantization": quantization},
+        "adapter": {"r": 4},
+        "data": {"train": str(tmp_path / "train.jsonl")},
+        "train": {"method": "grpo", "max_steps": 2, "batch_size": 4, "learning_rate": 1e-2},
+        "grpo": {
+            "rewards": ["token_f1"],
+            "num_generations": 2,
+            "max_completion_length": 4,
+            "use_vllm": True,
+            "vllm_server_base_url": f"{server.url}/v1",
+        },
+        "output": {"dir": str(tmp_path / "run")},
+    }
+    with caplog.at_level(logging.INFO):
+        outcome = lorakit.finetune(lorakit.parse_recipe(recipe))
+    assert outcome.training.steps == 2 and len(server.loaded) == 2 and not server.here
+    assert not (tmp_path / "run" / "vllm").exists()
+    line = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0]
+    difference = json.loads(line)["sampling_logp_difference"]
+    assert "importance_sampling_ratio" in json.loads(line)
+    told = re.search(r"it serves (.*); its log-probabilities .* differ by ([0-9.]+)", caplog.text)
+    assert told is not None
+    if quantization == "none":
+        assert difference < 1e-4 and told[1] == "tiny-base" and float(told[2]) == 0
+    else:
+        assert difference > 1e-3 and float(told[2]) > 0
+        assert told[1] == "tiny-base, in a copy of its own that is not stored in nf4 as here"

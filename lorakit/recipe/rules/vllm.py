@@ -48,7 +48,7 @@ def vllm_rules(recipe: Recipe) -> Iterator[Fault]:
         for name in sorted(n for n in grpo.model_fields_set if n.startswith("vllm_")):
             yield no_effect(("grpo", name), "grpo.use_vllm is false", "set it to true")
         return
-    remedy = "Leave it out, or set grpo.use_vllm to false"
+    remedy = "Possible: LoRA of one rank and alpha; or set grpo.use_vllm to false"
     values = adapter.model_dump() | {"use_dora": adapter.kind_name == "dora"}
     for name, why in refused_by_vllm(values).items():
         key = "kind" if name == "use_dora" and adapter.kind is not None else name
@@ -89,6 +89,6 @@ def _logprobs(grpo: GRPOSection) -> Iterator[Fault]:
             ("grpo", "temperature"),
             f"{grpo.temperature:g} together with top_p or top_k cannot go with grpo.use_vllm: vLLM "
             "gives log-probabilities before all of these or after all of these, and what trains is "
-            "the policy at the temperature, of all tokens. Set temperature to 1, or leave out "
-            "top_p and top_k, or set grpo.vllm_importance_sampling_correction to false",
+            "the policy at the temperature, of all tokens. Possible: temperature 1, or no "
+            "top_p or top_k, or grpo.vllm_importance_sampling_correction: false",
         )
