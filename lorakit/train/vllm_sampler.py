@@ -37,7 +37,7 @@ PREFIX = "lorakit-"
 
 class VLLMSampler:
     """See `lorakit.train.samplers.Sampler`. Used in a `with` block: afterwards the server has
-    forgotten the adapter, and the folder is gone.
+    forgotten the adapter, and the folder is gone; after an error the next start does that.
 
     Args:
         server: that serves the base.
@@ -60,7 +60,9 @@ class VLLMSampler:
     def __enter__(self) -> VLLMSampler:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # requests may be under way, and vLLM may read the adapter for each
+            return
         if self._loaded is not None:
             self._server.unload(self._loaded)
             self._loaded = None
