@@ -34,6 +34,7 @@ from tests.train.grpo_runs import CYCLES, LOOP, TOKENIZER, adapted, assert_same_
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 PROMPT = [1, *TOKENIZER("What is asthma ?")["input_ids"]]
+WORDS: list[int] = TOKENIZER("daily fever")["input_ids"]
 TINY = SamplingSettings(max_new_tokens=4, tempered_logprobs=True)
 
 
@@ -238,29 +239,45 @@ def test_completions_come_in_order_whatever_is_answered_first(
     assert len({tuple(one.token_ids) for one in together}) > 3
 
 
-def test_texts_and_ends_are_those_of_the_sampler_here(server: FakeVLLM, tmp_path: Path) -> None:
-    text = TOKENIZER("daily fever")["input_ids"]
-    cases = [
-        ([*text, 4], "stop", "daily fever", "stop", 6),
-        (text, "length", "daily fever", "length", len(text)),
-        ([*text, 4], "stop", "", "stop", 6),
-    ]
-    for ids, said, expected, reason, _ in cases:
-        stop_strings = () if expected else ("dai",)
+@pytest.mark.parametrize(
+    ("ids", "said", "stop_strings", "kept", "text", "reason"),
+    [
+        ([*WORDS, 4], "stop", (), [*WORDS, 4], "daily fever", "stop"),
+        (WORDS, "length", (), WORDS, "daily fever", "length"),
+        # An end of the server's own, such as one more end token of its generation config.
+        (WORDS[:2], "stop", (), WORDS[:2], None, "stop"),
+        # What comes behind an end is none of the completion's.
+        ([*WORDS, 4, 7], "length", (), [*WORDS, 4], "daily fever", "stop"),
+        (WORDS, "stop", ("fev",), None, "daily ", "stop"),
+    ],
+)
+def test_texts_and_ends_are_those_of_the_sampler_here(
+    server: FakeVLLM,
+    tmp_path: Path,
+    ids: list[int],
+    said: str,
+    stop_strings: tuple[str, ...],
+    kept: list[int] | None,
+    text: str | None,
+    reason: str,
+) -> None:
+    def change(path: str, value: Any) -> Any:
+        for choice in value["choices"] if path == "/v1/completions" else []:
+            if value["model"] != BASE_NAME:
+                choice["token_ids"], choice["finish_reason"] = ids, said
+                choice["logprobs"]["token_logprobs"] = [-0.5 - n for n in range(len(ids))]
+        return value
 
-        def change(path: str, value: Any, ids: list[int] = ids, said: str = said) -> Any:
-            for choice in value["choices"] if path == "/v1/completions" else []:
-                if choice["prompt_logprobs"] is None and len(choice["token_ids"]) > 1:
-                    choice["token_ids"], choice["finish_reason"] = ids, said
-                    choice["logprobs"]["token_logprobs"] = [-0.5] * len(ids)
-            return value
-
-        server.change = change
-        settings = dataclasses.replace(TINY, max_new_tokens=len(ids), stop_strings=stop_strings)
-        with sampler_of(server, tmp_path) as sampler:
-            found = ask(sampler, adapted(), settings, [[*PROMPT, 300, 301]])[0]
-        if len(found.token_ids) > 1:  # else the model had ended at once
-            assert (found.text, found.finish_reason) == (expected, reason)
+    server.change = change
+    settings = dataclasses.replace(TINY, max_new_tokens=len(WORDS) + 1, stop_strings=stop_strings)
+    with sampler_of(server, tmp_path) as sampler:
+        found = ask(sampler, adapted(), settings, [PROMPT])[0]
+    if kept is not None:
+        assert found.token_ids == kept
+    assert found.token_ids == ids[: len(found.token_ids)]
+    assert found.logprobs.tolist() == [-0.5 - n for n in range(len(found.token_ids))]
+    assert found.text == (TOKENIZER.decode(ids) if text is None else text)
+    assert found.finish_reason == reason
 
 
 # What a server may do -> what is said of it, and of which kind the error is.
@@ -399,21 +416,16 @@ def test_faults_that_pass_are_waited_for(server: FakeVLLM, tmp_path: Path) -> No
 
 
 def test_a_load_whose_answer_was_lost_is_a_load(server: FakeVLLM, tmp_path: Path) -> None:
-    def lose(path: str, value: Any) -> Any:
-        if path == "/v1/load_lora_adapter":
-            server.change = lambda _, value: value
-            server.fault = lambda *_: (setattr(server, "fault", lambda *_: None), (503, ""))[1]
-        return value
+    def lose(path: str, body: dict[str, Any]) -> Any:
+        if path == "/v1/load_lora_adapter" and not server.here:
+            server._load(body)
+            return 503, ""
+        return None
 
-    server.change = lose
-    model = adapted()
+    server.fault = lose
     with sampler_of(server, tmp_path) as sampler:
-        ask(sampler, model)
-        (name,) = server.here
-        # As if the answer that it was loaded had never come.
-        sampler._loaded = None
-        ask(sampler, model)
-        assert [*server.here] == [name]
+        ask(sampler, adapted())
+        assert [*server.here] == [*server.loaded] and len(server.loaded) == 1
 
 
 @pytest.mark.parametrize(
