@@ -23,7 +23,7 @@ from lorakit.data.questions import Question
 from lorakit.generate import Completion
 from lorakit.train.advantages import Advantages, advantages
 from lorakit.train.grpo_settings import GRPOSettings
-from lorakit.train.samplers import Sampler, sample_here
+from lorakit.train.samplers import Asked, Sampler, sample_here
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,13 @@ def roll_out(
     completions = sample(
         model,
         tokenizer,
-        [question.prompt_ids for question in asked],
-        settings.sampling(stop_ids),
-        seeds=kernels.mix_keys(seed, cycle, places, members).tolist(),
-        max_batch=settings.max_batch,
-        stop_if_asked=stop_if_asked,
+        Asked(
+            [question.prompt_ids for question in asked],
+            settings.sampling(stop_ids),
+            kernels.mix_keys(seed, cycle, places, members).tolist(),
+            settings.max_batch,
+            stop_if_asked,
+        ),
     )
     shape = len(completions), len(settings.rewards)
     return Rollouts(

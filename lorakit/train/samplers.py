@@ -3,58 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.generate import Completion, SamplingSettings, generate
 
 
-class Sampler(Protocol):
-    """Completes prompts with the policy as it stands, its adapter on."""
+@dataclass(frozen=True)
+class Asked:
+    """What is to be completed, and how.
 
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Sequence[int]],
-        settings: SamplingSettings,
-        *,
-        seeds: Sequence[int],
-        max_batch: int,
-        stop_if_asked: Callable[[], None],
-    ) -> list[Completion]:
-        """One completion for each prompt, in their order.
+    Attributes:
+        prompts: token ids; those of a group are neighbours and the same.
+        settings: of the sampling.
+        seeds: one for each prompt.
+        max_batch: the most completions that are generated at a time.
+        stop_if_asked: called all the while; what it raises ends the sampling.
+    """
 
-        Args:
-            prompts: token ids; those of a group are neighbours and the same.
-            seeds: one for each prompt.
-            max_batch: the most completions that are generated at a time.
-            stop_if_asked: called all the while; what it raises ends the sampling.
+    prompts: Sequence[Sequence[int]]
+    settings: SamplingSettings
+    seeds: Sequence[int]
+    max_batch: int
+    stop_if_asked: Callable[[], None]
 
-        Returns:
-            Their log-probabilities are those at the temperature; NaN where not known.
-        """
+
+# One completion for each prompt, in their order, of the policy as it stands, its adapter on.
+# Log-probabilities are those at the temperature; NaN where they are not known.
+Sampler = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Asked], list[Completion]]
 
 
 def sample_here(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    settings: SamplingSettings,
-    *,
-    seeds: Sequence[int],
-    max_batch: int,
-    stop_if_asked: Callable[[], None],
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Asked
 ) -> list[Completion]:
     """In this process, with the model that trains; see `Sampler`."""
     return generate(
         model,
         tokenizer,
-        prompts,
-        settings,
-        seeds=seeds,
-        max_batch=max_batch,
-        on_token=lambda *_: stop_if_asked(),
+        asked.prompts,
+        asked.settings,
+        seeds=asked.seeds,
+        max_batch=asked.max_batch,
+        on_token=lambda *_: asked.stop_if_asked(),
         description="rolling out",
     )

@@ -73,7 +73,17 @@ def completion_body(
     seed: int,
     stop_ids: Sequence[int],
 ) -> dict[str, Any]:
-    """The request for completions of one prompt; see `VLLMServer.complete`."""
+    """The request for completions of one prompt.
+
+    Args:
+        model: its name, or an adapter's.
+        prompt: token ids.
+        settings: of the sampling.
+        count: so many.
+        limit: the most tokens of a completion.
+        seed: completion i draws with `seed + i`.
+        stop_ids: all tokens that end a completion.
+    """
     return PLAIN | {
         "model": model,
         "prompt": list(prompt),

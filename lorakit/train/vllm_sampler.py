@@ -23,13 +23,14 @@ from lorakit.adapters.peft_config import FILE_NAME
 from lorakit.adapters.save import TENSORS_FILE_NAME, save_adapter
 from lorakit.errors import RunError
 from lorakit.files import move_into_place, staging_folder
-from lorakit.generate import Completion, SamplingSettings
+from lorakit.generate import Completion
 from lorakit.generate.checks import check_request, end_tokens
 from lorakit.generate.sequence import Growing, Stops
 from lorakit.progress import bar
 from lorakit.train.in_threads import in_threads
+from lorakit.train.samplers import Asked
 from lorakit.train.vllm_checks import check_base, check_context, knows_logprobs, refuse_adapter
-from lorakit.train.vllm_protocol import Choice, ServedModel
+from lorakit.train.vllm_protocol import Choice, ServedModel, completion_body
 from lorakit.train.vllm_server import VLLMServer
 
 PREFIX = "lorakit-"
@@ -69,15 +70,7 @@ class VLLMSampler:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Sequence[int]],
-        settings: SamplingSettings,
-        *,
-        seeds: Sequence[int],
-        max_batch: int,
-        stop_if_asked: Callable[[], None],
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Asked
     ) -> list[Completion]:
         """See `Sampler`.
 
@@ -85,17 +78,18 @@ class VLLMSampler:
             InputError: a server, an adapter or settings that cannot give the policy's completions.
             RunError: the server fails.
         """
+        prompts, settings = asked.prompts, asked.settings
         limits = check_request(
             model,
             prompts,
             settings,
-            seeds=seeds,
+            seeds=asked.seeds,
             max_new_tokens=None,
             adapters=None,
-            max_batch=max_batch,
+            max_batch=asked.max_batch,
         )
         stop_ids = sorted({*settings.stop_ids, *end_tokens(model, tokenizer)})
-        base = self._base or self._served_base(stop_if_asked)
+        base = self._base or self._served_base(asked.stop_if_asked)
         check_context(self._server, base, prompts, limits)
         if self._base is None:
             check_base(self._server, base, model, prompts[0])
@@ -111,15 +105,16 @@ class VLLMSampler:
         name = self._synchronize(model)
 
         def asking(first: int, count: int) -> Callable[[], list[Choice]]:
-            return lambda: self._server.complete(
+            body = completion_body(
                 name,
                 prompts[first],
                 settings,
                 count=count,
                 limit=limits[first],
-                seed=seeds[first],
+                seed=asked.seeds[first],
                 stop_ids=stop_ids,
             )
+            return lambda: self._server.complete(body)
 
         sizes = [len(list(group)) for _, group in itertools.groupby(map(tuple, prompts))]
         firsts = np.cumsum([0, *sizes[:-1]]).tolist()
@@ -128,8 +123,8 @@ class VLLMSampler:
         with bar("rolling out", len(prompts)) as running_bar:
             groups = in_threads(
                 asks,
-                num_threads=max(1, max_batch // max(sizes)),
-                while_waiting=stop_if_asked,
+                num_threads=max(1, asked.max_batch // max(sizes)),
+                while_waiting=asked.stop_if_asked,
                 on_done=lambda group: running_bar.advance(len(group)),
             )
         choices = [choice for group in groups for choice in group]

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lorakit.errors import RunError, in_one_line
-from lorakit.generate import SamplingSettings
 from lorakit.http_client import MAX_TRIES, RequestError, api_key, request, with_patience
 from lorakit.train.vllm_protocol import (
     MAX_LORA_RANKS,
     Choice,
     ServedModel,
-    completion_body,
     probe_body,
     read_choices,
     read_models,
@@ -118,33 +116,16 @@ class VLLMServer:
                 words_of(error.said),
             )
 
-    def complete(
-        self,
-        model: str,
-        prompt: Sequence[int],
-        settings: SamplingSettings,
-        *,
-        count: int,
-        limit: int,
-        seed: int,
-        stop_ids: Sequence[int],
-    ) -> list[Choice]:
-        """So many completions of one prompt.
+    def complete(self, body: Mapping[str, Any]) -> list[Choice]:
+        """Completions of one prompt.
 
         Args:
-            model: its name, or an adapter's.
-            prompt: token ids.
-            settings: of the sampling.
-            limit: the most tokens of a completion.
-            seed: completion i draws with `seed + i`.
-            stop_ids: all tokens that end a completion.
+            body: see `completion_body`.
 
         Raises:
             RunError: it gave none, too few, or not what was asked for.
         """
-        body = completion_body(
-            model, prompt, settings, count=count, limit=limit, seed=seed, stop_ids=stop_ids
-        )
+        count = body["n"]
         choices = self._read(self._ask(body, self.answer_seconds), read_choices)
         if len(choices) != count:
             raise RunError(

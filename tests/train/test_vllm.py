@@ -25,6 +25,7 @@ from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.outcome import TrainOutcome
+from lorakit.train.samplers import Asked
 from lorakit.train.vllm_sampler import VLLMSampler
 from lorakit.train.vllm_server import VLLMServer
 from tests import families
@@ -69,15 +70,8 @@ def ask(
     stop_if_asked: Callable[[], None] = lambda: None,
 ) -> list[Completion]:
     prompts = [PROMPT] * 3 if prompts is None else prompts
-    return sampler(
-        model,
-        TOKENIZER,
-        prompts,
-        settings,
-        seeds=list(range(len(prompts))),
-        max_batch=max_batch,
-        stop_if_asked=stop_if_asked,
-    )
+    asked = Asked(prompts, settings, list(range(len(prompts))), max_batch, stop_if_asked)
+    return sampler(model, TOKENIZER, asked)
 
 
 def run(
