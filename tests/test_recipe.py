@@ -196,6 +196,8 @@ def policy(**changes: dict[str, Any]) -> dict[str, Any]:
     return values | {name: values.get(name, {}) | given for name, given in changes.items()}
 
 
+VLLM = {"use_vllm": True}
+
 POLICY_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("grpo.rewards.0", {"grpo": {"rewards": ["maths"]}}),
     ("grpo.rewards.1", {"grpo": {"rewards": ["math", "rewards.py:"]}}),
@@ -237,6 +239,34 @@ POLICY_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
                 "rollout_importance_sampling_mode": "token_mask",
                 "rollout_importance_sampling_clip_min": 9.0,
             }
+        },
+    ),
+    ("grpo.vllm_server_timeout", {"grpo": {"vllm_server_timeout": 3}}),
+    ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "top_p": 0.9}}),
+    ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "top_k": 9}}),
+    (
+        "grpo.rollout_importance_sampling_mode",
+        {
+            "grpo": VLLM
+            | {
+                "rollout_importance_sampling_mode": "token_mask",
+                "vllm_importance_sampling_correction": False,
+            }
+        },
+    ),
+    ("adapter.use_dora", {"grpo": VLLM, "adapter": {"use_dora": True}}),
+    ("adapter.kind", {"grpo": VLLM, "adapter": {"kind": "dora"}}),
+    ("adapter.bias", {"grpo": VLLM, "adapter": {"bias": "all"}}),
+    ("adapter.modules_to_save", {"grpo": VLLM, "adapter": {"modules_to_save": ["lm_head"]}}),
+    ("adapter.rank_pattern", {"grpo": VLLM, "adapter": {"rank_pattern": {"q_proj": 2}}}),
+    ("adapter.alpha_pattern", {"grpo": VLLM, "adapter": {"alpha_pattern": {"q_proj": 2}}}),
+    ("adapter.init_lora_weights", {"grpo": VLLM, "adapter": {"init_lora_weights": "eva"}}),
+    (
+        "adapter.init_lora_weights",
+        {
+            "grpo": VLLM,
+            "base": {"quantization": "nf4"},
+            "adapter": {"init_lora_weights": "loftq"},
         },
     ),
     ("train.batch_size", {"grpo": {"num_generations": 3}}),
@@ -672,3 +702,40 @@ def test_any_value_anywhere_gives_a_recipe_or_a_recipe_error(data: st.DataObject
     except RecipeError:
         return
     assert parse_text(dump_recipe(recipe), "dumped")[0]["base"]["model"] == recipe.base.model
+
+
+def test_what_a_server_samples_is_corrected_unless_that_is_turned_off(tmp_path: Path) -> None:
+    least = {"base": {"model": "some/model"}, "data": {"train": "rows.jsonl"}}
+
+    def mode(**grpo: Any) -> str | None:
+        recipe = parse_recipe(least | policy(grpo=grpo))
+        section, again = recipe.grpo, load(tmp_path, dump_recipe(recipe)).grpo
+        assert again.importance_sampling_mode == section.importance_sampling_mode
+        settings = GRPOSettings.from_section(section, seed=0)
+        assert settings.rollout_importance_sampling_mode == section.importance_sampling_mode
+        return section.importance_sampling_mode
+
+    assert mode() is None
+    assert mode(use_vllm=True) == "sequence_mask"
+    assert mode(use_vllm=True, rollout_importance_sampling_mode="token_mask") == "token_mask"
+    assert mode(use_vllm=True, rollout_importance_sampling_clip_max=2.0) == "sequence_mask"
+    assert mode(use_vllm=True, vllm_importance_sampling_correction=False) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"vllm_server_base_url": "localhost:8000"}, "is no http or https address"),
+        ({"vllm_server_base_url": "http://me:secret@host"}, "holds more than host"),
+        (
+            {"vllm_server_base_url": "http://far", "vllm_api_key_env": "KEY"},
+            "unencrypted to another machine",
+        ),
+        ({"vllm_api_key_env": "sk-secret"}, "is no name of an environment variable"),
+    ],
+)
+def test_addresses_of_a_server_hold_no_key(given: dict[str, Any], said: str) -> None:
+    least = {"base": {"model": "some/model"}, "data": {"train": "rows.jsonl"}}
+    with pytest.raises(RecipeError, match=said) as found:
+        parse_recipe(least | policy(grpo=VLLM | given))
+    assert "secret" not in str(found.value)

@@ -185,7 +185,7 @@ def find_peaks(
             validation = _one_layer(layers, worst.validation)
     if measured is not None and estimated is None:
         evaluation = blueprint.evaluation(measured, wanted, has_holes=has_holes)
-    if rollouts is not None and estimated is None:
+    if rollouts is not None and estimated is None and not rollouts.on_server:
         answered, asked = rollouts.as_evaluation(packed=division.packed)
         generation = blueprint.evaluation(answered, asked, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)

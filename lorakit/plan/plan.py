@@ -51,6 +51,11 @@ AT_MOST = (
     "grpo.max_completion_length: at most, and much less where they are short; completions that "
     "nothing sets apart in their groups are not trained on"
 )
+ON_SERVER = (
+    "completions come from the vLLM server of grpo.vllm_server_base_url; the memory that it takes "
+    "is not in these numbers. On the GPU of this run, leave it less: vllm serve "
+    "--gpu-memory-utilization"
+)
 NO_TIME = "not known: how long completions will be is not known before they are made"
 
 
@@ -216,6 +221,8 @@ def plan(
     if recipe.train.method == "grpo":
         rollouts = rollouts_of(recipe, model, sets, length)
         notes.append(AT_MOST)
+        if rollouts.on_server:
+            notes.append(ON_SERVER)
     division, worst = _worst(
         recipe,
         blueprint,

@@ -42,8 +42,9 @@ class Rollouts:
         prompts: one each, the longest of a generation, as often as it is completed.
         max_completion_length, max_batch: of the recipe.
         assumed: no rows are at hand.
+        on_server: a vLLM server generates, in memory of its own.
         bytes: that a generation takes beside weights and training's state; None: it could not be
-            rehearsed.
+            rehearsed, or a server does it.
     """
 
     completions: int | None
@@ -51,6 +52,7 @@ class Rollouts:
     max_completion_length: int
     max_batch: int
     assumed: bool
+    on_server: bool = False
     bytes: EvaluationBytes | None = None
 
     def as_evaluation(self, *, packed: bool) -> tuple[WorstEvaluation, EvaluateSection]:
@@ -72,6 +74,7 @@ class Rollouts:
             "bytes": None if found is None else found.answers + found.holes,
             "kv_cache": None if found is None else found.kv_cache,
             "dense_weights": None if found is None else found.dense_layers,
+            "on_server": self.on_server,
         }
 
 
@@ -133,6 +136,7 @@ def rollouts_of(
         grpo.max_completion_length,
         grpo.max_batch,
         assumed=sets is None,
+        on_server=grpo.use_vllm,
     )
 
 

@@ -48,7 +48,12 @@ NAMES_ELSEWHERE = {
     "train_dataset": "data.train",
     "val_size": "data.validation",
     "val_set_size": "data.validation",
+    "vllm_importance_sampling_clip_max": "grpo.rollout_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min": "grpo.rollout_importance_sampling_clip_min",
     "vllm_importance_sampling_mode": "grpo.rollout_importance_sampling_mode",
+    "vllm_mode": "grpo.use_vllm (always a server of its own)",
+    "vllm_server_host": "grpo.vllm_server_base_url",
+    "vllm_server_port": "grpo.vllm_server_base_url",
 }
 
 MAX_NAMED = 3  # keys in one question

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.named_sets import NamedSets
+from lorakit.http_client import api_key
 from lorakit.recipe import Recipe
 from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.train.checks import check_sets
@@ -17,7 +19,10 @@ from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.loop import train
 from lorakit.train.outcome import TrainOutcome
 from lorakit.train.question_stream import QuestionStream
+from lorakit.train.samplers import Sampler, sample_here
 from lorakit.train.settings import LoopSettings
+from lorakit.train.vllm_sampler import VLLMSampler
+from lorakit.train.vllm_server import KEY_OPTION, VLLMServer
 
 
 def check_rewards_of(recipe: Recipe) -> None:
@@ -38,7 +43,8 @@ def check_training(
     """Refuse a training that cannot work, before anything is written.
 
     Raises:
-        InputError: rows that cannot be trained on or asked, or a reward that cannot be called.
+        InputError: rows that cannot be trained on or asked, a reward that cannot be called, or
+            no key of the vLLM server.
     """
     validation = None if sets.validation is None else sets.validation.examples
     check_sets(model, {"train": sets.train.examples, "validation": validation})
@@ -56,6 +62,8 @@ def check_training(
             prompts_per_cycle=grpo.cycle(recipe.train.batch_size).prompts,
         )
         stream.longest_prompt(model, grpo.loss.max_completion_length)
+        if recipe.grpo.use_vllm:
+            api_key(recipe.grpo.vllm_api_key_env, KEY_OPTION)
         with checked_rewarder(grpo, sets.train.rows):
             pass
 
@@ -83,19 +91,21 @@ def train_recipe(
     """
     settings = _loop_of(recipe)
     if recipe.train.method == "grpo":
-        return train_grpo(
-            model,
-            tokenizer,
-            sets.train.examples,
-            settings,
-            _grpo_of(recipe),
-            stop_ids=stop_ids,
-            repeats=sets.train.repeats,
-            rows=sets.train.rows,
-            warm_start=_warm_start_identity(recipe, sets),
-            run_dir=run_dir,
-            resume=resume,
-        )
+        with _sampler_of(recipe, run_dir) as sample:
+            return train_grpo(
+                model,
+                tokenizer,
+                sets.train.examples,
+                settings,
+                _grpo_of(recipe),
+                stop_ids=stop_ids,
+                repeats=sets.train.repeats,
+                rows=sets.train.rows,
+                warm_start=_warm_start_identity(recipe, sets),
+                run_dir=run_dir,
+                sample=sample,
+                resume=resume,
+            )
     return train(
         model,
         sets.train.examples,
@@ -120,3 +130,19 @@ def _loop_of(recipe: Recipe) -> LoopSettings:
 
 def _grpo_of(recipe: Recipe) -> GRPOSettings:
     return GRPOSettings.from_section(recipe.grpo, seed=recipe.train.seed)
+
+
+@contextmanager
+def _sampler_of(recipe: Recipe, run_dir: Path) -> Iterator[Sampler]:
+    grpo = recipe.grpo
+    if not grpo.use_vllm:
+        yield sample_here
+        return
+    server = VLLMServer(grpo.vllm_server_base_url, grpo.vllm_api_key_env, grpo.vllm_answer_seconds)
+    with VLLMSampler(
+        server,
+        run_dir / "vllm",
+        up_seconds=grpo.vllm_server_timeout,
+        is_corrected=grpo.importance_sampling_mode is not None,
+    ) as sampler:
+        yield sampler

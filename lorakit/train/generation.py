@@ -21,6 +21,7 @@ from lorakit.train.question_stream import QuestionStream
 from lorakit.train.reward_functions import Answers
 from lorakit.train.rewards import Rewarder
 from lorakit.train.rollouts import Rollouts, roll_out
+from lorakit.train.samplers import Sampler, sample_here
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Generation:
         seed: of the run.
         stop_ids: tokens that end a completion, beside the model's own.
         stop_if_asked: called at each token and before each reward; what it raises ends it.
+        sample: who answers the questions.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -46,6 +48,7 @@ class Generation:
     seed: int
     stop_ids: tuple[int, ...]
     stop_if_asked: Callable[[], None]
+    sample: Sampler = sample_here
 
     def advance(self, model: PreTrainedModel, cycle: int, rollouts: Rollouts | None) -> Rollouts:
         """The next completions of a cycle, not scored; see `is_whole`.
@@ -68,7 +71,8 @@ class Generation:
             first_place=place,
             seed=self.seed,
             stop_ids=self.stop_ids,
-            on_token=lambda *_: self.stop_if_asked(),
+            sample=self.sample,
+            stop_if_asked=self.stop_if_asked,
         )
         return found if rollouts is None else rollouts.joined(found)
 

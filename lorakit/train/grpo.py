@@ -39,6 +39,7 @@ from lorakit.train.question_stream import QuestionStream
 from lorakit.train.rewards import Rewarder
 from lorakit.train.rollouts import Rollouts
 from lorakit.train.run import Run
+from lorakit.train.samplers import Sampler, sample_here
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import job_of, set_up
 
@@ -58,6 +59,7 @@ def train_grpo(
     repeats: np.ndarray | None = None,
     rows: Sequence[Row] | None = None,
     warm_start: Mapping[str, Any] | None = None,
+    sample: Sampler = sample_here,
     pad_id: int = 0,
     run_dir: Path | None = None,
     resume: bool = False,
@@ -77,6 +79,7 @@ def train_grpo(
             and errors name them; None: it gets no columns.
         warm_start: JSON values of what the adapter was trained by before, which a resumed run must
             share; None: of nothing.
+        sample: who answers the questions.
         pad_id: token id for padding.
         run_dir: where choices.json, metrics.jsonl, completions.jsonl and checkpoints/ go; None:
             nothing is written.
@@ -116,7 +119,9 @@ def train_grpo(
         )
         _announce(run, grpo, len(examples), settings)
         stop = _stop_if_asked(setup.caught)
-        generation = Generation(tokenizer, grpo, rewarder, rows, stream, seed, stop_ids, stop)
+        generation = Generation(
+            tokenizer, grpo, rewarder, rows, stream, seed, stop_ids, stop, sample
+        )
         with run.opened() as progress:
             loop = _Loop(run, state, generation, settings, sizes, progress)
             while run.counters.step < run.num_steps:

@@ -98,7 +98,8 @@ class GRPOSettings:
             loss=PolicyLossSettings(**section.model_dump(include=own)),
             stop_strings=tuple(section.stop_strings),
             scoring=ScoringOptions(seed=seed),
-            **section.model_dump(include=shared),
+            **section.model_dump(include=shared)
+            | {"rollout_importance_sampling_mode": section.importance_sampling_mode},
         )
 
     def __post_init__(self) -> None:

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import kernels
 from lorakit.data.questions import Question
-from lorakit.generate import Completion, generate
+from lorakit.generate import Completion
 from lorakit.train.advantages import Advantages, advantages
 from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.samplers import Asked, Sampler, sample_here
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ def roll_out(
     first_place: int = 0,
     seed: int,
     stop_ids: tuple[int, ...],
-    on_token: Callable[[int, int], None] | None = None,
+    sample: Sampler = sample_here,
+    stop_if_asked: Callable[[], None] = lambda: None,
 ) -> Rollouts:
     """Answer every question `num_generations` times with the model as it stands; not scored yet.
 
@@ -200,22 +202,24 @@ def roll_out(
 
     Args:
         first_place: of the questions in the cycle.
-        on_token: see `generate`.
+        sample: who answers.
+        stop_if_asked: called all the while; what it raises ends it.
     """
     began = time.monotonic()
     count = settings.num_generations
     asked = [question for question in questions for _ in range(count)]
     places = torch.arange(first_place, first_place + len(questions)).repeat_interleave(count)
     members = torch.arange(count).repeat(len(questions))
-    completions = generate(
+    completions = sample(
         model,
         tokenizer,
-        [question.prompt_ids for question in asked],
-        settings.sampling(stop_ids),
-        seeds=kernels.mix_keys(seed, cycle, places, members).tolist(),
-        max_batch=settings.max_batch,
-        on_token=on_token,
-        description="rolling out",
+        Asked(
+            [question.prompt_ids for question in asked],
+            settings.sampling(stop_ids),
+            kernels.mix_keys(seed, cycle, places, members).tolist(),
+            settings.max_batch,
+            stop_if_asked,
+        ),
     )
     shape = len(completions), len(settings.rewards)
     return Rollouts(

@@ -14,11 +14,12 @@ import pytest
 
 from lorakit.errors import RecipeError, RunError
 from lorakit.evaluate.answers import Answered
-from lorakit.evaluate.endpoint import MAX_TRIES, Endpoint, EndpointError
+from lorakit.evaluate.endpoint import Endpoint, EndpointError
 from lorakit.evaluate.judge import compare_scores
 from lorakit.evaluate.outside import check_outside
 from lorakit.evaluate.result import AnsweredExample
 from lorakit.evaluate.win_rate import MAX_SILENT, PairJudge, verdict_in
+from lorakit.http_client import MAX_TRIES
 from lorakit.recipe import EvaluateSection, parse_recipe
 from lorakit.recipe.sections.judge import JudgeSection
 

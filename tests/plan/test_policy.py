@@ -104,3 +104,21 @@ def test_without_rows_the_longest_that_may_be_are_planned(tiny_folder: Path) -> 
     found = plan(recipe, reads_rows=False)
     assert found.peaks.rollouts is not None and found.peaks.rollouts.assumed
     assert found.peaks.phases["rollout"] > 0 and found.steps == 4 and found.tokens is None
+
+
+def test_what_a_server_generates_takes_nothing_here(tiny_folder: Path) -> None:
+    sets = Sets(examples(40), np.ones(40))
+
+    def planned(**grpo: Any) -> Any:
+        return plan(
+            policy(tiny_folder, train={"max_steps": 4, "batch_size": 32}, **grpo), sets=sets
+        )
+
+    here, there = planned(), planned(use_vllm=True)
+    assert "rollout" in here.peaks.phases and "rollout" not in there.peaks.phases
+    rest = {name: count for name, count in here.peaks.phases.items() if name != "rollout"}
+    assert there.peaks.phases == rest
+    told = there.to_json()["rollouts"]
+    assert (told["on_server"], told["bytes"], told["completions"]) == (True, None, 128)
+    assert any("vLLM server" in note for note in there.notes)
+    assert not any("vLLM server" in note for note in here.notes)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
+from lorakit.recipe.cycle_sizes import cycle_sizes
 
 ID = "few-questions-per-step"
 SEVERITIES = ("warning", "note")
@@ -26,11 +27,10 @@ FEW_QUESTIONS, SMALL_GROUP = 4, 4
 def find(facts: Facts) -> Iterator[Finding]:
     if not facts.is_policy:
         return
-    grpo, batch_size = facts.recipe.grpo, facts.recipe.train.batch_size
-    count, parts = grpo.num_generations, grpo.steps_per_generation
+    grpo = facts.recipe.grpo
+    count, sizes = grpo.num_generations, cycle_sizes(grpo, facts.recipe.train.batch_size)
     # Each step of a generation sees completions of all its questions.
-    completions = batch_size * parts
-    questions = completions // count
+    completions, questions, parts = sizes.completions, sizes.prompts, sizes.steps_per_pass
     if questions < FEW_QUESTIONS:
         place = "step" if parts == 1 else f"generation, which {parts} steps share"
         message = (

@@ -171,7 +171,7 @@ def _objective(grpo: GRPOSection) -> Iterator[Fault]:
 def _corrections(grpo: GRPOSection) -> Iterator[Fault]:
     low = grpo.rollout_importance_sampling_clip_min
     high = grpo.rollout_importance_sampling_clip_max
-    if grpo.rollout_importance_sampling_mode is None:
+    if grpo.importance_sampling_mode is None:
         for name in ("clip_max", "clip_min"):
             if is_given(grpo, f"rollout_importance_sampling_{name}"):
                 yield no_effect(

@@ -14,6 +14,7 @@ from lorakit.recipe.rules.fault import Fault
 from lorakit.recipe.rules.grpo import grpo_rules
 from lorakit.recipe.rules.output import output_rules
 from lorakit.recipe.rules.train import train_rules
+from lorakit.recipe.rules.vllm import vllm_rules
 from lorakit.recipe.rules.warm_start import warm_start_rules
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def broken_rules(recipe: Recipe) -> list[Fault]:
         *data_rules(recipe),
         *train_rules(recipe),
         *grpo_rules(recipe),
+        *vllm_rules(recipe),
         *warm_start_rules(recipe),
         *evaluate_rules(recipe),
         *check_rules(recipe),

@@ -11,6 +11,9 @@ from pydantic import Discriminator, Field, Tag
 from lorakit.recipe.reward_names import function_name
 from lorakit.recipe.sections.section import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
+# The default of TRL 1.16, where `use_vllm` is on.
+MODE_OF_VLLM = "sequence_mask"
+
 
 class RewardSection(Section):
     """One of the rewards."""
@@ -139,6 +142,34 @@ class GRPOSection(Section):
     ) = Field(None, description="Weigh what was sampled in other numerics; null: measure only.")
     rollout_importance_sampling_clip_max: PositiveFloat | None = 3.0
     rollout_importance_sampling_clip_min: NonNegativeFloat | None = None
+    use_vllm: bool = Field(
+        False, description="Completions come from a vLLM server, which is given the adapter anew."
+    )
+    vllm_server_base_url: str = Field(
+        "http://localhost:8000", description="Where it answers; see docs/grpo.md for its options."
+    )
+    vllm_server_timeout: NonNegativeFloat = Field(
+        240.0, description="Seconds to wait for the server to be up."
+    )
+    vllm_answer_seconds: PositiveFloat = Field(
+        1800.0, description="What the completions of one question may take."
+    )
+    vllm_api_key_env: str | None = Field(
+        None, description="The environment variable that holds its key; the key stands nowhere."
+    )
+    vllm_importance_sampling_correction: bool = Field(
+        True,
+        description="With use_vllm, rollout_importance_sampling_mode is sequence_mask unless it is "
+        "given; false: the mismatch is measured only.",
+    )
+
+    @property
+    def importance_sampling_mode(self) -> str | None:
+        """How rollouts are weighed: `rollout_importance_sampling_mode`, with its default."""
+        mode = self.rollout_importance_sampling_mode
+        if mode is None and self.use_vllm and self.vllm_importance_sampling_correction:
+            return MODE_OF_VLLM
+        return mode
 
     @property
     def named_rewards(self) -> list[NamedReward]:
