@@ -3,7 +3,8 @@
 A heading is a line that begins with one to four words and a colon, the first letter a capital
 (`Plan:`, also `Follow-up care: in two weeks`), or a markdown heading (`## Plan`). Case and the way
 it is written do not matter. Each heading of the reference has to stand there exactly once with
-something under it. An answer to a reference without headings scores 1 when it has none either.
+something under it. An answer to a reference without headings scores 1 when it has none either,
+but for an empty one.
 """
 
 from __future__ import annotations
@@ -67,7 +68,13 @@ def scores(
 ) -> np.ndarray:
     """See `lorakit.tasks.Scorer`; each 0 or 1."""
     pairs = zip(answers, references, strict=True)
-    return np.array([_follows(sections(a), sections(r)) for a, r in pairs], np.float64)
+    return np.array([_has_form(answer, reference) for answer, reference in pairs], np.float64)
+
+
+def _has_form(answer: str, reference: str) -> bool:
+    if not answer.strip() and reference.strip():  # nothing has no form
+        return False
+    return _follows(sections(answer), sections(reference))
 
 
 def _follows(answer: list[Section], reference: list[Section]) -> bool:

@@ -395,6 +395,11 @@ def test_what_a_heading_is(line: str, heading: str | None) -> None:
     )
 
 
+def test_nothing_has_no_outline() -> None:
+    assert score("outline", "plain words", "other words") == score("outline", "", "") == 1
+    assert score("outline", "", "other words") == score("outline", " \n", "words") == 0
+
+
 def test_sections_hold_what_stands_under_their_heading() -> None:
     read = {section.heading: section.content for section in sections(f"Dear all,\n{NOTE}")}
     assert read == {
