@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lorakit.recipe.rules.grpo import function_name
 from lorakit.report.curves import DASHES, Curve, Line
 from lorakit.report.files import LoggedStep, RolledOut, RunFiles
 from lorakit.report.svg import RUNS
@@ -135,7 +134,7 @@ def _gamed(run: RunFiles) -> Iterator[tuple[str, str]]:
     rewards = [] if run.recipe is None else run.recipe.grpo.named_rewards
     if not rewards:
         return
-    watch = PolicyWatch({function_name(one.name): one.weight for one in rewards})
+    watch = PolicyWatch({one.name: one.weight for one in rewards})
     lines: list[dict[str, Any]] = []
     for line in read_metrics(run.folder.metrics):
         lines.append(line)

@@ -197,7 +197,7 @@ def same_answers(answers: Sequence[str]) -> list[int | None]:
 def _place(final: str, firsts: list[str | None]) -> int:
     """Which of the first answers this one equals; it is added where it equals none."""
     # Found out once, or every other answer would take as long against it.
-    alone = _same(final, "0") is None
+    alone = _same(final, "x") is None
     for place, other in enumerate(firsts):
         if not alone and other is not None and _same(final, other):
             return place

@@ -64,13 +64,9 @@ def test_a_rule_is_a_file_of_its_own(name: str) -> None:
         (24, {}, "24 completions a step, in groups of 8, are 3 questions"),
         (8, {}, "8 completions a step, in groups of 8, are 1 question:"),
         # Steps share what was generated: each sees completions of all eight questions.
-        (16, {"steps_per_generation": 4, "gradient_accumulation_steps": 1}, None),
-        (
-            4,
-            {"steps_per_generation": 4, "gradient_accumulation_steps": 1},
-            "16 completions a generation, which 4 steps share",
-        ),
-        (4, {"steps_per_generation": 2, "gradient_accumulation_steps": 1}, "are 1 question:"),
+        (16, {"generation_batch_size": 64}, None),
+        (4, {"generation_batch_size": 16}, "16 completions a generation, which 4 steps share"),
+        (4, {"generation_batch_size": 8}, "are 1 question:"),
     ],
 )
 def test_questions_are_counted_over_a_generation(

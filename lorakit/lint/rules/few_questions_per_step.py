@@ -28,13 +28,13 @@ def find(facts: Facts) -> Iterator[Finding]:
     if not facts.is_policy:
         return
     grpo = facts.recipe.grpo
-    count, sizes = grpo.num_generations, cycle_sizes(grpo, facts.recipe.train.batch_size)
+    count, cycle = grpo.num_generations, cycle_sizes(grpo, facts.recipe.train.batch_size)
     # Each step of a generation sees completions of all its questions.
-    completions, questions, parts = sizes.completions, sizes.prompts, sizes.steps_per_pass
+    parts, questions = cycle.steps_per_pass, cycle.prompts
     if questions < FEW_QUESTIONS:
         place = "step" if parts == 1 else f"generation, which {parts} steps share"
         message = (
-            f"{completions} completions a {place}, in groups of {count}, are {questions} "
+            f"{cycle.completions} completions a {place}, in groups of {count}, are {questions} "
             f"{'question' if questions == 1 else 'questions'}: one is easily without variance, and "
             "then nothing is learned; raise batch_size"
         )

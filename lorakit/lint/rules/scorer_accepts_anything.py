@@ -68,12 +68,12 @@ def _of_metrics(facts: Facts) -> Iterator[Finding]:
 def _of_rewards(facts: Facts) -> Iterator[Finding]:
     rows = [row for row in facts.train.chats if row.answer.strip()][:MAX_REFERENCES]
     for index, reward in enumerate(facts.recipe.grpo.named_rewards):
-        if reward.name not in FORMS:
+        if reward.scorer not in FORMS:
             continue
-        given = reward.options[reward.name]
-        is_pattern = reward.name == "regex"
+        given = reward.options[reward.scorer]
+        is_pattern = reward.scorer == "regex"
         options = ScoringOptions(given) if is_pattern else ScoringOptions(None, load_schema(given))
-        what = _fault(reward.name, options, rows, is_decided=False)
+        what = _fault(reward.scorer, options, rows, is_decided=False)
         if what is not None:
             message = (
                 f"reward {reward.name} {what}; all completions have it, so nothing is learned from "
