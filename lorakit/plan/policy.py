@@ -60,7 +60,8 @@ class Rollouts:
         wanted = EvaluateSection(
             max_new_tokens=self.max_completion_length, max_batch=self.max_batch
         )
-        return WorstEvaluation((), False, self.prompts, 0, packed, self.assumed), wanted
+        worst = WorstEvaluation((), False, self.prompts, 0, packed, self.assumed, sampled=True)
+        return worst, wanted
 
     def to_json(self) -> dict[str, Any]:
         """Its part of `plan.json`."""
