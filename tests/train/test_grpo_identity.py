@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.data.sources import Row
+from lorakit.errors import CheckpointError
 from lorakit.tasks import ScoringOptions
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
@@ -63,3 +64,15 @@ def test_a_moved_function_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(places[1].parent)
     outcome = short_run("moved.py:near", tmp_path / "run", ANSWERS, resume=True)
     assert outcome.steps == 2
+
+
+def test_other_columns_are_another_run_where_a_function_reads_them(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(FUNCTION)
+    changed = [*ANSWERS[:-1], "6"]
+    short_run(f"{own}:near", tmp_path / "own", ANSWERS)
+    with pytest.raises(CheckpointError, match=r"belongs to another run.*method\.rows"):
+        short_run(f"{own}:near", tmp_path / "own", changed, resume=True)
+    # A scorer sees none of them.
+    short_run("regex", tmp_path / "regex", ANSWERS)
+    short_run("regex", tmp_path / "regex", changed, resume=True)
