@@ -235,7 +235,10 @@ class _Loop:
                 rollouts.old_logprobs = steps.logprobs(run.model, run.adapter, recompute)
             for step in range(run.counters.step, stop):
                 position = step % self.sizes.num_steps
-                result = run.take(steps.batch(step, position), recompute, looks=step == 0)
+                batch = steps.batch(step, position)
+                # Steps before may have had nothing to pass: groups without variance.
+                is_first = run.counters.trained_tokens == 0 and bool(batch.micro_batches)
+                result = run.take(batch, recompute, looks=is_first)
                 if position == 0:
                     state.count_rollouts(rollouts, step + 1)
                 state.count_step(steps.statistics())
