@@ -246,8 +246,6 @@ POLICY_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "top_p": 0.9}}),
     ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "top_k": 9}}),
     ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "min_p": 0.1}}),
-    ("grpo.min_p", {"grpo": {"min_p": 1.5}}),
-    ("grpo.min_p", {"grpo": {"min_p": -0.1}}),
     (
         "grpo.rollout_importance_sampling_mode",
         {
@@ -740,6 +738,13 @@ def test_completions_are_drawn_as_the_recipe_says(tmp_path: Path, given: dict[st
 
     wanted = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     assert drawn(**given) == drawn() | wanted != drawn()
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), "much"])
+def test_min_p_is_a_share(value: Any) -> None:
+    least = {"base": {"model": "some/model"}, "data": {"train": "rows.jsonl"}}
+    with pytest.raises(RecipeError, match=r"grpo\.min_p should be"):
+        parse_recipe(least | policy(grpo={"min_p": value}))
 
 
 @pytest.mark.parametrize(
