@@ -9,6 +9,7 @@ RUN/metrics.jsonl     a line per logged step
 RUN/completions.jsonl  samples of what train.method grpo rolled out, with their rewards
 RUN/checkpoints/      everything needed to go on
 RUN/warm_start/       the run of SFT before that, a run folder of its own
+RUN/vllm/             the adapter that a vLLM server answers with, while it does
 RUN/adapter/          PEFT's format, with the tokenizer beside it
 RUN/tokenizer/        tokenizer, the chat template trained with, and the tokens to stop at
 RUN/evaluation.json   before and after

@@ -171,7 +171,7 @@ def test_all_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
         ("base.epochs", "did you mean train.num_train_epochs?"),
         ("adapter.modules", "did you mean "),  # two have this word
         ("evaluate.tokens", "did you mean max_new_tokens?"),
-        ("train.steps", "possible: "),  # of too many
+        ("evaluate.max", "possible: "),  # of too many
     ],
 )
 def test_a_part_of_a_key_leads_to_it(tmp_path: Path, key: str, meant: str) -> None:

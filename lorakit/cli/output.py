@@ -34,7 +34,8 @@ Overrides = Annotated[
 
 # A module of ours that imports all of them that any model needs.
 LIBRARIES = "lorakit.base.attention"
-# What of it comes without torch's compiler, which brings triton where that is installed.
+# What of it comes without torch's compiler, which brings triton where that is installed. Of scipy,
+# which datasketch needs, transformers imports this part.
 WITHOUT_TRITON = (
     "torch.fx.experimental.symbolic_shapes",
     "scipy.optimize",

@@ -44,13 +44,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """The shape of a finding in every file and output."""
-        return {
-            "id": self.id,
-            "severity": self.severity,
-            "message": self.message,
-            "where": self.where,
-            "places": self.places,
-        }
+        return vars(self) | {"places": self.places}
 
 
 # id -> (severity, what it means and what to do); of [one|several] what fits the count is told.

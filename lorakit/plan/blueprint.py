@@ -19,6 +19,7 @@ from lorakit.adapters.store import load_adapter
 from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, new_tokens
 from lorakit.base.load import load_tokenizer_of
+from lorakit.data.garbage import collection_paused
 from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
 from lorakit.engine.model_flops import ModelFlops, count_flops
 from lorakit.engine.recompute import RecomputePolicy
@@ -165,7 +166,9 @@ class Workbench:
         base = recipe.base.model_dump_json(exclude={"dtype", "offload", "max_device_memory"})
         key = (base, recipe.adapter.model_dump_json(), target.device.type, target.dtype)
         if key not in self._blueprints:
-            self._blueprints[key] = _build(recipe, target)
+            # Tens of thousands of modules and tensors without data, none of which is garbage.
+            with collection_paused():
+                self._blueprints[key] = _build(recipe, target)
         return self._blueprints[key]
 
 

@@ -21,7 +21,7 @@ MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 PLAIN = {
     "temperature": 1.0,
     "top_p": 1.0,
-    "top_k": -1,
+    "top_k": 0,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
@@ -92,7 +92,7 @@ def completion_body(
         "max_tokens": limit,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
-        "top_k": -1 if settings.top_k is None else settings.top_k,
+        "top_k": 0 if settings.top_k is None else settings.top_k,
         "min_p": 0.0 if settings.min_p is None else settings.min_p,
         "stop": list(settings.stop_strings),
         "stop_token_ids": list(stop_ids),

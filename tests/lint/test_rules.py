@@ -203,7 +203,9 @@ def test_train_stops_at_an_error_before_anything_is_written(
 ) -> None:
     assert main(["train", str(recipe)]) == 2
     told = " ".join(capfd.readouterr().err.split())
-    assert "100 warm-up steps" in told and "few-rows" not in told
+    every, _, stopped = told.partition("training would be wrong: ")
+    assert "[few-rows]" in every and "[warmup-too-long]" in every  # as `check` names them
+    assert "100 warm-up steps" in stopped and "few-rows" not in stopped
     assert not (recipe.parent / "run").exists()
 
 

@@ -90,8 +90,8 @@ def test_it_is_as_bad_as_it_is(name: str, tmp_path: Path, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("different", "copies", "effective"),
     [
-        (89, 12, 101**2 / (88 + 144)),  # twelve copies of one row
-        (400, 12, None),  # of so many rows they narrow nothing by a tenth
+        (89, 12, 100**2 / (88 + 144)),  # twelve copies of one row
+        (700, 12, None),  # of so many rows they narrow nothing by a tenth
         (20, 2, None),  # one row twice is for the note of the contract
     ],
 )

@@ -109,13 +109,11 @@ def test_sampled_answers_are_counted() -> None:
         "greedy": 24,
         "sampled": 0,
         "generated_tokens_at_most": 24 * 7,
-        "at_a_time": 12,
     }
     assert often.to_json() == {
         "greedy": 24,
         "sampled": 120,
         "generated_tokens_at_most": 144 * 7,
-        "at_a_time": 20,
     }
     assert (work_of(sets, **greedy).num_samples, work_of(sets, **sampled).num_samples) == (0, 5)
 

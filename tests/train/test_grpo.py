@@ -111,14 +111,14 @@ def test_a_signal_while_rolling_out(
     again = tmp_path / "run"
     plain = generation_module.roll_out
 
-    def interrupted(*arguments, cycle: int, on_token, **options):
-        def send(*token: int) -> None:
+    def interrupted(*arguments, cycle: int, stop_if_asked, **options):
+        def send() -> None:
             if cycle == 1 and again.joinpath("checkpoints").is_dir():
                 os.kill(os.getpid(), signal.SIGTERM)
                 cycle_of.append(cycle)
-            on_token(*token)
+            stop_if_asked()
 
-        return plain(*arguments, cycle=cycle, on_token=send, **options)
+        return plain(*arguments, cycle=cycle, stop_if_asked=send, **options)
 
     cycle_of: list[int] = []
     monkeypatch.setattr(generation_module, "roll_out", interrupted)

@@ -131,13 +131,13 @@ def test_every_cycle_is_sampled_from_the_adapter_as_it_is_then(
     for path in (tmp_path / "checkpoints").glob("step-*"):
         kept = read_checkpoint(path)
         rollouts = kept.tensors.get("rollouts", {})
-        if "old_logps" not in rollouts:
+        if "old_logprobs" not in rollouts:
             continue
-        by_trainer = rollouts.get("undropped_logps", rollouts["old_logps"])
+        by_trainer = rollouts.get("undropped_logprobs", rollouts["old_logprobs"])
         trained = by_trainer != 0
         assert trained.any() or kept.state["method"]["rollouts"]["cycle"] == 0
         torch.testing.assert_close(
-            rollouts["rollout_logps"][trained], by_trainer[trained], atol=1e-4, rtol=0
+            rollouts["rollout_logprobs"][trained], by_trainer[trained], atol=1e-4, rtol=0
         )
         seen.add(kept.state["method"]["rollouts"]["cycle"])
     assert seen == {0, 1, 2}
