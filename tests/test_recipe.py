@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
@@ -244,6 +245,7 @@ POLICY_EFFECTLESS: list[tuple[str, dict[str, Any]]] = [
     ("grpo.vllm_server_timeout", {"grpo": {"vllm_server_timeout": 3}}),
     ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "top_p": 0.9}}),
     ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "top_k": 9}}),
+    ("grpo.temperature", {"grpo": VLLM | {"temperature": 0.8, "min_p": 0.1}}),
     (
         "grpo.rollout_importance_sampling_mode",
         {
@@ -720,6 +722,29 @@ def test_what_a_server_samples_is_corrected_unless_that_is_turned_off(tmp_path: 
     assert mode(use_vllm=True, rollout_importance_sampling_mode="token_mask") == "token_mask"
     assert mode(use_vllm=True, rollout_importance_sampling_clip_max=2.0) == "sequence_mask"
     assert mode(use_vllm=True, vllm_importance_sampling_correction=False) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 7}, {"min_p": 0.1}, {"stop_strings": ["x"]}],
+)
+def test_completions_are_drawn_as_the_recipe_says(tmp_path: Path, given: dict[str, Any]) -> None:
+    least = {"base": {"model": "some/model"}, "data": {"train": "rows.jsonl"}}
+
+    def drawn(**grpo: Any) -> dict[str, Any]:
+        recipe = load(tmp_path, dump_recipe(parse_recipe(least | policy(grpo=grpo))))
+        sampling = GRPOSettings.from_section(recipe.grpo, seed=0).sampling(())
+        return dataclasses.asdict(sampling)
+
+    wanted = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    assert drawn(**given) == drawn() | wanted != drawn()
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), "much"])
+def test_min_p_is_a_share(value: Any) -> None:
+    least = {"base": {"model": "some/model"}, "data": {"train": "rows.jsonl"}}
+    with pytest.raises(RecipeError, match=r"grpo\.min_p should be"):
+        parse_recipe(least | policy(grpo={"min_p": value}))
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,11 @@ from lorakit.data.examples import ExampleSet
 from lorakit.data.sources import Row
 from lorakit.progress import Bar
 from lorakit.recipe.cycle_sizes import CycleSizes
+from lorakit.recipe.reward_names import is_function
 from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
+from lorakit.train.identity import columns_hash
 from lorakit.train.interrupts import Interrupts
 from lorakit.train.losses import StoppedError
 from lorakit.train.modes import training_mode
@@ -102,7 +104,7 @@ def train_grpo(
         pad_id=pad_id,
         run_dir=run_dir,
         resume=resume,
-        method=_identity(grpo, stop_ids, warm_start),
+        method=_identity(grpo, stop_ids, warm_start, rows),
         faults=_of_a_validation(settings),
     )
     sizes, seed = grpo.cycle(settings.batch_size), settings.seed
@@ -145,12 +147,18 @@ def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator
 
 
 def _identity(
-    grpo: GRPOSettings, stop_ids: Sequence[int], warm_start: Mapping[str, Any] | None
+    grpo: GRPOSettings,
+    stop_ids: Sequence[int],
+    warm_start: Mapping[str, Any] | None,
+    rows: Sequence[Row] | None,
 ) -> dict[str, Any]:
+    # The examples' fingerprint knows what rows mean, not what else stands in them.
+    reads = any(is_function(one.scorer) for one in grpo.rewards)
     return {
         "grpo": grpo.identity(),
         "stop_ids": list(stop_ids),
         "warm_start": None if warm_start is None else dict(warm_start),
+        "rows": columns_hash(rows) if reads and rows is not None else None,
     }
 
 
@@ -227,7 +235,10 @@ class _Loop:
                 rollouts.old_logprobs = steps.logprobs(run.model, run.adapter, recompute)
             for step in range(run.counters.step, stop):
                 position = step % self.sizes.num_steps
-                result = run.take(steps.batch(step, position), recompute, looks=step == 0)
+                batch = steps.batch(step, position)
+                # Steps before may have had nothing to pass: groups without variance.
+                is_first = run.counters.trained_tokens == 0 and bool(batch.micro_batches)
+                result = run.take(batch, recompute, looks=is_first)
                 if position == 0:
                     state.count_rollouts(rollouts, step + 1)
                 state.count_step(steps.statistics())

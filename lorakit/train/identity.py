@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +18,7 @@ from lorakit.base.fingerprint import stored_tensors, update_digest
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.data.examples import ExampleSet
+from lorakit.data.sources import Row
 from lorakit.train.settings import LoopSettings
 
 # They say where a model came from or what wrote its config, not what it is.
@@ -75,6 +76,16 @@ def frozen_weights_hash(model: PreTrainedModel) -> str:
         update_digest(digest, name, tensor)
     for name, original in sorted(originals.items()):
         digest.update(f"{name} {original}".encode())
+    return digest.hexdigest()
+
+
+def columns_hash(rows: Iterable[Row]) -> str:
+    """Hex SHA-256 over all columns of the rows, in their order, as a reward function is given
+    them; where they stand and the order of columns do not count."""
+    digest = hashlib.sha256()
+    for row in rows:
+        columns = dict(sorted(row.values.items()))
+        digest.update(json.dumps(columns, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 

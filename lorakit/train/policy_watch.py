@@ -1,7 +1,8 @@
 """What goes wrong in a policy gradient, seen in its metrics lines while it runs; each said once.
 
-The newest WINDOW lines that tell of a generation are held against the first WINDOW. Nothing is said
-before there are both, so a run of few lines is not judged.
+The newest WINDOW lines that tell of a generation speak for themselves, or are held against the
+first WINDOW. Nothing is said before there are all that are needed, so a run of few lines is not
+judged.
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ class PolicyWatch:
             if "reward" not in line:
                 continue
             self._lines.append(line)
-            if len(self._lines) < 2 * WINDOW:
-                continue
             first, last = _Window(self._lines[:WINDOW]), _Window(self._lines[-WINDOW:])
-            for name, see in _KINDS.items():
-                message = None if name in self._found else see(first, last, self._weights)
+            for name, (num_windows, see) in _KINDS.items():
+                if name in self._found or len(self._lines) < num_windows * WINDOW:
+                    continue
+                message = see(first, last, self._weights)
                 if message is not None:
                     self._found.add(name)
                     said.append(Finding(name, line["step"], message))
@@ -132,8 +133,9 @@ def _gamed(first: _Window, last: _Window, weights: Mapping[str, float]) -> str |
     )
 
 
-_KINDS: dict[str, Callable[[_Window, _Window, Mapping[str, float]], str | None]] = {
-    "groups-without-variance": _no_variance,
-    "length-runs-away": _length,
-    "reward-gamed": _gamed,
+# {id: (how many windows it compares, what it sees)}
+_KINDS: dict[str, tuple[int, Callable[[_Window, _Window, Mapping[str, float]], str | None]]] = {
+    "groups-without-variance": (1, _no_variance),
+    "length-runs-away": (2, _length),
+    "reward-gamed": (2, _gamed),
 }

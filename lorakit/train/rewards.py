@@ -50,6 +50,12 @@ class Reward:
         if not self.name:
             object.__setattr__(self, "name", function_name(self.scorer))
 
+    def identity(self) -> dict[str, Any]:
+        """The values that a resumed run must share. Of a function of one's own not where it lies:
+        a folder may be moved, or be named in another way."""
+        own = {"scorer": f":{function_name(self.scorer)}"} if is_function(self.scorer) else {}
+        return dataclasses.asdict(self) | own
+
 
 def check_rewards(rewards: Sequence[Reward], max_completion_length: int) -> None:
     """Refuse rewards that cannot work, before anything runs.

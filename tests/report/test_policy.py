@@ -32,6 +32,7 @@ def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0, gamed: bool
                 "rewards/tags/std": 0.4,
                 "completions/clipped_ratio": 0.25,
                 "clip_ratio/region": 0.01,
+                "entropy": 1.25,
                 "sampling_logp_difference": 3e-7,
                 "seconds/rollout": 2.0,
                 "seconds/reward": 0.5,
@@ -74,7 +75,8 @@ def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
         "Share of clipped ratios",
         "Tokens of a completion",
         "Share of completions cut off",
-        "Sampler against training, nats per token",
+        "Entropy of trained completions, nats per token",
+        "Sampler against training on trained completions, nats per token",
         "Seconds of a logged step",
     ):
         assert f">{title}<" in page

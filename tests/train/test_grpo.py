@@ -15,9 +15,10 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.attached import attached
 from lorakit.base.load import load_base
 from lorakit.data.examples import Example, examples_in_memory
-from lorakit.errors import CheckpointError, DataError, InputError, NonFiniteError
+from lorakit.errors import AdapterError, CheckpointError, DataError, InputError, NonFiniteError
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
 from lorakit.tasks import code as code_module
@@ -27,7 +28,8 @@ from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.interrupts import InterruptionError
 from lorakit.train.policy_loss import PolicyLossSettings
-from lorakit.train.rewards import Reward
+from lorakit.train.reward_functions import Answers
+from lorakit.train.rewards import Reward, Rewarder
 from tests import families, tolerances
 from tests.train import runs
 from tests.train.grpo_runs import (
@@ -185,6 +187,30 @@ def test_it_learns_what_is_rewarded() -> None:
     assert all(line["ratio"] == 1 and line["clip_ratio/region"] == 0 for line in lines)
     worst = max(line["sampling_logp_difference"] for line in lines)
     assert worst < tolerances.LOGPROBS_FLOAT32
+
+
+def test_a_tensor_that_gets_no_gradient_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the first step that passes anything: in the first cycles here no group varies."""
+    model = adapted()
+    layer = attached(model).modules["model.layers.0.self_attn.q_proj"]
+    layer.register_forward_hook(lambda module, inputs, output: output.detach())
+    cycles = 0
+
+    def score(rewarder: Rewarder, reward: Reward, answers: Answers) -> np.ndarray:
+        nonlocal cycles
+        cycles += 1
+        return np.arange(len(answers.completions)) % 2 * float(cycles > 2)
+
+    monkeypatch.setattr(Rewarder, "score", score)
+    settings = GRPOSettings(
+        rewards=(Reward("regex"),),
+        scoring=ScoringOptions(regex="x"),
+        num_generations=2,
+        loss=PolicyLossSettings(max_completion_length=2),
+    )
+    with pytest.raises(AdapterError, match=r"got no gradient .*layers\.0\.self_attn\.q_proj"):
+        run(model, settings)
+    assert cycles == 3
 
 
 def test_the_cut_into_micro_batches_changes_only_the_last_bits() -> None:

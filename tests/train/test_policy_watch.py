@@ -72,6 +72,15 @@ def test_what_goes_wrong_is_said_once(kind: str) -> None:
     assert seen(lines[: 2 * WINDOW]) == []
 
 
+def test_groups_without_variance_are_said_after_one_window() -> None:
+    """Nothing is compared with how it was at first."""
+    lines = lines_of(frac_reward_zero_std=(0.9, 0.9))
+    told = [line["step"] for line in lines if "reward" in line]
+    assert [(one.id, one.step) for one in seen(lines)] == [
+        ("groups-without-variance", told[WINDOW - 1])
+    ]
+
+
 def test_other_ways_to_run_away_and_to_be_gamed() -> None:
     cut = {"completions/mean_length": (100, 400), "completions/clipped_ratio": (0.1, 0.6)}
     assert [one.id for one in seen(lines_of(**cut))] == ["length-runs-away"]
@@ -90,6 +99,6 @@ def test_a_run_says_it(caplog: pytest.LogCaptureFixture) -> None:
         loss=PolicyLossSettings(max_completion_length=1),
     )
     with caplog.at_level(logging.WARNING, "lorakit.train.reporter"):
-        run(adapted(), alike, max_steps=2 * WINDOW + 2, batch_size=2, logging_steps=1)
+        run(adapted(), alike, max_steps=WINDOW + 2, batch_size=2, logging_steps=1)
     (said,) = [record.message for record in caplog.records]
-    assert said.startswith(f"seen at step {2 * WINDOW}: 100% of the completions are in groups")
+    assert said.startswith(f"seen at step {WINDOW}: 100% of the completions are in groups")

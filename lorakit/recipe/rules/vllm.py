@@ -84,11 +84,11 @@ def _logprobs(grpo: GRPOSection) -> Iterator[Fault]:
                 "grpo.vllm_importance_sampling_correction is false",
                 "set that to true",
             )
-    elif grpo.temperature != 1 and (grpo.top_p < 1 or grpo.top_k is not None):
+    elif grpo.temperature != 1 and (grpo.top_p < 1 or grpo.top_k is not None or grpo.min_p):
         yield Fault(
             ("grpo", "temperature"),
-            f"{grpo.temperature:g} together with top_p or top_k cannot go with grpo.use_vllm: vLLM "
-            "gives log-probabilities before all of these or after all of these, and what trains is "
-            "the policy at the temperature, of all tokens. Possible: temperature 1, or no "
-            "top_p or top_k, or grpo.vllm_importance_sampling_correction: false",
+            f"{grpo.temperature:g} together with top_p, top_k or min_p cannot go with "
+            "grpo.use_vllm: vLLM gives log-probabilities before or after all of these, and what "
+            "trains is the policy at the temperature, of all tokens. Possible: temperature 1, or "
+            "no top_p, top_k or min_p, or grpo.vllm_importance_sampling_correction: false",
         )

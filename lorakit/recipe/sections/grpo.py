@@ -101,6 +101,11 @@ class GRPOSection(Section):
     temperature: PositiveFloat = Field(1.0, description="Of the completions.")
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: PositiveInt | None = Field(None, description="null: all tokens.")
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="Only tokens at least so many times as probable as the most probable one; "
+        "null: all.",
+    )
     stop_strings: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list, description="Texts that end a completion, beside end tokens."
     )
