@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sft_ours
 from contest import Memory, step_seconds
-from grpo_work import END_ID, GROUP_SIZE, REWARDED, Work, end_ids, tokenizer
+from grpo_work import END_ID, GROUP_SIZE, REWARDED, Roller, Work, end_ids, tokenizer
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.data.examples import Example, examples_in_memory
@@ -25,7 +27,8 @@ from lorakit.train.settings import LoopSettings
 LEARNING_RATE = 1e-5
 
 
-def roller(model: Path, work: Work):
+@contextmanager
+def roller(model: Path, work: Work) -> Generator[Roller]:
     """A function that answers prompts with so many tokens each, and gives the numbers of tokens."""
     loaded = sft_ours.load(model, "none")
     words = tokenizer(loaded.config.vocab_size)
@@ -35,7 +38,7 @@ def roller(model: Path, work: Work):
         found = generate(loaded, words, asked, settings, max_new_tokens=lengths)
         return [len(one.token_ids) for one in found]
 
-    return run
+    yield run
 
 
 def steps(model: Path, work: Work, *, num_steps: int, warmup: int) -> dict[str, Any]:

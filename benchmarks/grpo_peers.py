@@ -40,7 +40,7 @@ from contest import (
     without_places,
     work_folder,
 )
-from grpo_work import GROUP_SIZE, GROUPS, MEAN_SHARE, Work, make_work
+from grpo_work import GROUP_SIZE, GROUPS, MEAN_SHARE, Roller, Work, make_work
 from page import write_section
 from workload import CONFIGS, save_model
 
@@ -135,15 +135,21 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def rolled_out(model: Path, work: Work, name: str) -> dict[str, Any]:
-    """One call after a small one."""
+    """What a call takes, and how many tokens it brings."""
     if name == OURS:
         import grpo_ours
 
-        run = grpo_ours.roller(model, work)
+        using = grpo_ours.roller(model, work)
     else:
         import grpo_theirs
 
-        run = grpo_theirs.roller(model, work, name)
+        using = grpo_theirs.roller(model, work, name)
+    with using as run:
+        return timed(run, work)
+
+
+def timed(run: Roller, work: Work) -> dict[str, Any]:
+    """One call after a small one."""
     run(work.asked[: 2 * GROUP_SIZE], [3] * (2 * GROUP_SIZE))
     started, cpu_started = time.perf_counter(), time.process_time()
     lengths = run(work.asked, work.lengths)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from contest import Memory, step_seconds
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from grpo_ours import LEARNING_RATE
-from grpo_work import GROUP_SIZE, REWARDED, Work, end_ids, tokenizer, words
+from grpo_work import GROUP_SIZE, REWARDED, Roller, Work, end_ids, tokenizer, words
 from peer_base import load
 from peft import LoraConfig
 from sampler import OwnLengths
@@ -44,22 +45,19 @@ BATCHED: dict[str, dict[str, Any]] = {
         "max_batch_tokens": 512,
         "scheduler_type": "prefill_first",
     },
-    "batched_async": {
-        "page_size": 32,
-        "num_blocks": 1024,
-        "max_batch_tokens": 512,
-        "use_async_batching": True,
-    },
 }
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": 0}
 
 
-def roller(model: Path, work: Work, name: str):
+@contextmanager
+def roller(model: Path, work: Work, name: str) -> Generator[Roller]:
     """A function that answers prompts with so many tokens each, and gives the numbers of tokens."""
     quiet()
     loaded = load(model, "none").eval()
     if name in BATCHED:
-        return with_batches(loaded, work, BATCHED[name])
+        with batches(loaded, work, BATCHED[name]) as batched:
+            yield batched
+        return
 
     def run(asked: list[list[int]], lengths: list[int]) -> list[int]:
         width = max(map(len, asked))
@@ -76,11 +74,13 @@ def roller(model: Path, work: Work, name: str):
         )
         return [len(row[width:][:length]) for row, length in zip(out, lengths, strict=True)]
 
-    return run
+    yield run
 
 
-def with_batches(model: Any, work: Work, options: dict[str, Any]):
-    """One manager for all calls, as `generate_batch` makes one: what it prepares is not timed."""
+@contextmanager
+def batches(model: Any, work: Work, options: dict[str, Any]) -> Generator[Roller]:
+    """One manager for all calls, as `generate_batch` makes one: what it prepares is not timed. Its
+    thread would keep the process alive for ever."""
     manager = model.init_continuous_batching(
         generation_config=GenerationConfig(max_new_tokens=work.most, eos_token_id=-1, **PLAIN),
         continuous_batching_config=ContinuousBatchingConfig(**options),
@@ -104,7 +104,10 @@ def with_batches(model: Any, work: Work, options: dict[str, Any]):
             assert manager.is_running()
         return [found[i] for i in range(len(asked))]
 
-    return run
+    try:
+        yield run
+    finally:
+        manager.stop()
 
 
 @dataclass(frozen=True)

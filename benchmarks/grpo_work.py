@@ -8,6 +8,7 @@ that lengths are geometric and cut at the most that is allowed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ MEAN_SHARE = 0.3  # of the longest answer that is allowed
 END_ID = 1
 # Some answers match and some do not, whatever is learned.
 REWARDED = "7 .*3"
+# Answers prompts with so many tokens each, and gives the numbers of tokens.
+Roller = Callable[[list[list[int]], list[int]], list[int]]
 
 
 @dataclass(frozen=True)
