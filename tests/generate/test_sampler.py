@@ -233,7 +233,7 @@ def test_progress_is_shown_unless_it_is_not_wanted(
     @contextmanager
     def counted(description: str, total: int | None = None):
         shown.append((description, total))
-        yield SimpleNamespace(advance=finished.append)
+        yield SimpleNamespace(advance=lambda count, *, facts: finished.append(count))
 
     monkeypatch.setattr("lorakit.generate.sampler.bar", counted)
     generate(

@@ -117,7 +117,7 @@ def test_the_proof_leaves_layers_on_disk_where_memory_is_short(
     monkeypatch.setattr(verify, "load_weights", load_weights)
     # Room for embeddings and head, and for no layer.
     outside = 2 * 400 * 32 * 4
-    monkeypatch.setattr(placement, "_free_memory", lambda device: 1.3 * outside)
+    monkeypatch.setattr(placement, "free_bytes", lambda device: 1.3 * outside)
     report = merge_folder(base, tmp_path / "adapter", tmp_path / "out", quantization="nf4")
     assert report.verification.error <= LOGITS_FLOAT32
     assert places == ["device", "disk", "disk"]
