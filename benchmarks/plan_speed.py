@@ -130,7 +130,7 @@ def line(row: dict[str, Any]) -> list[str]:
         row["quantization"],
         row["adapter"],
         str(row["gpus"]),
-        "yes" if row["fits"] else f"no, {offered} ways offered",
+        "yes" if row["fits"] else f"no; ways offered: {offered}",
         f"{row['cpu_seconds']:.1f}",
         f"{row['seconds']:.1f}",
         f"{row['peak_bytes'] / 1e6:,.0f}",
