@@ -1,5 +1,6 @@
-"""A little of everything in this room, for the default run: where the jail cannot be built, this
-fails and says what to do. The rest of the room is slow.
+"""A little of everything in this room, in three seconds: where the jail cannot be built, this fails
+and says what to do. Slow like the rest of the room, since the default run has to pass on machines
+that cannot build it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from lorakit.tasks._code_cases import judge
 from tests.jail import attempts, cheats
 from tests.jail.test_cheats import tripled, unguessable
 from tests.jail.test_escapes import SOURCE, given, lines, outside  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.slow
 
 # One for each wall.
 ATTEMPTS = (
