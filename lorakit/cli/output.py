@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +78,9 @@ def import_libraries() -> None:
         return
     with collection_paused():
         for name in WITHOUT_TRITON:
-            importlib.import_module(name)
+            # A version that has it no more is only slower; what is needed is told by the last one.
+            with suppress(ModuleNotFoundError):
+                importlib.import_module(name)
         # What is left to the end of the process is never torn down; triton's types complain then.
         if "triton" not in sys.modules:
             gc.freeze()
