@@ -74,6 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--micro-batch-tokens", type=int, help="lorakit's; left out: its choice")
+    parser.add_argument("--compact-heap", action="store_true", help="lorakit with its compact heap")
     options = parser.parse_args()
     with work_folder(options.workdir) as folder:
         contest(options, folder)
@@ -88,7 +89,10 @@ def contest(options: argparse.Namespace, workdir: Path) -> None:
         "num_steps": options.warmup + options.steps,
         "warmup": options.warmup,
         "dropout": options.dropout,
-        "settings": {"micro_batch_tokens": options.micro_batch_tokens},
+        "settings": {
+            "micro_batch_tokens": options.micro_batch_tokens,
+            "compact_heap": options.compact_heap,
+        },
     }
     run_one(options, task | {"do": "model"})
     path = results_file("sft_peers")
@@ -99,7 +103,7 @@ def contest(options: argparse.Namespace, workdir: Path) -> None:
         measured = measure_variant(options, of_variant)
         lines = table_lines(variant, measured, options)
         print(table(COLUMNS, lines), flush=True)
-        words = f"{options.shape}, {options.rows} rows, dropout {options.dropout:g}, {variant}"
+        words = ", ".join([*said(options), variant])
         write_section(f"Training, {words}", section(options, lines), path)
         name = "_".join([path.stem, *words.replace(" rows", "").replace(" ", "").split(",")])
         content = {
@@ -108,6 +112,16 @@ def contest(options: argparse.Namespace, workdir: Path) -> None:
             "measured": measured,
         }
         path.with_name(f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def said(options: argparse.Namespace) -> list[str]:
+    """What the heading and the name of a file say of the settings."""
+    words = [options.shape, f"{options.rows} rows", f"dropout {options.dropout:g}"]
+    if options.micro_batch_tokens is not None:
+        words.append(f"micro-batches {options.micro_batch_tokens}")
+    if options.compact_heap:
+        words.append("compact heap")
+    return words
 
 
 def measure_variant(options: argparse.Namespace, task: dict[str, Any]) -> dict[str, Any]:
