@@ -135,11 +135,12 @@ def line(
 
 
 def weight_cells(total: LayerChange) -> list[str]:
-    """Difference, change, retained and noise."""
+    """Difference, change, retained and noise; after a first step of warm-up nothing has changed."""
+    changed = total.retained is not None
     return [
         f"{total.relative_difference:.2%}",
         f"{total.relative_change:.2%}",
-        f"{total.retained:.1%} ± {total.standard_error:.1%}",
+        f"{total.retained:.1%} ± {total.standard_error:.1%}" if changed else "",
         f"{total.relative_noise:.2%}",
     ]
 

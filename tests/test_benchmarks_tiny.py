@@ -22,7 +22,7 @@ SCRIPTS = sorted(
     if 'if __name__ == "__main__":' in path.read_text("utf-8")
 )
 A_STEP = (
-    "--set train.num_train_epochs=0.1 --set evaluate.max_examples=2 --set evaluate.max_generated=1"
+    "--set train.num_train_epochs=0.1 --set evaluate.max_examples=2 --set evaluate.max_generated=2"
 )
 # What makes a script small; {rows} is a file of questions and answers, {tiny} a random model,
 # {builtin} the one that ships.
