@@ -1,0 +1,135 @@
+"""Which micro-batches of a policy gradient may take the most memory, found from lengths alone.
+
+How long completions are is known when they are there. What is looked for here has as many tokens as
+a micro-batch may have: behind the longest prompts, completions that are as long as they may be, the
+last of them cut off where the micro-batch is full. Where the members of a group share their prompt,
+attention sees it once for each of them, so that more and shorter completions can take more: that is
+looked for too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+SIZES_LOOKED_AT = 256  # of micro-batches: recompute changes at few of them
+
+# Of each completion the index of its question's example, and its tokens; those of a question are
+# neighbours.
+Answered = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """What the micro-batches of a run depend on.
+
+    Attributes:
+        prompt_lengths: int64 (number of examples,), tokens of each question.
+        max_completion_length: tokens of a completion, at most.
+        batch_size: completions of an optimizer step.
+        num_generations: completions of a question.
+        num_prompts: questions of a generation.
+        token_budget: of a micro-batch; a longer sequence has one to itself.
+        packed: whether sequences share a row, or are padded.
+        shared: whether the prompt of a group is computed once in a row.
+    """
+
+    prompt_lengths: np.ndarray
+    max_completion_length: int
+    batch_size: int
+    num_generations: int
+    num_prompts: int
+    token_budget: int
+    packed: bool
+    shared: bool
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.prompt_lengths.max()) + self.max_completion_length
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a micro-batch, padding included."""
+        return max(self.token_budget, self.longest)
+
+    def longest_first(self) -> list[int]:
+        """All questions; of a set with fewer than a generation asks, some again."""
+        order = np.argsort(-self.prompt_lengths, kind="stable")
+        found: list[int] = np.resize(order, max(len(order), self.num_prompts)).tolist()
+        return found
+
+
+def worst_answered(shape: PolicyShape, kept: Callable[[int], int]) -> list[Answered]:
+    """Micro-batches one of which takes at least as much memory as any that the run may have.
+
+    Args:
+        kept: tokens of a micro-batch -> bytes that its layers keep; one with more tokens may keep
+            less, because more of it is recomputed.
+    """
+    most = shape.most_tokens
+    sizes = range(most, 0, -max(1, most // SIZES_LOOKED_AT))
+    found: dict[Answered, None] = {}
+    for room in (most, max(sizes, key=lambda size: (kept(size), size))):
+        if not shape.packed:
+            found[_padded(shape, room)] = None
+            continue
+        fullest, _ = _filled(shape, room, shape.max_completion_length)
+        found[tuple(fullest)] = None
+        if shape.shared:
+            found[_most_members(shape, min(room, shape.token_budget))] = None
+    return [one for one in found if one]
+
+
+def _filled(shape: PolicyShape, room: int, longest: int) -> tuple[list[tuple[int, int]], int]:
+    """The longest prompts with completions of up to `longest` tokens, until a row is full; and the
+    tokens that there is still room for."""
+    found: list[tuple[int, int]] = []
+    num_questions = 0
+    for index in shape.longest_first():
+        prompt = int(shape.prompt_lengths[index])
+        if num_questions == shape.num_prompts or len(found) == shape.batch_size:
+            break
+        if prompt >= room:  # a shorter one may fit
+            continue
+        num_questions += 1
+        for member in range(min(shape.num_generations, shape.batch_size - len(found))):
+            costs = prompt if member == 0 or not shape.shared else 0
+            if costs >= room:
+                break
+            completion = min(longest, room - costs)
+            found.append((index, completion))
+            room -= costs + completion
+    return found, room
+
+
+def _most_members(shape: PolicyShape, room: int) -> Answered:
+    """As many completions as a row can have; its other tokens are shared out among them."""
+    shortest, left = _filled(shape, room, 1)
+    if not shortest:
+        return ()
+    each, more = divmod(left, len(shortest))
+    longest = shape.max_completion_length
+    return tuple(
+        (index, min(longest, 1 + each + (place < more)))
+        for place, (index, _) in enumerate(shortest)
+    )
+
+
+def _padded(shape: PolicyShape, room: int) -> Answered:
+    """Rows of one length that come nearest to what a micro-batch may have."""
+    prompt, longest = int(shape.prompt_lengths.max()), shape.max_completion_length
+    budget = min(room, shape.token_budget)
+
+    def rows(width: int) -> int:
+        return min(shape.batch_size, max(1, budget // width))
+
+    widths = range(prompt + 1, max(prompt + 1, min(shape.longest, room)) + 1)
+    width = max(widths, key=lambda width: (rows(width) * width, width))
+    asked = np.repeat(shape.longest_first()[: shape.num_prompts], shape.num_generations).tolist()
+    return tuple(
+        (index, min(longest, width - int(shape.prompt_lengths[index])))
+        for index in asked[: rows(width)]
+    )
