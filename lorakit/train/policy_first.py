@@ -76,7 +76,7 @@ def _roll_out(
     setup: Setup, stream: QuestionStream, grpo: GRPOSettings, shape: PolicyShape
 ) -> None:
     """The largest passes of a generation."""
-    asked = [stream.at(index).prompt_ids for index in shape.longest_first()[: shape.num_prompts]]
+    asked = [stream.at(index).prompt_ids for index in shape.longest_first[: shape.num_prompts]]
     prompts = [prompt for prompt in asked for _ in range(grpo.num_generations)]
     at_once, longest = min(grpo.max_batch, len(prompts)), shape.max_completion_length
     what = (

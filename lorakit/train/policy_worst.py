@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 SIZES_LOOKED_AT = 256  # of micro-batches: recompute changes at few of them
+FIRSTS_LOOKED_AT = 32  # questions that a row of many completions may begin with
 
 # Of each completion the index of its question's example, and its tokens; those of a question are
 # neighbours.
@@ -55,6 +57,7 @@ class PolicyShape:
         """Of a micro-batch, padding included."""
         return max(self.token_budget, self.longest)
 
+    @cached_property
     def longest_first(self) -> list[int]:
         """All questions; of a set with fewer than a generation asks, some again."""
         order = np.argsort(-self.prompt_lengths, kind="stable")
@@ -76,26 +79,38 @@ def worst_answered(shape: PolicyShape, kept: Callable[[int], int]) -> list[Answe
         if not shape.packed:
             found[_padded(shape, room)] = None
             continue
-        fullest, _ = _filled(shape, room, shape.max_completion_length)
+        longest = shape.max_completion_length
+        fullest, left = _filled(shape, room, longest)
         found[tuple(fullest)] = None
         if shape.shared:
             found[_most_members(shape, min(room, shape.token_budget))] = None
+            if left:  # as many different questions as a step may see have more tokens
+                each = -(-shape.batch_size // shape.num_prompts)
+                found[tuple(_filled(shape, room, longest, members=each)[0])] = None
     return [one for one in found if one]
 
 
-def _filled(shape: PolicyShape, room: int, longest: int) -> tuple[list[tuple[int, int]], int]:
-    """The longest prompts with completions of up to `longest` tokens, until a row is full; and the
-    tokens that there is still room for."""
+def _filled(
+    shape: PolicyShape, room: int, longest: int, *, members: int | None = None, first: int = 0
+) -> tuple[list[tuple[int, int]], int]:
+    """The longest prompts, until a row is full, and the tokens that there is still room for.
+
+    Args:
+        longest: tokens of a completion, at most.
+        members: of a group; None: all.
+        first: the number of the prompt to begin with.
+    """
     found: list[tuple[int, int]] = []
     num_questions = 0
-    for index in shape.longest_first():
+    size = shape.num_generations if members is None else members
+    for index in shape.longest_first[first:]:
         prompt = int(shape.prompt_lengths[index])
         if num_questions == shape.num_prompts or len(found) == shape.batch_size:
             break
         if prompt >= room:  # a shorter one may fit
             continue
         num_questions += 1
-        for member in range(min(shape.num_generations, shape.batch_size - len(found))):
+        for member in range(min(size, shape.batch_size - len(found))):
             costs = prompt if member == 0 or not shape.shared else 0
             if costs >= room:
                 break
@@ -106,8 +121,15 @@ def _filled(shape: PolicyShape, room: int, longest: int) -> tuple[list[tuple[int
 
 
 def _most_members(shape: PolicyShape, room: int) -> Answered:
+    """The completions of a row that have the most tokens with a prompt for each of them."""
+    firsts = range(min(FIRSTS_LOOKED_AT, len(shape.longest_first)))
+    rows = (_shared_out(shape, room, first) for first in firsts)
+    return max(rows, key=lambda row: sum(int(shape.prompt_lengths[i]) + n for i, n in row))
+
+
+def _shared_out(shape: PolicyShape, room: int, first: int) -> Answered:
     """As many completions as a row can have; its other tokens are shared out among them."""
-    shortest, left = _filled(shape, room, 1)
+    shortest, left = _filled(shape, room, 1, first=first)
     if not shortest:
         return ()
     each, more = divmod(left, len(shortest))
@@ -128,7 +150,7 @@ def _padded(shape: PolicyShape, room: int) -> Answered:
 
     widths = range(prompt + 1, max(prompt + 1, min(shape.longest, room)) + 1)
     width = max(widths, key=lambda width: (rows(width) * width, width))
-    asked = np.repeat(shape.longest_first()[: shape.num_prompts], shape.num_generations).tolist()
+    asked = np.repeat(shape.longest_first[: shape.num_prompts], shape.num_generations).tolist()
     return tuple(
         (index, min(longest, width - int(shape.prompt_lengths[index])))
         for index in asked[: rows(width)]
