@@ -8,12 +8,12 @@ from typing import Any
 
 from lorakit.files import write_atomically
 from lorakit.report.advice import advice
-from lorakit.report.curves import MAX_POINTS, curves, draw_curve
+from lorakit.report.curves import MAX_POINTS, curves, draw_curve, is_policy
 from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import DERIVED, draw_forest, forests
 from lorakit.report.numbers import facts_of
-from lorakit.report.policy import is_policy, shown_generations, policy_curves
+from lorakit.report.policy import policy_curves, shown_generations
 from lorakit.report.proofs import (
     calibration_said,
     memorisation_said,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.report.curves import DASHES, Curve, Line
+from lorakit.report.curves import DASHES, Curve, Line, is_policy
 from lorakit.report.files import LoggedStep, RolledOut, RunFiles
 from lorakit.report.svg import RUNS
 from lorakit.report.words import amount
@@ -20,11 +20,6 @@ TOLD_STEPS = 10  # logged ones, at the end and at the beginning
 REWARD_GAMED = "reward-gamed"  # the id of that finding of the watch
 
 ValueOf = Callable[[LoggedStep], float | None]
-
-
-def is_policy(metrics: Sequence[LoggedStep]) -> bool:
-    """Whether rewards were logged."""
-    return any(line.reward is not None for line in metrics)
 
 
 def policy_curves(metrics: Sequence[LoggedStep]) -> list[Curve]:

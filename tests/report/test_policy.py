@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lorakit.report.advice import advice
+from lorakit.report.curves import overlaid_curves
 from lorakit.report.files import read_run
 from lorakit.report.numbers import facts_of
 from lorakit.report.page import run_page
@@ -148,3 +149,13 @@ def test_the_numbers_tell_the_reward_and_where_the_time_went(tmp_path: Path) -> 
     assert "validation" not in facts["Training time"].detail
     plain = {one.name for one in facts_of(read_run(make_run(tmp_path / "sft")))}
     assert not plain & {"Reward", "Time went into"}
+
+
+def test_beside_another_run_rewards_are_drawn_and_no_loss(tmp_path: Path) -> None:
+    policy = read_run(rewarded(tmp_path / "run")).metrics
+    plain = read_run(make_run(tmp_path / "sft")).metrics
+    drawn = {one.name: one for one in overlaid_curves([("A", "a", policy), ("B", "b", plain)])}
+    assert [line.label for line in drawn["loss"].lines] == ["B"]
+    assert [line.label for line in drawn["reward"].lines] == ["A"]
+    alone = overlaid_curves([("A", "a", policy), ("C", "c", policy)])
+    assert "loss" not in {one.name for one in alone}
