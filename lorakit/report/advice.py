@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import Recipe
+from lorakit.report.curves import is_policy
 from lorakit.report.files import RunFiles
 from lorakit.report.policy import policy_advice
 from lorakit.report.verdicts import set_verdicts

@@ -57,6 +57,17 @@ class PolicyShape:
         """Of a micro-batch, padding included."""
         return max(self.token_budget, self.longest)
 
+    def seen_tokens(self, answered: Answered) -> int:
+        """What attention sees of a row: each completion behind its prompt."""
+        return sum(int(self.prompt_lengths[index]) + tokens for index, tokens in answered)
+
+    def row_tokens(self, answered: Answered) -> int:
+        """Of a row, a shared prompt counted once."""
+        if not self.shared:
+            return self.seen_tokens(answered)
+        prompts = sum(int(self.prompt_lengths[index]) for index in dict(answered))
+        return prompts + sum(tokens for _, tokens in answered)
+
     @cached_property
     def longest_first(self) -> list[int]:
         """All questions; of a set with fewer than a generation asks, some again."""
@@ -76,33 +87,37 @@ def worst_answered(shape: PolicyShape, kept: Callable[[int], int]) -> list[Answe
     sizes = range(most, 0, -max(1, most // SIZES_LOOKED_AT))
     found: dict[Answered, None] = {}
     for room in (most, max(sizes, key=lambda size: (kept(size), size))):
-        if not shape.packed:
-            found[_padded(shape, room)] = None
-            continue
-        longest = shape.max_completion_length
-        fullest, left = _filled(shape, room, longest)
-        found[tuple(fullest)] = None
-        if shape.shared:
-            found[_most_members(shape, min(room, shape.token_budget))] = None
-            if left:  # as many different questions as a step may see have more tokens
-                each = -(-shape.batch_size // shape.num_prompts)
-                found[tuple(_filled(shape, room, longest, members=each)[0])] = None
+        rows = _packed(shape, room) if shape.packed else [_padded(shape, room)]
+        found |= dict.fromkeys(rows)
     return [one for one in found if one]
 
 
+def _packed(shape: PolicyShape, room: int) -> list[Answered]:
+    """The row of the longest sequences, that with the most tokens, and that of which attention sees
+    the most."""
+    longest, _ = _filled(shape, room, shape.max_completion_length, shape.num_generations)
+    # Of one question as many as may be, or as many questions as a step may see.
+    groups = {shape.num_generations, -(-shape.batch_size // shape.num_prompts)}
+    many = [
+        _shared_out(shape, min(room, shape.token_budget), members, first)
+        for members in groups
+        for first in range(min(FIRSTS_LOOKED_AT, len(shape.longest_first)))
+    ]
+    return [tuple(longest), max(many, key=shape.row_tokens), max(many, key=shape.seen_tokens)]
+
+
 def _filled(
-    shape: PolicyShape, room: int, longest: int, *, members: int | None = None, first: int = 0
+    shape: PolicyShape, room: int, longest: int, members: int, first: int = 0
 ) -> tuple[list[tuple[int, int]], int]:
     """The longest prompts, until a row is full, and the tokens that there is still room for.
 
     Args:
         longest: tokens of a completion, at most.
-        members: of a group; None: all.
+        members: of a group, at most.
         first: the number of the prompt to begin with.
     """
     found: list[tuple[int, int]] = []
     num_questions = 0
-    size = shape.num_generations if members is None else members
     for index in shape.longest_first[first:]:
         prompt = int(shape.prompt_lengths[index])
         if num_questions == shape.num_prompts or len(found) == shape.batch_size:
@@ -110,7 +125,7 @@ def _filled(
         if prompt >= room:  # a shorter one may fit
             continue
         num_questions += 1
-        for member in range(min(size, shape.batch_size - len(found))):
+        for member in range(min(members, shape.batch_size - len(found))):
             costs = prompt if member == 0 or not shape.shared else 0
             if costs >= room:
                 break
@@ -120,16 +135,9 @@ def _filled(
     return found, room
 
 
-def _most_members(shape: PolicyShape, room: int) -> Answered:
-    """The completions of a row that have the most tokens with a prompt for each of them."""
-    firsts = range(min(FIRSTS_LOOKED_AT, len(shape.longest_first)))
-    rows = (_shared_out(shape, room, first) for first in firsts)
-    return max(rows, key=lambda row: sum(int(shape.prompt_lengths[i]) + n for i, n in row))
-
-
-def _shared_out(shape: PolicyShape, room: int, first: int) -> Answered:
+def _shared_out(shape: PolicyShape, room: int, members: int, first: int) -> Answered:
     """As many completions as a row can have; its other tokens are shared out among them."""
-    shortest, left = _filled(shape, room, 1, first=first)
+    shortest, left = _filled(shape, room, 1, members, first)
     if not shortest:
         return ()
     each, more = divmod(left, len(shortest))

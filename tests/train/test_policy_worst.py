@@ -59,7 +59,8 @@ def rolled_out(stream: QuestionStream, lengths: np.ndarray, grpo: GRPOSettings) 
 
 def size_of(one: MicroBatch) -> tuple[int, int]:
     """Tokens of a pass, padding included, and those that attention sees."""
-    return one.input_ids.numel(), sum(one.lengths)
+    tokens = one.input_ids.numel()
+    return tokens, tokens if one.cu_seqlens is None else sum(one.lengths)
 
 
 @pytest.mark.parametrize(("packed", "drops"), [(True, False), (True, True), (False, False)])
@@ -122,13 +123,13 @@ def test_no_micro_batch_of_a_run_is_larger(
 
 def test_it_is_as_large_as_a_micro_batch_may_be() -> None:
     """Where there are enough completions, not one token more fits; one alone may be larger."""
-    for budget, wanted in ((100, 100), (33, 50)):
+    for budget in (100, 33):
         shape = PolicyShape(np.full(9, 30), 20, 64, 8, 8, budget, True, True)
         fullest, *rest = worst_answered(shape, lambda tokens: tokens)
         assert fullest[0] == (0, 20)  # the longest prompt, and a completion of full length
-        assert 30 * len(dict(fullest)) + sum(n for _, n in fullest) == wanted
-        for answered in rest:
-            assert 30 * len(dict(answered)) + sum(n for _, n in answered) <= budget
+        assert shape.row_tokens(fullest) == max(budget, 50)
+        assert [shape.row_tokens(one) for one in rest] == [budget] * len(rest)
+        assert max(map(shape.seen_tokens, rest)) == (8 * 30 + 70 if budget == 100 else 3 * 30 + 3)
 
 
 def test_what_keeps_the_most_is_looked_for_beside_what_has_the_most_tokens() -> None:
