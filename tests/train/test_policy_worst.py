@@ -129,7 +129,7 @@ def test_it_is_as_large_as_a_micro_batch_may_be() -> None:
         assert fullest[0] == (0, 20)  # the longest prompt, and a completion of full length
         assert shape.row_tokens(fullest) == max(budget, 50)
         assert [shape.row_tokens(one) for one in rest] == [budget] * len(rest)
-        assert max(map(shape.seen_tokens, rest)) == (8 * 30 + 70 if budget == 100 else 3 * 30 + 3)
+        assert max(map(shape.seen_tokens, rest)) == (16 * 30 + 40 if budget == 100 else 3 * 30 + 3)
 
 
 def test_what_keeps_the_most_is_looked_for_beside_what_has_the_most_tokens() -> None:
