@@ -198,7 +198,9 @@ def test_five_ways_are_measured_with_such_a_run(
     told = json.loads(capsys.readouterr().out)
     assert {"base", "few_shot", "tuned"} <= told["ways"].keys() and told["primary"] == "math"
     assert told["examples"] == 24
-    seconds = [lines_of(p / "metrics.jsonl")[-1]["seconds"] for p in (copied / "warm_start", copied)]
+    seconds = [
+        lines_of(p / "metrics.jsonl")[-1]["seconds"] for p in (copied / "warm_start", copied)
+    ]
     taken = told["ways"]["tuned"]["setup"]["seconds"]
     assert taken == {"training": pytest.approx(sum(seconds))}
     assert (copied / "compare.html").is_file()

@@ -1,4 +1,4 @@
-"""Options of TRL's GRPOConfig (1.16) that have no counterpart here, and what is possible instead."""
+"""Options of TRL's GRPOConfig (1.16) that are not here, and what is possible instead."""
 
 from __future__ import annotations
 

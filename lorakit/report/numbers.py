@@ -88,7 +88,9 @@ def _of_rewards(metrics: Sequence[LoggedStep]) -> Iterator[Fact]:
     told = min(TOLD_LINES, len(rewards))
     first, now = (sum(part) / told for part in (rewards[:told], rewards[-told:]))
     lines = "the first line" if told == 1 else f"the first {told} lines"
-    yield Fact("Reward", f"{amount(first)} \u2192 {amount(now)}", f"mean of {lines} and of the last")
+    yield Fact(
+        "Reward", f"{amount(first)} \u2192 {amount(now)}", f"mean of {lines} and of the last"
+    )
     parts = dict.fromkeys(name for line in metrics for name in line.spent)
     spent = {name: sum(line.spent.get(name, 0.0) for line in metrics) for name in parts}
     whole = sum(spent.values())

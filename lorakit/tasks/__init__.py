@@ -20,7 +20,6 @@ import numpy as np
 
 from lorakit.errors import RecipeError
 
-
 Answer = TypeVar("Answer", bound=Hashable)
 Score = TypeVar("Score")
 

@@ -228,9 +228,7 @@ class _Loop:
         stop = min((rollouts.cycle + 1) * self.sizes.num_steps, run.num_steps)
         model, adapter, generation = run.model, run.adapter, self.generation
         stop_if_asked = generation.stop_if_asked
-        look_back(
-            model, adapter, generation.grpo, rollouts, steps, stop_if_asked=stop_if_asked
-        )
+        look_back(model, adapter, generation.grpo, rollouts, steps, stop_if_asked=stop_if_asked)
         with training_mode(model, adapter, run.choices.recompute_policy) as recompute:
             if self.sizes.num_steps > 1 and rollouts.old_logprobs is None:
                 rollouts.old_logprobs = steps.logprobs(

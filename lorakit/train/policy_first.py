@@ -72,9 +72,7 @@ def shape_of(setup: Setup, stream: QuestionStream, grpo: GRPOSettings) -> Policy
     )
 
 
-def _roll_out(
-    setup: Setup, stream: QuestionStream, grpo: GRPOSettings, shape: PolicyShape
-) -> None:
+def _roll_out(setup: Setup, stream: QuestionStream, grpo: GRPOSettings, shape: PolicyShape) -> None:
     """The largest passes of a generation."""
     asked = [stream.at(index).prompt_ids for index in shape.longest_first[: shape.num_prompts]]
     prompts = [prompt for prompt in asked for _ in range(grpo.num_generations)]
@@ -94,9 +92,7 @@ def _roll_out(
             pass
 
 
-def _train_on(
-    setup: Setup, stream: QuestionStream, grpo: GRPOSettings, shape: PolicyShape
-) -> None:
+def _train_on(setup: Setup, stream: QuestionStream, grpo: GRPOSettings, shape: PolicyShape) -> None:
     """The passes over the largest micro-batches, and a step."""
     job, choices = setup.job, setup.choices
     layers, policy = kept_by_layers(job.model), choices.recompute_policy

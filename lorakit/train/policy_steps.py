@@ -153,9 +153,7 @@ class PolicySteps:
             if recompute is not None:
                 recompute.prepare(micro_batch.input_ids.numel())
             adapter.dropout.rows = row_keys(micro_batch, self._seed, self._rollouts.cycle)
-            logprobs, _ = token_logprobs(
-                model, micro_batch, temperature=self._settings.temperature
-            )
+            logprobs, _ = token_logprobs(model, micro_batch, temperature=self._settings.temperature)
             adapter.dropout.rows = None
             found[self._places(group)] = logprobs.cpu()
         return found

@@ -9,6 +9,7 @@ looked for too.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,10 +98,9 @@ def _packed(shape: PolicyShape, room: int) -> list[Answered]:
     the most."""
     longest, _ = _filled(shape, room, shape.max_completion_length, shape.num_generations)
     # Of one question as many as may be, or as many questions as a step may see.
-    groups = {shape.num_generations, -(-shape.batch_size // shape.num_prompts)}
     many = [
         _shared_out(shape, min(room, shape.token_budget), members, first)
-        for members in groups
+        for members in (shape.num_generations, 1)
         for first in range(min(FIRSTS_LOOKED_AT, len(shape.longest_first)))
     ]
     return [tuple(longest), max(many, key=shape.row_tokens), max(many, key=shape.seen_tokens)]
@@ -138,28 +138,42 @@ def _filled(
 def _shared_out(shape: PolicyShape, room: int, members: int, first: int) -> Answered:
     """As many completions as a row can have; its other tokens are shared out among them."""
     shortest, left = _filled(shape, room, 1, members, first)
-    if not shortest:
+    counts = Counter(index for index, _ in shortest)
+    for index, count in counts.items() if shape.shared else ():
+        added = min(shape.num_generations - count, shape.batch_size - counts.total(), left)
+        counts[index] += max(0, added)
+        left -= max(0, added)
+    if not counts:
         return ()
-    each, more = divmod(left, len(shortest))
+    each, more = divmod(left, counts.total())
     longest = shape.max_completion_length
     return tuple(
         (index, min(longest, 1 + each + (place < more)))
-        for place, (index, _) in enumerate(shortest)
+        for place, index in enumerate(counts.elements())
     )
 
 
 def _padded(shape: PolicyShape, room: int) -> Answered:
     """Rows of one length that come nearest to what a micro-batch may have."""
-    prompt, longest = int(shape.prompt_lengths.max()), shape.max_completion_length
-    budget = min(room, shape.token_budget)
+    longest, budget = shape.max_completion_length, min(room, shape.token_budget)
+    order = np.argsort(-shape.prompt_lengths, kind="stable")
+    prompts = shape.prompt_lengths[order]
 
-    def rows(width: int) -> int:
-        return min(shape.batch_size, max(1, budget // width))
+    def asked(width: int) -> np.ndarray:
+        """int64, in `prompts`: the questions that fit, once for each completion of a step."""
+        first = int(np.searchsorted(-prompts, -width, side="right"))
+        fitting = np.arange(first, len(prompts))
+        questions = np.resize(fitting, shape.num_prompts) if len(fitting) else fitting
+        rows = min(shape.batch_size, max(1, budget // width))
+        return questions.repeat(shape.num_generations)[:rows]
 
-    widths = range(prompt + 1, max(prompt + 1, min(shape.longest, room)) + 1)
-    width = max(widths, key=lambda width: (rows(width) * width, width))
-    asked = np.repeat(shape.longest_first[: shape.num_prompts], shape.num_generations).tolist()
+    def tokens(width: int) -> int:
+        places = asked(width)
+        reached = min(width, int(prompts[places[0]]) + longest) if len(places) else 0
+        return len(places) * reached
+
+    widths = range(min(shape.longest, max(room, int(prompts[-1]) + 1)), int(prompts[-1]), -1)
+    width = max(widths, key=tokens)  # of equal ones the widest
     return tuple(
-        (index, min(longest, width - int(shape.prompt_lengths[index])))
-        for index in asked[: rows(width)]
+        (int(order[place]), min(longest, width - int(prompts[place]))) for place in asked(width)
     )

@@ -208,9 +208,7 @@ class Rewarder:
     def _by_scorer(
         self, reward: Reward, answers: Answers, options: tasks.ScoringOptions
     ) -> np.ndarray:
-        found = tasks.scorer(reward.scorer).scores(
-            answers.completions, answers.references, options
-        )
+        found = tasks.scorer(reward.scorer).scores(answers.completions, answers.references, options)
         column = np.asarray(found, np.float64)
         count = len(answers.completions)
         if column.shape != (count,) or np.isinf(column).any():

@@ -30,9 +30,7 @@ def stream_of(lengths: list[int], prompts: int) -> QuestionStream:
     for number, length in enumerate(lengths):
         ids = np.full(length + 1, 5 + number, np.int32)
         examples.append(Example(ids, np.array([0] * length + [1], np.float32)))
-    return QuestionStream(
-        examples_in_memory(examples), None, (), seed=0, prompts_per_cycle=prompts
-    )
+    return QuestionStream(examples_in_memory(examples), None, (), seed=0, prompts_per_cycle=prompts)
 
 
 def rolled_out(stream: QuestionStream, lengths: np.ndarray, grpo: GRPOSettings) -> Rollouts:
@@ -137,4 +135,4 @@ def test_what_keeps_the_most_is_looked_for_beside_what_has_the_most_tokens() -> 
     shape = PolicyShape(np.full(9, 30), 20, 64, 8, 8, 1000, True, False)
     found = worst_answered(shape, lambda tokens: tokens if tokens <= 500 else tokens // 4)
     sizes = [sum(30 + n for _, n in answered) for answered in found]
-    assert sizes[0] > 950 and 450 < sizes[1] <= 500
+    assert max(sizes) > 950 and any(450 < size <= 500 for size in sizes)
