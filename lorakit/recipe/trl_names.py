@@ -42,6 +42,10 @@ _WHY: tuple[tuple[tuple[str, ...], str], ...] = (
         "a vLLM server is started beside lorakit; possible: the option of `vllm serve`",
     ),
     (
+        ("ds3_gather_for_generation",),
+        "no part of it is DeepSpeed's; possible: base.offload, base.quantization: nf4",
+    ),
+    (
         ("vllm_structured_outputs_regex",),
         "nothing is forced upon completions; possible: the reward regex",
     ),

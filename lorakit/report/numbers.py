@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -91,12 +92,12 @@ def _of_rewards(metrics: Sequence[LoggedStep]) -> Iterator[Fact]:
     yield Fact(
         "Reward", f"{amount(first)} \u2192 {amount(now)}", f"mean of {lines} and of the last"
     )
-    parts = dict.fromkeys(name for line in metrics for name in line.spent)
-    spent = {name: sum(line.spent.get(name, 0.0) for line in metrics) for name in parts}
-    whole = sum(spent.values())
-    if whole > 0:
-        shares = ", ".join(f"{name} {share(seconds, whole)}" for name, seconds in spent.items())
-        yield Fact("Time went into", shares)
+    spent: Counter[str] = Counter()
+    for line in metrics:
+        spent.update(line.spent)
+    if spent.total() > 0:
+        most, *rest = (f"{name} {share(one, spent.total())}" for name, one in spent.most_common())
+        yield Fact("Time went into", most, ", ".join(rest))
 
 
 def _memory(last: LoggedStep, plan: PlanFacts | None, choices: ChoiceFacts | None) -> Fact:

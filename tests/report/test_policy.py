@@ -145,7 +145,8 @@ def test_the_numbers_tell_the_reward_and_where_the_time_went(tmp_path: Path) -> 
     rewards = [line.reward for line in run.metrics if line.reward is not None]
     first, last = np.mean(rewards[:5]), np.mean(rewards[-5:])
     assert facts["Reward"].value == f"{amount(first)} \u2192 {amount(last)}"
-    assert facts["Time went into"].value == "rollout 57.1 %, reward 14.3 %, training 28.6 %"
+    assert facts["Time went into"].value == "rollout 57.1 %"
+    assert facts["Time went into"].detail == "training 28.6 %, reward 14.3 %"
     assert "validation" not in facts["Training time"].detail
     plain = {one.name for one in facts_of(read_run(make_run(tmp_path / "sft")))}
     assert not plain & {"Reward", "Time went into"}
