@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,11 +91,12 @@ def _of_rewards(metrics: Sequence[LoggedStep]) -> Iterator[Fact]:
     yield Fact(
         "Reward", f"{amount(first)} \u2192 {amount(now)}", f"mean of {lines} and of the last"
     )
-    spent: Counter[str] = Counter()
-    for line in metrics:
-        spent.update(line.spent)
-    if spent.total() > 0:
-        most, *rest = (f"{name} {share(one, spent.total())}" for name, one in spent.most_common())
+    parts = dict.fromkeys(name for line in metrics for name in line.spent)
+    spent = {name: sum(line.spent.get(name, 0.0) for line in metrics) for name in parts}
+    whole = sum(spent.values())
+    if whole > 0:
+        order = sorted(spent, key=lambda name: -spent[name])
+        most, *rest = (f"{name} {share(spent[name], whole)}" for name in order)
         yield Fact("Time went into", most, ", ".join(rest))
 
 
