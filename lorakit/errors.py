@@ -25,6 +25,11 @@ def in_one_line(error: BaseException) -> str:
     return first.removeprefix("Got: ").rstrip(" .")
 
 
+def printable(text: str) -> str:
+    """Without what would move a terminal's cursor or colour it."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)
+
+
 class LorakitError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line exits with."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,45 @@ def test_verbs_take_such_a_run_and_its_warm_start(
         assert told["in_domain"]["examples"] == 24
         assert main(["merge", str(copied), "--output", str(tmp_path / f"merged{number}")]) == 0
         capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_five_ways_are_measured_with_such_a_run(
+    whole: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both stages are what the tuned model has cost, and no question is among their rows."""
+    copied, path = tmp_path / "run", tmp_path / "r.yaml"
+    shutil.copytree(whole, copied)
+    path.write_text(yaml.safe_dump(recipe(folder, "x", output={"dir": str(copied)})))
+    assert main(["compare", str(path), "--set", "compare.timed=2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"base", "few_shot", "tuned"} <= told["ways"].keys() and told["primary"] == "math"
+    assert told["examples"] == 24
+    seconds = [
+        lines_of(p / "metrics.jsonl")[-1]["seconds"] for p in (copied / "warm_start", copied)
+    ]
+    taken = told["ways"]["tuned"]["setup"]["seconds"]
+    assert taken == {"training": pytest.approx(sum(seconds))}
+    assert (copied / "compare.html").is_file()
+
+
+@pytest.mark.slow
+def test_such_a_run_is_talked_to_and_its_page_is_made_again(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for run in (whole, whole / "warm_start"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("What is 2 plus 3?\nAnd 4 plus 5?\n"))
+        options = ["--greedy", "--base", "--max-new-tokens", "4"]
+        assert main(["chat", str(run), *options]) == 0
+        assert len(capsys.readouterr().out.splitlines()) >= 4
+        page = tmp_path / f"{run.name}.html"
+        assert main(["report", str(run), "--output", str(page)]) == 0
+        capsys.readouterr()
+        text = page.read_text()
+        assert ("What was rolled out" in text) == (run == whole)
 
 
 # Inside of a cycle; the rest is slow: every run is planned, checked and reported too.

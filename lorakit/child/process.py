@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,12 +102,19 @@ class ChildProcess:
         with self._own_lock():
             self._launched()
 
-    def ask(self, request: bytes, seconds: float) -> Any:
+    def ask(
+        self,
+        request: bytes,
+        seconds: float,
+        *,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> Any:
         """The child's answer.
 
         Args:
             request: JSON.
             seconds: wall time of the answer, beside that of a start.
+            while_waiting: called twice a second at least; what it raises ends the child.
 
         Raises:
             CallError: the code that was asked raised an exception.
@@ -115,9 +123,9 @@ class ChildProcess:
         """
         message = serve.REQUEST.pack(len(request), seconds) + request
         with self._own_lock():
-            child = self._ready()
+            child = self._ready(while_waiting)
             try:
-                kind, value = child.exchange(message, seconds, self._answer_bytes)
+                kind, value = child.exchange(message, seconds, self._answer_bytes, while_waiting)
             except BaseException as error:
                 self._end()  # an answer that comes later would be taken for the next one's
                 if isinstance(error, _SilenceError):
@@ -150,11 +158,11 @@ class ChildProcess:
             self._child.finalizer = weakref.finalize(self, self._child.end)
         return self._child
 
-    def _ready(self) -> _Child:
+    def _ready(self, while_waiting: Callable[[], None]) -> _Child:
         child = self._launched()
         if not child.is_ready:
             try:
-                child.exchange(b"", self._start_seconds, self._answer_bytes)
+                child.exchange(b"", self._start_seconds, self._answer_bytes, while_waiting)
             except BaseException as error:
                 self._end()
                 if not isinstance(error, _SilenceError):
@@ -177,6 +185,14 @@ class ChildProcess:
 
 class _SilenceError(Exception):
     """Why no answer came, as the end of a sentence about the child."""
+
+
+@dataclass(frozen=True)
+class _Patience:
+    """Until when an answer is waited for, on the monotonic clock, and what is done meanwhile."""
+
+    deadline: float
+    while_waiting: Callable[[], None]
 
 
 class _Child:
@@ -221,19 +237,21 @@ class _Child:
         for pipe in self._pipes:
             pipe.close()
 
-    def exchange(self, message: bytes, seconds: float, answer_bytes: int) -> tuple[bytes, Any]:
+    def exchange(
+        self, message: bytes, seconds: float, answer_bytes: int, while_waiting: Callable[[], None]
+    ) -> tuple[bytes, Any]:
         """Send a message, if it is not empty, and read the kind and the value of an answer.
 
         Raises:
             _SilenceError: none came.
         """
-        deadline = time.monotonic() + seconds
+        patience = _Patience(time.monotonic() + seconds, while_waiting)
         try:
-            self._send(memoryview(message), deadline)
-            length, kind = serve.ANSWER.unpack(self._receive(serve.ANSWER.size, deadline))
+            self._send(memoryview(message), patience)
+            length, kind = serve.ANSWER.unpack(self._receive(serve.ANSWER.size, patience))
             if length > answer_bytes:
                 raise _SilenceError(f"answered with {length:,} bytes; {answer_bytes:,} are allowed")
-            return kind, json.loads(self._receive(length, deadline))
+            return kind, json.loads(self._receive(length, patience))
         except TimeoutError:
             raise _SilenceError(f"did not answer within {seconds:g} s") from None
         except (BrokenPipeError, EOFError):
@@ -241,16 +259,16 @@ class _Child:
         except (ValueError, RecursionError) as error:
             raise _SilenceError(f"answered what cannot be read ({error})") from error
 
-    def _send(self, unsent: memoryview, deadline: float) -> None:
+    def _send(self, unsent: memoryview, patience: _Patience) -> None:
         while unsent:
-            self._wait_for(self._requests, select.POLLOUT, deadline)
+            self._wait_for(self._requests, select.POLLOUT, patience)
             with contextlib.suppress(BlockingIOError):
                 unsent = unsent[os.write(self._requests, unsent) :]
 
-    def _receive(self, count: int, deadline: float) -> bytes:
+    def _receive(self, count: int, patience: _Patience) -> bytes:
         chunks = []
         while count > 0:
-            self._wait_for(self._answers, select.POLLIN, deadline)
+            self._wait_for(self._answers, select.POLLIN, patience)
             chunk = os.read(self._answers, min(count, CHUNK_BYTES))
             if not chunk:
                 raise EOFError
@@ -258,15 +276,16 @@ class _Child:
             count -= len(chunk)
         return b"".join(chunks)
 
-    def _wait_for(self, pipe: int, event: int, deadline: float) -> None:
+    def _wait_for(self, pipe: int, event: int, patience: _Patience) -> None:
         """Wait until a pipe can be used, and take away what the child prints meanwhile, which would
         else block it."""
         while True:
+            patience.while_waiting()
             waiting = select.poll()
             waiting.register(pipe, event)
             if self._errors >= 0:
                 waiting.register(self._errors, select.POLLIN)
-            left = deadline - time.monotonic()
+            left = patience.deadline - time.monotonic()
             found = [number for number, _ in waiting.poll(1000 * max(0, min(left, LOOK_SECONDS)))]
             if pipe in found:
                 return

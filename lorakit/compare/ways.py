@@ -75,7 +75,8 @@ def compare_ways(recipe: Recipe, run: str | Path) -> WaysCompared:
     measures = Measures.from_section(together.evaluate, seed=together.train.seed)
     # What can be wrong with the input is found before the model is loaded.
     primary = primary_of(measures)
-    seconds = {"training": training_seconds(folder.metrics)}
+    stages = [folder] if trained.warm_start is None else [folder.warm_start, folder]
+    seconds = {"training": sum(training_seconds(stage.metrics) for stage in stages)}
     prices = prices_of(wanted)
     retriever = retriever_of(wanted)
     served = load_run(folder.path)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from lorakit.errors import RunError
+from lorakit.errors import RunError, printable
 
 CHUNK_BYTES = 1 << 16
 TAIL_BYTES = 2048  # kept of what it writes to its standard error
@@ -318,8 +318,3 @@ def _as_file(data: bytes) -> IO[bytes]:
     file.write(data)
     file.seek(0)
     return file
-
-
-def printable(text: str) -> str:
-    """Without what would move a terminal's cursor or colour it."""
-    return "".join(one if one.isprintable() else "\ufffd" for one in text)

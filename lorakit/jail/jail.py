@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import InputError, RunError
+from lorakit.errors import InputError, RunError, printable
 from lorakit.files import strict_json
 from lorakit.jail import probe
-from lorakit.jail.contained import Contained, Descriptors, Limits, NoAnswerError, printable
+from lorakit.jail.contained import Contained, Descriptors, Limits, NoAnswerError
 from lorakit.jail.parts import Parts, check_kernel, find_parts
 
 FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")

@@ -14,6 +14,7 @@ from lorakit.recipe.rules.fault import Fault, RuleError
 from lorakit.recipe.sections.data import DataSource
 from lorakit.recipe.sections.grpo import RewardSection
 from lorakit.recipe.text import KeyPath
+from lorakit.recipe.trl_names import NOT_HERE
 
 # What other tools call it -> where it is here.
 NAMES_ELSEWHERE = {
@@ -174,13 +175,16 @@ def _unknown_key(path: KeyPath, keys: dict[str, list[str]]) -> str:
 
 
 def _nearest(key: str, siblings: list[str], keys: dict[str, list[str]]) -> str | None:
-    """The key that was meant: by its name in other tools, in another section, or by spelling."""
+    """The key that was meant: by its name in other tools, in another section, or by spelling; of
+    what is not here, why."""
     elsewhere = NAMES_ELSEWHERE.get(key)
     if elsewhere is not None and len(keys) == 1:  # options that stand in no section
         elsewhere = re.sub(r"\b(train|data)\.", "", elsewhere)
         elsewhere = elsewhere if re.split(r"\W", elsewhere)[0] in siblings else None
     if elsewhere is not None:
         return f"here it is {elsewhere}"
+    if key in NOT_HERE and len(keys) > 1:
+        return NOT_HERE[key]
     # Of a name in several sections the first one counts.
     found = reversed([(section, names) for section, names in keys.items() if section])
     sections = {name: section for section, names in found for name in names}

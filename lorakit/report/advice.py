@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 from lorakit.recipe import Recipe
+from lorakit.report.curves import is_policy
 from lorakit.report.files import RunFiles
-from lorakit.report.policy import is_policy, policy_advice
+from lorakit.report.policy import policy_advice
 from lorakit.report.verdicts import set_verdicts
 from lorakit.report.words import amount, count, listed, set_name, share
 from lorakit.train.watch import stalled

@@ -88,6 +88,11 @@ def curves(metrics: Sequence[LoggedStep], plan: PlanFacts | None) -> list[Curve]
     ]
 
 
+def is_policy(metrics: Sequence[LoggedStep]) -> bool:
+    """Whether rewards were logged."""
+    return any(line.reward is not None for line in metrics)
+
+
 def overlaid_curves(runs: Sequence[tuple[str, str, Sequence[LoggedStep]]]) -> list[Curve]:
     """The same plots with a line for each run.
 
@@ -107,6 +112,8 @@ def overlaid_curves(runs: Sequence[tuple[str, str, Sequence[LoggedStep]]]) -> li
     for name, title, value_of, ticks in drawn:
         lines = []
         for place, (label, ink, metrics) in enumerate(runs):
+            if name == "loss" and is_policy(metrics):  # near 0 whatever is learned
+                continue
             points = [(line.step, value_of(line)) for line in metrics]
             known = [(step, value) for step, value in points if value is not None]
             if known:

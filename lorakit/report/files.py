@@ -321,6 +321,7 @@ class RolledOut(Part):
     """One line of completions.jsonl."""
 
     step: int
+    label: str = ""  # runs of before have none
     prompt: str
     reference: str
     completion: str

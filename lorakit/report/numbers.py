@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lorakit.recipe import Recipe
 from lorakit.recipe.quantizations import BLOCKWISE
 from lorakit.report.files import ChoiceFacts, LoggedStep, Parameters, PlanFacts, RunFiles
-from lorakit.report.words import count, counted, duration, share, size
+from lorakit.report.words import amount, count, counted, duration, share, size
 from lorakit.train.clock import PeakMemory
 
+TOLD_LINES = 5  # of the metrics, at the beginning and at the end
 KINDS = {"lora": "LoRA", "dora": "DoRA"}
 
 
@@ -33,6 +34,7 @@ def facts_of(run: RunFiles) -> list[Fact]:
         facts.append(of_trained(run.plan.parameters))
     if last is not None:
         facts += _of_training(last, run.plan)
+        facts += _of_rewards(run.metrics)
         facts.append(_memory(last, run.plan, run.choices))
     elif run.plan is not None:
         facts += [Fact("Steps planned", count(run.plan.steps))]
@@ -72,9 +74,30 @@ def _of_training(last: LoggedStep, plan: PlanFacts | None) -> Iterator[Fact]:
     yield Fact(
         "Tokens", count(last.tokens), f"{share(last.trained_tokens, last.tokens)} of them trained"
     )
-    yield Fact("Training time", duration(last.seconds), "saving and validation left out")
+    left_out = "saving left out" if last.spent else "saving and validation left out"
+    yield Fact("Training time", duration(last.seconds), left_out)
     if last.seconds > 0:
         yield Fact("Speed", f"{last.tokens / last.seconds:,.0f} tokens/s", "mean over the run")
+
+
+def _of_rewards(metrics: Sequence[LoggedStep]) -> Iterator[Fact]:
+    """What a policy gradient came to, and where its time went."""
+    rewards = [line.reward for line in metrics if line.reward is not None]
+    if not rewards:
+        return
+    told = min(TOLD_LINES, len(rewards))
+    first, now = (sum(part) / told for part in (rewards[:told], rewards[-told:]))
+    lines = "the first line" if told == 1 else f"the first {told} lines"
+    yield Fact(
+        "Reward", f"{amount(first)} \u2192 {amount(now)}", f"mean of {lines} and of the last"
+    )
+    parts = dict.fromkeys(name for line in metrics for name in line.spent)
+    spent = {name: sum(line.spent.get(name, 0.0) for line in metrics) for name in parts}
+    whole = sum(spent.values())
+    if whole > 0:
+        order = sorted(spent, key=lambda name: -spent[name])
+        most, *rest = (f"{name} {share(spent[name], whole)}" for name in order)
+        yield Fact("Time went into", most, ", ".join(rest))
 
 
 def _memory(last: LoggedStep, plan: PlanFacts | None, choices: ChoiceFacts | None) -> Fact:

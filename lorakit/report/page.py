@@ -8,12 +8,12 @@ from typing import Any
 
 from lorakit.files import write_atomically
 from lorakit.report.advice import advice
-from lorakit.report.curves import MAX_POINTS, curves, draw_curve
+from lorakit.report.curves import MAX_POINTS, curves, draw_curve, is_policy
 from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import DERIVED, draw_forest, forests
 from lorakit.report.numbers import facts_of
-from lorakit.report.policy import is_policy, last_samples, policy_curves
+from lorakit.report.policy import policy_curves, shown_generations
 from lorakit.report.proofs import (
     calibration_said,
     memorisation_said,
@@ -95,7 +95,7 @@ def run_page(run: RunFiles) -> str:
         forgotten=forgotten_samples(run),
         curves=[(one, draw_curve(one)) for one in trained],
         is_policy=is_policy(run.metrics),
-        rolled_out=last_samples(run),
+        rolled_out=shown_generations(run),
         thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,
         histograms=[] if run.data is None else histograms_of(run.data.sets),
         examples=[] if run.data is None else [marked(one) for one in run.data.examples],

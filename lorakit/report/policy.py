@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lorakit.report.curves import DASHES, Curve, Line
+from lorakit.report.curves import DASHES, Curve, Line, is_policy
 from lorakit.report.files import LoggedStep, RolledOut, RunFiles
 from lorakit.report.svg import RUNS
 from lorakit.report.words import amount
@@ -13,17 +14,12 @@ from lorakit.train.metrics import read_metrics
 from lorakit.train.policy_watch import PolicyWatch
 
 MANY_ALIKE = 0.5  # of the completions, in groups without variance
-SHOWN_SAMPLES = 6  # the last ones
+SHOWN_GENERATIONS = 3  # the first, one half-way, the last
 RUNAWAY = 2.0  # times the length that completions began with
 TOLD_STEPS = 10  # logged ones, at the end and at the beginning
 REWARD_GAMED = "reward-gamed"  # the id of that finding of the watch
 
 ValueOf = Callable[[LoggedStep], float | None]
-
-
-def is_policy(metrics: Sequence[LoggedStep]) -> bool:
-    """Whether rewards were logged."""
-    return any(line.reward is not None for line in metrics)
 
 
 def policy_curves(metrics: Sequence[LoggedStep]) -> list[Curve]:
@@ -102,9 +98,34 @@ def _clipped(line: LoggedStep) -> float | None:
     return line.clipped if line.clipped_of_cispo is None else line.clipped_of_cispo
 
 
-def last_samples(run: RunFiles) -> list[RolledOut]:
-    """The newest completions that were kept, the last first."""
-    return run.completions[::-1][:SHOWN_SAMPLES]
+@dataclass(frozen=True)
+class ShownGeneration:
+    """Completions of one question, by which the page shows what a generation was like.
+
+    Attributes:
+        step: the first that learned from it.
+        prompt, reference: of the question.
+        completions: the best, a typical and the worst, or fewer where these are the same.
+    """
+
+    step: int
+    prompt: str
+    reference: str
+    completions: list[RolledOut]
+
+
+def shown_generations(run: RunFiles) -> list[ShownGeneration]:
+    """The first, one half-way and the last of those that were kept: what the run has changed."""
+    kept: dict[int, list[RolledOut]] = {}
+    for one in run.completions:
+        kept.setdefault(one.step, []).append(one)
+    steps = list(kept)
+    last = len(steps) - 1
+    places = sorted({round(last * n / (SHOWN_GENERATIONS - 1)) for n in range(SHOWN_GENERATIONS)})
+    return [
+        ShownGeneration(step, kept[step][0].prompt, kept[step][0].reference, kept[step])
+        for step in (steps[place] for place in places if steps)
+    ]
 
 
 def policy_advice(run: RunFiles) -> Iterator[tuple[str, str]]:

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from lorakit.errors import RecipeError
+
+Answer = TypeVar("Answer", bound=Hashable)
+Score = TypeVar("Score")
+
+
+def _never() -> None:
+    """Who asks does not want to stop."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,18 @@ class ScoringOptions:
         regex: pattern of the metric `regex`.
         json_schema: the schema of the metric `json_schema`, as parsed; None: it is not given.
         seed: of whatever a scorer draws.
+        stop_if_asked: called between two answers, from any thread, by scorers whose answers may
+            take seconds each; what it raises ends the scoring.
     """
 
     regex: str | None = None
     json_schema: dict[str, Any] | bool | None = None
     seed: int = 0
+    stop_if_asked: Callable[[], None] = field(default=_never, compare=False, repr=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What scores depend on."""
+        return {"regex": self.regex, "json_schema": self.json_schema, "seed": self.seed}
 
 
 class Scorer(Protocol):
@@ -96,6 +110,20 @@ def numbered(keys: Sequence[Hashable | None]) -> list[int | None]:
         key: place for place, key in enumerate(dict.fromkeys(k for k in keys if k is not None))
     }
     return [None if key is None else known[key] for key in keys]
+
+
+def of_different(
+    answers: Sequence[Answer], score: Callable[[Answer], Score], options: ScoringOptions
+) -> dict[Answer, Score]:
+    """What `score` makes of each different answer, for scorers that may take seconds for one.
+
+    Completions of one question are often the same: what takes its whole time does so once.
+    """
+    found: dict[Answer, Score] = {}
+    for answer in dict.fromkeys(answers):
+        options.stop_if_asked()
+        found[answer] = score(answer)
+    return found
 
 
 def names() -> list[str]:

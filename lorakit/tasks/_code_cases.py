@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -72,22 +72,31 @@ def read_cases(reference: str) -> Cases:
     return Cases(function, given, expected, tolerance)
 
 
-def judge(code: str, cases: Cases, jail: Jail, *, seconds: float | None = None) -> Verdict:
+def judge(
+    code: str,
+    cases: Cases,
+    jail: Jail,
+    *,
+    seconds: float | None = None,
+    stop_if_asked: Callable[[], None] = lambda: None,
+) -> Verdict:
     """Run the code on the cases, programs up to the first that is wrong.
 
     Args:
         seconds: wall time after which a program is not run on further cases, and is wrong; None:
             `program_seconds` of so many. The calls of a function share the jail's own limit.
+        stop_if_asked: called before each run; what it raises ends it.
 
     Raises:
         RunError: the jail could not be built.
     """
+    stop_if_asked()
     if cases.function is not None:
         outcomes: Iterable[Outcome] = jail.call(code, cases.function, cases.given)
         verdicts = map(_judged_value, outcomes, cases.expected, _repeated(cases))
     else:
         limit = program_seconds(len(cases.given)) if seconds is None else seconds
-        outcomes = _runs(code, cases, jail, limit)
+        outcomes = _runs(code, cases, jail, limit, stop_if_asked)
         verdicts = map(_judged_text, outcomes, cases.expected, _repeated(cases))
     for number, why in enumerate(verdicts, start=1):
         if why:
@@ -104,12 +113,15 @@ def program_seconds(num_cases: int) -> float:
     return max(MIN_PROGRAM_SECONDS, SECONDS_PER_CASE * num_cases)
 
 
-def _runs(code: str, cases: Cases, jail: Jail, seconds: float) -> Iterator[Outcome]:
+def _runs(
+    code: str, cases: Cases, jail: Jail, seconds: float, stop_if_asked: Callable[[], None]
+) -> Iterator[Outcome]:
     deadline = time.monotonic() + seconds
     for given in cases.given:
         if time.monotonic() >= deadline:
             yield Outcome(fault=f"not run: those before it took more than {seconds:g} s")
             return
+        stop_if_asked()
         yield jail.run(code, given)
 
 

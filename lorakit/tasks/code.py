@@ -66,7 +66,9 @@ def scores(
 
     def right(pair: tuple[str, str]) -> bool:
         code, cases = pair[0], read[pair[1]]
-        return cases is not None and bool(code.strip()) and judge(code, cases, room).right
+        if cases is None or not code.strip():
+            return False
+        return judge(code, cases, room, stop_if_asked=options.stop_if_asked).right
 
     # Completions of one question are often the same: what takes its whole time does so once.
     different = list(dict.fromkeys(pairs))

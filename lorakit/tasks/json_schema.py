@@ -21,7 +21,7 @@ from referencing.exceptions import Unresolvable
 
 from lorakit.errors import InputError, RecipeError, RunError
 from lorakit.files import strict_json
-from lorakit.tasks import ScoringOptions
+from lorakit.tasks import ScoringOptions, of_different
 from lorakit.tasks._schema_process import schema_process
 
 NAME = "json_schema"
@@ -62,8 +62,7 @@ def scores(
     """
     _check_given(options)
     schema = json.dumps(options.json_schema)
-    # Completions of one question are often the same: what takes its whole time does so once.
-    accepted = {answer: _accepted(schema, answer) for answer in dict.fromkeys(answers)}
+    accepted = of_different(answers, lambda answer: _accepted(schema, answer), options)
     stopped = sum(accepted[answer] is None for answer in answers)
     if stopped:
         log.warning(

@@ -25,7 +25,7 @@ import numpy as np
 import regex
 
 from lorakit.errors import InputError, RunError
-from lorakit.tasks import ScoringOptions
+from lorakit.tasks import ScoringOptions, of_different
 from lorakit.tasks._math_process import math_process
 
 NAME = "math"
@@ -92,8 +92,7 @@ def scores(
     """See `lorakit.tasks.Scorer`; each 0 or 1. What cannot be compared in time is 0 and told."""
     wanted = [final_answer(reference) for reference in references]
     pairs = list(zip(map(final_answer, answers), wanted, strict=True))
-    # Completions of one question often end alike: what holds a comparison up does so once.
-    compared = {pair: _equal(*pair) for pair in dict.fromkeys(pairs)}
+    compared = of_different(pairs, lambda pair: _equal(*pair), options)
     found = [compared[pair] for pair in pairs]
     stopped = sum(one is None for one in found)
     if stopped:

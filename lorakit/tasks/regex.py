@@ -12,7 +12,7 @@ import numpy as np
 import regex
 
 from lorakit.errors import RecipeError
-from lorakit.tasks import ScoringOptions
+from lorakit.tasks import ScoringOptions, of_different
 
 NAME = "regex"
 HIGHER_IS_BETTER = True
@@ -43,8 +43,7 @@ def scores(
     """
     check(options)
     pattern = regex.compile(options.regex or "")
-    # Completions of one question are often the same: what takes its whole time does so once.
-    searched = {answer: _found(pattern, answer) for answer in dict.fromkeys(answers)}
+    searched = of_different(answers, lambda answer: _found(pattern, answer), options)
     stopped = [answer for answer in answers if searched[answer] is None]
     if stopped:
         log.warning(

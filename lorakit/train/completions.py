@@ -1,8 +1,9 @@
 """Samples of what is rolled out: `RUN/completions.jsonl`, and words for a terminal.
 
-Of each generation the best and the worst completion of its first question, which is drawn by the
-seed: {"step", "prompt", "reference", "completion", "reward", "rewards", "advantage"}, `step` the
-first that learned from it, `reward` null where no function had an opinion.
+Of each generation the best, a typical and the worst completion of its first question, which is
+drawn by the seed: {"step", "label", "prompt", "reference", "completion", "reward", "rewards",
+"advantage"}, `step` the first that learned from it, `label` "best", "typical" (the median) or
+"worst", `reward` null where no function had an opinion. Of equal texts the first of these is there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.questions import decoded
+from lorakit.errors import printable
 from lorakit.train.rollouts import Rollouts
 
 NAME = "completions.jsonl"
@@ -32,21 +34,23 @@ def samples(
     group = np.arange(len(rollouts) // len(rollouts.questions))
     order = group[np.argsort(-np.nan_to_num(rollouts.advantages.rewards[group]), kind="stable")]
     question = rollouts.questions[0]
-    found = []
-    for member in dict.fromkeys((int(order[0]), int(order[-1]))):
+    found: dict[str, dict[str, Any]] = {}
+    for label, place in (("best", 0), ("worst", -1), ("typical", len(order) // 2)):
+        member = int(order[place])
         text = decoded(tokenizer, rollouts.token_ids[rollouts.span(member)].tolist())
+        if any(text == one["completion"] for one in found.values()):
+            continue
         rewards = [_known(value) for value in rollouts.rewards[member].tolist()]
-        found.append(
-            {
-                "prompt": decoded(tokenizer, question.prompt_ids),
-                "reference": decoded(tokenizer, question.reference_ids),
-                "completion": text,
-                "reward": _known(float(rollouts.advantages.rewards[member])),
-                "rewards": dict(zip(names, rewards, strict=True)),
-                "advantage": float(rollouts.advantages.advantages[member]),
-            }
-        )
-    return found
+        found[label] = {
+            "label": label,
+            "prompt": decoded(tokenizer, question.prompt_ids),
+            "reference": decoded(tokenizer, question.reference_ids),
+            "completion": text,
+            "reward": _known(float(rollouts.advantages.rewards[member])),
+            "rewards": dict(zip(names, rewards, strict=True)),
+            "advantage": float(rollouts.advantages.advantages[member]),
+        }
+    return [found[label] for label in ("best", "typical", "worst") if label in found]
 
 
 def in_words(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -58,7 +62,7 @@ def in_words(lines: Sequence[Mapping[str, Any]]) -> str:
             for name, value in line["rewards"].items()
         )
         reward = "no reward" if line["reward"] is None else f"reward {line['reward']:.3f}"
-        said.append(f"  {reward} ({parts}): {_shown(line['completion'])}")
+        said.append(f"  {line['label']}, {reward} ({parts}): {_shown(line['completion'])}")
     return "\n".join(said)
 
 
@@ -67,8 +71,8 @@ def _known(value: float) -> float | None:
 
 
 def _shown(text: str) -> str:
-    """On one line, without the middle of a long text."""
-    plain = " ".join(text.split())
+    """On one line, fit for a terminal, without the middle of a long text."""
+    plain = printable(" ".join(text.split()))
     if len(plain) <= SHOWN_CHARACTERS:
         return plain
     half = SHOWN_CHARACTERS // 2

@@ -36,7 +36,8 @@ class Generation:
         stream: of the questions.
         seed: of the run.
         stop_ids: tokens that end a completion, beside the model's own.
-        stop_if_asked: called at each token and before each reward; what it raises ends it.
+        stop_if_asked: called at each token, before each reward and while it is asked for; what it
+            raises ends it.
         sample: who answers the questions.
     """
 
@@ -88,7 +89,9 @@ class Generation:
                 continue
             self.stop_if_asked()
             began = time.monotonic()
-            column = self.rewarder.score(one, self._answers(rollouts, rows.tolist()))
+            column = self.rewarder.score(
+                one, self._answers(rollouts, rows.tolist()), self.stop_if_asked
+            )
             rollouts.rewards[rows, place] = torch.from_numpy(column)
             rollouts.scored[rows, place] = True
             seconds = rollouts.seconds.reward + time.monotonic() - began

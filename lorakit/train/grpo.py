@@ -11,7 +11,6 @@ changes: it is the reference too, with the adapter off.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.adapters.attach import adapter_disabled
-from lorakit.base.eval_mode import eval_mode
 from lorakit.data.examples import ExampleSet
 from lorakit.data.sources import Row
 from lorakit.progress import Bar
@@ -32,10 +29,12 @@ from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
 from lorakit.train.identity import columns_hash
-from lorakit.train.interrupts import Interrupts
+from lorakit.train.interrupts import InterruptionError, Interrupts
+from lorakit.train.look_back import look_back
 from lorakit.train.losses import StoppedError
 from lorakit.train.modes import training_mode
 from lorakit.train.outcome import TrainOutcome, outcome_of
+from lorakit.train.policy_first import run_policy_first
 from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.rewards import Rewarder
@@ -46,8 +45,6 @@ from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import job_of, set_up
 
 ROWS_READ = 100  # to see which columns a data set has
-
-log = logging.getLogger(__name__)
 
 
 def train_grpo(
@@ -72,8 +69,7 @@ def train_grpo(
         model: with an adapter attached; its mode is restored afterwards.
         examples: questions with their right answers: of each, what precedes its last trained span
             is asked, and that span is the reference.
-        settings: the loop; `batch_size` counts completions. There is no validation, and
-            `worst_batch_first` has no effect but that this is said.
+        settings: the loop; `batch_size` counts completions. There is no validation.
         grpo: rollouts, rewards and objective.
         stop_ids: tokens that end a completion, beside the model's own; references end there too.
         repeats: float64 (number of examples,), how often each is asked per epoch; None: once.
@@ -119,7 +115,13 @@ def train_grpo(
             steps_per_epoch=stream.cycles_per_epoch * sizes.num_steps,
             method_state=state,
         )
-        _announce(run, grpo, len(examples), settings)
+        run.announce(
+            f"{len(examples)} questions, {grpo.num_generations} completions of each",
+            f"{settings.batch_size} completions",
+        )
+        if settings.worst_batch_first and setup.first_step < run.num_steps:
+            # Before the run opens: neither its files nor its clock see it.
+            run_policy_first(setup, stream, grpo, samples_here=sample is sample_here)
         stop = _stop_if_asked(setup.caught)
         generation = Generation(
             tokenizer, grpo, rewarder, rows, stream, seed, stop_ids, stop, sample
@@ -170,18 +172,6 @@ def _of_a_validation(settings: LoopSettings) -> list[str]:
     ]
 
 
-def _announce(run: Run, grpo: GRPOSettings, num_questions: int, settings: LoopSettings) -> None:
-    run.announce(
-        f"{num_questions} questions, {grpo.num_generations} completions of each",
-        f"{settings.batch_size} completions",
-    )
-    if settings.worst_batch_first:
-        log.info(
-            "worst_batch_first: a policy's largest micro-batch is not tried before its first step, "
-            "because its completions are not there yet; memory may run out later"
-        )
-
-
 def _stop_if_asked(caught: Interrupts) -> Callable[[], None]:
     def stop_if_asked() -> None:
         if caught.received is not None:
@@ -218,21 +208,32 @@ class _Loop:
             run.count_generation()
             run.save(anew=state.rollouts is not None)
             if isinstance(error, StoppedError):
-                raise run.interruption() from None
+                raise self._interruption() from None
             raise
         run.count_generation()
         state.keep_samples(generation.tokenizer, state.rollouts)
 
     def learn(self) -> None:
         """The steps of the cycle that are left, or those up to a signal."""
+        try:
+            self._learn()
+        except StoppedError:
+            self.run.save(anew=True)
+            raise self._interruption() from None
+
+    def _learn(self) -> None:
         run, state, rollouts = self.run, self.state, self.state.rollouts
         assert rollouts is not None
         steps = self._steps(rollouts)
         stop = min((rollouts.cycle + 1) * self.sizes.num_steps, run.num_steps)
-        self._look_back(rollouts, steps)
-        with training_mode(run.model, run.adapter, run.choices.recompute_policy) as recompute:
+        model, adapter, generation = run.model, run.adapter, self.generation
+        stop_if_asked = generation.stop_if_asked
+        look_back(model, adapter, generation.grpo, rollouts, steps, stop_if_asked=stop_if_asked)
+        with training_mode(model, adapter, run.choices.recompute_policy) as recompute:
             if self.sizes.num_steps > 1 and rollouts.old_logprobs is None:
-                rollouts.old_logprobs = steps.logprobs(run.model, run.adapter, recompute)
+                rollouts.old_logprobs = steps.logprobs(
+                    model, adapter, recompute, stop_if_asked=stop_if_asked
+                )
             for step in range(run.counters.step, stop):
                 position = step % self.sizes.num_steps
                 batch = steps.batch(step, position)
@@ -254,6 +255,11 @@ class _Loop:
                     raise run.interruption()
                 self.progress.advance(facts=run.facts())
 
+    def _interruption(self) -> InterruptionError:
+        """Of a signal before the steps of the cycle."""
+        kept = "" if self.state.rollouts is None else ", with the completions that were there"
+        return self.run.interruption(kept)
+
     def _steps(self, rollouts: Rollouts) -> PolicySteps:
         return PolicySteps(
             rollouts,
@@ -264,15 +270,3 @@ class _Loop:
             pad_id=self.run.pad_id,
             drops=self.run.adapter.dropout.p > 0,
         )
-
-    def _look_back(self, rollouts: Rollouts, steps: PolicySteps) -> None:
-        """The log-probabilities that are not those of the policy as it trains, as far as they are
-        needed and not there."""
-        model, adapter, grpo = self.run.model, self.run.adapter, self.generation.grpo
-        if grpo.loss.beta != 0 and rollouts.ref_logprobs is None:
-            with eval_mode(model), adapter_disabled(model):
-                rollouts.ref_logprobs = steps.logprobs(model, adapter)
-        is_corrected = grpo.rollout_importance_sampling_mode is not None
-        if is_corrected and adapter.dropout.p > 0 and rollouts.undropped_logprobs is None:
-            with eval_mode(model):
-                rollouts.undropped_logprobs = steps.logprobs(model, adapter)

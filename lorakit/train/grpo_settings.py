@@ -172,7 +172,10 @@ class GRPOSettings:
         """The values that a resumed run must share with the checkpoint it goes on from."""
         # `max_batch` too: it moves the last bits of log-probabilities. How a failing function is
         # dealt with may change, so that a run that it stopped can go on without it.
-        values = asdict(self) | {"rewards": [one.identity() for one in self.rewards]}
+        values = asdict(self) | {
+            "rewards": [one.identity() for one in self.rewards],
+            "scoring": self.scoring.identity(),
+        }
         return {n: v for n, v in values.items() if n not in _FREE_ON_RESUME}
 
     def rewarder(self) -> Rewarder:

@@ -5,7 +5,7 @@ N tokens of the S completions of a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class PolicySteps:
         drops: bool,
     ) -> None:
         self._drops = drops
-        self._shares_prompts = choices.packed and not drops
+        self._shares_prompts = shares_prompts(choices, drops=drops)
         self._rollouts = rollouts
         self._settings = settings
         self._batch_size = batch_size
@@ -81,10 +81,18 @@ class PolicySteps:
             step: of the run, from 0.
             position: of the step in its cycle.
         """
+        return self._batch(step, self._completions(position), self._groups(position))
+
+    def batch_of(self, step: int, group: Sequence[int]) -> StepBatch:
+        """One micro-batch as if it were all of a step; see `batch`."""
+        return self._batch(step, group, [group])
+
+    def _batch(
+        self, step: int, completions: Sequence[int] | np.ndarray, groups: Sequence[Sequence[int]]
+    ) -> StepBatch:
+        """A step that sees these completions, of which those in groups pass through the model."""
         self._statistics = {}
-        groups = self._groups(position)
         micro_batches = [self._laid_out(group) for group in groups]
-        completions = self._completions(position)
         counts = self._counts(completions)
         self._left_out = self._never_clipped(completions)
         return StepBatch(
@@ -108,7 +116,7 @@ class PolicySteps:
         add_statistics(total, {n: e.to(total[n]) for n, e in self._left_out.items() if n in total})
         return total
 
-    def _never_clipped(self, chosen: np.ndarray) -> Statistics:
+    def _never_clipped(self, chosen: Sequence[int] | np.ndarray) -> Statistics:
         """The shares' other part, of completions without an advantage: they are not passed through
         the model, and nothing of them is clipped."""
         left_out = [i for i in chosen if not self._trains(i)]
@@ -119,30 +127,35 @@ class PolicySteps:
 
     @torch.no_grad()
     def logprobs(
-        self, model: PreTrainedModel, adapter: Attached, recompute: Recompute | None = None
+        self,
+        model: PreTrainedModel,
+        adapter: Attached,
+        recompute: Recompute | None = None,
+        *,
+        groups: Sequence[Sequence[int]] | None = None,
+        stop_if_asked: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
-        """Log-probabilities of all completions that train, under the model as it stands.
+        """Log-probabilities of completions under the model as it stands.
 
         Args:
             recompute: of `training_mode`; None: the model is not in it.
+            groups: the completions of each micro-batch; None: all that train.
+            stop_if_asked: called before each micro-batch; what it raises ends it.
 
         Returns:
-            float32, one for each token of the cycle, on the host; 0 for completions that do not
-            train.
+            float32, one for each token of the cycle, on the host; 0 for completions in no group.
         """
         found = torch.zeros(len(self._rollouts.token_ids))
         device = compute_device(model)
-        for position in range(self._steps_per_pass):
-            for group in self._groups(position):
-                micro_batch = self._laid_out(group).to(device)
-                if recompute is not None:
-                    recompute.prepare(micro_batch.input_ids.numel())
-                adapter.dropout.rows = row_keys(micro_batch, self._seed, self._rollouts.cycle)
-                logprobs, _ = token_logprobs(
-                    model, micro_batch, temperature=self._settings.temperature
-                )
-                found[self._places(group)] = logprobs.cpu()
-        adapter.dropout.rows = None
+        for group in self._all_groups() if groups is None else groups:
+            stop_if_asked()
+            micro_batch = self._laid_out(group).to(device)
+            if recompute is not None:
+                recompute.prepare(micro_batch.input_ids.numel())
+            adapter.dropout.rows = row_keys(micro_batch, self._seed, self._rollouts.cycle)
+            logprobs, _ = token_logprobs(model, micro_batch, temperature=self._settings.temperature)
+            adapter.dropout.rows = None
+            found[self._places(group)] = logprobs.cpu()
         return found
 
     def _loss(
@@ -193,6 +206,11 @@ class PolicySteps:
         """int64 (batch_size,), those that the step at `position` sees."""
         part = position % self._steps_per_pass
         return self._order[part * self._batch_size :][: self._batch_size]
+
+    def _all_groups(self) -> Iterator[list[int]]:
+        """Those of every step of a pass."""
+        for position in range(self._steps_per_pass):
+            yield from self._groups(position)
 
     def _groups(self, position: int) -> list[list[int]]:
         """The completions of each micro-batch."""
@@ -246,3 +264,8 @@ class PolicySteps:
 
     def _length(self, completion: int) -> int:
         return int(self._rollouts.lengths[completion])
+
+
+def shares_prompts(choices: Choices, *, drops: bool) -> bool:
+    """Whether the prompt of a group is computed once in a micro-batch; see `PolicySteps`."""
+    return choices.packed and not drops

@@ -64,6 +64,11 @@ class QuestionStream:
         """With a fraction where the last one of an epoch asks questions of the next."""
         return self._per_epoch / self.prompts_per_cycle
 
+    @property
+    def prompt_lengths(self) -> np.ndarray:
+        """int64 (number of examples,), tokens of each question."""
+        return np.array(self._prompt_lengths, np.int64)
+
     def questions(self, cycle: int) -> list[Question]:
         """Those of a cycle, in order."""
         return [self.at(index) for index in self._indices(cycle)]

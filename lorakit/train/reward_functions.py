@@ -16,7 +16,7 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,7 +106,9 @@ class RewardFunction:
             memory_bytes=MEMORY_BYTES,
         )
         self._wanted: dict[str, Any] | None = None
-        self._num_stopped = 0  # calls, since it was asked for the scores of a generation
+        # Since it was asked for the scores of a generation: calls that were ended, and who asks.
+        self._num_stopped = 0
+        self._stop_if_asked: Callable[[], None] = lambda: None
 
     def check(self, columns: Sequence[str]) -> None:
         """Start it, and see that it can be called.
@@ -144,8 +146,13 @@ class RewardFunction:
             )
         self._wanted = wanted
 
-    def scores(self, answers: Answers) -> np.ndarray:
+    def scores(
+        self, answers: Answers, stop_if_asked: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
         """Its rewards.
+
+        Args:
+            stop_if_asked: called twice a second at least; what it raises ends its process.
 
         Returns:
             float64 (E,); NaN where it has no opinion, or failed and is to be skipped.
@@ -155,7 +162,7 @@ class RewardFunction:
         """
         if self._wanted is None:
             self.check(answers.names())
-        self._num_stopped = 0
+        self._num_stopped, self._stop_if_asked = 0, stop_if_asked
         values = self._values(answers, range(len(answers.completions)))
         failed = {i: one for i, one in enumerate(values) if isinstance(one, _Failure)}
         if failed:
@@ -214,7 +221,11 @@ class RewardFunction:
             "options": self._options,
         }
         try:
-            answer = self._child.ask(json.dumps(request, default=str).encode(), self._seconds)
+            answer = self._child.ask(
+                json.dumps(request, default=str).encode(),
+                self._seconds,
+                while_waiting=self._stop_if_asked,
+            )
         except CallError as error:
             return _Failure(f"raised {error}", error.trace)
         except LostChildError as error:

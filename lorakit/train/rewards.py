@@ -7,7 +7,7 @@ E answers, K rewards.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,8 +183,13 @@ class Rewarder:
             if one.name in self._scoring:
                 tasks.scorer(one.scorer).check(self._scoring[one.name])
 
-    def score(self, reward: Reward, answers: Answers) -> np.ndarray:
+    def score(
+        self, reward: Reward, answers: Answers, stop_if_asked: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
         """What one of the rewards makes of each answer.
+
+        Args:
+            stop_if_asked: called all the while by what may take long; what it raises ends it.
 
         Returns:
             float64 (E,), not weighted; NaN where the reward has no opinion.
@@ -193,16 +198,17 @@ class Rewarder:
             RunError: it gave something else than a number for each answer.
         """
         if reward.name in self._functions:
-            return self._functions[reward.name].scores(answers)
+            return self._functions[reward.name].scores(answers, stop_if_asked)
         if reward.scorer in OF_TOKENS:
             lengths = np.array([len(ids) for ids in answers.completion_ids], np.int64)
             return soft_overlong_punishment(lengths, **(self._longest | dict(reward.options)))
-        return self._by_scorer(reward, answers)
+        options = dataclasses.replace(self._scoring[reward.name], stop_if_asked=stop_if_asked)
+        return self._by_scorer(reward, answers, options)
 
-    def _by_scorer(self, reward: Reward, answers: Answers) -> np.ndarray:
-        found = tasks.scorer(reward.scorer).scores(
-            answers.completions, answers.references, self._scoring[reward.name]
-        )
+    def _by_scorer(
+        self, reward: Reward, answers: Answers, options: tasks.ScoringOptions
+    ) -> np.ndarray:
+        found = tasks.scorer(reward.scorer).scores(answers.completions, answers.references, options)
         column = np.asarray(found, np.float64)
         count = len(answers.completions)
         if column.shape != (count,) or np.isinf(column).any():

@@ -177,11 +177,17 @@ class Run:
         """For the progress bar."""
         return self._reporter.facts()
 
-    def interruption(self) -> InterruptionError:
-        """What to raise when the run stops for a signal, which another rank may have got."""
+    def interruption(self, kept: str = "") -> InterruptionError:
+        """What to raise when the run stops for a signal, which another rank may have got.
+
+        Args:
+            kept: what the checkpoint has beside the state after a step.
+        """
         number = self.caught.received or signal.SIGTERM
         place = self._setup.last_checkpoint()
-        saved = "nothing was saved: no run folder was given" if place is None else f"saved {place}"
+        saved = "nothing was saved: no run folder was given"
+        if place is not None:
+            saved = f"saved {place}{kept}"
         return InterruptionError(
             f"stopped by {number.name} after step {self.counters.step} of {self.num_steps}; "
             f"{saved}. Resume the run to go on.",

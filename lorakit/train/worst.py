@@ -54,13 +54,23 @@ class Largest:
             policy, layers: which layers recompute, and what they keep.
         """
 
-        def kept(tokens: int) -> int:
-            levels = policy.levels(layers, tokens)
-            return tokens * sum(getattr(b, level) for b, level in zip(layers, levels, strict=True))
-
-        most = (max(self.by_tokens), max(self.by_tokens, key=lambda n: (kept(n), n)))
+        most = (
+            max(self.by_tokens),
+            max(self.by_tokens, key=lambda n: (kept_bytes(policy, layers, n), n)),
+        )
         groups = dict.fromkeys(self.by_tokens[tokens][1] for tokens in most)
         return Worst(tuple(groups), self.exact)
+
+
+def kept_bytes(policy: RecomputePolicy, layers: Sequence[LayerBytes], tokens: int) -> int:
+    """What the layers keep of a micro-batch for its backward pass, by estimate.
+
+    Args:
+        policy, layers: which layers recompute, and what they keep.
+        tokens: padding included.
+    """
+    levels = policy.levels(layers, tokens)
+    return tokens * sum(getattr(b, level) for b, level in zip(layers, levels, strict=True))
 
 
 def worst_of_steps(

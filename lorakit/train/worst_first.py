@@ -102,7 +102,9 @@ def _told(
         f"the largest {what}, {lengths.sum()} tokens in {len(lengths)} examples, the longest "
         f"{lengths.max()}, does"
     )
-    with told_of_refusal(told, _advice(int(lengths.max()), settings, choices)):
+    longest = int(lengths.max())
+    advice = [*cheapest_changes(longest, settings, choices), f"data.max_length below {longest}"]
+    with told_of_refusal(told, "; ".join(advice)):
         yield
 
 
@@ -126,8 +128,12 @@ def told_of_refusal(what: str, advice: str) -> Iterator[None]:
         ) from error
 
 
-def _advice(longest: int, settings: LoopSettings, choices: Choices) -> str:
-    """What makes the run smaller, the cheapest first."""
+def cheapest_changes(longest: int, settings: LoopSettings, choices: Choices) -> list[str]:
+    """What makes the passes of training smaller without other rows, the cheapest first.
+
+    Args:
+        longest: tokens of the longest example.
+    """
     found = []
     if choices.micro_batch_tokens > longest:
         found.append(f"train.micro_batch_tokens: {max(longest, choices.micro_batch_tokens // 2)}")
@@ -135,5 +141,4 @@ def _advice(longest: int, settings: LoopSettings, choices: Choices) -> str:
         found.append("train.gradient_checkpointing: true")
     if settings.optim == "adamw_torch":
         found.append("train.optim: paged_adamw_8bit")
-    found += ["base.quantization: nf4 (if it is not yet)", f"data.max_length below {longest}"]
-    return "; ".join(found)
+    return [*found, "base.quantization: nf4 (if it is not yet)"]

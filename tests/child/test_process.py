@@ -247,3 +247,20 @@ def test_nothing_is_left_of_a_parent_that_ends_or_is_killed(how: str) -> None:
     parent.communicate()
     # A child that is busy is ended by the system when its time is up.
     assert gone(pid, seconds=1 + serve.GRACE_SECONDS + 5)
+
+
+def test_who_waits_may_end_the_child(child: ChildProcess) -> None:
+    """As a signal does in the midst of a reward."""
+    ask(child, "same")
+    pid, calls = child.pid, 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        child.ask(json.dumps(["hangs", None]).encode(), 600.0, while_waiting=stop)
+    assert pid is not None and child.pid is None and not is_there(pid)
+    assert ask(child, "same", 1) == 1 and child.pid not in (None, pid)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from lorakit.report.advice import advice
+from lorakit.report.curves import overlaid_curves
 from lorakit.report.files import read_run
+from lorakit.report.numbers import facts_of
 from lorakit.report.page import run_page
+from lorakit.report.policy import shown_generations
+from lorakit.report.words import amount
 from lorakit.run_folder import RunFolder
 from tests.report.runs import make_run, write_lines
 
@@ -52,14 +57,16 @@ def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0, gamed: bool
         [
             {
                 "step": step,
+                "label": label,
                 "prompt": f"<b>question {step}</b>",
                 "reference": "4",
-                "completion": "four",
+                "completion": f"<i>{label} {step}</i>",
                 "reward": None if step == 1 else 0.5,
                 "rewards": {"math": 0.0, "own": None},
                 "advantage": 0.0,
             }
             for step in range(1, 9)
+            for label in ("best", "typical", "worst")
         ],
     )
     return run.path
@@ -83,8 +90,12 @@ def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
     for told in ("math: 0.200 at step 1, 0.200 at", "rollout: 2.000 at step 1", "tags: 0.000 at"):
         assert told in page
     assert "Loss per trained token" not in page and "near 0 whatever is learned" in page
-    assert "&lt;b&gt;question 8&lt;/b&gt;" in page and "<b>question" not in page
-    assert "question 1&lt;" not in page  # the last ones
+    shown = [step for step in range(1, 9) if f"&lt;b&gt;question {step}&lt;/b&gt;" in page]
+    assert shown == [1, 5, 8] and "<b>question" not in page
+    for label in ("best", "typical", "worst"):
+        assert [n for n in range(1, 9) if f"&lt;i&gt;{label} {n}&lt;/i&gt;" in page] == shown
+        assert f"<dt>{label.capitalize()}, " in page
+    assert "no reward: math" in page and "own no opinion" in page
     plain = run_page(read_run(make_run(tmp_path / "sft")))
     assert "Loss per trained token" in plain and "near 0 whatever" not in plain
 
@@ -105,3 +116,47 @@ def test_what_to_do(tmp_path: Path, options: dict[str, float], said: str | None)
         assert (phrase in told) == (said is not None and phrase in said)
     if said is not None:
         assert said in told
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"), [([], []), ([4], [4]), ([4, 6], [4, 6]), ([1, 2, 3, 9], [1, 3, 9])]
+)
+def test_generations_are_shown_from_the_first_to_the_last(
+    tmp_path: Path, steps: list[int], wanted: list[int]
+) -> None:
+    run = RunFolder(rewarded(tmp_path / "run"))
+    # As runs of before kept them, without a label.
+    lines = [
+        {"step": n, "prompt": "p", "reference": "r", "completion": "c", "reward": 1, "rewards": {}}
+        for n in steps
+        for _ in range(2)
+    ]
+    write_lines(run.completions, lines)
+    files = read_run(run.path)
+    shown = shown_generations(files)
+    assert [one.step for one in shown] == wanted
+    assert all(len(one.completions) == 2 for one in shown)
+    assert ("What was rolled out" in run_page(files)) == bool(wanted)
+
+
+def test_the_numbers_tell_the_reward_and_where_the_time_went(tmp_path: Path) -> None:
+    run = read_run(rewarded(tmp_path / "run"))
+    facts = {one.name: one for one in facts_of(run)}
+    rewards = [line.reward for line in run.metrics if line.reward is not None]
+    first, last = np.mean(rewards[:5]), np.mean(rewards[-5:])
+    assert facts["Reward"].value == f"{amount(first)} \u2192 {amount(last)}"
+    assert facts["Time went into"].value == "rollout 57.1 %"
+    assert facts["Time went into"].detail == "training 28.6 %, reward 14.3 %"
+    assert "validation" not in facts["Training time"].detail
+    plain = {one.name for one in facts_of(read_run(make_run(tmp_path / "sft")))}
+    assert not plain & {"Reward", "Time went into"}
+
+
+def test_beside_another_run_rewards_are_drawn_and_no_loss(tmp_path: Path) -> None:
+    policy = read_run(rewarded(tmp_path / "run")).metrics
+    plain = read_run(make_run(tmp_path / "sft")).metrics
+    drawn = {one.name: one for one in overlaid_curves([("A", "a", policy), ("B", "b", plain)])}
+    assert [line.label for line in drawn["loss"].lines] == ["B"]
+    assert [line.label for line in drawn["reward"].lines] == ["A"]
+    alone = overlaid_curves([("A", "a", policy), ("C", "c", policy)])
+    assert "loss" not in {one.name for one in alone}

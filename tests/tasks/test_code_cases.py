@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
+from lorakit.jail.jail import Outcome
+from lorakit.jail.processors import available_processors
+from lorakit.tasks import ScoringOptions, code
 from lorakit.tasks._code_cases import program_seconds, read_cases, same, same_text
 from lorakit.tasks.code import code_of
 
@@ -66,3 +72,23 @@ def test_references_are_read_strictly(reference: str, told: str) -> None:
 )
 def test_code_of_an_answer(answer: str, code: str) -> None:
     assert code_of(answer) == code
+
+
+def test_between_two_runs_it_may_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    class Jailed:
+        def run(self, source: str, given: str) -> Any:
+            ran.append(given)
+            return Outcome(value="1")
+
+    def stop() -> None:
+        if len(ran) >= 3:
+            raise KeyError("enough")
+
+    monkeypatch.setattr("lorakit.tasks.code.jail", Jailed)
+    reference = json.dumps({"cases": [["", "1"]] * 50})
+    answers = [f"print({n})" for n in range(20)]
+    with pytest.raises(KeyError, match="enough"):
+        code.scores(answers, [reference] * 20, ScoringOptions(stop_if_asked=stop))
+    assert 3 <= len(ran) <= 3 + available_processors()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -509,3 +510,23 @@ def test_content_needs_another_reference_and_is_cheap() -> None:
     started = time.monotonic()
     tasks.scorer("content").scores(texts, texts, OPTIONS)
     assert time.monotonic() - started < 15
+
+
+# What is worked on in a child process or with a time limit; code has a room of its own.
+@pytest.mark.parametrize("name", ["json_schema", "math", "regex"])
+def test_between_two_answers_a_scorer_may_be_stopped(name: str) -> None:
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise KeyError("enough")
+
+    options = dataclasses.replace(OPTIONS, stop_if_asked=stop)
+    assert options == OPTIONS and options.identity() == OPTIONS.identity()
+    answers = [f'{{"dose": "{n} mg"}}' for n in range(5)]
+    with pytest.raises(KeyError, match="enough"):
+        tasks.scorer(name).scores(answers, answers, options)
+    assert asked == 3
+    assert tasks.scorer(name).scores(answers, answers, OPTIONS).shape == (5,)

@@ -47,6 +47,7 @@ LOOP = LoopSettings(
     save_total_limit=99,
     logging_steps=3,  # lines that end inside of cycles
     seed=5,
+    worst_batch_first=False,  # has tests of its own
 )
 STEPS_PER_CYCLE = CYCLES.cycle(LOOP.batch_size).num_steps
 

@@ -36,17 +36,24 @@ RESAMPLED = dataclasses.replace(CYCLES, rewards=(Reward("regex"),), max_resample
 
 
 class Scoring:
-    """The rewards of a run, counted; the one at `place` in the whole run does `what` first."""
+    """The rewards of a run, counted; the one at `place` in the whole run does `what`: first, or
+    once it is there."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: int | None, what) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, place: int | None, what, *, afterwards: bool = False
+    ) -> None:
         self.asked: list[str] = []
         plain = Rewarder.score
 
         def score(rewarder: Rewarder, reward: Reward, *arguments) -> np.ndarray:
             self.asked.append(reward.scorer)
-            if len(self.asked) - 1 == place:
+            is_here = len(self.asked) - 1 == place
+            if is_here and not afterwards:
                 what()
-            return plain(rewarder, reward, *arguments)
+            found = plain(rewarder, reward, *arguments)
+            if is_here and afterwards:
+                what()
+            return found
 
         monkeypatch.setattr(Rewarder, "score", score)
 
@@ -83,7 +90,7 @@ def test_what_stops_the_rewards_loses_no_completion(
     place = len(counted.asked) - 1  # the last reward of the second cycle
     monkeypatch.undo()
 
-    Scoring(monkeypatch, place, what)
+    Scoring(monkeypatch, place, what, afterwards=raised is InterruptionError)
     with pytest.raises(raised):
         run(adapted(), grpo, run_dir=tmp_path / "run", **options)
     monkeypatch.undo()
@@ -103,11 +110,19 @@ def test_what_stops_the_rewards_loses_no_completion(
 
 
 def test_a_signal_between_two_rewards_is_seen(tmp_path: Path, monkeypatch) -> None:
-    counted = Scoring(monkeypatch, 0, stop)
+    counted = Scoring(monkeypatch, 0, stop, afterwards=True)
     with pytest.raises(InterruptionError, match="after step 0 of 12; saved"):
         run(adapted(), run_dir=tmp_path / "run")
     assert counted.asked == ["regex"]
     assert newest(tmp_path / "run").tensors["rollouts"]["scored"].tolist() == [[True, False]] * 8
+
+
+def test_a_signal_in_the_midst_of_a_reward_is_seen_too(tmp_path: Path, monkeypatch) -> None:
+    """Of one that may take seconds for an answer: it is asked for again."""
+    Scoring(monkeypatch, 0, stop)
+    with pytest.raises(InterruptionError, match=r"saved .*, with the completions that"):
+        run(adapted(), run_dir=tmp_path / "run")
+    assert not newest(tmp_path / "run").tensors["rollouts"]["scored"].any()
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +182,7 @@ def test_a_signal_before_further_questions_loses_nothing(
     counts = [lines[cycle * STEPS_PER_CYCLE]["num_resamples"] for cycle in range(3)]
     cycle = next(place for place, count in enumerate(counts) if count > 0)
     place = sum(1 + int(count) for count in counts[:cycle])
-    Scoring(monkeypatch, place, stop)
+    Scoring(monkeypatch, place, stop, afterwards=True)
     with pytest.raises(InterruptionError):
         run(adapted(), RESAMPLED, run_dir=tmp_path / "run", logging_steps=1)
     monkeypatch.undo()

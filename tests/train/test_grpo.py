@@ -196,7 +196,7 @@ def test_a_tensor_that_gets_no_gradient_is_named(monkeypatch: pytest.MonkeyPatch
     layer.register_forward_hook(lambda module, inputs, output: output.detach())
     cycles = 0
 
-    def score(rewarder: Rewarder, reward: Reward, answers: Answers) -> np.ndarray:
+    def score(rewarder: Rewarder, reward: Reward, answers: Answers, *_) -> np.ndarray:
         nonlocal cycles
         cycles += 1
         return np.arange(len(answers.completions)) % 2 * float(cycles > 2)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from transformers import TrainingArguments
 
 from lorakit.data.examples import Example, examples_in_memory
 from lorakit.errors import InputError, RecipeError
-from lorakit.recipe import parse_recipe
+from lorakit.recipe import Recipe, parse_recipe
 from lorakit.recipe.cycle_sizes import CycleSizes
+from lorakit.recipe.faults import known_keys
+from lorakit.recipe.trl_names import NOT_HERE
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.rewards import Reward
@@ -171,3 +176,31 @@ def test_a_recipe_is_refused_at_the_key(place: str, grpo: dict[str, Any], said: 
     }
     with pytest.raises(RecipeError, match=rf"recipe: {place} .*{said}"):
         parse_recipe(values)
+
+
+# Of the same meaning in every trainer, and so in the section train.
+OF_EVERY_TRAINER = {one.name for one in dataclasses.fields(TrainingArguments)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted({one.name for one in dataclasses.fields(trl.GRPOConfig)} - OF_EVERY_TRAINER),
+)
+def test_every_option_of_trl_is_a_key_or_it_is_said_what_is_possible(name: str) -> None:
+    """A recipe that was written after a GRPOConfig is not left guessing."""
+    if name in known_keys(Recipe)["grpo"]:
+        assert name not in NOT_HERE
+        return
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({"train": {"method": "grpo"}, "grpo": {"rewards": ["math"], name: 1}})
+    message = str(caught.value)
+    assert f"grpo.{name} is not a key of 'grpo'" in message and "did you mean" not in message
+    here = re.findall(r"(?:here it is|possible:) (.+)", message)
+    assert here, message
+    keys = known_keys(Recipe)
+    for section, key in re.findall(r"\b(base|adapter|data|train|evaluate|grpo)\.(\w+)", here[0]):
+        assert key in keys[section], message
+
+
+def test_what_is_not_here_is_of_trl() -> None:
+    assert NOT_HERE.keys() <= {one.name for one in dataclasses.fields(trl.GRPOConfig)}

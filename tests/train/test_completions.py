@@ -1,0 +1,71 @@
+"""Which completions of a generation are kept, and what a terminal is shown of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lorakit.data.questions import Question
+from lorakit.train.advantages import advantages
+from lorakit.train.completions import in_words, samples
+from lorakit.train.rollouts import Rollouts
+from tests.train.grpo_runs import TOKENIZER
+
+TEXTS = ["four", "three", "two", "one", "other", "question"]
+
+
+def rollouts(rewards: list[float], texts: list[str] | None = None) -> Rollouts:
+    """Two questions, the first with four completions of these rewards."""
+    whole = (texts or TEXTS[:4]) + ["x"] * 4
+    ids = [TOKENIZER(text)["input_ids"] for text in whole]
+    values = torch.tensor([*rewards, 9.0, 9.0, 9.0, 9.0], dtype=torch.float64)[:, None]
+    found = Rollouts(
+        0,
+        [Question(0, TOKENIZER("Asked?")["input_ids"], TOKENIZER("4")["input_ids"])] * 2,
+        whole,
+        lengths=torch.tensor([len(one) for one in ids]),
+        token_ids=torch.tensor([token for one in ids for token in one]).int(),
+        truncated=torch.zeros(8, dtype=torch.bool),
+        rewards=values,
+        scored=torch.ones((8, 1), dtype=torch.bool),
+        rollout_logprobs=torch.zeros(sum(map(len, ids))),
+    )
+    found.weighed = advantages(values.numpy(), np.repeat([0, 1], 4))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rewards", "wanted"),
+    [
+        ([0.2, 1.0, 0.1, 0.5], [("best", "three"), ("typical", "four"), ("worst", "two")]),
+        ([1.0, 1.0, 1.0, 1.0], [("best", "four"), ("typical", "two"), ("worst", "one")]),
+        ([np.nan, 1.0, 0.5, 0.7], [("best", "three"), ("typical", "two"), ("worst", "four")]),
+    ],
+)
+def test_the_best_a_typical_and_the_worst_of_the_first_question(
+    rewards: list[float], wanted: list[tuple[str, str]]
+) -> None:
+    found = samples(TOKENIZER, rollouts(rewards), ["r"])
+    assert [(one["label"], one["completion"]) for one in found] == wanted
+    assert {one["prompt"] for one in found} == {"Asked?"}
+    for one in found:
+        given = rewards[TEXTS.index(one["completion"])]
+        assert one["rewards"] == {"r": None if np.isnan(given) else given}
+
+
+def test_equal_texts_are_shown_once() -> None:
+    found = samples(TOKENIZER, rollouts([1.0, 0.0, 0.0, 0.0], ["a", "b", "b", "b"]), ["r"])
+    assert [one["label"] for one in found] == ["best", "worst"]
+    alone = samples(TOKENIZER, rollouts([0.0] * 4, ["a"] * 4), ["r"])
+    assert [one["label"] for one in alone] == ["best"]
+
+
+def test_a_terminal_is_shown_one_line_each_that_moves_nothing() -> None:
+    texts = ["bell \x07 and \x1b[2Jclear\nnext", "w" * 900, "b", "c"]
+    told = in_words(samples(TOKENIZER, rollouts([0.9, 0.5, 0.4, 0.1], texts), ["r"]))
+    lines = told.split("\n")
+    assert len(lines) == 4 and lines[0] == "  asked: Asked?"
+    assert lines[1].startswith("  best, reward 0.900 (r 0.9): bell \ufffd and \ufffd[2Jclear next")
+    assert lines[2].startswith("  typical, reward 0.400") and lines[3].endswith("(r 0.1): c")
+    assert all(char.isprintable() for char in told.replace("\n", ""))
