@@ -22,6 +22,7 @@ from lorakit.adapters.mixture import Mixture
 from lorakit.adapters.several import find
 from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import logits_fn
+from lorakit.engine.fuse import decoding_modules
 from lorakit.errors import NonFiniteError
 from lorakit.generate.checks import check_request, end_tokens
 from lorakit.generate.choose import choose_tokens, uniforms
@@ -230,4 +231,5 @@ def generating(
         for adapter in used:
             stack.enter_context(adapter.cached_norms())
         stack.enter_context(dense_layers(model, max_dense_bytes))
+        stack.enter_context(decoding_modules(model))
         yield mixture
