@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -61,11 +60,10 @@ def fused_modules(model: nn.Module) -> Iterator[int]:
 
 
 @contextmanager
-def decoding_modules(model: PreTrainedModel) -> Iterator[int]:
+def decoding_modules(model: nn.Module) -> Iterator[int]:
     """Likewise for passes that generate, without gradients: layers whose weights are dense, which
     must not change inside."""
-    plainly = kernels.is_reference_forced()
-    if plainly or kernels.autocasts(model.get_input_embeddings().weight):
+    if kernels.is_reference_forced() or kernels.autocasts(next(model.parameters())):
         yield 0
         return
     with _replaced(model, _Makers(_decoding_norm, _decoding_mlp, _decoding_attention)) as count:

@@ -202,17 +202,15 @@ def chosen(
     logits_SV: torch.Tensor, drawn_S: torch.Tensor | None, settings: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(S,) tokens, and their log-probabilities, see `Completion`."""
-    tokens_S = choose_tokens(
+    return choose_tokens(
         logits_SV,
         drawn_S,
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
         min_p=settings.min_p,
+        tempered_logprobs=settings.tempered_logprobs,
     )
-    if settings.tempered_logprobs and settings.temperature != 1:
-        logits_SV = logits_SV / settings.temperature
-    return tokens_S, logits_SV.gather(1, tokens_S[:, None])[:, 0] - logits_SV.logsumexp(dim=-1)
 
 
 @contextmanager
