@@ -124,7 +124,8 @@ def turn_(
         return cos[0, :, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)[:, None]
 
     cos_T1D, sin_T1D = kv_slots.once_a_pass(("turn", id(cos)), signed)
-    other_TND = x_TND.roll(x_TND.shape[-1] // 2, dims=-1)
+    half = x_TND.shape[-1] // 2
+    other_TND = torch.cat([x_TND[..., half:], x_TND[..., :half]], dim=-1)  # roll takes more ops
     x_TND.mul_(cos_T1D).add_(other_TND.mul_(sin_T1D))
 
 
