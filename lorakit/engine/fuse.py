@@ -1,4 +1,4 @@
-"""Put fast modules into a model, and take them out again: those of training, and those of decoding."""
+"""Put fast modules into a model, and take them out again: those of training or of decoding."""
 
 from __future__ import annotations
 

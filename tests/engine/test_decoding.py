@@ -1,5 +1,5 @@
 """The modules of decoding. That they compute what transformers' do is a law of the sampler, over
-every family (`tests/generate/test_families.py`); here, that they stand, and how little they call."""
+every family (`tests/generate/test_families.py`); here, that they stand, and that they call little."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from tests.adapters.bases import perturb
 PLENTY = 1 << 30
 KINDS = {DecodingRMSNorm, DecodingGatedMLP, DecodingAttention}
 PRODUCTS = {"mm", "addmm", "bmm", "linear"}
-# Ops of a layer's pass over tokens that continue a group of slots, views left out.
-MOST_OPS = 42
+# {family: ops of a layer's pass over tokens that continue a group of slots, views left out: with an
+# adapter, and of a plain base}. Of transformers' own modules they are 43, of Qwen3's 55.
+MOST_OPS = {"llama": (28, 33), "mistral": (28, 33), "qwen2": (28, 34), "qwen3": (42, 47)}
 
 
 class Ops(TorchDispatchMode):
@@ -36,9 +37,7 @@ class Ops(TorchDispatchMode):
         super().__init__()
         self.counts: Counter[str] = Counter()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not func.is_view:
             self.counts[func.overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))
@@ -59,7 +58,7 @@ def ops_of_a_pass(model: PreTrainedModel) -> Counter[str]:
     return ops.counts
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("model_type", MOST_OPS)
 @pytest.mark.parametrize("is_adapted", [True, False])
 def test_few_ops_for_a_token(model_type: str, is_adapted: bool) -> None:
     """With an adapter four products in a layer; a plain base, of which nothing is copied, has its
@@ -81,7 +80,7 @@ def test_few_ops_for_a_token(model_type: str, is_adapted: bool) -> None:
         return sum(more[name] - fewer[name] for name in names) / 2
 
     assert of_a_layer(PRODUCTS) == (4 if is_adapted else 7)
-    assert of_a_layer(more) <= MOST_OPS
+    assert of_a_layer(more) <= MOST_OPS[model_type][not is_adapted]
     assert of_a_layer(["index_put_"]) == 1
 
 

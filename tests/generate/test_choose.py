@@ -124,9 +124,7 @@ def test_the_ends_of_the_random_numbers_draw_possible_tokens() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]])
     for number, token in ((0.0, 1), (1 - 2.0**-53, 2)):
         drawn = torch.tensor([number], dtype=torch.float64)
-        found, _ = choose_tokens(
-            logits, drawn, temperature=1.0, top_p=1.0, top_k=None, min_p=None
-        )
+        found, _ = choose_tokens(logits, drawn, temperature=1.0, top_p=1.0, top_k=None, min_p=None)
         assert found == token
 
 

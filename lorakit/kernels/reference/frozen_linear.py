@@ -50,9 +50,7 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _product(
-    x: torch.Tensor, weight: Dequantizable, bias: torch.Tensor | None
-) -> torch.Tensor:
+def _product(x: torch.Tensor, weight: Dequantizable, bias: torch.Tensor | None) -> torch.Tensor:
     dtype = compute_dtype(x)
     dense_OI = weight.dequantize(dtype, x.device)
     return nn.functional.linear(x.to(dtype), dense_OI, None if bias is None else bias.to(dtype))
