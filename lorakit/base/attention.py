@@ -78,7 +78,7 @@ def attention(
             "cannot; possible: one example per row. Set data.packing: false."
         )
     if kv_slots is not None:
-        out = _attention_over_slots(
+        out_THE = attend_over_slots(
             kv_slots,
             query[0],
             key[0],
@@ -88,7 +88,7 @@ def attention(
             softcap=softcap,
             sinks=s_aux,
         )
-        return out.transpose(0, 1)[None].contiguous(), None
+        return out_THE[None], None
     if cu_seq_lens_q is not None and max_length_q is not None:
         attend = functools.partial(
             kernels.packed_attention,
@@ -146,43 +146,44 @@ def _attend_spread(
     return out
 
 
-def _attention_over_slots(
+def attend_over_slots(
     kv_slots: KVSlots,
     query_HTD: torch.Tensor,
     key_KTD: torch.Tensor,
-    value_KTD: torch.Tensor,
+    value_KTE: torch.Tensor,
     *,
     scaling: float | None,
-    sliding_window: int | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    both_TKD: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """(H, T, D): tokens that continue a slot see the slot, those of a prompt see the prompt."""
+    """Tokens that continue a slot see the slot, those of a prompt see the prompt.
+
+    Args:
+        both_TKD: see `KVSlots.store`.
+
+    Returns:
+        (T, H, E), contiguous.
+    """
+    options: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "sinks": sinks}
     outputs = []
-    for group in kv_slots.store(key_KTD, value_KTD, sliding_window):
-        out_SHD = kernels.decode_attention(
-            query_HTD[:, group.tokens].transpose(0, 1),
-            group.keys,
-            group.values,
-            group.mask,
-            scaling=scaling,
-            softcap=softcap,
-            sinks=sinks,
+    for group in kv_slots.store(key_KTD, value_KTE, sliding_window, both_TKD=both_TKD):
+        query_SHD = query_HTD[:, group.tokens].transpose(0, 1)
+        outputs.append(
+            kernels.decode_attention(query_SHD, group.keys, group.values, group.mask, **options)
         )
-        outputs.append(out_SHD.transpose(0, 1))
     if kv_slots.prompt_lengths:
         prompts = slice(kv_slots.num_decoding, None)
-        out_HTD = kernels.packed_attention(
+        out_HTE = kernels.packed_attention(
             query_HTD[:, prompts],
             key_KTD[:, prompts],
-            value_KTD[:, prompts],
+            value_KTE[:, prompts],
             kv_slots.cu_seqlens,
             max(kv_slots.prompt_lengths),
-            scaling=scaling,
             causal=True,
             sliding_window=sliding_window,
-            softcap=softcap,
-            sinks=sinks,
+            **options,
         )
-        outputs.append(out_HTD)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        outputs.append(out_HTE.transpose(0, 1))
+    return outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs)

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.adapters.dense_layers import dense_layer_bytes
 from lorakit.base.device_memory import free_bytes
-from lorakit.base.kv_slots import GROWTH
+from lorakit.base.kv_groups import capacity_of
 from lorakit.data.named_sets import context_of
 from lorakit.engine.model_flops import RECURRENT
 from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES
@@ -78,8 +78,7 @@ class AnswerRoom:
             return self.given
         tokens = longest_prompt + self.max_new_tokens
         tokens = tokens if self.context is None else min(tokens, self.context)
-        tokens = -(-tokens // GROWTH) * GROWTH  # as slots grow
-        fitting = self.cache_bytes // max(1, tokens * self.token_bytes)
+        fitting = self.cache_bytes // max(1, capacity_of(tokens) * self.token_bytes)
         return min(MAX_BATCH, 1 << max(0, fitting.bit_length() - 1))
 
 

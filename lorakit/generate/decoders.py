@@ -101,7 +101,6 @@ class SlotDecoder:
     def __init__(self, model: PreTrainedModel, max_batch: int) -> None:
         self._backbone = backbone(model)
         self._device = model.device
-        self._max_batch = max_batch
         self._slots = KVSlots(max_batch, model.device)
 
     def joining(self, waiting: Iterable[Prompt], num_running: int) -> list[int]:
@@ -142,9 +141,10 @@ class SlotDecoder:
         return hidden_TD[last.to(self._device)]
 
     def pretend(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
-        self._slots = KVSlots(self._max_batch, self._device)
-        # Room for the longest from the first pass on; of the prompts one token each is enough.
-        self._slots.reserve(max(lengths))
+        self._slots.free(range(len(self._slots.lengths)))
+        # In this pass they get room for all that they and the next token take; of the prompts one
+        # token each is enough.
+        self._slots.reserve([length + 1 for length in lengths])
         self.step([], [Prompt(prompt[:1]) for prompt in prompts])
         self._slots.pretend(lengths)
 

@@ -26,6 +26,7 @@ class Ledger(TorchDispatchMode):
     Attributes:
         live: bytes of the storages that are there now.
         peak: the most there were since `begin_phase`.
+        alive: {number of a storage that is there now: its bytes}; numbers rise.
         events: (number of a storage, its bytes), 0 bytes when it goes; in their order.
     """
 
@@ -33,15 +34,21 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.peak = 0
+        self.alive: dict[int, int] = {}
         self.events: list[tuple[int, int]] = []
         self._granularity = granularity
-        self._storages: dict[int, Any] = {}
+        self._storages: dict[int, tuple[int, Any]] = {}  # {its address: its number, a reference}
         self._known = [tensor.untyped_storage() for tensor in known]  # kept, so that ids stay
         self._known_ids = {storage._cdata for storage in self._known}
 
     def begin_phase(self) -> None:
         """Let the peak start anew at what is there now."""
         self.peak = self.live
+
+    def number_of(self, tensor: torch.Tensor) -> int | None:
+        """That its storage has among `events`; None: it is not counted."""
+        found = self._storages.get(tensor.untyped_storage()._cdata)
+        return None if found is None else found[0]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -68,9 +75,11 @@ class Ledger(TorchDispatchMode):
         def strike(_: Any) -> None:
             del self._storages[key]
             self.live -= size
+            del self.alive[number]
             self.events.append((number, 0))
 
-        self._storages[key] = weakref.ref(storage, strike)
+        self._storages[key] = number, weakref.ref(storage, strike)
         self.live += size
+        self.alive[number] = size
         self.peak = max(self.peak, self.live)
         self.events.append((number, size))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import PreTrainedModel
 
 from lorakit import kernels
@@ -91,14 +91,18 @@ class _Aside(nn.Module):
 
 
 class _Shortened:
-    """Runs a layer or stands in for it, and notes what each kind keeps."""
+    """Runs a layer or stands in for it, and notes what each kind keeps: for the backward pass, what
+    there is more when the next layer begins; without one, keys and values, what there still is of
+    all that came while the layer ran."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._kept: dict[Any, int] = {}
         self._outputs: dict[Any, Any] = {}
         self._before: tuple[Any, int] | None = None  # the layer before: its kind, the bytes then
-        self._held: dict[nn.Module, torch.Tensor] = {}  # without a backward pass: keys and values
+        self._born: dict[nn.Module, set[int]] = {}  # of layers that ran, numbers of storages
+        self._example: dict[Any, nn.Module] = {}  # of each kind, the layer that ran last
+        self._held: dict[nn.Module, torch.Tensor] = {}  # by layers that are stood in for
 
     def forward(self, layer: nn.Module, kind: Any, runs: bool, *args: Any, **kwargs: Any) -> Any:
         if self._before is not None:
@@ -106,13 +110,15 @@ class _Shortened:
             self._kept[before] = max(0, self._ledger.live - live)
         self._before = (kind, self._ledger.live) if runs else None
         if runs:
+            first = len(self._ledger.events)
             output = _run(layer, *args, **kwargs)
+            if not torch.is_grad_enabled():
+                self._remember(layer, kind, first, output)
             self._outputs[kind] = tree_map_only(torch.Tensor, _shape_of, output)
             return output
         hidden = args[0] if args else kwargs["hidden_states"]
-        if not torch.is_grad_enabled() and self._kept[kind]:
-            self._held.pop(layer, None)
-            self._held[layer] = hidden.new_empty(self._kept[kind], dtype=torch.uint8)
+        if not torch.is_grad_enabled():
+            self._hold(layer, kind, hidden)
         stand_in = _Keep.apply(hidden, self._kept[kind])
         return tree_map_only(
             _Shape,
@@ -121,6 +127,25 @@ class _Shortened:
             ),
             self._outputs[kind],
         )
+
+    def _remember(self, layer: nn.Module, kind: Any, first: int, output: Any) -> None:
+        """What came since a storage of the ledger, and is no output of the layer's."""
+        came = {number for number in self._ledger.alive if number >= first}
+        came -= {self._ledger.number_of(x) for x in tree_leaves(output) if torch.is_tensor(x)}
+        self._born.setdefault(layer, set()).update(came)
+        self._example[kind] = layer
+
+    def _hold(self, layer: nn.Module, kind: Any, hidden: torch.Tensor) -> None:
+        """As much as the layer's example has by now."""
+        alive = self._ledger.alive
+        born = self._born[self._example[kind]]
+        born &= alive.keys()
+        wanted = sum(alive[number] for number in born)
+        held = self._held.get(layer)
+        if (0 if held is None else held.numel()) != wanted:
+            del held
+            self._held.pop(layer, None)
+            self._held[layer] = hidden.new_empty(wanted, dtype=torch.uint8)
 
 
 def _run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -28,6 +28,7 @@ from lorakit.recipe.reward_names import is_function
 from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
+from lorakit.train.heap import give_free_pages_back
 from lorakit.train.identity import columns_hash
 from lorakit.train.interrupts import InterruptionError, Interrupts
 from lorakit.train.look_back import look_back
@@ -129,8 +130,10 @@ def train_grpo(
         with run.opened() as progress:
             loop = _Loop(run, state, generation, settings, sizes, progress)
             while run.counters.step < run.num_steps:
-                loop.generate()
-                loop.learn()
+                for half in (loop.generate, loop.learn):
+                    half()
+                    if run.model.device.type == "cpu":
+                        give_free_pages_back()
         return outcome_of(run)
 
 

@@ -35,9 +35,15 @@ def give_large_tensors_back() -> None:
 
 
 def trim_heap() -> None:
-    """Give the system what a part of the run has left behind: garbage, and pages of the C library
-    that hold nothing (malloc_trim(3)); the next part would have it on top of its own."""
+    """Give the system what a part of the run has left behind, garbage too; the next part would have
+    it on top of its own."""
     gc.collect()
+    give_free_pages_back()
+
+
+def give_free_pages_back() -> None:
+    """Those that hold nothing (malloc_trim(3)), wherever they are in the heap: what comes next
+    wants blocks of other sizes, and would not use them."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):  # musl has none

@@ -8,17 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from lorakit.base import kv_slots
+from lorakit.base import kv_groups, kv_slots
+from lorakit.base.kv_groups import capacity_of
 from lorakit.base.kv_slots import KVSlots
+from lorakit.plan.ledger import Ledger
 
 HEADS, SIZE, NUM_LAYERS = 2, 3, 2
+# How keys and values come: each for itself, in one tensor, or of different sizes.
+WAYS = ("apart", "as one", "wider values")
 CPU = torch.device("cpu")
 
 
 class Model:
     """Keys and values of token t of sequence s are told by (s, t, layer)."""
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, way: str = "apart") -> None:
+        self.way = way
         self.slots = KVSlots(num_slots, CPU)
         self.running: list[list[int]] = []  # [sequence, its length]
 
@@ -32,14 +37,18 @@ class Model:
             entry[1] += 1
         for layer in range(NUM_LAYERS):
             keys = torch.stack([self.key(*token, layer) for token in tokens], dim=1)
+            values = self.values_of(keys)
+            both = None
+            if self.way == "as one":
+                both = torch.cat([keys, values]).transpose(0, 1).contiguous()
             seen = 0
-            for group in self.slots.store(keys, -keys, 4):
+            for group in self.slots.store(keys, values, 4, both_TKD=both):
                 for row, place in enumerate(range(group.tokens.start, group.tokens.stop)):
                     sequence, length = self.running[place]
                     expected = [self.key(sequence, place, layer) for place in range(length)]
                     got = group.keys[row, :, :length]
                     assert torch.equal(got, torch.stack(expected, dim=1))
-                    assert torch.equal(group.values[row, :, :length], -got)
+                    assert torch.equal(group.values[row, :, :length], self.values_of(got))
                     visible = (group.mask[row] == 0).nonzero()[:, 0].tolist()
                     assert visible == list(range(max(0, length - 4), length))
                     seen += 1
@@ -52,17 +61,25 @@ class Model:
         self.running = [self.running[place] for place in self.slots.free(finished)]
         assert sorted(sequence for sequence, _ in self.running) == sorted(set(before) - set(gone))
 
+    def values_of(self, keys: torch.Tensor) -> torch.Tensor:
+        return -torch.cat([keys, keys], dim=-1) if self.way == "wider values" else -keys
+
     @staticmethod
     def key(sequence: int, place: int, layer: int) -> torch.Tensor:
         return torch.full((HEADS, SIZE), 1000.0 * sequence + place + layer / 2)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("group", [3, 10])
 @pytest.mark.parametrize("seed", range(5))
-def test_sequences_keep_what_is_theirs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_slots, "GROWTH", 8)
-    monkeypatch.setattr(kv_slots, "GROUP", 3)
+def test_sequences_keep_what_is_theirs(
+    seed: int, group: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"GROWTH": 8, "ROWS": 4}.items():
+        monkeypatch.setattr(kv_groups, name, value)
+    monkeypatch.setattr(kv_slots, "GROUP", group)
     draw = np.random.default_rng(seed)
-    model, joined = Model(num_slots=10), 0
+    model, joined = Model(num_slots=10, way=way), 0
     for _ in range(40):
         room = 10 - len(model.running)
         count = int(draw.integers(0, room + 1))
@@ -108,3 +125,63 @@ def test_groups_stay_in_the_order_of_their_lengths() -> None:
         ]
         for longer, shorter in itertools.pairwise(groups):
             assert min(longer) >= max(shorter)
+
+
+WIDE = 64  # head size, so that what a pass lays out is little beside keys and values
+TOKEN_BYTES = 2 * HEADS * WIDE * 4  # keys and values of a token in one layer
+
+
+def pass_through(slots: KVSlots, prompt_lengths: list[int]) -> None:
+    """A forward pass of two layers, whose numbers do not matter."""
+    num_tokens = slots.layout_pass(prompt_lengths).shape[1]
+    for _ in range(NUM_LAYERS):
+        zeros = torch.zeros(HEADS, num_tokens, WIDE)
+        for _ in slots.store(zeros, zeros, None):
+            pass
+
+
+def test_memory_follows_what_is_alive() -> None:
+    """Lengths with a mean of 0.3 of the longest take less than half of what all at the longest do,
+    and one layer alone has old and new memory at once."""
+    prompt, most, count = 80, 256, 64
+    quantiles = (np.arange(count) + 0.5) / count
+    ends = np.clip(np.ceil(-77 * np.log(1 - quantiles)), 1, most)
+    left = np.random.default_rng(0).permutation(ends).tolist()
+    slots = KVSlots(count, CPU)
+    everything = NUM_LAYERS * count * capacity_of(prompt + most) * TOKEN_BYTES
+    largest = 0
+    with Ledger(1) as ledger:
+        pass_through(slots, [prompt] * count)
+        for step in range(1, most):
+            before = ledger.live
+            ledger.begin_phase()
+            pass_through(slots, [])
+            largest = max(largest, ledger.live)
+            one = kv_slots.GROUP * capacity_of(prompt + step) * TOKEN_BYTES
+            passing = 8 * count * HEADS * WIDE * 4
+            assert ledger.peak <= max(before, ledger.live) + one + passing
+            left = [left[old] for old in slots.free([i for i, n in enumerate(left) if n <= step])]
+    assert 0.25 * everything < largest < 0.5 * everything
+    of_one_group = NUM_LAYERS * kv_slots.GROUP * capacity_of(prompt + most) * TOKEN_BYTES
+    assert ledger.live <= 1.05 * of_one_group
+
+
+def test_of_slots_that_became_empty_the_last_ones_go() -> None:
+    """Those in front are used again, with the room they had."""
+    slots = KVSlots(40, CPU)
+    with Ledger(1) as ledger:
+        pass_through(slots, [100] * 40)
+        assert slots.free(range(40)) == []
+        pass_through(slots, [3] * 17)
+    held = NUM_LAYERS * 32 * capacity_of(100) * TOKEN_BYTES
+    assert held <= ledger.live <= 1.05 * held
+
+
+@pytest.mark.parametrize("first", [1, 63, 64, 65, 700])
+def test_room_grows_on_one_way_from_wherever_it_begins(first: int) -> None:
+    """So a plan need not know how long prompts were; and there is at most an eighth too much."""
+    room = capacity_of(first)
+    for longest in range(first, 9000):
+        room = room if longest <= room else capacity_of(longest)
+        assert room == capacity_of(longest)
+        assert longest <= room < max(longest + kv_groups.GROWTH, 1.125 * longest + 1)

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.base.empty import empty_model
-from lorakit.base.kv_slots import GROWTH
+from lorakit.base.kv_groups import capacity_of
 from lorakit.evaluate.at_a_time import AnswerRoom, cache_bytes_per_token
 from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES
 from lorakit.plan.plan import plan
@@ -62,14 +62,14 @@ def test_a_number_that_is_given_stays() -> None:
 
 
 def test_as_many_as_fit_are_a_power_of_two_and_one_at_least() -> None:
-    of_one = 1000 * 2 * GROWTH  # a prompt of 256 tokens and as many new ones
+    of_one = 1000 * capacity_of(512)  # a prompt of 256 tokens and as many new ones
     found = [room_of(cache_bytes=count * of_one).at_a_time(256) for count in range(200)]
     assert found == sorted(found)
     assert set(found) == {1, 2, 4, 8, 16, 32, 64} and max(found) == MAX_BATCH
     for count, at_a_time in enumerate(found):
         assert at_a_time <= max(1, count) and min(MAX_BATCH, count) < 2 * at_a_time
     # Beyond its context a model writes nothing.
-    assert room_of(cache_bytes=8 * of_one, context=2 * GROWTH).at_a_time(9999) == 8
+    assert room_of(cache_bytes=8 * of_one, context=512).at_a_time(9999) == 8
 
 
 def test_the_set_is_the_worst_that_takes_most_as_it_is_answered() -> None:

@@ -15,6 +15,7 @@ from lorakit.adapters.attach import attach_adapter
 from lorakit.base.empty import empty_model
 from lorakit.base.families import why_not_packed
 from lorakit.base.head import backbone_hidden, logits_fn
+from lorakit.base.kv_groups import capacity_of
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
 from lorakit.data.pack import packing_of
 from lorakit.evaluate.at_a_time import AnswerRoom
@@ -140,7 +141,7 @@ def test_layers_that_are_stood_in_for_have_keys_and_values_too() -> None:
     assert caches[1] == pytest.approx(2 * caches[0], rel=0.01)
     assert dense[1] == pytest.approx(2 * dense[0], rel=0.01)
     heads, size = config.num_key_value_heads, config.head_dim
-    room = 256  # tokens: slots grow in such steps
+    room = capacity_of(30 + NEW_TOKENS)
     assert caches[1] == pytest.approx(MAX_BATCH * room * 12 * 2 * heads * size * 4, rel=0.02)
 
 
