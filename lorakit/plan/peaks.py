@@ -184,10 +184,11 @@ def find_peaks(
         if worst.validation is not None:
             validation = _one_layer(layers, worst.validation)
     if measured is not None and estimated is None:
-        evaluation = blueprint.evaluation(measured, wanted, has_holes=has_holes)
+        evaluation = blueprint.evaluation(measured, wanted.max_new_tokens, has_holes=has_holes)
     if rollouts is not None and estimated is None and not rollouts.on_server:
-        answered, asked = rollouts.as_evaluation(packed=division.packed)
-        generation = blueprint.evaluation(answered, asked, has_holes=has_holes)
+        answered = rollouts.as_evaluation(packed=division.packed)
+        most = rollouts.max_completion_length
+        generation = blueprint.evaluation(answered, most, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0

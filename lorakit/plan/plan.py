@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.answers import Answers, count_answers
 from lorakit.plan.blueprint import Blueprint, Workbench
@@ -217,9 +218,12 @@ def plan(
     length = None if sets is None else run_length(recipe, sets.train, sets.repeats)
     if length is not None and not length.exact:
         notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
+    free = target.free_bytes(memory, is_loaded=is_loaded)
+    # Of a machine of which nothing is known no layers are planned to be dense.
+    for_answers = None if free == sys.maxsize else free
     rollouts = None
     if recipe.train.method == "grpo":
-        rollouts = rollouts_of(recipe, model, sets, length)
+        rollouts = rollouts_of(recipe, model, sets, length, free_bytes=for_answers)
         notes.append(AT_MOST)
         if rollouts.on_server:
             notes.append(ON_SERVER)
@@ -234,9 +238,7 @@ def plan(
         num_gpus=num_gpus,
         is_loaded=is_loaded,
     )
-    measured = _worst_evaluation(
-        recipe, model, sets, division, target.free_bytes(memory, is_loaded=is_loaded)
-    )
+    measured = _worst_evaluation(recipe, model, sets, division, for_answers)
     at_a_time = measured.at_a_time if measured is not None and measured.prompts else None
     peaks = find_peaks(
         blueprint,
@@ -360,11 +362,21 @@ def _worst(
 
 
 def _worst_evaluation(
-    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, division: Division, free_bytes: int
+    recipe: Recipe,
+    model: PreTrainedModel,
+    sets: Sets | None,
+    division: Division,
+    free_bytes: int | None,
 ) -> WorstEvaluation | None:
     """The passes of the final evaluation; of sets that are not here, those that they may have."""
     budget = recipe.train.forward_tokens
-    room = AnswerRoom.of(model, recipe.evaluate, free_bytes=free_bytes)
+    wanted = recipe.evaluate
+    room = AnswerRoom.of(
+        model,
+        max_new_tokens=wanted.max_new_tokens,
+        given=wanted.max_batch,
+        free_bytes=free_bytes,
+    )
     if sets is not None and sets.has_held_out:
         return worst_evaluation(
             sets.evaluation,
