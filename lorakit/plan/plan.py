@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from lorakit.data.named_sets import NamedSets
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
 from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.optimizers.state_plan import StatePlan
@@ -22,7 +23,7 @@ from lorakit.plan.duration import (
     predict_duration,
 )
 from lorakit.plan.gpus import find_gpu
-from lorakit.plan.libraries import BEFORE_TRAINING
+from lorakit.plan.libraries import BEFORE_TRAINING, left_by_rows
 from lorakit.plan.memory import Memory, with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.policy import (
@@ -249,7 +250,7 @@ def plan(
         measured,
         recipe.evaluate,
         quantization=base.quantization,
-        row_bytes=0 if sets is None or sets.named is None else sets.named.held_bytes,
+        row_bytes=0 if sets is None or sets.named is None else _row_bytes(sets.named),
         compact_heap=recipe.train.compact_heap,
         rollouts=rollouts,
     )
@@ -306,6 +307,11 @@ def plan(
         if sets is None
         else count_answers(sets, recipe.evaluate, seed=recipe.train.seed),
     )
+
+
+def _row_bytes(sets: NamedSets) -> int:
+    """What rows take while a run goes on, and what those that are gone have left."""
+    return sets.held_bytes + left_by_rows(len(one.examples) for one in sets.every_set())
 
 
 def _plan_warm_start(recipe: Recipe, sets: Sets | None, **options: Any) -> Plan | None:
