@@ -33,6 +33,7 @@ from lorakit.files import write_json
 from lorakit.lint.check import findings_of, report_findings
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
+from lorakit.lint.languages import forget_models
 from lorakit.plan.blueprint import Workbench
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
@@ -115,6 +116,10 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     check_measurable(sets.evaluation, measures, stop_ids)
     planned = make_plan()
     del make_plan, bench
+    # What reading, linting and planning took goes before anything comes that stays.
+    sets.forget_rows()
+    forget_models()
+    trim_heap()
     new_ids = token_ids_of(tokenizer, recipe.base)
     if recipe.adapter.path is None:
         attach_adapter(
@@ -151,7 +156,7 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
             packed=packs(recipe, model.config),
         )
     trim_heap()
-    forget_peak(model.device)  # what reading, linting and planning took is not the training's
+    forget_peak(model.device)  # what comes before is not the training's
     stops = tuple(stop_ids)
     before = _warm_start(model, tokenizer, recipe, sets, run, base, stop_ids=stops, resume=resume)
     training = train_recipe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 
 import lorakit
 from lorakit.cli import main
+from lorakit.lint import languages
+from lorakit.train.from_recipe import train_recipe
 from tests import golden
 
 
@@ -84,3 +87,36 @@ def test_a_run_goes_on_from_the_adapter_of_another(tiny_folder: Path, tmp_path: 
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_what_comes_before_training_is_let_go_and_rows_are_not_needed_again(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"prompt": f"What helps {n}?", "completion": f"Rest {n}."} for n in range(80)]
+    rows.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    recipe = lorakit.parse_recipe(
+        {
+            "base": {"model": str(tiny_folder), "dtype": "float32"},
+            "data": {"train": str(rows), "validation": 0.5},
+            "train": {"max_steps": 1},
+            "evaluate": {"metrics": ["loss", "exact_match"], "max_new_tokens": 2},
+            "output": {"dir": str(tmp_path / "run")},
+        }
+    )
+    module = sys.modules[lorakit.finetune.__module__]
+    seen: list[tuple[bool, int]] = []
+
+    def noted(model: Any, tokenizer: Any, recipe: Any, sets: Any, **options: Any) -> Any:
+        kept = [one._kept is not None for one in sets._row_sets()]
+        seen.append((any(kept), languages._identifier.cache_info().currsize))
+        rows.unlink()
+        return train_recipe(model, tokenizer, recipe, sets, **options)
+
+    monkeypatch.setattr(module, "train_recipe", noted)
+    outcome = lorakit.finetune(recipe)
+    assert seen == [(False, 0)]
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())["in_domain"]
+    assert {"overfitting", "memorisation"} <= found.keys()
+    assert outcome.evaluation["in_domain"].answered

@@ -1,8 +1,9 @@
-"""safetensors' names of dtypes, and casts that lose no value."""
+"""safetensors' names of dtypes, casts that lose no value, and the dtype of a model."""
 
 from __future__ import annotations
 
 import torch
+from transformers import PreTrainedModel
 
 from lorakit.errors import ModelError
 
@@ -47,3 +48,10 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
             "such as bfloat16."
         )
     return made
+
+
+def compute_dtype(model: PreTrainedModel) -> torch.dtype:
+    """The dtype the base computes in; `model.dtype` may be that of an adapter."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.dtype

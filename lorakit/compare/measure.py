@@ -21,6 +21,7 @@ from lorakit.compare.prompts import Prompts, Way
 from lorakit.compare.questions import AskedQuestion
 from lorakit.data.examples import Example, examples_in_memory
 from lorakit.generate import Completion, SamplingSettings, generate
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.retrieve.prompt import cited, without_citations
 from lorakit.train.losses import example_losses
 
@@ -132,6 +133,9 @@ def answer_in_turns(
     # What is compiled or loaded at the first call must not count as the first way's time.
     warm_up = SamplingSettings(max_new_tokens=2, temperature=0.0)
     generate(model, tokenizer, [prompts[0][1].prompts[0].ids], warm_up)
+    # Once for all parts, so that each way is answered under the same conditions to its end.
+    room = AnswerRoom.here(model, max_new_tokens=how.settings.max_new_tokens, given=None)
+    at_a_time = [room.at_a_time(max(len(one.ids) for one in asked.prompts)) for _, asked in prompts]
     answers: list[list[Completion]] = [[] for _ in prompts]
     seconds = [0.0] * len(prompts)
     calls: list[list[Call]] = [[] for _ in prompts]
@@ -144,7 +148,13 @@ def answer_in_turns(
             with _as(model, way):
                 started = time.perf_counter()
                 answers[place] += generate(
-                    model, tokenizer, [ids[i] for i in part], how.settings, description=told
+                    model,
+                    tokenizer,
+                    [ids[i] for i in part],
+                    how.settings,
+                    max_batch=at_a_time[place],
+                    max_dense_bytes=room.dense_bytes,
+                    description=told,
                 )
                 seconds[place] += time.perf_counter() - started
                 calls[place] += time_calls(model, tokenizer, [ids[i] for i in timed], how.settings)

@@ -58,19 +58,30 @@ class NamedSets:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of memory that the rows take while a run goes on: what is kept of them, where they
-        stand, and where their examples lie on disk, or these themselves."""
-        row_sets: dict[int, Rows] = {}
+        """Bytes of memory that the rows take while a run goes on, after `forget_rows`: where they
+        stand, what cannot be read again, and where their examples lie on disk, or these
+        themselves."""
         total = 0
+        for prepared in self.every_set():
+            total += prepared.repeats.nbytes + prepared.examples.held_bytes
+            total += held_by(prepared.meanings)[0]
+        return total + sum(rows.held_bytes for rows in self._row_sets())
+
+    def forget_rows(self) -> None:
+        """Let go of rows that can be read again: rules look at all of them, a run at few."""
+        for rows in self._row_sets():
+            rows.forget()
+
+    def every_set(self) -> list[Prepared]:
+        """All sets, each once, those of the warm start too."""
         sets = [*self.by_name().values()]
         if self.warm_start is not None:
             sets += self.warm_start.by_name().values()
-        for prepared in {id(one): one for one in sets}.values():
-            total += prepared.repeats.nbytes + prepared.examples.held_bytes
-            held, own = held_by(prepared.meanings)
-            total += held
-            row_sets |= {id(rows): rows for rows in own}
-        return total + sum(rows.held_bytes for rows in row_sets.values())
+        return list({id(one): one for one in sets}.values())
+
+    def _row_sets(self) -> list[Rows]:
+        found = (rows for one in self.every_set() for rows in held_by(one.meanings)[1])
+        return list({id(rows): rows for rows in found}.values())
 
     def findings(self) -> list[Finding]:
         """The findings of all sets, each message opening with the set's name."""

@@ -58,10 +58,20 @@ class RowSet:
         return len(self._places["number"])
 
     @property
+    def _can_read_again(self) -> bool:
+        return self._in_memory or _NOWHERE not in self._places["path"]
+
+    def forget(self) -> None:
+        """Let go of rows that are held, where they can be read again one by one."""
+        if self._can_read_again:
+            self._kept = None
+
+    @property
     def held_bytes(self) -> int:
-        """Bytes of memory, about: rows that are kept, else where they stand and their hashes."""
+        """Bytes of memory that stay after `forget`, about: where rows stand and their hashes, and
+        rows that cannot be read again one by one."""
         places = sum(place.itemsize * len(place) for place in self._places.values())
-        kept = 0 if self._kept is None else self._kept_bytes
+        kept = 0 if self._kept is None or self._can_read_again else self._kept_bytes
         return places + len(self._content) + len(self._said or b"") + kept
 
     def add(self, row: Row, meaning: Conversation | PlainText) -> None:

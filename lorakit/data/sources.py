@@ -15,7 +15,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lorakit import builtin
 from lorakit.data.json_lines import MAX_LINE_BYTES, decode, read_json, read_json_lines
@@ -50,6 +50,13 @@ class Row:
     values: Mapping[str, Any]
     location: str
     line: Line | None = field(default=None, compare=False)
+
+
+class Placed(Protocol):
+    """What knows where it stands; a row, or the handle of one that need not be read for it."""
+
+    @property
+    def location(self) -> str: ...
 
 
 Source = str | Path | Iterable[Mapping[str, Any]]

@@ -121,6 +121,9 @@ class _VariedRows:
         """None of its own: rows are those of another set."""
         return 0
 
+    def forget(self) -> None:
+        """The other set does."""
+
     def row(self, index: int) -> Row:
         """The row as read: not varied."""
         return self._meanings[index].row

@@ -142,7 +142,13 @@ def compare_sets(
             notes=(*judged.notes, *unjudged),
             answered=given.examples,
             forgotten=most_forgotten(
-                tokenizer, held_out.examples, held_out.rows, indices, base, tuned, stop_ids=stop_ids
+                tokenizer,
+                held_out.examples,
+                held_out.meanings,
+                indices,
+                base,
+                tuned,
+                stop_ids=stop_ids,
             ),
             proofs=_calibrations(found, chosen, measures.seed)
             | ({} if given.truncated is None else {"truncated": given.truncated}),

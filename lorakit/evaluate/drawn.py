@@ -10,7 +10,7 @@ import numpy as np
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.questions import Question, questions
-from lorakit.data.sources import Row
+from lorakit.data.sources import Placed
 from lorakit.data.variants import source_and_variant
 from lorakit.errors import DataError
 from lorakit.evaluate.measures import UNANSWERED, Measures
@@ -28,7 +28,7 @@ class HeldOut(Protocol):
     def examples(self) -> ExampleSet: ...
 
     @property
-    def rows(self) -> Sequence[Row]: ...
+    def meanings(self) -> Sequence[Placed]: ...
 
     @property
     def conversations(self) -> Sequence[Conversation | PlainText]: ...
@@ -104,7 +104,7 @@ def drawn_for(
     if of is None:
         return drawn_questions(examples, measures, stop_ids)
     source = sets[of[0]]
-    places = same_rows(source.rows, sets[name].rows)
+    places = same_rows(source.meanings, sets[name].meanings)
     indices, asked = drawn_questions(source.examples, measures, stop_ids)
     mine = [places[index] for index in indices.tolist() if index in places]
     answered = [places[one.index] for one in asked if one.index in places]

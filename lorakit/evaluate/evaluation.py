@@ -13,7 +13,6 @@ from lorakit.base.families import why_not_packed
 from lorakit.base.stops import stop_ids_of
 from lorakit.data.named_sets import VALIDATION, NamedSets, context_of, is_validation
 from lorakit.errors import RunError
-from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.before_after import compare_sets
 from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.lm_eval_tasks import lm_eval_results
@@ -24,6 +23,7 @@ from lorakit.evaluate.proof import with_proofs
 from lorakit.evaluate.result import SetResult
 from lorakit.files import write_atomically, write_json
 from lorakit.generate import Completion, SamplingSettings, generate
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.recipe import EvaluateSection, Recipe
 from lorakit.run_folder import RunFolder
 from lorakit.train.clock import Clock
@@ -53,7 +53,7 @@ def evaluate_sets(
     """
     wanted = recipe.evaluate
     stop_ids = stop_ids_of(model, sets.train.stop_ids)
-    room = AnswerRoom.here(model, wanted)
+    room = AnswerRoom.here(model, max_new_tokens=wanted.max_new_tokens, given=wanted.max_batch)
     answering = _Answering(model, tokenizer, wanted, room, tuple(stop_ids), clock)
     budget, packed = recipe.train.forward_tokens, packs(recipe, model.config)
     measures = Measures.from_section(wanted, seed=recipe.train.seed)
@@ -168,6 +168,7 @@ class _Answering:
             settings,
             seeds=seeds,
             max_batch=self.room.at_a_time(max(map(len, prompts), default=0)),
+            max_dense_bytes=self.room.dense_bytes,
             description=description,
         )
         if self.clock is not None:

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.named_sets import context_of
 from lorakit.data.questions import last_trained_span
-from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.likelihood import Request, likelihoods
 from lorakit.evaluate.token_distributions import both_distributions
 from lorakit.evaluate.worst import TRAIN, LossPass, WorstEvaluation, worst_evaluation
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.generate.longest import longest_passes
 from lorakit.recipe import EvaluateSection
 from lorakit.train.worst_first import same_random_numbers, told_of_refusal
@@ -52,7 +52,7 @@ def run_evaluation_first(
         sets,
         train,
         wanted,
-        AnswerRoom.here(model, wanted),
+        AnswerRoom.here(model, max_new_tokens=wanted.max_new_tokens, given=wanted.max_batch),
         seed=seed,
         token_budget=token_budget,
         packed=packed,
@@ -117,6 +117,7 @@ def _answer(model: PreTrainedModel, worst: WorstEvaluation, wanted: EvaluateSect
             worst.prompts,
             max_new_tokens,
             max_batch=worst.at_a_time,
+            max_dense_bytes=worst.dense_bytes,
             sampled=worst.sampled,
         ):
             pass

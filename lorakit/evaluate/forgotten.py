@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.examples import Example, ExampleSet
 from lorakit.data.questions import last_trained_span
-from lorakit.data.sources import Row
+from lorakit.data.sources import Placed
 from lorakit.evaluate.result import Forgotten
 from lorakit.train.losses import ExampleLosses
 
@@ -21,7 +21,7 @@ NUM_CHARACTERS = 60
 def most_forgotten(
     tokenizer: PreTrainedTokenizerBase,
     examples: ExampleSet,
-    rows: Sequence[Row],
+    rows: Sequence[Placed],
     indices: np.ndarray,
     base: ExampleLosses,
     tuned: ExampleLosses,

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.examples import Example, ExampleSet
 from lorakit.data.questions import last_trained_span
-from lorakit.data.sources import Row
+from lorakit.data.sources import Placed
 from lorakit.evaluate.result import AnsweredExample
 from lorakit.evaluate.shared_runs import MIN_RUN, SharedRun, longest_runs
 from lorakit.evaluate.statistics import Comparison, central_interval, p_value, resampled_means
@@ -146,7 +146,7 @@ def _trained_spans(example: Example) -> Iterator[list[int]]:
 def measure_memorisation(
     answered: Sequence[AnsweredExample],
     training: TrainingAnswers,
-    rows: Sequence[Row],
+    rows: Sequence[Placed],
     *,
     seed: int,
 ) -> Memorisation | None:

@@ -60,7 +60,7 @@ def with_proofs(
     if like is not None and min(len(train.examples), len(like.indices)) >= MIN_EXAMPLES:
         unseen = sample(sets[LIKE_TRAINING].examples, like.indices)
         chosen, source = seen_rows(
-            train.examples, train.rows, unseen, len(like.indices), seed=measures.seed
+            train.examples, train.meanings, unseen, len(like.indices), seed=measures.seed
         )
         seen = both_distributions(
             model,
@@ -93,7 +93,7 @@ def with_variants(
         of = source_and_variant(name)
         if of is not None:
             source, how = of
-            places = same_rows(sets[source].rows, sets[name].rows)
+            places = same_rows(sets[source].meanings, sets[name].meanings)
             proof = measure_variant(
                 results[source], varied, places, source=source, name=how, seed=measures.seed
             )
@@ -124,7 +124,7 @@ def _memorisations(
     ]
     training = training_answers(tokenizer, train.examples, asked, seed=measures.seed)
     found = [
-        (name, measure_memorisation(examples, training, train.rows, seed=measures.seed))
+        (name, measure_memorisation(examples, training, train.meanings, seed=measures.seed))
         for name, examples in answered.items()
     ]
     return [(name, one) for name, one in found if one is not None]

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from lorakit.data.examples import ExampleSet
-from lorakit.data.sources import Row
+from lorakit.data.sources import Placed
 from lorakit.evaluate.statistics import MIN_EXAMPLES
 
 LOOKED_AT = 5000  # training rows, drawn by the seed
 
 
 def seen_rows(
-    train: ExampleSet, rows: Sequence[Row], unseen: ExampleSet, count: int, *, seed: int
+    train: ExampleSet, rows: Sequence[Placed], unseen: ExampleSet, count: int, *, seed: int
 ) -> tuple[np.ndarray, str]:
     """At most `count` training rows of the source that is like the unseen rows.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorakit.data.sources import Row
+from lorakit.data.sources import Placed
 from lorakit.data.variants import variant
 from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.statistics import central_interval, p_value, resampled_means
@@ -79,7 +79,7 @@ class VariantLoss:
         }
 
 
-def same_rows(source: Sequence[Row], varied: Sequence[Row]) -> dict[int, int]:
+def same_rows(source: Sequence[Placed], varied: Sequence[Placed]) -> dict[int, int]:
     """{place in the source: place of the same row in the variant}, for rows that both have.
 
     A variant has the rows of its source in the same order, but for those that grew too long.

@@ -15,12 +15,12 @@ import numpy as np
 from lorakit import tasks
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.data.questions import questions
-from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.before_after import RETENTION
 from lorakit.evaluate.drawn import MIN_ANSWERS, draw
 from lorakit.evaluate.proof import LIKE_TRAINING
 from lorakit.evaluate.seen_rows import looked_at
 from lorakit.evaluate.statistics import MIN_EXAMPLES
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.recipe import EvaluateSection, Recipe
 from lorakit.recipe.metric_names import CHOICES, WIN_RATE
 from lorakit.train.worst import worst_of_set
@@ -67,6 +67,7 @@ class WorstEvaluation:
         packed: whether examples share a row.
         assumed: no rows are at hand: one of the largest possible length stands for all.
         at_a_time: answers to `prompts` that are written together, if there are so many.
+        dense_bytes: that dense weights may take meanwhile.
     """
 
     losses: tuple[LossPass, ...]
@@ -76,6 +77,7 @@ class WorstEvaluation:
     packed: bool
     assumed: bool = False
     at_a_time: int = 1
+    dense_bytes: int = 0
     sampled: bool = False
 
 
@@ -135,6 +137,7 @@ def worst_evaluation(
         num_scored,
         packed,
         at_a_time=_at_a_time(largest, room),
+        dense_bytes=room.dense_bytes,
         sampled=wanted.sampling is not None,
     )
 
@@ -162,6 +165,7 @@ def assumed_evaluation(
         packed,
         assumed=True,
         at_a_time=_at_a_time(prompts, room),
+        dense_bytes=room.dense_bytes,
         sampled=wanted.sampling is not None,
     )
 

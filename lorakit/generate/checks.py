@@ -28,7 +28,7 @@ def check_request(
     seeds: Sequence[int] | None,
     max_new_tokens: Sequence[int] | None,
     adapters: Sequence[str | None] | None,
-    max_batch: int,
+    max_batch: int | None,
 ) -> list[int]:
     """Check the arguments of `generate`.
 
@@ -38,7 +38,7 @@ def check_request(
     Raises:
         InputError: naming what cannot work.
     """
-    if max_batch < 1:
+    if max_batch is not None and max_batch < 1:
         raise InputError(
             f"max_batch is {max_batch!r}; possible: 1 or more sequences at a time. Change it."
         )

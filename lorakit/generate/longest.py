@@ -16,7 +16,7 @@ from lorakit.base.head import logits_fn
 from lorakit.data.named_sets import context_of
 from lorakit.generate.choose import LIKELY_ENOUGH
 from lorakit.generate.decoders import Decoder, Prompt, RowDecoder, decoder_for
-from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES, chosen, generating
+from lorakit.generate.sampler import chosen, generating
 from lorakit.generate.settings import SamplingSettings
 
 # What has just been done, in this order; the last is left out where all prompts run together.
@@ -30,8 +30,8 @@ def longest_passes(
     prompts: Prompts,
     max_new_tokens: int,
     *,
-    max_batch: int = MAX_BATCH,
-    max_dense_bytes: int = MAX_DENSE_BYTES,
+    max_batch: int,
+    max_dense_bytes: int,
     sampled: bool = False,
 ) -> Iterator[str]:
     """Go through the largest passes of answering `prompts`.
@@ -39,7 +39,8 @@ def longest_passes(
     Args:
         model: on a device, or on the meta device within a rehearsal.
         prompts: one or more, as `generate` would be given them.
-        max_new_tokens, max_batch, max_dense_bytes: see `generate`.
+        max_new_tokens: of an answer.
+        max_batch, max_dense_bytes: see `generate`; they follow from `AnswerRoom`.
         sampled: tokens are drawn at a temperature and some are left out, as by `top_p`; else they
             are the most probable ones.
 

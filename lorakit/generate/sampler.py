@@ -24,16 +24,13 @@ from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import logits_fn
 from lorakit.engine.fuse import decoding_modules
 from lorakit.errors import NonFiniteError
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.generate.checks import check_request, end_tokens
 from lorakit.generate.choose import choose_tokens, uniforms
 from lorakit.generate.decoders import Decoder, Prompt, decoder_for
 from lorakit.generate.sequence import Growing, Stops
 from lorakit.generate.settings import Completion, SamplingSettings
 from lorakit.progress import bar
-
-# Room for the layers of half a billion float32 parameters.
-MAX_DENSE_BYTES = 2 << 30
-MAX_BATCH = 64
 
 OnToken = Callable[[int, int], None]
 
@@ -48,8 +45,8 @@ def generate(
     seeds: Sequence[int] | None = None,
     max_new_tokens: Sequence[int] | None = None,
     adapters: Sequence[str | None] | None = None,
-    max_batch: int = MAX_BATCH,
-    max_dense_bytes: int = MAX_DENSE_BYTES,
+    max_batch: int | None = None,
+    max_dense_bytes: int | None = None,
     on_token: OnToken | None = None,
     has_bar: bool = True,
     description: str = "generating",
@@ -67,9 +64,10 @@ def generate(
         adapters: for each prompt the name of its adapter, None for the base alone; they run in one
             batch. None: the adapter in use, for all.
         max_batch: the most sequences that are continued at a time; it changes speed and memory,
-            not what comes out.
+            not what comes out. None: as many as fit what is free now, see `AnswerRoom`.
         max_dense_bytes: memory for dense weights, made once and given back at the end, of layers
-            that are packed, or adapted in float32 (see `dense_layers`); 0: none.
+            that are packed, or adapted in float32 (see `dense_layers`); 0: none; None: a share of
+            what is free now, see `AnswerRoom`.
         on_token: called with (index of the prompt, token id) for each token as it is drawn.
         has_bar: whether progress is shown: not where text is shown as it comes, through which a bar
             would cut.
@@ -92,6 +90,10 @@ def generate(
         adapters=adapters,
         max_batch=max_batch,
     )
+    if max_batch is None or max_dense_bytes is None:
+        room = AnswerRoom.here(model, max_new_tokens=max(limits, default=1), given=max_batch)
+        max_batch = room.at_a_time(max(map(len, prompts), default=1))
+        max_dense_bytes = room.dense_bytes if max_dense_bytes is None else max_dense_bytes
     if seeds is None:
         numbers = kernels.mix_keys(settings.seed, torch.arange(len(prompts)))
     else:

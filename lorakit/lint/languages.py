@@ -110,6 +110,11 @@ def _is_structured(answer: str) -> bool:
     return True
 
 
+def forget_models() -> None:
+    """Let go of the models of languages (some 65 MiB), which the next text would load again."""
+    _identifier.cache_clear()
+
+
 @cache
 def _identifier() -> LanguageIdentifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier

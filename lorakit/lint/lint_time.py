@@ -14,7 +14,7 @@ from lorakit.data.prepare import Prepared
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.lint.lint import lint
-from lorakit.lint.row_texts import MAX_ROWS
+from lorakit.plan.libraries import MAX_ROWS_READ
 from lorakit.recipe import Recipe
 
 # Rows of each set, evenly spread.
@@ -41,7 +41,7 @@ def time_rules(
         began = time.perf_counter()
         lint(Facts(recipe, few, tokenizer, config, hardware_of(recipe.base)))
         took.append(time.perf_counter() - began)
-    rows = sum(min(len(one.examples), MAX_ROWS) for one in kept.values())
+    rows = sum(min(len(one.examples), MAX_ROWS_READ) for one in kept.values())
     timed = sum(len(one.examples) for one in some.values())
     first, again = took
     return max(0.0, first - again) + again * rows / timed

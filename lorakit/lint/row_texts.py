@@ -11,9 +11,8 @@ import numpy as np
 
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.prepare import Prepared
+from lorakit.plan.libraries import MAX_ROWS_READ
 
-# Rows of a set that rules read, at most; of larger sets that many, evenly spread.
-MAX_ROWS = 30_000
 # Of their text, about, in characters: what bounds the memory.
 MAX_CHARACTERS = 100_000_000
 CHARACTERS_PER_TOKEN = 5
@@ -118,7 +117,7 @@ class Sample:
         return tuple(row for row in self.rows if not row.is_plain)
 
 
-def sample_of(name: str, prepared: Prepared, *, max_rows: int = MAX_ROWS) -> Sample:
+def sample_of(name: str, prepared: Prepared, *, max_rows: int = MAX_ROWS_READ) -> Sample:
     """Rows of a set, evenly spread, as many as the limits allow."""
     total = len(prepared.meanings)
     characters = CHARACTERS_PER_TOKEN * float(prepared.examples.lengths.mean())

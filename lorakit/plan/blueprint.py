@@ -16,6 +16,7 @@ from lorakit.adapters.attach import Attached, attach_adapter
 from lorakit.adapters.new_rows import train_new_rows
 from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.adapters.store import load_adapter
+from lorakit.base.dtypes import compute_dtype
 from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, new_tokens
 from lorakit.base.load import load_tokenizer_of
@@ -29,8 +30,7 @@ from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.memory import Weights, count_weights, largest_layer_bytes
 from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, rehearse
 from lorakit.plan.target import Target, layer_bytes
-from lorakit.recipe import EvaluateSection, LoraConfig, Recipe, TrainSection
-from lorakit.train.modes import compute_dtype
+from lorakit.recipe import LoraConfig, Recipe, TrainSection
 
 # What CUDA's caching allocator rounds a request to.
 CUDA_BYTES = 512
@@ -131,16 +131,15 @@ class Blueprint:
         return self._passes[key]
 
     def evaluation(
-        self, worst: WorstEvaluation, wanted: EvaluateSection, *, has_holes: bool
+        self, worst: WorstEvaluation, max_new_tokens: int, *, has_holes: bool
     ) -> EvaluationBytes:
         """`rehearse_evaluation`, once for what is alike."""
-        key = (worst, wanted.max_new_tokens, wanted.max_batch, has_holes)
+        key = (worst, max_new_tokens, has_holes)
         if key not in self._evaluations:
             self._evaluations[key] = rehearse_evaluation(
                 self.model,
                 worst,
-                max_new_tokens=wanted.max_new_tokens,
-                max_batch=wanted.max_batch,
+                max_new_tokens=max_new_tokens,
                 device_type=self.device_type,
                 granularity=self._granularity,
                 has_holes=has_holes,

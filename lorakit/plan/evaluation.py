@@ -75,7 +75,6 @@ def rehearse_evaluation(
     worst: WorstEvaluation,
     *,
     max_new_tokens: int,
-    max_batch: int | None = None,
     device_type: str,
     granularity: int = 1,
     has_holes: bool = False,
@@ -87,7 +86,6 @@ def rehearse_evaluation(
         model: on the meta device, with its adapter attached; it stays as it is.
         worst: passes.
         max_new_tokens: of an answer.
-        max_batch: answers at a time; None: as many as were chosen for `worst`.
         device_type: "cpu" or "cuda", what it is a rehearsal for.
         granularity: bytes to which the allocator rounds each request.
         has_holes: whether a CPU's heap is told.
@@ -103,8 +101,7 @@ def rehearse_evaluation(
     if worst.choices:
         first = worst.losses[0]
         choices = counted.peak(partial(_choose, model, first, worst.packed))
-    at_a_time = worst.at_a_time if max_batch is None else max_batch
-    answers, dense, cache = _answers(counted, worst, max_new_tokens, at_a_time)
+    answers, dense, cache = _answers(counted, worst, max_new_tokens)
     holes = 0
     if has_holes:
         largest = max(losses, choices, answers)
@@ -162,7 +159,7 @@ def _choose(model: PreTrainedModel, one: LossPass, packed: bool) -> None:
 
 
 def _answers(
-    counted: _Counted, worst: WorstEvaluation, max_new_tokens: int, max_batch: int
+    counted: _Counted, worst: WorstEvaluation, max_new_tokens: int
 ) -> tuple[int, int, int]:
     """The peak of the answers, and of it dense weights, keys and values."""
     if not worst.prompts:
@@ -173,7 +170,8 @@ def _answers(
             counted.model,
             worst.prompts,
             max_new_tokens,
-            max_batch=max_batch,
+            max_batch=worst.at_a_time,
+            max_dense_bytes=worst.dense_bytes,
             sampled=worst.sampled,
         ):
             if stage == DENSE:

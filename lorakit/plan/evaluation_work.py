@@ -159,7 +159,7 @@ def _seen(
     rows = draw(len(sets.train), count, seed=seed)
     if sets.named is not None:
         train = sets.named.train
-        rows, _ = seen_rows(train.examples, train.rows, like, count, seed=seed)
+        rows, _ = seen_rows(train.examples, train.meanings, like, count, seed=seed)
         return [Passes(_laid_out(train.examples, rows, token_budget, packed))]
     return [Passes(_laid_out(sets.train, rows, token_budget, packed))]
 

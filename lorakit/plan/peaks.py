@@ -46,7 +46,8 @@ class Peaks:
         libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
             what counts.
         loading_libraries: the same while the base is loaded.
-        rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes`; 0 where they are not here.
+        rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes`, and `left_by_rows`; 0 where
+            they are not here.
         phases: {"loading", "training_step", "optimizer_step", "rollout", "validation",
             "evaluation"}: the most in each, without those that the run has not; of a warm start
             "warm_start_step" and "warm_start_validation".
@@ -184,10 +185,11 @@ def find_peaks(
         if worst.validation is not None:
             validation = _one_layer(layers, worst.validation)
     if measured is not None and estimated is None:
-        evaluation = blueprint.evaluation(measured, wanted, has_holes=has_holes)
+        evaluation = blueprint.evaluation(measured, wanted.max_new_tokens, has_holes=has_holes)
     if rollouts is not None and estimated is None and not rollouts.on_server:
-        answered, asked = rollouts.as_evaluation(packed=division.packed)
-        generation = blueprint.evaluation(answered, asked, has_holes=has_holes)
+        answered = rollouts.as_evaluation(packed=division.packed)
+        most = rollouts.max_completion_length
+        generation = blueprint.evaluation(answered, most, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0

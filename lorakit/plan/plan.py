@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from lorakit.evaluate.at_a_time import AnswerRoom
+from lorakit.data.named_sets import NamedSets
 from lorakit.evaluate.worst import WorstEvaluation, assumed_evaluation, worst_evaluation
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.answers import Answers, count_answers
 from lorakit.plan.blueprint import Blueprint, Workbench
@@ -21,7 +23,7 @@ from lorakit.plan.duration import (
     predict_duration,
 )
 from lorakit.plan.gpus import find_gpu
-from lorakit.plan.libraries import BEFORE_TRAINING
+from lorakit.plan.libraries import BEFORE_TRAINING, left_by_rows
 from lorakit.plan.memory import Memory, with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.policy import (
@@ -217,9 +219,12 @@ def plan(
     length = None if sets is None else run_length(recipe, sets.train, sets.repeats)
     if length is not None and not length.exact:
         notes.append("tokens are estimated from the first epochs: weights draw other rows in each")
+    free = target.free_bytes(memory, is_loaded=is_loaded)
+    # Of a machine of which nothing is known no layers are planned to be dense.
+    for_answers = None if free == sys.maxsize else free
     rollouts = None
     if recipe.train.method == "grpo":
-        rollouts = rollouts_of(recipe, model, sets, length)
+        rollouts = rollouts_of(recipe, model, sets, length, free_bytes=for_answers)
         notes.append(AT_MOST)
         if rollouts.on_server:
             notes.append(ON_SERVER)
@@ -234,9 +239,7 @@ def plan(
         num_gpus=num_gpus,
         is_loaded=is_loaded,
     )
-    measured = _worst_evaluation(
-        recipe, model, sets, division, target.free_bytes(memory, is_loaded=is_loaded)
-    )
+    measured = _worst_evaluation(recipe, model, sets, division, for_answers)
     at_a_time = measured.at_a_time if measured is not None and measured.prompts else None
     peaks = find_peaks(
         blueprint,
@@ -247,7 +250,7 @@ def plan(
         measured,
         recipe.evaluate,
         quantization=base.quantization,
-        row_bytes=0 if sets is None or sets.named is None else sets.named.held_bytes,
+        row_bytes=0 if sets is None or sets.named is None else _row_bytes(sets.named),
         compact_heap=recipe.train.compact_heap,
         rollouts=rollouts,
     )
@@ -306,6 +309,11 @@ def plan(
     )
 
 
+def _row_bytes(sets: NamedSets) -> int:
+    """What rows take while a run goes on, and what those that are gone have left."""
+    return sets.held_bytes + left_by_rows(len(one.examples) for one in sets.every_set())
+
+
 def _plan_warm_start(recipe: Recipe, sets: Sets | None, **options: Any) -> Plan | None:
     """Of the SFT that comes first, which is not evaluated; None: there is none."""
     stage = warm_start_recipe(recipe)
@@ -360,11 +368,21 @@ def _worst(
 
 
 def _worst_evaluation(
-    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, division: Division, free_bytes: int
+    recipe: Recipe,
+    model: PreTrainedModel,
+    sets: Sets | None,
+    division: Division,
+    free_bytes: int | None,
 ) -> WorstEvaluation | None:
     """The passes of the final evaluation; of sets that are not here, those that they may have."""
     budget = recipe.train.forward_tokens
-    room = AnswerRoom.of(model, recipe.evaluate, free_bytes=free_bytes)
+    wanted = recipe.evaluate
+    room = AnswerRoom.of(
+        model,
+        max_new_tokens=wanted.max_new_tokens,
+        given=wanted.max_batch,
+        free_bytes=free_bytes,
+    )
     if sets is not None and sets.has_held_out:
         return worst_evaluation(
             sets.evaluation,

@@ -18,12 +18,13 @@ from lorakit.data.named_sets import context_of
 from lorakit.data.pack import epoch_order
 from lorakit.data.questions import question
 from lorakit.evaluate.worst import WorstEvaluation
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.plan.evaluation import EvaluationBytes
 from lorakit.plan.rehearsal import BatchShape
 from lorakit.plan.rows import Sets
 from lorakit.plan.steps import RunLength, count_run_length
 from lorakit.plan.worst import Worst, assumed_length
-from lorakit.recipe import EvaluateSection, Recipe
+from lorakit.recipe import Recipe
 from lorakit.recipe.cycle_sizes import cycle_sizes
 from lorakit.train.choices import Division
 from lorakit.train.question_stream import count_cycles
@@ -40,7 +41,9 @@ class Rollouts:
     Attributes:
         completions: of the whole run; None: how long it is is not known.
         prompts: one each, the longest of a generation, as often as it is completed.
-        max_completion_length, max_batch: of the recipe.
+        max_completion_length: of the recipe.
+        at_a_time: completions that are written together, if there are so many.
+        dense_bytes: that dense weights may take meanwhile.
         assumed: no rows are at hand.
         on_server: a vLLM server generates, in memory of its own.
         bytes: that a generation takes beside weights and training's state; None: it could not be
@@ -50,18 +53,25 @@ class Rollouts:
     completions: int | None
     prompts: tuple[tuple[int, ...], ...]
     max_completion_length: int
-    max_batch: int
+    at_a_time: int
+    dense_bytes: int
     assumed: bool
     on_server: bool = False
     bytes: EvaluationBytes | None = None
 
-    def as_evaluation(self, *, packed: bool) -> tuple[WorstEvaluation, EvaluateSection]:
+    def as_evaluation(self, *, packed: bool) -> WorstEvaluation:
         """A generation as an evaluation that does nothing but answer."""
-        wanted = EvaluateSection(
-            max_new_tokens=self.max_completion_length, max_batch=self.max_batch
+        return WorstEvaluation(
+            (),
+            False,
+            self.prompts,
+            0,
+            packed,
+            self.assumed,
+            at_a_time=self.at_a_time,
+            dense_bytes=self.dense_bytes,
+            sampled=True,
         )
-        worst = WorstEvaluation((), False, self.prompts, 0, packed, self.assumed, sampled=True)
-        return worst, wanted
 
     def to_json(self) -> dict[str, Any]:
         """Its part of `plan.json`."""
@@ -71,7 +81,7 @@ class Rollouts:
             "completions": self.completions,
             "generated_tokens_at_most": most,
             "longest_prompt": max(map(len, self.prompts)),
-            "at_a_time": min(self.max_batch, len(self.prompts)),
+            "at_a_time": min(self.at_a_time, len(self.prompts)),
             "bytes": None if found is None else found.answers + found.holes,
             "kv_cache": None if found is None else found.kv_cache,
             "dense_weights": None if found is None else found.dense_layers,
@@ -119,9 +129,18 @@ def policy_length(recipe: Recipe, examples: ExampleSet, repeats: np.ndarray) -> 
 
 
 def rollouts_of(
-    recipe: Recipe, model: PreTrainedModel, sets: Sets | None, length: RunLength | None
+    recipe: Recipe,
+    model: PreTrainedModel,
+    sets: Sets | None,
+    length: RunLength | None,
+    *,
+    free_bytes: int | None,
 ) -> Rollouts:
-    """What is generated, by the longest prompts that there are."""
+    """What is generated, by the longest prompts that there are.
+
+    Args:
+        free_bytes: see `AnswerRoom.of`.
+    """
     train, grpo = recipe.train, recipe.grpo
     cycle = cycle_sizes(grpo, train.batch_size)
     if sets is None:
@@ -131,11 +150,18 @@ def rollouts_of(
         prompts = longest_prompts(sets.train, cycle.prompts)
     steps = train.max_steps if length is None else length.steps
     cycles = None if steps is None else -(-steps // cycle.num_steps)
+    room = AnswerRoom.of(
+        model,
+        max_new_tokens=grpo.max_completion_length,
+        given=grpo.max_batch,
+        free_bytes=free_bytes,
+    )
     return Rollouts(
         None if cycles is None else cycles * cycle.completions * (1 + grpo.max_resample_times),
         tuple(one for one in prompts for _ in range(grpo.num_generations)),
         grpo.max_completion_length,
-        grpo.max_batch,
+        room.at_a_time(max(map(len, prompts))),
+        room.dense_bytes,
         assumed=sets is None,
         on_server=grpo.use_vllm,
     )

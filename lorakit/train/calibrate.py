@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.adapters.attach import Attached
+from lorakit.base.dtypes import compute_dtype
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.load_time import packed_weights
@@ -29,7 +30,7 @@ from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import Level, RecomputePolicy
 from lorakit.engine.sample import attach_like, can_choose, sample_model
 from lorakit.train.choices import Division
-from lorakit.train.modes import compute_dtype, training_mode
+from lorakit.train.modes import training_mode
 from lorakit.train.pass_timer import PassTimer
 from lorakit.train.rates import DECODE_BATCH, Curve, LayerRates, Rates
 from lorakit.train.settings import LoopSettings

@@ -15,14 +15,15 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit import kernels
+from lorakit.base.dtypes import compute_dtype
 from lorakit.base.families import why_not_packed
 from lorakit.engine.activations import LayerBytes, layer_bytes
 from lorakit.engine.dense_copies import dense_copy_bytes
 from lorakit.engine.fuse import fused_modules
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.errors import CheckpointError
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.recipe.sections.train import FORWARD_TOKENS
-from lorakit.train.modes import compute_dtype
 from lorakit.train.settings import LoopSettings
 
 # Above this many tokens per forward pass, matrix products no longer get faster per token: on a CPU
@@ -46,6 +47,21 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Completing:
+    """What a run generates itself.
+
+    Attributes:
+        max_batch: completions at a time that were asked for; None: as many as fit.
+        longest_prompt: its tokens.
+        max_new_tokens: of a completion.
+    """
+
+    max_batch: int | None
+    longest_prompt: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
 class Choices:
     """One value per decision.
 
@@ -59,6 +75,8 @@ class Choices:
         num_threads: of the CPU; None where it does not matter.
         kernels: which implementation of the ops (see `kernels.backend_name`).
         dense_copies: whether packed weights are kept unpacked too, for the whole run.
+        completions_at_a_time: that are generated together; None: the run generates nothing itself.
+        dense_bytes: that dense weights may take meanwhile; see `AnswerRoom`.
     """
 
     micro_batch_tokens: int
@@ -70,16 +88,21 @@ class Choices:
     num_threads: int | None
     kernels: str = kernels.REFERENCE  # what runs from before there was another one computed with
     dense_copies: bool = False
+    completions_at_a_time: int | None = None
+    dense_bytes: int | None = None
 
     def describe(self) -> str:
         """One line for people."""
         laid_out = "packed" if self.packed else "padded"
         count = self.num_threads
         threads = "" if count is None else f"; {count} CPU thread{'s' * (count != 1)}"
+        at_a_time = self.completions_at_a_time
+        completions = "" if at_a_time is None else f"; up to {at_a_time} completions at a time"
         return (
             f"micro-batches of up to {self.micro_batch_tokens} tokens, {laid_out}; "
             f"{self.recompute_policy.describe()}{threads}; {self.dtype.removeprefix('torch.')}; "
             f"{self.kernels} kernels{'; dense copies of packed weights' * self.dense_copies}"
+            f"{completions}"
         )
 
     @property
@@ -165,12 +188,14 @@ def make_choices(
     device: torch.device,
     *,
     free_bytes: int,
+    completing: Completing | None = None,
 ) -> Choices:
     """Decide for a new run on this machine; see `divide`.
 
     Args:
         longest: tokens of the longest example.
         free_bytes: that activations could take.
+        completing: what the run generates itself; None: nothing.
     """
     division = divide(
         model,
@@ -185,9 +210,27 @@ def make_choices(
         dtype=str(compute_dtype(model)),
         num_threads=torch.get_num_threads() if device.type == "cpu" else None,
         kernels=_kernels(settings, device),
+        **_room_for(completing, model, free_bytes),
     )
     log.info("%s", choices.describe())
     return choices
+
+
+def _room_for(
+    completing: Completing | None, model: PreTrainedModel, free_bytes: int
+) -> dict[str, int]:
+    if completing is None:
+        return {}
+    room = AnswerRoom.of(
+        model,
+        max_new_tokens=completing.max_new_tokens,
+        given=completing.max_batch,
+        free_bytes=free_bytes,
+    )
+    return {
+        "completions_at_a_time": room.at_a_time(completing.longest_prompt),
+        "dense_bytes": room.dense_bytes,
+    }
 
 
 def replay_choices(

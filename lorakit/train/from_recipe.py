@@ -19,7 +19,7 @@ from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.loop import train
 from lorakit.train.outcome import TrainOutcome
 from lorakit.train.question_stream import QuestionStream
-from lorakit.train.samplers import Sampler, sample_here
+from lorakit.train.samplers import Sampler
 from lorakit.train.settings import LoopSettings
 from lorakit.train.vllm_sampler import VLLMSampler
 from lorakit.train.vllm_server import KEY_OPTION, VLLMServer
@@ -133,10 +133,10 @@ def _grpo_of(recipe: Recipe) -> GRPOSettings:
 
 
 @contextmanager
-def _sampler_of(recipe: Recipe, run_dir: Path) -> Iterator[Sampler]:
+def _sampler_of(recipe: Recipe, run_dir: Path) -> Iterator[Sampler | None]:
     grpo = recipe.grpo
     if not grpo.use_vllm:
-        yield sample_here
+        yield None
         return
     server = VLLMServer(grpo.vllm_server_base_url, grpo.vllm_api_key_env, grpo.vllm_answer_seconds)
     with VLLMSampler(

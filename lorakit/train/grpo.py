@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lorakit.data.sources import Row
 from lorakit.progress import Bar
 from lorakit.recipe.cycle_sizes import CycleSizes
 from lorakit.recipe.reward_names import is_function
+from lorakit.train.choices import Completing
 from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
@@ -59,7 +61,7 @@ def train_grpo(
     repeats: np.ndarray | None = None,
     rows: Sequence[Row] | None = None,
     warm_start: Mapping[str, Any] | None = None,
-    sample: Sampler = sample_here,
+    sample: Sampler | None = None,
     pad_id: int = 0,
     run_dir: Path | None = None,
     resume: bool = False,
@@ -78,7 +80,7 @@ def train_grpo(
             and errors name them; None: it gets no columns.
         warm_start: JSON values of what the adapter was trained by before, which a resumed run must
             share; None: of nothing.
-        sample: who answers the questions.
+        sample: who answers the questions; None: this process.
         pad_id: token id for padding.
         run_dir: where choices.json, metrics.jsonl, completions.jsonl and checkpoints/ go; None:
             nothing is written.
@@ -107,8 +109,16 @@ def train_grpo(
     sizes, seed = grpo.cycle(settings.batch_size), settings.seed
     stream = QuestionStream(examples, repeats, stop_ids, seed=seed, prompts_per_cycle=sizes.prompts)
     most = grpo.loss.max_completion_length
-    longest = stream.longest_prompt(model, most) + most
-    with checked_rewarder(grpo, rows) as rewarder, set_up(job, longest=longest) as setup:
+    longest = stream.longest_prompt(model, most)
+    completing = Completing(grpo.max_batch, longest, most) if sample is None else None
+    with (
+        checked_rewarder(grpo, rows) as rewarder,
+        set_up(job, longest=longest + most, completing=completing) as setup,
+    ):
+        if sample is None:
+            choices = setup.choices
+            grpo = replace(grpo, max_batch=choices.completions_at_a_time)
+            sample = partial(sample_here, max_dense_bytes=choices.dense_bytes)
         state = GRPOState(grpo, stream)
         run = Run(
             setup,

@@ -39,6 +39,7 @@ class GRPOSettings:
         temperature, top_p, top_k, min_p, stop_strings: of the rollouts; log-probabilities are those
             at the temperature everywhere.
         max_batch: completions that are generated at a time; it changes speed and memory alone.
+            None: as many as fit when the run begins, see `Choices`.
         scale_rewards, multi_objective_aggregation: see `advantages`.
         max_resample_times: how often a cycle may ask further questions in the place of groups that
             nothing sets apart, as many as it lacks (dynamic sampling, arXiv 2503.14476; ms-swift's
@@ -66,7 +67,7 @@ class GRPOSettings:
     top_k: int | None = None
     min_p: float | None = None
     stop_strings: tuple[str, ...] = ()
-    max_batch: int = 64
+    max_batch: int | None = None
     scale_rewards: ScaleRewards = "group"
     multi_objective_aggregation: Aggregation = "sum_then_normalize"
     max_resample_times: int = 0
@@ -170,8 +171,9 @@ class GRPOSettings:
 
     def identity(self) -> dict[str, Any]:
         """The values that a resumed run must share with the checkpoint it goes on from."""
-        # `max_batch` too: it moves the last bits of log-probabilities. How a failing function is
-        # dealt with may change, so that a run that it stopped can go on without it.
+        # `max_batch` too: it moves the last bits of log-probabilities; what is chosen in its place
+        # is replayed. How a failing function is dealt with may change, so that a run that it
+        # stopped can go on without it.
         values = asdict(self) | {
             "rewards": [one.identity() for one in self.rewards],
             "scoring": self.scoring.identity(),

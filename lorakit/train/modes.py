@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
 from lorakit.base.config import NOISE_FIELD
+from lorakit.base.dtypes import compute_dtype
 from lorakit.engine.fuse import fused_modules
 from lorakit.engine.recompute import Recompute, RecomputePolicy, recomputing
 from lorakit.errors import ModelError
@@ -51,13 +52,6 @@ def training_mode(
         adapter.dropout.rows = None
         for module, training in modes.items():
             module.training = training
-
-
-def compute_dtype(model: PreTrainedModel) -> torch.dtype:
-    """The dtype the base computes in; `model.dtype` may be that of an adapter."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.dtype
 
 
 def check_no_base_noise(model: PreTrainedModel) -> None:

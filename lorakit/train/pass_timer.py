@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 
 from lorakit import kernels
 from lorakit.adapters.attach import Attached
+from lorakit.base.dtypes import compute_dtype
 from lorakit.base.head import backbone_hidden, head_parameters, logits_fn
 from lorakit.data.examples import MicroBatch
 from lorakit.engine.model_flops import LayerWork
 from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import Level, Recompute
 from lorakit.train.batches import row_keys
-from lorakit.train.modes import compute_dtype
 from lorakit.train.rates import DECODE_BATCH, Curve, LayerRates
 from lorakit.train.timed_shapes import MIN_TOKENS, random_batch, shortened
 

@@ -18,14 +18,14 @@ class Asked:
         prompts: token ids; those of a group are neighbours and the same.
         settings: of the sampling.
         seeds: one for each prompt.
-        max_batch: the most completions that are generated at a time.
+        max_batch: the most completions that are generated at a time; None: the sampler chooses.
         stop_if_asked: called all the while; what it raises ends the sampling.
     """
 
     prompts: Sequence[Sequence[int]]
     settings: SamplingSettings
     seeds: Sequence[int]
-    max_batch: int
+    max_batch: int | None
     stop_if_asked: Callable[[], None]
 
 
@@ -35,9 +35,17 @@ Sampler = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Asked], list[Compl
 
 
 def sample_here(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Asked
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Asked,
+    *,
+    max_dense_bytes: int | None = None,
 ) -> list[Completion]:
-    """In this process, with the model that trains; see `Sampler`."""
+    """In this process, with the model that trains; see `Sampler`.
+
+    Args:
+        max_dense_bytes: see `generate`.
+    """
     return generate(
         model,
         tokenizer,
@@ -45,6 +53,7 @@ def sample_here(
         asked.settings,
         seeds=asked.seeds,
         max_batch=asked.max_batch,
+        max_dense_bytes=max_dense_bytes,
         on_token=lambda *_: asked.stop_if_asked(),
         description="rolling out",
     )

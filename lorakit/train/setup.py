@@ -17,6 +17,7 @@ from lorakit import kernels
 from lorakit.adapters.attach import Attached, attached
 from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.base.device_memory import free_bytes
+from lorakit.base.dtypes import compute_dtype
 from lorakit.data.examples import ExampleSet
 from lorakit.data.pack import epoch_order
 from lorakit.engine.dense_copies import dense_copies
@@ -27,12 +28,12 @@ from lorakit.optimizers.state_plan import state_plan_of
 from lorakit.train.checkpoint import Checkpoint
 from lorakit.train.checkpoint_store import CheckpointStore
 from lorakit.train.checks import check_sets
-from lorakit.train.choices import Choices, make_choices, replay_choices
+from lorakit.train.choices import Choices, Completing, make_choices, replay_choices
 from lorakit.train.heap import give_large_tensors_back
 from lorakit.train.identity import run_identity
 from lorakit.train.interrupts import Interrupts, interrupts
 from lorakit.train.lock import run_lock
-from lorakit.train.modes import compute_dtype, cpu_threads
+from lorakit.train.modes import cpu_threads
 from lorakit.train.ranks import Ranks
 from lorakit.train.settings import LoopSettings
 from lorakit.train.step import compute_device
@@ -169,11 +170,12 @@ def job_of(
 
 
 @contextmanager
-def set_up(job: Job, *, longest: int) -> Iterator[Setup]:
+def set_up(job: Job, *, longest: int, completing: Completing | None = None) -> Iterator[Setup]:
     """Inside, the run has its folder to itself, computes as was chosen, and catches signals.
 
     Args:
         longest: tokens of the longest example.
+        completing: what the run generates itself; None: nothing.
 
     Raises:
         InputError: settings that cannot work, or a run folder that holds another run.
@@ -190,7 +192,7 @@ def set_up(job: Job, *, longest: int) -> Iterator[Setup]:
             stack.enter_context(run_lock(job.run_dir))
         with ranks.writer_first():
             store, checkpoint = _open_store(job, identity)
-        choices = _choices(job, checkpoint, longest)
+        choices = _choices(job, checkpoint, longest, completing)
         stack.enter_context(cpu_threads(choices.num_threads))
         if choices.kernels == kernels.REFERENCE:
             stack.enter_context(kernels.reference_only())
@@ -247,13 +249,17 @@ def _open_store(
     return store, store.newest() if steps else None
 
 
-def _choices(job: Job, checkpoint: Checkpoint | None, longest: int) -> Choices:
+def _choices(
+    job: Job, checkpoint: Checkpoint | None, longest: int, completing: Completing | None
+) -> Choices:
     model, settings, ranks = job.model, job.settings, job.ranks
     if checkpoint is not None:
         return replay_choices(checkpoint.state["choices"], model, settings, ranks.device)
     # The same on all ranks, or they would decide differently.
     free = ranks.smallest(free_bytes(ranks.device))
-    return make_choices(model, longest, settings, ranks.device, free_bytes=free)
+    return make_choices(
+        model, longest, settings, ranks.device, free_bytes=free, completing=completing
+    )
 
 
 def _rule(settings: LoopSettings) -> AdamWRule:

@@ -24,6 +24,7 @@ from lorakit.adapters.save import TENSORS_FILE_NAME, save_adapter
 from lorakit.errors import RunError
 from lorakit.files import move_into_place, staging_folder
 from lorakit.generate import Completion
+from lorakit.generate.at_a_time import MAX_BATCH
 from lorakit.generate.checks import check_request, end_tokens
 from lorakit.generate.sequence import Growing, Stops
 from lorakit.progress import bar
@@ -123,7 +124,7 @@ class VLLMSampler:
         with bar("rolling out", len(prompts)) as running_bar:
             groups = in_threads(
                 asks,
-                num_threads=max(1, asked.max_batch // max(sizes)),
+                num_threads=max(1, (asked.max_batch or MAX_BATCH) // max(sizes)),
                 while_waiting=asked.stop_if_asked,
                 on_done=lambda group: running_bar.advance(len(group)),
             )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from lorakit.base.dtypes import compute_dtype
 from lorakit.data.examples import ExampleSet, some_examples
 from lorakit.engine.activations import layer_bytes
 from lorakit.engine.recompute import Recompute
@@ -21,7 +22,6 @@ from lorakit.errors import RunError
 from lorakit.train.batches import StepBatches
 from lorakit.train.choices import Choices
 from lorakit.train.losses import example_losses
-from lorakit.train.modes import compute_dtype
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import Setup
 from lorakit.train.step import backward_with_room

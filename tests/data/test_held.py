@@ -19,6 +19,7 @@ from lorakit.data.examples import Example
 from lorakit.data.meanings import HANDLE_BYTES, DataRules, Meanings, read_meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.data.store import write_store
+from lorakit.plan.libraries import left_by_rows
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
@@ -27,8 +28,12 @@ MIB = 1 << 20
 
 
 def written(path: Path, count: int) -> Path:
-    rows = ({"prompt": f"What is {n} and one?", "completion": f"{n + 1}."} for n in range(count))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"prompt": f"What is {n} and one?", "completion": f"{n + 1}."} for n in range(count)]
+    if path.suffix == ".csv":
+        lines = ["prompt,completion", *(f"{row['prompt']},{row['completion']}" for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
@@ -85,27 +90,34 @@ def test_a_plain_list_of_rows_counts_too(tmp_path: Path) -> None:
     assert plain.held_bytes == sets.held_bytes - compact + handles
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["kept", "read-again"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("fits", [True, False])
 def test_what_rows_are_said_to_hold_is_what_they_hold(
-    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_set, "KEPT_BYTES", row_set.KEPT_BYTES if kept else 0)
-    prepared(recipe_of(written(tmp_path / "few.jsonl", 10)), tmp_path / "cache")  # what stays
-    recipe = recipe_of(written(tmp_path / "rows.jsonl", 4000))
+    """Rows that can be read again go, whether they were held at first or too many."""
+    monkeypatch.setattr(row_set, "KEPT_BYTES", row_set.KEPT_BYTES if fits else 0)
+    stays = suffix == ".csv"
+    prepared(recipe_of(written(tmp_path / f"few{suffix}", 10)), tmp_path / "cache")  # what stays
+    recipe = recipe_of(written(tmp_path / f"rows{suffix}", 4000))
     gc.collect()
     tracemalloc.start()
     try:
         sets = prepared(recipe, tmp_path / "cache")
+        before = [one.row for one in sets.train.meanings[:50]]
+        sets.forget_rows()
         gc.collect()
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     trifles = MIB // 2  # the tokenizer that was loaded for them, in Python
     assert sets.held_bytes == pytest.approx(held, rel=0.3, abs=trifles)
-    assert (sets.held_bytes > 4 * MIB) == kept
+    assert (sets.held_bytes > 4 * MIB) == stays
+    assert [one.row for one in sets.train.meanings[:50]] == before
     planned = plan(recipe, sets=Sets.of(sets)).peaks
     without = plan(recipe, sets=Sets(sets.train.examples, sets.train.repeats)).peaks
-    assert planned.rows == sets.held_bytes
+    left = left_by_rows(len(one.examples) for one in (sets.train, sets.validation))  # type: ignore[union-attr]
+    assert planned.rows == sets.held_bytes + left > sets.held_bytes
     assert without.rows == 0
     more = planned.phases["optimizer_step"] - without.phases["optimizer_step"]
     assert more == planned.rows

@@ -18,10 +18,10 @@ from lorakit.base.head import backbone_hidden, logits_fn
 from lorakit.base.kv_groups import capacity_of
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
 from lorakit.data.pack import packing_of
-from lorakit.evaluate.at_a_time import AnswerRoom
 from lorakit.evaluate.likelihood import token_logprobs
 from lorakit.evaluate.token_distributions import numbers_of
 from lorakit.evaluate.worst import TRAIN, WorstEvaluation, _fullest, worst_evaluation
+from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.generate.longest import GROWN, longest_passes
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
 from lorakit.plan.ledger import Ledger
@@ -57,13 +57,12 @@ ASKED = wanted(
 
 def worst_of(sets: dict[str, ExampleSet], section: EvaluateSection, **given: Any) -> Any:
     options = {"seed": 0, "token_budget": 100, "packed": True} | given
-    room = options.pop("room", AnswerRoom(section.max_batch, section.max_new_tokens, None, 1, 0))
+    usual = AnswerRoom(section.max_batch, section.max_new_tokens, None, 1, 0, 1 << 30)
+    room = options.pop("room", usual)
     return worst_evaluation(sets, options.pop("train", None), section, room, **options)
 
 
-def measured(
-    model: PreTrainedModel, worst: WorstEvaluation, at_a_time: int
-) -> tuple[int, int, int]:
+def measured(model: PreTrainedModel, worst: WorstEvaluation) -> tuple[int, int, int]:
     """The peaks of losses, choices and answers on a model with data."""
     (one,) = worst.losses
     batch = batch_of(BatchShape(one.lengths, one.num_trained, worst.packed), "cpu")
@@ -81,7 +80,12 @@ def measured(
     answers = 0
     with Ledger(1, [*model.parameters(), *model.buffers()]) as ledger:
         for stage in longest_passes(
-            model, worst.prompts, NEW_TOKENS, max_batch=at_a_time, sampled=worst.sampled
+            model,
+            worst.prompts,
+            NEW_TOKENS,
+            max_batch=worst.at_a_time,
+            max_dense_bytes=worst.dense_bytes,
+            sampled=worst.sampled,
         ):
             answers = max(answers, ledger.peak * (stage != GROWN))
             ledger.begin_phase()
@@ -110,11 +114,9 @@ def test_what_is_counted_is_what_is_allocated(
     attach_adapter(empty, config)
     packed = why_not_packed(real.config) is None
     worst = worst_of({"retention": rows([40] * 7 + [9] * 5)}, ASKED, packed=packed)
-    worst = replace(worst, sampled=sampled)
-    found = rehearse_evaluation(
-        empty, worst, max_new_tokens=NEW_TOKENS, max_batch=at_a_time, device_type="cpu"
-    )
-    losses, choices, answers = measured(real, worst, at_a_time)
+    worst = replace(worst, sampled=sampled, at_a_time=at_a_time)
+    found = rehearse_evaluation(empty, worst, max_new_tokens=NEW_TOKENS, device_type="cpu")
+    losses, choices, answers = measured(real, worst)
     assert found.losses == pytest.approx(losses, rel=0.03, abs=SMALL)
     assert found.choices == pytest.approx(choices, rel=0.03, abs=SMALL)
     assert found.answers == pytest.approx(answers, rel=0.03, abs=SMALL)
@@ -133,7 +135,6 @@ def test_layers_that_are_stood_in_for_have_keys_and_values_too() -> None:
             model,
             worst_of({"in_domain": rows([60] * 9)}, ASKED),
             max_new_tokens=NEW_TOKENS,
-            max_batch=MAX_BATCH,
             device_type="cpu",
         )
         caches.append(found.kv_cache)

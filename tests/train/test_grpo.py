@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -30,6 +31,7 @@ from lorakit.train.interrupts import InterruptionError
 from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.reward_functions import Answers
 from lorakit.train.rewards import Reward, Rewarder
+from lorakit.train.samplers import sample_here
 from tests import families, tolerances
 from tests.train import runs
 from tests.train.grpo_runs import (
@@ -74,6 +76,29 @@ def test_resume_from_every_step_of_three_cycles(
     outcome = run(adapted(lora_dropout=0.1), run_dir=again, resume=True)
     assert logged(outcome.metrics) == lines
     assert_same_run(again, folder)
+
+
+def test_how_many_are_generated_at_a_time_is_replayed(
+    whole: tuple[Path, list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = whole
+    chosen = json.loads((folder / "choices.json").read_text())
+    asked: list[tuple[int | None, int | None]] = []
+
+    def noted(model, tokenizer, one, *, max_dense_bytes):
+        asked.append((one.max_batch, max_dense_bytes))
+        return sample_here(model, tokenizer, one, max_dense_bytes=max_dense_bytes)
+
+    monkeypatch.setattr("lorakit.train.grpo.sample_here", noted)
+    monkeypatch.setattr("lorakit.train.setup.free_bytes", lambda device: 0)
+    again = tmp_path / "run"
+    shutil.copytree(folder, again, ignore=later_than(4))
+    run(adapted(lora_dropout=0.1), run_dir=again, resume=True)
+    assert set(asked) == {(chosen["completions_at_a_time"], chosen["dense_bytes"])}
+    asked.clear()
+    run(adapted(), max_steps=1)
+    run(adapted(), dataclasses.replace(CYCLES, max_batch=3), max_steps=1)
+    assert asked == [(1, 0), (3, 0)] and chosen["completions_at_a_time"] > 1
 
 
 def test_a_checkpoint_holds_the_cycle_it_is_in(whole: tuple[Path, list[dict]]) -> None:

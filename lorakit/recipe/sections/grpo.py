@@ -109,9 +109,10 @@ class GRPOSection(Section):
     stop_strings: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list, description="Texts that end a completion, beside end tokens."
     )
-    max_batch: PositiveInt = Field(
-        64,
-        description="Completions that are generated at a time; fewer take less memory, and longer.",
+    max_batch: PositiveInt | None = Field(
+        None,
+        description="Completions that are generated at a time; fewer take less memory, and longer; "
+        "null: as many as fit, 64 at most.",
     )
     loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo", "gspo", "cispo"] = "dapo"
     importance_sampling_level: Literal["token", "sequence"] | None = Field(

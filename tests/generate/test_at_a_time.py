@@ -1,4 +1,4 @@
-"""How many answers are written at a time where the recipe leaves it open."""
+"""How many answers are written at a time, beside which dense weights, where nobody says it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from transformers import AutoConfig
 from lorakit.adapters.attach import attach_adapter
 from lorakit.base.empty import empty_model
 from lorakit.base.kv_groups import capacity_of
-from lorakit.evaluate.at_a_time import AnswerRoom, cache_bytes_per_token
-from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES
+from lorakit.generate import SamplingSettings, generate, sampler
+from lorakit.generate.at_a_time import (
+    DENSE_SHARE,
+    MAX_BATCH,
+    AnswerRoom,
+    cache_bytes_per_token,
+)
 from lorakit.plan.plan import plan
 from lorakit.recipe import EvaluateSection, LoraConfig, parse_recipe
-from tests import families
+from tests import families, tiny
 from tests.plan.large_bases import LLAMA_3_1_8B
 from tests.plan.test_evaluation import rows, worst_of
 
+TOKENIZER = tiny.tokenizer()
+
 
 def room_of(given: int | None = None, *, cache_bytes: int = 0, context: int | None = None) -> Any:
-    return AnswerRoom(given, 256, context, token_bytes=1000, cache_bytes=cache_bytes)
+    return AnswerRoom(given, 256, context, token_bytes=1000, cache_bytes=cache_bytes, dense_bytes=0)
 
 
 def cached_bytes(model: Any, num_tokens: int) -> int:
@@ -77,28 +84,69 @@ def test_the_set_is_the_worst_that_takes_most_as_it_is_answered() -> None:
     sets = {"in_domain": rows([40] * 90), "out_of_domain": rows([4000] * 20)}
     asks = EvaluateSection(metrics=["loss", "exact_match"], max_new_tokens=10)
     for cache_bytes in (10_000, 1_000_000, 100_000_000):
-        room = AnswerRoom(None, 10, None, token_bytes=10, cache_bytes=cache_bytes)
+        room = AnswerRoom(None, 10, None, token_bytes=10, cache_bytes=cache_bytes, dense_bytes=7)
         found = worst_of(sets, asks, room=room)
         assert len(found.prompts[0]) == 2000
-        assert found.at_a_time == room.at_a_time(2000)
+        assert (found.at_a_time, found.dense_bytes) == (room.at_a_time(2000), 7)
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_a_model_without_data_says_what_the_loaded_one_says(use_dora: bool) -> None:
-    config, wanted = LoraConfig(r=4, use_dora=use_dora), EvaluateSection(max_new_tokens=20)
+    config = LoraConfig(r=4, use_dora=use_dora)
     real, empty = (
         families.build("llama"),
         empty_model(families.config("llama"), dtype=torch.float32),
     )
     for model in (real, empty):
         attach_adapter(model, config)
-    for free in (0, 100_000, 1 << 40):
-        found = [AnswerRoom.of(model, wanted, free_bytes=free) for model in (real, empty)]
+    for free in (None, 0, 100_000, 1 << 40):
+        found = [room_in(free, model) for model in (real, empty)]
         assert found[0] == found[1]
     # Adapted layers are made dense for answers: that much less is left.
     assert found[0].cache_bytes < (1 << 40) // 2
-    assert found[0].cache_bytes >= ((1 << 40) - MAX_DENSE_BYTES) // 2
-    assert AnswerRoom.here(real, wanted).at_a_time(20) == MAX_BATCH
+    here = AnswerRoom.here(real, max_new_tokens=20, given=None)
+    assert here.at_a_time(20) == MAX_BATCH and here.dense_bytes > 0
+
+
+def room_in(free_bytes: int | None, model: Any) -> AnswerRoom:
+    return AnswerRoom.of(model, max_new_tokens=20, given=None, free_bytes=free_bytes)
+
+
+def test_dense_weights_follow_from_the_free_memory() -> None:
+    model = families.build("llama")
+    attach_adapter(model, LoraConfig(r=4))
+    sizes = [room_in(free, model).dense_bytes for free in range(0, 1 << 20, 999)]
+    assert sizes == sorted(sizes) and sizes[0] == 0 and len(set(sizes)) < 20
+    for free, size in zip(range(0, 1 << 20, 999), sizes, strict=True):
+        assert size <= DENSE_SHARE * free and (size == 0 or DENSE_SHARE * free < 2 * size)
+    # Of a machine that nobody knows nothing is lent.
+    unknown = room_in(None, model)
+    assert (unknown.dense_bytes, unknown.at_a_time(20)) == (0, MAX_BATCH)
+
+
+@pytest.mark.parametrize("free_bytes", [0, 1 << 40])
+def test_whoever_generates_asks_the_same(free_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without numbers `generate` takes those of the room that is there, with numbers these."""
+    model = families.build("llama")
+    attach_adapter(model, LoraConfig(r=4))
+    monkeypatch.setattr("lorakit.generate.at_a_time.free_bytes", lambda device: free_bytes)
+    asked: list[int] = []
+
+    def noted(function: Any) -> Any:
+        def with_note(model: Any, number: int) -> Any:
+            asked.append(number)
+            return function(model, number)
+
+        return with_note
+
+    for name in ("dense_layers", "decoder_for"):
+        monkeypatch.setattr(sampler, name, noted(vars(sampler)[name]))
+    settings, prompts = SamplingSettings(max_new_tokens=2, temperature=0.0), [[5, 6, 7]] * 100
+    generate(model, TOKENIZER, prompts, settings)
+    generate(model, TOKENIZER, prompts, settings, max_batch=3, max_dense_bytes=11)
+    room = AnswerRoom.here(model, max_new_tokens=2, given=None)
+    assert asked == [room.dense_bytes, room.at_a_time(3), 11, 3]
+    assert room.at_a_time(3) == (MAX_BATCH if free_bytes else 1)
 
 
 def planned(folder: Path, budget: int, **evaluate: Any) -> Any:

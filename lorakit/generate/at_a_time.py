@@ -1,11 +1,14 @@
-"""How many answers are written at a time, where the recipe leaves it open: as many as fit.
+"""How many sequences are continued at a time, and how many layers are dense meanwhile, where nobody
+says it: as many as fit.
 
-The plan asks for a machine that need not be here, the evaluation for the memory that is free when
-it begins. Keys and values are what grows with every answer; they are known from the config alone.
+The plan asks for a machine that need not be here; evaluation, rollouts and whoever calls `generate`
+for the memory that is free when they begin. Keys and values are what grows with every sequence;
+they are known from the config alone.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +17,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.adapters.dense_layers import dense_layer_bytes
 from lorakit.base.device_memory import free_bytes
+from lorakit.base.dtypes import compute_dtype
 from lorakit.base.kv_groups import capacity_of
 from lorakit.data.named_sets import context_of
 from lorakit.engine.model_flops import RECURRENT
-from lorakit.generate.sampler import MAX_BATCH, MAX_DENSE_BYTES
-from lorakit.recipe import EvaluateSection
-from lorakit.train.modes import compute_dtype
 
-# Share of the free memory that keys and values may take; the rest is for the passes that make them,
+# Larger batches than that were not measured.
+MAX_BATCH = 64
+# Share of the free memory that dense weights may take: whoever quantizes wants the memory, and here
+# it is only lent, until all is written. Of a card of 24 GB with an 8B base in NF4 it is 2 GiB.
+DENSE_SHARE = 0.125
+# Share of what is left that keys and values may take; the rest is for the passes that make them,
 # copies while a cache grows, and fragmentation.
 CACHE_SHARE = 0.5
 # What configs call the size of a head, or of some.
@@ -33,11 +39,12 @@ class AnswerRoom:
     """What there is room for.
 
     Attributes:
-        given: answers at a time that the recipe asks for; None: as many as fit.
+        given: sequences at a time that were asked for; None: as many as fit.
         max_new_tokens: of an answer.
         context: tokens that prompt and answer have together at most; None: no limit.
         token_bytes: keys and values of one token.
         cache_bytes: that keys and values may take.
+        dense_bytes: that dense weights may take; see `dense_layers`.
     """
 
     given: int | None
@@ -45,41 +52,58 @@ class AnswerRoom:
     context: int | None
     token_bytes: int
     cache_bytes: int
+    dense_bytes: int
 
     @staticmethod
-    def of(model: PreTrainedModel, wanted: EvaluateSection, *, free_bytes: int) -> AnswerRoom:
-        """Beside the dense weights that answers are written with.
+    def of(
+        model: PreTrainedModel, *, max_new_tokens: int, given: int | None, free_bytes: int | None
+    ) -> AnswerRoom:
+        """In so much memory.
 
         Args:
             model: with its adapter; may be on the meta device.
-            wanted: what the recipe asks for.
-            free_bytes: that the evaluation may take beside weights and adapter.
+            max_new_tokens: of an answer.
+            given: sequences at a time that were asked for; None: as many as fit.
+            free_bytes: that answers may take beside weights and adapter; None: it is not known,
+                then `MAX_BATCH` and no dense weights.
         """
-        free = max(0, free_bytes - dense_layer_bytes(model, MAX_DENSE_BYTES))
+        cache_bytes, dense_bytes = sys.maxsize, 0
+        if free_bytes is not None:
+            dense_bytes = _power_of_two(DENSE_SHARE * free_bytes)
+            left = free_bytes - dense_layer_bytes(model, dense_bytes)
+            cache_bytes = int(CACHE_SHARE * max(0, left))
         return AnswerRoom(
-            wanted.max_batch,
-            wanted.max_new_tokens,
+            given,
+            max_new_tokens,
             context_of(model.config),
             cache_bytes_per_token(model.config, compute_dtype(model).itemsize),
-            int(CACHE_SHARE * free),
+            cache_bytes,
+            dense_bytes,
         )
 
     @staticmethod
-    def here(model: PreTrainedModel, wanted: EvaluateSection) -> AnswerRoom:
-        """What is free now on the device of a loaded model, the allocator's cache included."""
-        return AnswerRoom.of(model, wanted, free_bytes=free_bytes(model.device))
+    def here(model: PreTrainedModel, *, max_new_tokens: int, given: int | None) -> AnswerRoom:
+        """In what is free now on the device of a loaded model, the allocator's cache included."""
+        return AnswerRoom.of(
+            model,
+            max_new_tokens=max_new_tokens,
+            given=given,
+            free_bytes=free_bytes(model.device),
+        )
 
     def at_a_time(self, longest_prompt: int) -> int:
-        """Answers to prompts of at most so many tokens.
-
-        Where nobody said it a power of two, so that small differences in free memory make none.
-        """
+        """Answers to prompts of at most so many tokens."""
         if self.given is not None:
             return self.given
         tokens = longest_prompt + self.max_new_tokens
         tokens = tokens if self.context is None else min(tokens, self.context)
         fitting = self.cache_bytes // max(1, capacity_of(tokens) * self.token_bytes)
-        return min(MAX_BATCH, 1 << max(0, fitting.bit_length() - 1))
+        return min(MAX_BATCH, max(1, _power_of_two(fitting)))
+
+
+def _power_of_two(most: float) -> int:
+    """The largest that is no more: small differences in free memory make none; 0 below 1."""
+    return 1 << (int(most).bit_length() - 1) if most >= 1 else 0
 
 
 def cache_bytes_per_token(config: PreTrainedConfig, itemsize: int) -> int:
