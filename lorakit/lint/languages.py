@@ -23,6 +23,24 @@ MAX_CHARACTERS = 600
 SURE = 0.99
 MAX_POOLED = 40  # short questions that are read as one text
 MIN_USUAL = 2  # words that at least half of the questions have
+# In English, in themselves and in some neighbours, as prompts name the language of an answer.
+NAMES = {
+    "ar": ("arabic", "\u0627\u0644\u0639\u0631\u0628\u064a\u0629"),
+    "de": ("german", "deutsch", "allemand", "alem\u00e1n", "tedesco"),
+    "en": ("english", "englisch", "anglais", "ingl\u00e9s", "ingl\u00eas", "inglese", "engels"),
+    "es": ("spanish", "espa\u00f1ol", "spanisch", "espagnol", "spagnolo", "castellano"),
+    "fr": ("french", "fran\u00e7ais", "franz\u00f6sisch", "franc\u00e9s", "francese"),
+    "hi": ("hindi", "\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0902\u0926\u0940"),
+    "it": ("italian", "italien", "italiano"),
+    "ja": ("japanese", "\u65e5\u672c\u8a9e", "japanisch", "japonais"),
+    "ko": ("korean", "\ud55c\uad6d\uc5b4", "koreanisch", "cor\u00e9en"),
+    "nl": ("dutch", "nederlands", "niederl\u00e4ndisch"),
+    "pl": ("polish", "polsk", "polnisch"),
+    "pt": ("portuguese", "portugu\u00eas", "portugiesisch", "portugais"),
+    "ru": ("russian", "\u0440\u0443\u0441\u0441\u043a", "russisch", "russe"),
+    "tr": ("turkish", "t\u00fcrk\u00e7e", "t\u00fcrkisch"),
+    "zh": ("chinese", "\u4e2d\u6587", "\u6c49\u8bed", "chinesisch", "chinois"),
+}
 _NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'\u2019]", regex.DOTALL)
 
 

@@ -1,6 +1,4 @@
-"""What the child process of `_math_process.py` does; `lorakit/child/serve.py` runs it, nobody
-imports it.
-"""
+"""What the child of `_processes.math_process` does; `lorakit/child/serve.py` runs it, nobody imports it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.questions import decoded
+from lorakit.data.questions import decoded, decoded_prompts
 from lorakit.train.rollouts import Rollouts
 
 NAME = "completions.jsonl"
@@ -32,13 +32,14 @@ def samples(
     group = np.arange(len(rollouts) // len(rollouts.questions))
     order = group[np.argsort(-np.nan_to_num(rollouts.advantages.rewards[group]), kind="stable")]
     question = rollouts.questions[0]
+    (prompt,) = decoded_prompts(tokenizer, [question.prompt_ids])
     found = []
     for member in dict.fromkeys((int(order[0]), int(order[-1]))):
         text = decoded(tokenizer, rollouts.token_ids[rollouts.span(member)].tolist())
         rewards = [_known(value) for value in rollouts.rewards[member].tolist()]
         found.append(
             {
-                "prompt": decoded(tokenizer, question.prompt_ids),
+                "prompt": prompt,
                 "reference": decoded(tokenizer, question.reference_ids),
                 "completion": text,
                 "reward": _known(float(rollouts.advantages.rewards[member])),

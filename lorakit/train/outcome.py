@@ -49,6 +49,7 @@ class TrainOutcome:
             "loss": self.loss,
             "validation_loss": self.validation_loss,
             "optimizer": self.optimizer,
+            "findings": self.findings,
         } | ({} if self.reward is None else {"reward": self.reward})
 
     @property

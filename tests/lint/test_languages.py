@@ -79,5 +79,37 @@ def test_a_few_answers_in_another_language_than_their_question() -> None:
     found.by_row[:5] = [(row, "de", "en") for row, _, _ in found.by_row[:5]]
     assert severities(found) == ["warning"]
     assert severities(found, in_domain={"en": 60, "de": 40}) == ["warning"]
-    found.by_row[:40] = [(row, "de", "en") for row, _, _ in found.by_row[:40]]
-    assert severities(found) == ["note"]  # so many are meant
+    # All that is asked in German is answered in English: that is meant.
+    found.by_row[:] = [
+        (row, "de" if i < 40 else asked, "en") for i, (row, asked, _) in enumerate(found.by_row)
+    ]
+    assert severities(found) == ["note"]
+
+
+def split(count: int, prompt: str = "What is it?", system: str = "") -> Languages:
+    """Forty German questions answered in German, and as many as `count` in English."""
+    found = languages({"de": 40 + count})
+    says = (("system", system),) if system else ()
+    turns = (*says, ("user", prompt), ("assistant", "So."))
+    for i in range(40, 40 + count):
+        row = RowText(i, f"de:{i}", turns, (False,) * (len(turns) - 1) + (True,))
+        found.by_row[i] = (row, "de", "en")
+    return found
+
+
+@pytest.mark.parametrize("count", [4, 5, 20, 30, 40])
+def test_questions_of_one_language_answered_in_two_are_a_fault(count: int) -> None:
+    assert severities(split(count)) == ["warning"] * (count >= 5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "system"),
+    [
+        ("Was ist das? Antworte auf Englisch.", ""),
+        ("Was ist das?", "Answer in English."),
+        ("Was ist das?", "Du bist die Filiale in London."),  # which the others have not
+        ("Bitte übersetzen: Was ist das?", ""),
+    ],
+)
+def test_not_where_something_says_which(prompt: str, system: str) -> None:
+    assert severities(split(30, prompt, system)) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from lorakit.report.advice import advice
@@ -15,7 +14,7 @@ from lorakit.run_folder import RunFolder
 from tests.report.runs import make_run, write_lines
 
 
-def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0, gamed: bool = False) -> Path:
+def rewarded(path: Path) -> Path:
     """A run whose lines have rewards."""
     run = RunFolder(make_run(path))
 
@@ -23,10 +22,10 @@ def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0, gamed: bool
         for number, line in enumerate(lines):
             line.pop("validation_loss", None)
             share = number / len(lines)
-            line |= {"loss": 1e-6, "reward": 0.1 + share, "frac_reward_zero_std": alike, "kl": 0.01}
-            line["completions/mean_length"] = 50 * (1 + (growth - 1) * share)
+            line |= {"loss": 1e-6, "reward": 0.1 + share, "frac_reward_zero_std": 0.2, "kl": 0.01}
+            line["completions/mean_length"] = 50 * (1 + share)
             line |= {
-                "rewards/math/mean": 0.6 - 0.5 * share if gamed else 0.2,
+                "rewards/math/mean": 0.2,
                 "rewards/math/std": 0.4,
                 "rewards/tags/mean": share,
                 "rewards/tags/std": 0.4,
@@ -89,19 +88,6 @@ def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
     assert "Loss per trained token" in plain and "near 0 whatever" not in plain
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({}, None),
-        ({"alike": 0.8}, "80% of the completions were in groups"),
-        ({"growth": 4.0}, "Completions grew from"),
-        ({"gamed": True}, "Reward 'tags' is gained at the cost of 'math'"),
-    ],
-)
-def test_what_to_do(tmp_path: Path, options: dict[str, float], said: str | None) -> None:
-    told = " ".join(one.saw for one in advice(read_run(rewarded(tmp_path / "run", **options))))
-    assert "does not fall" not in told and "training loss" not in told
-    for phrase in ("were in groups", "Completions grew", "at the cost of"):
-        assert (phrase in told) == (said is not None and phrase in said)
-    if said is not None:
-        assert said in told
+def test_a_loss_that_means_nothing_is_no_reason_for_advice(tmp_path: Path) -> None:
+    told = " ".join(one.saw for one in advice(read_run(rewarded(tmp_path / "run"))))
+    assert "loss" not in told.lower() and "of the training tokens" not in told
