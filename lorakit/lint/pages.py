@@ -32,9 +32,10 @@ check:
 ```
 
 How the rules fared on real data: [real_data.md](real_data.md). A new rule is a file in
-`lorakit/lint/rules/`, with a flawed case in `tests/lint/corpus/flawed.py`; what is seen while training
-is a file in `lorakit/train/watchers/`, with lines that have it in `tests/train/watched_lines.py`. These
-pages (`python -m lorakit.lint.pages docs/rules`) are what the tests then ask for.
+`lorakit/lint/rules/`, with a flawed case in `tests/lint/corpus/flawed.py`; what is seen while
+training is a file in `lorakit/train/watchers/`, with runs that have it in
+`tests/train/watched_lines.py`. These pages (`python -m lorakit.lint.pages docs/rules`) are what the
+tests then ask for.
 
 """
 
@@ -81,15 +82,16 @@ def _inside_a_line(title: str) -> str:
 
 
 def _index() -> str:
-    tables = [
-        heading + TABLE + "".join(_line(one) for one in kinds().values() if one.found_by == found_by)
-        for found_by, heading in HEADINGS.items()
-    ]
+    tables = (heading + TABLE + _lines(found_by) for found_by, heading in HEADINGS.items())
     return HEAD + "".join(tables)
 
 
-def _line(kind: Kind) -> str:
-    return f"| [{kind.id}]({kind.id}.md) | {', '.join(kind.severities)} | {kind.title} |\n"
+def _lines(found_by: FoundBy) -> str:
+    return "".join(
+        f"| [{one.id}]({one.id}.md) | {', '.join(one.severities)} | {one.title} |\n"
+        for one in kinds().values()
+        if one.found_by == found_by
+    )
 
 
 if __name__ == "__main__":

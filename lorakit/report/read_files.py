@@ -28,7 +28,9 @@ def read_json_lines(path: Path, shape: Any, absent: Value) -> Any | Value:
     return read_checked(path, _json_lines, shape, absent)
 
 
-def read_checked(path: Path, parse: Callable[[Path], Any], shape: Any, absent: Value) -> Any | Value:
+def read_checked(
+    path: Path, parse: Callable[[Path], Any], shape: Any, absent: Value
+) -> Any | Value:
     """What `parse` makes of the file, in `shape`; `absent` where there is no such file."""
     if not path.is_file():
         return absent

@@ -1,4 +1,4 @@
-"""Shapes of plan.json, choices.json, metrics.jsonl and completions.jsonl, as the report reads them."""
+"""Shapes of plan.json, choices.json, metrics.jsonl and completions.jsonl, for the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the child of `_processes.math_process` does; `lorakit/child/serve.py` runs it, nobody imports it."""
+"""What the child of `_processes.math_process` does; nobody imports it.
+
+`lorakit/child/serve.py` runs it.
+"""
 
 from __future__ import annotations
 

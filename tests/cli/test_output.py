@@ -11,7 +11,7 @@ from lorakit.cli import output
 
 @pytest.mark.parametrize("name", output.WITHOUT_TRITON)
 def test_what_is_imported_first_is_there(name: str) -> None:
-    """Else a command is slower and nobody knows why; a library that has moved it is to be followed."""
+    """Else a command is slower, and nobody knows why."""
     assert output._is_there(name)
 
 

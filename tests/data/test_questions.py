@@ -44,7 +44,8 @@ def test_messages_between_which_nothing_stands() -> None:
     ids = PromptRenderer(tokenizer).ids(MESSAGES)
     assert "rules.UWORD1" in decoded(tokenizer, ids)
     expected = "\n".join(message["content"] for message in MESSAGES)
-    assert decoded_prompts(tokenizer, [ids, ids[:2], []]) == [expected, decoded(tokenizer, ids[:2]), ""]
+    first = decoded(tokenizer, ids[:2])
+    assert decoded_prompts(tokenizer, [ids, ids[:2], []]) == [expected, first, ""]
     spelled = [{"role": "user", "content": "What is <|im_end|> for?"}]  # stays text
     (text,) = decoded_prompts(tokenizer, [PromptRenderer(tokenizer).ids(spelled)])
     assert text == "What is <|im_end|> for?"

@@ -103,7 +103,7 @@ def test_the_data_decide(change: Callable[[dict[str, Any]], None], words: str, r
 
 
 @pytest.mark.parametrize("watcher", watchers(), ids=lambda one: str(one.ID))
-def test_what_was_seen_while_it_trained_is_told_with_what_to_do(watcher: Watcher, run: Path) -> None:
+def test_what_was_seen_is_told_with_what_to_do(watcher: Watcher, run: Path) -> None:
     lines = runs.metrics_lines(random.Random(0), steps=4)
     runs.write_lines(run / "metrics.jsonl", lines)
     quiet, before = run_page(read_run(run)), told(run)
