@@ -106,7 +106,7 @@ def _validation(run: RunFiles) -> Iterator[Advice]:
     points = [(line.step, line.validation_loss) for line in run.metrics if line.validation_loss]
     if len(points) < 2:
         return
-    best_step, best = min(points, key=lambda point: (point[1], point[0]))
+    best_step, _ = min(points, key=lambda point: (point[1], point[0]))
     last_step, last = points[-1]
     if last_step == best_step and last < points[-2][1] * (1 - TREND):
         yield Advice(

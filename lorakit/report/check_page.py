@@ -16,8 +16,8 @@ from lorakit.data.facts import example_facts, set_facts, shown_examples
 from lorakit.data.prepare import Prepared
 from lorakit.lint.kinds import kinds
 from lorakit.recipe import Recipe
-from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.data_files import DataFacts, FoundFact
+from lorakit.report.data_view import histograms_of, marked
 from lorakit.report.order import Told
 from lorakit.report.part import Part
 from lorakit.report.recipes import settings_of

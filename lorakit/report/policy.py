@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from lorakit.report.curves import DASHES, Curve, Line
 from lorakit.report.files import RunFiles
-from lorakit.report.training_files import LoggedStep, RolledOut
 from lorakit.report.svg import RUNS
+from lorakit.report.training_files import LoggedStep, RolledOut
 from lorakit.report.words import amount
 
 SHOWN_SAMPLES = 6  # the last ones
@@ -99,4 +99,3 @@ def _clipped(line: LoggedStep) -> float | None:
 def last_samples(run: RunFiles) -> list[RolledOut]:
     """The newest completions that were kept, the last first."""
     return run.completions[::-1][:SHOWN_SAMPLES]
-

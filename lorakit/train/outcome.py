@@ -53,6 +53,11 @@ class TrainOutcome:
         } | ({} if self.reward is None else {"reward": self.reward})
 
     @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What was seen while it trained, in the shape of `Finding.to_json`."""
+        return [one for line in self.metrics for one in line.get("findings", [])]
+
+    @property
     def reward(self) -> float | None:
         """Of the last line of the metrics that has one; None: nothing was rewarded."""
         return next((line["reward"] for line in reversed(self.metrics) if "reward" in line), None)

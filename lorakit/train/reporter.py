@@ -97,4 +97,3 @@ class Reporter:
         line = self.lines[-1]
         told = f"reward {line['reward']:.3f}" if "reward" in line else f"loss {line['loss']:.4f}"
         return f"{told} {line['tokens_per_second']:.0f} tokens/s"
-

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lorakit.lint.languages import Languages
+from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.row_texts import RowText, Sample
 from lorakit.lint.rules import languages_mixed
 
@@ -113,3 +113,23 @@ def test_questions_of_one_language_answered_in_two_are_a_fault(count: int) -> No
 )
 def test_not_where_something_says_which(prompt: str, system: str) -> None:
     assert severities(split(30, prompt, system)) == []
+
+
+TEXTS = {
+    # Few signs, and Wu and Yue are written nearly alike.
+    "zh": "请每天早晚各服一片。饭后服用。如果发烧请打电话给我们的诊所。",
+    "ja": "毎日朝と晩に一錠ずつ、食後に飲んでください。熱が出たら電話してください。",
+    "sh": "Uzmite jednu tabletu dva puta dnevno poslije jela i nazovite nas ako dobijete groznicu.",
+    "no": "Ta ei tablett to gonger om dagen etter maten. Eg veit ikkje kva du skal gjera viss "
+    "du blir sjuk og ikkje kjem deg ut, men då kan du ringja oss heile natta.",
+    "ms": "Minum satu tablet dua kali sehari sesudah makan, dan hubungi kami jika Anda demam.",
+    "de": "Nehmen Sie zweimal am Tag eine Tablette nach dem Essen, und rufen Sie bitte an.",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_languages_are_told_as_macrolanguages(name: str) -> None:
+    turns = (("user", ""), ("assistant", TEXTS[name]))
+    short = (("user", ""), ("assistant", TEXTS[name][:9]))
+    rows = tuple(RowText(i, f"d:{i}", turns if i else short, (False, True)) for i in range(4))
+    assert languages_of(Sample("train", rows, 4, np.ones(4))).answers == {name: 3}

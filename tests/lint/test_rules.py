@@ -23,8 +23,8 @@ from lorakit.lint import rules
 from lorakit.lint.contract_pages import PAGES
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
-from lorakit.lint.languages import languages_of
 from lorakit.lint.kinds import kinds
+from lorakit.lint.languages import languages_of
 from lorakit.lint.lint import lint
 from lorakit.lint.pages import page_of, pages
 from lorakit.lint.row_texts import RowText, Sample

@@ -164,7 +164,5 @@ SOUND: dict[str, Run] = {
     "validation wavers": likelihood(falling, validations={100: 1.5, 200: 1.505, 300: 1.51}),
     "a policy": policy(),
     "long, and worth it": policy(**{"completions/mean_length": (100, 900)}),
-    "a policy, too short to tell": Run(
-        policy(frac_reward_zero_std=(0.9, 0.9)).lines[:12], GRPO
-    ),
+    "a policy, too short to tell": Run(policy(frac_reward_zero_std=(0.9, 0.9)).lines[:12], GRPO),
 }
