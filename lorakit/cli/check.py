@@ -91,7 +91,7 @@ def _write_page(
 def show_check(report: CheckReport, num_examples: int) -> None:
     """Rows and tokens of every set, the findings, and examples of what is trained, in words."""
     from lorakit.data.named_sets import title_of
-    from lorakit.lint.lint import silenced_in_words
+    from lorakit.data.silence import silenced_in_words
 
     out = console()
     for name, prepared in report.sets.items():

@@ -8,7 +8,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,13 +79,24 @@ def import_libraries() -> None:
         return
     with collection_paused():
         for name in WITHOUT_TRITON:
-            # A version that has it no more is only slower; what is needed is told by the last one.
-            with suppress(ModuleNotFoundError):
+            # A version of a library that has it no more is only slower: what is needed is told by
+            # LIBRARIES. A test sees that the installed versions have all of them.
+            if _is_there(name):
                 importlib.import_module(name)
         # What is left to the end of the process is never torn down; triton's types complain then.
         if "triton" not in sys.modules:
             gc.freeze()
         importlib.import_module(LIBRARIES)
+
+
+def _is_there(name: str) -> bool:
+    """Whether there is a module of that name; a package that it lies in is imported."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError as error:
+        if name.startswith(f"{error.name}."):  # the package is not there
+            return False
+        raise
 
 
 def print_json(values: dict[str, Any]) -> None:

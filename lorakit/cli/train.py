@@ -77,6 +77,8 @@ def show_training(outcome: Outcome) -> None:
         f"{training.stopped} after {training.steps} steps and {training.seconds:.0f} s, {told}; "
         f"the run is in {outcome.run}"
     )
+    for one in training.findings:
+        console().print(f"seen while training: {one['id']} ({one['where']}); the report says more")
     console().print(outcome.memory.describe())
 
 

@@ -13,6 +13,7 @@ EXAMPLES_SHOWN = 3
 _FOR_ONE_OR_SEVERAL = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 # One of `a.jsonl:1, a.jsonl:7 and 12 more`.
 _ROW = re.compile(r"(?P<file>\S.*?):(?P<row>\d+)(?:, | and [\d,]+ more\Z|\Z)")
+_STEP = re.compile(r"step (?P<step>\d+)")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Finding:
         id: stable name, such as `rows-too-long`; the keys of `FINDINGS`.
         severity: `error` stops a run, `warning` should be read, `note` is for the record.
         message: what was found, in how many rows, and what to do.
-        where: the first places, such as `train.jsonl:17`.
+        where: the first places, such as `train.jsonl:17`; of what is seen while training `step 60`.
     """
 
     id: str
@@ -34,13 +35,21 @@ class Finding:
     @property
     def places(self) -> list[dict[str, str | int]]:
         """`where` for programs: `{"file", "row"}` of each row it names, `{"key"}` of a key of the
-        recipe."""
-        rows = [
+        recipe, `{"step"}` of a step of a run."""
+        step = _STEP.fullmatch(self.where)
+        if step:
+            return [{"step": int(step["step"])}]
+        rows: list[dict[str, str | int]] = [
             {"file": found["file"], "row": int(found["row"])} for found in _ROW.finditer(self.where)
         ]
         if rows or not self.where:
             return rows
         return [{"key": self.where}]
+
+    def in_words(self) -> str:
+        """`warning: MESSAGE (train.jsonl:17) [rows-too-long]`."""
+        where = f" ({self.where})" if self.where else ""
+        return f"{self.severity}: {self.message}{where} [{self.id}]"
 
     def to_json(self) -> dict[str, Any]:
         """The shape of a finding in every file and output."""

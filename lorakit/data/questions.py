@@ -6,8 +6,9 @@ its stop token: the model is asked exactly what it will be asked when served.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -61,7 +62,26 @@ def questions(
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """A prompt's or a reference's text."""
+    """A reference's or an answer's text, without special tokens."""
     # As answers are decoded: cleaned up, a reference would lose spaces that its answer keeps.
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text).strip()
+
+
+def decoded_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Sequence[int]]
+) -> list[str]:
+    """Their texts, with a line break in the place of special tokens: in many templates nothing
+    else stands between a system message and the user's."""
+    control = set(control_ids(tokenizer))
+    texts = []
+    for ids in prompts:
+        stretches = groupby(ids, key=control.__contains__)
+        parts = [decoded(tokenizer, list(part)) for is_control, part in stretches if not is_control]
+        texts.append("\n".join(part for part in parts if part))
+    return texts
+
+
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that no text has: those that decoding leaves out."""
+    return [id for id, token in tokenizer.added_tokens_decoder.items() if token.special]

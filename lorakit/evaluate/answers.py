@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit import tasks
 from lorakit.adapters.attached import adapter_disabled
-from lorakit.data.questions import Question, decoded
+from lorakit.data.questions import Question, decoded, decoded_prompts
 from lorakit.evaluate.judge import Scores
 from lorakit.evaluate.result import AnsweredExample
 
@@ -100,6 +100,7 @@ def answer_questions(
     tuned = answerer(prompts, f"{description}: tuned answers")
     with adapter_disabled(model):
         base = answerer(prompts, f"{description}: base answers")
+    prompts = decoded_prompts(tokenizer, [one.prompt_ids for one in asked])
     references = [decoded(tokenizer, one.reference_ids) for one in asked]
     scores = {
         name: _scores(name, base, tuned, references, options) for name in dict.fromkeys(scorers)
@@ -107,7 +108,7 @@ def answer_questions(
     examples = tuple(
         AnsweredExample(
             one.index,
-            decoded(tokenizer, one.prompt_ids),
+            prompts[place],
             references[place],
             base[place].text,
             tuned[place].text,

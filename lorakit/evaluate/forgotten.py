@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.examples import Example, ExampleSet
-from lorakit.data.questions import last_trained_span
+from lorakit.data.questions import control_ids, last_trained_span
 from lorakit.data.sources import Placed
 from lorakit.evaluate.result import Forgotten
 from lorakit.train.losses import ExampleLosses
@@ -42,7 +42,7 @@ def most_forgotten(
     before, after = base.nll / base.weight, tuned.nll / tuned.weight
     finite = np.isfinite(before) & np.isfinite(after)
     rise = np.where(finite, np.subtract(after, before, where=finite, out=np.zeros_like(after)), 0.0)
-    control = [id for id, token in tokenizer.added_tokens_decoder.items() if token.special]
+    control = control_ids(tokenizer)
     worst = np.argsort(-rise, kind="stable")[:NUM_SHOWN]
     return tuple(
         Forgotten(

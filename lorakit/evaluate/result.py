@@ -33,7 +33,7 @@ class AnsweredExample:
 
     Attributes:
         index: of the example in its set.
-        prompt: what was given to the model, decoded, without special tokens.
+        prompt: what was given to the model, decoded, line breaks in the place of special tokens.
         reference: the right answer.
         scores: {metric: (base, tuned)}.
         samples: what base and tuned answered besides, sampled; None: nothing.

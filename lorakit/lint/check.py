@@ -15,6 +15,7 @@ from lorakit.data.contract import Finding
 from lorakit.data.meanings import read_meanings
 from lorakit.data.named_sets import prepare_named_sets, rules_of, specs_of
 from lorakit.data.prepare import Prepared
+from lorakit.data.silence import Told, without_silenced
 from lorakit.errors import DataError
 from lorakit.evaluate.drawn import check_measurable
 from lorakit.evaluate.enough import too_few_findings
@@ -22,7 +23,7 @@ from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.outside import check_outside
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
-from lorakit.lint.lint import Linted, lint, silenced_in_words, without_silenced
+from lorakit.lint.lint import lint
 from lorakit.plan.blueprint import Workbench
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
@@ -121,7 +122,7 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> list[DataError]
 
 def findings_of(
     facts: Facts, measures: Measures, stop_ids: Sequence[int], *, resumes: bool = False
-) -> Linted:
+) -> Told:
     """What is to be said about rows and recipe, and about sets too small for a verdict."""
     sets = facts.sets
     few = too_few_findings(sets.by_name(), list(sets.evaluation), measures, stop_ids)
@@ -155,13 +156,9 @@ def _in_warm_start(where: str) -> str:
     return f"warm_start.{key}" if section == "train" and key in StageSection.model_fields else where
 
 
-def report_findings(found: Linted) -> None:
+def report_findings(found: Told) -> None:
     """Say what was found, and stop where training would be wrong."""
-    for finding in found.findings:
-        where = f" ({finding.where})" if finding.where else ""
-        log.warning("%s: %s%s [%s]", finding.severity, finding.message, where, finding.id)
-    if found.silenced:
-        log.warning("check.silence leaves out: %s", silenced_in_words(found.silenced))
+    found.say(log)
     errors = [finding for finding in found.findings if finding.severity == "error"]
     if errors:
         listed = "; ".join(f"{one.message} ({one.where}) [{one.id}]" for one in errors)

@@ -19,16 +19,50 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1_000
 MIN_LETTERS = 60  # below this a language is a guess
+# A character of these scripts says as much as some three letters of an alphabet.
+DENSE_LETTERS = 3
 MAX_CHARACTERS = 600
 SURE = 0.99
+# Of the identifier's languages those that ISO 639-3 puts into one: a few sentences do not tell
+# written Chinese from Wu or Yue, nor Bokmal from Nynorsk.
+MACROLANGUAGES = {
+    **dict.fromkeys(("ary", "arz"), "ar"),
+    **dict.fromkeys(("bs", "hr", "sr"), "sh"),
+    **dict.fromkeys(("wuu", "yue"), "zh"),
+    "id": "ms",
+    "ltg": "lv",
+    "nn": "no",
+    "sdh": "ku",
+    "uzs": "uz",
+}
+NO_LANGUAGE = "zxx"
 MAX_POOLED = 40  # short questions that are read as one text
 MIN_USUAL = 2  # words that at least half of the questions have
+# In English, in themselves and in some neighbours, as prompts name the language of an answer.
+NAMES = {
+    "ar": ("arabic", "\u0627\u0644\u0639\u0631\u0628\u064a\u0629"),
+    "de": ("german", "deutsch", "allemand", "alem\u00e1n", "tedesco"),
+    "en": ("english", "englisch", "anglais", "ingl\u00e9s", "ingl\u00eas", "inglese", "engels"),
+    "es": ("spanish", "espa\u00f1ol", "spanisch", "espagnol", "spagnolo", "castellano"),
+    "fr": ("french", "fran\u00e7ais", "franz\u00f6sisch", "franc\u00e9s", "francese"),
+    "hi": ("hindi", "\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0902\u0926\u0940"),
+    "it": ("italian", "italien", "italiano"),
+    "ja": ("japanese", "\u65e5\u672c\u8a9e", "japanisch", "japonais"),
+    "ko": ("korean", "\ud55c\uad6d\uc5b4", "koreanisch", "cor\u00e9en"),
+    "nl": ("dutch", "nederlands", "niederl\u00e4ndisch"),
+    "pl": ("polish", "polsk", "polnisch"),
+    "pt": ("portuguese", "portugu\u00eas", "portugiesisch", "portugais"),
+    "ru": ("russian", "\u0440\u0443\u0441\u0441\u043a", "russisch", "russe"),
+    "tr": ("turkish", "t\u00fcrk\u00e7e", "t\u00fcrkisch"),
+    "zh": ("chinese", "\u4e2d\u6587", "\u6c49\u8bed", "chinesisch", "chinois"),
+}
+_DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
 _NO_PROSE = regex.compile(r"```.*?(```|\Z)|https?://\S+|[^\p{L}\s'\u2019]", regex.DOTALL)
 
 
 @dataclass(frozen=True)
 class Languages:
-    """Languages by their ISO 639-1 codes.
+    """Languages by their ISO 639 codes.
 
     Attributes:
         answers: rows by the language of their answer, of short ones of question and answer; JSON
@@ -93,10 +127,14 @@ def _usual_words(questions: Iterable[str]) -> set[str]:
 def _language(text: str) -> str | None:
     """None for a text too short, or between two languages."""
     prose = " ".join(_NO_PROSE.sub(" ", text[: 4 * MAX_CHARACTERS]).split())[:MAX_CHARACTERS]
-    if sum(map(str.isalpha, prose)) < MIN_LETTERS:
+    letters = sum(map(str.isalpha, prose)) + (DENSE_LETTERS - 1) * len(_DENSE.findall(prose))
+    if letters < MIN_LETTERS:
         return None
-    name, probability = _identifier().classify(prose)
-    return str(name) if probability >= SURE else None
+    shares: Counter[str] = Counter()
+    for name, share in _identifier().rank(prose):
+        shares[MACROLANGUAGES.get(name, name)] += share
+    name, share = shares.most_common(1)[0]
+    return name if share >= SURE and name != NO_LANGUAGE else None
 
 
 def _is_structured(answer: str) -> bool:

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from lorakit.files import write_atomically
-from lorakit.lint import Rule, rules
-from lorakit.lint.contract_pages import PAGES, Page
+from lorakit.lint.kinds import FoundBy, Kind, kinds
 
 MEANINGS = {
     "error": "training would be wrong or pointless, and does not start",
@@ -19,10 +18,11 @@ MEANINGS = {
 }
 HEAD = """\
 <!-- Made by: python -m lorakit.lint.pages docs/rules -->
-# Rules of `lorakit check`
+# Rules of `lorakit check` and `lorakit train`
 
-What `lorakit check` and `lorakit train` say about a recipe and its data before anything is trained.
-An error stops training; a warning is likely to hurt; a note is good to know. Of a set of over
+What `lorakit check` and `lorakit train` say about a recipe and its data before anything is trained,
+and what `lorakit train` says of a run while it trains. An error stops training; a warning is likely
+to hurt; a note is good to know. Of a set of over
 30,000 rows (or 100 million characters) rules that read text read an evenly spread part; the finding
 says so. A rule that is wrong about your data is silenced by its id, and counted instead:
 
@@ -32,63 +32,48 @@ check:
 ```
 
 How the rules fared on real data: [real_data.md](real_data.md). A new rule is a file in
-`lorakit/lint/rules/`; a flawed case in `tests/lint/corpus/flawed.py` and these pages
-(`python -m lorakit.lint.pages docs/rules`) are what the tests then ask for.
+`lorakit/lint/rules/`, with a flawed case in `tests/lint/corpus/flawed.py`; what is seen while
+training is a file in `lorakit/train/watchers/`, with runs that have it in
+`tests/train/watched_lines.py`. These pages (`python -m lorakit.lint.pages docs/rules`) are what the
+tests then ask for.
 
 """
+
+HEADINGS: dict[FoundBy, str] = {
+    "rule": "",
+    "watcher": "\n## Seen while training\n\nThey stand in the line of `metrics.jsonl` that shows "
+    "them (`findings`), in the log and in the report, each once in a run.\n\n",
+    "contract": "\n## Of the data contract and of evaluation\n\n",
+}
+TABLE = "| id | severity | what |\n|---|---|---|\n"
 
 
 def pages() -> dict[str, str]:
     """{file name: text} of every page, and of their index."""
-    made = {f"{rule.ID}.md": page_of_rule(rule) for rule in rules()}
-    made |= {f"{name}.md": page_of_contract(name) for name in PAGES}
-    return dict(sorted(made.items())) | {"README.md": _index()}
+    return {f"{name}.md": page_of(kind) for name, kind in kinds().items()} | {"README.md": _index()}
 
 
-def page_of_rule(rule: Rule) -> str:
+def page_of(kind: Kind) -> str:
     """Reason, source, example, what to do, how to silence."""
-    kind = "yaml" if ": " in rule.EXAMPLE and not rule.EXAMPLE.startswith("{") else "text"
-    example = f"## Example\n\n```{kind}\n{rule.EXAMPLE}\n```\n\n"
-    return _page(rule.ID, rule.TITLE, rule.SEVERITIES, rule.REASON, rule.SOURCE, example, rule.MEND)
-
-
-def page_of_contract(name: str) -> str:
-    """The same of a finding of the data contract; its example is the row that the message names."""
-    page = PAGES[name]
-    return _page(
-        name,
-        page.title,
-        (page.severity,),
-        page.reason,
-        page.source,
-        "",
-        page.mend,
-        can_be_silenced=page.can_be_silenced,
-    )
-
-
-def _page(
-    name: str,
-    title: str,
-    severities: tuple[str, ...],
-    reason: str,
-    source: str,
-    example: str,
-    mend: str,
-    *,
-    can_be_silenced: bool = True,
-) -> str:
-    kinds = "; ".join(f"**{one}**: {MEANINGS[one]}" for one in severities)
+    severities = "; ".join(f"**{one}**: {MEANINGS[one]}" for one in kind.severities)
     silence = (
-        f"```yaml\ncheck:\n  silence: [{name}]\n```\n"
-        if can_be_silenced
+        f"```yaml\ncheck:\n  silence: [{kind.id}]\n```\n"
+        if kind.can_be_silenced
         else "It cannot be silenced: there is nothing to train on.\n"
     )
     return (
-        f"# {name}: {_inside_a_line(title)}\n\n{kinds}.\n\n## Why\n\n{reason}\n\n"
-        f"Source: {source}.\n\n{example}## What to do\n\n{mend}\n\n## How to silence "
-        f"it\n\n{silence}"
+        f"# {kind.id}: {_inside_a_line(kind.title)}\n\n{severities}.\n\n## Why\n\n{kind.reason}\n\n"
+        f"Source: {kind.source}.\n\n{_example(kind)}## What to do\n\n{kind.mend}\n\n"
+        f"## How to silence it\n\n{silence}"
     )
+
+
+def _example(kind: Kind) -> str:
+    """Empty where the message names a row."""
+    if not kind.example:
+        return ""
+    is_yaml = ": " in kind.example and not kind.example.startswith("{")
+    return f"## Example\n\n```{'yaml' if is_yaml else 'text'}\n{kind.example}\n```\n\n"
 
 
 def _inside_a_line(title: str) -> str:
@@ -97,25 +82,16 @@ def _inside_a_line(title: str) -> str:
 
 
 def _index() -> str:
-    lines = [
-        f"| [{rule.ID}]({rule.ID}.md) | {', '.join(rule.SEVERITIES)} | {rule.TITLE} |"
-        for rule in rules()
-    ]
-    contract = [_line(name, page) for name, page in sorted(PAGES.items())]
-    table = "| id | severity | what |\n|---|---|---|\n"
-    return (
-        HEAD
-        + table
-        + "\n".join(lines)
-        + "\n\n## Of the data contract and of evaluation\n\n"
-        + table
-        + "\n".join(contract)
-        + "\n"
+    tables = (heading + TABLE + _lines(found_by) for found_by, heading in HEADINGS.items())
+    return HEAD + "".join(tables)
+
+
+def _lines(found_by: FoundBy) -> str:
+    return "".join(
+        f"| [{one.id}]({one.id}.md) | {', '.join(one.severities)} | {one.title} |\n"
+        for one in kinds().values()
+        if one.found_by == found_by
     )
-
-
-def _line(name: str, page: Page) -> str:
-    return f"| [{name}]({name}.md) | {page.severity} | {page.title} |"
 
 
 if __name__ == "__main__":

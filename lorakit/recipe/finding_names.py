@@ -1,8 +1,8 @@
-"""Ids of the findings that a recipe may silence: those of rules, and those of other rooms."""
+"""Ids of the findings that a recipe may silence: of rules, of watchers, and of other rooms."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from lorakit.recipe.rules.fault import names_in
 
 # Of the data contract (`data/contract.py`) and of evaluation; a test holds them to those.
 CONTRACT_FINDINGS = (
@@ -37,7 +37,14 @@ CONTRACT_FINDINGS = (
 
 
 def finding_names() -> tuple[str, ...]:
-    """Every id, sorted; rules are found by listing their folder, without importing them."""
-    folder = Path(__file__).parents[1] / "lint" / "rules"
-    rules = (path.stem.replace("_", "-") for path in folder.glob("*.py") if path.stem[0] != "_")
-    return tuple(sorted((*rules, *CONTRACT_FINDINGS)))
+    """Every id, sorted."""
+    return tuple(sorted((*_ids_in("lint/rules"), *watcher_names(), *CONTRACT_FINDINGS)))
+
+
+def watcher_names() -> tuple[str, ...]:
+    """Ids of what is seen while training, sorted."""
+    return _ids_in("train/watchers")
+
+
+def _ids_in(folder: str) -> tuple[str, ...]:
+    return tuple(name.replace("_", "-") for name in names_in(folder))

@@ -30,6 +30,10 @@ class SFTConfig(TrainSection):
     format: str = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
     system: str | None = None
+    silence: list[str] = Field(
+        default_factory=list,
+        description="Ids of what is seen while training (docs/rules) that is counted, not told.",
+    )
     output_dir: str | None = Field(
         None, description="Run folder with checkpoints and metrics; null: none is written."
     )

@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lorakit.evaluate.statistics import MIN_EXAMPLES
+from lorakit.lint.kinds import kinds
 from lorakit.recipe import Recipe
 from lorakit.report.curves import is_policy
 from lorakit.report.files import RunFiles
-from lorakit.report.policy import policy_advice
 from lorakit.report.verdicts import set_verdicts
 from lorakit.report.words import amount, count, listed, set_name, share
-from lorakit.train.watch import stalled
+from lorakit.train.watchers.validation_loss_rises import TREND
 
-# A validation loss this much over its lowest value, or under the one before, is a trend. Below it
-# lies what another order of the data changes.
-TREND = 0.01
 FEW_TRAINED = 0.05
 
 
@@ -97,36 +94,21 @@ def _few_examples(run: RunFiles) -> Iterator[Advice]:
         )
 
 
-def _policy(run: RunFiles) -> Iterator[Advice]:
-    for saw, do in policy_advice(run):
-        yield Advice(saw, do)
-
-
-def _stalled(run: RunFiles) -> Iterator[Advice]:
-    lines = [] if is_policy(run.metrics) else run.metrics  # only a likelihood's loss must fall
-    found = stalled(
-        [line.step for line in lines],
-        [line.loss for line in lines],
-        [line.learning_rate for line in lines],
-    )
-    if found is not None:
-        yield Advice(f"T{found.saw()[1:]}.", f"{found.do()[0].upper()}{found.do()[1:]}.")
+def _seen(run: RunFiles) -> Iterator[Advice]:
+    """What was seen while it trained; the page says under Training what it was."""
+    for one in run.seen:
+        about = kinds().get(one.id)
+        if about is not None:  # else a newer version has seen it
+            yield Advice(f"{about.title} ({one.where}).", about.mend)
 
 
 def _validation(run: RunFiles) -> Iterator[Advice]:
     points = [(line.step, line.validation_loss) for line in run.metrics if line.validation_loss]
     if len(points) < 2:
         return
-    best_step, best = min(points, key=lambda point: (point[1], point[0]))
+    best_step, _ = min(points, key=lambda point: (point[1], point[0]))
     last_step, last = points[-1]
-    if last > best * (1 + TREND):
-        yield Advice(
-            f"Validation loss was lowest at step {count(best_step)} ({amount(best)}) and rose to "
-            f"{amount(last)} at step {count(last_step)}.",
-            f"Train for fewer epochs{_now(run, 'epochs')}, or set "
-            "train.early_stopping_patience: the best weights are then kept.",
-        )
-    elif last_step == best_step and last < points[-2][1] * (1 - TREND):
+    if last_step == best_step and last < points[-2][1] * (1 - TREND):
         yield Advice(
             f"Validation loss was still falling at the end ({amount(points[-2][1])} to "
             f"{amount(last)}).",
@@ -201,8 +183,7 @@ RULES: tuple[Rule, ...] = (
     _task,
     _retention,
     _few_examples,
-    _policy,
-    _stalled,
+    _seen,
     _validation,
     _data,
     _all_well,

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.data.contract import Finding
 from lorakit.data.facts import example_facts, set_facts, shown_examples
 from lorakit.data.prepare import Prepared
-from lorakit.lint import rules
-from lorakit.lint.contract_pages import PAGES
+from lorakit.lint.kinds import kinds
 from lorakit.recipe import Recipe
+from lorakit.report.data_files import DataFacts, FoundFact
 from lorakit.report.data_view import histograms_of, marked
-from lorakit.report.files import DataFacts, FoundFact, Told
+from lorakit.report.order import Told
 from lorakit.report.part import Part
 from lorakit.report.recipes import settings_of
 from lorakit.report.render import render, write_page
@@ -106,18 +106,7 @@ def check_facts(
 
 def _explained(ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """What findings of these ids mean, as their pages in docs/rules say."""
-    contract = {name: vars(PAGES[name]) for name in ids if name in PAGES}
-    return contract | {
-        rule.ID: {
-            "title": rule.TITLE,
-            "reason": rule.REASON,
-            "source": rule.SOURCE,
-            "mend": rule.MEND,
-            "example": rule.EXAMPLE,
-        }
-        for rule in rules()
-        if rule.ID in ids
-    }
+    return {name: vars(kind) for name, kind in kinds().items() if name in ids}
 
 
 def write_check_page(

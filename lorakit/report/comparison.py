@@ -8,9 +8,11 @@ from pathlib import Path
 
 from lorakit.errors import InputError
 from lorakit.report.curves import draw_curve, overlaid_curves
-from lorakit.report.files import Change, RunFiles, in_order, read_run
+from lorakit.report.evaluation_files import Change
+from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import Forest, ForestRow, draw_forest, is_score, unscored_metrics
 from lorakit.report.numbers import facts_of
+from lorakit.report.order import in_order
 from lorakit.report.pairs import pairs_of
 from lorakit.report.recipes import differing_settings
 from lorakit.report.render import render, write_page

@@ -12,8 +12,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lorakit.report.files import LoggedStep, PlanFacts, SetFacts
+from lorakit.report.data_files import SetFacts
 from lorakit.report.svg import INKS, drawing, inline_svg, new_figure
+from lorakit.report.training_files import LoggedStep, PlanFacts
 from lorakit.report.words import amount, count, size
 
 HEIGHT = 250  # px

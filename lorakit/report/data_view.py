@@ -9,7 +9,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from lorakit.report.curves import draw_histogram, is_near_limit
-from lorakit.report.files import SetFacts, ShownExample
+from lorakit.report.data_files import SetFacts, ShownExample
 from lorakit.report.words import count, set_name
 
 

@@ -5,328 +5,21 @@ More keys may stand in a file than are read here; the shapes are a contract (doc
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    NonNegativeInt,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
-
-from lorakit.data.variants import source_and_variant
-from lorakit.errors import InputError, RunError
-from lorakit.evaluate.statistics import MIN_EXAMPLES, Verdict
+from lorakit.errors import InputError
 from lorakit.recipe import Recipe, load_recipe
-from lorakit.report.part import Part
-from lorakit.report.proof_files import (
-    Calibration,
-    Memorisation,
-    Overfitting,
-    Truncated,
-    Variant,
-)
+from lorakit.report.data_files import DataFacts, FoundFact
+from lorakit.report.evaluation_files import Answer, SetEvaluation
+from lorakit.report.order import Told
+from lorakit.report.read_files import read_checked, read_json, read_json_lines
+from lorakit.report.training_files import ChoiceFacts, LoggedStep, PlanFacts, RolledOut
 from lorakit.run_folder import RunFolder
 from lorakit.train.metrics import read_metrics
-
-# Known names in the order they are told in.
-STORY = (
-    *("train", "validation", "in_domain", "out_of_domain", "retention"),
-    *("loss", "perplexity", "kl"),
-)
-
-Value = TypeVar("Value")
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names of sets or metrics without repetition, those of STORY first, in its order, and variants
-    of a set behind it."""
-    there = dict.fromkeys(names)
-    told = dict.fromkeys([*(name for name in STORY if name in there), *there])
-    sources = {name: (source_and_variant(name) or (name,))[0] for name in told}
-    places = {name: place for place, name in enumerate(told)}
-    return sorted(
-        told, key=lambda name: (places.get(sources[name], places[name]), sources[name] != name)
-    )
-
-
-def _told(values: dict[str, Value]) -> dict[str, Value]:
-    return {name: values[name] for name in in_order(values)}
-
-
-Told = AfterValidator(_told)
-
-
-class Change(Part):
-    """One metric before and after; None: not a finite number."""
-
-    base: float | None
-    tuned: float | None
-    difference: float | None
-    interval: tuple[float | None, float | None]
-    examples: int | None = None
-    higher_is_better: bool = False
-    distance: bool = False
-    only_losses: bool = False  # a gain is no merit: of retention, where it does not decide
-    stderr: tuple[float | None, float | None] = (None, None)
-    # Of base and tuned alone, where answers were sampled.
-    base_interval: tuple[float, float] | None = None
-    tuned_interval: tuple[float, float] | None = None
-
-    @property
-    def enough(self) -> bool:
-        """Whether anything can be concluded from so many examples."""
-        return self.examples is None or self.examples >= MIN_EXAMPLES
-
-
-class Forgotten(Part):
-    """An example whose loss rose: mean per trained token, in nats."""
-
-    index: int
-    where: str
-    text: str
-    base: float
-    tuned: float
-
-
-class Correction(Part):
-    """How many verdicts a p-value was corrected for."""
-
-    tests: int
-
-
-class SetEvaluation(Part):
-    """One set of evaluation.json."""
-
-    examples: int
-    available: int | None = None
-    metrics: Annotated[dict[str, Change], Told]
-    primary: str = "loss"
-    verdict: Verdict
-    margin: float | None = None
-    notes: tuple[str, ...] = ()
-    forgotten: tuple[Forgotten, ...] = ()
-    p_value: float | None = None
-    p_value_corrected: float | None = None
-    correction: Correction | None = None
-    calibration: Calibration | None = None
-    choice_calibration: Calibration | None = None
-    overfitting: Overfitting | None = None
-    memorisation: Memorisation | None = None
-    variant: Variant | None = None
-    truncated: Truncated | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _every_metric_knows_its_set(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("metrics"), dict):
-            return values
-        decides = values.get("primary", "loss")
-        counted = {
-            name: {
-                "examples": values.get("examples"),
-                "only_losses": values.get("margin") is not None and name != decides,
-            }
-            | one
-            if isinstance(one, dict)
-            else one
-            for name, one in values["metrics"].items()
-        }
-        return values | {"metrics": counted}
-
-    @property
-    def primary_change(self) -> Change | None:
-        """The change that the verdict rests on; None where it was not measured."""
-        return self.metrics.get(self.primary)
-
-
-class Scores(Part):
-    """One answer of each model, scored."""
-
-    base: float
-    tuned: float
-
-
-class Answer(Part):
-    """One line of answers.jsonl."""
-
-    set: str
-    index: int
-    prompt: str
-    reference: str
-    base: str
-    tuned: str
-    scores: dict[str, Scores]
-
-
-class Lengths(Part):
-    """A histogram: bin i holds `edges[i] < length <= edges[i + 1]`."""
-
-    edges: list[int]
-    counts: Annotated[list[NonNegativeInt], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _every_bin_has_a_count(self) -> Lengths:
-        if len(self.edges) != len(self.counts) + 1 or sorted(set(self.edges)) != self.edges:
-            raise ValueError("edges should rise, and be one more than counts")
-        return self
-
-
-class SetFacts(Part):
-    """One set of data.json."""
-
-    read: int
-    kept: int
-    dropped: int
-    tokens: int
-    trained_tokens: int
-    lengths: Lengths
-    longest: int
-    max_length: int | None
-
-
-class FoundFact(Part):
-    """One finding of data.json."""
-
-    id: str
-    severity: Literal["error", "warning", "note"]
-    message: str
-    where: str
-
-
-class TextPiece(Part):
-    """The text of a token."""
-
-    text: str
-    trained: bool
-
-
-class LeftOut(Part):
-    """Tokens of an example that are not shown."""
-
-    before: int = 0
-    after: int = 0
-
-
-class ShownExample(Part):
-    """An example of data.json, token by token."""
-
-    set: str
-    pieces: list[TextPiece]
-    index: int | None = None
-    tokens: int | None = None
-    left_out: LeftOut = LeftOut()
-
-
-class DataFacts(Part):
-    """data.json."""
-
-    sets: Annotated[dict[str, SetFacts], Told]
-    findings: list[FoundFact]
-    examples: list[ShownExample]
-
-
-class Parameters(Part):
-    total: int
-    trainable: int
-
-
-class MeasuredFacts(Part):
-    """What came of the plan: the most at any time of the run, by moment, and of all."""
-
-    memory_bytes: dict[str, int | None] = Field(default_factory=dict)
-
-
-class PlanFacts(Part):
-    """plan.json."""
-
-    parameters: Parameters
-    memory_bytes: dict[str, int | None]
-    steps: int | None = None
-    tokens: int | None = None
-    trained_tokens: int | None = None
-    seconds: float | None = None
-    measured: MeasuredFacts | None = None
-
-    @property
-    def measured_peak(self) -> int | None:
-        """Bytes; None: the run has not come so far."""
-        return None if self.measured is None else self.measured.memory_bytes.get("peak")
-
-
-class ChoiceFacts(Part):
-    """choices.json."""
-
-    micro_batch_tokens: int
-    recompute: str | None = None
-    activation_bytes: int | None = None
-    packed: bool
-    device: str
-    dtype: str
-    num_threads: int | None = None
-    kernels: str | None = None
-
-
-class LoggedStep(Part):
-    """One line of metrics.jsonl."""
-
-    step: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    tokens: int
-    trained_tokens: int
-    tokens_per_second: float
-    peak_bytes: int
-    seconds: float
-    validation_loss: float | None = None
-    reward: float | None = None
-    zero_std: float | None = Field(None, alias="frac_reward_zero_std")
-    mean_length: float | None = Field(None, alias="completions/mean_length")
-    truncated: float | None = Field(None, alias="completions/clipped_ratio")
-    kl: float | None = None
-    entropy: float | None = None
-    clipped: float | None = Field(None, alias="clip_ratio/region")
-    clipped_of_cispo: float | None = Field(None, alias="cispo_clip_ratio")
-    mismatch: float | None = Field(None, alias="sampling_logp_difference")
-    reward_means: dict[str, float] = Field(default_factory=dict)  # of each reward, by name
-    spent: dict[str, float] = Field(default_factory=dict)  # seconds since the line before, by part
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_in_keys(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        means = {
-            key.removeprefix("rewards/").removesuffix("/mean"): value
-            for key, value in values.items()
-            if key.startswith("rewards/") and key.endswith("/mean")
-        }
-        spent = {
-            key.removeprefix("seconds/"): value
-            for key, value in values.items()
-            if key.startswith("seconds/")
-        }
-        return values | {"reward_means": means, "spent": spent}
-
-
-class RolledOut(Part):
-    """One line of completions.jsonl."""
-
-    step: int
-    label: str = ""  # runs of before have none
-    prompt: str
-    reference: str
-    completion: str
-    reward: float | None
-    rewards: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -356,6 +49,19 @@ class RunFiles:
     def name(self) -> str:
         """The folder's own name."""
         return self.folder.path.resolve().name
+
+    @property
+    def seen(self) -> list[FoundFact]:
+        """What was seen while it trained, in that order."""
+        return [found for line in self.metrics for found in line.findings]
+
+    @property
+    def silenced(self) -> dict[str, int]:
+        """{id: how often}, of what was seen while it trained and kept quiet."""
+        counts: Counter[str] = Counter()
+        for line in self.metrics:
+            counts.update(line.silenced)
+        return dict(counts)
 
     def has(self, name: str) -> bool:
         """Whether the folder has the file of that name."""
@@ -395,53 +101,13 @@ def read_run(path: Path) -> RunFiles:
         versions=_header(folder.recipe) if has_recipe else (),
         plan=read_json(folder.plan, PlanFacts, None),
         choices=read_json(folder.choices, ChoiceFacts, None),
-        metrics=_checked(folder.metrics, read_metrics, list[LoggedStep], []),
+        metrics=read_checked(folder.metrics, read_metrics, list[LoggedStep], []),
         data=read_json(folder.data, DataFacts, None),
         evaluation=read_json(folder.evaluation, Annotated[dict[str, SetEvaluation], Told], {}),
         answers=read_json_lines(folder.answers, list[Answer], []),
         completions=read_json_lines(folder.completions, list[RolledOut], []),
         missing=missing,
     )
-
-
-def read_json(path: Path, shape: Any, absent: Value) -> Any | Value:
-    """A file of one JSON value in `shape`; `absent` where it is not there.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    return _checked(path, lambda file: json.loads(file.read_text("utf-8")), shape, absent)
-
-
-def read_json_lines(path: Path, shape: Any, absent: Value) -> Any | Value:
-    """The same for a file of JSON lines."""
-    return _checked(path, _json_lines, shape, absent)
-
-
-def _checked(path: Path, parse: Callable[[Path], Any], shape: Any, absent: Value) -> Any | Value:
-    """What `parse` makes of the file, in `shape`; `absent` where there is no such file."""
-    if not path.is_file():
-        return absent
-    try:
-        return TypeAdapter(shape).validate_python(parse(path))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise _damaged(path, f"{place}: {fault['msg']}") from None
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> RunError:
-    return RunError(
-        f"{str(path)!r} is not what lorakit writes there: {reason}. Restore it, or delete it: the "
-        "report then says that it is not there."
-    )
-
-
-def _json_lines(path: Path) -> list[Any]:
-    # Not splitlines, which also splits at characters that JSON texts may hold, such as U+2028.
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def _header(path: Path) -> tuple[str, ...]:

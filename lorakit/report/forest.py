@@ -9,7 +9,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from lorakit.data.variants import source_and_variant
-from lorakit.report.files import Change, RunFiles, SetEvaluation
+from lorakit.report.evaluation_files import Change, SetEvaluation
+from lorakit.report.files import RunFiles
 from lorakit.report.svg import INKS, drawing, inline_svg, new_figure
 from lorakit.report.verdicts import effect_of
 from lorakit.report.words import capital, change, interval, metric_name, printable, set_name

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from lorakit.recipe import Recipe
 from lorakit.recipe.quantizations import BLOCKWISE
-from lorakit.report.files import ChoiceFacts, LoggedStep, Parameters, PlanFacts, RunFiles
+from lorakit.report.files import RunFiles
+from lorakit.report.training_files import ChoiceFacts, LoggedStep, Parameters, PlanFacts
 from lorakit.report.words import amount, count, counted, duration, share, size
 from lorakit.train.clock import PeakMemory
 

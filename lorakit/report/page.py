@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.files import write_atomically
+from lorakit.lint.kinds import kinds
 from lorakit.report.advice import advice
 from lorakit.report.curves import MAX_POINTS, curves, draw_curve, is_policy
 from lorakit.report.data_view import histograms_of, marked
@@ -94,6 +95,7 @@ def run_page(run: RunFiles) -> str:
         samples=chosen_samples(run),
         forgotten=forgotten_samples(run),
         curves=[(one, draw_curve(one)) for one in trained],
+        explained=kinds(),
         is_policy=is_policy(run.metrics),
         rolled_out=shown_generations(run),
         thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,

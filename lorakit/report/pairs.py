@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lorakit.evaluate.statistics import ALPHA, central_interval, holm, p_value, resampled_means
-from lorakit.report.files import Answer, Change, RunFiles, Scores, in_order
+from lorakit.report.evaluation_files import Answer, Change, Scores
+from lorakit.report.files import RunFiles
+from lorakit.report.order import in_order
 from lorakit.report.verdicts import Effect, effect_of
 
 Row = tuple[int, str, str]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorakit.report.files import Parameters
 from lorakit.report.part import Part
+from lorakit.report.training_files import Parameters
 
 # What there is in each phase of a run, in the order it is stacked, and what the rest of it is.
 _WEIGHTS = ("weights", "on_its_way", "quantization_constants")

@@ -1,23 +1,17 @@
-"""What a page says of a policy gradient: its curves, samples of what it rolled out, what to do."""
+"""What a page says of a policy gradient: its curves, and samples of what it rolled out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from lorakit.report.curves import DASHES, Curve, Line, is_policy
-from lorakit.report.files import LoggedStep, RolledOut, RunFiles
+from lorakit.report.curves import DASHES, Curve, Line
+from lorakit.report.files import RunFiles
 from lorakit.report.svg import RUNS
+from lorakit.report.training_files import LoggedStep, RolledOut
 from lorakit.report.words import amount
-from lorakit.train.metrics import read_metrics
-from lorakit.train.policy_watch import PolicyWatch
 
-MANY_ALIKE = 0.5  # of the completions, in groups without variance
 SHOWN_GENERATIONS = 3  # the first, one half-way, the last
-RUNAWAY = 2.0  # times the length that completions began with
-TOLD_STEPS = 10  # logged ones, at the end and at the beginning
-REWARD_GAMED = "reward-gamed"  # the id of that finding of the watch
 
 ValueOf = Callable[[LoggedStep], float | None]
 
@@ -126,45 +120,3 @@ def shown_generations(run: RunFiles) -> list[ShownGeneration]:
         ShownGeneration(step, kept[step][0].prompt, kept[step][0].reference, kept[step])
         for step in (steps[place] for place in places if steps)
     ]
-
-
-def policy_advice(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """(what was seen, what to do)."""
-    if not is_policy(run.metrics):
-        return
-    yield from _gamed(run)
-    alike = [line.zero_std for line in run.metrics if line.zero_std is not None][-TOLD_STEPS:]
-    if alike and sum(alike) / len(alike) > MANY_ALIKE:
-        yield (
-            f"At the end {sum(alike) / len(alike):.0%} of the completions were in groups whose "
-            "rewards were all alike, of which nothing is learned.",
-            "Where nearly all are right, take harder questions; where nearly all are wrong, easier "
-            "ones, a warm start, or a reward that tells half right from wrong. More "
-            "grpo.num_generations vary more.",
-        )
-    lengths = [line.mean_length for line in run.metrics if line.mean_length is not None]
-    if len(lengths) >= 2 * TOLD_STEPS:
-        first, last = (
-            sum(part) / len(part) for part in (lengths[:TOLD_STEPS], lengths[-TOLD_STEPS:])
-        )
-        if last > RUNAWAY * first:
-            yield (
-                f"Completions grew from {amount(first)} to {amount(last)} tokens.",
-                "Look at the samples: if they ramble, loss_type dr_grpo, "
-                "grpo.mask_truncated_completions or a reward of brevity holds against it.",
-            )
-
-
-def _gamed(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """What was said of it while the run went on, by the same rule."""
-    rewards = [] if run.recipe is None else run.recipe.grpo.named_rewards
-    if not rewards:
-        return
-    watch = PolicyWatch({one.name: one.weight for one in rewards})
-    lines: list[dict[str, Any]] = []
-    for line in read_metrics(run.folder.metrics):
-        lines.append(line)
-        for found in watch.look(lines):
-            if found.id == REWARD_GAMED:
-                saw, _, do = found.message.partition(". ")
-                yield f"{saw[0].upper()}{saw[1:]} (seen at step {found.step}).", f"{do}."

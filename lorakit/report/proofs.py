@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorakit.report.files import SetEvaluation, in_order
+from lorakit.report.evaluation_files import SetEvaluation
+from lorakit.report.order import in_order
 from lorakit.report.proof_files import (
     AgainstReferences,
     Calibration,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lorakit.data.variants import source_and_variant
-from lorakit.report.files import Answer, RunFiles, in_order
+from lorakit.report.evaluation_files import Answer
+from lorakit.report.files import RunFiles
+from lorakit.report.order import in_order
 from lorakit.report.verdicts import RETENTION
 from lorakit.report.words import counted, metric_name, set_name
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from lorakit.evaluate.answers import are_many_truncated
 from lorakit.evaluate.statistics import TOO_FEW
-from lorakit.report.files import Change, RunFiles, SetEvaluation
+from lorakit.report.evaluation_files import Change, SetEvaluation
+from lorakit.report.files import RunFiles
 from lorakit.report.words import (
     amount,
     capital,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from lorakit.report.files import Told
+from lorakit.report.order import Told
 from lorakit.report.part import Part
 
 

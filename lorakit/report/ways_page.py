@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.errors import RunError
-from lorakit.report.files import Change, read_json, read_json_lines
+from lorakit.report.evaluation_files import Change
 from lorakit.report.forest import Forest, ForestRow, draw_forest
 from lorakit.report.numbers import Fact
+from lorakit.report.read_files import read_json, read_json_lines
 from lorakit.report.render import render, write_page
 from lorakit.report.ways_files import Answered, Quality, WaysFile
 from lorakit.report.ways_plots import (

@@ -1,5 +1,6 @@
-"""What the child process of `_schema_process.py` does; `lorakit/child/serve.py` runs it, nobody
-imports it.
+"""What the child of `_processes.schema_process` does; nobody imports it.
+
+`lorakit/child/serve.py` runs it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from referencing.exceptions import Unresolvable
 from lorakit.errors import InputError, RecipeError, RunError
 from lorakit.files import strict_json
 from lorakit.tasks import ScoringOptions, of_different
-from lorakit.tasks._schema_process import schema_process
+from lorakit.tasks._processes import schema_process
 
 NAME = "json_schema"
 HIGHER_IS_BETTER = True
@@ -38,7 +38,7 @@ def check(options: ScoringOptions) -> None:
     """See `lorakit.tasks.Scorer`: a schema is needed, and the process that holds answers to it."""
     _check_given(options)
     try:
-        schema_process().accepts("true", "null")
+        schema_process().ask("true", "null")
     except RunError as error:
         raise InputError(f"metric json_schema: {error}") from error
 
@@ -80,7 +80,7 @@ def _accepted(schema: str, answer: str) -> bool | None:
         strict_json(answer)
     except (ValueError, RecursionError):  # no JSON, or nested deeper than any program reads
         return False
-    found = schema_process().accepts(schema, answer)
+    found: bool | str | None = schema_process().ask(schema, answer)
     if isinstance(found, str):
         raise RecipeError(
             f"evaluate.json_schema refers to {found!r}, which is not in the file. Define it there."

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.questions import decoded
+from lorakit.data.questions import decoded, decoded_prompts
 from lorakit.errors import printable
 from lorakit.train.rollouts import Rollouts
 
@@ -34,6 +34,7 @@ def samples(
     group = np.arange(len(rollouts) // len(rollouts.questions))
     order = group[np.argsort(-np.nan_to_num(rollouts.advantages.rewards[group]), kind="stable")]
     question = rollouts.questions[0]
+    (prompt,) = decoded_prompts(tokenizer, [question.prompt_ids])
     found: dict[str, dict[str, Any]] = {}
     for label, place in (("best", 0), ("worst", -1), ("typical", len(order) // 2)):
         member = int(order[place])
@@ -43,7 +44,7 @@ def samples(
         rewards = [_known(value) for value in rollouts.rewards[member].tolist()]
         found[label] = {
             "label": label,
-            "prompt": decoded(tokenizer, question.prompt_ids),
+            "prompt": prompt,
             "reference": decoded(tokenizer, question.reference_ids),
             "completion": text,
             "reward": _known(float(rollouts.advantages.rewards[member])),

@@ -125,7 +125,9 @@ def _warm_start_identity(recipe: Recipe, sets: NamedSets) -> Mapping[str, Any] |
 
 
 def _loop_of(recipe: Recipe) -> LoopSettings:
-    return LoopSettings.from_section(recipe.train, packing=recipe.data.packing)
+    return LoopSettings.from_section(
+        recipe.train, packing=recipe.data.packing, silence=recipe.check.silence
+    )
 
 
 def _grpo_of(recipe: Recipe) -> GRPOSettings:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.data.questions import decoded
+from lorakit.data.questions import decoded, decoded_prompts
 from lorakit.data.sources import Row
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.question_stream import QuestionStream
@@ -108,7 +108,7 @@ class Generation:
         return Answers(
             [rollouts.texts[completion - missing] for completion in completions],
             [decoded(self.tokenizer, question.reference_ids) for question in asked],
-            [decoded(self.tokenizer, question.prompt_ids) for question in asked],
+            decoded_prompts(self.tokenizer, [question.prompt_ids for question in asked]),
             [rollouts.token_ids[rollouts.span(i)].tolist() for i in completions],
             [{} if row is None else row.values for row in found],
             [

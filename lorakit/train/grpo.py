@@ -46,6 +46,8 @@ from lorakit.train.run import Run
 from lorakit.train.samplers import Sampler, sample_here
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import job_of, set_up
+from lorakit.train.watch import Watch
+from lorakit.train.watched import Watched
 
 ROWS_READ = 100  # to see which columns a data set has
 
@@ -120,10 +122,12 @@ def train_grpo(
             grpo = replace(grpo, max_batch=choices.completions_at_a_time)
             sample = partial(sample_here, max_dense_bytes=choices.dense_bytes)
         state = GRPOState(grpo, stream)
+        num_steps = stream.count_steps(settings, sizes.num_steps)
         run = Run(
             setup,
-            num_steps=stream.count_steps(settings, sizes.num_steps),
+            num_steps=num_steps,
             steps_per_epoch=stream.cycles_per_epoch * sizes.num_steps,
+            watch=Watch(Watched(settings, num_steps, grpo=grpo)),
             method_state=state,
         )
         run.announce(

@@ -8,7 +8,7 @@ because questions, seeds and order are functions of the step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from lorakit.train.completions import in_words, samples
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.metrics import MetricsFile
 from lorakit.train.per_completion import Statistics
-from lorakit.train.policy_watch import PolicyWatch
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.rollouts import Rollouts
 
@@ -49,7 +48,6 @@ class GRPOState:
         self._stream = stream
         # {name: (sum, count)} since the last line; of what starts with "seconds/" the sum is told.
         self._sums: dict[str, tuple[float, float]] = {}
-        self._watch = PolicyWatch({one.name: one.weight for one in settings.rewards})
         self._file: MetricsFile | None = None
         self._samples: list[dict[str, Any]] = []  # of the last generation
         self._num_told = 0  # lines of the metrics
@@ -135,11 +133,6 @@ class GRPOState:
         }
         self._sums = {}
         return line
-
-    def look(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-        """See `MethodState`."""
-        found = self._watch.look(lines)
-        return [f"seen at step {one.step}: {one.message} ({one.id})" for one in found]
 
     def _add_column(self, mean: str, std: str, values: np.ndarray) -> None:
         known = values[~np.isnan(values)]

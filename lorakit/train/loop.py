@@ -27,6 +27,8 @@ from lorakit.train.run import Run
 from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import job_of, set_up
 from lorakit.train.step import StepResult
+from lorakit.train.watch import Watch
+from lorakit.train.watched import Watched
 from lorakit.train.worst_first import run_worst_first
 
 
@@ -95,10 +97,12 @@ def train(
             rank=rank,
             world_size=world_size,
         )
+        num_steps = batches.count_steps(settings.num_train_epochs, settings.max_steps)
         run = Run(
             setup,
-            num_steps=batches.count_steps(settings.num_train_epochs, settings.max_steps),
+            num_steps=num_steps,
             steps_per_epoch=batches.steps_per_epoch,
+            watch=Watch(Watched(settings, num_steps)),
         )
         run.announce(f"{len(examples)} examples", f"up to {settings.batch_size} examples")
         if settings.worst_batch_first:

@@ -49,7 +49,13 @@ class TrainOutcome:
             "loss": self.loss,
             "validation_loss": self.validation_loss,
             "optimizer": self.optimizer,
+            "findings": self.findings,
         } | ({} if self.reward is None else {"reward": self.reward})
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What was seen while it trained, in the shape of `Finding.to_json`."""
+        return [one for line in self.metrics for one in line.get("findings", [])]
 
     @property
     def reward(self) -> float | None:

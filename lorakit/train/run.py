@@ -27,6 +27,7 @@ from lorakit.train.run_state import Counters, MethodState
 from lorakit.train.setup import Setup
 from lorakit.train.step import StepResult, take_step
 from lorakit.train.validations import Validations
+from lorakit.train.watch import Watch
 
 CHOICES_NAME = "choices.json"
 FINISHED, STOPPED_EARLY = "finished", "early stopping"
@@ -41,6 +42,7 @@ class Run:
         setup: what it trains, and with what.
         num_steps: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps of one epoch; a policy's may have a fraction.
+        watch: looks at its metrics lines.
         method_state: what the method keeps; None: nothing.
     """
 
@@ -50,6 +52,7 @@ class Run:
         *,
         num_steps: int,
         steps_per_epoch: float,
+        watch: Watch,
         method_state: MethodState | None = None,
     ) -> None:
         job = setup.job
@@ -71,7 +74,7 @@ class Run:
             num_steps,
             run_dir=self._run_dir,
             reports=job.ranks.writes,
-            method_state=method_state,
+            watch=watch,
         )
         self._mark = 0.0  # when the seconds were last counted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,6 +95,3 @@ class MethodState(Protocol):
 
     def take_line(self) -> dict[str, float]:
         """What a line of the metrics has besides; counted anew from here on."""
-
-    def look(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What is to be said, once, of the newest of the lines."""

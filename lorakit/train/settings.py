@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from lorakit.train.schedule import Kind, Schedule, check_kind, count_warmup_step
 # They change what is written, when, or how soon a fault shows, never what is trained: free to
 # differ on resume.
 _FREE_ON_RESUME = frozenset(
-    {"logging_steps", "save_steps", "save_total_limit", "report_to", "optim_memory"}
+    {"logging_steps", "save_steps", "save_total_limit", "report_to", "silence", "optim_memory"}
     | {"worst_batch_first", "compact_heap"}
     # Checked, and replayed where they were automatic, in choices.py.
     | {"micro_batch_tokens", "gradient_checkpointing", "kernels", "packing"}
@@ -24,6 +25,7 @@ class LoopSettings:
 
     Attributes:
         packing: whether examples may share a row, where the model's family allows it.
+        silence: ids of what is seen while training that is counted instead of told.
 
     Raises:
         InputError: `lr_scheduler_type` is not known.
@@ -59,17 +61,26 @@ class LoopSettings:
     early_stopping_patience: int | None = None
     early_stopping_threshold: float = 0.0
     report_to: tuple[str, ...] = ()
+    silence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_kind(self.lr_scheduler_type)
 
     @classmethod
-    def from_section(cls, section: TrainSection, *, packing: bool) -> LoopSettings:
-        """From the recipe's `train` section (or an SFTConfig) and its `data.packing`."""
+    def from_section(
+        cls, section: TrainSection, *, packing: bool, silence: Sequence[str] = ()
+    ) -> LoopSettings:
+        """From the recipe's `train` section (or an SFTConfig), its `data.packing` and its
+        `check.silence`."""
         values = section.model_dump(
-            include=set(cls.__dataclass_fields__) - {"packing", "report_to"}
+            include=set(cls.__dataclass_fields__) - {"packing", "report_to", "silence"}
         )
-        return cls(**values, packing=packing, report_to=tuple(section.report_to))
+        return cls(
+            **values,
+            packing=packing,
+            report_to=tuple(section.report_to),
+            silence=tuple(silence),
+        )
 
     def identity(self) -> dict[str, Any]:
         """The values that a resumed run must share with the checkpoint it goes on from."""

@@ -65,7 +65,7 @@ def train_sft(
     return train(
         model,
         prepared.examples,
-        LoopSettings.from_section(config, packing=config.packing),
+        LoopSettings.from_section(config, packing=config.packing, silence=config.silence),
         repeats=prepared.repeats,
         validation=None if held_out is None else held_out.examples,
         run_dir=None if config.output_dir is None else Path(config.output_dir),

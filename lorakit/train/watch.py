@@ -1,91 +1,87 @@
-"""Whether the loss falls at all: seen after some fifty steps, while little is lost yet."""
+"""What goes wrong in a run, seen in its metrics lines while it trains; each kind is said once.
+
+The files of `watchers/` are found by listing the folder. `some_trouble.py` describes itself as a
+rule of `lorakit.lint` does, so that it has a page in docs/rules and can be silenced by its id, and
+defines `METHODS` and `see(run) -> Finding | None` besides. What a watcher says depends on the lines
+and settings of the run alone, so that a resumed run says what an uninterrupted one would have.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
+from typing import Protocol, cast
 
-import numpy as np
-
-WATCHED_STEPS = 50
-# Falls by less are no fall: within them lies what another order of the data changes.
-FALL = 0.005
-LOWER_RATE = 1e-4
+from lorakit.data.contract import Finding, Severity
+from lorakit.data.silence import Told, without_silenced
+from lorakit.train import watchers as _watchers
+from lorakit.train.watched import Line, Watched
 
 
-@dataclass(frozen=True)
-class Stalled:
-    """The loss did not fall.
+class Watcher(Protocol):
+    """What a file of `watchers/` defines.
 
     Attributes:
-        step: at which that was seen.
-        first, last: mean loss over the first and the last third of the steps until then.
-        learning_rate: the highest until then.
+        ID: the file's name with hyphens.
+        METHODS: values of `train.method` whose runs it looks at.
+        SEVERITIES: those its findings may have, the worst first; never an error.
+        TITLE: the trouble in a few words.
+        REASON: why it matters, and when it is said.
+        SOURCE: where that is from: a paper's id, a thread's number, or "practice".
+        EXAMPLE: values of metrics.jsonl that have it.
+        MEND: what to do.
     """
 
-    step: int
-    first: float
-    last: float
-    learning_rate: float
+    ID: str
+    METHODS: tuple[str, ...]
+    SEVERITIES: tuple[Severity, ...]
+    TITLE: str
+    REASON: str
+    SOURCE: str
+    EXAMPLE: str
+    MEND: str
 
-    def saw(self) -> str:
-        """In words."""
-        return (
-            f"the loss did not fall in the first {self.step} steps "
-            f"({self.first:.4f} to {self.last:.4f})"
-        )
-
-    def do(self) -> str:
-        """What to try."""
-        if self.learning_rate > LOWER_RATE:
-            return (
-                f"lower train.learning_rate (now {self.learning_rate:.2g}) to {LOWER_RATE:g}, "
-                "and see "
-                "with `lorakit check --show 3` that the right tokens are trained"
-            )
-        return (
-            "see with `lorakit check --show 3` that the right tokens are trained; the learning "
-            "rate "
-            f"is {self.learning_rate:.2g} already"
-        )
+    def see(self, run: Watched) -> Finding | None:
+        """The trouble, if the newest line shows it; called at every line until it does."""
 
 
-def judged_at(steps: Sequence[int], rates: Sequence[float]) -> int | None:
-    """Which metrics line tells whether the loss falls; None while none does.
+@cache
+def watchers() -> tuple[Watcher, ...]:
+    """All watchers, sorted by id."""
+    names = sorted(module.name for module in pkgutil.iter_modules(_watchers.__path__))
+    return tuple(
+        cast(Watcher, importlib.import_module(f"{_watchers.__name__}.{name}")) for name in names
+    )
 
-    The first from WATCHED_STEPS on at which the warm-up was over for as long as it lasted.
+
+class Watch:
+    """All watchers of one run.
 
     Args:
-        steps, rates: of the lines so far, in order.
+        run: its lines are added here.
     """
-    peak = 0
-    for i in range(1, len(steps)):
-        if rates[i] > rates[peak]:
-            peak = i
-        elif steps[i] >= max(WATCHED_STEPS, 2 * steps[peak]) and i >= 2:
-            return i
-    return None
 
+    def __init__(self, run: Watched) -> None:
+        self._run = run
+        self._watchers = [one for one in watchers() if run.method in one.METHODS]
+        self._seen: set[str] = set()
 
-def stalled(
-    steps: Sequence[int], losses: Sequence[float], rates: Sequence[float]
-) -> Stalled | None:
-    """What to say of the first steps, or None: the loss falls, or it is too early to tell.
+    def open(self, lines: Sequence[Line]) -> None:
+        """Go on after the lines of earlier processes: what they tell of is not said again."""
+        for line in lines:
+            self._run.add(line)
+            self._seen |= {one["id"] for one in line.get("findings", [])}
+            self._seen |= {*line.get("silenced", {})}
 
-    Args:
-        steps, losses, rates: of the metrics lines, in order; a loss is the mean since the line
-            before.
-    """
-    line = judged_at(steps, rates)
-    if line is None:
-        return None
-    ends = np.array(steps[: line + 1])
-    seen = np.array(losses[: line + 1])
-    covered = np.diff(ends, prepend=0)  # steps behind each loss
-    early, late = ends <= ends[-1] / 3, ends > ends[-1] * 2 / 3
-    early[0] = True
-    first = float(np.average(seen[early], weights=covered[early]))
-    last = float(np.average(seen[late], weights=covered[late]))
-    if last < first * (1 - FALL):
-        return None
-    return Stalled(int(ends[-1]), first, last, float(max(rates[: line + 1])))
+    def look(self, line: Line) -> Told:
+        """What is seen for the first time at the newest line."""
+        self._run.add(line)
+        found = []
+        for one in self._watchers:
+            finding = None if one.ID in self._seen else one.see(self._run)
+            if finding is not None:
+                found.append(finding)
+                self._seen.add(one.ID)
+        return without_silenced(found, self._run.settings.silence)

@@ -21,7 +21,7 @@ from lorakit.data.facts import (
 )
 from lorakit.data.named_sets import prepare_named_sets
 from lorakit.recipe import parse_recipe
-from lorakit.report.files import DataFacts
+from lorakit.report.data_files import DataFacts
 from tests import tiny
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lorakit.lint.languages import Languages
+from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.row_texts import RowText, Sample
 from lorakit.lint.rules import languages_mixed
 
@@ -79,5 +79,57 @@ def test_a_few_answers_in_another_language_than_their_question() -> None:
     found.by_row[:5] = [(row, "de", "en") for row, _, _ in found.by_row[:5]]
     assert severities(found) == ["warning"]
     assert severities(found, in_domain={"en": 60, "de": 40}) == ["warning"]
-    found.by_row[:40] = [(row, "de", "en") for row, _, _ in found.by_row[:40]]
-    assert severities(found) == ["note"]  # so many are meant
+    # All that is asked in German is answered in English: that is meant.
+    found.by_row[:] = [
+        (row, "de" if i < 40 else asked, "en") for i, (row, asked, _) in enumerate(found.by_row)
+    ]
+    assert severities(found) == ["note"]
+
+
+def split(count: int, prompt: str = "What is it?", system: str = "") -> Languages:
+    """Forty German questions answered in German, and as many as `count` in English."""
+    found = languages({"de": 40 + count})
+    says = (("system", system),) if system else ()
+    turns = (*says, ("user", prompt), ("assistant", "So."))
+    for i in range(40, 40 + count):
+        row = RowText(i, f"de:{i}", turns, (False,) * (len(turns) - 1) + (True,))
+        found.by_row[i] = (row, "de", "en")
+    return found
+
+
+@pytest.mark.parametrize("count", [4, 5, 20, 30, 40])
+def test_questions_of_one_language_answered_in_two_are_a_fault(count: int) -> None:
+    assert severities(split(count)) == ["warning"] * (count >= 5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "system"),
+    [
+        ("Was ist das? Antworte auf Englisch.", ""),
+        ("Was ist das?", "Answer in English."),
+        ("Was ist das?", "Du bist die Filiale in London."),  # which the others have not
+        ("Bitte übersetzen: Was ist das?", ""),
+    ],
+)
+def test_not_where_something_says_which(prompt: str, system: str) -> None:
+    assert severities(split(30, prompt, system)) == []
+
+
+TEXTS = {
+    # Few signs, and Wu and Yue are written nearly alike.
+    "zh": "请每天早晚各服一片。饭后服用。如果发烧请打电话给我们的诊所。",
+    "ja": "毎日朝と晩に一錠ずつ、食後に飲んでください。熱が出たら電話してください。",
+    "sh": "Uzmite jednu tabletu dva puta dnevno poslije jela i nazovite nas ako dobijete groznicu.",
+    "no": "Ta ei tablett to gonger om dagen etter maten. Eg veit ikkje kva du skal gjera viss "
+    "du blir sjuk og ikkje kjem deg ut, men då kan du ringja oss heile natta.",
+    "ms": "Minum satu tablet dua kali sehari sesudah makan, dan hubungi kami jika Anda demam.",
+    "de": "Nehmen Sie zweimal am Tag eine Tablette nach dem Essen, und rufen Sie bitte an.",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_languages_are_told_as_macrolanguages(name: str) -> None:
+    turns = (("user", ""), ("assistant", TEXTS[name]))
+    short = (("user", ""), ("assistant", TEXTS[name][:9]))
+    rows = tuple(RowText(i, f"d:{i}", turns if i else short, (False, True)) for i in range(4))
+    assert languages_of(Sample("train", rows, 4, np.ones(4))).answers == {name: 3}

@@ -17,17 +17,20 @@ import lorakit
 from lorakit.cli import main
 from lorakit.data.contract import FINDINGS, Finding
 from lorakit.data.pack import epoch_order
+from lorakit.data.silence import silenced_in_words, without_silenced
 from lorakit.errors import RecipeError
 from lorakit.lint import rules
 from lorakit.lint.contract_pages import PAGES
 from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
+from lorakit.lint.kinds import kinds
 from lorakit.lint.languages import languages_of
-from lorakit.lint.lint import lint, silenced_in_words, without_silenced
-from lorakit.lint.pages import page_of_contract, pages
+from lorakit.lint.lint import lint
+from lorakit.lint.pages import page_of, pages
 from lorakit.lint.row_texts import RowText, Sample
 from lorakit.recipe import BaseSection, GRPOSection
 from lorakit.recipe.finding_names import CONTRACT_FINDINGS, finding_names
+from lorakit.train.watch import watchers
 from tests.lint.corpus.case import Case
 from tests.lint.corpus.flawed import FLAWED
 from tests.lint.corpus.rows import answered
@@ -35,12 +38,13 @@ from tests.plan.test_duration import examples
 
 DOCS = Path(__file__).parents[2] / "docs" / "rules"
 RULES = {rule.ID: rule for rule in rules()}
+WATCHERS = {one.ID: one for one in watchers()}
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [*RULES, *WATCHERS])
 def test_a_rule_is_a_file_of_its_own(name: str) -> None:
-    rule = RULES[name]
-    path = Path(inspect.getfile(rule.find))
+    rule: Any = RULES.get(name) or WATCHERS[name]
+    path = Path(inspect.getfile(rule.find if name in RULES else rule.see))
     assert path.stem == name.replace("-", "_")
     for text in (rule.TITLE, rule.REASON, rule.SOURCE, rule.EXAMPLE, rule.MEND):
         assert text.strip() == text and text
@@ -119,8 +123,10 @@ def test_check_says_nothing_of_the_dtype_of_a_gpu_that_is_elsewhere(
 
 def test_names_that_a_recipe_may_silence_are_those_that_exist() -> None:
     assert set(CONTRACT_FINDINGS) == {*FINDINGS, "too-few-to-tell", "tokens-not-stored"}
-    assert not set(CONTRACT_FINDINGS) & set(RULES)
-    assert finding_names() == tuple(sorted({*CONTRACT_FINDINGS, *RULES}))
+    every = [*CONTRACT_FINDINGS, *RULES, *WATCHERS]
+    assert finding_names() == tuple(sorted(set(every))) and len(set(every)) == len(every)
+    assert set(kinds()) == {*every, "data-refused"}
+    assert {one.id for one in kinds().values() if not one.can_be_silenced} == {"data-refused"}
 
 
 def test_every_finding_has_its_page_and_no_page_is_old() -> None:
@@ -136,18 +142,18 @@ def test_every_finding_has_its_page_and_no_page_is_old() -> None:
 
 def test_pages_of_the_contract_speak_of_what_exists() -> None:
     assert set(PAGES) == {*CONTRACT_FINDINGS, "data-refused"}
-    assert "never cut" in page_of_contract("rows-too-long")
+    assert "never cut" in page_of(kinds()["rows-too-long"])
 
 
-def test_an_unknown_id_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="did you mean near-duplicates"):
-        lorakit.parse_recipe(
-            {
-                "base": {"model": "builtin"},
-                "data": {"train": "builtin:train"},
-                "check": {"silence": ["near-duplicate"]},
-            }
-        )
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("near-duplicate", "near-duplicates"), ("loss-dont-fall", "loss-does-not-fall")],
+)
+def test_an_unknown_id_names_the_nearest(name: str, nearest: str) -> None:
+    sections = {"base": {"model": "builtin"}, "data": {"train": "builtin:train"}}
+    with pytest.raises(RecipeError, match=f"did you mean {nearest}"):
+        lorakit.parse_recipe(sections | {"check": {"silence": [name]}})
+    lorakit.parse_recipe(sections | {"check": {"silence": [nearest]}})
 
 
 def test_silenced_findings_are_counted_and_the_worst_come_first() -> None:

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from lorakit.data.contract import Finding
 from lorakit.report.advice import advice
 from lorakit.report.files import read_run
+from lorakit.report.page import run_page
+from lorakit.train.watch import Watcher, watchers
 from tests.report import runs
+from tests.report.pages import parse
 from tests.report.test_verdicts import BETTER, KEPT, LOST, SAME, WORSE
 
 
@@ -55,7 +59,6 @@ def test_without_an_evaluation_nothing_is_known(run: Path) -> None:
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ([2.0, 1.5, 1.6], "lowest at step 2 (1.500) and rose to 1.600 at step 3"),
         ([2.0, 1.5, 1.505], ""),
         ([2.0, 1.5, 1.4], "still falling at the end (1.500 to 1.400)"),
         ([2.0, 1.5, 1.495], ""),
@@ -97,3 +100,33 @@ def test_the_data_decide(change: Callable[[dict[str, Any]], None], words: str, r
     assert words in told(run)
     runs.edit(run / "data.json", _nothing_dropped)
     assert "were left out" not in told(run)
+
+
+@pytest.mark.parametrize("watcher", watchers(), ids=lambda one: str(one.ID))
+def test_what_was_seen_is_told_with_what_to_do(watcher: Watcher, run: Path) -> None:
+    lines = runs.metrics_lines(random.Random(0), steps=4)
+    runs.write_lines(run / "metrics.jsonl", lines)
+    quiet, before = run_page(read_run(run)), told(run)
+    assert "Seen while training" not in quiet and watcher.TITLE not in before
+    found = Finding(watcher.ID, watcher.SEVERITIES[0], f"{runs.HOSTILE} went on", "step 3")
+    lines[2] |= {"findings": [found.to_json()]}
+    runs.write_lines(run / "metrics.jsonl", lines)
+    assert f"{watcher.TITLE} (step 3). {watcher.MEND}" in told(run)
+    training = parse(run_page(read_run(run))).by_id("training")
+    shown = " ".join(training.text.split())
+    for said in ("Seen while training", watcher.ID, watcher.REASON, watcher.SOURCE, "step 3"):
+        assert said in shown
+    assert runs.HOSTILE in training.text and not training.all("script")
+    # One that a newer version has seen is shown, and no reason for it is made up.
+    lines[2]["findings"][0]["id"] = "not-known-here"
+    runs.write_lines(run / "metrics.jsonl", lines)
+    assert watcher.TITLE not in told(run) and "not-known-here" in run_page(read_run(run))
+
+
+def test_what_is_silenced_is_counted_on_the_page(run: Path) -> None:
+    lines = runs.metrics_lines(random.Random(0), steps=4)
+    lines[2] |= {"silenced": {"loss-rises": 1}}
+    runs.write_lines(run / "metrics.jsonl", lines)
+    shown = parse(run_page(read_run(run))).by_id("training").text
+    assert "Silenced by the recipe" in shown and "loss-rises" in shown
+    assert "loss-rises" not in told(run)

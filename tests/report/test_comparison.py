@@ -12,7 +12,8 @@ import pytest
 import lorakit
 from lorakit.errors import InputError
 from lorakit.report.comparison import write_comparison
-from lorakit.report.files import Answer, RunFiles, Scores, read_run
+from lorakit.report.evaluation_files import Answer, Scores
+from lorakit.report.files import RunFiles, read_run
 from lorakit.report.page import write_report
 from lorakit.report.pairs import pairs_of
 from lorakit.report.recipes import differing_settings, settings_of

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lorakit.errors import InputError, RunError
-from lorakit.report.files import in_order, read_run
+from lorakit.report.files import read_run
+from lorakit.report.order import in_order
 from tests.report import runs
 
 

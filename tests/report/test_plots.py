@@ -11,7 +11,8 @@ import pytest
 
 from lorakit.report import svg
 from lorakit.report.curves import MAX_POINTS, curves, draw_curve, overlaid_curves, thinned
-from lorakit.report.files import Change, RunFiles, read_run
+from lorakit.report.evaluation_files import Change
+from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import AXIS, Forest, ForestRow, draw_forest, forests
 from tests.report.pages import parse
 

@@ -20,7 +20,7 @@ from lorakit.run_folder import RunFolder
 from tests.report.runs import make_run, write_lines
 
 
-def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0, gamed: bool = False) -> Path:
+def rewarded(path: Path) -> Path:
     """A run whose lines have rewards."""
     run = RunFolder(make_run(path))
 
@@ -28,10 +28,10 @@ def rewarded(path: Path, *, alike: float = 0.2, growth: float = 1.0, gamed: bool
         for number, line in enumerate(lines):
             line.pop("validation_loss", None)
             share = number / len(lines)
-            line |= {"loss": 1e-6, "reward": 0.1 + share, "frac_reward_zero_std": alike, "kl": 0.01}
-            line["completions/mean_length"] = 50 * (1 + (growth - 1) * share)
+            line |= {"loss": 1e-6, "reward": 0.1 + share, "frac_reward_zero_std": 0.2, "kl": 0.01}
+            line["completions/mean_length"] = 50 * (1 + share)
             line |= {
-                "rewards/math/mean": 0.6 - 0.5 * share if gamed else 0.2,
+                "rewards/math/mean": 0.2,
                 "rewards/math/std": 0.4,
                 "rewards/tags/mean": share,
                 "rewards/tags/std": 0.4,
@@ -101,24 +101,6 @@ def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({}, None),
-        ({"alike": 0.8}, "80% of the completions were in groups"),
-        ({"growth": 4.0}, "Completions grew from"),
-        ({"gamed": True}, "Reward 'tags' is gained at the cost of 'math'"),
-    ],
-)
-def test_what_to_do(tmp_path: Path, options: dict[str, float], said: str | None) -> None:
-    told = " ".join(one.saw for one in advice(read_run(rewarded(tmp_path / "run", **options))))
-    assert "does not fall" not in told and "training loss" not in told
-    for phrase in ("were in groups", "Completions grew", "at the cost of"):
-        assert (phrase in told) == (said is not None and phrase in said)
-    if said is not None:
-        assert said in told
-
-
-@pytest.mark.parametrize(
     ("steps", "wanted"), [([], []), ([4], [4]), ([4, 6], [4, 6]), ([1, 2, 3, 9], [1, 3, 9])]
 )
 def test_generations_are_shown_from_the_first_to_the_last(
@@ -160,3 +142,8 @@ def test_beside_another_run_rewards_are_drawn_and_no_loss(tmp_path: Path) -> Non
     assert [line.label for line in drawn["reward"].lines] == ["A"]
     alone = overlaid_curves([("A", "a", policy), ("C", "c", policy)])
     assert "loss" not in {one.name for one in alone}
+
+
+def test_a_loss_that_means_nothing_is_no_reason_for_advice(tmp_path: Path) -> None:
+    told = " ".join(one.saw for one in advice(read_run(rewarded(tmp_path / "run"))))
+    assert "loss" not in told.lower() and "of the training tokens" not in told

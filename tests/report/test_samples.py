@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.report.files import Answer, RunFiles, Scores, read_run
+from lorakit.report.evaluation_files import Answer, Scores
+from lorakit.report.files import RunFiles, read_run
 from lorakit.report.samples import chosen_metric, chosen_samples, forgotten_samples
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lorakit.evaluate.statistics import MIN_EXAMPLES
-from lorakit.report.files import Change, read_run
+from lorakit.report.evaluation_files import Change
+from lorakit.report.files import read_run
 from lorakit.report.verdicts import effect_of, headline, set_verdicts
 from tests.report import runs
 

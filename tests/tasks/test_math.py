@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.tasks import ScoringOptions, _math_process
-from lorakit.tasks._math_process import MathProcess, math_process
+from lorakit.tasks import ScoringOptions, _processes
+from lorakit.tasks._processes import math_process
 from lorakit.tasks.math import final_answer, number, same_answers, scores
 
 
@@ -137,7 +137,7 @@ def test_equal_as_mathematics(answer: str, reference: str, equal: int) -> None:
 def test_from_another_thread_and_what_never_ends_is_stopped(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = MathProcess(seconds=1.0)
+    process = math_process(seconds=1.0)
     monkeypatch.setattr("lorakit.tasks.math.math_process", lambda: process)
     found: list[float] = []
 
@@ -172,7 +172,7 @@ def test_answers_vote_as_mathematics() -> None:
 
 def test_what_cannot_be_compared_in_time_votes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """And keeps no other from its own: it is held against one number, once."""
-    process = MathProcess(seconds=1.0)
+    process = math_process(seconds=1.0)
     monkeypatch.setattr("lorakit.tasks.math.math_process", lambda: process)
     endless = "$9^{9^{9^{9}}}$"
     texts = [endless, "$x+1$", endless, "$1+x$", "3", "$\\sqrt{9}$"]
@@ -186,17 +186,17 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     for text in (code, f"\\boxed{{{code}}}", f"${code}$", f"#### {code}", f"answer: {code} + 1"):
         assert right(text, "\\boxed{x+1}") == 0
     assert not trap.exists()
-    source = Path(_math_process.__file__).with_name("_math_child.py").read_text()
+    source = Path(_processes.__file__).with_name("_math_child.py").read_text()
     assert "ExprExtractionConfig" not in source  # the one that leads to SymPy's parse_expr
 
 
 def test_a_child_that_was_ended_is_started_again() -> None:
     process = math_process()
-    assert process.equal("x+1", "1+x") is True
+    assert process.ask("x+1", "1+x") is True
     assert process.child.pid is not None
     os.kill(process.child.pid, signal.SIGKILL)
     os.waitpid(process.child.pid, 0)
-    assert process.equal("x+1", "1+x") is True
+    assert process.ask("x+1", "1+x") is True
 
 
 def test_references_without_mathematics_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -231,7 +231,7 @@ def test_the_same_comparison_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[tuple[str, str]] = []
 
     class Counting:
-        def equal(self, answer: str, reference: str) -> None:
+        def ask(self, answer: str, reference: str) -> None:
             asked.append((answer, reference))
 
     monkeypatch.setattr("lorakit.tasks.math.math_process", Counting)

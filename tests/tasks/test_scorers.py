@@ -18,7 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from lorakit import tasks
 from lorakit.errors import DataError, RecipeError
 from lorakit.tasks import ScoringOptions
-from lorakit.tasks._schema_process import SchemaProcess
+from lorakit.tasks._processes import schema_process
 from lorakit.tasks.content import MAX_OTHERS, other_references
 from lorakit.tasks.json_schema import load_schema
 from lorakit.tasks.outline import sections
@@ -303,7 +303,7 @@ def test_a_number_beyond_any_that_divides_is_not_accepted(number: str) -> None:
 def test_a_schema_that_never_ends_is_stopped_and_told(
     schema: dict, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = SchemaProcess(seconds=1.0)
+    process = schema_process(seconds=1.0)
     monkeypatch.setattr("lorakit.tasks.json_schema.schema_process", lambda: process)
     caplog.set_level(logging.WARNING)
     options = ScoringOptions(json_schema=schema)

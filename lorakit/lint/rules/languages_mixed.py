@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from lorakit.data.contract import Finding
 from lorakit.lint.facts import Facts
-from lorakit.lint.languages import Languages
+from lorakit.lint.languages import NAMES, Languages
 from lorakit.lint.row_texts import RowText
 from lorakit.lint.told import Hits
 
@@ -14,14 +15,19 @@ ID = "languages-mixed"
 SEVERITIES = ("warning", "note")
 TITLE = "Several languages in the answers"
 REASON = (
-    "A minority of answers in another language makes the model switch. It is a warning where a few "
-    "answers are in another language than their question while the rest agree, and where a "
-    "language that is trained is in no set that is measured, or one of in_domain is not trained. "
-    "Several languages, each asked and answered in itself, are a set in several languages on "
-    "purpose, however small one of them is: a note. What is asked to be translated counts for "
-    "nothing."
+    "A model learns which language to answer in. It is a warning where a few answers are in "
+    "another language than their question while the rest agree; where questions of one language, "
+    "under one system message, are answered now in one language and now in another, so that "
+    "nothing tells the model which; and where a language that is trained is in no set that is "
+    "measured, or one of in_domain is not trained. Several languages, each asked and answered in "
+    "itself, are a note, however small one of them is: some tens of rows in other languages do "
+    "not harm, they teach to answer in the language of the question. What is asked to be "
+    "translated, or asks for the language by its name, counts for nothing."
 )
-SOURCE = "practice"
+SOURCE = (
+    "practice; language confusion: Marchisio et al. (arXiv 2406.20052); a few rows help: Shaham "
+    "et al. (arXiv 2401.01854)"
+)
 EXAMPLE = '{"prompt": "What helps against a cold, and for how long?", "completion": "Eine ..."}'
 MEND = (
     "Sort the rows by language and decide which to keep; measure on rows in every language that "
@@ -51,24 +57,56 @@ def find(facts: Facts) -> Iterator[Finding]:
 
 
 def _switching(facts: Facts, found: Languages) -> list[Finding]:
-    """A few answers in another language than they are asked for in."""
-    asked_and_answered = [*found.by_row, *_pooled(found)]
-    switching = [
-        row
-        for row, asked, answered in asked_and_answered
-        if asked != answered and not _translates(row)
+    """Answers in another language than they are asked for in: a few of all, or some of those that
+    are asked for in one language."""
+    pairs = [
+        (row, asked, answered)
+        for row, asked, answered in (*found.by_row, *_pooled(found))
+        if asked == answered or not (_translates(row) or _is_asked_for(answered, row))
     ]
-    share = len(switching) / max(1, len(asked_and_answered))
-    if len(switching) < SWITCHING_ROWS or not SWITCHING_SHARE <= share <= MEANT_SHARE:
+    switching = [row for row, asked, answered in pairs if asked != answered]
+    share = len(switching) / max(1, len(pairs))
+    if len(switching) < SWITCHING_ROWS or share < SWITCHING_SHARE:
         return []
-    hits = Hits(facts.train, len(asked_and_answered))
-    for row in switching:
+    if share <= MEANT_SHARE:
+        message = (
+            f"train: {share:.0%} of {len(pairs):,} rows that tell answer in another language than "
+            "they are asked in; the model will switch: remove or translate them"
+        )
+        return [_at(facts, switching, len(pairs), message)]
+    return [
+        _at(
+            facts,
+            others,
+            count,
+            f"train: {len(others):,} of {count:,} rows that are asked in {asked} are answered in "
+            f"another language than the rest ({main}), and neither question nor system message "
+            "says in which; the model will switch: say it there, or remove or translate them",
+        )
+        for asked, main, others, count in _undecided(pairs)
+    ]
+
+
+def _undecided(
+    pairs: Sequence[tuple[RowText, str, str]],
+) -> Iterator[tuple[str, str, list[RowText], int]]:
+    """Of questions of one language under one system message, that are answered in several: that
+    language, the one most are answered in, the rows of the others, and how many rows there are."""
+    asked_alike: dict[tuple[str, str], list[tuple[RowText, str]]] = {}
+    for row, asked, answered in pairs:
+        asked_alike.setdefault((asked, row.system), []).append((row, answered))
+    for (asked, _), rows in asked_alike.items():
+        main = Counter(answered for _, answered in rows).most_common(1)[0][0]
+        others = [row for row, answered in rows if answered != main]
+        if len(others) >= max(SWITCHING_ROWS, SWITCHING_SHARE * len(rows)):
+            yield asked, main, others, len(rows)
+
+
+def _at(facts: Facts, rows: Sequence[RowText], looked_at: int, message: str) -> Finding:
+    hits = Hits(facts.train, looked_at)
+    for row in rows:
         hits.add(row, row.answer)
-    message = (
-        f"train: {share:.0%} of {len(asked_and_answered):,} rows that tell answer in another "
-        "language than they are asked in; the model will switch: remove or translate them"
-    )
-    return [Finding(ID, "warning", message, hits.where)]
+    return Finding(ID, "warning", message, hits.where)
 
 
 def _unmeasured(facts: Facts, found: Languages) -> Iterator[Finding]:
@@ -151,6 +189,12 @@ def _own(found: Languages, name: str) -> int:
 
 def _translates(row: RowText) -> bool:
     return any(word in row.prompt.casefold() for word in TRANSLATION)
+
+
+def _is_asked_for(language: str, row: RowText) -> bool:
+    """Whether its prompt, or its system message, names the language."""
+    prompt = row.prompt.casefold()
+    return any(name in prompt for name in NAMES.get(language, ()))
 
 
 def _pooled(found: Languages) -> Iterator[tuple[RowText, str, str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lorakit.recipe.finding_names import watcher_names
 from lorakit.recipe.optimizer_names import OPTIMS_ELSEWHERE, OPTIMS_NOT_BUILT
+from lorakit.recipe.rules.check import silence_rules
 from lorakit.recipe.rules.data import format_rules
 from lorakit.recipe.rules.fault import Fault, is_given, names_in, no_effect, not_built, unknown
 
@@ -39,6 +41,7 @@ def sft_rules(config: SFTConfig) -> Iterator[Fault]:
         )
     yield from _loop((), config)
     yield from format_rules(("format",), config.format)
+    yield from silence_rules(("silence",), config.silence, watcher_names())
 
 
 def _loop(place: tuple[str | int, ...], train: TrainSection) -> Iterator[Fault]:

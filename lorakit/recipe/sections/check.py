@@ -12,5 +12,6 @@ class CheckSection(Section):
 
     silence: list[str] = Field(
         default_factory=list,
-        description="Ids of findings (docs/rules) that are counted instead of told.",
+        description="Ids of findings (docs/rules), also of what is seen while training, that are "
+        "counted instead of told.",
     )

@@ -76,12 +76,34 @@ def _translated(count: int) -> list[Row]:
     )
 
 
+def _answered_in_english(rows: list[Row], begin: str = "") -> list[Row]:
+    english = answered(len(rows), seed=3)
+    return [
+        {"prompt": f"{begin}{row['prompt']}", "completion": other["completion"]}
+        for row, other in zip(rows, english, strict=True)
+    ]
+
+
+def _by_halves(begin: str = "") -> Case:
+    """German questions, of which nearly half are answered in English."""
+
+    def rows(count: int, seed: int) -> list[Row]:
+        found = german(count, seed=seed)
+        some = found[: count * 2 // 5]
+        found[: len(some)] = _answered_in_english(some, begin)
+        random.Random(seed).shuffle(found)
+        return found
+
+    return _in_domain(rows(260, 6), rows(60, 9))
+
+
 MIXED_BY_MISTAKE = [
     _in_domain(_strayed(240, 18), answered(120, seed=9)),
     _in_domain(_mixed(250, 14), answered(120, seed=9)),
     _in_domain(_mixed(130, 120), answered(60, seed=9)),
     _in_domain(_mixed(200, 60), answered(60, seed=9)),
     _in_domain(answered(240), _mixed(40, 30, seed=9)),
+    _by_halves(),
 ]
 MIXED_ON_PURPOSE = {
     "two languages by halves": _in_domain(_mixed(130, 130), _mixed(30, 30, seed=9)),
@@ -92,4 +114,8 @@ MIXED_ON_PURPOSE = {
         answered(260), answered(60, seed=9), out_of_domain=german(60, seed=9)
     ),
     "one language that is not English": _in_domain(german(260), german(60, seed=9)),
+    "a language that is asked for by its name": _by_halves("Bitte antworte auf Englisch! "),
+    "German questions, all answered in English": _in_domain(
+        _answered_in_english(german(260)), _answered_in_english(german(60, seed=9))
+    ),
 }
