@@ -159,9 +159,7 @@ def _largest_before_packing(
     modules: Iterable[FrozenLinear | FrozenExperts], dense: Iterable[torch.Tensor]
 ) -> int:
     """Bytes of the largest single tensor in the dtype it is packed from."""
-    unpacked = (
-        module.stored.shape.numel() * module.stored.dtype.itemsize for module in modules
-    )
+    unpacked = (module.stored.shape.numel() * module.stored.dtype.itemsize for module in modules)
     return max(*unpacked, *(num_bytes([tensor]) for tensor in dense), 0)
 
 

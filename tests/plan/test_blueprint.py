@@ -25,14 +25,17 @@ EVALUATION = {"in_domain": "no/held.jsonl", "metrics": ["loss", "token_f1"], "ma
 
 
 def recipe_of(folder: Path, quantization: str, **adapter: Any) -> Recipe:
-    return parse_recipe(
+    recipe = parse_recipe(
         {
-            "base": {"model": str(folder), "quantization": quantization, "dtype": "bfloat16"},
+            "base": {"model": str(folder), "dtype": "bfloat16"},
             "adapter": {"r": 4} | adapter,
             "data": {"train": "no/rows.jsonl", "validation": "no/others.jsonl"},
             "evaluate": EVALUATION,
         }
     )
+    # Not parsed, so that what a recipe may not say is asked of the base too.
+    base = recipe.base.model_copy(update={"quantization": quantization})
+    return recipe.model_copy(update={"base": base})
 
 
 def config_of(tmp_path: Path, model_type: str, **overrides: Any) -> Path:
@@ -100,9 +103,11 @@ def test_with_every_init(init: bool | str, tmp_path: Path) -> None:
     another storage would have."""
     name = init.replace("N", "4") if isinstance(init, str) else init
     folder = config_of(tmp_path, "llama")
-    recipes = {
-        storage: recipe_of(folder, storage, init_lora_weights=name) for storage in ("none", "nf4")
-    }
+    recipes = {}
+    for storage in ("none", "nf4"):
+        plain = recipe_of(folder, storage)
+        adapter = plain.adapter.model_copy(update={"init_lora_weights": name})
+        recipes[storage] = plain.model_copy(update={"adapter": adapter})
     check_every_order(recipes)
 
 

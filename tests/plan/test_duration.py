@@ -27,8 +27,8 @@ from lorakit.plan.evaluation_work import EvaluationWork, Passes
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.machines import DataSheet
 from lorakit.plan.plan import plan
-from lorakit.plan.result import Plan
 from lorakit.plan.prices import load_prices
+from lorakit.plan.result import Plan
 from lorakit.plan.rows import Sets, up_to_length
 from lorakit.plan.steps import count_run_length
 from lorakit.plan.time import Events, predict_seconds
