@@ -1,7 +1,5 @@
 """`python -m lorakit`, the same as the command `lorakit`."""
 
-import sys
+from lorakit.cli import run
 
-from lorakit.cli import main
-
-sys.exit(main())
+run()

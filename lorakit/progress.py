@@ -10,14 +10,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 SHOW_AFTER_SECONDS = 2.0
 UPDATE_SECONDS = 0.05  # telling the bar takes longer than many a row does
@@ -38,6 +30,16 @@ class Bar:
     """One running piece of work. `advance` is cheap enough to call for every row."""
 
     def __init__(self, description: str, total: int | None, *, console: Console) -> None:
+        # Imported here: it takes a tenth of a second, and short commands draw no bar.
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self._columns = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

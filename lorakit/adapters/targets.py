@@ -318,6 +318,7 @@ def _reasons(
         if linear and name not in adapted:
             unfit = "" if is_linear(module) else f"a {type(module).__name__}, no plain linear layer"
             reasons[name] = left_out.get(name) or unfit or "not in target_modules"
+            known.add(name)  # what its weight is stored in is no other parameter
         for own_name, parameter in module.named_parameters(recurse=False):
             full_name = f"{name}.{own_name}".removeprefix(".")
             if name in rows:

@@ -96,6 +96,8 @@ def expert_layouts(model: nn.Module) -> dict[str, ExpertsLayout]:
     """
     layouts = {}
     for path, module in model.named_modules():
+        if not module._modules and module._parameters.keys().isdisjoint(NAMES):
+            continue  # most modules
         # In the order of definition, whatever was replaced first.
         for name in dict.fromkeys((*NAMES, *module._modules)):
             layout = layout_of(module, name)

@@ -11,7 +11,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lorakit.base import attention, packing
 from lorakit.base.config import model_config, read_config
 from lorakit.base.families import model_class_of
-from lorakit.base.storages import storage
+from lorakit.base.frozen_experts import FrozenExperts
+from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight
+from lorakit.base.storages import Storage, dense, storage
 from lorakit.errors import ModelError
 
 
@@ -64,6 +66,48 @@ def empty_model(
             )
             packing.replace_layer(model, path, packed)
     return model.requires_grad_(False).eval()
+
+
+def frozen_layers(model: PreTrainedModel) -> dict[str, FrozenLinear | FrozenExperts]:
+    """{path: what has a weight that is stored packed, or may be}, each a frozen one of ours now.
+
+    Args:
+        model: on the meta device, before an adapter is attached.
+    """
+    found: dict[str, FrozenLinear | FrozenExperts] = {}
+    for path in packing.packable(model):
+        # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
+        if not packing.is_frozen(model, path):
+            packing.replace_layer(model, path, packing.stored_at(model, path))
+        layer = packing.layer_at(model, path)
+        assert isinstance(layer, FrozenLinear | FrozenExperts)
+        found[path] = layer
+    return found
+
+
+def stored_otherwise(
+    layer: FrozenLinear | FrozenExperts,
+    stored: FrozenWeight,
+    chosen: Storage,
+    *,
+    block_size: int,
+    double_quantization: bool,
+) -> FrozenWeight:
+    """Another storage of a weight without data, as `empty_model` would give it to the layer.
+
+    Args:
+        layer: that has the weight.
+        stored: the weight, in any storage.
+        chosen: see `base/storages`.
+        block_size, double_quantization: of 4-bit storages.
+    """
+    weight = torch.empty(stored.shape, dtype=stored.dtype, device="meta")
+    if chosen.QUANTIZATION == dense.QUANTIZATION:
+        # Where GPT-2's layers have it transposed, it is.
+        is_transposed = isinstance(layer, FrozenLinear) and layer.fan_in_fan_out
+        as_held = weight.t().contiguous() if is_transposed else weight
+        return dense.DenseWeight(as_held, transposed=is_transposed)
+    return chosen.pack(weight, block_size=block_size, double_quantization=double_quantization)
 
 
 def plain_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -25,7 +25,8 @@ class PackedWeight(nn.Module):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The stored tensors by name."""
-        return dict(self.named_buffers())
+        # Its own: `named_buffers` goes through modules, and a plan asks every weight several times.
+        return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # model.to(device) may move the packed tensors; model.half() must not cast the scales.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lorakit.data.named_sets import NamedSets
     from lorakit.plan.fixes import Fixes
-    from lorakit.plan.plan import Plan
+    from lorakit.plan.result import Plan
     from lorakit.recipe import Recipe
 
 # Less than the libraries that compute take, whatever the model.

@@ -11,7 +11,7 @@ from lorakit.cli.output import counted
 from lorakit.sizes import size
 
 if TYPE_CHECKING:
-    from lorakit.plan.plan import Plan
+    from lorakit.plan.result import Plan
 
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 

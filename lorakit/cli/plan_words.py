@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from lorakit.plan.duration import Duration
     from lorakit.plan.fixes import Fixes
-    from lorakit.plan.plan import Plan
+    from lorakit.plan.result import Plan
 
 ELSEWHERE = {"cpu": "in host memory", "disk": "on disk"}
 

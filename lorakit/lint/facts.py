@@ -17,8 +17,8 @@ from lorakit.lint.languages import Languages, languages_of
 from lorakit.lint.near import Repeats, repeats_of
 from lorakit.lint.row_texts import Sample, sample_of
 from lorakit.plan.blueprint import Workbench
-from lorakit.plan.plan import Plan
 from lorakit.plan.policy import run_length
+from lorakit.plan.result import Plan
 from lorakit.plan.steps import RunLength
 from lorakit.recipe import Recipe
 

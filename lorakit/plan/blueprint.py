@@ -2,74 +2,105 @@
 
 Whoever looks for what makes a run fit plans it a dozen times, and most changes touch neither base
 nor adapter: another optimizer, another micro-batch. So a base is built once for all plans that
-share a `Workbench`, what follows from its modules is found once, and no pass is rehearsed twice.
+share a `Workbench`, also where it is stored otherwise; what follows from its modules is found once,
+and no pass is rehearsed twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 
 from transformers import PreTrainedModel
 
-from lorakit.adapters.attach import Attached, attach_adapter
+from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.new_rows import train_new_rows
 from lorakit.adapters.routers import refuse_trained_routers
 from lorakit.adapters.store import load_adapter
-from lorakit.base.dtypes import compute_dtype
 from lorakit.base.empty import empty_base
 from lorakit.base.from_recipe import add_tokens_of, new_tokens
+from lorakit.base.frozen_linear import FrozenWeight
 from lorakit.base.load import load_tokenizer_of
+from lorakit.base.meta_model import frozen_layers, stored_otherwise
+from lorakit.base.placement import bytes_by_layer, layer_of
+from lorakit.base.quantization_config import CHECKPOINT
+from lorakit.base.storages import storage
 from lorakit.data.garbage import collection_paused
 from lorakit.engine.dense_copies import dense_copies, dense_copy_bytes
-from lorakit.engine.model_flops import ModelFlops, count_flops
+from lorakit.engine.model_flops import ModelFlops
 from lorakit.engine.recompute import RecomputePolicy
 from lorakit.evaluate.worst import WorstEvaluation
-from lorakit.optimizers.state_plan import StatePlan, state_plan_of
+from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
-from lorakit.plan.memory import Weights, count_weights, largest_layer_bytes
+from lorakit.plan.memory import Weights, count_weights, largest_layer_bytes, num_bytes
 from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, rehearse
-from lorakit.plan.target import Target, layer_bytes
-from lorakit.recipe import LoraConfig, Recipe, TrainSection
+from lorakit.plan.structure import Structure
+from lorakit.plan.target import Target
+from lorakit.recipe import BaseSection, LoraConfig, Recipe, TrainSection
 
 # What CUDA's caching allocator rounds a request to.
 CUDA_BYTES = 512
+# How weights are stored, and what changes nothing in a model: the dtype is the target's ("auto" is
+# one of the others by now), layers wait where they wait, and the target has what memory it has.
+STORAGE = ("quantization", "double_quantization", "block_size")
+OF_TARGET = ("dtype", "offload", "max_device_memory")
 
 
 class Blueprint:
     """A base on the meta device with its adapter, wherever it will be placed.
 
     Attributes:
-        model, adapter: as they will train; nobody changes them.
-        layer_bytes: {decoder layer: bytes of its frozen weights}; see `target.layer_bytes`.
+        structure: its modules, which nobody changes but for their storages.
+        adapter: as it will train.
+        layer_bytes: {decoder layer: bytes of its frozen weights}; see `bytes_by_layer`.
         device_type: that computes.
         dtype: it computes in.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        adapter: Attached,
+        structure: Structure,
+        stored: Mapping[str, FrozenWeight],
         layer_bytes: dict[str, int],
-        device_type: str,
     ) -> None:
-        self.model, self.adapter, self.layer_bytes = model, adapter, layer_bytes
-        self.device_type = device_type
-        self.dtype = compute_dtype(model)
-        self._granularity = CUDA_BYTES if device_type == "cuda" else 1
+        self.structure, self.layer_bytes = structure, layer_bytes
+        self.adapter, self.device_type = structure.adapter, structure.device_type
+        self.dtype = structure.dtype
+        self._stored = stored
+        self._granularity = CUDA_BYTES if self.device_type == "cuda" else 1
         self._passes: dict[tuple[object, ...], PassBytes] = {}
         self._evaluations: dict[tuple[object, ...], EvaluationBytes] = {}
-        self._states: dict[tuple[object, ...], StatePlan] = {}
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """As it will train, its weights stored as in this blueprint: until that of another one of
+        the same structure is asked for."""
+        return self.structure.model(self._stored)
+
+    def stored_as(self, base: BaseSection) -> Blueprint:
+        """The same base and adapter, the frozen weights stored as `base` says."""
+        chosen = storage(base.quantization)
+        layer_bytes = dict(self.layer_bytes)
+        stored: dict[str, FrozenWeight] = {}
+        for path, module in self.structure.frozen.items():
+            stored[path] = stored_otherwise(
+                module,
+                self._stored[path],
+                chosen,
+                block_size=base.block_size,
+                double_quantization=base.double_quantization,
+            )
+            before, after = (
+                num_bytes(one.tensors().values()) for one in (self._stored[path], stored[path])
+            )
+            layer_bytes[layer_of(path)] += after - before
+        return Blueprint(self.structure, stored, layer_bytes)
 
     @cached_property
     def weights(self) -> Weights:
         """Bytes of weights and adapter."""
         return count_weights(self.model, self.adapter)
-
-    @cached_property
-    def layers(self) -> Layers:
-        """What the layers keep, and which are alike."""
-        return Layers.of(self.model)
 
     @cached_property
     def largest_layer(self) -> int:
@@ -81,24 +112,24 @@ class Blueprint:
         """What dense copies of packed weights would take."""
         return dense_copy_bytes(self.model, self.dtype)
 
-    @cached_property
+    @property
+    def layers(self) -> Layers:
+        """See `Structure`."""
+        return self.structure.layers
+
+    @property
+    def can_recompute(self) -> bool:
+        """See `Structure`."""
+        return self.structure.can_recompute
+
+    @property
     def flops(self) -> ModelFlops:
-        """Operations of passes."""
-        return count_flops(self.model, self.adapter, self.dtype.itemsize)
+        """See `Structure`."""
+        return self.structure.flops
 
     def state(self, train: TrainSection) -> StatePlan:
-        """`state_plan_of` the optimizer, once for what is alike."""
-        key = (
-            train.optim,
-            train.optim_memory,
-            train.learning_rate,
-            train.loraplus_lr_ratio,
-            train.loraplus_lr_embedding,
-        )
-        if key not in self._states:
-            parameters = self.adapter.parameters()
-            self._states[key] = state_plan_of(self.model, parameters, train, self.device_type)
-        return self._states[key]
+        """See `Structure`."""
+        return self.structure.state(train)
 
     def passes(
         self,
@@ -115,9 +146,10 @@ class Blueprint:
         levels = tuple(policy.levels(self.layers.bytes, shape.num_tokens))
         key = (shape, policy.level == "auto", levels, trains, dense, every_layer, of_policy)
         if key not in self._passes:
-            with dense_copies(self.model, self.dtype) if dense else nullcontext():
+            model = self.model
+            with dense_copies(model, self.dtype) if dense else nullcontext():
                 self._passes[key] = rehearse(
-                    self.model,
+                    model,
                     self.adapter,
                     shape,
                     policy,
@@ -152,7 +184,8 @@ class Workbench:
     """Bases that plans share: of a recipe and of its changes, for one machine."""
 
     def __init__(self) -> None:
-        self._blueprints: dict[tuple[object, ...], Blueprint] = {}
+        # {what makes the modules: {how their weights are stored: the blueprint}}
+        self._blueprints: dict[tuple[object, ...], dict[str, Blueprint]] = {}
 
     def blueprint(self, recipe: Recipe, target: Target) -> Blueprint:
         """The base and adapter of `recipe`, built where no plan has asked for them.
@@ -160,15 +193,27 @@ class Workbench:
         Raises:
             InputError: see `plan`.
         """
-        # The dtype is the target's: "auto" is one of the others by now. Where layers wait changes
-        # nothing in them, nor does how much memory the target has.
-        base = recipe.base.model_dump_json(exclude={"dtype", "offload", "max_device_memory"})
+        base = recipe.base.model_dump_json(exclude={*STORAGE, *OF_TARGET})
         key = (base, recipe.adapter.model_dump_json(), target.device.type, target.dtype)
-        if key not in self._blueprints:
+        stored = recipe.base.model_dump_json(include=set(STORAGE))
+        alike = self._blueprints.setdefault(key, {})
+        if stored not in alike:
             # Tens of thousands of modules and tensors without data, none of which is garbage.
             with collection_paused():
-                self._blueprints[key] = _build(recipe, target)
-        return self._blueprints[key]
+                first = next(iter(alike.values()), None)
+                alike[stored] = (
+                    _build(recipe, target)
+                    if first is None or not _can_store(first, recipe)
+                    else first.stored_as(recipe.base)
+                )
+        return alike[stored]
+
+
+def _can_store(first: Blueprint, recipe: Recipe) -> bool:
+    """Whether a blueprint for other storages can become that of `recipe`, which differs from its
+    own by nothing else."""
+    read = recipe.base.quantization == CHECKPOINT or recipe.adapter.path is not None
+    return not read and first.structure.can_store_otherwise
 
 
 def _build(recipe: Recipe, target: Target) -> Blueprint:
@@ -182,13 +227,15 @@ def _build(recipe: Recipe, target: Target) -> Blueprint:
         revision=base.revision,
     )
     config = _with_new_tokens(model, recipe)
-    layers = layer_bytes(model)
+    frozen = frozen_layers(model)
+    layers = bytes_by_layer(model)
     if config.path is None:
         adapter = attach_adapter(model, config)
     else:
         adapter = load_adapter(model, config.path)
     refuse_trained_routers(adapter)
-    return Blueprint(model, adapter, layers, target.device.type)
+    structure = Structure(model, adapter, frozen, target.device.type)
+    return Blueprint(structure, structure.stored(), layers)
 
 
 def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:

@@ -22,6 +22,8 @@ WAITING = {
 # Shares of rows whose loss is offered: what few long rows take, all of them are laid out for.
 DROPPED = (0.01, 0.05, 0.15)
 MIN_TOKENS = 512
+# The evaluation runs without gradients and optimizer.
+OF_TRAINING_ALONE = ("train.optim", "train.gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,22 @@ class Change:
     value: Any
     costs: str
     sets: Sets | None = None
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether it changes frozen weights, or where they live."""
+        return self.key.startswith("base.")
+
+    def can_lower(self, phase: str) -> bool:
+        """Whether a phase of `Peaks` may take less with it; no plan is needed to know of others
+        that they do not."""
+        if self.changes_base:
+            return True
+        if phase == "loading":
+            return False
+        if self.key.startswith("evaluate."):
+            return phase == "evaluation"
+        return phase != "evaluation" or self.key not in OF_TRAINING_ALONE
 
 
 def possible_changes(

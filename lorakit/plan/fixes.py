@@ -16,7 +16,7 @@ from lorakit.plan.blueprint import Workbench
 from lorakit.plan.changes import OFFLOAD, Change, possible_changes
 from lorakit.plan.duration import Timing
 from lorakit.plan.gpus import GPUS
-from lorakit.plan.plan import Plan
+from lorakit.plan.result import Plan
 from lorakit.plan.trial import (
     OFFLOADED,
     Fix,
@@ -131,13 +131,15 @@ def find_fixes(
     here = [change for change in possible if change.key != OFFLOAD]
     elsewhere = [change for change in possible if change.key == OFFLOAD]
     hopeless = bool(elsewhere) and _beyond_all_changes(here, trial, state.limit)
-    alone, helping = ([], here) if hopeless else _alone(here, trial, most_offered)
+    alone = [] if hopeless else _alone(here, trial, most_offered)
     if alone and len(alone) < most_offered:
-        alone += _alone(elsewhere, trial, 1)[0]
+        alone += _alone(elsewhere, trial, 1)
     found = [[change] for change in alone]
     nearest = sys.maxsize
     together: list[Change] = []
+    helping = here
     if not found and not hopeless:
+        helping = [change for change in here if trial.helps([change])]
         together = trial.put_together(helping)
         found = [together] if trial.fits(together) else []
         nearest = trial.demand(together)
@@ -154,21 +156,16 @@ def find_fixes(
     )
 
 
-def _alone(
-    changes: list[Change], trial: Trial, most_offered: int
-) -> tuple[list[Change], list[Change]]:
-    """Changes that make it fit alone, each key's mildest, and those that take less memory."""
+def _alone(changes: list[Change], trial: Trial, most_offered: int) -> list[Change]:
+    """Changes that make it fit alone, each key's mildest."""
     found: list[Change] = []
-    helping: list[Change] = []
     for change in changes:
         if len(found) == most_offered:
             break
-        if any(change.key == enough.key for enough in found):
-            continue  # going further with what is enough costs more, and is no other way
-        if trial.helps([change]):
-            helping.append(change)
-            found += [change] if trial.fits([change]) else []
-    return found, helping
+        # Going further with what is enough costs more, and is no other way.
+        if all(change.key != enough.key for enough in found) and trial.fits([change]):
+            found.append(change)
+    return found
 
 
 def _beyond_all_changes(here: list[Change], trial: Trial, limit: int) -> bool:
@@ -176,7 +173,7 @@ def _beyond_all_changes(here: list[Change], trial: Trial, limit: int) -> bool:
     so that some are offloaded unasked whatever else is changed: then nothing but offloading need be
     tried."""
     # Nothing else changes weights, nor what they may take.
-    planned = trial.plan([change for change in here if change.key.startswith("base.")])
+    planned = trial.plan([change for change in here if change.changes_base])
     if planned is None:
         return False
     return offloaded_bytes(planned) > 0 or planned.memory.weights > limit

@@ -106,7 +106,9 @@ def count_weights(model: PreTrainedModel, adapter: Attached) -> Weights:
     trained = adapter.parameters()
     own: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in trained.values()}
     own |= {id(t): t for module in adapter.modules.values() for t in module.kept_tensors()}
-    packed = _packed_tensors(model)
+    frozen_modules = [m for m in model.modules() if isinstance(m, FrozenLinear | FrozenExperts)]
+    packed_modules = [module for module in frozen_modules if _is_packed(module)]
+    packed = {id(t): t for module in packed_modules for t in module.stored.tensors().values()}
     frozen = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     frozen |= packed
     dense = [t for key, t in frozen.items() if key not in own and key not in packed]
@@ -119,16 +121,14 @@ def count_weights(model: PreTrainedModel, adapter: Attached) -> Weights:
         weights=weights,
         adapter=num_bytes(own.values()),
         trained=by_dtype,
-        loading_peak=weights + _largest_before_packing(model, dense),
+        loading_peak=weights + _largest_before_packing(frozen_modules, dense),
         quantization_constants=num_bytes(
             tensor
-            for module in _packed_modules(model)
+            for module in packed_modules
             for name, tensor in module.stored.tensors().items()
             if name != "codes"
         ),
-        largest_weight=max(
-            (_unpacked_bytes(module) for module in _packed_modules(model)), default=0
-        ),
+        largest_weight=max(map(_unpacked_bytes, packed_modules), default=0),
         by_storage=by_storage,
     )
 
@@ -149,35 +149,17 @@ def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _packed_tensors(model: PreTrainedModel) -> dict[int, torch.Tensor]:
-    """{id: tensor} of the weights that are not stored in a dense dtype."""
-    return {
-        id(tensor): tensor
-        for module in _packed_modules(model)
-        for tensor in module.stored.tensors().values()
-    }
-
-
-def _packed_modules(model: PreTrainedModel) -> list[FrozenLinear | FrozenExperts]:
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, FrozenLinear | FrozenExperts) and _is_packed(module)
-    ]
-
-
 def _is_packed(module: FrozenLinear | FrozenExperts) -> bool:
+    """Whether the weight is not stored in a dense dtype."""
     tensors = module.stored.tensors().values()
     return sum(tensor.numel() for tensor in tensors) != module.stored.shape.numel()
 
 
-def _largest_before_packing(model: PreTrainedModel, dense: Iterable[torch.Tensor]) -> int:
+def _largest_before_packing(
+    modules: Iterable[FrozenLinear | FrozenExperts], dense: Iterable[torch.Tensor]
+) -> int:
     """Bytes of the largest single tensor in the dtype it is packed from."""
-    unpacked = (
-        module.stored.shape.numel() * module.stored.dtype.itemsize
-        for module in model.modules()
-        if isinstance(module, FrozenLinear | FrozenExperts)
-    )
+    unpacked = (module.stored.shape.numel() * module.stored.dtype.itemsize for module in modules)
     return max(*unpacked, *(num_bytes([tensor]) for tensor in dense), 0)
 
 

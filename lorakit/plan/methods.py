@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from lorakit.errors import InputError
-from lorakit.plan.plan import Plan
+from lorakit.plan.result import Plan
 from lorakit.plan.trial import PlanAgain, offloaded_bytes
 from lorakit.recipe import BaseSection, Recipe, edited
 

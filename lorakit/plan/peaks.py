@@ -12,7 +12,6 @@ from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes
-from lorakit.plan.heap import resident_peak
 from lorakit.plan.libraries import BEFORE_TRAINING, COMPUTING, libraries_of_loading
 from lorakit.plan.memory import Memory
 from lorakit.plan.policy import Rollouts
@@ -194,7 +193,7 @@ def find_peaks(
     kept = max(one.kept for one, _ in training)
     libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
     loading_libraries = libraries_of_loading(quantization) if on_cpu else 0
-    holes = max(0, resident_peak(largest.events) - largest.peak) if has_holes else 0
+    holes = largest.holes if has_holes else 0
     rows = row_bytes if on_cpu else 0
     resident = resident_bytes(memory, device_type) + libraries + rows
     if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:

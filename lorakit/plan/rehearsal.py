@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from lorakit.engine.activations import LayerBytes, decoder_layers
 from lorakit.engine.dense_copies import KeptDense
 from lorakit.engine.layer_kinds import layer_kind
 from lorakit.engine.recompute import Level, RecomputePolicy, can_recompute
+from lorakit.plan.heap import resident_peak
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.stand_ins import Shapes, few_layers, numbered, places_to_run, set_aside
 from lorakit.train.batches import row_keys
@@ -86,6 +88,12 @@ class PassBytes:
     def peak(self) -> int:
         """The most at any moment."""
         return max(self.forward, self.loss, self.backward)
+
+    @cached_property
+    def holes(self) -> int:
+        """Of a CPU's heap beside the peak (see `heap.py`), where every layer was run; found once,
+        for going through the events takes as long as a rehearsal."""
+        return max(0, resident_peak(self.events) - self.peak)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from lorakit.engine.recompute import can_recompute
 from lorakit.plan.blueprint import Blueprint
 from lorakit.plan.rehearsal import BatchShape
 from lorakit.plan.target import Target
@@ -25,7 +24,7 @@ def setup_of(
     nothing is answered.
     """
     levels = ["none"]
-    if can_recompute(blueprint.model):
+    if blueprint.can_recompute:
         levels = list(division.recompute_policy.levels(blueprint.layers.bytes, shape.num_tokens))
     return {
         "device": target.device.type,

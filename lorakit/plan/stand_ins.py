@@ -69,7 +69,7 @@ def set_aside(model: PreTrainedModel, run: Container[int]) -> Iterator[list[nn.M
     }
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
     try:
-        for parent in list(model.modules()) if instead else []:
+        for parent in model.modules() if instead else []:
             for name, child in parent._modules.items():
                 if id(child) in instead and child is not None:
                     swapped.append((parent, name, child))

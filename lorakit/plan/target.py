@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from lorakit.base import packing
 from lorakit.base.device import compute_device, compute_dtype
 from lorakit.base.device_memory import free_bytes, total_bytes
 from lorakit.base.offload import DISK, HOST
-from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, bytes_by_layer, place_layers
+from lorakit.base.placement import DEVICE, SHARE_OF_FREE_MEMORY, place_layers
 from lorakit.errors import ModelError
 from lorakit.jail.cgroups import Cgroups
 from lorakit.plan.gpus import Gpu
@@ -78,7 +76,7 @@ class Target:
         """{device: bytes of frozen weights that will live there}.
 
         Args:
-            layers: of the base's weights; see `layer_bytes`.
+            layers: of the base's weights; see `bytes_by_layer`.
             is_loaded: whether they are there by now, where they are not free any more.
         """
         limit: int | str | None = base.max_device_memory
@@ -141,12 +139,3 @@ class Target:
             "needed": needed,
             "fits": is_placed and needed <= self.gpu.memory_bytes,
         }
-
-
-def layer_bytes(model: PreTrainedModel) -> dict[str, int]:
-    """See `bytes_by_layer`; `model` is on the meta device, before an adapter is attached."""
-    # As in loading: a dense weight can be offloaded too, once it is a frozen one of ours.
-    for path in packing.packable(model):
-        if not packing.is_frozen(model, path):
-            packing.replace_layer(model, path, packing.stored_at(model, path))
-    return bytes_by_layer(model)

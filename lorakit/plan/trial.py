@@ -10,7 +10,8 @@ from typing import Any
 
 from lorakit.errors import InputError
 from lorakit.plan.changes import OFFLOAD, Change
-from lorakit.plan.plan import Plan, plan
+from lorakit.plan.plan import plan
+from lorakit.plan.result import Plan
 from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe, edited
 
@@ -82,10 +83,16 @@ class Trial:
 
     def helps(self, changes: Sequence[Change]) -> bool:
         """Whether less is needed; what cannot work does not help."""
+        phases = self._now.peaks.phases
+        highest = [name for name, size in phases.items() if size == self._now.needed]
+        if not _can_lower(changes, highest):
+            return False
         return self.demand(changes) < self._demand_of(self._now, changes) or self.fits(changes)
 
     def fits(self, changes: Sequence[Change]) -> bool:
         """Whether the run fits; offloaded only where the recipe or a change asks for it."""
+        if not self._may_fit(changes):
+            return False
         planned = self.plan(changes)
         allows = self._offloads(changes)
         return planned is not None and fits(planned, self._limit, allows_offload=allows)
@@ -118,6 +125,16 @@ class Trial:
                     break
         return chosen + fixed
 
+    def _may_fit(self, changes: Sequence[Change]) -> bool:
+        """Whether these changes are about what is too much; those that are not are not planned."""
+        if offloaded_bytes(self._now) and not self._offloads(changes):
+            # Weights that do not fit go elsewhere, unless they are other weights.
+            if not any(change.changes_base for change in changes):
+                return False
+        left = self._limit - needed_bytes(self._now) + self._now.needed
+        too_much = [name for name, size in self._now.peaks.phases.items() if size > left]
+        return _can_lower(changes, too_much)
+
     def _offloads(self, changes: Sequence[Change]) -> bool:
         return self._recipe.base.offload in OFFLOADED or any(c.key == OFFLOAD for c in changes)
 
@@ -134,6 +151,10 @@ class Trial:
             needed_bytes(planned),
             None if before is None or after is None else after.total / before.total,
         )
+
+
+def _can_lower(changes: Sequence[Change], phases: Sequence[str]) -> bool:
+    return all(any(change.can_lower(phase) for change in changes) for phase in phases)
 
 
 def _key(values: dict[str, Any]) -> str:

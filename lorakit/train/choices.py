@@ -149,6 +149,7 @@ def divide(
     device_type: str,
     free_bytes: int,
     layers: Sequence[LayerBytes] | None = None,
+    copy_bytes: int | None = None,
 ) -> Division:
     """Decide for a new run.
 
@@ -161,6 +162,7 @@ def divide(
         device_type: of what computes.
         free_bytes: that activations could take.
         layers: see `kept_by_layers`, where that is known already.
+        copy_bytes: see `dense_copy_bytes`, where that is known already.
     """
     room = int(ACTIVATION_SHARE * free_bytes)
     recompute = _recompute(settings)
@@ -171,13 +173,14 @@ def divide(
         # A power of two, so that small differences in free memory make no difference.
         affordable = 1 << max(0, affordable.bit_length() - 1)
         tokens = max(min(affordable, MAX_TOKENS[device_type]), MIN_TOKENS, longest)
-    copies = dense_copy_bytes(model, compute_dtype(model))
+    if copy_bytes is None:
+        copy_bytes = dense_copy_bytes(model, compute_dtype(model))
     return Division(
         micro_batch_tokens=tokens,
         recompute=recompute,
         activation_bytes=room if recompute == AUTO else None,
         packed=_packed(model, settings),
-        dense_copies=recompute in (AUTO, "none") and 0 < copies <= DENSE_SHARE * free_bytes,
+        dense_copies=recompute in (AUTO, "none") and 0 < copy_bytes <= DENSE_SHARE * free_bytes,
     )
 
 

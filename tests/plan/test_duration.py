@@ -26,8 +26,9 @@ from lorakit.plan.duration import NOT_TIMED, Timing
 from lorakit.plan.evaluation_work import EvaluationWork, Passes
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.machines import DataSheet
-from lorakit.plan.plan import Plan, plan
+from lorakit.plan.plan import plan
 from lorakit.plan.prices import load_prices
+from lorakit.plan.result import Plan
 from lorakit.plan.rows import Sets, up_to_length
 from lorakit.plan.steps import count_run_length
 from lorakit.plan.time import Events, predict_seconds

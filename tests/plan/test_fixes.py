@@ -20,7 +20,8 @@ from lorakit.plan.changes import possible_changes
 from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.fixes import Fixes, find_fixes, fixes_for
 from lorakit.plan.peaks import CUDA_CONTEXT
-from lorakit.plan.plan import Plan, plan
+from lorakit.plan.plan import plan
+from lorakit.plan.result import Plan
 from lorakit.plan.rows import Sets
 from lorakit.plan.trial import needed_bytes
 from lorakit.recipe import Recipe, edited, load_recipe, parse_recipe
@@ -159,8 +160,10 @@ def test_no_change_goes_further_than_needed(large: Path) -> None:
     assert fix.changes == {"train.optim": "adamw_8bit", "base.quantization": "nf4"}
 
 
-def test_each_key_is_offered_once(large: Path) -> None:
-    """Every change is enough alone: of a key that can go further the first step is."""
+@pytest.mark.parametrize("phase", ["training_step", "evaluation", "loading"])
+def test_each_key_is_offered_once(large: Path, phase: str) -> None:
+    """Every change that is about what is too much is enough alone: of a key that can go further the
+    first step is. The others are not planned."""
     recipe = recipe_of(
         large,
         adapter={"r": 256},
@@ -168,19 +171,78 @@ def test_each_key_is_offered_once(large: Path) -> None:
         evaluate={"in_domain": "no/held.jsonl", "metrics": ["loss", "rouge_l"]},
     )
     now = plan(recipe, gpu="h100", reads_rows=False)
+    now = replace(now, gpu=None, peaks=replace(now.peaks, phases={phase: now.needed}))
+    planned: list[Recipe] = []
 
     def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
-        phases = {"training_step": now.needed - 10}
-        return replace(now, gpu=None, peaks=replace(now.peaks, phases=phases))
+        planned.append(changed)
+        return replace(now, peaks=replace(now.peaks, phases={phase: now.needed - 10}))
 
     state = Fixes(needed=now.needed, limit=now.needed - 10, offloaded=0, fits=False)
     possible = possible_changes(recipe, None, "cuda", now.setup["answers_at_a_time"])
-    found = find_fixes(recipe, replace(now, gpu=None), state, plan_again, most_offered=99).fixes
+    able = [change for change in possible if change.can_lower(phase)]
+    found = find_fixes(recipe, now, state, plan_again, most_offered=99).fixes
     offered = [key for fix in found for key in fix.changes]
-    assert offered == list(dict.fromkeys(change.key for change in possible))
-    assert len(possible) > len(offered)
-    first = {change.key: change.value for change in reversed(possible)}
+    assert offered == list(dict.fromkeys(change.key for change in able))
+    assert len(possible) > len(able) >= len(offered) > 0
+    first = {change.key: change.value for change in reversed(able)}
     assert [fix.changes for fix in found] == [{key: first[key]} for key in offered]
+    assert len(planned) == len(offered)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", ["sft", "grpo"])
+def test_what_a_change_cannot_lower_is_as_high_with_it(
+    device: str, method: str, tmp_path: Path
+) -> None:
+    """So that it need not be planned where something else is too much."""
+    config = families.config("llama", num_hidden_layers=3, max_position_embeddings=4096)
+    config.save_pretrained(tmp_path)
+    of_method: dict[str, Any] = {}
+    if method == "grpo":
+        of_method["grpo"] = {"rewards": ["math"], "max_completion_length": 64}
+    recipe = recipe_of(
+        tmp_path,
+        base={"device": "cpu"} if device == "cpu" else {},
+        adapter={"r": 64},
+        train={"method": method, "gradient_checkpointing": False, "micro_batch_tokens": 8192},
+        evaluate={"in_domain": "no/held.jsonl", "metrics": ["loss", "rouge_l"]},
+        **of_method,
+    )
+    options: dict[str, Any] = {
+        "gpu": None if device == "cpu" else "h100",
+        "bench": Workbench(),
+        "reads_rows": False,
+        "is_idle": True,
+    }
+    now = plan(recipe, **options)
+    before, lowered = now.peaks.phases, set[str]()
+    possible = possible_changes(recipe, None, device, now.setup["answers_at_a_time"])
+    for change in possible:
+        after = plan(edited(recipe, {change.key: change.value}), **options).peaks.phases
+        for phase, size in before.items():
+            assert after[phase] >= size or change.can_lower(phase), (change, phase)
+            lowered |= {phase} if after[phase] < size else set()
+    assert {"training_step", "evaluation", "loading"} <= lowered
+    assert any(not change.can_lower(phase) for change in possible for phase in before)
+
+
+def test_weights_that_do_not_fit_are_a_matter_of_the_base_alone(large: Path) -> None:
+    """Where some would be offloaded unasked, no other optimizer keeps them here."""
+    recipe = recipe_of(large, train={"optim": "adamw_torch"})
+    options: dict[str, Any] = {"gpu": "h100", "budget": TOO_LITTLE, "reads_rows": False}
+    now = plan(recipe, **options)
+    assert now.memory.by_device["cpu"] > 0
+    tried: list[Recipe] = []
+
+    def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
+        tried.append(changed)
+        return plan(changed, **options)
+
+    state = Fixes(needed=needed_bytes(now), limit=TOO_LITTLE, offloaded=1, fits=False)
+    found = find_fixes(recipe, now, state, plan_again).fixes
+    assert {"base.quantization": "nf4"} in [fix.changes for fix in found]
+    assert all(one.train == recipe.train and one.adapter == recipe.adapter for one in tried)
 
 
 def test_the_page_s_gpus_agree_with_the_plan_s(large: Path) -> None:

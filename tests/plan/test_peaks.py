@@ -17,7 +17,8 @@ from lorakit.plan.gpus import find_gpu
 from lorakit.plan.heap import resident_peak
 from lorakit.plan.methods import compare_methods
 from lorakit.plan.peaks import CUDA_CONTEXT
-from lorakit.plan.plan import Plan, plan
+from lorakit.plan.plan import plan
+from lorakit.plan.result import Plan
 from lorakit.plan.trial import same_machine
 from lorakit.recipe import edited, parse_recipe
 from tests.plan.large_bases import LLAMA_3_1_8B, LLAMA_3_1_70B, QWEN3_235B_A22B

@@ -16,7 +16,8 @@ from rich.console import Console
 from lorakit.cli import main
 from lorakit.cli.plan_tables import device_lines, memory_tables
 from lorakit.cli.plan_words import setup_lines
-from lorakit.plan.plan import Plan, plan
+from lorakit.plan.plan import plan
+from lorakit.plan.result import Plan
 from lorakit.recipe import Recipe, parse_recipe
 from tests.plan.large_bases import LLAMA_3_1_8B
 
