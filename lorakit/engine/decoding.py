@@ -78,8 +78,11 @@ class DecodingAttention(Stand):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         (original,) = self.original
-        is_served = kv_slots is not None and hidden_states.dtype == self._projections.dtype
-        if not is_served or position_embeddings is None:
+        if (
+            kv_slots is None
+            or position_embeddings is None
+            or hidden_states.dtype != self._projections.dtype
+        ):
             return original(
                 hidden_states,
                 position_embeddings=position_embeddings,

@@ -221,7 +221,8 @@ def make_choices(
 
 def _room_for(
     completing: Completing | None, model: PreTrainedModel, free_bytes: int
-) -> dict[str, int]:
+) -> dict[str, Any]:
+    """The fields of `Choices` about what the run generates."""
     if completing is None:
         return {}
     room = AnswerRoom.of(

@@ -136,7 +136,7 @@ def train_grpo(
         )
         if settings.worst_batch_first and setup.first_step < run.num_steps:
             # Before the run opens: neither its files nor its clock see it.
-            run_policy_first(setup, stream, grpo, samples_here=sample is sample_here)
+            run_policy_first(setup, stream, grpo, samples_here=completing is not None)
         stop = _stop_if_asked(setup.caught)
         generation = Generation(
             tokenizer, grpo, rewarder, rows, stream, seed, stop_ids, stop, sample

@@ -74,9 +74,12 @@ def shape_of(setup: Setup, stream: QuestionStream, grpo: GRPOSettings) -> Policy
 
 def _roll_out(setup: Setup, stream: QuestionStream, grpo: GRPOSettings, shape: PolicyShape) -> None:
     """The largest passes of a generation."""
+    choices = setup.choices
+    at_a_time, dense_bytes = choices.completions_at_a_time, choices.dense_bytes
+    assert at_a_time is not None and dense_bytes is not None, "this process generates"
     asked = [stream.at(index).prompt_ids for index in shape.longest_first[: shape.num_prompts]]
     prompts = [prompt for prompt in asked for _ in range(grpo.num_generations)]
-    at_once, longest = min(grpo.max_batch, len(prompts)), shape.max_completion_length
+    at_once, longest = min(at_a_time, len(prompts)), shape.max_completion_length
     what = (
         f"rolling out {at_once} completions at a time, each of up to {longest} tokens behind a "
         f"prompt of up to {len(asked[0])}, does"
@@ -87,7 +90,12 @@ def _roll_out(setup: Setup, stream: QuestionStream, grpo: GRPOSettings, shape: P
     )
     with told_of_refusal(what, advice):
         for _ in longest_passes(
-            setup.job.model, prompts, longest, max_batch=grpo.max_batch, sampled=True
+            setup.job.model,
+            prompts,
+            longest,
+            max_batch=at_a_time,
+            max_dense_bytes=dense_bytes,
+            sampled=True,
         ):
             pass
 

@@ -1,5 +1,6 @@
 """The modules of decoding. That they compute what transformers' do is a law of the sampler, over
-every family (`tests/generate/test_families.py`); here, that they stand, and that they call little."""
+every family (`tests/generate/test_families.py`); here, that they stand and call little.
+"""
 
 from __future__ import annotations
 
