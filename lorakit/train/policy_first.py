@@ -44,7 +44,7 @@ def run_policy_first(
     Raises:
         RunError: it does not fit; the message says what to change.
     """
-    shape = shape_of(setup, stream, grpo)
+    shape = _shape_of(setup, stream, grpo)
     log.info(
         "first completions of %d tokens behind the longest prompts, of up to %d, to see that they "
         "fit",
@@ -57,7 +57,7 @@ def run_policy_first(
         _train_on(setup, stream, grpo, shape)
 
 
-def shape_of(setup: Setup, stream: QuestionStream, grpo: GRPOSettings) -> PolicyShape:
+def _shape_of(setup: Setup, stream: QuestionStream, grpo: GRPOSettings) -> PolicyShape:
     """What the micro-batches of a run depend on."""
     settings, choices = setup.job.settings, setup.choices
     return PolicyShape(
