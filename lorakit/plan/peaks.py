@@ -45,8 +45,8 @@ class Peaks:
         libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
             what counts.
         loading_libraries: the same while the base is loaded.
-        rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes`, and `left_by_rows`; 0
-            where they are not here.
+        rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes` and `left_by_rows`; 0 where
+            they are not here.
         phases: {"loading", "training_step", "optimizer_step", "rollout", "validation",
             "evaluation"}: the most in each, without those that the run has not; of a warm start
             "warm_start_step" and "warm_start_validation".
