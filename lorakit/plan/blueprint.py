@@ -235,7 +235,7 @@ def _build(recipe: Recipe, target: Target) -> Blueprint:
         adapter = load_adapter(model, config.path)
     refuse_trained_routers(adapter)
     structure = Structure(model, adapter, frozen, target.device.type)
-    return Blueprint(structure, structure.stored(), layers)
+    return Blueprint(structure, structure.stored, layers)
 
 
 def _with_new_tokens(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:

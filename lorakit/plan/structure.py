@@ -31,6 +31,7 @@ class Structure:
             a base that is quantized}.
         device_type: that computes.
         dtype: it computes in.
+        stored: the weights of `frozen`, as they are stored now.
     """
 
     def __init__(
@@ -43,20 +44,18 @@ class Structure:
         self.adapter, self.frozen, self.device_type = adapter, frozen, device_type
         self.dtype = compute_dtype(model)
         self._model = model
-        self._stored = self.stored()
+        self.stored: Mapping[str, FrozenWeight] = {
+            path: module.stored for path, module in frozen.items()
+        }
         self._states: dict[tuple[object, ...], StatePlan] = {}
-
-    def stored(self) -> Mapping[str, FrozenWeight]:
-        """The weights of `frozen` as they are stored now."""
-        return {path: module.stored for path, module in self.frozen.items()}
 
     def model(self, stored: Mapping[str, FrozenWeight]) -> PreTrainedModel:
         """The model with its frozen weights stored so. There is one model: whoever got it with
         other storages has it with these from now on."""
-        if stored is not self._stored:
+        if stored is not self.stored:
             for path, module in self.frozen.items():
                 module.stored = stored[path]
-            self._stored = stored
+            self.stored = stored
         return self._model
 
     @cached_property

@@ -127,10 +127,10 @@ class Trial:
 
     def _may_fit(self, changes: Sequence[Change]) -> bool:
         """Whether these changes are about what is too much; those that are not are not planned."""
-        if offloaded_bytes(self._now) and not self._offloads(changes):
-            # Weights that do not fit go elsewhere, unless they are other weights.
-            if not any(change.changes_base for change in changes):
-                return False
+        # Weights that do not fit go elsewhere, unless they are other weights.
+        same_weights = not any(change.changes_base for change in changes)
+        if offloaded_bytes(self._now) and same_weights and not self._offloads(changes):
+            return False
         left = self._limit - needed_bytes(self._now) + self._now.needed
         too_much = [name for name, size in self._now.peaks.phases.items() if size > left]
         return _can_lower(changes, too_much)

@@ -18,10 +18,16 @@ from lorakit.plan.plan import plan
 from lorakit.recipe import Recipe, parse_recipe
 from tests import families
 
-# In the default run: Llama's linear layers, GPT-2's, experts in both layouts, weights that look
-# alike although they are tied.
-FEW = ("llama", "gpt2", "qwen3_moe", "gpt_oss", "gemma3_text")
-EVALUATION = {"in_domain": "no/held.jsonl", "metrics": ["loss", "token_f1"], "max_new_tokens": 8}
+# Linear layers as Llama has them and transposed, experts in both layouts.
+FEW = ("llama", "gpt2", "qwen3_moe", "gpt_oss")
+IN_DEFAULT_RUN = ("llama", "gpt2")
+INITS_IN_DEFAULT_RUN = ("pissa", "loftq")
+EVALUATION = {
+    "in_domain": "no/held.jsonl",
+    "metrics": ["loss", "token_f1"],
+    "max_new_tokens": 8,
+    "max_generated": 2,
+}
 
 
 def recipe_of(folder: Path, quantization: str, **adapter: Any) -> Recipe:
@@ -79,7 +85,7 @@ def check_every_order(recipes: dict[str, Recipe]) -> None:
 @pytest.mark.parametrize(
     "model_type",
     [
-        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        pytest.param(name, marks=() if name in IN_DEFAULT_RUN else pytest.mark.slow)
         for name in families.FAMILIES
     ],
 )
@@ -97,7 +103,14 @@ def test_in_every_storage(model_type: str, tmp_path: Path) -> None:
     check_every_order({name: recipe_of(folder, name) for name in quantizations()})
 
 
-@pytest.mark.parametrize("init", inits.names(), ids=str)
+@pytest.mark.parametrize(
+    "init",
+    [
+        pytest.param(name, marks=() if name in INITS_IN_DEFAULT_RUN else pytest.mark.slow)
+        for name in inits.names()
+    ],
+    ids=str,
+)
 def test_with_every_init(init: bool | str, tmp_path: Path) -> None:
     """One that makes a part of the frozen weights, or that only packed ones can have, is not what
     another storage would have."""
@@ -111,6 +124,7 @@ def test_with_every_init(init: bool | str, tmp_path: Path) -> None:
     check_every_order(recipes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", kinds.names())
 @pytest.mark.parametrize(
     "options",

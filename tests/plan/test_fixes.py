@@ -190,6 +190,7 @@ def test_each_key_is_offered_once(large: Path, phase: str) -> None:
     assert len(planned) == len(offered)
 
 
+@pytest.mark.slow  # fifteen plans each
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("method", ["sft", "grpo"])
 def test_what_a_change_cannot_lower_is_as_high_with_it(
