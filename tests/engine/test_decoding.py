@@ -1,5 +1,8 @@
-"""The modules of decoding. That they compute what transformers' do is a law of the sampler, over
-every family (`tests/generate/test_families.py`); here, that they stand, and that they call little."""
+"""The modules of decoding: that they stand, and how few ops they take.
+
+That they compute what transformers' do is a law of the sampler, over every family
+(`tests/generate/test_families.py`).
+"""
 
 from __future__ import annotations
 
