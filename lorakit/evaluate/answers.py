@@ -100,7 +100,7 @@ def answer_questions(
     tuned = answerer(prompts, f"{description}: tuned answers")
     with adapter_disabled(model):
         base = answerer(prompts, f"{description}: base answers")
-    prompts = decoded_prompts(tokenizer, [one.prompt_ids for one in asked])
+    questions = decoded_prompts(tokenizer, prompts)
     references = [decoded(tokenizer, one.reference_ids) for one in asked]
     scores = {
         name: _scores(name, base, tuned, references, options) for name in dict.fromkeys(scorers)
@@ -108,7 +108,7 @@ def answer_questions(
     examples = tuple(
         AnsweredExample(
             one.index,
-            prompts[place],
+            questions[place],
             references[place],
             base[place].text,
             tuned[place].text,
