@@ -10,6 +10,7 @@ import lorakit
 from lorakit.errors import RecipeError
 from lorakit.recipe import parse_recipe
 from lorakit.recipe.faults import NAMES_ELSEWHERE
+from lorakit.recipe.sections.check import CheckSection
 from lorakit.recipe.sections.data import DataSection
 from lorakit.recipe.sections.train import TrainSection
 
@@ -78,7 +79,8 @@ def test_no_option_is_missing() -> None:
         "hold_out_topics",
         "chat_template",
     }  # arguments of train_sft, or none
-    wanted = TrainSection.model_fields.keys() | DataSection.model_fields.keys() - elsewhere
+    sections = (TrainSection, DataSection, CheckSection)
+    wanted = {name for section in sections for name in section.model_fields} - elsewhere
     assert lorakit.SFTConfig.model_fields.keys() == wanted | {"output_dir"}
 
 

@@ -14,31 +14,14 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Protocol, cast
 
-from lorakit.data.contract import Finding, Severity
+from lorakit.data.contract import Finding
+from lorakit.data.described import Described
 from lorakit.lint import rules as _rules
 from lorakit.lint.facts import Facts
 
 
-class Rule(Protocol):
-    """What a file of `rules/` defines.
-
-    Attributes:
-        ID: the file's name with hyphens.
-        SEVERITIES: those its findings may have, the worst first.
-        TITLE: the flaw in a few words.
-        REASON: why it matters.
-        SOURCE: where that is from: a paper's id, a threads' number, or "practice".
-        EXAMPLE: a flawed piece of a recipe or of data.
-        MEND: what to do.
-    """
-
-    ID: str
-    SEVERITIES: tuple[Severity, ...]
-    TITLE: str
-    REASON: str
-    SOURCE: str
-    EXAMPLE: str
-    MEND: str
+class Rule(Described, Protocol):
+    """What a file of `rules/` defines."""
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Every flaw of this kind."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from lorakit.lint import Rule, rules
+from lorakit.data.described import Described
+from lorakit.lint import rules
 from lorakit.lint.contract_pages import PAGES
-from lorakit.train.watch import Watcher, watchers
+from lorakit.train.watch import watchers
 
 FoundBy = Literal["rule", "watcher", "contract"]
 
@@ -69,7 +70,7 @@ def kinds() -> dict[str, Kind]:
     return {one.id: one for one in sorted(described, key=lambda one: one.id)}
 
 
-def _described(one: Rule | Watcher, found_by: FoundBy) -> Kind:
+def _described(one: Described, found_by: FoundBy) -> Kind:
     return Kind(
         one.ID, found_by, one.SEVERITIES, one.TITLE, one.REASON, one.SOURCE, one.MEND, one.EXAMPLE
     )

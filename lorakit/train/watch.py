@@ -14,34 +14,21 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Protocol, cast
 
-from lorakit.data.contract import Finding, Severity
+from lorakit.data.contract import Finding
+from lorakit.data.described import Described
 from lorakit.data.silence import Told, without_silenced
 from lorakit.train import watchers as _watchers
 from lorakit.train.watched import Line, Watched
 
 
-class Watcher(Protocol):
-    """What a file of `watchers/` defines.
+class Watcher(Described, Protocol):
+    """What a file of `watchers/` defines; its findings are never errors.
 
     Attributes:
-        ID: the file's name with hyphens.
         METHODS: values of `train.method` whose runs it looks at.
-        SEVERITIES: those its findings may have, the worst first; never an error.
-        TITLE: the trouble in a few words.
-        REASON: why it matters, and when it is said.
-        SOURCE: where that is from: a paper's id, a thread's number, or "practice".
-        EXAMPLE: values of metrics.jsonl that have it.
-        MEND: what to do.
     """
 
-    ID: str
     METHODS: tuple[str, ...]
-    SEVERITIES: tuple[Severity, ...]
-    TITLE: str
-    REASON: str
-    SOURCE: str
-    EXAMPLE: str
-    MEND: str
 
     def see(self, run: Watched) -> Finding | None:
         """The trouble, if the newest line shows it; called at every line until it does."""

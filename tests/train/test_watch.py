@@ -6,7 +6,9 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,12 +96,16 @@ def test_a_low_rate_is_not_lowered_further(rate: float, words: str) -> None:
     assert "in the first 50 steps" in found[0].message
 
 
+def _at(noise: np.ndarray, step: float) -> float:
+    return float(noise[int(step)])
+
+
 def test_an_uneven_loss_is_no_rise() -> None:
     """A thousand windows of noise: rows of very different difficulty, and nothing learned."""
     accused = 0
     for seed in range(20):
         noise = np.random.default_rng(seed).lognormal(0, 0.5, 1000)
-        told = likelihood(lambda step, noise=noise: float(noise[int(step)]), num_steps=1000).told()
+        told = likelihood(partial(_at, noise), num_steps=1000).told()
         accused += any(one.id == "loss-rises" for said in told for one in said.findings)
     assert accused == 0
 
@@ -120,7 +126,7 @@ def test_a_run_says_it_writes_it_and_goes_on_after_it(
 ) -> None:
     """Nothing is learned at such a rate."""
 
-    def goes_on(**options: object) -> list[dict]:
+    def goes_on(**options: Any) -> list[dict[str, Any]]:
         """From before the place, as if the end was never saved."""
         shutil.rmtree(tmp_path / "a" / "checkpoints" / "step-54")
         settings = replace(STANDING, **options)
