@@ -100,11 +100,7 @@ def answer_questions(
     tuned = answerer(prompts, f"{description}: tuned answers")
     with adapter_disabled(model):
         base = answerer(prompts, f"{description}: base answers")
-<<<<<<< HEAD
-    texts = decoded_prompts(tokenizer, prompts)
-=======
     questions = decoded_prompts(tokenizer, prompts)
->>>>>>> watchers
     references = [decoded(tokenizer, one.reference_ids) for one in asked]
     scores = {
         name: _scores(name, base, tuned, references, options) for name in dict.fromkeys(scorers)
@@ -112,11 +108,7 @@ def answer_questions(
     examples = tuple(
         AnsweredExample(
             one.index,
-<<<<<<< HEAD
-            texts[place],
-=======
             questions[place],
->>>>>>> watchers
             references[place],
             base[place].text,
             tuned[place].text,

@@ -1,12 +1,7 @@
-<<<<<<< HEAD
-"""The modules of decoding. That they compute what transformers' do is a law of the sampler, over
-every family (`tests/generate/test_families.py`); here, that they stand and call little.
-=======
 """The modules of decoding: that they stand, and how few ops they take.
 
 That they compute what transformers' do is a law of the sampler, over every family
 (`tests/generate/test_families.py`).
->>>>>>> rollouts
 """
 
 from __future__ import annotations
