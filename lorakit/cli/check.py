@@ -67,7 +67,7 @@ def command(
     if as_json:
         print_json(report.to_json())
     else:
-        show_check(report, 1 if show is None else show)
+        show_check(report, 1 if show is None else show, asks=settings.train.method == "grpo")
     if any(finding.severity == "error" for finding in report.findings):
         raise typer.Exit(1)
 
@@ -88,17 +88,22 @@ def _write_page(
     write_check_page(facts, recipe, source=source, output=output)
 
 
-def show_check(report: CheckReport, num_examples: int) -> None:
-    """Rows and tokens of every set, the findings, and examples of what is trained, in words."""
+def show_check(report: CheckReport, num_examples: int, *, asks: bool = False) -> None:
+    """Rows and tokens of every set, the findings, and examples of what is trained, in words.
+
+    Args:
+        asks: training rows are questions, of whose answers nothing is trained.
+    """
     from lorakit.data.named_sets import title_of
     from lorakit.data.silence import silenced_in_words
 
     out = console()
     for name, prepared in report.sets.items():
         tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()
+        used = "of answers, which only rewards see" if asks and name == "train" else "trained"
         out.print(
             f"{title_of(report.sets, name)}: {prepared.read} rows read, {prepared.kept} kept, "
-            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} trained"
+            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {used}"
         )
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
@@ -110,8 +115,9 @@ def show_check(report: CheckReport, num_examples: int) -> None:
     if "train" not in report.sets:
         return
     train = report.sets["train"].examples
+    what = "the answer, which rewards see and nothing trains" if asks else "what is trained"
     for index in range(min(num_examples, len(train))):
-        out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks what is trained")
+        out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks {what}")
         out.print(marked(report.tokenizer, train[index]))
 
 

@@ -86,11 +86,15 @@ def show_next(path: Path) -> None:
     """What there is to look at, and the commands that use it."""
     run = RunFolder(path)
     named, merged = shlex.quote(str(path)), shlex.quote(str(path / "merged"))
-    show_lines(
-        {
-            "report": str(run.report),
-            "adapter": str(run.adapter),
-            "talk to it": f"lorakit chat {named}",
-            "merge it": f"lorakit merge {named} --output {merged}",
-        }
-    )
+    lines = {
+        "report": str(run.report),
+        "adapter": str(run.adapter),
+        "talk to it": f"lorakit chat {named}",
+        "merge it": f"lorakit merge {named} --output {merged}",
+    }
+    if run.warm_start.path.is_dir():
+        # Before is the base: what rewards added to the warm start is another comparison.
+        stage = shlex.quote(str(run.warm_start.path))
+        lines["what the warm start did"] = f"lorakit evaluate {stage}"
+        lines["what rewards added"] = f"lorakit report {stage} {named}"
+    show_lines(lines)

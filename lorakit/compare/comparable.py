@@ -94,9 +94,10 @@ def primary_of(measures: Measures) -> str:
     if primary in LOSS_METRICS:
         return LOSS
     if primary not in measures.scorers:
+        nearest = next(iter(measures.scorers), LOSS)
         raise InputError(
             f"evaluate.primary of {SET} is {primary!r}, which five ways are not compared by; "
             f"possible: {', '.join([*LOSS_METRICS, *tasks.names()])}. Set it to one of "
-            "evaluate.metrics that is: --set evaluate.primary=loss."
+            f"evaluate.metrics that is: --set evaluate.primary={nearest}."
         )
     return primary

@@ -144,7 +144,10 @@ def rollouts_of(
     train, grpo = recipe.train, recipe.grpo
     cycle = cycle_sizes(grpo, train.batch_size)
     if sets is None:
-        longest = max(1, assumed_length(recipe, model) - grpo.max_completion_length)
+        # `data.max_length` is of questions; completions come behind it, as far as the context goes.
+        longest = assumed_length(recipe, model)
+        if (context := context_of(model.config)) is not None:
+            longest = max(1, min(longest, context - grpo.max_completion_length))
         prompts: list[tuple[int, ...]] = [(0,) * longest] * cycle.prompts
     else:
         prompts = longest_prompts(sets.train, cycle.prompts)

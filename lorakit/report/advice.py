@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,16 @@ def _not_evaluated(run: RunFiles) -> Iterator[Advice]:
             "There is no evaluation.json: whether the adapter is any better is not known.",
             "Finish the run (lorakit train with --resume), or evaluate it with the command below. "
             "The recipe must name evaluate.in_domain, or a data.validation to measure on.",
+        )
+
+
+def _warm_start(run: RunFiles) -> Iterator[Advice]:
+    if run.recipe is not None and run.recipe.warm_start is not None and run.evaluation:
+        before = shlex.quote(str(run.folder.warm_start.path))
+        yield Advice(
+            "Before is the base, after is warm start and rewards together.",
+            f"How much of it the warm start did: lorakit evaluate {before}, then lorakit report "
+            f"{before} {shlex.quote(str(run.folder.path))}.",
         )
 
 
@@ -180,6 +191,7 @@ _CURRENT: dict[str, Callable[[Recipe], str]] = {
 Rule = Callable[[RunFiles], Iterator[Advice]]
 RULES: tuple[Rule, ...] = (
     _not_evaluated,
+    _warm_start,
     _task,
     _retention,
     _few_examples,

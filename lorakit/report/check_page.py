@@ -150,6 +150,7 @@ def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str
         histograms=histograms_of(checked.sets),
         examples=[marked(one, checked.stops) for one in checked.examples],
         has_stops=bool(checked.stops),
+        asks=recipe.train.method == "grpo",
         settings=settings_of(recipe),
         commands=_commands(source),
     )

@@ -64,12 +64,17 @@ def check_rewards(rewards: Sequence[Reward], max_completion_length: int) -> None
         max_completion_length: of the rollouts, in tokens.
 
     Raises:
-        InputError: there is none, two have one name, a weight is no number, an option is none, or
-            no scorer is called so.
+        InputError: there is none, two have one name, a weight is no number or all are 0, an option
+            is none, or no scorer is called so.
     """
     if not rewards:
         raise InputError(f"no reward is given; possible: {', '.join(_possible())}. Name one.")
     names = [one.name for one in rewards]
+    if not any(one.weight for one in rewards):
+        raise InputError(
+            f"weight 0 for {', '.join(names)}, so there is nothing to learn; give one of them at "
+            "least another number."
+        )
     for one in rewards:
         _check_scorer(one, max_completion_length)
         if names.count(one.name) > 1:

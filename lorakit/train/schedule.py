@@ -65,15 +65,22 @@ class Schedule:
 
 
 def count_warmup_steps(
-    num_steps: int, *, warmup_steps: int | None = None, warmup_ratio: float | None = None
+    kind: Kind,
+    num_steps: int,
+    *,
+    warmup_steps: int | None = None,
+    warmup_ratio: float | None = None,
 ) -> int:
     """Warm-up steps of a run: as given, or a share of all steps rounded up (as transformers does).
 
     Args:
+        kind: of the schedule.
         num_steps: optimizer steps of the whole run.
         warmup_steps: the number itself; wins when given.
-        warmup_ratio: share of `num_steps`; None: 0.05.
+        warmup_ratio: share of `num_steps`; None: 0.05, and 0 of a constant one, which is asked for
+            because it does not change.
     """
     if warmup_steps is not None:
         return warmup_steps
-    return math.ceil(num_steps * (DEFAULT_WARMUP_RATIO if warmup_ratio is None else warmup_ratio))
+    default = 0.0 if kind == "constant" else DEFAULT_WARMUP_RATIO
+    return math.ceil(num_steps * (default if warmup_ratio is None else warmup_ratio))

@@ -89,6 +89,9 @@ class LoopSettings:
     def schedule(self, num_steps: int) -> Schedule:
         """The learning rates of a run of so many optimizer steps."""
         num_warmup_steps = count_warmup_steps(
-            num_steps, warmup_steps=self.warmup_steps, warmup_ratio=self.warmup_ratio
+            self.lr_scheduler_type,
+            num_steps,
+            warmup_steps=self.warmup_steps,
+            warmup_ratio=self.warmup_ratio,
         )
         return Schedule(self.lr_scheduler_type, self.learning_rate, num_steps, num_warmup_steps)

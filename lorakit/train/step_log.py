@@ -61,7 +61,7 @@ def in_words(line: Mapping[str, Any], num_steps: int) -> str:
 
 
 def _is_of_policy(line: Mapping[str, Any]) -> bool:
-    return "ratio" in line or "reward" in line
+    return not {"ratio", "reward", "completions/mean_length"}.isdisjoint(line)
 
 
 def _of_policy(line: Mapping[str, Any]) -> str:

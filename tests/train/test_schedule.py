@@ -36,8 +36,12 @@ def test_equals_transformers(kind: str, num_steps: int, num_warmup_steps: int) -
     ("given", "expected"),
     [({}, 5), ({"warmup_ratio": 0.1}, 10), ({"warmup_steps": 7}, 7), ({"warmup_ratio": 0.0}, 0)],
 )
-def test_warmup_steps(given: dict[str, float], expected: int) -> None:
-    assert count_warmup_steps(99, **given) == expected
+@pytest.mark.parametrize("kind", NAMES)
+def test_warmup_steps(kind: Kind, given: dict[str, float], expected: int) -> None:
+    # What does not change begins as it goes on, unless something else is asked for.
+    if kind == "constant" and not given:
+        expected = 0
+    assert count_warmup_steps(kind, 99, **given) == expected
 
 
 def test_a_kind_that_there_is_not_is_refused_where_it_is_given() -> None:

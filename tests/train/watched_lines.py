@@ -116,6 +116,12 @@ def likelihood(loss_at: Callable[[float], float], **options: Any) -> Run:
     return Run(losses(loss_at, **options))
 
 
+def unrewarded(run: Run) -> Run:
+    """The run, had no reward given a number."""
+    lines = [{n: v for n, v in line.items() if "reward" not in n} for line in run.lines]
+    return Run(lines, run.grpo)
+
+
 RISING = {100: 1.6, 160: 1.5, 220: 1.55, 280: 1.6, 340: 1.7}
 AT_THE_END = {100: 1.6, 200: 1.5, 300: 1.45, 400: 1.6}
 FLAWED: dict[str, list[Run]] = {
@@ -137,6 +143,7 @@ FLAWED: dict[str, list[Run]] = {
         policy(frac_reward_zero_std=(0.3, 0.9)),
         policy(frac_reward_zero_std=(0.9, 0.9)),
     ],
+    "no-reward": [unrewarded(policy())],
     "length-runs-away": [
         policy(**{"completions/mean_length": (100, 400), "reward": (0.5, 0.45)}),
         policy(**{"completions/mean_length": (100, 400), "completions/clipped_ratio": (0.1, 0.6)}),

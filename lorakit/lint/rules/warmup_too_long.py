@@ -26,7 +26,10 @@ TOO_LONG = 0.35
 def find(facts: Facts) -> Iterator[Finding]:
     train = facts.recipe.train
     warmup = count_warmup_steps(
-        facts.num_steps, warmup_steps=train.warmup_steps, warmup_ratio=train.warmup_ratio
+        train.lr_scheduler_type,
+        facts.num_steps,
+        warmup_steps=train.warmup_steps,
+        warmup_ratio=train.warmup_ratio,
     )
     where = "train.warmup_steps" if train.warmup_steps is not None else "train.warmup_ratio"
     if warmup >= facts.num_steps > 1:

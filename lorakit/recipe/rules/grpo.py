@@ -51,6 +51,12 @@ def _rewards(grpo: GRPOSection) -> Iterator[Fault]:
             "{name, weight, options}",
         )
     rewards = grpo.named_rewards
+    if rewards and not any(one.weight for one in rewards):
+        yield Fault(
+            place,
+            "have weight 0, all of them, so there is nothing to learn; possible: any other number "
+            "for one at least (0 keeps a reward in the metrics only)",
+        )
     for index, one in enumerate(rewards):
         here: tuple[str | int, ...] = (*place, index)
         yield from _scorer(here, one, grpo.max_completion_length)

@@ -23,7 +23,7 @@ class StageSection(Section):
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: NonNegativeInt | None = None
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Share of steps; default 0.05."
+        None, description="Share of steps; default 0.05, with lr_scheduler_type constant 0."
     )
 
     @model_validator(mode="after")
