@@ -1,9 +1,10 @@
 """Samples of what is rolled out: `RUN/completions.jsonl`, and words for a terminal.
 
-Of each generation the best, a typical and the worst completion of its first question, which is
-drawn by the seed: {"step", "label", "prompt", "reference", "completion", "reward", "rewards",
-"advantage"}, `step` the first that learned from it, `label` "best", "typical" (the median) or
-"worst", `reward` null where no function had an opinion. Of equal texts the first of these is there.
+Of each generation the best, a typical and the worst completion of one question, the first (their
+order is drawn by the seed) whose rewards differ, or where there is none the first: {"step",
+"label", "prompt", "reference", "completion", "reward", "rewards", "advantage"}, `step` the first
+that learned from it, `label` "best", "typical" (the median) or "worst", `reward` null where no
+function had an opinion. Of equal texts the first of these is there.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ def samples(
     Args:
         names: of the rewards.
     """
-    group = np.arange(len(rollouts) // len(rollouts.questions))
+    size = len(rollouts) // len(rollouts.questions)
+    place = int(np.argmax(rollouts.advantages.varies[::size]))  # of none: the first
+    group = place * size + np.arange(size)
     order = group[np.argsort(-np.nan_to_num(rollouts.advantages.rewards[group]), kind="stable")]
-    question = rollouts.questions[0]
+    question = rollouts.questions[place]
     (prompt,) = decoded_prompts(tokenizer, [question.prompt_ids])
     found: dict[str, dict[str, Any]] = {}
-    for label, place in (("best", 0), ("worst", -1), ("typical", len(order) // 2)):
-        member = int(order[place])
+    for label, rank in (("best", 0), ("worst", -1), ("typical", size // 2)):
+        member = int(order[rank])
         text = decoded(tokenizer, rollouts.token_ids[rollouts.span(member)].tolist())
         if any(text == one["completion"] for one in found.values()):
             continue

@@ -15,11 +15,15 @@ from tests.train.grpo_runs import TOKENIZER
 TEXTS = ["four", "three", "two", "one", "other", "question"]
 
 
-def rollouts(rewards: list[float], texts: list[str] | None = None) -> Rollouts:
-    """Two questions, the first with four completions of these rewards."""
+def rollouts(
+    rewards: list[float], texts: list[str] | None = None, *, is_second: bool = False
+) -> Rollouts:
+    """Two questions, one with four completions of these rewards; of the other all have 9."""
     whole = (texts or TEXTS[:4]) + ["x"] * 4
+    whole = whole[4:] + whole[:4] if is_second else whole
     ids = [TOKENIZER(text)["input_ids"] for text in whole]
-    values = torch.tensor([*rewards, 9.0, 9.0, 9.0, 9.0], dtype=torch.float64)[:, None]
+    given = [*[9.0] * 4, *rewards] if is_second else [*rewards, *[9.0] * 4]
+    values = torch.tensor(given, dtype=torch.float64)[:, None]
     found = Rollouts(
         0,
         [Question(0, TOKENIZER("Asked?")["input_ids"], TOKENIZER("4")["input_ids"])] * 2,
@@ -43,10 +47,14 @@ def rollouts(rewards: list[float], texts: list[str] | None = None) -> Rollouts:
         ([np.nan, 1.0, 0.5, 0.7], [("best", "three"), ("typical", "two"), ("worst", "four")]),
     ],
 )
-def test_the_best_a_typical_and_the_worst_of_the_first_question(
-    rewards: list[float], wanted: list[tuple[str, str]]
+@pytest.mark.parametrize("is_second", [False, True])
+def test_the_best_a_typical_and_the_worst_of_the_first_question_that_says_something(
+    rewards: list[float], wanted: list[tuple[str, str]], is_second: bool
 ) -> None:
-    found = samples(TOKENIZER, rollouts(rewards), ["r"])
+    found = samples(TOKENIZER, rollouts(rewards, is_second=is_second), ["r"])
+    if is_second and len(set(rewards)) == 1:  # no group says anything: the first question
+        assert [(one["label"], one["completion"]) for one in found] == [("best", "x")]
+        return
     assert [(one["label"], one["completion"]) for one in found] == wanted
     assert {one["prompt"] for one in found} == {"Asked?"}
     for one in found:
