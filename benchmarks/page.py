@@ -14,7 +14,8 @@ import transformers
 
 from lorakit.run_folder import commit
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results.md"
 TITLE = "# Results\n"
 
 # Options that say where files lie, which says nothing of what was measured.
@@ -34,14 +35,14 @@ def write_section(heading: str, text: str, path: Path = RESULTS) -> None:
 
 def command() -> str:
     """What was run, with the options that were given but places of one machine: it writes the same
-    section again."""
+    section again. A file that is read is named as seen from the checkout."""
     kept: list[str] = []
     words = iter(sys.argv[1:])
     for word in words:
         if word in PLACES:
             next(words, None)
         elif word.partition("=")[0] not in PLACES:
-            kept.append(word)
+            kept.append(os.path.relpath(word, ROOT) if Path(word).is_absolute() else word)
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *kept])
 
 

@@ -71,6 +71,16 @@ def test_a_command_is_recorded_without_places(monkeypatch: pytest.MonkeyPatch) -
     assert page.command() == "python benchmarks/five_ways.py --only x --pairs 3"
 
 
+def test_a_file_that_is_read_is_named_as_seen_from_the_checkout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    beside = BENCHMARKS.parents[1] / "data" / "rows.jsonl"
+    monkeypatch.setattr("sys.argv", ["/somewhere/data_peers.py", "--data", str(beside)])
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = importlib.import_module("page")
+    assert page.command() == "python benchmarks/data_peers.py --data ../data/rows.jsonl"
+
+
 def test_lorakit_sees_in_each_step_the_rows_the_peers_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     workload, ours = (importlib.import_module(name) for name in ("workload", "sft_ours"))

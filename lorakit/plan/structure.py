@@ -12,6 +12,7 @@ from functools import cached_property
 from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import Attached
+from lorakit.base.dtypes import compute_dtype
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear, FrozenWeight
 from lorakit.engine.model_flops import ModelFlops, count_flops
@@ -19,7 +20,6 @@ from lorakit.engine.recompute import can_recompute
 from lorakit.optimizers.state_plan import StatePlan, state_plan_of
 from lorakit.plan.rehearsal import Layers
 from lorakit.recipe import TrainSection
-from lorakit.train.modes import compute_dtype
 
 
 class Structure:

@@ -24,14 +24,15 @@ from lorakit.report.recipes import settings_of
 from lorakit.report.render import render, write_page
 from lorakit.report.words import capital, counted, listed
 
-SECTIONS = (
-    ("verdict", "Check"),
-    ("findings", "Findings"),
-    ("rows", "Rows"),
-    ("trained", "What is trained"),
-    ("recipe", "Recipe"),
-    ("next", "Next"),
-)
+SECTIONS = {
+    "verdict": "Check",
+    "findings": "Findings",
+    "rows": "Rows",
+    "trained": "What is trained",
+    "recipe": "Recipe",
+    "next": "Next",
+}
+ASKED = {"trained": "What is asked"}  # of a policy, whose training rows are questions
 SEVERITIES = ("error", "warning", "note")
 NUM_EXAMPLES = 3  # a short, a typical and a long one
 
@@ -130,6 +131,8 @@ def write_check_page(
 def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str:
     """The HTML of a check."""
     checked = TypeAdapter(Checked).validate_python(dict(facts))
+    asks = recipe.train.method == "grpo"
+    titles = SECTIONS | (ASKED if asks else {})
     groups = [
         Group(f"{capital(severity)}s", severity, found)
         for severity in SEVERITIES
@@ -138,7 +141,7 @@ def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str
     return render(
         "check.html.jinja",
         title=f"{source.stem}: lorakit check",
-        sections=SECTIONS,
+        sections=list(titles.items()),
         name=source.stem,
         source=str(source),
         headline=headline(checked),
@@ -150,7 +153,8 @@ def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str
         histograms=histograms_of(checked.sets),
         examples=[marked(one, checked.stops) for one in checked.examples],
         has_stops=bool(checked.stops),
-        asks=recipe.train.method == "grpo",
+        asks=asks,
+        examples_title=titles["trained"],
         settings=settings_of(recipe),
         commands=_commands(source),
     )

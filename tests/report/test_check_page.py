@@ -55,6 +55,17 @@ def test_a_refused_set_has_a_page() -> None:
     assert "No example is shown" in tree.by_id("trained").text
 
 
+def test_of_questions_nothing_is_called_trained() -> None:
+    recipe = plan_recipe()
+    recipe.train.method = "grpo"
+    tree = parse(check_page(check_told(), recipe, source=SOURCE))
+    for told, page in (("What is asked", tree), ("What is trained", whole())):
+        assert told in page.by_id("trained").text
+        assert told in page.all("nav")[0].text
+    assert "Only trained tokens" not in tree.text and "nothing of it is trained" in tree.text
+    assert "completions that the model writes itself" in tree.by_id("trained").text
+
+
 def test_trained_tokens_are_marked_and_their_stop_is_framed() -> None:
     tree = whole()
     (first, second) = tree.by_id("trained").with_class("tokens")
