@@ -78,7 +78,7 @@ def attention(
             "cannot; possible: one example per row. Set data.packing: false."
         )
     if kv_slots is not None:
-        out_THE = _attention_over_slots(
+        out_THE = attend_over_slots(
             kv_slots,
             query[0],
             key[0],
@@ -146,7 +146,7 @@ def _attend_spread(
     return out
 
 
-def _attention_over_slots(
+def attend_over_slots(
     kv_slots: KVSlots,
     query_HTD: torch.Tensor,
     key_KTD: torch.Tensor,
@@ -156,15 +156,19 @@ def _attention_over_slots(
     sliding_window: int | None = None,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
+    both_TKD: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Tokens that continue a slot see the slot, those of a prompt see the prompt.
+
+    Args:
+        both_TKD: see `KVSlots.store`.
 
     Returns:
         (T, H, E), contiguous.
     """
     options: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "sinks": sinks}
     outputs = []
-    for group in kv_slots.store(key_KTD, value_KTE, sliding_window):
+    for group in kv_slots.store(key_KTD, value_KTE, sliding_window, both_TKD=both_TKD):
         query_SHD = query_HTD[:, group.tokens].transpose(0, 1)
         outputs.append(
             kernels.decode_attention(query_SHD, group.keys, group.values, group.mask, **options)

@@ -142,9 +142,18 @@ class KVSlots:
         return cast(Made, self._made[key])
 
     def store(
-        self, key_KTD: torch.Tensor, value_KTE: torch.Tensor, sliding_window: int | None
+        self,
+        key_KTD: torch.Tensor,
+        value_KTE: torch.Tensor,
+        sliding_window: int | None,
+        *,
+        both_TKD: torch.Tensor | None = None,
     ) -> Iterator[Continued]:
         """Keep what the pass's next attention layer computed for its tokens.
+
+        Args:
+            both_TKD: the heads of the keys and behind them those of the values, where one tensor
+                has them all.
 
         Returns:
             The continued slots in their order, a group at a time.
@@ -156,8 +165,11 @@ class KVSlots:
         layer.make_room(self._rooms, key_KTD, value_KTE)
         for group, tokens, slots, positions in self._writes:
             memory = layer.groups[group]
-            memory.keys[slots, :, positions] = key_KTD[:, tokens].transpose(0, 1)
-            memory.values[slots, :, positions] = value_KTE[:, tokens].transpose(0, 1)
+            if both_TKD is not None:
+                memory.tensors[0][slots, :, positions] = both_TKD[tokens]
+            else:
+                memory.keys[slots, :, positions] = key_KTD[:, tokens].transpose(0, 1)
+                memory.values[slots, :, positions] = value_KTE[:, tokens].transpose(0, 1)
         for start in range(0, self.num_decoding, self._group):
             tokens = slice(start, min(start + self._group, self.num_decoding))
             longest = max(self.lengths[tokens])

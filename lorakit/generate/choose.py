@@ -34,22 +34,35 @@ def choose_tokens(
     top_p: float,
     top_k: int | None,
     min_p: float | None,
-) -> torch.Tensor:
+    tempered_logprobs: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One token for each row.
 
     Args:
         logits_SV: float32.
         uniforms_S: float64 in [0, 1); None exactly at temperature 0.
-        temperature, top_p, top_k, min_p: as in `SamplingSettings`.
+        temperature, top_p, top_k, min_p, tempered_logprobs: as in `SamplingSettings`.
 
     Returns:
-        int64 (S,).
+        int64 (S,), and float32 (S,) their log-probabilities, see `Completion`.
     """
     if uniforms_S is None:
-        return logits_SV.argmax(dim=-1)
-    probabilities_SV = token_probabilities(
-        logits_SV, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
-    )
+        tokens_S = logits_SV.argmax(dim=-1)
+        return tokens_S, _at(tokens_S, at_temperature(logits_SV, 1)).log()
+    probabilities_SV = at_temperature(logits_SV, temperature)
+    tokens_S = _draw(left_in(probabilities_SV, top_p, top_k, min_p), uniforms_S)
+    if tempered_logprobs or temperature == 1:
+        return tokens_S, _at(tokens_S, probabilities_SV).log()
+    # At another temperature than it is drawn at, a probability may be too small for a number.
+    return tokens_S, _at(tokens_S, torch.log_softmax(logits_SV, dim=-1))
+
+
+def _at(tokens_S: torch.Tensor, values_SV: torch.Tensor) -> torch.Tensor:
+    return values_SV.gather(1, tokens_S[:, None])[:, 0]
+
+
+def _draw(probabilities_SV: torch.Tensor, uniforms_S: torch.Tensor) -> torch.Tensor:
+    """One token for each row, int64 (S,), by probabilities that need not be normalized."""
     # In the order of token ids, not of probabilities: the last bits of the logits depend on the
     # batch, and may swap tokens of equal probability, but hardly move a sum.
     cdf_SV = probabilities_SV.cumsum(dim=-1, dtype=torch.float64)
@@ -60,20 +73,20 @@ def choose_tokens(
     return torch.searchsorted(cdf_SV, target_S1, right=True)[:, 0].clamp_max(cdf_SV.shape[-1] - 1)
 
 
-def token_probabilities(
-    logits_SV: torch.Tensor,
-    *,
-    temperature: float,
-    top_p: float,
-    top_k: int | None,
-    min_p: float | None,
+def at_temperature(logits_SV: torch.Tensor, temperature: float) -> torch.Tensor:
+    """float32 (S, V), the probabilities of all tokens."""
+    scaled_SV = logits_SV if temperature == 1 else logits_SV / temperature
+    return torch.softmax(scaled_SV, dim=-1)
+
+
+def left_in(
+    probabilities_SV: torch.Tensor, top_p: float, top_k: int | None, min_p: float | None
 ) -> torch.Tensor:
-    """What tokens are drawn from: temperature, then `top_k`, then `top_p` of what is left, `min_p`.
+    """What tokens are drawn from, by `top_k`, then `top_p` of what is left, and `min_p`.
 
     Returns:
-        float32 (S, V), 0 for tokens that are left out; not normalized where some are.
+        (S, V), 0 for tokens that are left out; not normalized where some are.
     """
-    probabilities_SV = torch.softmax(logits_SV / temperature, dim=-1)
     kept_SV = _kept(probabilities_SV, top_p, top_k)
     if min_p is not None:
         # Measured by the best token, which the others leave in: their order makes no difference.

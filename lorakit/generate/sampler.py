@@ -22,6 +22,7 @@ from lorakit.adapters.mixture import Mixture
 from lorakit.adapters.several import find
 from lorakit.base.eval_mode import eval_mode
 from lorakit.base.head import logits_fn
+from lorakit.engine.fuse import decoding_modules
 from lorakit.errors import NonFiniteError
 from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.generate.checks import check_request, end_tokens
@@ -203,17 +204,15 @@ def chosen(
     logits_SV: torch.Tensor, drawn_S: torch.Tensor | None, settings: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(S,) tokens, and their log-probabilities, see `Completion`."""
-    tokens_S = choose_tokens(
+    return choose_tokens(
         logits_SV,
         drawn_S,
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
         min_p=settings.min_p,
+        tempered_logprobs=settings.tempered_logprobs,
     )
-    if settings.tempered_logprobs and settings.temperature != 1:
-        logits_SV = logits_SV / settings.temperature
-    return tokens_S, logits_SV.gather(1, tokens_S[:, None])[:, 0] - logits_SV.logsumexp(dim=-1)
 
 
 @contextmanager
@@ -232,4 +231,5 @@ def generating(
         for adapter in used:
             stack.enter_context(adapter.cached_norms())
         stack.enter_context(dense_layers(model, max_dense_bytes))
+        stack.enter_context(decoding_modules(model))
         yield mixture

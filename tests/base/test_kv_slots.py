@@ -14,15 +14,15 @@ from lorakit.base.kv_slots import KVSlots
 from lorakit.plan.ledger import Ledger
 
 HEADS, SIZE, NUM_LAYERS = 2, 3, 2
-# How values come: as wide as keys, or not.
-WAYS = ("alike", "wider values")
+# How keys and values come: each for itself, in one tensor, or of different sizes.
+WAYS = ("apart", "as one", "wider values")
 CPU = torch.device("cpu")
 
 
 class Model:
     """Keys and values of token t of sequence s are told by (s, t, layer)."""
 
-    def __init__(self, num_slots: int, way: str = "alike") -> None:
+    def __init__(self, num_slots: int, way: str = "apart") -> None:
         self.way = way
         self.slots = KVSlots(num_slots, CPU)
         self.running: list[list[int]] = []  # [sequence, its length]
@@ -38,8 +38,11 @@ class Model:
         for layer in range(NUM_LAYERS):
             keys = torch.stack([self.key(*token, layer) for token in tokens], dim=1)
             values = self.values_of(keys)
+            both = None
+            if self.way == "as one":
+                both = torch.cat([keys, values]).transpose(0, 1).contiguous()
             seen = 0
-            for group in self.slots.store(keys, values, 4):
+            for group in self.slots.store(keys, values, 4, both_TKD=both):
                 for row, place in enumerate(range(group.tokens.start, group.tokens.stop)):
                     sequence, length = self.running[place]
                     expected = [self.key(sequence, place, layer) for place in range(length)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorakit.generate import SamplingSettings, generate
-from lorakit.generate.choose import choose_tokens, token_probabilities, uniforms
+from lorakit.generate.choose import at_temperature, choose_tokens, left_in, uniforms
 from tests import families, tiny
 from tests.generate.law import fresh_logprobs
 
@@ -76,7 +76,7 @@ def test_the_chi_square_test_notices_a_wrong_temperature() -> None:
 def test_draws_of_many_seeds_follow_the_distribution(case: dict) -> None:
     logits = torch.randn(60) * 2
     drawn = uniforms(range(DRAWS), [7] * DRAWS)
-    tokens = choose_tokens(logits.expand(DRAWS, -1), drawn, **case)
+    tokens, _ = choose_tokens(logits.expand(DRAWS, -1), drawn, **case)
     assert chi_square_p(tokens, exact(logits.numpy(), **case)) > 0.001
 
 
@@ -84,7 +84,7 @@ def test_draws_of_many_seeds_follow_the_distribution(case: dict) -> None:
 def test_draws_of_one_seed_follow_the_distribution(case: dict) -> None:
     logits = torch.randn(60) * 2
     drawn = uniforms([7] * DRAWS, range(DRAWS))
-    tokens = choose_tokens(logits.expand(DRAWS, -1), drawn, **case)
+    tokens, _ = choose_tokens(logits.expand(DRAWS, -1), drawn, **case)
     assert chi_square_p(tokens, exact(logits.numpy(), **case)) > 0.001
 
 
@@ -107,16 +107,16 @@ def test_generated_tokens_follow_the_distribution(case: dict) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_probabilities_equal_the_definition(case: dict) -> None:
     logits = torch.randn(5, 60) * 2
-    got = token_probabilities(logits, **case).double()
+    limits = {name: value for name, value in case.items() if name != "temperature"}
+    got = left_in(at_temperature(logits, case["temperature"]), **limits).double()
     got = got / got.sum(dim=1, keepdim=True)
     expected = np.stack([exact(row, **case) for row in logits.numpy()])
     assert np.abs(got.numpy() - expected).max() < 1e-6
 
 
 def test_ties_at_the_edge_keep_the_lower_ids() -> None:
-    probabilities = token_probabilities(
-        torch.zeros(1, 10), temperature=1.0, top_p=1.0, top_k=3, min_p=None
-    )
+    uniform = at_temperature(torch.zeros(1, 10), 1.0)
+    probabilities = left_in(uniform, top_p=1.0, top_k=3, min_p=None)
     assert probabilities.nonzero()[:, 1].tolist() == [0, 1, 2]
 
 
@@ -124,10 +124,8 @@ def test_the_ends_of_the_random_numbers_draw_possible_tokens() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]])
     for number, token in ((0.0, 1), (1 - 2.0**-53, 2)):
         drawn = torch.tensor([number], dtype=torch.float64)
-        assert (
-            choose_tokens(logits, drawn, temperature=1.0, top_p=1.0, top_k=None, min_p=None)
-            == token
-        )
+        found, _ = choose_tokens(logits, drawn, temperature=1.0, top_p=1.0, top_k=None, min_p=None)
+        assert found == token
 
 
 def test_random_numbers_are_a_function_of_seed_and_step() -> None:
@@ -146,5 +144,30 @@ def test_random_numbers_are_a_function_of_seed_and_step() -> None:
 
 def test_no_temperature_takes_the_most_probable() -> None:
     logits = torch.randn(4, 30)
-    tokens = choose_tokens(logits, None, temperature=0, top_p=1.0, top_k=None, min_p=None)
+    tokens, _ = choose_tokens(logits, None, temperature=0, top_p=1.0, top_k=None, min_p=None)
     assert torch.equal(tokens, logits.argmax(dim=1))
+
+
+@pytest.mark.parametrize("tempered", [True, False])
+@pytest.mark.parametrize("temperature", [0, 0.3, 1.0, 50.0])
+def test_log_probabilities_equal_the_definition(temperature: float, tempered: bool) -> None:
+    """Also of a token that has no probability in float32 but at the temperature it is drawn at."""
+    if tempered and temperature == 0:
+        return
+    logits = torch.randn(6, 40) * 3
+    logits[:, 7] += 200
+    drawn = None if temperature == 0 else torch.linspace(0, 0.99, 6).double()
+    tokens, found = choose_tokens(
+        logits,
+        drawn,
+        temperature=temperature,
+        top_p=1.0,
+        top_k=None,
+        min_p=None,
+        tempered_logprobs=tempered,
+    )
+    told = logits.double() / (temperature if tempered else 1)
+    expected = told.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+    assert (found - expected).abs().max() < 2e-5 * max(1.0, expected.abs().max().item())
+    if temperature == 50:
+        assert (tokens != 7).any()

@@ -38,6 +38,8 @@ def frozen_linear(
     Returns:
         (..., O) in the compute dtype.
     """
+    if not torch.is_grad_enabled():  # an autograd function takes longer than a product of few rows
+        return _product(x, weight, bias)
     return _FrozenLinear.apply(x, bias, weight)
 
 
@@ -48,17 +50,21 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return x.dtype
 
 
+def _product(x: torch.Tensor, weight: Dequantizable, bias: torch.Tensor | None) -> torch.Tensor:
+    dtype = compute_dtype(x)
+    dense_OI = weight.dequantize(dtype, x.device)
+    return nn.functional.linear(x.to(dtype), dense_OI, None if bias is None else bias.to(dtype))
+
+
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, weight: Dequantizable
     ) -> torch.Tensor:
-        dtype = compute_dtype(x)
         ctx.weight = weight
         ctx.x_dtype = x.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
-        dense_OI = weight.dequantize(dtype, x.device)
-        return nn.functional.linear(x.to(dtype), dense_OI, None if bias is None else bias.to(dtype))
+        return _product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
