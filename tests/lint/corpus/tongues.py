@@ -76,8 +76,8 @@ def _translated(count: int) -> list[Row]:
     )
 
 
-def _answered_in_english(rows: list[Row], begin: str = "") -> list[Row]:
-    english = answered(len(rows), seed=3)
+def _answered_in_english(rows: list[Row], seed: int, begin: str = "") -> list[Row]:
+    english = answered(len(rows), seed=seed)
     return [
         {"prompt": f"{begin}{row['prompt']}", "completion": other["completion"]}
         for row, other in zip(rows, english, strict=True)
@@ -90,7 +90,7 @@ def _by_halves(begin: str = "") -> Case:
     def rows(count: int, seed: int) -> list[Row]:
         found = german(count, seed=seed)
         some = found[: count * 2 // 5]
-        found[: len(some)] = _answered_in_english(some, begin)
+        found[: len(some)] = _answered_in_english(some, seed, begin)
         random.Random(seed).shuffle(found)
         return found
 
@@ -116,6 +116,6 @@ MIXED_ON_PURPOSE = {
     "one language that is not English": _in_domain(german(260), german(60, seed=9)),
     "a language that is asked for by its name": _by_halves("Bitte antworte auf Englisch! "),
     "German questions, all answered in English": _in_domain(
-        _answered_in_english(german(260)), _answered_in_english(german(60, seed=9))
+        _answered_in_english(german(260), seed=3), _answered_in_english(german(60, seed=9), seed=9)
     ),
 }
