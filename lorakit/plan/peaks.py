@@ -12,7 +12,7 @@ from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes
-from lorakit.plan.libraries import BEFORE_TRAINING, COMPUTING, libraries_of_loading
+from lorakit.plan.libraries import COMPUTING, held_from_the_start, libraries_of_loading
 from lorakit.plan.memory import Memory
 from lorakit.plan.policy import Rollouts
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
@@ -42,9 +42,10 @@ class Peaks:
         loss: of it, while the loss was made.
         dense_copies: packed weights kept unpacked too.
         holes: of a CPU's heap: what is resident beside what lives (see `plan/heap.py`).
-        libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
-            what counts.
+        libraries: code and tables of the libraries that a run uses, the tokenizer's among them; 0
+            on a GPU, where tensors are what counts.
         loading_libraries: the same while the base is loaded.
+        held_from_the_start: of both, what is there before the base.
         rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes` and `left_by_rows`; 0 where
             they are not here.
         phases: {"loading", "training_step", "optimizer_step", "rollout", "validation",
@@ -66,6 +67,7 @@ class Peaks:
     holes: int
     libraries: int
     loading_libraries: int
+    held_from_the_start: int
     rows: int
     phases: Mapping[str, int]
     shape: BatchShape
@@ -191,8 +193,9 @@ def find_peaks(
         generation = blueprint.evaluation(answered, most, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
-    libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
-    loading_libraries = libraries_of_loading(quantization) if on_cpu else 0
+    held = held_from_the_start(blueprint.model.config) if on_cpu else 0
+    libraries = held + COMPUTING if on_cpu else 0
+    loading_libraries = held + libraries_of_loading(quantization) if on_cpu else 0
     holes = largest.holes if has_holes else 0
     rows = row_bytes if on_cpu else 0
     resident = resident_bytes(memory, device_type) + libraries + rows
@@ -227,6 +230,7 @@ def find_peaks(
         holes=holes,
         libraries=libraries,
         loading_libraries=loading_libraries,
+        held_from_the_start=held,
         rows=rows,
         phases=phases,
         shape=shape,
