@@ -82,6 +82,13 @@ class Peaks:
         """The largest of all phases."""
         return max(self.phases.values())
 
+    @property
+    def completions_at_a_time(self) -> int | None:
+        """That are written together in phase "rollout"; None: there is none."""
+        if self.rollouts is None or "rollout" not in self.phases:
+            return None
+        return min(self.rollouts.at_a_time, len(self.rollouts.prompts))
+
     def notes(self) -> list[str]:
         """What a reader should know about these numbers."""
         found = []
