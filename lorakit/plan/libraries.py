@@ -1,8 +1,9 @@
 """What code and tables of libraries take of a CPU's memory, beside all tensors.
 
 Counted as `peak_bytes` of metrics.jsonl is, beyond what the interpreter held when `train/memory.py`
-was imported: code is read when it first runs. Most of it is LLVM and numba, which run the compiled ops. It does not depend on the
-model's size, so a model of next to nothing shows it: `benchmarks/plan_libraries.py`.
+was imported: code is read when it first runs. Most of it is LLVM and numba, which run the compiled
+ops. It does not depend on the model's size, so a model of next to nothing shows it:
+`benchmarks/plan_libraries.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ COMPUTING = 145 << 20
 # lorakit's own rooms: a run counts from when `train/memory.py` is imported, and most of what
 # `finetune` imports comes after it (tests/plan/test_loading.py).
 ROOMS = 31 << 20
-# A tokenizer, and each of its tokens: those of the builtin base and of stories260K take 7 and 3 MiB,
-# gpt2's (50,257 tokens) 37, phi-3-mini's (32,011, as many merges) 47.
+# A tokenizer, and each of its tokens: stories260K's takes 3 MiB (512 tokens), the builtin base's 7
+# (4,096), phi-3-mini's 47 (32,011), gpt2's as many (50,257; 37 where its class is not the fast one).
 TOKENIZER = 2 << 20
 TOKENIZER_PER_TOKEN = 1 << 10
 # Rows of a set that the rules of `check` read, at most; of larger sets that many, evenly spread.

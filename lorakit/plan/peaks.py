@@ -12,7 +12,12 @@ from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes
-from lorakit.plan.libraries import COMPUTING, held_from_the_start, libraries_of_loading
+from lorakit.plan.libraries import (
+    COMPUTING,
+    READING,
+    held_from_the_start,
+    libraries_of_loading,
+)
 from lorakit.plan.memory import Memory
 from lorakit.plan.policy import Rollouts
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
@@ -214,7 +219,10 @@ def find_peaks(
     page = max((p.stop - p.start for p in state.layout.pages), default=0)
     temporaries = OPTIMIZER_TEMPORARIES * page * state.layout.dtype.itemsize
     phases = {
-        "loading": loading + loading_libraries,
+        # A large head or embedding is read before the code is here that packs.
+        "loading": max(
+            loading + loading_libraries, memory.before_packing + held + READING * on_cpu
+        ),
         "training_step": there + largest.peak + holes,
         "optimizer_step": there + temporaries,
     }
