@@ -24,7 +24,7 @@ COMPUTING = 145 << 20
 # `finetune` imports comes after it (tests/plan/test_loading.py).
 ROOMS = 31 << 20
 # A tokenizer, and each of its tokens: stories260K's takes 3 MiB (512 tokens), the builtin base's 7
-# (4,096), phi-3-mini's 47 (32,011), gpt2's as many (50,257; 37 where its class is not the fast one).
+# (4,096), phi-3-mini's 47 (32,011), gpt2's 37 to 47 (50,257).
 TOKENIZER = 2 << 20
 TOKENIZER_PER_TOKEN = 1 << 10
 # Rows of a set that the rules of `check` read, at most; of larger sets that many, evenly spread.
