@@ -40,3 +40,6 @@ MERGE_BFLOAT16 = 0.02
 # What of a change is in packed weights, over 16 million of them: the issue's contract. Over fewer
 # the rounding is that of chance, which the standard error measures.
 RETAINED = 0.01
+
+# Planned memory against measured: "the plan is honest", within 10 % (issue 6).
+PLANNED_PEAK = 0.1

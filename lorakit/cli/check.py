@@ -67,7 +67,7 @@ def command(
     if as_json:
         print_json(report.to_json())
     else:
-        show_check(report, 1 if show is None else show, asks=settings.train.method == "grpo")
+        show_check(report, 1 if show is None else show, is_policy=settings.train.method == "grpo")
     if any(finding.severity == "error" for finding in report.findings):
         raise typer.Exit(1)
 
@@ -88,22 +88,23 @@ def _write_page(
     write_check_page(facts, recipe, source=source, output=output)
 
 
-def show_check(report: CheckReport, num_examples: int, *, asks: bool = False) -> None:
+def show_check(report: CheckReport, num_examples: int, *, is_policy: bool = False) -> None:
     """Rows and tokens of every set, the findings, and examples of what is trained, in words.
 
     Args:
-        asks: training rows are questions, of whose answers nothing is trained.
+        is_policy: training rows are questions, of whose answers nothing is trained.
     """
     from lorakit.data.named_sets import title_of
+    from lorakit.data.row_use import TRAINED, row_use
     from lorakit.data.silence import silenced_in_words
 
-    out = console()
+    out, use = console(), row_use(is_policy=is_policy)
     for name, prepared in report.sets.items():
         tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()
-        used = "of answers, which only rewards see" if asks and name == "train" else "trained"
+        counted = (use if name == "train" else TRAINED).counted
         out.print(
             f"{title_of(report.sets, name)}: {prepared.read} rows read, {prepared.kept} kept, "
-            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {used}"
+            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {counted}"
         )
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
@@ -115,9 +116,8 @@ def show_check(report: CheckReport, num_examples: int, *, asks: bool = False) ->
     if "train" not in report.sets:
         return
     train = report.sets["train"].examples
-    what = "the answer, which rewards see and nothing trains" if asks else "what is trained"
     for index in range(min(num_examples, len(train))):
-        out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks {what}")
+        out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks {use.marks}")
         out.print(marked(report.tokenizer, train[index]))
 
 

@@ -54,25 +54,29 @@ class Change:
             return False
         if self.key.startswith("evaluate."):
             return phase == "evaluation"
+        if self.key.startswith("grpo."):
+            return phase == "rollout"
         return phase != "evaluation" or self.key not in OF_TRAINING_ALONE
 
 
 def possible_changes(
-    recipe: Recipe, sets: Sets | None, device_type: str, at_a_time: int | None
+    recipe: Recipe,
+    sets: Sets | None,
+    device_type: str,
+    at_a_time: int | None,
+    *,
+    completions_at_a_time: int | None = None,
 ) -> list[Change]:
     """Changes that take less memory, the cheapest first; later ones of a key go further.
 
     Args:
         device_type: of what computes: "cuda" or "cpu".
         at_a_time: answers of the evaluation that are written together now; None: there are none.
+        completions_at_a_time: the same of a policy's rollouts.
     """
     base, adapter, train = recipe.base, recipe.adapter, recipe.train
-    found: list[Change] = []
-    at_once = at_a_time or 1
-    while at_once > 1:
-        at_once = max(1, at_once // 4)
-        costs = "no quality; the evaluation's answers take longer"
-        found.append(Change("evaluate.max_batch", at_once, costs))
+    costs = "no quality; the evaluation's answers take longer"
+    found = _fewer_at_a_time("evaluate.max_batch", at_a_time, costs)
     if train.optim == "adamw_torch":
         found.append(Change("train.optim", "adamw_8bit", "moments in 8 bits: hardly any"))
     if not train.optim.startswith("paged"):
@@ -82,6 +86,9 @@ def possible_changes(
     packs = base.quantization in ("nf4", "fp4")
     if packs and not base.double_quantization:
         found.append(Change("base.double_quantization", True, "hardly any"))
+    # Whatever else lowers what rollouts take costs quality.
+    costs = "no quality; the completions of every step take longer"
+    found += _fewer_at_a_time("grpo.max_batch", completions_at_a_time, costs)
     if train.gradient_checkpointing is False:
         costs = "the MLPs' forward pass is made twice: some 15 % more time"
         found.append(Change("train.gradient_checkpointing", "selective", costs))
@@ -105,6 +112,16 @@ def possible_changes(
     if base.offload in ("auto", "none"):
         where, costs = WAITING[device_type]
         found.append(Change(OFFLOAD, where, costs))
+    return found
+
+
+def _fewer_at_a_time(key: str, now: int | None, costs: str) -> list[Change]:
+    """A quarter each time, down to one."""
+    found = []
+    at_once = now or 1
+    while at_once > 1:
+        at_once = max(1, at_once // 4)
+        found.append(Change(key, at_once, costs))
     return found
 
 

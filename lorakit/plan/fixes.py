@@ -126,7 +126,11 @@ def find_fixes(
     """
     trial = Trial(recipe, now, state.limit, plan_again)
     possible = possible_changes(
-        recipe, now.sets, now.setup["device"], now.setup["answers_at_a_time"]
+        recipe,
+        now.sets,
+        now.setup["device"],
+        now.setup["answers_at_a_time"],
+        completions_at_a_time=now.peaks.completions_at_a_time,
     )
     here = [change for change in possible if change.key != OFFLOAD]
     elsewhere = [change for change in possible if change.key == OFFLOAD]

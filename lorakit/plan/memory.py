@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel
+from transformers.core_model_loading import dot_natural_key
 
 from lorakit.adapters.attach import Attached
 from lorakit.base.frozen_experts import FrozenExperts
@@ -26,7 +28,10 @@ class Memory:
         gradients: the flat gradient, and the parameter's own where its dtype is smaller.
         optimizer: its state on the device, at most; float32 master copies of parameters in a
             smaller dtype.
-        loading_peak: the whole base as stored, plus the largest tensor before it is packed.
+        loading_peak: the whole base as stored, plus the largest tensor that is on its way there: of
+            a packed base, from the first weight that is packed on.
+        before_packing: the most before that weight: what is read until then, and the largest of it
+            once more; 0 where nothing is packed.
         quantization_constants: of `weights`, the scales of packed codes.
         largest_weight: the largest packed weight, unpacked in the dtype it computes in.
         by_storage: `weights` split by what holds them.
@@ -38,6 +43,7 @@ class Memory:
     gradients: int
     optimizer: int
     loading_peak: int
+    before_packing: int
     quantization_constants: int
     largest_weight: int
     by_storage: dict[str, int] = field(default_factory=dict)
@@ -62,6 +68,7 @@ class Weights:
     adapter: int
     trained: dict[torch.dtype, int]
     loading_peak: int
+    before_packing: int
     quantization_constants: int
     largest_weight: int
     by_storage: dict[str, int]
@@ -94,6 +101,7 @@ def with_optimizer(counted: Weights, state: StatePlan, by_device: dict[str, int]
         gradients=flat + sum(counted.trained.values()) - views,
         optimizer=state.device_bytes + flat - views,
         loading_peak=counted.loading_peak,
+        before_packing=counted.before_packing,
         quantization_constants=counted.quantization_constants,
         largest_weight=counted.largest_weight,
         by_storage=counted.by_storage,
@@ -106,13 +114,18 @@ def count_weights(model: PreTrainedModel, adapter: Attached) -> Weights:
     trained = adapter.parameters()
     own: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in trained.values()}
     own |= {id(t): t for module in adapter.modules.values() for t in module.kept_tensors()}
-    frozen_modules = [m for m in model.modules() if isinstance(m, FrozenLinear | FrozenExperts)]
-    packed_modules = [module for module in frozen_modules if _is_packed(module)]
+    frozen_modules = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, FrozenLinear | FrozenExperts)
+    }
+    packed_names = {name: one for name, one in frozen_modules.items() if _is_packed(one)}
+    packed_modules = list(packed_names.values())
     packed = {id(t): t for module in packed_modules for t in module.stored.tensors().values()}
-    frozen = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    frozen |= packed
-    dense = [t for key, t in frozen.items() if key not in own and key not in packed]
-    by_storage = {"packed": num_bytes(packed.values()), "dense": num_bytes(dense)}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    dense = {n: t for n, t in named.items() if id(t) not in own and id(t) not in packed}
+    first, later = _around_packing(packed_names, dense)
+    by_storage = {"packed": num_bytes(packed.values()), "dense": num_bytes(dense.values())}
     weights = sum(by_storage.values())
     by_dtype: dict[torch.dtype, int] = {}
     for parameter in trained.values():
@@ -121,7 +134,8 @@ def count_weights(model: PreTrainedModel, adapter: Attached) -> Weights:
         weights=weights,
         adapter=num_bytes(own.values()),
         trained=by_dtype,
-        loading_peak=weights + _largest_before_packing(frozen_modules, dense),
+        loading_peak=weights + _largest_before_packing(frozen_modules.values(), later),
+        before_packing=num_bytes(first) + _largest_before_packing([], first),
         quantization_constants=num_bytes(
             tensor
             for module in packed_modules
@@ -155,12 +169,27 @@ def _is_packed(module: FrozenLinear | FrozenExperts) -> bool:
     return sum(tensor.numel() for tensor in tensors) != module.stored.shape.numel()
 
 
+def _around_packing(
+    packed: Collection[str], dense: Mapping[str, torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Dense tensors that are read before the first weight is packed, and those after it: tensors
+    are read in the order of their names."""
+    if not packed:
+        return [], list(dense.values())
+    begins = min(map(dot_natural_key, packed))
+    is_first = {name: dot_natural_key(name) < begins for name in dense}
+    return (
+        [tensor for name, tensor in dense.items() if is_first[name]],
+        [tensor for name, tensor in dense.items() if not is_first[name]],
+    )
+
+
 def _largest_before_packing(
     modules: Iterable[FrozenLinear | FrozenExperts], dense: Iterable[torch.Tensor]
 ) -> int:
     """Bytes of the largest single tensor in the dtype it is packed from."""
     unpacked = (module.stored.shape.numel() * module.stored.dtype.itemsize for module in modules)
-    return max(*unpacked, *(num_bytes([tensor]) for tensor in dense), 0)
+    return max(chain(unpacked, (num_bytes([tensor]) for tensor in dense)), default=0)
 
 
 def _unpacked_bytes(module: FrozenLinear | FrozenExperts) -> int:

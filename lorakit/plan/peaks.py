@@ -12,7 +12,12 @@ from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes
-from lorakit.plan.libraries import BEFORE_TRAINING, COMPUTING, libraries_of_loading
+from lorakit.plan.libraries import (
+    COMPUTING,
+    READING,
+    held_from_the_start,
+    libraries_of_loading,
+)
 from lorakit.plan.memory import Memory
 from lorakit.plan.policy import Rollouts
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
@@ -42,9 +47,10 @@ class Peaks:
         loss: of it, while the loss was made.
         dense_copies: packed weights kept unpacked too.
         holes: of a CPU's heap: what is resident beside what lives (see `plan/heap.py`).
-        libraries: code and tables of the libraries that a run uses; 0 on a GPU, where tensors are
-            what counts.
+        libraries: code and tables of the libraries that a run uses, the tokenizer's among them; 0
+            on a GPU, where tensors are what counts.
         loading_libraries: the same while the base is loaded.
+        held_from_the_start: of both, what is there before the base.
         rows: of a CPU's memory, of all sets: see `NamedSets.held_bytes` and `left_by_rows`; 0 where
             they are not here.
         phases: {"loading", "training_step", "optimizer_step", "rollout", "validation",
@@ -66,6 +72,7 @@ class Peaks:
     holes: int
     libraries: int
     loading_libraries: int
+    held_from_the_start: int
     rows: int
     phases: Mapping[str, int]
     shape: BatchShape
@@ -79,6 +86,13 @@ class Peaks:
     def peak(self) -> int:
         """The largest of all phases."""
         return max(self.phases.values())
+
+    @property
+    def completions_at_a_time(self) -> int | None:
+        """That are written together in phase "rollout"; None: there is none."""
+        if self.rollouts is None or "rollout" not in self.phases:
+            return None
+        return min(self.rollouts.at_a_time, len(self.rollouts.prompts))
 
     def notes(self) -> list[str]:
         """What a reader should know about these numbers."""
@@ -191,8 +205,9 @@ def find_peaks(
         generation = blueprint.evaluation(answered, most, has_holes=has_holes)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
-    libraries = BEFORE_TRAINING + COMPUTING if on_cpu else 0
-    loading_libraries = libraries_of_loading(quantization) if on_cpu else 0
+    held = held_from_the_start(blueprint.model.config) if on_cpu else 0
+    libraries = held + COMPUTING if on_cpu else 0
+    loading_libraries = held + libraries_of_loading(quantization) if on_cpu else 0
     holes = largest.holes if has_holes else 0
     rows = row_bytes if on_cpu else 0
     resident = resident_bytes(memory, device_type) + libraries + rows
@@ -204,7 +219,10 @@ def find_peaks(
     page = max((p.stop - p.start for p in state.layout.pages), default=0)
     temporaries = OPTIMIZER_TEMPORARIES * page * state.layout.dtype.itemsize
     phases = {
-        "loading": loading + loading_libraries,
+        # A large head or embedding is read before the code is here that packs.
+        "loading": max(
+            loading + loading_libraries, memory.before_packing + held + READING * on_cpu
+        ),
         "training_step": there + largest.peak + holes,
         "optimizer_step": there + temporaries,
     }
@@ -227,6 +245,7 @@ def find_peaks(
         holes=holes,
         libraries=libraries,
         loading_libraries=loading_libraries,
+        held_from_the_start=held,
         rows=rows,
         phases=phases,
         shape=shape,

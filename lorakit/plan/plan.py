@@ -19,7 +19,7 @@ from lorakit.plan.duration import (
     predict_duration,
 )
 from lorakit.plan.gpus import find_gpu
-from lorakit.plan.libraries import BEFORE_TRAINING, left_by_rows
+from lorakit.plan.libraries import left_by_rows
 from lorakit.plan.memory import with_optimizer
 from lorakit.plan.peaks import Peaks, find_peaks
 from lorakit.plan.policy import Rollouts, rollouts_of, run_length
@@ -121,7 +121,7 @@ def plan(
         compact_heap=recipe.train.compact_heap,
         rollouts=rollouts,
     )
-    own = peaks.rows + (BEFORE_TRAINING if target.device.type == "cpu" else 0)
+    own = peaks.rows + peaks.held_from_the_start
     if is_loaded:
         own += memory.by_device.get(target.device.type, 0)
     before = _plan_warm_start(

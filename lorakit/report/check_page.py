@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.data.contract import Finding
 from lorakit.data.facts import example_facts, set_facts, shown_examples
 from lorakit.data.prepare import Prepared
+from lorakit.data.row_use import TRAINED, row_use
 from lorakit.lint.kinds import kinds
 from lorakit.recipe import Recipe
 from lorakit.report.data_files import DataFacts, FoundFact
@@ -28,11 +29,10 @@ SECTIONS = {
     "verdict": "Check",
     "findings": "Findings",
     "rows": "Rows",
-    "trained": "What is trained",
+    "trained": TRAINED.title,
     "recipe": "Recipe",
     "next": "Next",
 }
-ASKED = {"trained": "What is asked"}  # of a policy, whose training rows are questions
 SEVERITIES = ("error", "warning", "note")
 NUM_EXAMPLES = 3  # a short, a typical and a long one
 
@@ -131,8 +131,7 @@ def write_check_page(
 def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str:
     """The HTML of a check."""
     checked = TypeAdapter(Checked).validate_python(dict(facts))
-    asks = recipe.train.method == "grpo"
-    titles = SECTIONS | (ASKED if asks else {})
+    use = row_use(is_policy=recipe.train.method == "grpo")
     groups = [
         Group(f"{capital(severity)}s", severity, found)
         for severity in SEVERITIES
@@ -141,7 +140,7 @@ def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str
     return render(
         "check.html.jinja",
         title=f"{source.stem}: lorakit check",
-        sections=list(titles.items()),
+        sections=list((SECTIONS | {"trained": use.title}).items()),
         name=source.stem,
         source=str(source),
         headline=headline(checked),
@@ -153,8 +152,7 @@ def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str
         histograms=histograms_of(checked.sets),
         examples=[marked(one, checked.stops) for one in checked.examples],
         has_stops=bool(checked.stops),
-        asks=asks,
-        examples_title=titles["trained"],
+        use=use,
         settings=settings_of(recipe),
         commands=_commands(source),
     )

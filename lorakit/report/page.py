@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.row_use import row_use
 from lorakit.files import write_atomically
 from lorakit.lint.kinds import kinds
 from lorakit.report.advice import advice
@@ -97,6 +98,7 @@ def run_page(run: RunFiles) -> str:
         curves=[(one, draw_curve(one)) for one in trained],
         explained=kinds(),
         is_policy=is_policy(run.metrics),
+        use=row_use(is_policy=is_policy(run.metrics)),
         rolled_out=shown_generations(run),
         thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,
         histograms=[] if run.data is None else histograms_of(run.data.sets),

@@ -16,7 +16,7 @@ from lorakit.lint.facts import Facts
 from lorakit.lint.hardware import hardware_of
 from lorakit.lint.room import need_of
 from lorakit.lint.rules import does_not_fit, fits_only_just
-from lorakit.plan.libraries import BEFORE_TRAINING
+from lorakit.plan.libraries import ROOMS
 from lorakit.plan.plan import plan
 from lorakit.plan.rows import Sets
 from lorakit.train.memory import Room, process_bytes, room_of
@@ -88,7 +88,8 @@ def test_the_run_s_own_is_its_rows_its_libraries_and_the_base_once_it_is_loaded(
 ) -> None:
     sets = Sets.of(facts.sets)
     waits, is_loaded = (plan(facts.recipe, sets=sets, is_loaded=one) for one in (False, True))
-    assert waits.own == waits.peaks.rows + BEFORE_TRAINING
+    assert waits.own == waits.peaks.rows + waits.peaks.held_from_the_start
+    assert waits.peaks.held_from_the_start > ROOMS
     assert is_loaded.own == waits.own + is_loaded.memory.weights
     assert is_loaded.own < is_loaded.needed
 

@@ -16,7 +16,7 @@ from lorakit.cli.plan import _rewrite
 from lorakit.cli.plan_words import show_fixes
 from lorakit.errors import InputError, RunError
 from lorakit.plan.blueprint import Workbench
-from lorakit.plan.changes import possible_changes
+from lorakit.plan.changes import Change, possible_changes
 from lorakit.plan.duration import NOT_TIMED
 from lorakit.plan.fixes import Fixes, find_fixes, fixes_for
 from lorakit.plan.peaks import CUDA_CONTEXT
@@ -53,6 +53,18 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_of(folder: Path, **sections: dict[str, Any]) -> Recipe:
     base = {"model": str(folder)} | sections.pop("base", {})
     return parse_recipe({"base": base, "data": {"train": "no/rows.jsonl"}} | sections)
+
+
+def changes_of(recipe: Recipe, now: Plan) -> list[Change]:
+    """All that are possible, without rows."""
+    setup = now.setup
+    return possible_changes(
+        recipe,
+        None,
+        setup["device"],
+        setup["answers_at_a_time"],
+        completions_at_a_time=now.peaks.completions_at_a_time,
+    )
 
 
 def fixes_of(recipe: Recipe, budget: int, sets: Sets | None = None) -> Fixes:
@@ -160,18 +172,27 @@ def test_no_change_goes_further_than_needed(large: Path) -> None:
     assert fix.changes == {"train.optim": "adamw_8bit", "base.quantization": "nf4"}
 
 
-@pytest.mark.parametrize("phase", ["training_step", "evaluation", "loading"])
+GRPO: dict[str, Any] = {
+    "train": {"method": "grpo"},
+    "grpo": {"rewards": ["math"], "max_completion_length": 64},
+}
+
+
+@pytest.mark.parametrize("phase", ["training_step", "evaluation", "loading", "rollout"])
 def test_each_key_is_offered_once(large: Path, phase: str) -> None:
     """Every change that is about what is too much is enough alone: of a key that can go further the
     first step is. The others are not planned."""
     recipe = recipe_of(
         large,
         adapter={"r": 256},
-        train={"optim": "adamw_torch"},
+        train=GRPO["train"] | {"optim": "adamw_torch"},
+        grpo=GRPO["grpo"],
         evaluate={"in_domain": "no/held.jsonl", "metrics": ["loss", "rouge_l"]},
     )
     now = plan(recipe, gpu="h100", reads_rows=False)
-    now = replace(now, gpu=None, peaks=replace(now.peaks, phases={phase: now.needed}))
+    assert phase in now.peaks.phases
+    phases = dict.fromkeys(now.peaks.phases, 0) | {phase: now.needed}
+    now = replace(now, gpu=None, peaks=replace(now.peaks, phases=phases))
     planned: list[Recipe] = []
 
     def plan_again(changed: Recipe, sets: Sets | None) -> Plan:
@@ -179,7 +200,7 @@ def test_each_key_is_offered_once(large: Path, phase: str) -> None:
         return replace(now, peaks=replace(now.peaks, phases={phase: now.needed - 10}))
 
     state = Fixes(needed=now.needed, limit=now.needed - 10, offloaded=0, fits=False)
-    possible = possible_changes(recipe, None, "cuda", now.setup["answers_at_a_time"])
+    possible = changes_of(recipe, now)
     able = [change for change in possible if change.can_lower(phase)]
     found = find_fixes(recipe, now, state, plan_again, most_offered=99).fixes
     offered = [key for fix in found for key in fix.changes]
@@ -199,9 +220,7 @@ def test_what_a_change_cannot_lower_is_as_high_with_it(
     """So that it need not be planned where something else is too much."""
     config = families.config("llama", num_hidden_layers=3, max_position_embeddings=4096)
     config.save_pretrained(tmp_path)
-    of_method: dict[str, Any] = {}
-    if method == "grpo":
-        of_method["grpo"] = {"rewards": ["math"], "max_completion_length": 64}
+    of_method = {} if method == "sft" else {"grpo": GRPO["grpo"]}
     recipe = recipe_of(
         tmp_path,
         base={"device": "cpu"} if device == "cpu" else {},
@@ -218,13 +237,16 @@ def test_what_a_change_cannot_lower_is_as_high_with_it(
     }
     now = plan(recipe, **options)
     before, lowered = now.peaks.phases, set[str]()
-    possible = possible_changes(recipe, None, device, now.setup["answers_at_a_time"])
+    possible = changes_of(recipe, now)
     for change in possible:
         after = plan(edited(recipe, {change.key: change.value}), **options).peaks.phases
         for phase, size in before.items():
             assert after[phase] >= size or change.can_lower(phase), (change, phase)
             lowered |= {phase} if after[phase] < size else set()
+            if change.key == {"rollout": "grpo.max_batch"}.get(phase):
+                assert after[phase] < size
     assert {"training_step", "evaluation", "loading"} <= lowered
+    assert ("rollout" in lowered) == (method == "grpo")
     assert any(not change.can_lower(phase) for change in possible for phase in before)
 
 
@@ -384,6 +406,38 @@ def test_what_does_not_fit_is_told(
     told = capsys.readouterr().out
     assert "2.00 GiB are needed, 1.00 GiB are there" in told
     assert ("more in host memory (slow)" in told) == (offload == "cpu")
+
+
+@pytest.mark.parametrize("on_server", [False, True])
+def test_rollouts_that_are_too_much_are_written_fewer_at_a_time(
+    on_server: bool, tmp_path: Path
+) -> None:
+    """As many as the recipe asks for do not fit; a server of its own writes them elsewhere."""
+    config = families.config("llama", num_hidden_layers=2, max_position_embeddings=1024)
+    config.save_pretrained(tmp_path)
+    server = {"use_vllm": True} if on_server else {}
+    recipe = recipe_of(
+        tmp_path,
+        train=GRPO["train"] | {"batch_size": 32, "micro_batch_tokens": 512},
+        grpo=GRPO["grpo"] | {"max_batch": 256, "num_generations": 8, **server},
+        data={"train": "no/rows.jsonl", "max_length": 256},
+    )
+    options: dict[str, Any] = {"gpu": "h100", "bench": Workbench(), "reads_rows": False}
+    now = plan(recipe, **options)
+    if on_server:
+        assert now.peaks.completions_at_a_time is None
+        assert all(change.key != "grpo.max_batch" for change in changes_of(recipe, now))
+        return
+    values = {c.value for c in changes_of(recipe, now) if c.key == "grpo.max_batch"}
+    assert now.peaks.completions_at_a_time == 32 and values == {8, 2, 1}
+    rest = max(size for phase, size in now.peaks.phases.items() if phase != "rollout")
+    budget = needed_bytes(now) - (now.peaks.phases["rollout"] - rest) // 2
+    again = plan(recipe, budget=budget, **options)
+    found = fixes_for(recipe, again, gpu="h100", budget=budget, timing=NOT_TIMED)
+    assert found is not None and not found.fits
+    assert found.fixes[0].changes == {"grpo.max_batch": 8}
+    fixed = edited(recipe, found.fixes[0].changes)
+    assert needed_bytes(plan(fixed, budget=budget, **options)) == found.fixes[0].needed <= budget
 
 
 @pytest.mark.slow
