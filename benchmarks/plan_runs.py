@@ -68,7 +68,9 @@ def measure_all(script: str, possible: Tasks, description: str | None) -> list[d
         return measure(script, name, possible[name], folder, options.threads)
 
     with work_folder(options.workdir) as folder:
-        measured(names[0])  # compiles ops, which takes far more, where they are not yet
+        # Ops of each storage are compiled, which takes far more, where they are not yet.
+        for name in {possible[name]["quantization"]: name for name in reversed(names)}.values():
+            measured(name)
         return [measured(name) for name in names]
 
 

@@ -33,6 +33,7 @@ from lorakit.engine.recompute import RecomputePolicy
 from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes, rehearse_evaluation
+from lorakit.plan.heap import Heap
 from lorakit.plan.memory import Weights, count_weights, largest_layer_bytes, num_bytes
 from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, rehearse
 from lorakit.plan.structure import Structure
@@ -138,13 +139,13 @@ class Blueprint:
         *,
         trains: bool,
         dense: bool = False,
-        every_layer: bool = False,
+        heap: Heap | None = None,
         of_policy: bool = False,
     ) -> PassBytes:
         """`rehearse` a micro-batch, beside dense copies of packed weights where there will be any;
         one whose layers recompute alike is rehearsed once."""
         levels = tuple(policy.levels(self.layers.bytes, shape.num_tokens))
-        key = (shape, policy.level == "auto", levels, trains, dense, every_layer, of_policy)
+        key = (shape, policy.level == "auto", levels, trains, dense, heap, of_policy)
         if key not in self._passes:
             model = self.model
             with dense_copies(model, self.dtype) if dense else nullcontext():
@@ -156,17 +157,17 @@ class Blueprint:
                     device_type=self.device_type,
                     trains=trains,
                     granularity=self._granularity,
-                    every_layer=every_layer,
+                    heap=heap,
                     layers=self.layers,
                     of_policy=of_policy,
                 )
         return self._passes[key]
 
     def evaluation(
-        self, worst: WorstEvaluation, max_new_tokens: int, *, has_holes: bool
+        self, worst: WorstEvaluation, max_new_tokens: int, *, heap: Heap | None
     ) -> EvaluationBytes:
         """`rehearse_evaluation`, once for what is alike."""
-        key = (worst, max_new_tokens, has_holes)
+        key = (worst, max_new_tokens, heap)
         if key not in self._evaluations:
             self._evaluations[key] = rehearse_evaluation(
                 self.model,
@@ -174,7 +175,7 @@ class Blueprint:
                 max_new_tokens=max_new_tokens,
                 device_type=self.device_type,
                 granularity=self._granularity,
-                has_holes=has_holes,
+                heap=heap,
                 kinds=self.layers.kinds,
             )
         return self._evaluations[key]

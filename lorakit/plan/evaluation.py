@@ -24,7 +24,7 @@ from lorakit.evaluate.likelihood import token_logprobs
 from lorakit.evaluate.token_distributions import NUMBERS, numbers_of
 from lorakit.evaluate.worst import LossPass, WorstEvaluation
 from lorakit.generate.longest import DENSE, GROWN, longest_passes
-from lorakit.plan.heap import resident_peak
+from lorakit.plan.heap import Heap
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.rehearsal import BatchShape, batch_of
 from lorakit.plan.stand_ins import Shapes, few_layers, numbered, places_to_run
@@ -77,7 +77,7 @@ def rehearse_evaluation(
     max_new_tokens: int,
     device_type: str,
     granularity: int = 1,
-    has_holes: bool = False,
+    heap: Heap | None = None,
     kinds: Sequence[int] | None = None,
 ) -> EvaluationBytes:
     """Go through the worst passes of an evaluation.
@@ -88,7 +88,7 @@ def rehearse_evaluation(
         max_new_tokens: of an answer.
         device_type: "cpu" or "cuda", what it is a rehearsal for.
         granularity: bytes to which the allocator rounds each request.
-        has_holes: whether a CPU's heap is told.
+        heap: of a CPU, whose holes are told.
         kinds: of the decoder layers; None: they are looked through.
     """
     if kinds is None:
@@ -103,9 +103,9 @@ def rehearse_evaluation(
         choices = counted.peak(partial(_choose, model, first, worst.packed))
     answers, dense, cache = _answers(counted, worst, max_new_tokens)
     holes = 0
-    if has_holes:
+    if heap is not None:
         largest = max(losses, choices, answers)
-        holes = max(0, max(map(resident_peak, counted.events), default=0) - largest)
+        holes = max(0, max(map(heap.resident_peak, counted.events), default=0) - largest)
     return EvaluationBytes(losses, choices, answers, dense, cache, holes)
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import bisect
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 PAGE = 4096
 LARGEST_THRESHOLD = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of a 64-bit system
 FIRST_THRESHOLD = 128 << 10
 TOP_PAD = 128 << 10
+TRIMMED_FROM = 128 << 10  # M_TRIM_THRESHOLD, which follows the other one only if that is not fixed
 OVERHEAD = 8
 ALIGNMENT = 96  # 64, and the least size of a block
 LEAD = 48
@@ -26,26 +28,38 @@ PINNED = 0.03
 NUM_STEPS = 6
 
 
-def resident_peak(events: Sequence[tuple[int, int]]) -> int:
-    """Bytes that are resident at most, when a pass is made again and again.
+@dataclass(frozen=True)
+class Heap:
+    """That of a process.
 
-    Args:
-        events: of one pass, see `Ledger`.
+    Attributes:
+        mapped_from: bytes from which a block comes from the system and goes back to it (see
+            `train/heap.py`); None: glibc's own choice, which follows what is freed.
     """
-    heap = _Heap()
-    for step in range(NUM_STEPS):
-        for number, num_bytes in events:
-            if num_bytes:
-                heap.allocate((step, number), num_bytes)
-            else:
-                heap.free((step, number))
-    return heap.peak
+
+    mapped_from: int | None = None
+
+    def resident_peak(self, events: Sequence[tuple[int, int]]) -> int:
+        """Bytes that are resident at most, when a pass is made again and again.
+
+        Args:
+            events: of one pass, see `Ledger`.
+        """
+        arena = _Arena(self.mapped_from)
+        for step in range(NUM_STEPS):
+            for number, num_bytes in events:
+                if num_bytes:
+                    arena.allocate((step, number), num_bytes)
+                else:
+                    arena.free((step, number))
+        return arena.peak
 
 
-class _Heap:
-    def __init__(self) -> None:
+class _Arena:
+    def __init__(self, mapped_from: int | None) -> None:
         self.peak = 0
-        self._threshold = FIRST_THRESHOLD
+        self._follows = mapped_from is None
+        self._threshold = FIRST_THRESHOLD if mapped_from is None else mapped_from
         self._top = self._break = 0  # of the heap: where it is used up to, and where it ends
         self._mapped = 0
         self._holes: list[tuple[int, int]] = []  # (size, address), sorted
@@ -79,7 +93,7 @@ class _Heap:
         start, size = self._blocks.pop(key)
         if start is None:
             self._mapped -= size
-            if self._threshold < size <= LARGEST_THRESHOLD:
+            if self._follows and self._threshold < size <= LARGEST_THRESHOLD:
                 self._threshold = size
             return
         if start in self._start_of:
@@ -90,7 +104,7 @@ class _Heap:
             size += self._take(start + size)
         if start + size == self._top:
             self._top = start
-            if self._break - self._top >= 2 * self._threshold:
+            if self._break - self._top >= (2 * self._threshold if self._follows else TRIMMED_FROM):
                 self._break = -(-(self._top + TOP_PAD) // PAGE) * PAGE
         else:
             self._leave(start, size)

@@ -12,6 +12,7 @@ from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes
+from lorakit.plan.heap import Heap
 from lorakit.plan.libraries import (
     COMPUTING,
     READING,
@@ -24,6 +25,7 @@ from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
 from lorakit.plan.worst import Worst
 from lorakit.recipe import EvaluateSection
 from lorakit.train.choices import Division
+from lorakit.train.heap import LARGE_BYTES
 
 if TYPE_CHECKING:
     from lorakit.plan.blueprint import Blueprint
@@ -168,7 +170,7 @@ def find_peaks(
     """
     device_type = blueprint.device_type
     on_cpu = device_type == "cpu"
-    has_holes = on_cpu and not compact_heap
+    heap = Heap(LARGE_BYTES if compact_heap else None) if on_cpu else None
     copies = blueprint.copy_bytes if division.dense_copies else 0
     estimated = None
     validation = evaluation = generation = None
@@ -180,7 +182,7 @@ def find_peaks(
             policy,
             trains=trains,
             dense=dense,
-            every_layer=has_holes,
+            heap=heap,
             of_policy=rollouts is not None,
         )
 
@@ -198,17 +200,16 @@ def find_peaks(
         if worst.validation is not None:
             validation = _one_layer(layers, worst.validation)
     if measured is not None and estimated is None:
-        evaluation = blueprint.evaluation(measured, wanted.max_new_tokens, has_holes=has_holes)
+        evaluation = blueprint.evaluation(measured, wanted.max_new_tokens, heap=heap)
     if rollouts is not None and estimated is None and not rollouts.on_server:
         answered = rollouts.as_evaluation(packed=division.packed)
         most = rollouts.max_completion_length
-        generation = blueprint.evaluation(answered, most, has_holes=has_holes)
+        generation = blueprint.evaluation(answered, most, heap=heap)
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     held = held_from_the_start(blueprint.model.config) if on_cpu else 0
     libraries = held + COMPUTING if on_cpu else 0
     loading_libraries = held + libraries_of_loading(quantization) if on_cpu else 0
-    holes = largest.holes if has_holes else 0
     rows = row_bytes if on_cpu else 0
     resident = resident_bytes(memory, device_type) + libraries + rows
     if on_cpu and not copies and memory.largest_weight >= SMALLEST_BYTES:
@@ -223,7 +224,7 @@ def find_peaks(
         "loading": max(
             loading + loading_libraries, memory.before_packing + held + READING * on_cpu
         ),
-        "training_step": there + largest.peak + holes,
+        "training_step": there + largest.peak + largest.holes,
         "optimizer_step": there + temporaries,
     }
     if generation is not None:  # between steps: gradients and optimizer stay
@@ -242,7 +243,7 @@ def find_peaks(
         working=largest.peak - kept,
         loss=max(0, largest.loss - largest.kept),
         dense_copies=copies,
-        holes=holes,
+        holes=largest.holes,
         libraries=libraries,
         loading_libraries=loading_libraries,
         held_from_the_start=held,

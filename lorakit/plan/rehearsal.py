@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -33,7 +33,7 @@ from lorakit.engine.activations import LayerBytes, decoder_layers
 from lorakit.engine.dense_copies import KeptDense
 from lorakit.engine.layer_kinds import layer_kind
 from lorakit.engine.recompute import Level, RecomputePolicy, can_recompute
-from lorakit.plan.heap import resident_peak
+from lorakit.plan.heap import Heap
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.stand_ins import Shapes, few_layers, numbered, places_to_run, set_aside
 from lorakit.train.batches import row_keys
@@ -76,6 +76,7 @@ class PassBytes:
         loss: the most while the loss and its gradient were made.
         backward: the most while the backward pass ran; 0 without one.
         events: every allocation and its end (see `Ledger`).
+        heap: that they are made in, if every layer was run; None: holes are not asked for.
     """
 
     kept: int
@@ -83,6 +84,7 @@ class PassBytes:
     loss: int
     backward: int
     events: list[tuple[int, int]]
+    heap: Heap | None = None
 
     @property
     def peak(self) -> int:
@@ -91,9 +93,9 @@ class PassBytes:
 
     @cached_property
     def holes(self) -> int:
-        """Of a CPU's heap beside the peak (see `heap.py`), where every layer was run; found once,
-        for going through the events takes as long as a rehearsal."""
-        return max(0, resident_peak(self.events) - self.peak)
+        """Of a CPU's heap beside the peak; found once, for going through the events takes as long
+        as a rehearsal."""
+        return 0 if self.heap is None else max(0, self.heap.resident_peak(self.events) - self.peak)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def rehearse(
     device_type: str = "cpu",
     trains: bool = True,
     granularity: int = 1,
-    every_layer: bool = False,
+    heap: Heap | None = None,
     layers: Layers | None = None,
     of_policy: bool = False,
 ) -> PassBytes:
@@ -147,7 +149,7 @@ def rehearse(
         device_type: "cpu" or "cuda", what it is a rehearsal for.
         trains: with a backward pass; otherwise as a validation runs.
         granularity: bytes to which the allocator rounds each request.
-        every_layer: run all of them, so that `events` are those of a real pass.
+        heap: of a CPU; then all layers are run, so that `events` are those of a real pass.
         layers: of the model; None: they are looked through.
         of_policy: the loss is that of a policy gradient, of each token's own log-probability.
     """
@@ -158,7 +160,7 @@ def rehearse(
         levels = policy.levels(layers.bytes, shape.num_tokens)
     kinds = numbered(zip(layers.kinds, levels, strict=True))
     run = places_to_run(kinds, backward=trains)
-    if every_layer:
+    if heap is not None:
         run = set(range(len(kinds)))
     with set_aside(model, run) as standing, _gradients(model) as gradients:
         tensors = [*model.parameters(), *model.buffers(), *_dense_copies(model), *gradients]
@@ -175,7 +177,8 @@ def rehearse(
                 Shapes(),
             ):
                 loss_of = _policy_loss if of_policy else _loss
-                return _one_pass(model, adapter, micro_batch, ledger, loss_of, trains=trains)
+                found = _one_pass(model, adapter, micro_batch, ledger, loss_of, trains=trains)
+                return replace(found, heap=heap)
 
 
 @contextmanager

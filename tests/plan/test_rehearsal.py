@@ -17,6 +17,7 @@ from lorakit.base.head import backbone_hidden
 from lorakit.data.pack import collate
 from lorakit.engine.activations import decoder_layers
 from lorakit.engine.recompute import Level, RecomputePolicy
+from lorakit.plan.heap import Heap
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, asks_for_data, rehearse
 from lorakit.recipe import LoraConfig
@@ -119,10 +120,8 @@ def test_layers_that_are_stood_in_for_keep_what_those_that_run_keep() -> None:
     adapter = attach_adapter(model, LoraConfig(r=4))
     for level in ("none", "full"):
         few, every = (
-            rehearse(
-                model, adapter, shape_of(True), RecomputePolicy(level), every_layer=all_of_them
-            )
-            for all_of_them in (False, True)
+            rehearse(model, adapter, shape_of(True), RecomputePolicy(level), heap=heap)
+            for heap in (None, Heap())
         )
         assert few.kept == pytest.approx(every.kept, rel=0.02)
         assert few.peak == pytest.approx(every.peak, rel=0.02)
@@ -154,8 +153,8 @@ def test_layers_that_are_set_aside_are_not_missed(model_type: str) -> None:
     adapter = attach_adapter(model, LoraConfig(r=4, target_parameters=[]))
     shape = shape_of(why_not_packed(config) is None)
     few, every = (
-        rehearse(model, adapter, shape, RecomputePolicy("none"), every_layer=all_of_them)
-        for all_of_them in (False, True)
+        rehearse(model, adapter, shape, RecomputePolicy("none"), heap=heap)
+        for heap in (None, Heap())
     )
     assert few.kept == pytest.approx(every.kept, rel=0.01)
     assert few.peak == pytest.approx(every.peak, rel=0.01)
