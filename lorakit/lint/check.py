@@ -31,7 +31,7 @@ from lorakit.recipe import Recipe
 from lorakit.recipe.sections.evaluate import EVALUATION_SETS
 from lorakit.recipe.sections.stage import StageSection
 from lorakit.recipe.warm_start import warm_start_recipe
-from lorakit.train.from_recipe import check_rewards_of
+from lorakit.train.from_recipe import check_reward_calls, check_rewards_of
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def check(recipe: Recipe) -> CheckReport:
     a base without weights, so that targets that match nothing are found too.
 
     Raises:
-        InputError: recipe, adapter, tokenizer or a file of the data cannot work.
+        InputError: recipe, adapter, tokenizer, a file of the data or the call of a reward function
+            cannot work.
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     check_outside(recipe.evaluate, asks=False)
@@ -92,6 +93,7 @@ def check(recipe: Recipe) -> CheckReport:
     except DataError as error:
         refused = _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, _refusals([*refused, error]), tokenizer)
+    check_reward_calls(recipe, sets)
     bench = Workbench()
     make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets), bench=bench))
     make_plan()  # adapter and base must be possible, whatever the rules ask for

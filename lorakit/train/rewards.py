@@ -178,6 +178,16 @@ class Rewarder:
         for function in self._functions.values():
             function.check(columns)
 
+    def check_as_written(self, columns: Sequence[str]) -> None:
+        """The part of `check` that runs no function: whether columns and options are those that
+        functions take, as their files have them.
+
+        Raises:
+            InputError: they are not.
+        """
+        for function in self._functions.values():
+            function.check_as_written(columns)
+
     def check_scorers(self) -> None:
         """The part of `check` that needs no data and no model.
 
