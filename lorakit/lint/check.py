@@ -13,7 +13,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data.contract import Finding
 from lorakit.data.meanings import read_meanings
-from lorakit.data.named_sets import prepare_named_sets, rules_of, specs_of
+from lorakit.data.named_sets import (
+    prepare_named_sets,
+    rules_of,
+    specs_of,
+    training_rules,
+)
 from lorakit.data.prepare import Prepared
 from lorakit.data.silence import Told, without_silenced
 from lorakit.errors import DataError
@@ -116,7 +121,8 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> list[DataError]
     refused: list[DataError] = []
     rules = rules_of(recipe.data, config)
     named = [getattr(recipe.evaluate, name) for name in EVALUATION_SETS]
-    for sources in (recipe.data.train, recipe.data.validation, *named):
+    read_meanings(specs_of(recipe.data.train), training_rules(recipe, config), refused=refused)
+    for sources in (recipe.data.validation, *named):
         if sources is not None and not isinstance(sources, float):
             read_meanings(specs_of(sources), rules, refused=refused)
     return refused
