@@ -98,11 +98,11 @@ def show_check(report: CheckReport, num_examples: int, *, asks: bool = False) ->
     from lorakit.data.silence import silenced_in_words
 
     out = console()
-    for name, prepared in report.sets.items():
+    for name, prepared in report.shown_sets.items():
         tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()
         used = "of answers, which only rewards see" if asks and name == "train" else "trained"
         out.print(
-            f"{title_of(report.sets, name)}: {prepared.read} rows read, {prepared.kept} kept, "
+            f"{title_of(report.shown_sets, name)}: {prepared.read} rows read, {prepared.kept} kept, "
             f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {used}"
         )
     for finding in report.findings:
@@ -114,11 +114,14 @@ def show_check(report: CheckReport, num_examples: int, *, asks: bool = False) ->
         out.print(f"silenced by check.silence: {silenced_in_words(report.silenced)}")
     if "train" not in report.sets:
         return
-    train = report.sets["train"].examples
-    what = "the answer, which rewards see and nothing trains" if asks else "what is trained"
-    for index in range(min(num_examples, len(train))):
-        out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks {what}")
-        out.print(marked(report.tokenizer, train[index]))
+    for name, prepared in report.shown_sets.items():
+        if prepared is not report.sets["train"] and prepared is not report.warm_start:
+            continue
+        rewarded = asks and name == "train"
+        what = "the answer, which rewards see and nothing trains" if rewarded else "what is trained"
+        for index in range(min(num_examples, len(prepared.examples))):
+            out.print(f"\nexample {index + 1} of {name}; {''.join(TRAINED_MARKS)} marks {what}")
+            out.print(marked(report.tokenizer, prepared.examples[index]))
 
 
 def marked(tokenizer: PreTrainedTokenizerBase, example: Example) -> Text:

@@ -35,6 +35,7 @@ from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.recipe.sections.evaluate import EVALUATION_SETS
 from lorakit.recipe.sections.stage import StageSection
+from lorakit.recipe.warm_start import FOLDER as WARM_START
 from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.train.from_recipe import check_reward_calls, check_rewards_of
 
@@ -51,19 +52,28 @@ class CheckReport:
         findings: of all sets and of the recipe, errors first.
         tokenizer: to show examples with.
         silenced: {id: findings that the recipe silences}.
+        warm_start: what became of the rows that the warm start trains; None: there is none, or a
+            set is refused.
     """
 
     sets: dict[str, Prepared]
     findings: list[Finding]
     tokenizer: PreTrainedTokenizerBase
     silenced: dict[str, int] = field(default_factory=dict)
+    warm_start: Prepared | None = None
+
+    @property
+    def shown_sets(self) -> dict[str, Prepared]:
+        """All sets, and what the warm start trains on."""
+        traces = {} if self.warm_start is None else {f"{WARM_START}.train": self.warm_start}
+        return self.sets | traces
 
     def to_json(self) -> dict[str, Any]:
         """The shape of `lorakit check --json`; rows and tokens are those of the training set, and
         null when a set was refused."""
         rows = {
             name: {"read": one.read, "kept": one.kept, "dropped": one.dropped}
-            for name, one in self.sets.items()
+            for name, one in self.shown_sets.items()
         }
         train = self.sets.get("train")
         return {
@@ -105,7 +115,8 @@ def check(recipe: Recipe) -> CheckReport:
     facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan, bench)
     found = findings_of(facts, measures, sets.train.stop_ids)
     findings = [*_refusals(refused), *found.findings]
-    return CheckReport(sets.by_name(), findings, tokenizer, found.silenced)
+    traces = None if sets.warm_start is None else sets.warm_start.train
+    return CheckReport(sets.by_name(), findings, tokenizer, found.silenced, traces)
 
 
 def _refusals(refused: Sequence[DataError]) -> list[Finding]:

@@ -217,7 +217,9 @@ class Rewarder:
         if reward.scorer in OF_TOKENS:
             lengths = np.array([len(ids) for ids in answers.completion_ids], np.int64)
             return soft_overlong_punishment(lengths, **(self._longest | dict(reward.options)))
-        options = dataclasses.replace(self._scoring[reward.name], stop_if_asked=stop_if_asked)
+        options = dataclasses.replace(
+            self._scoring[reward.name], stop_if_asked=stop_if_asked, set_name="train"
+        )
         return self._by_scorer(reward, answers, options)
 
     def _by_scorer(
