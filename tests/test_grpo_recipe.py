@@ -380,6 +380,13 @@ def test_plan_and_check_tell_of_both_stages(
     plan = json.loads(capsys.readouterr().out)
     assert (plan["steps"], plan["warm_start"]["steps"]) == (STEPS, 2)
     assert plan["seconds"] is None and "not known" in plan["seconds_found"]
+    assert plan["seconds_at_most"] is None and plan["flops"]["rollouts"] > 0
+    assert main(["plan", str(path), "--json", "--gpu", "h100"]) == 0
+    timed = json.loads(capsys.readouterr().out)
+    parts = timed["seconds_by_part"]
+    assert timed["seconds"] is None and {"rollouts_at_most", "policy_at_most"} <= parts.keys()
+    assert timed["seconds_at_most"] == pytest.approx(sum(parts.values()), abs=0.01)
+    assert "warm_start" in parts and timed["cost_found"]["basis"].startswith("at most, ")
     phases = plan["memory_phases"]
     assert {"rollout", "training_step", "warm_start_step"} <= phases.keys()
     assert plan["memory_bytes"]["peak"] == max(phases.values())

@@ -113,10 +113,16 @@ def test_a_fraction_is_held_out(tmp_path: Path, files: dict[str, str]) -> None:
 
 PROMPTS = {
     "grpo": ({}, None),
-    "sft": ({"train": {"method": "sft"}}, "prompts.csv:2.*: a prompt without an answer.*train.method: grpo"),
+    "sft": (
+        {"train": {"method": "sft"}},
+        "prompts.csv:2.*: a prompt without an answer.*train.method: grpo",
+    ),
     "a fraction": ({"data": {"validation": 0.5}}, "validation: .*prompts.csv:[0-9]+: a prompt"),
     "topics": ({"data": {"hold_out_topics": {"column": "topic"}}}, "out_of_domain: .*a prompt"),
-    "rows to measure": ({"evaluate": {"in_domain": "prompts"}}, "prompts.csv:2.*: a prompt without an"),
+    "rows to measure": (
+        {"evaluate": {"in_domain": "prompts"}},
+        "prompts.csv:2.*: a prompt without an",
+    ),
     "a warm start": ({"warm_start": {"max_steps": 1}}, "warm_start: .*a prompt without an answer"),
 }
 
