@@ -134,7 +134,7 @@ class Duration:
 
 def predict_duration(run: Counted, timing: Timing) -> Duration:
     """Predict the operations, seconds and money of a run."""
-    recipe, target, division = run.recipe, run.target, run.division
+    target, division = run.target, run.division
     spent = timing.spent()  # before this machine is timed, for which a run takes no time
     policy = _policy_work(run)
     workload = _workload(run) if policy is None else policy.workload

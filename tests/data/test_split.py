@@ -138,9 +138,9 @@ def test_prompts_alone_are_asked_and_nothing_else(place: str, tmp_path: Path) ->
         "train": {"method": "grpo"},
         "grpo": {"rewards": ["tags"]},
     }
-    for section, given in sections.items():
-        given = {n: str(path) if v == "prompts" else v for n, v in given.items()}
-        values[section] = values.get(section, {}) | given
+    for section, changed in sections.items():
+        own = {n: str(path) if v == "prompts" else v for n, v in changed.items()}
+        values[section] = values.get(section, {}) | own
     if values["train"]["method"] == "sft":
         del values["grpo"]
     wanted = parse_recipe(values)
