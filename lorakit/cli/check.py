@@ -103,8 +103,8 @@ def show_check(report: CheckReport, num_examples: int, *, asks: bool = False) ->
         used = "of answers, which only rewards see" if asks and name == "train" else "trained"
         title = title_of(report.shown_sets, name)
         out.print(
-            f"{title}: {prepared.read} rows read, {prepared.kept} kept, {prepared.dropped} dropped; "
-            f"{tokens:,} tokens, {trained:,} {used}"
+            f"{title}: {prepared.read} rows read, {prepared.kept} kept, "
+            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {used}"
         )
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
