@@ -45,6 +45,7 @@ from lorakit.run_folder import (
     dtype_of,
     find_run,
     finished_run,
+    naming_resumption,
     record_measured,
     record_peaks,
     write_recipe,
@@ -158,10 +159,13 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
     trim_heap()
     forget_peak(model.device)  # what comes before is not the training's
     stops = tuple(stop_ids)
-    before = _warm_start(model, tokenizer, recipe, sets, run, base, stop_ids=stops, resume=resume)
-    training = train_recipe(
-        model, tokenizer, recipe, sets, stop_ids=stops, run_dir=run.path, resume=resume
-    )
+    with naming_resumption(run):
+        before = _warm_start(
+            model, tokenizer, recipe, sets, run, base, stop_ids=stops, resume=resume
+        )
+        training = train_recipe(
+            model, tokenizer, recipe, sets, stop_ids=stops, run_dir=run.path, resume=resume
+        )
     clock.count("training", training.seconds + (0.0 if before is None else before.seconds))
     clock.count("between_steps", clock.rest())
     # Of a resumed run the steps before may have taken more than this process did.

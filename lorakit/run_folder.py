@@ -24,13 +24,16 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import InputError, RunError
+from lorakit.errors import CheckpointError, InputError, NonFiniteError, RunError
 from lorakit.files import STAGING_PREFIX, write_atomically, write_json
 from lorakit.recipe import DataSource, Recipe, dump_recipe, load_recipe
 from lorakit.recipe.builtin_names import is_builtin_data, is_builtin_model
@@ -187,6 +190,26 @@ def record_peaks(run: RunFolder, peaks: dict[str, int]) -> tuple[int, int]:
     return values["memory_bytes"]["peak"], measured["peak"]
 
 
+def resume_command(run: RunFolder) -> str:
+    """What goes on with a run from its newest whole checkpoint, in either stage."""
+    recipe, place = shlex.quote(str(run.recipe)), shlex.quote(str(run.path))
+    return f"lorakit train {recipe} --output {place} --resume"
+
+
+@contextmanager
+def naming_resumption(run: RunFolder) -> Iterator[None]:
+    """Add to what stops a run how it goes on, where it has a checkpoint of it."""
+    try:
+        yield
+    except (CheckpointError, NonFiniteError):
+        raise  # the same again would end the same
+    except RunError as error:
+        stages = (run, run.warm_start)
+        if any(next(stage.checkpoints.glob("step-*"), None) for stage in stages):
+            error.add_note(f"`{resume_command(run)}` goes on with it.")
+        raise
+
+
 def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
     """A run whose adapter is written, and its recipe.
 
@@ -202,8 +225,7 @@ def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
         )
     if not (run.adapter / "adapter_config.json").is_file():
         raise RunError(
-            f"the run {str(path)!r} has no adapter yet; finish it with "
-            f"`lorakit train {run.recipe} --output {path} --resume`."
+            f"the run {str(path)!r} has no adapter yet; finish it with `{resume_command(run)}`."
         )
     return run, load_recipe(run.recipe)
 

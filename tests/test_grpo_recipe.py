@@ -84,6 +84,7 @@ def recipe(folder: Path, name: str, **sections: dict[str, Any]) -> dict[str, Any
             "batch_size": 4,
             "learning_rate": 1e-2,
             "warmup_steps": 0,
+            "save_steps": 1,
         },
         "evaluate": {
             "in_domain": str(folder / "test.jsonl"),
@@ -275,8 +276,11 @@ def test_a_signal_in_the_warm_start(
         return plain(*arguments, **options)
 
     monkeypatch.setattr(run_module, "take_step", interrupted)
-    with pytest.raises(InterruptionError, match=r"after step 1 of 2; saved .*warm_start"):
+    with pytest.raises(InterruptionError, match=r"after step 1 of 2; saved .*warm_start") as caught:
         train(values)
+    run = tmp_path / "run"  # of both stages, not the warm start's own
+    (note,) = caught.value.__notes__
+    assert f"`lorakit train {run}/recipe.yaml --output {run} --resume` goes on" in note
     monkeypatch.undo()
     assert not (tmp_path / "run/metrics.jsonl").exists()
     train(values, resume=True)
@@ -376,6 +380,13 @@ def test_plan_and_check_tell_of_both_stages(
     plan = json.loads(capsys.readouterr().out)
     assert (plan["steps"], plan["warm_start"]["steps"]) == (STEPS, 2)
     assert plan["seconds"] is None and "not known" in plan["seconds_found"]
+    assert plan["seconds_at_most"] is None and plan["flops"]["rollouts"] > 0
+    assert main(["plan", str(path), "--json", "--gpu", "h100"]) == 0
+    timed = json.loads(capsys.readouterr().out)
+    parts = timed["seconds_by_part"]
+    assert timed["seconds"] is None and {"rollouts_at_most", "policy_at_most"} <= parts.keys()
+    assert timed["seconds_at_most"] == pytest.approx(sum(parts.values()), abs=0.01)
+    assert "warm_start" in parts and timed["cost_found"]["basis"].startswith("at most, ")
     phases = plan["memory_phases"]
     assert {"rollout", "training_step", "warm_start_step"} <= phases.keys()
     assert plan["memory_bytes"]["peak"] == max(phases.values())
@@ -392,6 +403,12 @@ def test_plan_and_check_tell_of_both_stages(
     told = [one for one in found if one["message"].startswith("warm_start: ")]
     assert any(one["where"] == "warm_start.max_steps" for one in told)
     assert any(one["id"] == "few-questions-per-step" for one in found)
+    assert main(["check", str(path), "--show", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "warm_start.train: 10 rows read, 10 kept, 0 dropped;" in shown.replace("\n", " ")
+    for name, answer in (("train", "3"), ("warm_start.train", "I add them: 3")):
+        example = shown.split(f"example 2 of {name};")[1].split("\n\n")[0]
+        assert f"\u27e6{answer}<|end|>\u27e7" in example, example
 
 
 @pytest.mark.slow

@@ -589,7 +589,14 @@ def test_the_schema_accepts_recipes_and_refuses_typos(tmp_path: Path) -> None:
     [
         ({}, {}),
         (
-            {"warm_start": {"train": "t", "validation": 0.2, "learning_rate": 1e-3}},
+            {
+                "warm_start": {
+                    "train": "t",
+                    "validation": 0.2,
+                    "learning_rate": 1e-3,
+                    "save_steps": 50,
+                }
+            },
             {"train": "t", "validation": 0.2},
         ),
         ({"data": {"validation": "v"}}, {}),
@@ -612,6 +619,7 @@ def test_a_warm_start_is_a_recipe_of_sft(
 ) -> None:
     """Measured on the same sets, with options of its own and all others as in the recipe."""
     sections = policy(**{"warm_start": {"batch_size": 4}, **changes})
+    sections["train"] |= {"save_steps": 1}  # of the policy's slow steps alone
     sections["train"] |= {"seed": 7, "learning_rate": 1e-5, "report_to": ["wandb", "tensorboard"]}
     sections["data"] = {"train": "a"} | sections.get("data", {})
     recipe = parse_recipe({"base": {"model": "m"}, "output": {"dir": "runs/x"}} | sections)
@@ -622,6 +630,7 @@ def test_a_warm_start_is_a_recipe_of_sft(
     given = sections["warm_start"]
     assert found.train.learning_rate == given.get("learning_rate", 2e-4)
     assert found.train.batch_size == given.get("batch_size", 8)
+    assert found.train.save_steps == given.get("save_steps")
     assert found.data.train == stage.get("train", "a")
     assert found.data.validation == stage.get("validation")
     measured = "v" if recipe.data.validation == "v" else recipe.evaluate.in_domain

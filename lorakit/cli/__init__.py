@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # how typer ends, also after --help and wrong options
         return int(done.code or 0)
     except LorakitError as error:
-        return _refuse(str(error), error.exit_code)
+        return _refuse(" ".join([str(error), *_notes_of(error)]), error.exit_code)
     except MemoryError:
         return _refuse("out of memory. `lorakit plan` says what a recipe needs.", 1)
     except OSError as error:
@@ -157,6 +157,12 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(visible(self.format(record)), file=sys.stderr)
+
+
+def _notes_of(error: LorakitError) -> list[str]:
+    """What was added on its way here; Python makes the list with the first note."""
+    found: list[str] = vars(error).get("__notes__", [])
+    return found
 
 
 def _refuse(message: str, exit_code: int) -> int:

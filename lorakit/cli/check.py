@@ -99,11 +99,12 @@ def show_check(report: CheckReport, num_examples: int, *, is_policy: bool = Fals
     from lorakit.data.silence import silenced_in_words
 
     out, use = console(), row_use(is_policy=is_policy)
-    for name, prepared in report.sets.items():
+    for name, prepared in report.shown_sets.items():
         tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()
         counted = (use if name == "train" else TRAINED).counted
+        title = title_of(report.shown_sets, name)
         out.print(
-            f"{title_of(report.sets, name)}: {prepared.read} rows read, {prepared.kept} kept, "
+            f"{title}: {prepared.read} rows read, {prepared.kept} kept, "
             f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {counted}"
         )
     for finding in report.findings:
@@ -115,10 +116,13 @@ def show_check(report: CheckReport, num_examples: int, *, is_policy: bool = Fals
         out.print(f"silenced by check.silence: {silenced_in_words(report.silenced)}")
     if "train" not in report.sets:
         return
-    train = report.sets["train"].examples
-    for index in range(min(num_examples, len(train))):
-        out.print(f"\nexample {index + 1} of train; {''.join(TRAINED_MARKS)} marks {use.marks}")
-        out.print(marked(report.tokenizer, train[index]))
+    for name, prepared in report.shown_sets.items():
+        if prepared is not report.sets["train"] and prepared is not report.warm_start:
+            continue
+        marks = (use if name == "train" else TRAINED).marks
+        for index in range(min(num_examples, len(prepared.examples))):
+            out.print(f"\nexample {index + 1} of {name}; {''.join(TRAINED_MARKS)} marks {marks}")
+            out.print(marked(report.tokenizer, prepared.examples[index]))
 
 
 def marked(tokenizer: PreTrainedTokenizerBase, example: Example) -> Text:

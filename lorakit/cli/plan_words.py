@@ -72,20 +72,25 @@ def show_fixes(fixes: Fixes, plan: Plan) -> None:
 
 def show_duration(duration: Duration) -> None:
     """Operations, seconds by part, and money."""
-    out = console()
+    out, seconds = console(), duration.seconds
+    bound = "at most " if duration.is_bound else ""
     if duration.flops is not None:
-        out.print(f"{'operations':<15} {duration.flops['total']:.3g}")
-    seconds = duration.seconds
-    out.print(
-        f"{'time':<15} {'' if seconds is None else human_seconds(seconds.total)} ({duration.how})"
-    )
+        out.print(f"{'operations':<15} {bound}{duration.flops['total']:.3g}")
+    told = ""
+    if seconds is not None:
+        told = f"{bound}{human_seconds(seconds.expected)}"
+    out.print(f"{'time':<15} {told} ({duration.how})")
     if seconds is not None:
         for part, value in seconds.to_json().items():
             if part == "answers_at_most":
-                words = f"at most {human_seconds(value)} more, if no answer ends early"
+                more = "" if seconds.is_bound else " more"
+                words = f"at most {human_seconds(value)}{more}, if no answer ends early"
                 out.print(f"  {'answers':<13} {words if value else 'none'}")
-            else:
-                out.print(f"  {part:<13} {human_seconds(value)}")
+            elif part.endswith("_at_most"):
+                words = f"at most {human_seconds(value)}, if no completion ends early"
+                out.print(f"  {part.removesuffix('_at_most'):<13} {words}")
+            elif not (seconds.is_bound and part == "training"):
+                out.print(f"  {part.replace('_', ' '):<13} {human_seconds(value)}")
     for words in duration.left_out:
         out.print(f"  not in it     {words}")
     cost = duration.cost

@@ -44,6 +44,12 @@ class Conversation:
     tools: tuple[dict[str, Any], ...] = ()
     choices: Choices | None = None
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether the last turn says something: a prompt alone ends in an empty one."""
+        last = self.messages[-1]
+        return last["role"] != "assistant" or last.get("content") != "" or "tool_calls" in last
+
     @classmethod
     def of(cls, *turns: tuple[str, str]) -> Conversation:
         """A conversation of (role, content) pairs, every weight 1."""

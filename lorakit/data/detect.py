@@ -112,7 +112,8 @@ def mapped(row: Row, columns: Mapping[str, str]) -> Mapping[str, Any]:
         absent = ", ".join(f"no column {name!r}{_nearest(name, row.values)}" for name in missing)
         raise DataError(
             f"{row.location}: {absent}; the row has {sorted(row.values)}. Fix columns (name the "
-            "format expects: column in the file)."
+            "format expects: column in the file). data.columns is of every set without columns of "
+            "its own, which {path: FILE, columns: {...}} gives to one, {} for none."
         )
     used = set(columns.values())
     kept = {name: value for name, value in row.values.items() if name not in used}

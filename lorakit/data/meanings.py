@@ -43,6 +43,7 @@ class DataRules:
         max_dropped: stop when a larger share of the rows than this would be dropped.
         trained: every assistant turn, the last one only, or every token.
         chat_template: Jinja source to use instead of the tokenizer's.
+        asks: rows may be prompts alone, of which nothing is trained.
     """
 
     format: str = "auto"
@@ -54,6 +55,7 @@ class DataRules:
     max_dropped: float = 0.2
     trained: Trained = "assistant"
     chat_template: str | None = None
+    asks: bool = False
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,8 @@ class _SetReader:
         self._columns = dict(rules.columns if spec.columns is None else spec.columns)
         self._system = rules.system if spec.system is None else spec.system
         self._trains_all = rules.trained == "all"
-        settings = [self._format, self._columns, self._system, self._trains_all]
+        self._asks = rules.asks
+        settings = [self._format, self._columns, self._system, self._trains_all, self._asks]
         if cache_dir is not None:
             with contextlib.suppress(OSError):  # a file that cannot be read is told when it is read
                 self._stamps = stamps_of(spec.source)
@@ -328,6 +331,8 @@ class _SetReader:
                 meaning = convert(row)
                 if self._trains_all:
                     _check_all_trained(row, meaning)
+                if not self._asks:
+                    check_answered(meaning, row.location)
             except DataError as error:
                 faults.add(row.location, error)
                 continue
@@ -376,6 +381,20 @@ def _is_list_of_sources(sources: Any) -> bool:
     if not isinstance(sources, list | tuple):
         return False
     return not sources or not isinstance(sources[0], Mapping)
+
+
+def check_answered(meaning: Conversation | PlainText, where: str) -> None:
+    """Refuse a prompt alone.
+
+    Raises:
+        DataError: the row has no answer.
+    """
+    if isinstance(meaning, Conversation) and not meaning.has_answer:
+        raise DataError(
+            f"{where}: a prompt without an answer, of which there is nothing to train and nothing "
+            "to measure; possible in data.train with train.method: grpo, whose rewards need none. "
+            "Elsewhere name the answer's column, with columns: {completion: ...}."
+        )
 
 
 def _check_all_trained(row: Row, meaning: Conversation | PlainText) -> None:

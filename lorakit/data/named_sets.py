@@ -16,6 +16,7 @@ from lorakit.data.meanings import (
     Meaning,
     Rows,
     SourceSpec,
+    check_answered,
     held_by,
     read_meanings,
 )
@@ -131,7 +132,7 @@ def prepare_named_sets(
     data = recipe.data
     rules = rules_of(data, config)
     where = token_cache() if cache_dir is None else Path(cache_dir)
-    parts, training = _train_and_held(recipe, tokenizer, rules, where, refused)
+    parts, training = _train_and_held(recipe, tokenizer, config, where, refused)
     traces = _warm_start(recipe, tokenizer, config, where, refused)
     trained: Sequence[Meaning] = parts.train
     if traces is not None:
@@ -218,20 +219,26 @@ def _deciding(validation: Prepared) -> Prepared:
 def _train_and_held(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
-    rules: DataRules,
+    config: PretrainedConfig,
     cache_dir: Path,
     refused: list[DataError] | None,
 ) -> tuple[Parts, Prepared]:
     """The rows by their use, and what became of those that are trained on."""
     data, train = recipe.data, specs_of(recipe.data.train)
+    rules = training_rules(recipe, config)
     apart = None  # read first: a fault in it need not wait for the training rows
     if data.validation is not None and not isinstance(data.validation, float):
         given = specs_of(data.validation)
-        apart = read_meanings(given, rules, cache_dir=cache_dir, refused=refused)
+        answered = rules_of(data, config)
+        apart = read_meanings(given, answered, cache_dir=cache_dir, refused=refused)
     if isinstance(data.validation, float) or data.hold_out_topics is not None:
         # Which rows are trained is known when all are read.
         rows = read_meanings(train, rules, cache_dir=cache_dir, refused=refused)
         parts = parts_of(recipe, rows)
+        for name, held in ((VALIDATION, parts.validation), ("out_of_domain", parts.unseen)):
+            with _named(name):
+                for one in held or () if rules.asks else ():
+                    check_answered(one.conversation, one.location)
         with _named("train"):
             prepared = prepare_meanings(parts.train, tokenizer, rules, cache_dir=cache_dir)
         return (parts if apart is None else replace(parts, validation=apart)), prepared
@@ -307,6 +314,11 @@ def rules_of(data: DataSection, config: PretrainedConfig) -> DataRules:
         trained=data.trained,
         chat_template=None if data.chat_template is None else read_template(data.chat_template),
     )
+
+
+def training_rules(recipe: Recipe, config: PretrainedConfig) -> DataRules:
+    """The rules of `data.train`, whose rows need no answer where they are asked."""
+    return replace(rules_of(recipe.data, config), asks=recipe.train.method == "grpo")
 
 
 def context_of(config: PretrainedConfig) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,7 +94,7 @@ def answer_questions(
         answerer: answers with the model as it stands.
         scorers: names of `tasks`.
         options: of the scorers.
-        description: of the progress bar.
+        description: of the set, for the progress bar and messages.
     """
     prompts = [one.prompt_ids for one in asked]
     tuned = answerer(prompts, f"{description}: tuned answers")
@@ -102,6 +102,7 @@ def answer_questions(
         base = answerer(prompts, f"{description}: base answers")
     questions = decoded_prompts(tokenizer, prompts)
     references = [decoded(tokenizer, one.reference_ids) for one in asked]
+    options = replace(options, set_name=description)
     scores = {
         name: _scores(name, base, tuned, references, options) for name in dict.fromkeys(scorers)
     }

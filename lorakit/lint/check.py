@@ -13,7 +13,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data.contract import Finding
 from lorakit.data.meanings import read_meanings
-from lorakit.data.named_sets import prepare_named_sets, rules_of, specs_of
+from lorakit.data.named_sets import (
+    prepare_named_sets,
+    rules_of,
+    specs_of,
+    training_rules,
+)
 from lorakit.data.prepare import Prepared
 from lorakit.data.silence import Told, without_silenced
 from lorakit.errors import DataError
@@ -30,8 +35,9 @@ from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.recipe.sections.evaluate import EVALUATION_SETS
 from lorakit.recipe.sections.stage import StageSection
+from lorakit.recipe.warm_start import FOLDER as WARM_START
 from lorakit.recipe.warm_start import warm_start_recipe
-from lorakit.train.from_recipe import check_rewards_of
+from lorakit.train.from_recipe import check_reward_calls, check_rewards_of
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +52,28 @@ class CheckReport:
         findings: of all sets and of the recipe, errors first.
         tokenizer: to show examples with.
         silenced: {id: findings that the recipe silences}.
+        warm_start: what became of the rows that the warm start trains; None: there is none, or a
+            set is refused.
     """
 
     sets: dict[str, Prepared]
     findings: list[Finding]
     tokenizer: PreTrainedTokenizerBase
     silenced: dict[str, int] = field(default_factory=dict)
+    warm_start: Prepared | None = None
+
+    @property
+    def shown_sets(self) -> dict[str, Prepared]:
+        """All sets, and what the warm start trains on."""
+        traces = {} if self.warm_start is None else {f"{WARM_START}.train": self.warm_start}
+        return self.sets | traces
 
     def to_json(self) -> dict[str, Any]:
         """The shape of `lorakit check --json`; rows and tokens are those of the training set, and
         null when a set was refused."""
         rows = {
             name: {"read": one.read, "kept": one.kept, "dropped": one.dropped}
-            for name, one in self.sets.items()
+            for name, one in self.shown_sets.items()
         }
         train = self.sets.get("train")
         return {
@@ -79,7 +94,8 @@ def check(recipe: Recipe) -> CheckReport:
     a base without weights, so that targets that match nothing are found too.
 
     Raises:
-        InputError: recipe, adapter, tokenizer or a file of the data cannot work.
+        InputError: recipe, adapter, tokenizer, a file of the data or the call of a reward function
+            cannot work.
     """
     measures = Measures.from_section(recipe.evaluate, seed=recipe.train.seed)
     check_outside(recipe.evaluate, asks=False)
@@ -92,13 +108,15 @@ def check(recipe: Recipe) -> CheckReport:
     except DataError as error:
         refused = _read_every_set(recipe, config)  # a file that cannot be read is no finding
         return CheckReport({}, _refusals([*refused, error]), tokenizer)
+    check_reward_calls(recipe, sets)
     bench = Workbench()
     make_plan = cache(lambda: plan(recipe, sets=Sets.of(sets), bench=bench))
     make_plan()  # adapter and base must be possible, whatever the rules ask for
     facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan, bench)
     found = findings_of(facts, measures, sets.train.stop_ids)
     findings = [*_refusals(refused), *found.findings]
-    return CheckReport(sets.by_name(), findings, tokenizer, found.silenced)
+    traces = None if sets.warm_start is None else sets.warm_start.train
+    return CheckReport(sets.by_name(), findings, tokenizer, found.silenced, traces)
 
 
 def _refusals(refused: Sequence[DataError]) -> list[Finding]:
@@ -114,7 +132,8 @@ def _read_every_set(recipe: Recipe, config: PretrainedConfig) -> list[DataError]
     refused: list[DataError] = []
     rules = rules_of(recipe.data, config)
     named = [getattr(recipe.evaluate, name) for name in EVALUATION_SETS]
-    for sources in (recipe.data.train, recipe.data.validation, *named):
+    read_meanings(specs_of(recipe.data.train), training_rules(recipe, config), refused=refused)
+    for sources in (recipe.data.validation, *named):
         if sources is not None and not isinstance(sources, float):
             read_meanings(specs_of(sources), rules, refused=refused)
     return refused

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,13 @@ from lorakit.plan.evaluation_work import evaluation_work, time_formulas
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured, machine_of
 from lorakit.plan.memory import Memory
+from lorakit.plan.policy import Rollouts
+from lorakit.plan.policy_work import PolicyWork, policy_work
 from lorakit.plan.prices import Cost, Prices
 from lorakit.plan.rows import Sets
 from lorakit.plan.steps import RunLength
 from lorakit.plan.target import Target
-from lorakit.plan.time import Events, Seconds, predict_seconds
+from lorakit.plan.time import Events, Seconds, predict_policy, predict_seconds
 from lorakit.plan.workload import Workload, run_workload
 from lorakit.recipe import Recipe
 from lorakit.train.calibrate import calibrate
@@ -71,6 +73,8 @@ class Counted:
         sets, length: what the run sees.
         num_gpus: that share the examples of each step.
         at_a_time: answers of the evaluation that are written together.
+        rollouts: of a policy gradient; None: it is SFT.
+        warm_start: what the plan of the stage before says of time; None: there is no such stage.
     """
 
     recipe: Recipe
@@ -82,6 +86,8 @@ class Counted:
     length: RunLength
     num_gpus: int = 1
     at_a_time: int = 1
+    rollouts: Rollouts | None = None
+    warm_start: Duration | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,18 @@ class Duration:
     no_cost: str | None = None
     left_out: tuple[str, ...] = ()
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is of a policy gradient, of which all is known as at most."""
+        return self.flops is not None and "rollouts" in self.flops
+
     def to_json(self) -> dict[str, Any]:
         """Its part of `plan.json`."""
         seconds, cost = self.seconds, self.cost
+        known = None if seconds is None or seconds.is_bound else round(seconds.total, 3)
         return {
-            "seconds": None if seconds is None else round(seconds.total, 3),
+            "seconds": known,
+            "seconds_at_most": None if seconds is None else round(seconds.at_most, 3),
             "seconds_by_part": None if seconds is None else seconds.to_json(),
             "seconds_found": self.how,
             "seconds_left_out": list(self.left_out),
@@ -121,21 +134,14 @@ class Duration:
 
 def predict_duration(run: Counted, timing: Timing) -> Duration:
     """Predict the operations, seconds and money of a run."""
-    recipe, target, division = run.recipe, run.target, run.division
+    target, division = run.target, run.division
     spent = timing.spent()  # before this machine is timed, for which a run takes no time
-    workload = run_workload(
-        run.sets.train,
-        run.sets.repeats,
-        run.length,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        micro_batch_tokens=division.micro_batch_tokens,
-        packed=division.packed,
-    )
+    policy = _policy_work(run)
+    workload = _workload(run) if policy is None else policy.workload
     flops = run.blueprint.flops
     events = _events(run)
-    counted = _operations(flops, workload, events, division.recompute_policy)
-    left_out = list(events.evaluation.left_out)
+    counted = _operations(flops, workload, events, division.recompute_policy, policy)
+    left_out = [*events.evaluation.left_out, *_left_out(run)]
     checks = 0.0
     machine: Machine
     if target.gpu is not None:
@@ -152,13 +158,51 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         formulas = time_formulas() if events.evaluation.formulas else None
         checks = _check_seconds(run, timing)
         machine = Measured(flops, rates, load or 0.0, formulas)
-    seconds = predict_seconds(workload, events, machine, start=spent + checks)
+    if policy is None:
+        seconds = predict_seconds(workload, events, machine, start=spent + checks)
+    else:
+        seconds = predict_policy(policy, events, machine, start=spent + checks)
+        if run.warm_start is not None and run.warm_start.seconds is not None:
+            seconds = replace(seconds, warm_start=run.warm_start.seconds.of_steps)
     name = machine_of(target.device) if target.gpu is None else target.gpu.name
     cost = why = None
     if timing.prices is not None:
-        cost = timing.prices.of_machine(name, seconds.total, count=run.num_gpus)
+        cost = timing.prices.of_machine(name, seconds.expected, count=run.num_gpus)
+        if cost is not None and seconds.is_bound:
+            cost = replace(cost, basis=f"at most, for the time at most; {cost.basis}")
         why = None if cost is not None else f"{timing.prices.source} has no price for {name!r}"
     return Duration(counted, seconds, machine.how, cost, why, tuple(left_out))
+
+
+def _policy_work(run: Counted) -> PolicyWork | None:
+    if run.rollouts is None:
+        return None
+    sets = run.sets
+    return policy_work(run.recipe, sets.train, sets.repeats, run.length, run.rollouts, run.division)
+
+
+def _workload(run: Counted) -> Workload:
+    recipe, division = run.recipe, run.division
+    return run_workload(
+        run.sets.train,
+        run.sets.repeats,
+        run.length,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        micro_batch_tokens=division.micro_batch_tokens,
+        packed=division.packed,
+    )
+
+
+def _left_out(run: Counted) -> Iterator[str]:
+    """Of a policy gradient, what nobody here knows the time of."""
+    if run.rollouts is None:
+        return
+    yield "rewards"
+    if run.rollouts.on_server:
+        yield "completions, which the vLLM server writes"
+    if run.warm_start is not None and run.warm_start.seconds is None:
+        yield "the warm start"
 
 
 def _check_seconds(run: Counted, timing: Timing) -> float:
@@ -229,7 +273,7 @@ def _events(run: Counted) -> Events:
     division = run.division
     per_epoch = length.steps_per_epoch
     validation: list[Pass] = []
-    if sets.validation is not None:
+    if sets.validation is not None and run.rollouts is None:
         validation = lay_out(
             sets.validation,
             np.arange(len(sets.validation)),
@@ -258,12 +302,22 @@ def _how_often(steps: int, every: int) -> int:
 
 
 def _operations(
-    flops: ModelFlops, workload: Workload, events: Events, policy: RecomputePolicy
+    flops: ModelFlops,
+    workload: Workload,
+    events: Events,
+    recompute: RecomputePolicy,
+    policy: PolicyWork | None,
 ) -> dict[str, float]:
-    passes = sum(flops.training(one, policy) for one in workload.passes)
+    passes = sum(flops.training(one, recompute) for one in workload.passes)
     training = passes * workload.scale + flops.step * workload.num_steps
     validation = events.validations * sum(flops.evaluation(one) for one in events.validation)
     measured = (*events.evaluation.losses, *events.evaluation.choices)
     evaluation = 2 * sum(one.times * sum(map(flops.evaluation, one.passes)) for one in measured)
     parts = {"training": training, "validation": validation, "evaluation": evaluation}
+    if policy is not None:
+        looked = sum(map(flops.evaluation, workload.passes)) * workload.scale
+        parts["training"] += policy.num_looks * looked
+        reading = policy.prompt_scale * sum(map(flops.evaluation, policy.prompts))
+        written = policy.num_generations * sum(policy.at_a_time) * policy.completion_tokens
+        parts["rollouts"] = reading + written * flops.evaluation(Pass(1, 1, (1,)))
     return parts | {"total": sum(parts.values())}

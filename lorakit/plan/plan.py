@@ -38,7 +38,7 @@ BUDGET_OF_CPU = (
 )
 # Of a policy gradient.
 AT_MOST = (
-    "memory and tokens are those of completions that are all as long as "
+    "memory, tokens and time are those of completions that are all as long as "
     "grpo.max_completion_length: at most, and much less where they are short; completions that "
     "nothing sets apart in their groups are not trained on"
 )
@@ -47,7 +47,6 @@ ON_SERVER = (
     "is not in these numbers. On the GPU of this run, leave it less: vllm serve "
     "--gpu-memory-utilization"
 )
-NO_TIME = "not known: how long completions will be is not known before they are made"
 
 
 def plan(
@@ -133,15 +132,24 @@ def plan(
         is_loaded=is_loaded,
         is_idle=is_idle,
         bench=bench,
+        timing=replace(timing, spent=NOT_TIMED.spent, checks=None, prices=None),
     )
     if before is not None:
         peaks = replace(peaks, phases={**peaks.phases, **_warm_start_phases(before.peaks)})
     duration = Duration(how=f"not known: {what_is_absent(recipe)} not here")
-    if rollouts is not None:
-        duration = Duration(how=NO_TIME)
-    if sets is not None and length is not None and rollouts is None:
+    if sets is not None and length is not None:
         counted = Counted(
-            recipe, blueprint, target, memory, division, sets, length, num_gpus, at_a_time or 1
+            recipe,
+            blueprint,
+            target,
+            memory,
+            division,
+            sets,
+            length,
+            num_gpus,
+            at_a_time or 1,
+            rollouts,
+            None if before is None else before.duration,
         )
         duration = predict_duration(counted, timing)
     has_cpu_budget = budget is not None and target.device.type == "cpu"

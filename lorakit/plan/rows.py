@@ -18,9 +18,9 @@ from lorakit.data.named_sets import (
     NamedSets,
     parts_of,
     prepare_named_sets,
-    rules_of,
     specs_of,
     token_cache,
+    training_rules,
 )
 from lorakit.data.prepare import Prepared, prepare_meanings
 from lorakit.errors import DataError
@@ -111,7 +111,7 @@ def read_sets(recipe: Recipe, config: PretrainedConfig) -> tuple[Sets | None, st
 
 def _training_set(recipe: Recipe, config: PretrainedConfig) -> tuple[Prepared | None, str | None]:
     """The training set, or which file of it is not here yet."""
-    rules = rules_of(recipe.data, config)
+    rules = training_rules(recipe, config)
     specs = specs_of(recipe.data.train)
     absent = _absent(recipe.data.train)
     try:

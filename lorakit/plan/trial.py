@@ -149,7 +149,7 @@ class Trial:
             {change.key: change.value for change in changes},
             tuple(change.costs for change in changes),
             needed_bytes(planned),
-            None if before is None or after is None else after.total / before.total,
+            None if before is None or after is None else after.expected / before.expected,
         )
 
 

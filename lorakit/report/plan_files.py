@@ -120,6 +120,7 @@ class PlanFound(Part):
     tokens: int | None = None
     trained_tokens: int | None = None
     seconds: float | None = None
+    seconds_at_most: float | None = None
     seconds_by_part: dict[str, float] | None = None
     seconds_found: str | None = None
     seconds_left_out: tuple[str, ...] = ()

@@ -259,17 +259,28 @@ def _fitting(plan: PlanFound, phases: list[Stack]) -> list[Fitting]:
 
 def _times(plan: PlanFound) -> Iterator[Fact]:
     """Seconds by part, operations and money, each with how it was found."""
-    yield Fact("Time in all", duration(plan.seconds), plan.seconds_found or "")
-    for part, seconds in (plan.seconds_by_part or {}).items():
+    parts = plan.seconds_by_part or {}
+    is_bound = "policy_at_most" in parts
+    if is_bound:
+        most = f"at most {duration(plan.seconds_at_most)}"
+        yield Fact("Time in all", most, plan.seconds_found or "")
+    else:
+        yield Fact("Time in all", duration(plan.seconds), plan.seconds_found or "")
+    for part, seconds in parts.items():
         if part == "answers_at_most":
-            yield Fact("Answers", f"at most {duration(seconds)}", "not in the sum: most end sooner")
-        else:
+            told = "if none ends early" if is_bound else "not in the sum: most end sooner"
+            yield Fact("Answers", f"at most {duration(seconds)}", told)
+        elif part.endswith("_at_most"):
+            yield Fact(part_name(part), f"at most {duration(seconds)}", "if none ends early")
+        elif not (is_bound and part == "training"):
             yield Fact(part_name(part), duration(seconds))
     for words in plan.seconds_left_out:
         yield Fact("Not in the time", words)
     for part, operations in (plan.flops or {}).items():
         if part == "total":
-            yield Fact("Operations", _operations(operations), "multiplications and additions")
+            most = "at most " if "rollouts" in (plan.flops or {}) else ""
+            told = f"{most}{_operations(operations)}"
+            yield Fact("Operations", told, "multiplications and additions")
     if plan.cost_found is None:
         yield Fact("Cost", NOT_KNOWN, plan.cost_missing or "neither a time nor a price is known")
     else:

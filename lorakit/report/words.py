@@ -51,6 +51,8 @@ PART_NAMES = {
     "rows": "rows of the data",
     "context": "the GPU's context",
     "answers_at_most": "answers, at most",
+    "rollouts_at_most": "completions",
+    "policy_at_most": "training on completions",
     "start": "start: loading and data",
     "rehearsal": "largest passes, tried first",
     "lora": "LoRA, 16-bit",

@@ -36,6 +36,7 @@ class ScoringOptions:
         regex: pattern of the metric `regex`.
         json_schema: the schema of the metric `json_schema`, as parsed; None: it is not given.
         seed: of whatever a scorer draws.
+        set_name: of the set whose answers are scored, for messages; "": it has none.
         stop_if_asked: called between two answers, from any thread, by scorers whose answers may
             take seconds each; what it raises ends the scoring.
     """
@@ -43,7 +44,12 @@ class ScoringOptions:
     regex: str | None = None
     json_schema: dict[str, Any] | bool | None = None
     seed: int = 0
+    set_name: str = field(default="", compare=False)
     stop_if_asked: Callable[[], None] = field(default=_never, compare=False, repr=False)
+
+    def titled(self, scorer: str) -> str:
+        """How a message of a scorer begins: `math (in_domain)`."""
+        return f"{scorer} ({self.set_name})" if self.set_name else scorer
 
     def identity(self) -> dict[str, Any]:
         """What scores depend on."""

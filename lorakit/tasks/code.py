@@ -56,7 +56,8 @@ def scores(
     without = sum(read[one] is None for _, one in pairs)
     if without:
         log.warning(
-            "code: %d of %d references hold no cases, so nothing is right for them",
+            "%s: %d of %d references hold no cases, so nothing is right for them",
+            options.titled(NAME),
             without,
             len(pairs),
         )

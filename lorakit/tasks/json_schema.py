@@ -66,8 +66,9 @@ def scores(
     stopped = sum(accepted[answer] is None for answer in answers)
     if stopped:
         log.warning(
-            "json_schema: %d of %d answers took too much time or memory and count as not accepted; "
-            "write patterns without nested repetitions",
+            "%s: %d of %d answers took too much time or memory and count as not accepted; write "
+            "patterns without nested repetitions",
+            options.titled(NAME),
             stopped,
             len(answers),
         )

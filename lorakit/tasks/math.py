@@ -97,15 +97,17 @@ def scores(
     stopped = sum(one is None for one in found)
     if stopped:
         log.warning(
-            "math: %d of %d comparisons took too much time or memory and count as wrong",
+            "%s: %d of %d comparisons took too much time or memory and count as wrong",
+            options.titled(NAME),
             stopped,
             len(found),
         )
     empty = wanted.count(None)
     if empty:
         log.warning(
-            "math: %d of %d references hold neither a formula nor a number, so nothing is right "
+            "%s: %d of %d references hold neither a formula nor a number, so nothing is right "
             "for them",
+            options.titled(NAME),
             empty,
             len(found),
         )

@@ -14,7 +14,7 @@ from lorakit.http_client import api_key
 from lorakit.recipe import Recipe
 from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.train.checks import check_sets
-from lorakit.train.grpo import checked_rewarder, train_grpo
+from lorakit.train.grpo import checked_rewarder, columns_of, train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.loop import train
 from lorakit.train.outcome import TrainOutcome
@@ -35,6 +35,18 @@ def check_rewards_of(recipe: Recipe) -> None:
     if recipe.train.method == "grpo":
         with _grpo_of(recipe).rewarder() as rewarder:
             rewarder.check_scorers()
+
+
+def check_reward_calls(recipe: Recipe, sets: NamedSets) -> None:
+    """See that rows and options are what reward functions take, as their files say it. Runs no
+    function; `check_training` does, and so sees those too whose files do not say it.
+
+    Raises:
+        InputError: a function wants a column that the rows have not, or takes no such option.
+    """
+    if recipe.train.method == "grpo":
+        with _grpo_of(recipe).rewarder() as rewarder:
+            rewarder.check_as_written(columns_of(sets.train.rows))
 
 
 def check_training(

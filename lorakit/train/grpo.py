@@ -158,11 +158,15 @@ def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator
     Raises:
         InputError: something is not; with the fix.
     """
-    looked_at = [] if rows is None else [rows[i].values for i in range(min(len(rows), ROWS_READ))]
-    columns = dict.fromkeys(name for values in looked_at for name in values)
     with grpo.rewarder() as rewarder:
-        rewarder.check(list(columns))
+        rewarder.check(columns_of(rows))
         yield rewarder
+
+
+def columns_of(rows: Sequence[Row] | None) -> list[str]:
+    """Names of the columns that reward functions are given, by the first rows."""
+    looked_at = [] if rows is None else [rows[i].values for i in range(min(len(rows), ROWS_READ))]
+    return list(dict.fromkeys(name for values in looked_at for name in values))
 
 
 def _identity(

@@ -8,6 +8,7 @@ many of them, else by {"values": [number, null, or {"type": name}]}.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -20,7 +21,8 @@ from typing import Any
 def start(where: str, function: str) -> Callable[[Any], dict[str, Any]]:
     """Calls `function` of a file (`*.py`) or a module."""
     called = _load(where, function)
-    return lambda request: _serve(called, request)
+    loop = asyncio.Runner()  # one for all calls: clients that a file keeps are bound to it
+    return lambda request: _serve(called, request, loop)
 
 
 def _load(where: str, function: str) -> Callable[..., Any]:
@@ -40,10 +42,14 @@ def _load(where: str, function: str) -> Callable[..., Any]:
     return found
 
 
-def _serve(called: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
+def _serve(
+    called: Callable[..., Any], request: dict[str, Any], loop: asyncio.Runner
+) -> dict[str, Any]:
     if "describe" in request:
         return _described(called)
     values = called(**request["arguments"], **request["options"])
+    if inspect.iscoroutine(values):  # `async def`
+        values = loop.run(values)
     if hasattr(values, "tolist"):  # an array or a tensor
         values = values.tolist()
     if not isinstance(values, list | tuple):

@@ -6,13 +6,11 @@
 A function is called with names it takes: `prompts`, `completions`, `references` (lists of texts),
 `completion_ids` (a list of token ids of each completion, its end token included), each column of
 the data set (a list), and the options of the recipe. It gives a number for each completion, or None
-where it has no opinion.
+where it has no opinion. `async def` is one too: what it waits for, it waits for in its process.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import logging
 import math
@@ -25,6 +23,7 @@ import numpy as np
 
 from lorakit.child.process import CallError, ChildProcess, LostChildError
 from lorakit.errors import InputError, RunError
+from lorakit.train.reward_source import Signature, find_function, signature_in
 
 OnFailure = Literal["error", "skip"]
 OWN = ("prompts", "completions", "references", "completion_ids")
@@ -99,13 +98,14 @@ class RewardFunction:
         self._on_failure = on_failure
         self._seconds = seconds
         where, function = find_function(name)
+        self._source = where, function
         self._child = ChildProcess(
             f"the process of reward {name!r}",
             Path(__file__).with_name("reward_child.py"),
             [where, function],
             memory_bytes=MEMORY_BYTES,
         )
-        self._wanted: dict[str, Any] | None = None
+        self._wanted: Signature | None = None
         # Since it was asked for the scores of a generation: calls that were ended, and who asks.
         self._num_stopped = 0
         self._stop_if_asked: Callable[[], None] = lambda: None
@@ -120,19 +120,35 @@ class RewardFunction:
             InputError: it cannot be imported, wants what there is not, or takes no such option.
         """
         try:
-            wanted: dict[str, Any] = self._child.ask(b'{"describe": true}', self._seconds)
+            described: dict[str, Any] = self._child.ask(b'{"describe": true}', self._seconds)
         except RunError as error:
             raise InputError(
                 f"reward {self.name!r} cannot be loaded: {error} Mend it, or take it out of "
                 "grpo.rewards."
             ) from error
+        wanted = Signature(**described)
+        self._check_call(wanted, columns)
+        self._wanted = wanted
+
+    def check_as_written(self, columns: Sequence[str]) -> None:
+        """The part of `check` that its file says without being run; nothing where that does not
+        tell how it is called, as of a function that a decorator changes.
+
+        Raises:
+            InputError: see `check`.
+        """
+        written = signature_in(*self._source)
+        if written is not None:
+            self._check_call(written, columns)
+
+    def _check_call(self, wanted: Signature, columns: Sequence[str]) -> None:
         given = dict.fromkeys([*OWN, *columns])
-        faults = [f"wants {name!r} by place" for name in wanted["by_place"]]
-        faults += [f"wants {n!r}" for n in wanted["needs"] if n not in given | self._options]
+        faults = [f"wants {name!r} by place" for name in wanted.by_place]
+        faults += [f"wants {n!r}" for n in wanted.needs if n not in given | self._options]
         faults += [
             f"takes no {name!r}, which is in its options"
             for name in self._options
-            if not wanted["takes_all"] and name not in wanted["takes"]
+            if not wanted.takes_all and name not in wanted.takes
         ]
         faults += [
             f"has {name!r} in its options, which is what every function is given"
@@ -144,7 +160,6 @@ class RewardFunction:
                 f"reward {self.name!r} {', '.join(faults)}; possible: arguments named "
                 f"{', '.join(given)}, and options of the recipe. Change the one or the other."
             )
-        self._wanted = wanted
 
     def scores(
         self, answers: Answers, stop_if_asked: Callable[[], None] = lambda: None
@@ -212,8 +227,8 @@ class RewardFunction:
         if self._num_stopped >= MAX_STOPPED:
             return _Failure(f"was not asked: {MAX_STOPPED} calls before were stopped")
         names = answers.names()
-        if not wanted["takes_all"]:
-            names = [name for name in names if name in wanted["takes"]]
+        if not wanted.takes_all:
+            names = [name for name in names if name in wanted.takes]
         # It says how many completions there are, whether the function looks at them or not.
         request = {
             "arguments": {name: answers.argument(name, indices) for name in names},
@@ -253,45 +268,6 @@ class RewardFunction:
             f"completion {shown!r}; possible: a number for each completion, or None. Mend the "
             "function and resume, or set grpo.on_reward_failure to skip."
         )
-
-
-def find_function(name: str) -> tuple[str, str]:
-    """The absolute path or the module of a reward, and its function. None of it is run.
-
-    Raises:
-        InputError: there is no such file, function or package.
-    """
-    where, _, function = name.rpartition(":")
-    told = f"reward {name!r}"
-    if not where.endswith(".py"):
-        try:
-            found = importlib.util.find_spec(where.partition(".")[0])
-        except (ImportError, ValueError):
-            found = None
-        if found is None:
-            raise InputError(
-                f"{told}: there is no package {where.partition('.')[0]!r} here; possible: one that "
-                "is installed, or a file, path.py:function. Install it, or name the file."
-            )
-        return where, function
-    path = Path(where).expanduser()
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"{told}: {str(path)!r} cannot be read as Python: {error}. Mend it."
-        ) from error
-    defined = [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
-    imported = {
-        a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names
-    }
-    if function not in {*defined, *assigned, *imported}:
-        raise InputError(
-            f"{told}: {str(path)!r} defines no function {function!r}; possible: "
-            f"{', '.join(defined) or 'none, it defines no function'}. Name one of them."
-        )
-    return str(path.absolute()), function
 
 
 def _checked(value: Any) -> float | _Failure | None:

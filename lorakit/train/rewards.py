@@ -178,6 +178,16 @@ class Rewarder:
         for function in self._functions.values():
             function.check(columns)
 
+    def check_as_written(self, columns: Sequence[str]) -> None:
+        """The part of `check` that runs no function: whether columns and options are those that
+        functions take, as their files have them.
+
+        Raises:
+            InputError: they are not.
+        """
+        for function in self._functions.values():
+            function.check_as_written(columns)
+
     def check_scorers(self) -> None:
         """The part of `check` that needs no data and no model.
 
@@ -207,7 +217,9 @@ class Rewarder:
         if reward.scorer in OF_TOKENS:
             lengths = np.array([len(ids) for ids in answers.completion_ids], np.int64)
             return soft_overlong_punishment(lengths, **(self._longest | dict(reward.options)))
-        options = dataclasses.replace(self._scoring[reward.name], stop_if_asked=stop_if_asked)
+        options = dataclasses.replace(
+            self._scoring[reward.name], stop_if_asked=stop_if_asked, set_name="train"
+        )
         return self._by_scorer(reward, answers, options)
 
     def _by_scorer(

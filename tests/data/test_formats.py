@@ -15,6 +15,7 @@ from lorakit.errors import DataError
 from tests import tiny
 
 QA = Conversation.of(("user", "Q?"), ("assistant", "A."))
+ASKED = replace(Conversation.of(("user", "Q?"), ("assistant", "")), weights=(0.0, 1.0))
 
 
 def chosen(question: str, letters: str, right: str, asked: str, answer: str) -> Conversation:
@@ -123,6 +124,19 @@ EXAMPLES: dict[str, list[tuple[dict, Conversation | PlainText]]] = {
                 "conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}],
             },
             Conversation.of(("system", "S"), ("user", "Q?"), ("assistant", "A.")),
+        ),
+    ],
+    "prompt_only": [
+        ({"prompt": "Q?", "level": 3}, ASKED),
+        ({"prompt": [{"role": "user", "content": "Q?"}], "solution": "A."}, ASKED),
+        ({"prompt": "Q?", "answer": "A."}, Conversation(QA.messages, (0.0, 1.0))),
+        ({"prompt": "Q?", "answer": ["x"], "system": " "}, ASKED),
+        (
+            {"prompt": "Q?", "answer": 7, "system": "S"},
+            replace(
+                Conversation.of(("system", "S"), ("user", "Q?"), ("assistant", "7")),
+                weights=(0.0, 0.0, 1.0),
+            ),
         ),
     ],
     "text": [({"text": "Once upon a time."}, PlainText("Once upon a time."))],
@@ -245,6 +259,10 @@ FAULTY: list[tuple[str, dict, str]] = [
         {"prompt": "Q?", "completion": []},
         "prompt is a str and completion a list",
     ),
+    ("prompt_only", {"prompt": " "}, "column 'prompt' is empty"),
+    ("prompt_only", {"prompt": []}, "prompt: .* is no list of messages"),
+    ("prompt_only", {"prompt": [{"role": "user", "content": "a"}], "system": "S"}, "system"),
+    ("prompt_only", {"prompt": [dict(QA.messages[1])]}, "ends with the assistant's turn"),
     ("alpaca", {"instruction": "Q?", "output": None}, "column 'output' is empty"),
     ("alpaca", {"instruction": "Q?", "instances": []}, "holds 0 instances"),
     *(
@@ -358,6 +376,15 @@ def test_columns_are_mapped() -> None:
     row = Row({"frage": "Q?", "antwort": "A.", "answer": "not this"}, "f:1")
     columns = {"question": "frage", "answer": "antwort"}
     assert converter_for(row, columns=columns)(row) == QA
+
+
+def test_rows_that_say_more_than_a_question_are_no_prompt_alone() -> None:
+    """TRL's other rows with a `prompt`."""
+    pair = {"prompt": "Q?", "chosen": "A.", "rejected": "B."}
+    with pytest.raises(DataError, match="no row format reads the columns"):
+        converter_for(Row(pair, "f:1"))
+    for more, name in (("completion", "prompt_completion"), ("text", "text")):
+        assert converter_for(Row({"prompt": "Q?", more: "A."}, "f:1")).name == name
 
 
 def test_a_mapping_that_cannot_take_effect_is_refused() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from lorakit.data.conversation import Conversation
 from lorakit.data.prompt import PromptRenderer
-from lorakit.data.questions import control_ids, decoded, decoded_prompts
+from lorakit.data.questions import control_ids, decoded, decoded_prompts, question
+from lorakit.data.render import Renderer
 from lorakit.errors import DataError
 from tests import tiny
 from tests.data import chat_templates
@@ -37,6 +39,27 @@ def test_no_line_has_words_of_two_messages() -> None:
         assert [word for word in words if word in text] == [*words], name
         assert "UWORD1 asks\nin two lines." in text, name
     assert len(refused) < 3, refused
+
+
+def test_a_prompt_is_the_same_with_and_without_an_answer() -> None:
+    """In every template: rows of GRPO that are a prompt alone are asked like all others."""
+    refused = []
+    for name in chat_templates.names():
+        renderer, asked = Renderer(chat_templates.tokenizer(name)), []
+        for answer in ("", "ANSWER."):
+            row = Conversation.of(*(("user", "UWORD asks."), ("assistant", answer)))
+            try:
+                rendered = renderer.render_noted(row)
+            except DataError:
+                refused.append(name)
+                continue
+            found = question(rendered.example, 0, rendered.stop_ids)
+            assert found is not None
+            asked.append((found.prompt_ids, rendered.notes))
+            told = decoded(renderer.tokenizer, found.reference_ids)
+            assert ("ANSWER" in told) == bool(answer)
+        assert asked[1:] == asked[:-1], name
+    assert refused == ["glm4moe"] * 2, refused  # it ends no turn, whatever is in it
 
 
 def test_messages_between_which_nothing_stands() -> None:

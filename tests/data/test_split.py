@@ -13,7 +13,7 @@ from lorakit.data.meanings import DataRules, Meaning, read_meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets, token_cache
 from lorakit.data.split import keep_apart, split_rows
 from lorakit.errors import DataError
-from lorakit.recipe import Recipe
+from lorakit.recipe import Recipe, parse_recipe
 from tests import tiny
 
 
@@ -109,6 +109,53 @@ def test_a_fraction_is_held_out(tmp_path: Path, files: dict[str, str]) -> None:
     ]
     assert not topics[0] & topics[1] and named.train.kept + named.validation.kept == 40
     assert named.evaluation == {"in_domain": named.validation}
+
+
+PROMPTS = {
+    "grpo": ({}, None),
+    "sft": (
+        {"train": {"method": "sft"}},
+        "prompts.csv:2.*: a prompt without an answer.*train.method: grpo",
+    ),
+    "a fraction": ({"data": {"validation": 0.5}}, "validation: .*prompts.csv:[0-9]+: a prompt"),
+    "topics": ({"data": {"hold_out_topics": {"column": "topic"}}}, "out_of_domain: .*a prompt"),
+    "rows to measure": (
+        {"evaluate": {"in_domain": "prompts"}},
+        "prompts.csv:2.*: a prompt without an",
+    ),
+    "a warm start": ({"warm_start": {"max_steps": 1}}, "warm_start: .*a prompt without an answer"),
+}
+
+
+@pytest.mark.parametrize("place", PROMPTS)
+def test_prompts_alone_are_asked_and_nothing_else(place: str, tmp_path: Path) -> None:
+    """Whatever else is done with rows needs an answer."""
+    path, (sections, said) = tmp_path / "prompts.csv", PROMPTS[place]
+    path.write_text("prompt,topic\n" + "\n".join(f"Q{i}?,t{i % 5}" for i in range(20)))
+    values: dict[str, dict] = {
+        "base": {"model": "builtin"},
+        "data": {"train": str(path)},
+        "train": {"method": "grpo"},
+        "grpo": {"rewards": ["tags"]},
+    }
+    for section, changed in sections.items():
+        own = {n: str(path) if v == "prompts" else v for n, v in changed.items()}
+        values[section] = values.get(section, {}) | own
+    if values["train"]["method"] == "sft":
+        del values["grpo"]
+    wanted = parse_recipe(values)
+
+    def prepared() -> NamedSets:
+        return prepare_named_sets(
+            wanted, tiny.tokenizer(), tiny.config(), cache_dir=tmp_path / "cache"
+        )
+
+    for _ in range(2):  # the second start reads an index, not the rows
+        if said is not None:
+            with pytest.raises(DataError, match=said):
+                prepared()
+        else:
+            assert prepared().train.kept == 20
 
 
 def test_named_sets_share_no_rows_with_train(tmp_path: Path, files: dict[str, str]) -> None:

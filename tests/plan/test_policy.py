@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,17 @@ import numpy as np
 import pytest
 
 from lorakit.base.kv_groups import capacity_of
+from lorakit.cli.plan_words import show_duration
 from lorakit.data.examples import Example, examples_in_memory
+from lorakit.engine.passes import Pass
+from lorakit.plan.duration import NOT_TIMED, Duration, Timing
 from lorakit.plan.plan import plan
 from lorakit.plan.policy import longest_prompts, run_length
+from lorakit.plan.policy_work import policy_work
 from lorakit.plan.rows import Sets
+from lorakit.plan.time import Events, predict_policy
 from lorakit.recipe import Recipe
+from lorakit.train.choices import Division
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.settings import LoopSettings
@@ -54,6 +61,103 @@ def test_steps_are_those_of_the_loop(
     assert found.steps_per_epoch == math.ceil(stream.cycles_per_epoch * cycle.num_steps)
     assert found.trained_tokens == found.steps * 8 * 8
     assert found.trained_tokens < found.tokens <= found.steps * 8 * (8 + 60)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A machine whose seconds are what is counted."""
+
+    decode_batch: int = 3
+    how: str = "made up"
+    load: float = 1000.0
+    step: float = 0.5
+    checkpoint: float = 0.0
+
+    def micro_batch(self, one: Pass) -> float:
+        return float(one.tokens)
+
+    def loss_pass(self, one: Pass) -> float:
+        return 0.01 * one.tokens
+
+    def decode(self, batch: int) -> float:
+        return 2.0 + batch
+
+    def formulas(self, count: int) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize(("steps_per_pass", "num_iterations"), [(1, 1), (2, 1), (1, 3)])
+def test_the_time_at_most_is_that_of_full_completions(
+    tiny_folder: Path, beta: float, steps_per_pass: int, num_iterations: int
+) -> None:
+    """Counted by hand, over the very questions that the run asks."""
+    recipe = policy(
+        tiny_folder,
+        train={"num_train_epochs": 1, "batch_size": 8},
+        generation_batch_size=8 * steps_per_pass,
+        num_iterations=num_iterations,
+        beta=beta,
+    )
+    rows, repeats = examples(24), np.ones(24)
+    length = run_length(recipe, rows, repeats)
+    planned = plan(recipe, sets=Sets(rows, repeats), reads_rows=False)
+    rollouts = planned.peaks.rollouts
+    assert rollouts is not None and rollouts.completions == 96  # 24 questions, 4 of each
+    division = Division(64, "none", None, packed=True, dense_copies=False)
+    work = policy_work(recipe, rows, repeats, length, replace(rollouts, at_a_time=5), division)
+    found = predict_policy(work, Events(), Clock())
+    prompts = int((rows.lengths - rows.trained_lengths).sum())
+    passed = 4 * prompts + 96 * 8  # tokens of one pass over all completions
+    looks = (beta > 0) + (steps_per_pass * num_iterations > 1)
+    steps = 0.5 * length.steps
+    expected = num_iterations * passed + steps + looks * 0.01 * passed
+    assert found.policy_at_most == pytest.approx(expected)
+    # Five at a time, of which the machine was timed with three: two rounds of each, and the rest.
+    whole, rest = divmod(8 * steps_per_pass, 5)
+    rounds = whole * 2 * 5.0 + {0: 0.0, 1: 3.0, 3: 5.0}[rest]
+    assert found.rollouts_at_most == pytest.approx(
+        0.01 * prompts + 96 // (8 * steps_per_pass) * 8 * rounds
+    )
+    assert found.training == 0 and found.total == 1000
+    assert (
+        found.at_most == pytest.approx(1000 + found.policy_at_most + found.rollouts_at_most)
+        and found.expected == found.at_most
+    )
+    told = Duration(planned.duration.flops, found).to_json()
+    assert told["seconds"] is None and told["seconds_at_most"] == round(found.at_most, 3)
+
+
+@pytest.mark.parametrize("where", ["here", "on a GPU", "on a server"])
+def test_a_policy_has_a_time_at_most(
+    tiny_folder: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = policy(
+        tiny_folder,
+        train={"max_steps": 4, "batch_size": 8},
+        use_vllm=where == "on a server",
+    )
+    rows = examples(23)
+    planned = plan(
+        recipe,
+        sets=Sets(rows, np.ones(23)),
+        reads_rows=False,
+        gpu="h100" if where == "on a GPU" else None,
+        timing=NOT_TIMED if where == "here" else Timing(times_machine=True),
+    )
+    told = planned.to_json()
+    assert told["seconds"] is None and told["flops"]["total"] > 0
+    show_duration(planned.duration)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "rewards" in told["seconds_left_out"] or where == "here"
+    if where == "here":
+        assert told["seconds_at_most"] is None and "(not known: this machine was not" in shown
+        return
+    assert told["seconds_at_most"] > 0 and "time at most " in shown
+    assert ("vLLM server writes" in shown) == (where == "on a server")
+    seconds = planned.duration.seconds
+    assert seconds is not None and seconds.rollouts_at_most is not None
+    assert (seconds.rollouts_at_most > 0) == (where == "on a GPU")
 
 
 def test_the_longest_prompts_are_found() -> None:

@@ -201,7 +201,9 @@ def test_a_child_that_was_ended_is_started_again() -> None:
 
 def test_references_without_mathematics_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert scores(["1", "2"], ["one", "2"], ScoringOptions()).tolist() == [0, 1]
-    assert "1 of 2 references hold neither a formula nor a number" in caplog.text
+    assert "math: 1 of 2 references hold neither a formula nor a number" in caplog.text
+    scores(["1"], ["one"], ScoringOptions(set_name="retention"))
+    assert "math (retention): 1 of 1 references hold neither" in caplog.text
 
 
 def test_real_answers_to_real_problems(shared_data: Path) -> None:

@@ -1,5 +1,7 @@
 """Reward functions as users write them, good and bad, for test_reward_functions.py."""
 
+import asyncio
+import functools
 import os
 import time
 
@@ -95,3 +97,35 @@ def fails_together(completions, **_):
 
 def by_place(completions, /):
     return [1.0]
+
+
+async def waits(completions, level, *, scale=1.0, **_):
+    """One that asks somewhere else, as TRL allows."""
+    await asyncio.sleep(0)
+    return [scale * len(text) + number for text, number in zip(completions, level, strict=True)]
+
+
+def many_kinds(prompts, /, completions, level=3, *texts, needed, given=4):
+    return [1.0] * len(completions)
+
+
+@functools.lru_cache
+def decorated(completions):
+    return [1.0]
+
+
+def defined_twice(first):
+    return [1.0]
+
+
+def defined_twice(second):  # noqa: F811  (the later one counts)
+    return [1.0]
+
+
+if NOT_A_FUNCTION:
+
+    def conditional(completions):
+        return [1.0]
+
+
+bound = length

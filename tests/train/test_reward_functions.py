@@ -13,8 +13,11 @@ import pytest
 
 from lorakit.errors import InputError, RunError
 from lorakit.tasks import ScoringOptions
+from lorakit.train import reward_child
 from lorakit.train.reward_functions import Answers, RewardFunction
+from lorakit.train.reward_source import Signature, signature_in
 from lorakit.train.rewards import Reward, Rewarder
+from tests.train import own_rewards
 
 OWN = Path(__file__).with_name("own_rewards.py")
 SECONDS = 1.0
@@ -65,6 +68,7 @@ def function(name: str, on_failure: str = "error", **options: object) -> RewardF
         ("optioned", {"factor": 0.5}, [0.5, 1, 1.5, 0.5, 0.5]),
         ("numpy_numbers", {}, [1, 2, 3, 1, 1]),
         ("opinions", {}, [1, 1, 1, 1, np.nan]),
+        ("waits", {"scale": 2.0}, [2, 5, 8, 5, 6]),
     ],
 )
 def test_it_is_called_with_what_it_takes(name: str, options: dict, wanted: list[float]) -> None:
@@ -136,6 +140,34 @@ def test_what_fails_for_none_alone_fails_for_all() -> None:
         one.close()
 
 
+UNTOLD = {"decorated", "defined_twice", "conditional", "bound"}
+
+
+@pytest.mark.parametrize("name", [n for n, v in vars(own_rewards).items() if callable(v)])
+def test_a_file_says_how_its_functions_are_called(name: str) -> None:
+    written = signature_in(str(OWN), name)
+    described = Signature(**reward_child._described(vars(own_rewards)[name]))
+    assert written == (None if name in UNTOLD else described)
+
+
+def test_a_module_says_it_too_without_being_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own_package" / "inner"
+    folder.mkdir(parents=True)
+    for path in (folder.parent / "__init__.py", folder / "__init__.py", folder / "rewards.py"):
+        path.write_text("raise RuntimeError('it was run')\ndef f(level): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("own_package", "own_package.inner", "own_package.inner.rewards"):
+        one = RewardFunction(f"{module}:f", {}, on_failure="error", seconds=60.0)
+        with pytest.raises(InputError, match=r":f' wants 'level'; possible: .*, answer, and opt"):
+            one.check_as_written(["answer"])
+        one.check_as_written(["level"])
+        one.close()
+    for unknown in ("sys", "own_package.nowhere"):
+        assert signature_in(unknown, "f") is None
+
+
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
@@ -149,9 +181,15 @@ def test_what_fails_for_none_alone_fails_for_all() -> None:
 )
 def test_what_cannot_be_called_is_refused(name: str, options: dict, said: str) -> None:
     one = function(name, **options)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as run:
         one.check([])
     one.close()
+    if "cannot be loaded" in said:
+        one.check_as_written([])  # which no file says
+        return
+    with pytest.raises(InputError) as written:
+        one.check_as_written([])
+    assert str(written.value) == str(run.value)
 
 
 @pytest.mark.parametrize(

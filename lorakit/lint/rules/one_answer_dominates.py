@@ -29,6 +29,8 @@ SENTENCE_SHARE, LABEL_SHARE, SOLE_LABEL_SHARE = 0.2, 0.8, 0.95
 
 def find(facts: Facts) -> Iterator[Finding]:
     rows = facts.train.chats
+    if facts.is_policy:  # prompts alone have none
+        rows = tuple(row for row in rows if row.answer)
     if len(rows) < MIN_ROWS:
         return
     # Of several turns all count: dialogues may well end alike.

@@ -26,6 +26,10 @@ class StageSection(Section):
         None, description="Share of steps; default 0.05, with lr_scheduler_type constant 0."
     )
 
+    save_steps: PositiveInt | None = Field(
+        None, description="Checkpoint every N steps of the stage; null: each epoch."
+    )
+
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:
         if self.warmup_steps is not None and self.warmup_ratio is not None:

@@ -74,9 +74,6 @@ class TrainSection(StageSection):
     eval_steps: PositiveInt | None = Field(
         None, description="Validation every N steps; null: each epoch."
     )
-    save_steps: PositiveInt | None = Field(
-        None, description="Checkpoint every N steps; null: each epoch."
-    )
     save_total_limit: Annotated[int, Field(ge=2)] = Field(
         3, description="Checkpoints kept, at least 2."
     )

@@ -14,6 +14,7 @@ from tests.lint.corpus.rows import (
     Maker,
     Row,
     answered,
+    asked,
     changed,
     classified,
     dialogues,
@@ -220,6 +221,7 @@ FLAWED: dict[str, list[Case]] = {
     ],
     "reward-without-answer": [
         _policy(answered(60), ["code"]),
+        *(_policy(asked(60), [name]) for name in ("math", "exact_match", "token_f1")),
         _policy(sums(60) + [r | {"completion": "A few."} for r in answered(9)], ["math"]),
     ],
     "few-questions-per-step": [

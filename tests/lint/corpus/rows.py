@@ -126,6 +126,11 @@ def sums(count: int, seed: int = 0) -> list[Row]:
     return rows
 
 
+def asked(count: int, seed: int = 0) -> list[Row]:
+    """The same as prompts alone, as TRL's rows for GRPO are."""
+    return [{"prompt": [{"role": "user", "content": r["prompt"]}]} for r in sums(count, seed)]
+
+
 def extracted(count: int, seed: int = 0) -> list[Row]:
     """JSON answers."""
     maker, rows = Maker(seed), []

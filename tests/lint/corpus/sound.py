@@ -15,6 +15,7 @@ from tests.lint.corpus.rows import (
     Maker,
     Row,
     answered,
+    asked,
     changed,
     classified,
     dialogues,
@@ -204,6 +205,14 @@ SOUND: dict[str, Case] = {
     "labels under one long instruction": _held(classified(300)),
     "an uneven class": _held(classified(300, shares=(85, 5, 5, 5))),
     "sums from one template": _held(sums(300), adapter={"r": 32, "lora_alpha": 64}),
+    "questions that rewards of one's own decide about": Case(
+        asked(300),
+        sections={
+            "train": {"method": "grpo", "batch_size": 64, "learning_rate": 2e-5},
+            "grpo": {"rewards": ["tags"]},
+            "adapter": {"r": 32, "lora_alpha": 64},
+        },
+    ),
     "prompts that differ in a sign": Case(_symbols()),
     "prompts that differ in a negation": Case(_negations()),
     "JSON answers": _held(extracted(300)),
