@@ -10,8 +10,9 @@ from contest import Memory
 from data_rows import Clock, load_tokenizer, read
 
 from lorakit.data.conversation import Conversation
-from lorakit.data.meanings import DataRules, Meaning, read_meanings
+from lorakit.data.meanings import Meaning
 from lorakit.data.prepare import Prepared, prepare_examples
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.data.render import Renderer
 from lorakit.train.batches import StepBatches
 

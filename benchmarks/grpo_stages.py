@@ -21,9 +21,9 @@ import lorakit
 from lorakit import tasks
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.builtin.sums import columns
-from lorakit.data.meanings import DataRules, SourceSpec
 from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.data.questions import decoded, questions
+from lorakit.data.reading import DataRules, SourceSpec
 from lorakit.evaluate.before_after import compare_sets
 from lorakit.evaluate.judge import Scores, compare_scores
 from lorakit.evaluate.measures import Measures

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import lorakit
 from lorakit.adapters.low_rank import spread
 from lorakit.data.examples import ExampleSet
-from lorakit.data.meanings import DataRules, read_meanings
 from lorakit.data.prepare import prepare_meanings
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.recipe import LoraConfig
 from lorakit.train.losses import example_losses
 

@@ -21,8 +21,8 @@ from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.storages import storage
 from lorakit.base.write_quantized import PackSettings, quantize_folder
 from lorakit.data.examples import ExampleSet
-from lorakit.data.meanings import DataRules, read_meanings
 from lorakit.data.prepare import prepare_meanings
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.recipe import LoraConfig, SFTConfig
 from lorakit.ship.merge_folder import MergeReport, merge_folder
 from lorakit.ship.weight_change import LayerChange, WeightChange, layer_change

@@ -11,17 +11,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding, Findings
 from lorakit.data.length_limit import length_limit
-from lorakit.data.meanings import (
-    DataRules,
-    Meaning,
-    Rows,
-    SourceSpec,
-    check_answered,
-    held_by,
-    read_meanings,
-)
+from lorakit.data.meanings import Meaning, Rows, held_by
 from lorakit.data.parts import Parts, parts_of, tell_topics
 from lorakit.data.prepare import Prepared, prepare_meanings, read_and_prepare
+from lorakit.data.reading import DataRules, SourceSpec, check_answered, read_meanings
 from lorakit.data.split import keep_apart
 from lorakit.data.variants import variant_name
 from lorakit.data.varied import prepare_varied

@@ -15,7 +15,8 @@ from lorakit.data.contract import Findings, too_long_meaning
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example
 from lorakit.data.garbage import collection_paused
-from lorakit.data.meanings import DataRules, Meaning
+from lorakit.data.meanings import Meaning
+from lorakit.data.reading import DataRules
 from lorakit.data.render import Renderer
 from lorakit.data.render_many import render_many
 from lorakit.errors import DataError

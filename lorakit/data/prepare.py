@@ -16,8 +16,9 @@ from lorakit.data.code_version import code_version
 from lorakit.data.contract import Finding
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.examples import Example, ExampleSet, examples_in_memory
-from lorakit.data.meanings import DataRules, Meaning, Meanings, Reading, identities
+from lorakit.data.meanings import Meaning, Meanings, identities
 from lorakit.data.outcome import Rows, render_all
+from lorakit.data.reading import DataRules, Reading
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row
 from lorakit.data.store import TokenStore, open_store, store_writer

@@ -19,8 +19,9 @@ from lorakit.data.code_version import code_version
 from lorakit.data.contract import Findings
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.free_text import join_free, split_free
-from lorakit.data.meanings import DataRules, Meaning, identities
+from lorakit.data.meanings import Meaning, identities
 from lorakit.data.prepare import Prepared, prepare_meanings
+from lorakit.data.reading import DataRules
 from lorakit.data.row_set import content_of, said_in
 from lorakit.data.sources import Row
 from lorakit.data.variants import variant

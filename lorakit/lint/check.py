@@ -12,7 +12,6 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data.contract import Finding
-from lorakit.data.meanings import read_meanings
 from lorakit.data.named_sets import (
     prepare_named_sets,
     rules_of,
@@ -20,6 +19,7 @@ from lorakit.data.named_sets import (
     training_rules,
 )
 from lorakit.data.prepare import Prepared
+from lorakit.data.reading import read_meanings
 from lorakit.data.silence import Told, without_silenced
 from lorakit.errors import DataError
 from lorakit.evaluate.drawn import check_measurable

@@ -13,7 +13,6 @@ from lorakit.base import hub
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.base.tokenizer import TOKENIZER_FILES
 from lorakit.data.examples import ExampleSet, some_examples
-from lorakit.data.meanings import read_meanings
 from lorakit.data.named_sets import (
     NamedSets,
     parts_of,
@@ -23,6 +22,7 @@ from lorakit.data.named_sets import (
     training_rules,
 )
 from lorakit.data.prepare import Prepared, prepare_meanings
+from lorakit.data.reading import read_meanings
 from lorakit.errors import DataError
 from lorakit.recipe import Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data

@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.attach import attached
 from lorakit.data.contract import Findings
-from lorakit.data.meanings import DataRules, Meaning, read_meanings
+from lorakit.data.meanings import Meaning
 from lorakit.data.named_sets import context_of
 from lorakit.data.prepare import prepare_meanings, read_and_prepare
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.data.split import keep_apart
 from lorakit.errors import DataError
 from lorakit.recipe import SFTConfig

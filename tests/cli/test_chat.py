@@ -28,7 +28,7 @@ from lorakit.cli.chat.terminal import TerminalChat, show_side_by_side
 from lorakit.cli.chat.text_stream import TextStream
 from lorakit.cli.output import visible
 from lorakit.data.conversation import Conversation
-from lorakit.data.meanings import DataRules, read_meanings
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.errors import InputError
 from lorakit.generate import SamplingSettings
 from lorakit.ship.serving import ServedRun

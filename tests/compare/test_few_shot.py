@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorakit.compare.few_shot import FewShot, near_duplicates
-from lorakit.data.meanings import DataRules, read_meanings
+from lorakit.data.reading import DataRules, read_meanings
 
 ROWS = [
     {"prompt": "What helps against a dry cough at night?", "completion": "Honey."},

@@ -16,8 +16,9 @@ import lorakit
 from lorakit.base.from_recipe import load_tokenizer_of_base
 from lorakit.data import row_set
 from lorakit.data.examples import Example
-from lorakit.data.meanings import HANDLE_BYTES, DataRules, Meanings, read_meanings
+from lorakit.data.meanings import HANDLE_BYTES, Meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.data.store import write_store
 from lorakit.plan.libraries import left_by_rows
 from lorakit.plan.plan import plan

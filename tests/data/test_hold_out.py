@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lorakit.data.meanings import DataRules, read_meanings
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.data.split import hold_out_topics
 from lorakit.errors import DataError, RecipeError
 from lorakit.plan.plan import plan

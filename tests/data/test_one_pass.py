@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lorakit.data import render_many, row_set, sources
-from lorakit.data.meanings import DataRules, SourceSpec, read_meanings
 from lorakit.data.prepare import Prepared, prepare_examples, prepare_meanings, read_and_prepare
+from lorakit.data.reading import DataRules, SourceSpec, read_meanings
 from lorakit.data.render import Renderer
 from lorakit.data.store import StoreWriter, TokenStore
 from lorakit.errors import DataError

@@ -17,8 +17,8 @@ from lorakit.child.process import ChildProcess
 from lorakit.data import row_set
 from lorakit.data.contract import FINDINGS
 from lorakit.data.detect import converter_for
-from lorakit.data.meanings import DataRules, SourceSpec, read_meanings
 from lorakit.data.prepare import Prepared, prepare_examples
+from lorakit.data.reading import DataRules, SourceSpec, read_meanings
 from lorakit.data.render import Renderer
 from lorakit.data.sources import Row, read_rows
 from lorakit.data.store import TokenStore, open_store, write_store

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lorakit.data import render_many as module
 from lorakit.data.ahead import ahead
 from lorakit.data.conversation import Conversation, PlainText
-from lorakit.data.meanings import DataRules, read_meanings
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.data.render import Renderer
 from lorakit.data.render_many import render_many
 from lorakit.errors import DataError

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.data.contract import Findings
-from lorakit.data.meanings import DataRules, Meaning, read_meanings
+from lorakit.data.meanings import Meaning
 from lorakit.data.named_sets import NamedSets, prepare_named_sets, token_cache
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.data.split import keep_apart, split_rows
 from lorakit.errors import DataError
 from lorakit.recipe import Recipe, parse_recipe

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from lorakit.data.contract import Finding
 from lorakit.data.conversation import Conversation, PlainText
 from lorakit.data.free_text import join_free, split_free
-from lorakit.data.meanings import DataRules, Meaning, identities, read_meanings
+from lorakit.data.meanings import Meaning, identities
 from lorakit.data.named_sets import NamedSets, prepare_named_sets
 from lorakit.data.prepare import Prepared, prepare_meanings
+from lorakit.data.reading import DataRules, read_meanings
 from lorakit.data.variants import names, source_and_variant, variant, variant_name
 from lorakit.data.varied import prepare_varied, varied, vary_conversation, vary_text
 from lorakit.errors import DataError

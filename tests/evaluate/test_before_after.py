@@ -16,9 +16,9 @@ import lorakit
 from lorakit.adapters.attach import attach_adapter, attached
 from lorakit.base.load import load_base
 from lorakit.data.examples import Example, examples_in_memory
-from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import Prepared, prepare_examples
 from lorakit.data.questions import question
+from lorakit.data.reading import DataRules
 from lorakit.errors import DataError, RecipeError
 from lorakit.evaluate.answers import Answer
 from lorakit.evaluate.before_after import compare_sets

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorakit.adapters.attach import attach_adapter, attached
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.base.load import load_base
-from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import Prepared, prepare_examples
+from lorakit.data.reading import DataRules
 from lorakit.errors import DataError
 from lorakit.evaluate.before_after import compare_sets
 from lorakit.evaluate.choice import choice_scores

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import Prepared, prepare_examples
+from lorakit.data.reading import DataRules
 from lorakit.evaluate import memorisation
 from lorakit.evaluate.memorisation import (
     TrainingAnswers,

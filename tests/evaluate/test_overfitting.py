@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import prepare_examples
+from lorakit.data.reading import DataRules
 from lorakit.data.sources import Row
 from lorakit.evaluate.overfitting import measure_overfitting, validation_losses
 from lorakit.evaluate.seen_rows import divergence, seen_rows

@@ -14,8 +14,8 @@ from lorakit.adapters.attach import attach_adapter, attached
 from lorakit.adapters.attached import adapter_disabled
 from lorakit.base.load import load_base
 from lorakit.data.examples import ExampleSet
-from lorakit.data.meanings import DataRules
 from lorakit.data.prepare import prepare_examples
+from lorakit.data.reading import DataRules
 from lorakit.evaluate import token_distributions
 from lorakit.evaluate.calibration import NUM_BINS, compare_calibration, reliability
 from lorakit.evaluate.token_distributions import both_distributions, kl_divergence
