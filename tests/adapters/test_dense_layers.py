@@ -126,9 +126,7 @@ def test_offloaded_layers_stay_where_they_are(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("path", ["self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"])
 @pytest.mark.parametrize("is_adapted", [True, False])
-def test_a_hook_is_called_and_what_it_gives_counts(
-    load: Load, path: str, is_adapted: bool
-) -> None:
+def test_a_hook_is_called_and_what_it_gives_counts(load: Load, path: str, is_adapted: bool) -> None:
     model = load("llama", "nf4", torch.float32).eval()
     if is_adapted:
         attach_adapter(model, LoraConfig(r=4))

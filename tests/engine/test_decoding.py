@@ -124,9 +124,7 @@ def test_a_norm_that_trains_on_half_precision_is_transformers_own(switched: bool
     model = families.build("llama").to(torch.bfloat16).eval()
     attach_adapter(model, LoraConfig(r=4, modules_to_save=["model.norm"]))
     perturb(model, size=0.5)
-    x = 3 * torch.randn(
-        1, 7, 32, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0)
-    )
+    x = 3 * torch.randn(1, 7, 32, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
     with nullcontext() if switched else adapter_disabled(model), torch.no_grad():
         expected = model.model.norm(x)
         with decoding_modules(model):
