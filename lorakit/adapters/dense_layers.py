@@ -19,6 +19,7 @@ from lorakit.adapters.mixed import Mixed
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.hooks import is_watched
 from lorakit.base.offload import DiskWeight, HostWeight
 from lorakit.base.storages.dense import DenseWeight
 
@@ -33,8 +34,9 @@ def dense_layers(model: PreTrainedModel, max_bytes: int) -> Iterator[None]:
     A packed weight is dequantized, those of experts too. An adapted layer whose adapter takes part
     is merged, where its weight is float32 or wider: rounded to half precision, a merged weight
     would lose part of what the adapter adds. In a mixed batch nothing is merged. Layers in host
-    memory or on disk stay there. The adapter must neither change nor be switched inside. Weights of
-    `SIBLINGS` lie behind one another in memory, so that they are one matrix too.
+    memory or on disk stay there, and one with hooks stays as it is. The adapter must neither change
+    nor be switched inside. Weights of `SIBLINGS` lie behind one another in memory, so that they are
+    one matrix too.
 
     Args:
         max_bytes: for the dense weights together; layers for which no room is left stay as they
@@ -81,7 +83,8 @@ def _replaceable(owner: nn.Module) -> Iterator[tuple[nn.Module, str, Adapted | F
         if isinstance(child, Adapted) and _merges(child):
             yield owner, name, child, _dense_bytes(child.base_layer)
         elif isinstance(child, Frozen):
-            if not isinstance(child.stored, DenseWeight | HostWeight | DiskWeight):
+            stays = isinstance(child.stored, DenseWeight | HostWeight | DiskWeight)
+            if not stays and not is_watched(child):
                 yield owner, name, child, _dense_bytes(child)
         else:
             yield from _replaceable(child)
@@ -89,8 +92,8 @@ def _replaceable(owner: nn.Module) -> Iterator[tuple[nn.Module, str, Adapted | F
 
 def _merges(layer: Adapted) -> bool:
     stored = layer.base_layer.stored
-    elsewhere = isinstance(stored, HostWeight | DiskWeight)
-    return layer.switch.on and not elsewhere and stored.dtype.itemsize >= 4
+    stays = isinstance(stored, HostWeight | DiskWeight) or is_watched(layer)
+    return layer.switch.on and not stays and stored.dtype.itemsize >= 4
 
 
 def _dense_bytes(layer: Frozen) -> int:

@@ -16,9 +16,10 @@ from torch import nn
 
 from lorakit.base.attention import attend_over_slots
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.hooks import is_watched
 from lorakit.base.kv_slots import KVSlots
 from lorakit.base.storages.dense import DenseWeight
-from lorakit.engine.modules import Stand, is_watched
+from lorakit.engine.modules import Stand
 
 
 class DecodingRMSNorm(Stand):
@@ -27,6 +28,10 @@ class DecodingRMSNorm(Stand):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         (original,) = self.original
         weight = original.weight
+        # Of other dtypes the op rounds once, and the module twice. Asked at each call: a norm that
+        # trains has a weight of float32, and is called with it cast to the base's dtype.
+        if not weight.dtype == hidden_states.dtype == torch.float32:
+            return original(hidden_states)
         return nn.functional.rms_norm(
             hidden_states, weight.shape, weight, original.variance_epsilon
         )

@@ -16,13 +16,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lorakit import kernels
 from lorakit.base import attention
+from lorakit.base.hooks import is_watched
 from lorakit.engine.decoding import (
     DecodingAttention,
     DecodingGatedMLP,
     DecodingRMSNorm,
     joint_linear,
 )
-from lorakit.engine.modules import FusedAttention, FusedGatedMLP, FusedRMSNorm, Stand, is_watched
+from lorakit.engine.modules import FusedAttention, FusedGatedMLP, FusedRMSNorm, Stand
 from lorakit.engine.same_code import same_forward
 
 # {attention class: what modules with its code pass to the attention function beside the usual}. A
@@ -71,7 +72,6 @@ def decoding_modules(model: nn.Module) -> Iterator[int]:
 
 
 def _decoding_norm(module: nn.Module) -> Stand | None:
-    # Of other dtypes the op rounds once, and the module twice.
     return DecodingRMSNorm(module) if module.weight.dtype == torch.float32 else None
 
 

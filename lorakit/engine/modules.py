@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lorakit import kernels
 from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.frozen_linear import FrozenLinear
+from lorakit.base.hooks import is_watched
 from lorakit.base.storages.dense import DenseWeight
 
 
@@ -146,11 +147,6 @@ def _projections(
             return None
         found.append(projection)
     return tuple(found)
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether somebody wants to see the module called."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _projection(layer: nn.Module | None, num_rows: int) -> kernels.Projection | None:

@@ -52,7 +52,6 @@ def longest_passes(
     """
     # `top_p` looks at as many tokens as this `top_k` does, but asks the data whether they suffice.
     settings = SamplingSettings(temperature=0.5 if sampled else 0.0, top_k=LIKELY_ENOUGH)
-    head = logits_fn(model)
     waiting = sorted(prompts, key=len, reverse=True)
 
     def draw(hidden_SD: torch.Tensor) -> None:
@@ -60,6 +59,7 @@ def longest_passes(
         chosen(head(hidden_SD).float(), drawn_S, settings)
 
     with generating(model, None, max_dense_bytes):
+        head = logits_fn(model)  # in here, where it may be a dense one
         yield DENSE
         num_slots = min(max_batch, len(waiting))
         decoder = decoder_for(model, num_slots)

@@ -50,8 +50,9 @@ THOUSANDS = regex.compile("[, ]")
 BLANKS = regex.compile(r"(?<![\d\s])\s+|\s++(?!\d)")  # all but those between two digits
 BOXED = regex.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 BRACE = regex.compile(r"[{}]")
-HASHES = regex.compile(r"####[ \t]*([^\n]+)")
-SAID = regex.compile(r"(?im)(?:\banswer\s*(?:is|:|=)|^A:)[ \t]*:?[ \t]*([^\n]+)")
+# Looked ahead to, because a line may say it several times.
+HASHES = regex.compile(r"####[ \t]*(?=([^\n]+))")
+SAID = regex.compile(r"(?im)(?:\banswer\s*(?:is|:|=)|^A:)[ \t]*:?[ \t]*(?=([^\n]+))")
 # A dollar sign is a mark and no money where Pandoc takes it for one: nothing blank inside of it, no
 # digit after the second. A formula does not end in an operator either.
 FORMULA = regex.compile(

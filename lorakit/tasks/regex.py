@@ -28,9 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def check(options: ScoringOptions) -> None:
-    """See `lorakit.tasks.Scorer`: a pattern is needed."""
-    if options.regex is None:
-        raise RecipeError("metric regex has no pattern to search for; set evaluate.regex.")
+    """See `lorakit.tasks.Scorer`: a pattern is needed that can be read."""
+    _pattern(options)
 
 
 def scores(
@@ -39,10 +38,9 @@ def scores(
     """See `lorakit.tasks.Scorer`; each 0 or 1, a search that runs out of time is 0 and told.
 
     Raises:
-        RecipeError: no pattern is given.
+        RecipeError: no pattern is given, or what is none.
     """
-    check(options)
-    pattern = regex.compile(options.regex or "")
+    pattern = _pattern(options)
     searched = of_different(answers, lambda answer: _found(pattern, answer), options)
     stopped = [answer for answer in answers if searched[answer] is None]
     if stopped:
@@ -55,6 +53,18 @@ def scores(
             len(stopped[0]),
         )
     return np.array([searched[answer] is True for answer in answers], np.float64)
+
+
+def _pattern(options: ScoringOptions) -> regex.Pattern[str]:
+    if options.regex is None:
+        raise RecipeError("metric regex has no pattern to search for; set evaluate.regex.")
+    try:
+        return regex.compile(options.regex)
+    except regex.error as error:
+        raise RecipeError(
+            f"metric regex: {options.regex!r} is no pattern ({error}); possible: Python's syntax. "
+            "Correct evaluate.regex."
+        ) from error
 
 
 def _found(pattern: regex.Pattern[str], answer: str) -> bool | None:

@@ -3,9 +3,11 @@
     CHECKPOINTS/step-N/    see `checkpoint.py`
     CHECKPOINTS/.reserve   space set aside, given up when the disk is nearly full
     CHECKPOINTS/.tmp-*     unfinished or doomed; removed at the next start
+    CHECKPOINTS/.aside-*   one that another of its step was about to replace; put back at the next
+                           start if it was not
 
 A checkpoint is written into a staging folder, every file forced to disk, and becomes visible by one
-rename to a name that did not exist; only then are old ones removed. Readers check every byte
+rename to a name that does not exist; only then are old ones removed. Readers check every byte
 against the manifest and fall back to the newest whole one.
 """
 
@@ -35,6 +37,7 @@ from lorakit.train.checkpoint import (
 MIN_KEPT = 2  # the last one may be the damaged one
 
 _RESERVE = ".reserve"
+_ASIDE = ".aside-"
 _RESERVE_BLOCK = 16 << 10
 
 log = logging.getLogger(__name__)
@@ -56,11 +59,12 @@ class CheckpointStore:
         self._source: Path | None = None
 
     def open(self) -> None:
-        """Make the folder, and remove what an earlier process left unfinished.
+        """Make the folder, and put in order what an earlier process left unfinished.
 
         Only for the process that holds the run's lock.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._end_replacing()
         for leftover in self._folder.glob(f"{STAGING_PREFIX}*"):
             log.info("removing unfinished %s", leftover)
             shutil.rmtree(leftover)
@@ -101,6 +105,7 @@ class CheckpointStore:
         except OSError as error:
             raise self._not_written(step, num_bytes, error) from error
         try:
+            self._end_replacing()
             self._prune()
             self._fill_reserve(num_bytes)
         except OSError as error:
@@ -143,10 +148,23 @@ class CheckpointStore:
                 f"{final} exists already; a checkpoint is never overwritten. Resume the run, or "
                 "choose another output folder."
             )
-        with staged_folder(final) as staging:
-            write_checkpoint(staging, step, files, self._identity)
+        try:
+            with staged_folder(final) as staging:
+                write_checkpoint(staging, step, files, self._identity)
+                if final.exists():
+                    final.rename(self._folder / f"{_ASIDE}{final.name}")
+        except BaseException:
+            self._end_replacing()
+            raise
+
+    def _end_replacing(self) -> None:
+        """Remove checkpoints that were replaced; those that were not are where they were again."""
+        for aside in list(self._folder.glob(f"{_ASIDE}*")):
+            final = self._folder / aside.name.removeprefix(_ASIDE)
             if final.exists():
-                self._remove(final)
+                self._remove(aside)
+            else:
+                aside.rename(final)
 
     def _prune(self) -> None:
         surplus = [self.path(step) for step in self.steps()[: -self._keep]]

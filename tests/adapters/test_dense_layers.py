@@ -122,3 +122,19 @@ def test_offloaded_layers_stay_where_they_are(folders: dict[str, Path]) -> None:
     with dense_layers(model, PLENTY):
         assert hosted() == before
         assert relative_error(logits(model), expected) < LOGITS_FLOAT32
+
+
+@pytest.mark.parametrize("path", ["self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"])
+@pytest.mark.parametrize("is_adapted", [True, False])
+def test_a_hook_is_called_and_what_it_gives_counts(load: Load, path: str, is_adapted: bool) -> None:
+    model = load("llama", "nf4", torch.float32).eval()
+    if is_adapted:
+        attach_adapter(model, LoraConfig(r=4))
+        perturb(model)
+    plain = logits(model)
+    layer = model.get_submodule(f"model.layers.0.{path}")
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    expected = logits(model)
+    assert relative_error(expected, plain) > LOGITS_FLOAT32
+    with dense_layers(model, PLENTY):
+        assert relative_error(logits(model), expected) < LOGITS_FLOAT32

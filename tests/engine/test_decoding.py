@@ -7,6 +7,7 @@ That they compute what transformers' do is a law of the sampler, over every fami
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from lorakit import kernels
-from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.attach import adapter_disabled, attach_adapter
 from lorakit.adapters.dense_layers import dense_layers
 from lorakit.engine.decoding import DecodingAttention, DecodingGatedMLP, DecodingRMSNorm
 from lorakit.engine.fuse import decoding_modules
@@ -115,3 +116,16 @@ def test_other_dtypes_are_transformers_own() -> None:
         x = torch.randn(1, 3, 32, dtype=torch.bfloat16)
         mlp = model.model.layers[0].mlp
         assert torch.equal(mlp(x), mlp.original[0](x))
+
+
+@pytest.mark.parametrize("switched", [True, False])
+def test_a_norm_that_trains_on_half_precision_is_transformers_own(switched: bool) -> None:
+    """Its weight is float32 at rest, and cast to the base's dtype in the call."""
+    model = families.build("llama").to(torch.bfloat16).eval()
+    attach_adapter(model, LoraConfig(r=4, modules_to_save=["model.norm"]))
+    perturb(model, size=0.5)
+    x = 3 * torch.randn(1, 7, 32, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
+    with nullcontext() if switched else adapter_disabled(model), torch.no_grad():
+        expected = model.model.norm(x)
+        with decoding_modules(model):
+            assert torch.equal(model.model.norm(x), expected)

@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from lorakit import progress
+from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.modules import AdaptedLinear
 from lorakit.base.head import backbone
 from lorakit.errors import InputError, NonFiniteError
 from lorakit.generate import Completion, SamplingSettings, generate
 from lorakit.generate.decoders import Prompt, SlotDecoder
+from lorakit.generate.longest import longest_passes
 from lorakit.generate.sequence import Growing, Stops
+from lorakit.recipe import LoraConfig
 from tests import families, tiny
 from tests.generate.law import LENGTHS, fresh_logprobs, largest_difference, prompts
 from tests.tolerances import LOGPROBS_FLOAT32
@@ -317,3 +321,13 @@ def test_a_model_that_computes_no_numbers_is_an_error() -> None:
                 prompts(),
                 dataclasses.replace(SAMPLED, temperature=temperature),
             )
+
+
+def test_the_largest_passes_compute_as_answers_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dense weights in the place of every adapted layer, the output head's too."""
+    model = families.build("llama").eval()
+    attach_adapter(model, LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
+    monkeypatch.setattr(AdaptedLinear, "forward", None)
+    options = {"max_batch": 2, "max_dense_bytes": 1 << 30}
+    generate(model, TOKENIZER, prompts(), SamplingSettings(max_new_tokens=2), **options)
+    assert list(longest_passes(model, prompts(), 2, **options))

@@ -29,6 +29,8 @@ def right(answer: str, reference: str) -> float:
         ("\\boxed{1} then \\boxed{\\boxed{2} + 3} and \\boxed{4", "\\boxed{2} + 3"),
         ("The answer is 42 apples because 6*7=42 and 5 are left.", "42"),
         ("Answer: $x=3$.", "x=3"),
+        ("The answer is 5. No, the answer is 6, not 7.", "6"),
+        ("#### 5 or #### 6", "6"),
         ("It costs $1,234.50 in total.", "1,234.50"),
         ("He pays $5 and gets $7.", "7"),
         ("We get $x^2$ apples, 5 of them.", "x^2"),

@@ -253,6 +253,8 @@ def test_regex_is_searched_for_in_the_answer_alone() -> None:
     assert score("regex", "yes\n", "", anchored) == 0
     with pytest.raises(RecipeError, match=r"set evaluate\.regex"):
         score("regex", "a", "a", ScoringOptions())
+    with pytest.raises(RecipeError, match=r"'\(' is no pattern \(missing \)"):
+        tasks.scorer("regex").check(ScoringOptions(regex="("))
 
 
 def test_a_pattern_that_never_ends_is_stopped_and_told(caplog: pytest.LogCaptureFixture) -> None:

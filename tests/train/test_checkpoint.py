@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorakit import files
 from lorakit.errors import CheckpointError, RunError
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.checkpoint_store import CheckpointStore
@@ -213,6 +214,38 @@ def test_a_checkpoint_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="exists already"):
         store.save(3, _tensors(4), {})
     assert read_checkpoint(store.path(3)).state["step"] == 3
+
+
+def test_one_of_the_same_step_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second signal, a kill or a full disk may come at any moment of a save."""
+    folder, killed = tmp_path / "run", tmp_path / "killed"
+    store = _save(folder, 3)
+    plain = files.move_into_place
+
+    def interrupted(staging: Path, final: Path) -> None:
+        shutil.copytree(folder, killed)  # what a kill leaves
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "move_into_place", interrupted)
+    with pytest.raises(RunError, match=r"untouched \(steps: 3\)"):
+        store.save(3, _tensors(4), {"kept": False}, anew=True)
+    monkeypatch.setattr(files, "move_into_place", plain)
+    for left in (store, _save(killed)):
+        assert left.newest().state["step"] == 3
+        left.save(3, _tensors(4), {"kept": True}, anew=True)
+        assert left.newest().state == {"kept": True}
+    for one in (folder, killed):
+        assert sorted(p.name for p in one.iterdir()) == [".reserve", "step-3"]
+
+
+def test_one_that_was_replaced_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    """Where the process ended between the last rename and the removal."""
+    store = _save(tmp_path, 3)
+    shutil.copytree(store.path(3), tmp_path / ".aside-step-3")
+    assert _save(tmp_path).newest().step == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".reserve", "step-3"]
 
 
 def test_unfinished_folders_go_at_the_next_start(tmp_path: Path) -> None:
