@@ -41,7 +41,9 @@ def roller(model: Path, work: Work) -> Generator[Roller]:
     yield run
 
 
-def steps(model: Path, work: Work, *, num_steps: int, warmup: int) -> dict[str, Any]:
+def steps(
+    model: Path, work: Work, *, num_steps: int, warmup: int, compact_heap: bool
+) -> dict[str, Any]:
     """Load, train, and tell."""
     memory = Memory()
     imports = memory.now()
@@ -59,6 +61,7 @@ def steps(model: Path, work: Work, *, num_steps: int, warmup: int) -> dict[str, 
         max_grad_norm=sft_ours.MAX_GRAD_NORM,
         seed=sft_ours.SEED,
         logging_steps=1,
+        compact_heap=compact_heap,
     )
     grpo = GRPOSettings(
         rewards=(Reward("regex"),),
@@ -74,7 +77,7 @@ def steps(model: Path, work: Work, *, num_steps: int, warmup: int) -> dict[str, 
         "seconds": step_seconds([line["seconds"] for line in lines], warmup),
         "rollout_seconds": [line["seconds/rollout"] for line in lines][warmup:],
         "mean_lengths": [line["completions/mean_length"] for line in lines][warmup:],
-        "without_variance": [line["frac_reward_zero_std"] for line in lines],
+        "without_variance": [line["frac_reward_zero_std"] for line in lines][warmup:],
         "cpu_seconds": cpu_seconds,
         "imports_bytes": imports,
         "peak_bytes": memory.peak(),

@@ -61,6 +61,7 @@ STEP_COLUMNS = (
     "lorakit is faster by",
     "CPU s of all steps",
     "tokens of an answer",
+    "in groups without variance",
     "peak MiB",
     "lorakit takes of its peak",
     "above its imports, MiB",
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=at_least_one, default=1, help="steps before them")
     parser.add_argument("--peer-rollouts", nargs="*", default=list(ROLLOUTS))
     parser.add_argument("--peer-steps", nargs="*", default=["default", "fast"])
+    parser.add_argument("--compact-heap", action="store_true", help="lorakit with its compact heap")
     parser.add_argument("--workdir", type=Path, help="where models are kept for the next time")
     options = parser.parse_args()
     with work_folder(options.workdir) as folder:
@@ -89,6 +91,7 @@ def main() -> None:
             "most": options.most,
             "num_steps": options.warmup + options.steps,
             "warmup": options.warmup,
+            "compact_heap": options.compact_heap,
         }
         in_a_process(__file__, task | {"contest": "model"}, options.threads)
         for name in options.contests:
@@ -109,8 +112,12 @@ def contest(options: argparse.Namespace, task: dict[str, Any]) -> None:
     print(table(columns, lines), flush=True)
     path = results_file("grpo_peers")
     words = f"{task['contest']}, {options.shape}, up to {options.most} tokens"
+    names = [path.stem, task["contest"], options.shape, str(options.most)]
+    if options.compact_heap and not rollouts:
+        words += ", compact heap"
+        names.append("compactheap")
     write_section(f"GRPO: {words}", section(options, task, table(columns, lines)), path)
-    name = "_".join([path.stem, task["contest"], options.shape, str(options.most)])
+    name = "_".join(names)
     content = {"conditions": conditions(), "task": without_places(task), "measured": measured}
     path.with_name(f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
@@ -130,7 +137,7 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     if task["do"] == OURS:
         import grpo_ours
 
-        return grpo_ours.steps(model, work, **counts)
+        return grpo_ours.steps(model, work, **counts, compact_heap=task["compact_heap"])
     import grpo_theirs
 
     return grpo_theirs.steps(model, work, task["do"], **counts)
@@ -181,22 +188,25 @@ def step_lines(measured: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     for name, mine in columns.items():
         ours = columns[OURS]
         line = [name, spread(mine["seconds"], ".2f"), "", spread(mine["cpu"], ".1f")]
-        line += [spread(mine["length"], ".1f"), spread(mine["peak"], ",.0f"), ""]
+        line += [spread(mine["length"], ".1f"), spread(mine["flat"], ".0%")]
+        line += [spread(mine["peak"], ",.0f"), ""]
         line += [spread(mine["above"], ",.0f"), ""]
         if name != OURS:
             line[2] = spread(ratios(mine["seconds"], ours["seconds"]), ".2f")
-            line[6] = spread(ratios(ours["peak"], mine["peak"]), ".2f")
-            line[8] = spread(ratios(ours["above"], mine["above"]), ".2f")
+            line[7] = spread(ratios(ours["peak"], mine["peak"]), ".2f")
+            line[9] = spread(ratios(ours["above"], mine["above"]), ".2f")
         lines.append(line)
     return lines
 
 
 def step_values(ones: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Of each measurement: mean seconds of a step and tokens of an answer, CPU seconds, MiB."""
+    """Of each measurement: mean seconds of a step and tokens of an answer, the share of answers in
+    groups without variance, CPU seconds, MiB."""
     return {
         "seconds": [statistics.mean(one["seconds"]) for one in ones],
         "cpu": [one["cpu_seconds"] for one in ones],
         "length": [statistics.mean(one["mean_lengths"]) for one in ones],
+        "flat": [statistics.mean(one["without_variance"]) for one in ones],
         "peak": [one["peak_bytes"] / MIB for one in ones],
         "above": [(one["peak_bytes"] - one["imports_bytes"]) / MIB for one in ones],
     }

@@ -148,10 +148,14 @@ def steps(model: Path, work: Work, name: str, *, num_steps: int, warmup: int) ->
     base.generation_config.eos_token_id = end_ids(vocabulary, work.most)
     chosen, clock = TRL[name], Clock()
     lengths: list[float] = []
+    without_variance: list[float] = []
 
     def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         lengths.append(sum(map(len, completion_ids)) / len(completion_ids))
-        return [float(re.search(REWARDED, text) is not None) for text in completions]
+        found = [float(re.search(REWARDED, text) is not None) for text in completions]
+        groups = [found[i : i + GROUP_SIZE] for i in range(0, len(found), GROUP_SIZE)]
+        without_variance.append(sum(len(set(group)) == 1 for group in groups) / len(groups))
+        return found
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
@@ -170,6 +174,7 @@ def steps(model: Path, work: Work, name: str, *, num_steps: int, warmup: int) ->
     return {
         "seconds": step_seconds(clock.ends, warmup),
         "mean_lengths": lengths[warmup:],
+        "without_variance": without_variance[warmup:],
         "cpu_seconds": cpu_seconds,
         "imports_bytes": imports,
         "peak_bytes": memory.peak(),

@@ -21,8 +21,9 @@ GROUPS, GROUP_SIZE = 8, 8
 PROMPT_LENGTHS = (32, 128)
 MEAN_SHARE = 0.3  # of the longest answer that is allowed
 END_ID = 1
-# Some answers match and some do not, whatever is learned.
-REWARDED = "7 .*3"
+# Half of the answers begin so, whatever is learned, and nearly every group has both kinds: lorakit
+# computes nothing for a group without variance, which would be less work.
+REWARDED = r"^\d*[02468]\b"
 # Answers prompts with so many tokens each, and gives the numbers of tokens.
 Roller = Callable[[list[list[int]], list[int]], list[int]]
 
