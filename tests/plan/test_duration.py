@@ -123,7 +123,7 @@ def test_experts_count_as_often_as_tokens_are_sent_to_them() -> None:
 
 @pytest.mark.parametrize("model_type", ATTENDING)
 def test_attention_costs_what_a_pass_counts(model_type: str) -> None:
-    """PyTorch counts whole squares of scores: what grows with the square of the length is theirs."""
+    """PyTorch counts whole squares of scores: what grows with the length squared is theirs."""
     model = families.build(model_type)
     model.set_attn_implementation("eager")
     one, two = (_counted(model, tokens) for tokens in (64, 128))
