@@ -37,18 +37,21 @@ def find(facts: Facts) -> Iterator[Finding]:
         return
     for where, (alpha, rank) in _given(adapter).items():
         scale = scaling_of(rank, alpha, use_rslora=adapter.use_rslora)
+        # A rank is named where a rule of its own for alpha is missing.
+        name = where.removeprefix("adapter.rank_pattern.")
+        to_set = "it" if name == where else f"adapter.alpha_pattern.{name}"
         if not adapter.use_rslora and scale > MAX_SCALE:
             message = (
                 f"lora_alpha {alpha:g} is over twice the rank {rank}: the update is scaled by "
-                f"{scale:g}, which destabilizes; set it to {rank} or {2 * rank}"
+                f"{scale:g}, which destabilizes; set {to_set} to {rank} or {2 * rank}"
             )
             yield Finding(ID, "warning", message, where)
         elif adapter.use_rslora and scale > MAX_RSLORA_SCALE:
             severity: Severity = "warning" if alpha > rank else "note"
             message = (
                 f"lora_alpha {alpha:g} with rsLoRA at rank {rank}: the update is scaled by alpha / "
-                f"sqrt(r) = {scale:.3g}, where 2 is usual; set it to "
-                f"{MAX_SCALE * math.sqrt(rank):.0f}, or leave it out ({RSLORA_ALPHA:g})"
+                f"sqrt(r) = {scale:.3g}, where 2 is usual; set {to_set} to "
+                f"{MAX_SCALE * math.sqrt(rank):.0f}, or leave lora_alpha out ({RSLORA_ALPHA:g})"
             )
             yield Finding(ID, severity, message, where)
 
