@@ -19,6 +19,7 @@ MAX_LINE_BYTES = 16 << 20
 MAX_FILE_BYTES = 2 << 30
 MAX_DEPTH = 64
 _BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
@@ -81,9 +82,11 @@ def decode(data: bytes, path: Path, first_line: int = 1) -> str:
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
         column = error.start - data.rfind(b"\n", 0, error.start)
+        # Windows' shells and Excel's "Unicode text" write it: as latin1 it would become rubbish.
+        written = "utf-16" if data.startswith(_UTF16) else "latin1"
         raise DataError(
             f"{path}:{line}: byte {column} (0x{data[error.start]:02x}) is not UTF-8. Data files "
-            "are UTF-8; convert the file, for example with `iconv -f latin1 -t utf-8`."
+            f"are UTF-8; convert the file, for example with `iconv -f {written} -t utf-8`."
         ) from None
 
 

@@ -10,8 +10,9 @@ T tokens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -36,6 +37,7 @@ MULTIPLYING = (
 )
 # Layers of these types keep a state instead of looking back at every token.
 RECURRENT = ("linear_attention", "mamba", "conv", "recurrent")
+MLP_ALONE = ("moe", "mlp")
 
 
 @dataclass(frozen=True)
@@ -266,27 +268,46 @@ def _shape(module: AdaptedLinear, input_gradient: bool) -> AdaptedShape:
 def _pairs(config: PreTrainedConfig, num_layers: int) -> list[tuple[tuple[int | None, float], ...]]:
     """`LayerWork.pairs` of each layer; where layers cannot be told apart each has its share."""
     values = config.to_dict()
-    heads = values.get("num_attention_heads")
-    if not isinstance(heads, int):
-        return [()] * num_layers
-    head_dim = values.get("head_dim") or config.hidden_size // heads
-    window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
-    types = values.get("layer_types") or ["full_attention"] * config.num_hidden_layers
-    # Of old configs without types, a window is of every layer.
-    everywhere = values.get("layer_types") is None
+    window = _value(config, values, "sliding_window")
+    if not values.get("use_sliding_window", True):
+        window = None
+    # A field of some configs, of hybrids often a property; of old ones neither.
+    given = getattr(config, "layer_types", None)
+    types = given or ["full_attention"] * config.num_hidden_layers
+    own = values.get("per_layer_config") or {}  # {number of a layer: fields in which it differs}
     found: list[dict[int | None, float]] = []
-    for kind in types:
-        if kind.startswith(RECURRENT):
+    for place, kind in enumerate(types):
+        pair = _of_pair(config, values | own.get(str(place), {}))
+        if kind.startswith(RECURRENT + MLP_ALONE) or not pair:
             found.append({})
             continue
-        width = window if everywhere or kind != "full_attention" else None
-        found.append({width: 4.0 * heads * head_dim})
+        # Of configs without types, a window is of every layer.
+        width = window if given is None or kind != "full_attention" else None
+        found.append({width: pair})
     if len(found) == num_layers:
         return [tuple(one.items()) for one in found]
     total: Counter[int | None] = Counter()
     for one in found:
         total.update(one)
     return [tuple((width, cost / num_layers) for width, cost in total.items())] * num_layers
+
+
+def _of_pair(config: PreTrainedConfig, values: Mapping[str, Any]) -> float:
+    """Forward, of all heads together: a query with a key, and the score times the values; 0 where
+    nothing attends."""
+    heads = _value(config, values, "num_attention_heads")
+    if not isinstance(heads, int):
+        return 0.0
+    # Multi-head latent attention: what turns and what does not, and values of another size.
+    turning, fixed = values.get("qk_rope_head_dim"), values.get("qk_nope_head_dim")
+    if turning and fixed:
+        return 2.0 * heads * (turning + fixed + values["v_head_dim"])
+    return 4.0 * heads * (_value(config, values, "head_dim") or config.hidden_size // heads)
+
+
+def _value(config: PreTrainedConfig, values: Mapping[str, Any], name: str) -> Any:
+    """A field by its usual name, which a model_type may write otherwise: n_head, num_heads."""
+    return values.get(config.attribute_map.get(name, name))
 
 
 def _gate_and_up(layer: nn.Module) -> float:

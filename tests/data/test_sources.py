@@ -79,6 +79,7 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> No
 
 FAULTS = {
     "broken JSON": (b'{"a": 1}\n{"a": \n', r"a\.jsonl:2: broken JSON at character \d+"),
+    "UTF-16": ('{"a": 1}'.encode("utf-16"), r"a\.jsonl:1: .*iconv -f utf-16 -t utf-8"),
     "not UTF-8": (b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl:2: byte 8 \(0xff\) is not UTF-8"),
     "no object": (b"[1, 2]\n", r"a\.jsonl:1: the line holds a list"),
     "NaN": (b'{"a": NaN}\n', r"a\.jsonl:1: NaN is not JSON"),

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.modules import AdaptedLinear
@@ -39,6 +41,11 @@ from lorakit.train.rates import Curve
 from tests import families
 
 NONE = RecomputePolicy("none")
+# Their states are computed in blocks whose products grow with the square of a short length; those
+# that have no attention at all; and two whose values are wider than config.json's usual fields say.
+NOT_HELD = {"bamba", "falcon_h1", "granitemoehybrid", "minimax", "nemotron_h"}
+NOT_HELD |= {"falcon_mamba", "mamba", "mamba2", "rwkv", "diffllama", "mimo_v2_flash"}
+ATTENDING = sorted(set(families.FAMILIES) - NOT_HELD)
 
 
 def examples(count: int, longest: int = 60, seed: int = 0) -> ExampleSet:
@@ -112,6 +119,25 @@ def test_experts_count_as_often_as_tokens_are_sent_to_them() -> None:
     )
     assert more.forward - fewer.forward > 2 * experts  # two more of them, and their factors
     assert more.forward - fewer.forward < 2 * 1.5 * experts
+
+
+@pytest.mark.parametrize("model_type", ATTENDING)
+def test_attention_costs_what_a_pass_counts(model_type: str) -> None:
+    """PyTorch counts whole squares of scores: what grows with the length squared is theirs."""
+    model = families.build(model_type)
+    model.set_attn_implementation("eager")
+    one, two = (_counted(model, tokens) for tokens in (64, 128))
+    squared = (two - 2 * one) / (128**2 - 2 * 64**2)
+    layers = count_flops(model, attach_adapter(model, LoraConfig(r=4)), 4).layers
+    counted = sum(cost for layer in layers for _, cost in layer.pairs)
+    # A convolution pads by a few tokens, which do not double with the length.
+    assert counted == pytest.approx(squared, rel=0.005)
+
+
+def _counted(model: PreTrainedModel, tokens: int) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.full((1, tokens), 5), use_cache=False)
+    return int(counter.get_total_flops())
 
 
 def test_pairs_of_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from lorakit.data.contract import Finding
@@ -18,8 +19,8 @@ REASON = (
 SOURCE = "rsLoRA (arXiv 2312.03732); arXiv 2512.15634"
 EXAMPLE = "adapter: {r: 128}"
 MEND = (
-    "Set adapter.use_rslora: true, with lora_alpha near the square root of r times 2; or "
-    "lower r to 64."
+    "Set adapter.use_rslora: true, with lora_alpha left out or near twice the square root of r; "
+    "or lower r to 64."
 )
 
 MAX_RANK = 64
@@ -33,9 +34,11 @@ def find(facts: Facts) -> Iterator[Finding]:
     ranks |= {f"adapter.rank_pattern.{name}": rank for name, rank in adapter.rank_pattern.items()}
     for where, rank in ranks.items():
         if rank > MAX_RANK:
+            # An alpha of LoRA would be scaled far too high.
+            fitting = f" with lora_alpha {2 * math.sqrt(rank):.0f}"
+            alpha = "" if adapter.lora_alpha is None else fitting
             message = (
-                f"rank {rank} is over {MAX_RANK} without rsLoRA: alpha / r scales the update "
-                "down as "
-                "the rank grows; set adapter.use_rslora: true, or lower the rank"
+                f"rank {rank} is over {MAX_RANK} without rsLoRA: alpha / r scales the update down "
+                f"as the rank grows; set adapter.use_rslora: true{alpha}, or lower the rank"
             )
             yield Finding(ID, "warning", message, where)

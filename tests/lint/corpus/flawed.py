@@ -213,6 +213,10 @@ FLAWED: dict[str, list[Case]] = {
     "alpha-over-twice-rank": [
         _recipe(adapter={"r": 8, "lora_alpha": 64}),
         _recipe(adapter={"use_rslora": True, "r": 16, "lora_alpha": 64}),
+        # Twice the rank, as for LoRA: scaled by 23.
+        _recipe(adapter={"use_rslora": True, "r": 128, "lora_alpha": 256}),
+        _note(_recipe(adapter={"use_rslora": True, "r": 64, "lora_alpha": 64})),
+        _recipe(adapter={"r": 64, "lora_alpha": 64, "rank_pattern": {"q_proj": 8}}),
     ],
     "learning-rate-too-high": [
         _recipe(train={"learning_rate": 1e-2}),
