@@ -182,12 +182,14 @@ def features(module: nn.Module) -> tuple[int, int]:
 def _all_linear(
     model: PreTrainedModel, free: Mapping[str, nn.Module], config: LoraConfig
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    head = model.get_output_embeddings()
+    head, text = model.get_output_embeddings(), _text_model(model)
     adapted: dict[str, nn.Module] = {}
     reasons: dict[str, str] = {}
     for name, module in free.items():
         if module is head:
             reasons[name] = "output head"
+        elif is_linear(module) and text is not None and not is_below(name, [text]):
+            reasons[name] = f"outside of {text}: text does not pass it"
         elif is_linear(module) and is_router(name):
             reasons[name] = "expert router"
         elif is_linear(module):
@@ -197,6 +199,17 @@ def _all_linear(
             else:
                 reasons[name] = reason
     return adapted, reasons
+
+
+def _text_model(model: PreTrainedModel) -> str | None:
+    """The name of the part that reads text, of a model that takes pictures or sound too; None: all
+    of it does."""
+    if model.config.get_text_config() is model.config:
+        return None
+    decoder = model.get_decoder()
+    return next(
+        (name for name, module in model.named_modules() if name and module is decoder), None
+    )
 
 
 def _named(

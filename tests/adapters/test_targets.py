@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
+import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.ranks import RSLORA_ALPHA, module_rank_and_alpha, scaling_of
-from lorakit.adapters.save import minimal_endings, portable_pattern
+from lorakit.adapters.save import minimal_endings, portable_pattern, save_adapter
 from lorakit.adapters.targets import find_targets
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 from tests import families, tiny
+from tests.adapters.peers import load_in_peft
 
 LEAVES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -221,3 +226,41 @@ def test_layers_whose_weight_is_read_directly_are_left_out() -> None:
     assert found.left_out["backbone.layers.0.mixer.out_proj"].endswith("weight directly")
     with pytest.raises(AdapterError, match="multiplies with its weight directly"):
         find_targets(model, LoraConfig(target_modules=["out_proj"]))
+
+
+@pytest.fixture
+def picture_config() -> Gemma3Config:
+    """Of a checkpoint for pictures and text, whose towers name their layers alike."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = sizes | {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 300}
+    return Gemma3Config(
+        text_config=text, vision_config=sizes | {"image_size": 28, "patch_size": 14}
+    )
+
+
+def test_all_linear_is_of_the_part_that_text_passes(
+    picture_config: Gemma3Config, tmp_path: Path
+) -> None:
+    def model() -> Gemma3ForConditionalGeneration:
+        torch.manual_seed(0)
+        return Gemma3ForConditionalGeneration(picture_config)
+
+    ours = model()
+    found = find_targets(ours, LoraConfig(r=4))
+    attach_adapter(ours, LoraConfig(r=4))
+    assert leaves(set(found.adapted)) == LEAVES
+    assert all(name.startswith("model.language_model.") for name in found.adapted)
+    seen = [reason for name, reason in found.left_out.items() if name.startswith("model.vision")]
+    assert any("text does not pass it" in reason for reason in seen)
+    save_adapter(ours, tmp_path)
+    theirs = load_in_peft(model(), tmp_path)
+    wrapped = {n for n, m in theirs.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+    assert wrapped == set(found.adapted)
+    # Who names them gets them.
+    named = find_targets(model(), LoraConfig(target_modules=r".*vision_tower.*\.fc1"))
+    assert leaves(set(named.adapted)) == {"fc1"}
