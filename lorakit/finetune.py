@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ from lorakit.run_folder import (
     naming_resumption,
     record_measured,
     record_peaks,
+    resume_command,
     write_recipe,
 )
 from lorakit.ship.tokenizer import copy_tokenizer, write_tokenizer
@@ -57,6 +59,8 @@ from lorakit.train.heap import trim_heap
 from lorakit.train.memory import forget_peak, peak_bytes
 from lorakit.train.metrics import read_metrics
 from lorakit.train.outcome import TrainOutcome
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -181,9 +185,18 @@ def finetune(recipe: Recipe, *, resume: bool = False, began: float | None = None
         write_identity(run, base)
     copy_tokenizer(run)
     save_adapter(model, run.adapter)
-    evaluation, failure = evaluate_sets(
-        model, tokenizer, recipe, sets, run, report=lambda: write_report(run.path), clock=clock
-    )
+    try:
+        evaluation, failure = evaluate_sets(
+            model, tokenizer, recipe, sets, run, report=lambda: write_report(run.path), clock=clock
+        )
+    except KeyboardInterrupt:
+        log.warning(
+            "stopped while it was evaluated; the training is done, its adapter is in %s. `%s` "
+            "evaluates it and ends the run.",
+            run.adapter,
+            resume_command(run),
+        )
+        raise
     clock.count("evaluation", clock.rest())
     predicted, most = record_peaks(run, {"evaluation_peak": peak_bytes(model.device)})
     memory = PeakMemory(predicted, most, on_cpu=model.device.type == "cpu")

@@ -161,9 +161,12 @@ def test_a_bug_shows_its_traceback(
     assert "this is a bug in lorakit" in shown
 
 
-def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_with_130_and_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(new, "_template", _raise(KeyboardInterrupt()))
     assert main(["new", "x.yaml"]) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
 
 
 def test_running_out_of_memory_says_so(

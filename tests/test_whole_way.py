@@ -120,3 +120,33 @@ def test_what_comes_before_training_is_let_go_and_rows_are_not_needed_again(
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())["in_domain"]
     assert {"overfitting", "memorisation"} <= found.keys()
     assert outcome.evaluation["in_domain"].answered
+
+
+def test_who_stops_what_comes_after_the_training_is_told_how_the_run_ends(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"prompt": f"What helps {n}?", "completion": f"Rest {n}."} for n in range(8)]
+    rows.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    recipe = lorakit.parse_recipe(
+        {
+            "base": {"model": str(tiny_folder), "dtype": "float32"},
+            "data": {"train": str(rows), "validation": 0.5},
+            "train": {"max_steps": 1},
+            "evaluate": {"metrics": ["loss"]},
+            "output": {"dir": str(tmp_path / "run")},
+        }
+    )
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(sys.modules[lorakit.finetune.__module__], "evaluate_sets", stop)
+        lorakit.finetune(recipe)
+    told = caplog.messages[-1]
+    assert "the training is done" in told and f"--output {tmp_path / 'run'} --resume" in told
+    assert lorakit.finetune(recipe, resume=True).evaluation["in_domain"]

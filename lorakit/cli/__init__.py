@@ -53,6 +53,8 @@ REFUSALS = {
     errno.ENOTDIR: "A part of that path is a file, not a folder.",
 }
 
+INTERRUPTED = 130
+
 # Verbs that leave nothing behind but what they have written by then.
 ENDS_AT_ONCE = frozenset({"plan"})
 
@@ -115,8 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.addHandler(notes)
     try:
         get_command(app)(args=arguments, prog_name="lorakit")
-    except SystemExit as done:  # how typer ends, also after --help and wrong options
-        return int(done.code or 0)
+    except SystemExit as done:  # how typer ends, also after --help, wrong options and Ctrl-C
+        code = int(done.code or 0)
+        if code == INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        return code
     except LorakitError as error:
         return _refuse(" ".join([str(error), *_notes_of(error)]), error.exit_code)
     except MemoryError:

@@ -74,7 +74,7 @@ def evaluate_sets(
         tokenizer,
         results,
         sets.evaluation,
-        sets.train,
+        None if recipe.train.method == "grpo" else sets.train,
         measures,
         validation_losses(logged, keeps_best=recipe.train.early_stopping_patience is not None),
         stop_ids=stop_ids,

@@ -29,7 +29,7 @@ def with_proofs(
     tokenizer: PreTrainedTokenizerBase,
     results: Mapping[str, SetResult],
     sets: Mapping[str, HeldOut],
-    train: HeldOut,
+    train: HeldOut | None,
     measures: Measures,
     validation: ValidationLosses | None,
     *,
@@ -47,7 +47,8 @@ def with_proofs(
         tokenizer: of the model.
         results: of `compare_sets`.
         sets: those that were measured.
-        train: the rows that were trained on.
+        train: the rows that were trained on; None: none were, for a policy is asked them and learns
+            from its own completions: neither over-fitting nor memorisation is told then.
         measures: what was measured.
         validation: what validation saw during training.
         stop_ids: tokens that end an answer.
@@ -57,7 +58,11 @@ def with_proofs(
     results = with_variants(results, sets, measures)
     proofs: dict[str, dict[str, Proof]] = {name: dict(one.proofs) for name, one in results.items()}
     like = results[LIKE_TRAINING].measured if LIKE_TRAINING in results else None
-    if like is not None and min(len(train.examples), len(like.indices)) >= MIN_EXAMPLES:
+    if (
+        train is not None
+        and like is not None
+        and min(len(train.examples), len(like.indices)) >= MIN_EXAMPLES
+    ):
         unseen = sample(sets[LIKE_TRAINING].examples, like.indices)
         chosen, source = seen_rows(
             train.examples, train.meanings, unseen, len(like.indices), seed=measures.seed
@@ -79,8 +84,9 @@ def with_proofs(
         )
         if overfitting is not None:
             proofs[LIKE_TRAINING]["overfitting"] = overfitting
-    for name, memory in _memorisations(tokenizer, results, sets, train, measures, stop_ids):
-        proofs[name]["memorisation"] = memory
+    if train is not None:
+        for name, memory in _memorisations(tokenizer, results, sets, train, measures, stop_ids):
+            proofs[name]["memorisation"] = memory
     return {name: replace(one, proofs=proofs[name]) for name, one in results.items()}
 
 

@@ -32,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _only_reference = False
 _rehearsed_type: str | None = None
+_rehearsed_ops: set[str] = set()
 
 
 def backend_name(device: torch.device) -> str:
@@ -68,18 +69,21 @@ def computing_type(device: torch.device) -> str:
 
 
 @contextmanager
-def shapes_only(device_type: str) -> Iterator[None]:
+def shapes_only(device_type: str) -> Iterator[set[str]]:
     """Inside, ops allocate their results and compute nothing: for tensors that hold no data.
+
+    Gives the names of the ops that were called so far.
 
     Args:
         device_type: "cpu" or "cuda", what a rehearsal is for.
     """
-    global _rehearsed_type
-    before, _rehearsed_type = _rehearsed_type, device_type
+    global _rehearsed_type, _rehearsed_ops
+    before = _rehearsed_type, _rehearsed_ops
+    _rehearsed_type, _rehearsed_ops = device_type, set()
     try:
-        yield
+        yield _rehearsed_ops
     finally:
-        _rehearsed_type = before
+        _rehearsed_type, _rehearsed_ops = before
 
 
 @cache
@@ -131,6 +135,8 @@ def _dispatched(
 
 
 def _backend_for(name: str, tensor: torch.Tensor) -> ModuleType | None:
+    if _rehearsed_type is not None:
+        _rehearsed_ops.add(name)
     if _rehearsed_type is not None and (name in READS_TABLES or not _only_reference):
         return shapes
     return None if _only_reference else _backend(tensor.device.type)

@@ -20,6 +20,9 @@ READING = 11 << 20
 PACKING = 114 << 20
 # All of it while passes are made, with the buffers of MKL that large products take.
 COMPUTING = 145 << 20
+# Of that numba, LLVM and compiled code, for ops that are none of PyTorch's: a dense base of a
+# family whose layers have no fast form, with plain LoRA, calls none.
+COMPILER = 43 << 20
 # lorakit's own rooms: a run counts from when `train/memory.py` is imported, and most of what
 # `finetune` imports comes after it (tests/plan/test_loading.py).
 ROOMS = 31 << 20

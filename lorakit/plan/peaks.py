@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.engine.activations import LayerBytes
 from lorakit.evaluate.worst import WorstEvaluation
+from lorakit.kernels.cpu import COMPILED
 from lorakit.kernels.scratch import SMALLEST_BYTES
 from lorakit.optimizers.state_plan import StatePlan
 from lorakit.plan.evaluation import EvaluationBytes
 from lorakit.plan.heap import Heap
 from lorakit.plan.libraries import (
+    COMPILER,
     COMPUTING,
     READING,
     held_from_the_start,
@@ -24,6 +26,7 @@ from lorakit.plan.policy import Rollouts
 from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
 from lorakit.plan.worst import Worst
 from lorakit.recipe import EvaluateSection
+from lorakit.recipe.quantizations import BLOCKWISE
 from lorakit.train.choices import Division
 from lorakit.train.heap import LARGE_BYTES
 
@@ -208,7 +211,11 @@ def find_peaks(
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     held = held_from_the_start(blueprint.model.config) if on_cpu else 0
-    libraries = held + COMPUTING if on_cpu else 0
+    # The passes of an evaluation call no op that training does not.
+    called = frozenset().union(*(one.ops for one, _ in training))
+    is_compiled = estimated is not None or quantization in BLOCKWISE or bool(called & COMPILED)
+    computing = COMPUTING if is_compiled else COMPUTING - COMPILER
+    libraries = held + computing if on_cpu else 0
     loading_libraries = held + libraries_of_loading(quantization) if on_cpu else 0
     rows = row_bytes if on_cpu else 0
     resident = resident_bytes(memory, device_type) + libraries + rows

@@ -77,6 +77,7 @@ class PassBytes:
         backward: the most while the backward pass ran; 0 without one.
         events: every allocation and its end (see `Ledger`).
         heap: that they are made in, if every layer was run; None: holes are not asked for.
+        ops: names of the kernels that were called (see `kernels/dispatch.py`).
     """
 
     kept: int
@@ -85,6 +86,7 @@ class PassBytes:
     backward: int
     events: list[tuple[int, int]]
     heap: Heap | None = None
+    ops: frozenset[str] = frozenset()
 
     @property
     def peak(self) -> int:
@@ -165,7 +167,7 @@ def rehearse(
     with set_aside(model, run) as standing, _gradients(model) as gradients:
         tensors = [*model.parameters(), *model.buffers(), *_dense_copies(model), *gradients]
         with (
-            kernels.shapes_only(device_type),
+            kernels.shapes_only(device_type) as ops,
             training_mode(model, adapter, policy) as recompute,
             torch.set_grad_enabled(trains),
         ):
@@ -178,7 +180,7 @@ def rehearse(
             ):
                 loss_of = _policy_loss if of_policy else _loss
                 found = _one_pass(model, adapter, micro_batch, ledger, loss_of, trains=trains)
-                return replace(found, heap=heap)
+                return replace(found, heap=heap, ops=frozenset(ops))
 
 
 @contextmanager

@@ -115,8 +115,7 @@ def _proofs(run: RunFiles) -> dict[str, Any]:
     seen = None if like is None else like.overfitting
     return {
         "variants": variants_said(run.evaluation),
-        # Of a policy the loss of references, which it never writes, says nothing.
-        "overfitting": [] if seen is None or is_policy(run.metrics) else overfitting_said(seen),
+        "overfitting": [] if seen is None else overfitting_said(seen),
         "memorisation": memorisation_said(run.evaluation),
         "calibration": calibration_said(run.evaluation),
         "diagrams": [

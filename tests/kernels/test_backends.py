@@ -10,7 +10,7 @@ import torch
 
 from lorakit.base.four_bit import quantize
 from lorakit.kernels import dispatch
-from lorakit.kernels.cpu import compiled, ops, threads
+from lorakit.kernels.cpu import COMPILED, compiled, ops, threads
 from lorakit.kernels.reference.four_bit import (
     CODE_VALUES,
     code_values,
@@ -31,6 +31,7 @@ def test_every_op_is_tested() -> None:
     assert len(kernels) == sum(hasattr(ops, name) for name in dispatch.OPS)
     # Softmax is the one PyTorch has a compiled kernel for.
     assert dispatch.OPS.keys() - vars(ops).keys() == {"cross_entropy"}
+    assert dispatch.OPS.keys() & vars(ops).keys() == COMPILED
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

@@ -15,12 +15,14 @@ import pytest
 
 from lorakit.plan.gpus import find_gpu
 from lorakit.plan.heap import Heap
+from lorakit.plan.libraries import COMPILER, COMPUTING
 from lorakit.plan.methods import compare_methods
 from lorakit.plan.peaks import CUDA_CONTEXT
 from lorakit.plan.plan import plan
 from lorakit.plan.result import Plan
 from lorakit.plan.trial import same_machine
 from lorakit.recipe import edited, parse_recipe
+from tests import families
 from tests.plan.large_bases import LLAMA_3_1_8B, LLAMA_3_1_70B, QWEN3_235B_A22B
 from tests.plan.test_plan import LLAMA_PARAMETERS, LORA_R16, nf4_bytes_8b
 
@@ -162,3 +164,23 @@ def test_the_peak_is_within_ten_percent(tmp_path: Path, name: str) -> None:
     environment = dict(os.environ, PYTHONPATH=str(root))
     done = subprocess.run([*command, "--workdir", str(tmp_path)], env=environment, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "is_compiled"),
+    [
+        ("gemma2", {}, False),
+        ("gemma2", {"adapter.use_dora": True}, True),
+        ("gemma2", {"base.quantization": "nf4"}, True),
+        ("llama", {}, True),
+    ],
+)
+def test_the_compiler_is_counted_where_an_op_needs_it(
+    family: str, changes: dict[str, Any], is_compiled: bool, tmp_path: Path
+) -> None:
+    families.config(family).save_pretrained(tmp_path)
+    base = {"model": str(tmp_path), "device": "cpu"}
+    recipe = parse_recipe({"base": base, "data": {"train": "no/rows.jsonl"}})
+    found = plan(edited(recipe, changes), reads_rows=False).peaks
+    computing = found.libraries - found.held_from_the_start
+    assert computing == COMPUTING - (0 if is_compiled else COMPILER)
