@@ -7,9 +7,11 @@ disk's time, for a sample as for the whole; so the sample is spread over the fil
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.meta_model import empty_model
 from lorakit.base.packed import PackedWeight
 
-# Tensors that are read, at most; and seconds after which no more are.
+# Tensors that are read, at most; and seconds after which no more are, if there were so many.
 MAX_TENSORS = 24
+MIN_TENSORS = 4
 SECONDS = 2.0
 # A load builds the model three times: plain, as it is stored, and the one that is filled.
 MODELS_BUILT = 3
@@ -50,24 +53,29 @@ def time_loading(
     Raises:
         ModelError: files that are broken.
     """
-    began = time.perf_counter()
-    empty_model(whole.config, dtype=dtype)
-    building = MODELS_BUILT * (time.perf_counter() - began)
+    built = []
+    for _ in range(MODELS_BUILT):
+        began = time.perf_counter()
+        empty_model(whole.config, dtype=dtype)
+        built.append(time.perf_counter() - began)
+    building = MODELS_BUILT * min(built)
     entries = read_entries(folder).values()
     packed = [] if as_stored else packed_weights(whole)
     num_packed = sum(stored.shape.numel() for stored in packed)
     num_read = sum(_numel(entry) for entry in entries)
     reading, moving, packing = _Rate(), _Rate(), _Rate()
     until = time.monotonic() + SECONDS
-    for entry in _spread(entries):
+    for number, entry in enumerate(_spread(entries), 1):
         tensor = reading.timed(entry.stop - entry.start, partial(read_tensor, entry))
         if not tensor.is_floating_point():
             continue
         if packed and tensor.dim() >= 2:
             matrix = tensor.flatten(0, -2).to(device, dtype)
-            packing.timed(matrix.numel(), partial(packed[0].pack_like, matrix))
+            # Compiling takes seconds or minutes, once: it must not stand for any other tensor.
+            for _ in range(1 if packing.began else 2):
+                packing.timed(matrix.numel(), partial(packed[0].pack_like, matrix))
         moving.timed(tensor.numel(), partial(tensor.to, device, dtype, copy=True))
-        if time.monotonic() > until:
+        if number >= MIN_TENSORS and time.monotonic() > until:
             break
     return (
         building
@@ -96,6 +104,10 @@ class _Rate:
     def __init__(self) -> None:
         self._times: list[tuple[int, float]] = []
 
+    @property
+    def began(self) -> bool:
+        return bool(self._times)
+
     def timed(self, size: int, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         result = work()
@@ -109,7 +121,11 @@ class _Rate:
         (first_size, first), *others = self._times
         if not others:
             return first * size / first_size
-        rate = sum(seconds for _, seconds in others) / sum(n for n, _ in others)
+        # The median by size, not the least: each piece is read from the disk once, and some may lie
+        # in memory already. What was interrupted is among the slower half.
+        by_rate = sorted((seconds / n, n) for n, seconds in others)
+        behind = list(accumulate(n for _, n in by_rate))
+        rate = by_rate[bisect.bisect_left(behind, behind[-1] / 2)][0]
         return rate * size + max(0.0, first - rate * first_size)
 
 

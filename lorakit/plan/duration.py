@@ -101,6 +101,7 @@ class Duration:
         cost: None where time or price is not known.
         no_cost: why there is none although prices were given.
         left_out: what the run does beside, whose time nobody knows, in words.
+        disturbed: whether this machine was busy with other things while it was timed.
     """
 
     flops: dict[str, float] | None = None
@@ -109,6 +110,7 @@ class Duration:
     cost: Cost | None = None
     no_cost: str | None = None
     left_out: tuple[str, ...] = ()
+    disturbed: bool = False
 
     @property
     def is_bound(self) -> bool:
@@ -142,7 +144,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
     events = _events(run)
     counted = _operations(flops, workload, events, division.recompute_policy, policy)
     left_out = [*events.evaluation.left_out, *_left_out(run)]
-    checks = 0.0
+    checks, disturbed = 0.0, False
     machine: Machine
     if target.gpu is not None:
         machine = _sheet(run, target.gpu, flops, timing.efficiency)
@@ -155,6 +157,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         rates = _rates(run, flops, workload, timing)
         if isinstance(rates, str):
             return Duration(counted, None, rates, None)
+        disturbed = rates.disturbed
         formulas = time_formulas() if events.evaluation.formulas else None
         checks = _check_seconds(run, timing)
         machine = Measured(flops, rates, load or 0.0, formulas)
@@ -171,7 +174,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
         if cost is not None and seconds.is_bound:
             cost = replace(cost, basis=f"at most, for the time at most; {cost.basis}")
         why = None if cost is not None else f"{timing.prices.source} has no price for {name!r}"
-    return Duration(counted, seconds, machine.how, cost, why, tuple(left_out))
+    return Duration(counted, seconds, machine.how, cost, why, tuple(left_out), disturbed)
 
 
 def _policy_work(run: Counted) -> PolicyWork | None:

@@ -36,6 +36,10 @@ BUDGET_OF_CPU = (
     "the budget is of this machine's CPU, which takes other dtypes than a GPU; for a GPU with so "
     "little memory name one too, such as --gpu rtx4090"
 )
+BUSY = (
+    "this machine was busy with other things while it was timed; times may be too long: run it "
+    "again"
+)
 # Of a policy gradient.
 AT_MOST = (
     "memory, tokens and time are those of completions that are all as long as "
@@ -152,6 +156,7 @@ def plan(
             None if before is None else before.duration,
         )
         duration = predict_duration(counted, timing)
+    disturbed = duration.disturbed or (before is not None and before.duration.disturbed)
     has_cpu_budget = budget is not None and target.device.type == "cpu"
     notes = _notes(recipe, problem, length, rollouts, has_cpu_budget=has_cpu_budget)
     return Plan(
@@ -175,7 +180,7 @@ def plan(
         ),
         own=own,
         setup=setup_of(blueprint, target, division, peaks.shape, at_a_time),
-        notes=(*notes, *peaks.notes()),
+        notes=(*notes, *peaks.notes(), *([BUSY] if disturbed else [])),
         duration=duration,
         sets=sets,
         warm_start=before,

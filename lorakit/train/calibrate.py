@@ -43,8 +43,9 @@ MAX_WORDS = 16_384
 LAYERS = 2
 # Of rarer kinds the times of the likest one are taken.
 MAX_KINDS = 6
-# Seconds that one timed pass may take, and all of them about.
-LONGEST_PASS = 1.5
+# Seconds that one timed pass may take, and all of them about: three rounds of three sizes, forward
+# and backward, forward alone and with norms, fit in; on a machine that is busy they take longer.
+LONGEST_PASS = 0.5
 SECONDS = 6.0
 # Of a sample: more would be felt on a machine that only plans.
 MAX_BYTES = 1 << 30
@@ -66,11 +67,13 @@ class _Timed:
         head, head_forward, decode_head: of the first kind's sample, whose head is the model's.
         updates: (trained parameters, seconds of an update, of a checkpoint) of the sample that
             trains the most.
+        disturbed: whether timings of one thing did not agree.
     """
 
     layers: list[LayerRates] = field(default_factory=list)
     heads: tuple[Curve, Curve, float] | None = None
     updates: tuple[int, float, float] = (0, 0.0, 0.0)
+    disturbed: bool = False
 
 
 def calibrate(
@@ -93,7 +96,7 @@ def calibrate(
         settings, division: of the run.
         passes: micro-batches of the run, of which some are imitated.
         device: that trains.
-        seconds: to take about so long at most.
+        seconds: to take about so long at most, on a machine that does nothing else.
 
     Returns:
         The rates; or in words, why there are none.
@@ -137,6 +140,7 @@ def calibrate(
         decode_head=decode_head,
         policy=division.recompute_policy,
         how=f"timed on this machine in {took:.1f} s, on {num_layers}{of_kinds} of {total} layers",
+        disturbed=timed.disturbed,
     )
 
 
@@ -239,8 +243,12 @@ class _Samples:
             if timed.heads is None:
                 timed.heads = self._heads(timer, shapes, _words(whole) / _words(sample))
             if attached.trainable > timed.updates[0]:
-                updates = time_updates(sample, attached, self.settings, self.device)
-                timed.updates = (attached.trainable, *updates)
+                update, checkpoint, disturbed = time_updates(
+                    sample, attached, self.settings, self.device
+                )
+                timed.updates = (attached.trainable, update, checkpoint)
+                timed.disturbed |= disturbed
+            timed.disturbed |= timer.disturbed
 
     def _heads(
         self, timer: PassTimer, shapes: Sequence[Pass], share: float

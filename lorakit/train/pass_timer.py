@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ from lorakit.engine.model_flops import LayerWork
 from lorakit.engine.passes import Pass
 from lorakit.engine.recompute import Level, Recompute
 from lorakit.train.batches import row_keys
+from lorakit.train.least_times import MIN_ROUNDS, Key, in_turns, were_disturbed
 from lorakit.train.rates import DECODE_BATCH, Curve, LayerRates
 from lorakit.train.timed_shapes import MIN_TOKENS, random_batch, shortened
 
-REPEATS = 3
 DECODED = Pass(DECODE_BATCH, DECODE_BATCH, (1,) * DECODE_BATCH)
 
 
@@ -41,7 +40,10 @@ class PassTimer:
         num_layers: how many of what `LayerWork` is of the model has.
         longest: seconds that one timed pass may take: longer micro-batches are timed on shorter
             ones.
-        until: no pass is repeated after this moment of the monotonic clock.
+        until: after this moment of the monotonic clock no pass is repeated more than it must be.
+
+    Attributes:
+        disturbed: whether timings of one pass did not agree so far.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class PassTimer:
         self.model, self.adapter, self.device = model, adapter, device
         self._packed, self._num_layers = packed, num_layers
         self._longest, self._until = longest, until
+        self.disturbed = False
         self._generator = np.random.default_rng(0)
 
     def layers(
@@ -74,58 +77,50 @@ class PassTimer:
         train = partial(self._train, recompute=recompute)
         timed = train if trains else self._forward
         first = shortened(sizes[0], MIN_TOKENS * 4)
-        timed(self._batch(first))  # compiles, and fills caches
-        speed = timed(self._batch(first)) / work.of_training(first, level).total
-        points: dict[float, float] = {}
-        shapes = []
+        small = partial(timed, self._batch(first))
+        small()  # compiles, and fills caches
+        speed = min(small() for _ in range(MIN_ROUNDS)) / work.of_training(first, level).total
+        shapes: dict[float, Pass] = {}
         for one in sizes:
             expected = speed * work.of_training(one, level).total
             shape = one
             if expected > self._longest:
                 shape = shortened(one, int(one.tokens * self._longest / expected))
-            size = work.of_training(shape, level).total
-            if size not in points:
-                points[size] = self._of_layer(partial(timed, self._batch(shape)))
-                shapes.append(shape)
-        forward = {
-            work.of_forward(shape): self._of_layer(partial(self._forward, self._batch(shape)))
-            for shape in shapes
-        }
-        return (
-            LayerRates(
-                Curve.through(points),
-                Curve.through(forward),
-                self._norms(self._batch(shapes[0]), train) if trains else 0.0,
-                self._of_layer(partial(self._forward, self._batch(DECODED))),
-            ),
-            shapes,
+            shapes.setdefault(work.of_training(shape, level).total, shape)
+        batches = {size: self._batch(shape) for size, shape in shapes.items()}
+        smallest = min(batches)
+        pieces: dict[tuple[str, float], Callable[[], float]] = {}
+        for size, batch in batches.items():
+            pieces["train", size] = partial(timed, batch)
+            pieces["forward", work.of_forward(shapes[size])] = partial(self._forward, batch)
+        if trains:
+            pieces["norms", smallest] = partial(self._first, batches[smallest], train)
+        pieces["decode", DECODE_BATCH] = partial(self._forward, self._batch(DECODED))
+        least = {key: took / self._num_layers for key, took in self._least(pieces).items()}
+        again = least["train", smallest]
+        rates = LayerRates(
+            Curve.through({size: took for (of, size), took in least.items() if of == "train"}),
+            Curve.through({size: took for (of, size), took in least.items() if of == "forward"}),
+            # What the first pass of a step takes more than the others.
+            max(0.0, least["norms", smallest] - again) if trains else 0.0,
+            least["decode", DECODE_BATCH],
         )
+        return rates, list(shapes.values())
 
     def heads(self, counts: Sequence[int], share: float, *, train: bool = True) -> Curve:
         """Output head and loss of so many positions; `share`: the model's words over the
         sample's."""
-        return Curve.through(
-            {float(n): share * self._median(partial(self._head, n, train)) for n in set(counts)}
-        )
+        pieces = {float(n): partial(self._head, n, train) for n in counts}
+        return Curve.through({n: share * took for n, took in self._least(pieces).items()})
 
-    def _norms(self, batch: MicroBatch, train: Callable[[MicroBatch], float]) -> float:
-        """What the first pass of a step takes more than the others, in a layer."""
-        again = self._of_layer(partial(train, batch))
+    def _least(self, pieces: Mapping[Key, Callable[[], float]]) -> dict[Key, float]:
+        times = in_turns(pieces, until=self._until)
+        self.disturbed |= any(were_disturbed(took) for took in times.values())
+        return {key: min(took) for key, took in times.items()}
 
-        def first() -> float:
-            self.adapter.parameters_changed()
-            return train(batch)
-
-        return max(0.0, self._of_layer(first) - again)
-
-    def _of_layer(self, timed: Callable[[], float]) -> float:
-        return self._median(timed) / self._num_layers
-
-    def _median(self, timed: Callable[[], float]) -> float:
-        times = [timed()]
-        while len(times) < REPEATS and time.monotonic() < self._until:
-            times.append(timed())
-        return median(times)
+    def _first(self, batch: MicroBatch, train: Callable[[MicroBatch], float]) -> float:
+        self.adapter.parameters_changed()
+        return train(batch)
 
     def _train(self, batch: MicroBatch, *, recompute: Recompute) -> float:
         recompute.prepare(batch.input_ids.numel())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass
+from itertools import accumulate
 
 from lorakit.engine.recompute import RecomputePolicy
 
@@ -26,9 +27,11 @@ class Curve:
 
     @classmethod
     def through(cls, points: dict[float, float]) -> Curve:
-        """{size: seconds}, in any order."""
+        """{size: seconds}, in any order; a piece that took longer than a larger one was disturbed,
+        and takes as long as that one."""
         sizes = tuple(sorted(points))
-        return cls(sizes, tuple(points[size] for size in sizes))
+        least = accumulate((points[size] for size in reversed(sizes)), min)
+        return cls(sizes, tuple(reversed(list(least))))
 
     def at(self, size: float) -> float:
         """Seconds of a piece of work of this size."""
@@ -80,6 +83,7 @@ class Rates:
         decode_head: of the output head for `DECODE_BATCH` answers.
         policy: recompute of the run.
         how: what was measured, in words.
+        disturbed: whether timings of one thing did not agree: other programs were busy.
     """
 
     kinds: tuple[LayerRates, ...]
@@ -91,6 +95,7 @@ class Rates:
     decode_head: float
     policy: RecomputePolicy
     how: str
+    disturbed: bool = False
 
     @property
     def step(self) -> float:

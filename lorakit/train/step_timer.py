@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
 import torch
 from transformers import PreTrainedModel
@@ -15,15 +14,15 @@ from lorakit.optimizers.adamw import AdamWRule
 from lorakit.optimizers.optimizer import AdamW
 from lorakit.optimizers.state_plan import state_plan_of
 from lorakit.train.checkpoint_store import CheckpointStore
+from lorakit.train.least_times import MIN_ROUNDS, were_disturbed
 from lorakit.train.settings import LoopSettings
-
-REPEATS = 3
 
 
 def time_updates(
     model: PreTrainedModel, adapter: Attached, settings: LoopSettings, device: torch.device
-) -> tuple[float, float]:
-    """Seconds of an update, and of a checkpoint, of the adapter attached to `model`."""
+) -> tuple[float, float, bool]:
+    """Seconds of an update, and of a checkpoint, of the adapter attached to `model`; and whether
+    timings of one of them did not agree."""
     state = state_plan_of(model, adapter.parameters(), settings, device.type)
     optimizer = AdamW(
         adapter.parameters(),
@@ -36,7 +35,7 @@ def time_updates(
     )
     try:
         times = []
-        for _ in range(REPEATS + 1):
+        for _ in range(MIN_ROUNDS + 1):
             optimizer.zero_grad()
             began = time.perf_counter()
             flags = optimizer.step(
@@ -50,10 +49,13 @@ def time_updates(
         with tempfile.TemporaryDirectory(prefix="lorakit-") as folder:
             store = CheckpointStore(Path(folder), {}, keep=2)
             store.open()
-            began = time.perf_counter()
-            groups = {"parameters": optimizer.parameters(), "optimizer": optimizer.moments()}
-            store.save(1, groups, {})
-            checkpoint = time.perf_counter() - began
+            checkpoints = []
+            for step in range(1, MIN_ROUNDS + 1):
+                began = time.perf_counter()
+                groups = {"parameters": optimizer.parameters(), "optimizer": optimizer.moments()}
+                store.save(step, groups, {})
+                checkpoints.append(time.perf_counter() - began)
     finally:
         optimizer.release()
-    return median(times[1:]), checkpoint
+    updates = times[1:]  # before, code is loaded
+    return min(updates), min(checkpoints), were_disturbed(updates) or were_disturbed(checkpoints)
