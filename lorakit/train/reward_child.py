@@ -53,7 +53,7 @@ def _serve(
     if hasattr(values, "tolist"):  # an array or a tensor
         values = values.tolist()
     if not isinstance(values, list | tuple):
-        raise TypeError(f"it returned {type(values).__name__}, not a list of numbers")
+        return {"type": type(values).__name__}
     if len(values) != request["count"]:
         return {"count": len(values)}
     return {"values": [_number(value) for value in values]}

@@ -246,6 +246,8 @@ class RewardFunction:
         except LostChildError as error:
             self._num_stopped += 1
             return _Failure(f"was stopped: {error}")
+        if "type" in answer:
+            return _Failure(f"gave {answer['type']}, no list")
         if "count" in answer:
             return _Failure(f"gave {answer['count']} values for {len(indices)} completions")
         return [_checked(value) for value in answer["values"]]
@@ -265,8 +267,8 @@ class RewardFunction:
             shown = f"{shown[:SHOWN_CHARACTERS]}..."
         raise RunError(
             f"reward {self.name!r} {failure.what}, for the row {answers.places[index]} and the "
-            f"completion {shown!r}; possible: a number for each completion, or None. Mend the "
-            "function and resume, or set grpo.on_reward_failure to skip."
+            f"completion {shown!r}; possible: a list that has a number or None for each "
+            "completion. Mend the function and resume, or set grpo.on_reward_failure to skip."
         )
 
 

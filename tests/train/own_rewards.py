@@ -89,6 +89,10 @@ def gives_a_number(completions, **_):
     return 1.0 if "bad" in completions else [1.0] * len(completions)
 
 
+def gives_nothing(completions, **_):
+    return None if "bad" in completions else [0.0] * len(completions)
+
+
 def fails_together(completions, **_):
     if len(completions) > 1:
         raise RuntimeError("one at a time")

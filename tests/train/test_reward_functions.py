@@ -33,7 +33,8 @@ FAILING = {
     "gives_infinity": "gave inf",
     "gives_text": "gave str, no number",
     "gives_too_few": "gave 0 values for 1 completions",
-    "gives_a_number": "returned float, not a list of numbers",
+    "gives_a_number": "gave float, no list",
+    "gives_nothing": "gave NoneType, no list",
 }
 
 
