@@ -90,7 +90,7 @@ def gives_a_number(completions, **_):
 
 
 def gives_nothing(completions, **_):
-    return None if "bad" in completions else [0.0] * len(completions)
+    return None if "bad" in completions else [1.0] * len(completions)
 
 
 def fails_together(completions, **_):
