@@ -4,8 +4,8 @@ glibc keeps the blocks that large tensors leave, and reuses them badly: PyTorch 
 memory (posix_memalign), for which glibc wants 96 bytes more than it then uses, so the hole that a
 tensor leaves does not take the next one of the same size. A step of 325 MiB of tensors was resident
 in 432 to 496 MiB. With a fixed size from which blocks come from the system (mallopt(3),
-M_MMAP_THRESHOLD) what is resident is what lives; the price is a page fault for every 4 KiB, some
-20 % more processor time (docs/log.md).
+M_MMAP_THRESHOLD) what is resident is what lives, but for holes of smaller blocks (`plan/heap.py`);
+the price is a page fault for every 4 KiB, some 20 % more processor time (docs/log.md).
 """
 
 from __future__ import annotations
