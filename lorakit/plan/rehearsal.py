@@ -12,13 +12,16 @@ of 4.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -34,6 +37,7 @@ from lorakit.engine.dense_copies import KeptDense
 from lorakit.engine.layer_kinds import layer_kind
 from lorakit.engine.recompute import Level, RecomputePolicy, can_recompute
 from lorakit.plan.heap import Heap
+from lorakit.plan.known_values import KnownValues
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.stand_ins import Shapes, few_layers, numbered, places_to_run, set_aside
 from lorakit.train.batches import row_keys
@@ -44,6 +48,7 @@ from lorakit.train.step import nll_of_hidden
 
 # What PyTorch says of `.item()` and copies, of `.numpy()`, of ops without shapes, of `nonzero()`.
 _NO_DATA = re.compile(r"meta tensor|meta device|'meta' backend|register_meta", re.IGNORECASE)
+_MODELS = str(Path(transformers.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,13 @@ def asks_for_data(error: Exception) -> bool:
     return _NO_DATA.search(str(error)) is not None
 
 
+def where_data_is_asked(error: Exception) -> str:
+    """The line of a model's code at which it did: `modeling_jetmoe.py, line 195`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = ([frame for frame in frames if frame.filename.startswith(_MODELS)] or frames)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
+
+
 def rehearse(
     model: PreTrainedModel,
     adapter: Attached,
@@ -174,13 +186,22 @@ def rehearse(
             model.train(trains)
             recompute.assign([levels[place] for place in sorted(run)])
             with (
-                Ledger(granularity, tensors) as ledger,
+                Ledger(granularity, tensors, _values_of(micro_batch, shape)) as ledger,
                 few_layers(standing, kinds, run, ledger),
                 Shapes(),
             ):
                 loss_of = _policy_loss if of_policy else _loss
                 found = _one_pass(model, adapter, micro_batch, ledger, loss_of, trains=trains)
                 return replace(found, heap=heap, ops=frozenset(ops))
+
+
+def _values_of(micro_batch: MicroBatch, shape: BatchShape) -> KnownValues:
+    """Where its examples begin and end."""
+    values, real = KnownValues(), vars(batch_of(shape, "cpu"))
+    for name, tensor in vars(micro_batch).items():
+        if isinstance(tensor, torch.Tensor):
+            values.know(tensor, real[name])
+    return values
 
 
 @contextmanager
