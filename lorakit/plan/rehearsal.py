@@ -31,7 +31,7 @@ from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden
 from lorakit.data.examples import Example, MicroBatch
-from lorakit.data.pack import collate
+from lorakit.data.pack import collate, collate_shared
 from lorakit.engine.activations import LayerBytes, decoder_layers
 from lorakit.engine.dense_copies import KeptDense
 from lorakit.engine.layer_kinds import layer_kind
@@ -59,15 +59,21 @@ class BatchShape:
         lengths: tokens of each example.
         num_trained: trained tokens of all of them.
         packed: whether they share a row.
+        prompts: where neighbours with one prompt have it in the row once: of each example the
+            number of its prompt, and the tokens of this; all behind it are trained. (): none does.
     """
 
     lengths: tuple[int, ...]
     num_trained: int
     packed: bool
+    prompts: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """Of the forward pass, padding included."""
+        if self.prompts:
+            own = sum(self.lengths) - sum(length for _, length in self.prompts)
+            return own + sum(length for _, length in dict.fromkeys(self.prompts))
         return sum(self.lengths) if self.packed else len(self.lengths) * max(self.lengths)
 
 
@@ -262,12 +268,28 @@ def _dense_copies(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def batch_of(shape: BatchShape, device: str = "meta") -> MicroBatch:
     """Examples of these lengths, whose last tokens train."""
+    if shape.prompts:
+        return _of_prompts(shape).to(device)
     examples = []
     left = shape.num_trained
     for length in shape.lengths:
         trained = min(left, length - 1)
         left -= trained
-        weights = np.zeros(length, dtype=np.float32)
-        weights[length - trained :] = 1
-        examples.append(Example(np.zeros(length, dtype=np.int32), weights))
+        examples.append(_example(length, trained, 0))
     return collate(examples, range(len(examples)), packed=shape.packed, pad_id=0).to(device)
+
+
+def _of_prompts(shape: BatchShape) -> MicroBatch:
+    """Prompts with different numbers begin otherwise."""
+    prompts = [length for _, length in shape.prompts]
+    examples = [
+        _example(length, length - prompt, number)
+        for length, (number, prompt) in zip(shape.lengths, shape.prompts, strict=True)
+    ]
+    return collate_shared(examples, range(len(examples)), prompts)
+
+
+def _example(length: int, trained: int, token: int) -> Example:
+    weights = np.zeros(length, dtype=np.float32)
+    weights[length - trained :] = 1
+    return Example(np.full(length, token, dtype=np.int32), weights)

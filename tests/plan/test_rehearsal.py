@@ -15,12 +15,13 @@ from lorakit.base import config as base_config
 from lorakit.base.empty import empty_model
 from lorakit.base.families import why_not_packed
 from lorakit.base.head import backbone_hidden
+from lorakit.data.examples import MicroBatch
 from lorakit.data.pack import collate
 from lorakit.engine.activations import decoder_layers
 from lorakit.engine.recompute import Level, RecomputePolicy
 from lorakit.plan.heap import Heap
 from lorakit.plan.ledger import Ledger
-from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, asks_for_data, rehearse
+from lorakit.plan.rehearsal import BatchShape, Layers, PassBytes, asks_for_data, batch_of, rehearse
 from lorakit.recipe import LoraConfig
 from lorakit.train.batches import row_keys
 from lorakit.train.choices import kept_by_layers
@@ -44,11 +45,9 @@ def shape_of(packed: bool) -> BatchShape:
 
 
 def with_data(
-    model: PreTrainedModel, adapter: Attached, packed: bool, policy: RecomputePolicy
+    model: PreTrainedModel, adapter: Attached, micro_batch: MicroBatch, policy: RecomputePolicy
 ) -> PassBytes:
     """The same micro-batch on a model with data, tensors counted in the same way."""
-    examples = [EXAMPLES[i] for i in range(5)]
-    micro_batch = collate(examples, range(5), packed=packed, pad_id=0)
     for parameter in adapter.parameters().values():
         parameter.grad = torch.zeros_like(parameter)
     known = [*model.parameters(), *model.buffers()]
@@ -104,8 +103,15 @@ def check(
     packed: bool,
 ) -> None:
     """That a model without data takes what the same with data takes."""
+    examples = [EXAMPLES[i] for i in range(5)]
+    micro_batch = collate(examples, range(5), packed=packed, pad_id=0)
     planned = rehearse(empty, of_empty, shape_of(packed), policy)
-    measured = with_data(real, adapter, packed, policy)
+    is_as_measured(planned, with_data(real, adapter, micro_batch, policy), policy, real)
+
+
+def is_as_measured(
+    planned: PassBytes, measured: PassBytes, policy: RecomputePolicy, real: PreTrainedModel
+) -> None:
     slack = SMALL  # of what differs, host tensors of a few bytes
     if policy.level == "full":  # PyTorch's checkpoint keeps the generator's state for each layer
         slack += len(decoder_layers(real)) * torch.get_rng_state().numel()
@@ -137,10 +143,27 @@ def test_models_of_pictures_and_text_are_rehearsed(model_type: str) -> None:
 
 @pytest.mark.parametrize("level", ["none", "selective", "full"])
 @pytest.mark.parametrize("use_dora", [False, True])
-@pytest.mark.parametrize("packed", [True, False])
-def test_every_level_of_recompute_is_rehearsed(packed: bool, level: Level, use_dora: bool) -> None:
+def test_every_level_of_recompute_is_rehearsed(level: Level, use_dora: bool) -> None:
     policy = RecomputePolicy(level)
-    compare("llama", policy, packed=packed, use_dora=use_dora, lora_dropout=0.1)
+    compare("llama", policy, packed=True, use_dora=use_dora, lora_dropout=0.1)
+
+
+@pytest.mark.parametrize("level", ["none", "selective"])
+def test_prompts_that_are_shared_are_rehearsed(level: Level) -> None:
+    """Attention sees each for all of its completions, of which the row knows nothing."""
+    real, adapter, empty, of_empty = pair("llama", LoraConfig(r=4))
+    shape = BatchShape((40,) * 9, 9 * 10, True, ((0, 30),) * 5 + ((1, 30),) * 4)
+    micro_batch, policy = batch_of(shape, "cpu"), RecomputePolicy(level)
+    assert shape.num_tokens == micro_batch.input_ids.numel() == 2 * 30 + 9 * 10
+    assert len(micro_batch.targets) == shape.num_trained
+    planned = rehearse(empty, of_empty, shape, policy)
+    is_as_measured(planned, with_data(real, adapter, micro_batch, policy), policy, real)
+    alone = rehearse(empty, of_empty, BatchShape((150,), 90, True), policy)
+    assert planned.backward > alone.backward
+
+
+def test_padded_layers_are_recomputed_as_they_were_computed() -> None:
+    compare("llama", RecomputePolicy("full"), packed=False)
 
 
 def test_layers_that_are_stood_in_for_keep_what_those_that_run_keep() -> None:
