@@ -237,6 +237,29 @@ WITH_EXPERTS = [
 ]
 # fmt: on
 
+# Models of pictures and text, which train on text alone: what their text models need.
+COMPOSITES: dict[str, dict[str, Any]] = {
+    "gemma3": {"layer_types": ["sliding_attention", "full_attention"]},
+    "qwen3_5": HYBRID_LINEAR,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "depth": 1,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+}
+
+
+def composite(model_type: str) -> PreTrainedConfig:
+    """The tiny config of a model of pictures and text."""
+    text = {**COMMON, "head_dim": 8, "sliding_window": 8, **COMPOSITES[model_type]}
+    return AutoConfig.for_model(model_type, text_config=text, vision_config=VISION)
+
 
 def config(model_type: str, **overrides: Any) -> PreTrainedConfig:
     """The tiny config of a family, as `load_base` would prepare it."""
@@ -254,8 +277,12 @@ def build(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     Fresh norms and biases are moved away from their ones and zeros, so that every parameter
     matters.
     """
+    return built(config(model_type, **overrides), seed)
+
+
+def built(tiny_config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """See `build`."""
     attention.register()
-    tiny_config = config(model_type, **overrides)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
 from lorakit.base import attention
@@ -159,12 +160,7 @@ def family(model_type: str) -> FamilyFacts:
             row.
     """
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(
-            f"model_type {model_type!r} is not a causal language model of the installed "
-            f"transformers; possible: {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} types such as "
-            "llama, qwen3, gemma3_text. Choose another base.model, or upgrade transformers if the "
-            "model is newer."
-        )
+        raise ModelError(_why_no_decoder(model_type))
     facts = FAMILIES.get(model_type, DEFAULT)
     if facts.refused is not None:
         raise ModelError(
@@ -172,6 +168,25 @@ def family(model_type: str) -> FamilyFacts:
             "text such as llama, qwen3, gemma3_text. Choose another base.model."
         )
     return facts
+
+
+def _why_no_decoder(model_type: str) -> str:
+    """What to tell of a model that transformers has no causal language model for."""
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        both = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys() & MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        trained = sorted(name for name in both if FAMILIES.get(name, DEFAULT).refused is None)
+        return (
+            f"model_type {model_type!r} is not supported: it is a model of pictures and text that "
+            "transformers does not offer for text alone; possible: those that it does, "
+            f"{', '.join(trained)}, and decoders of text such as llama, qwen3, gemma3_text. Choose "
+            "another base.model."
+        )
+    return (
+        f"model_type {model_type!r} is not a causal language model of the installed "
+        f"transformers; possible: {len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)} types such as "
+        "llama, qwen3, gemma3_text. Choose another base.model, or upgrade transformers if the "
+        "model is newer."
+    )
 
 
 def why_not_packed(config: PreTrainedConfig) -> str | None:

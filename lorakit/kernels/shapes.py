@@ -1,7 +1,8 @@
 """The ops without their arithmetic: results of the right shape and dtype, allocated and not filled.
 
 For a rehearsal of a step on tensors that hold no data (see `plan/rehearsal.py`). Every backend
-allocates the result of an op and next to nothing beside it, so this is what the op takes anywhere.
+allocates the result of an op and next to nothing beside it, so this is what the op takes anywhere;
+where rows are strided, contiguous copies of them too, and the result is contiguous.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See the reference."""
+    x = x.contiguous()
     wide = torch.promote_types(x.dtype, torch.float32)
     return torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=wide)
 
@@ -44,11 +46,13 @@ def rms_norm_backward(
     x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, grad: torch.Tensor
 ) -> torch.Tensor:
     """See the reference."""
+    x, grad = x.contiguous(), grad.contiguous()
     return torch.empty_like(x)
 
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """See the reference."""
+    gate, up = gate.contiguous(), up.contiguous()
     return torch.empty_like(gate)
 
 
@@ -56,6 +60,7 @@ def silu_mul_backward(
     gate: torch.Tensor, up: torch.Tensor, grad: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See the reference."""
+    gate, up, grad = gate.contiguous(), up.contiguous(), grad.contiguous()
     return torch.empty_like(gate), torch.empty_like(up)
 
 
@@ -73,6 +78,7 @@ def rotary(
 
 def keyed_dropout(x: torch.Tensor, row_keys: torch.Tensor, p: float) -> torch.Tensor:
     """See the reference."""
+    x = x.contiguous()
     return torch.empty_like(x)
 
 

@@ -10,6 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lorakit.plan.known_values import KnownValues
+
 # Without data these do nothing, for which PyTorch takes a millisecond each: by decompositions.
 _IN_PLACE = frozenset({torch.ops.aten.addmm_.default})
 
@@ -22,6 +24,7 @@ class Ledger(TorchDispatchMode):
     Args:
         granularity: bytes to which the allocator rounds each request.
         known: tensors that were there before, and are not counted.
+        values: of them, those whose values are known without data.
 
     Attributes:
         live: bytes of the storages that are there now.
@@ -30,8 +33,14 @@ class Ledger(TorchDispatchMode):
         events: (number of a storage, its bytes), 0 bytes when it goes; in their order.
     """
 
-    def __init__(self, granularity: int, known: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(
+        self,
+        granularity: int,
+        known: Iterable[torch.Tensor] = (),
+        values: KnownValues | None = None,
+    ) -> None:
         super().__init__()
+        self._values = KnownValues() if values is None else values
         self.live = 0
         self.peak = 0
         self.alive: dict[int, int] = {}
@@ -55,9 +64,14 @@ class Ledger(TorchDispatchMode):
     ) -> Any:
         if func in _IN_PLACE and args[0].is_meta:
             return args[0]
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        answer = self._values.answer(func, args)
+        if answer is not None:
+            return answer
+        result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor):
             self._enter(result)
+            self._values.follow(func, args, kwargs, result)
         else:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):

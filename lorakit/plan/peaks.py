@@ -23,7 +23,7 @@ from lorakit.plan.libraries import (
 )
 from lorakit.plan.memory import Memory
 from lorakit.plan.policy import Rollouts
-from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data
+from lorakit.plan.rehearsal import BatchShape, PassBytes, asks_for_data, where_data_is_asked
 from lorakit.plan.worst import Worst
 from lorakit.recipe import EvaluateSection
 from lorakit.recipe.quantizations import BLOCKWISE
@@ -63,7 +63,8 @@ class Peaks:
             "warm_start_step" and "warm_start_validation".
         shape: the micro-batch.
         assumed: why that is no real one; None: it is.
-        estimated: why the pass could not be rehearsed; None: it was.
+        estimated: the line of the model's code at which the rehearsal of its passes ended; None: it
+            did not.
         rollouts: of a policy gradient; None: it is SFT.
         evaluation: what the final evaluation takes beside weights and adapter; None: there is none,
             or it could not be rehearsed.
@@ -106,8 +107,9 @@ class Peaks:
             found.append(f"activations are of an assumed micro-batch: {self.assumed}")
         if self.estimated is not None:
             found.append(
-                "activations are a rough estimate: the passes of this model cannot be run without "
-                f"data ({self.estimated}); answers of the evaluation are not in it"
+                "activations are a rough estimate: without data the passes of this model cannot be "
+                f"gone through, for its code asks for numbers that it computes ({self.estimated}); "
+                "completions and answers are not in it"
             )
         if self.evaluation_assumed:
             found.append(
@@ -193,21 +195,22 @@ def find_peaks(
         training = [(passes(shape, trains=True), shape) for shape in worst.training]
         if worst.validation is not None:
             validation = passes(worst.validation, trains=False).peak
+        if measured is not None:
+            evaluation = blueprint.evaluation(measured, wanted.max_new_tokens, heap=heap)
+        if rollouts is not None and not rollouts.on_server:
+            answered = rollouts.as_evaluation(packed=division.packed)
+            most = rollouts.max_completion_length
+            generation = blueprint.evaluation(answered, most, heap=heap)
     except (RuntimeError, TypeError) as error:
         if not asks_for_data(error):
             raise
-        estimated = f"{type(error).__name__}: {error}".splitlines()[0]
-        log.info("the pass cannot be rehearsed (%s); it is estimated", estimated)
+        estimated = where_data_is_asked(error)
+        log.info("the passes cannot be rehearsed (%s); they are estimated", estimated)
         layers = blueprint.layers.bytes
         training = [(_estimated(layers, division, shape), shape) for shape in worst.training]
         if worst.validation is not None:
             validation = _one_layer(layers, worst.validation)
-    if measured is not None and estimated is None:
-        evaluation = blueprint.evaluation(measured, wanted.max_new_tokens, heap=heap)
-    if rollouts is not None and estimated is None and not rollouts.on_server:
-        answered = rollouts.as_evaluation(packed=division.packed)
-        most = rollouts.max_completion_length
-        generation = blueprint.evaluation(answered, most, heap=heap)
+        evaluation = generation = None
     largest, shape = max(training, key=lambda pair: pair[0].peak)
     kept = max(one.kept for one, _ in training)
     held = held_from_the_start(blueprint.model.config) if on_cpu else 0

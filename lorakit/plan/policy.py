@@ -7,7 +7,8 @@ How long completions will be is known when they are made. Everything here is of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from lorakit.data.examples import ExampleSet
 from lorakit.data.named_sets import context_of
 from lorakit.data.pack import epoch_order
 from lorakit.data.questions import question
+from lorakit.engine.activations import LayerBytes
 from lorakit.evaluate.worst import WorstEvaluation
 from lorakit.generate.at_a_time import AnswerRoom
 from lorakit.plan.evaluation import EvaluationBytes
@@ -27,7 +29,10 @@ from lorakit.plan.worst import Worst, assumed_length
 from lorakit.recipe import Recipe
 from lorakit.recipe.cycle_sizes import cycle_sizes
 from lorakit.train.choices import Division
+from lorakit.train.policy_steps import shares_prompts
+from lorakit.train.policy_worst import Answered, PolicyShape, longest_first, worst_answered
 from lorakit.train.question_stream import count_cycles
+from lorakit.train.worst import kept_bytes
 
 # Rows whose prompts are looked at: those of the longest rows, and those with the most that is not
 # trained, which but for earlier answers of a dialogue is the prompt.
@@ -45,6 +50,7 @@ class Rollouts:
         at_a_time: completions that are written together, if there are so many.
         dense_bytes: that dense weights may take meanwhile.
         assumed: no rows are at hand.
+        prompt_lengths: int64 (number of examples,), see the function.
         on_server: a vLLM server generates, in memory of its own.
         bytes: that a generation takes beside weights and training's state; None: it could not be
             rehearsed, or a server does it.
@@ -56,6 +62,7 @@ class Rollouts:
     at_a_time: int
     dense_bytes: int
     assumed: bool
+    prompt_lengths: np.ndarray = field(repr=False, compare=False)
     on_server: bool = False
     bytes: EvaluationBytes | None = None
 
@@ -148,9 +155,12 @@ def rollouts_of(
         longest = assumed_length(recipe, model)
         if (context := context_of(model.config)) is not None:
             longest = max(1, min(longest, context - grpo.max_completion_length))
-        prompts: list[tuple[int, ...]] = [(0,) * longest] * cycle.prompts
+        lengths = np.full(cycle.prompts, longest, np.int64)
+        prompts = [(0,) * longest] * cycle.prompts
     else:
-        prompts = longest_prompts(sets.train, cycle.prompts)
+        lengths = prompt_lengths(sets.train)
+        asked = longest_first(lengths, cycle.prompts)[: cycle.prompts]
+        prompts = [_prompt_ids(sets.train, index) for index in asked]
     steps = train.max_steps if length is None else length.steps
     cycles = None if steps is None else -(-steps // cycle.num_steps)
     room = AnswerRoom.of(
@@ -166,6 +176,7 @@ def rollouts_of(
         room.at_a_time(max(map(len, prompts))),
         room.dense_bytes,
         assumed=sets is None,
+        prompt_lengths=lengths,
         on_server=grpo.use_vllm,
     )
 
@@ -177,28 +188,67 @@ def longest_sequence(rollouts: Rollouts, model: PreTrainedModel) -> int:
 
 
 def worst_policy_step(
-    recipe: Recipe, rollouts: Rollouts, division: Division, longest: int
+    recipe: Recipe,
+    rollouts: Rollouts,
+    division: Division,
+    longest: int,
+    *,
+    layers: Sequence[LayerBytes],
+    drops: bool,
 ) -> Worst:
-    """A micro-batch of completions of the longest prompts, all of full length."""
-    count = max(1, min(recipe.train.batch_size, division.micro_batch_tokens // longest))
-    trained = min(rollouts.max_completion_length, longest - 1)
-    shape = BatchShape((longest,) * count, trained * count, division.packed)
+    """The micro-batches that the loop tries before its first step (see `policy_worst.py`).
+
+    Args:
+        division: of the steps.
+        longest: see `longest_sequence`.
+        layers: what the layers keep.
+        drops: whether the adapter drops values in training.
+    """
+    train, grpo = recipe.train, recipe.grpo
+    shape = PolicyShape(
+        rollouts.prompt_lengths,
+        max(1, longest - int(rollouts.prompt_lengths.max())),
+        train.batch_size,
+        grpo.num_generations,
+        cycle_sizes(grpo, train.batch_size).prompts,
+        division.micro_batch_tokens,
+        division.packed,
+        shares_prompts(packed=division.packed, drops=drops),
+    )
+    policy = division.recompute_policy
+    found = worst_answered(shape, lambda tokens: kept_bytes(policy, layers, tokens))
     told = (
         "without rows, of the longest that data.max_length allows"
         if rollouts.assumed
-        else ("the longest prompts, each with a completion of grpo.max_completion_length tokens")
+        else "completions of up to grpo.max_completion_length tokens behind the longest prompts"
     )
-    return Worst((shape,), None, told)
+    return Worst(tuple(_laid_out(shape, one) for one in found), None, told)
 
 
-def longest_prompts(examples: ExampleSet, count: int) -> list[tuple[int, ...]]:
-    """Token ids of the longest prompts: so many of them, or as many as there are."""
-    lengths, looked_at = examples.lengths, max(ROWS_LOOKED_AT, count)
-    orders = [
-        np.argsort(-sizes, kind="stable")[:looked_at]
-        for sizes in (lengths, lengths - examples.trained_lengths)
-    ]
-    indices = np.unique(np.concatenate(orders)).tolist()
-    found = [question(examples[index], index, ()) for index in indices]
-    prompts = sorted((one.prompt_ids for one in found if one is not None), key=len, reverse=True)
-    return [tuple(prompt) for prompt in prompts[:count]] or [(0, 0)]
+def _laid_out(shape: PolicyShape, answered: Answered) -> BatchShape:
+    prompts = tuple((index, int(shape.prompt_lengths[index])) for index, _ in answered)
+    own = [tokens for _, tokens in answered]
+    lengths = tuple(prompt + more for (_, prompt), more in zip(prompts, own, strict=True))
+    return BatchShape(lengths, sum(own), shape.packed, prompts if shape.shared else ())
+
+
+def prompt_lengths(examples: ExampleSet) -> np.ndarray:
+    """int64 (number of examples,), tokens of each question.
+
+    Read off of the rows that may have the longest; of the others all that is not trained, which but
+    for earlier answers of a dialogue is the question.
+    """
+    lengths = examples.lengths
+    untrained = (lengths - examples.trained_lengths).astype(np.int64)
+    found = np.maximum(untrained, 1)
+    orders = [np.argsort(-sizes, kind="stable")[:ROWS_LOOKED_AT] for sizes in (lengths, untrained)]
+    for index in np.unique(np.concatenate(orders)).tolist():
+        asked = question(examples[index], index, ())
+        if asked is not None:
+            found[index] = len(asked.prompt_ids)
+    return found
+
+
+def _prompt_ids(examples: ExampleSet, index: int) -> tuple[int, ...]:
+    asked = question(examples[index], index, ())
+    return (0, 0) if asked is None else tuple(asked.prompt_ids)

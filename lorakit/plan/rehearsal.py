@@ -12,13 +12,16 @@ of 4.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -28,12 +31,13 @@ from lorakit.base.frozen_experts import FrozenExperts
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.base.head import backbone_hidden
 from lorakit.data.examples import Example, MicroBatch
-from lorakit.data.pack import collate
+from lorakit.data.pack import collate, collate_shared
 from lorakit.engine.activations import LayerBytes, decoder_layers
 from lorakit.engine.dense_copies import KeptDense
 from lorakit.engine.layer_kinds import layer_kind
 from lorakit.engine.recompute import Level, RecomputePolicy, can_recompute
 from lorakit.plan.heap import Heap
+from lorakit.plan.known_values import KnownValues
 from lorakit.plan.ledger import Ledger
 from lorakit.plan.stand_ins import Shapes, few_layers, numbered, places_to_run, set_aside
 from lorakit.train.batches import row_keys
@@ -44,6 +48,7 @@ from lorakit.train.step import nll_of_hidden
 
 # What PyTorch says of `.item()` and copies, of `.numpy()`, of ops without shapes, of `nonzero()`.
 _NO_DATA = re.compile(r"meta tensor|meta device|'meta' backend|register_meta", re.IGNORECASE)
+_MODELS = str(Path(transformers.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,21 @@ class BatchShape:
         lengths: tokens of each example.
         num_trained: trained tokens of all of them.
         packed: whether they share a row.
+        prompts: where neighbours with one prompt have it in the row once: of each example the
+            number of its prompt, and the tokens of this; all behind it are trained. (): none does.
     """
 
     lengths: tuple[int, ...]
     num_trained: int
     packed: bool
+    prompts: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """Of the forward pass, padding included."""
+        if self.prompts:
+            own = sum(self.lengths) - sum(length for _, length in self.prompts)
+            return own + sum(length for _, length in dict.fromkeys(self.prompts))
         return sum(self.lengths) if self.packed else len(self.lengths) * max(self.lengths)
 
 
@@ -129,6 +140,13 @@ def asks_for_data(error: Exception) -> bool:
     return _NO_DATA.search(str(error)) is not None
 
 
+def where_data_is_asked(error: Exception) -> str:
+    """The line of a model's code at which it did: `modeling_jetmoe.py, line 195`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = ([frame for frame in frames if frame.filename.startswith(_MODELS)] or frames)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
+
+
 def rehearse(
     model: PreTrainedModel,
     adapter: Attached,
@@ -174,13 +192,22 @@ def rehearse(
             model.train(trains)
             recompute.assign([levels[place] for place in sorted(run)])
             with (
-                Ledger(granularity, tensors) as ledger,
+                Ledger(granularity, tensors, _values_of(micro_batch, shape)) as ledger,
                 few_layers(standing, kinds, run, ledger),
                 Shapes(),
             ):
                 loss_of = _policy_loss if of_policy else _loss
                 found = _one_pass(model, adapter, micro_batch, ledger, loss_of, trains=trains)
                 return replace(found, heap=heap, ops=frozenset(ops))
+
+
+def _values_of(micro_batch: MicroBatch, shape: BatchShape) -> KnownValues:
+    """Where its examples begin and end."""
+    values, real = KnownValues(), vars(batch_of(shape, "cpu"))
+    for name, tensor in vars(micro_batch).items():
+        if isinstance(tensor, torch.Tensor):
+            values.know(tensor, real[name])
+    return values
 
 
 @contextmanager
@@ -241,12 +268,28 @@ def _dense_copies(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def batch_of(shape: BatchShape, device: str = "meta") -> MicroBatch:
     """Examples of these lengths, whose last tokens train."""
+    if shape.prompts:
+        return _of_prompts(shape).to(device)
     examples = []
     left = shape.num_trained
     for length in shape.lengths:
         trained = min(left, length - 1)
         left -= trained
-        weights = np.zeros(length, dtype=np.float32)
-        weights[length - trained :] = 1
-        examples.append(Example(np.zeros(length, dtype=np.int32), weights))
+        examples.append(_example(length, trained, 0))
     return collate(examples, range(len(examples)), packed=shape.packed, pad_id=0).to(device)
+
+
+def _of_prompts(shape: BatchShape) -> MicroBatch:
+    """Prompts with different numbers begin otherwise."""
+    prompts = [length for _, length in shape.prompts]
+    examples = [
+        _example(length, length - prompt, number)
+        for length, (number, prompt) in zip(shape.lengths, shape.prompts, strict=True)
+    ]
+    return collate_shared(examples, range(len(examples)), prompts)
+
+
+def _example(length: int, trained: int, token: int) -> Example:
+    weights = np.zeros(length, dtype=np.float32)
+    weights[length - trained :] = 1
+    return Example(np.full(length, token, dtype=np.int32), weights)

@@ -190,7 +190,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (hidden,) = ctx.saved_tensors
         alone = hidden.detach().requires_grad_(ctx.needs_input_grad[2])
-        with torch.enable_grad():
+        with torch.enable_grad(), Shapes():  # autograd has left the one that the pass is in
             output = _first(ctx.compute(alone))
         torch.autograd.backward(output, grad)
         return None, None, alone.grad, *[None] * (len(ctx.needs_input_grad) - 3)

@@ -55,7 +55,10 @@ def worst_of_training(
         copy_bytes=blueprint.copy_bytes,
     )
     if rollouts is not None:
-        return division, worst_policy_step(recipe, rollouts, division, longest)
+        drops = blueprint.adapter.dropout.p > 0
+        return division, worst_policy_step(
+            recipe, rollouts, division, longest, layers=layers, drops=drops
+        )
     if sets is None or length is None:
         return division, assumed_worst(
             longest, division, validates=recipe.data.validation is not None

@@ -68,7 +68,7 @@ def _shape_of(setup: Setup, stream: QuestionStream, grpo: GRPOSettings) -> Polic
         grpo.cycle(settings.batch_size).prompts,
         choices.micro_batch_tokens,
         choices.packed,
-        shares_prompts(choices, drops=setup.job.adapter.dropout.p > 0),
+        shares_prompts(packed=choices.packed, drops=setup.job.adapter.dropout.p > 0),
     )
 
 

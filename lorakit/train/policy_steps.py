@@ -60,7 +60,7 @@ class PolicySteps:
         drops: bool,
     ) -> None:
         self._drops = drops
-        self._shares_prompts = shares_prompts(choices, drops=drops)
+        self._shares_prompts = shares_prompts(packed=choices.packed, drops=drops)
         self._rollouts = rollouts
         self._settings = settings
         self._batch_size = batch_size
@@ -266,6 +266,6 @@ class PolicySteps:
         return int(self._rollouts.lengths[completion])
 
 
-def shares_prompts(choices: Choices, *, drops: bool) -> bool:
+def shares_prompts(*, packed: bool, drops: bool) -> bool:
     """Whether the prompt of a group is computed once in a micro-batch; see `PolicySteps`."""
-    return choices.packed and not drops
+    return packed and not drops

@@ -71,10 +71,20 @@ class PolicyShape:
 
     @cached_property
     def longest_first(self) -> list[int]:
-        """All questions; of a set with fewer than a generation asks, some again."""
-        order = np.argsort(-self.prompt_lengths, kind="stable")
-        found: list[int] = np.resize(order, max(len(order), self.num_prompts)).tolist()
-        return found
+        """See the function."""
+        return longest_first(self.prompt_lengths, self.num_prompts)
+
+
+def longest_first(prompt_lengths: np.ndarray, num_prompts: int) -> list[int]:
+    """All questions; of a set with fewer than a generation asks, some again.
+
+    Args:
+        prompt_lengths: int64 (number of examples,), tokens of each question.
+        num_prompts: questions of a generation.
+    """
+    order = np.argsort(-prompt_lengths, kind="stable")
+    found: list[int] = np.resize(order, max(len(order), num_prompts)).tolist()
+    return found
 
 
 def worst_answered(shape: PolicyShape, kept: Callable[[int], int]) -> list[Answered]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     PreTrainedModel,
@@ -173,29 +172,10 @@ def test_layers_that_are_rescaled_in_place_are_packed_too(tmp_path: Path) -> Non
         assert relative_error(loaded(ids).logits, expected(ids).logits) < LOGITS_FLOAT32
 
 
-COMPOSITES = {
-    "gemma3": {"layer_types": ["sliding_attention", "full_attention"]},
-    "qwen3_5": families.HYBRID_LINEAR,
-}
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-    "depth": 1,
-    "num_heads": 2,
-    "out_hidden_size": 32,
-}
-
-
-@pytest.mark.parametrize("model_type", COMPOSITES)
+@pytest.mark.parametrize("model_type", families.COMPOSITES)
 @torch.no_grad()
 def test_models_of_pictures_and_text_train_on_text(model_type: str, tmp_path: Path) -> None:
-    text = {**families.COMMON, "head_dim": 8, "sliding_window": 8, **COMPOSITES[model_type]}
-    config = AutoConfig.for_model(model_type, text_config=text, vision_config=VISION)
-    whole = AutoModelForImageTextToText.from_config(config).eval()
+    whole = AutoModelForImageTextToText.from_config(families.composite(model_type)).eval()
     whole.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     for quantization in ("none", "nf4"):
@@ -221,6 +201,13 @@ def test_every_row_of_the_table_is_tested_or_refuses() -> None:
 def test_refused_families_are_refused_by_name(model_type: str) -> None:
     with pytest.raises(ModelError, match=model_type):
         family(model_type)
+
+
+def test_models_of_pictures_that_have_no_text_alone_are_told_so() -> None:
+    with pytest.raises(ModelError, match=r"'qwen2_5_vl' is not supported.*pictures.*gemma3, "):
+        family("qwen2_5_vl")
+    for name in families.COMPOSITES:
+        assert family(name).refused is None
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.attached import adapter_disabled
@@ -14,7 +14,6 @@ from lorakit.generate.decoders import RowDecoder, SlotDecoder, decoder_for
 from lorakit.recipe import LoraConfig
 from tests import families, tiny
 from tests.adapters.bases import perturb
-from tests.base.test_families import COMPOSITES, VISION
 from tests.generate.law import (
     AGAIN,
     AT_A_TIME,
@@ -92,11 +91,11 @@ def test_models_with_another_attention_generate_too() -> None:
     check_law(tiny.model("llama"), SAMPLED)
 
 
-@pytest.mark.parametrize("model_type", COMPOSITES)
+@pytest.mark.parametrize("model_type", families.COMPOSITES)
 def test_models_of_pictures_and_text_generate_text(model_type: str, tmp_path) -> None:
-    text = {**families.COMMON, "head_dim": 8, "sliding_window": 8, **COMPOSITES[model_type]}
-    config = AutoConfig.for_model(model_type, text_config=text, vision_config=VISION)
-    AutoModelForImageTextToText.from_config(config).eval().save_pretrained(tmp_path)
+    AutoModelForImageTextToText.from_config(families.composite(model_type)).eval().save_pretrained(
+        tmp_path
+    )
     tiny.tokenizer().save_pretrained(tmp_path)
     model, _ = load_base(tmp_path, dtype=torch.float32, device="cpu")
     check_law(model, GREEDY)

@@ -5,25 +5,32 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
+from lorakit.adapters.attach import attach_adapter
 from lorakit.base.kv_groups import capacity_of
+from lorakit.base.load import load_base
 from lorakit.cli.plan_words import show_duration
 from lorakit.data.examples import Example, examples_in_memory
 from lorakit.engine.passes import Pass
 from lorakit.plan.duration import NOT_TIMED, Duration, Timing
 from lorakit.plan.plan import plan
-from lorakit.plan.policy import longest_prompts, run_length
+from lorakit.plan.policy import prompt_lengths, run_length
 from lorakit.plan.policy_work import policy_work
 from lorakit.plan.rows import Sets
 from lorakit.plan.time import Events, predict_policy
 from lorakit.recipe import Recipe
 from lorakit.train.choices import Division
+from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
+from lorakit.train.policy_loss import LossType
+from lorakit.train.policy_worst import PolicyShape, longest_first
 from lorakit.train.question_stream import QuestionStream
+from lorakit.train.samplers import sample_here
 from lorakit.train.settings import LoopSettings
 from tests.plan.test_duration import examples, recipe_of
 
@@ -160,10 +167,10 @@ def test_a_policy_has_a_time_at_most(
     assert (seconds.rollouts_at_most > 0) == (where == "on a GPU")
 
 
-def test_the_longest_prompts_are_found() -> None:
+def test_prompts_are_measured() -> None:
     rows = examples(50)
-    lengths = sorted((len(rows[i].input_ids) // 2 for i in range(50)), reverse=True)
-    assert [len(prompt) for prompt in longest_prompts(rows, 3)] == lengths[:3]
+    lengths = [len(rows[i].input_ids) // 2 for i in range(50)]
+    assert prompt_lengths(rows).tolist() == lengths
 
 
 def test_a_long_prompt_of_a_short_row_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +186,66 @@ def test_a_long_prompt_of_a_short_row_is_found_too(monkeypatch: pytest.MonkeyPat
             for prompt, answer in sizes
         ]
     )
-    assert [len(prompt) for prompt in longest_prompts(rows, 2)] == [40, 6]
+    assert prompt_lengths(rows).tolist() == [3, 4, 5, 40, 6]
+    assert longest_first(prompt_lengths(rows), 2)[:2] == [3, 4]
+
+
+class SeenError(Exception):
+    """Raised where enough was seen."""
+
+
+@pytest.mark.parametrize("loss_type", get_args(LossType))
+@pytest.mark.parametrize(("packing", "lora_dropout"), [(True, 0.0), (True, 0.1), (False, 0.0)])
+def test_the_micro_batches_are_those_that_the_loop_tries_first(
+    loss_type: str,
+    packing: bool,
+    lora_dropout: float,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of more questions than a generation asks, and of fewer."""
+    looked: list[dict[str, Any]] = []
+
+    def look(shape: PolicyShape, kept: Any) -> None:
+        known = {name: getattr(shape, name) for name in PolicyShape.__dataclass_fields__}
+        looked.append(known | {"prompt_lengths": shape.prompt_lengths.tolist()})
+        raise SeenError
+
+    monkeypatch.setattr("lorakit.plan.policy.worst_answered", look)
+    monkeypatch.setattr("lorakit.train.policy_first.worst_answered", look)
+    recipe = policy(
+        tiny_folder,
+        train={"max_steps": 4, "batch_size": 16, "micro_batch_tokens": 200},
+        loss_type=loss_type,
+        num_iterations=2,
+        generation_batch_size=32,
+        **({"epsilon_high": 5.0} if loss_type == "cispo" else {}),
+    )
+    recipe.data.packing, recipe.adapter.lora_dropout = packing, lora_dropout
+    loop = LoopSettings.from_section(recipe.train, packing=packing)
+    grpo = GRPOSettings.from_section(recipe.grpo, seed=0)
+    for count in (3, 40):
+        rows = examples(count)
+        with pytest.raises(SeenError):
+            plan(recipe, sets=Sets(rows, np.ones(count)))
+        model, tokenizer = load_base(tiny_folder, dtype=torch.float32, device="cpu")
+        attach_adapter(model, recipe.adapter)
+        with pytest.raises(SeenError):
+            train_grpo(model, tokenizer, rows, loop, grpo, sample=sample_here)
+        ours, theirs = looked[-2:]
+        assert ours == theirs
+    assert ours["shared"] == (packing and not lora_dropout)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_step_is_rehearsed_as_it_is_laid_out(packing: bool, tiny_folder: Path) -> None:
+    """Its largest micro-batch is full, of prompts that stand in the row once if they may."""
+    train = {"max_steps": 4, "batch_size": 64, "micro_batch_tokens": 200}
+    recipe = policy(tiny_folder, train=train)
+    recipe.data.packing = packing
+    shape = plan(recipe, sets=Sets(examples(40), np.ones(40))).peaks.shape
+    assert 160 < shape.num_tokens <= 200
+    assert bool(shape.prompts) == packing == (sum(shape.lengths) > 200)
 
 
 def test_more_at_a_time_and_longer_ones_take_more(tiny_folder: Path) -> None:

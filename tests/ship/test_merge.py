@@ -12,7 +12,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
@@ -45,7 +44,6 @@ from tests.adapters.bases import (
     token_ids,
 )
 from tests.adapters.peers import load_in_peft
-from tests.base.test_families import COMPOSITES, VISION
 from tests.tolerances import LOGITS_FLOAT32, relative_error
 
 BESIDE = {"bias": "all", "modules_to_save": ["lm_head", "model.norm"]}
@@ -484,11 +482,11 @@ def test_nothing_of_transformers_is_printed_while_verifying(
     assert "Loading weights" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("model_type", COMPOSITES)
+@pytest.mark.parametrize("model_type", families.COMPOSITES)
 def test_models_of_pictures_and_text_merge(tmp_path: Path, model_type: str) -> None:
-    text = {**families.COMMON, "head_dim": 8, "sliding_window": 8, **COMPOSITES[model_type]}
-    config = AutoConfig.for_model(model_type, text_config=text, vision_config=VISION)
-    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    AutoModelForImageTextToText.from_config(families.composite(model_type)).save_pretrained(
+        tmp_path
+    )
     tiny.tokenizer().save_pretrained(tmp_path)
     model, _ = load_base(tmp_path, dtype=torch.float32, device="cpu")
     attach_adapter(model, LoraConfig(r=4))

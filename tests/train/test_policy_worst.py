@@ -89,7 +89,7 @@ def test_no_micro_batch_of_a_run_is_larger(
             cycle.prompts,
             budget,
             packed,
-            shares_prompts(choices, drops=drops),
+            shares_prompts(packed=packed, drops=drops),
         )
 
         def steps_of(rollouts: Rollouts, seed: int = draw) -> PolicySteps:

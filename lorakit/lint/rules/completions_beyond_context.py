@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lorakit.data.contract import Finding
 from lorakit.data.named_sets import context_of
 from lorakit.lint.facts import Facts
-from lorakit.plan.policy import longest_prompts
+from lorakit.plan.policy import prompt_lengths
 
 ID = "completions-beyond-context"
 SEVERITIES = ("error",)
@@ -25,7 +25,7 @@ def find(facts: Facts) -> Iterator[Finding]:
     context = context_of(facts.config)
     if not facts.is_policy or context is None:
         return
-    longest = max(map(len, longest_prompts(facts.sets.train.examples, 1)))
+    longest = int(prompt_lengths(facts.sets.train.examples).max())
     completion = facts.recipe.grpo.max_completion_length
     if longest + completion > context:
         message = (
