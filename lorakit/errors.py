@@ -7,6 +7,7 @@
     |   |-- ModelError                    base model folder, config, weights, tokenizer
     |   `-- AdapterError                  adapter config or adapter files
     `-- RunError (also RuntimeError)      the input was fine, the run was not   exit 1
+        |-- InterruptionError             a signal stopped it; exit 128 and its number
         |-- NonFiniteError                a loss or gradient became NaN or infinite
         |-- CheckpointError               no whole checkpoint, or one of another run
         `-- VerificationError             what was written differs from what was trained
@@ -60,6 +61,14 @@ class AdapterError(InputError):
 
 class RunError(LorakitError, RuntimeError):
     """The input was fine, but the run or a check of it failed."""
+
+
+class InterruptionError(RunError):
+    """A signal stopped what was going on; `exit_code` is the shell's, 143 or 130."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class NonFiniteError(RunError):

@@ -18,10 +18,9 @@ from safetensors.torch import load_file
 
 import lorakit
 from lorakit.cli import main
-from lorakit.errors import CheckpointError, InputError, RunError
+from lorakit.errors import CheckpointError, InputError, InterruptionError, RunError
 from lorakit.report.files import read_run
 from lorakit.train import run as run_module
-from lorakit.train.interrupts import InterruptionError
 from tests.train.grpo_runs import logged
 
 OWN = """

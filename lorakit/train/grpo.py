@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.examples import ExampleSet
 from lorakit.data.sources import Row
+from lorakit.errors import InterruptionError
 from lorakit.progress import Bar
 from lorakit.recipe.cycle_sizes import CycleSizes
 from lorakit.recipe.reward_names import is_function
@@ -32,7 +33,7 @@ from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
 from lorakit.train.heap import give_free_pages_back
 from lorakit.train.identity import columns_hash
-from lorakit.train.interrupts import InterruptionError, Interrupts
+from lorakit.train.interrupts import Interrupts
 from lorakit.train.look_back import look_back
 from lorakit.train.losses import StoppedError
 from lorakit.train.modes import training_mode
@@ -230,6 +231,7 @@ class _Loop:
             run.save(anew=state.rollouts is not None)
             if isinstance(error, StoppedError):
                 raise self._interruption() from None
+            state.keep_not_scored(generation.tokenizer, run.counters.step + 1)
             raise
         run.count_generation()
         state.keep_samples(generation.tokenizer, state.rollouts)
