@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -404,9 +405,13 @@ def test_plan_and_check_tell_of_both_stages(
     found = json.loads(capsys.readouterr().out)["findings"]
     told = [one for one in found if one["message"].startswith("warm_start: ")]
     assert any(one["where"] == "warm_start.max_steps" for one in told)
+    assert [one["where"] for one in told if one["id"] == "few-rows"] == ["warm_start.train"]
     assert any(one["id"] == "few-questions-per-step" for one in found)
-    assert main(["check", str(path), "--show", "2"]) == 0
-    shown = capsys.readouterr().out
+    page = path.with_name("check.html")
+    assert main(["check", str(path), "--show", "2", "--html", str(page)]) == 0
+    shown, html = capsys.readouterr().out, page.read_text()
+    assert '<th scope="row">Warm start</th>' in html and "What is trained by the warm start" in html
+    assert "I add them: 3" in re.sub("<.*?>", "", html)
     assert "warm_start.train: 10 rows read, 10 kept, 0 dropped;" in shown.replace("\n", " ")
     for name, answer in (("train", "3"), ("warm_start.train", "I add them: 3")):
         example = shown.split(f"example 2 of {name};")[1].split("\n\n")[0]
