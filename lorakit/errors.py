@@ -18,12 +18,35 @@ only where a caller must tell it apart; a new message is not a new class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def in_one_line(error: BaseException) -> str:
     """What another library's error says first, to be quoted within a sentence of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
     return first.removeprefix("Got: ").rstrip(" .")
+
+
+def kind_of(value: object) -> str:
+    """What a value is in the words of JSON, to be said after "is" or "holds": `an object`,
+    `a number`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    for kinds, name in _KINDS:
+        if isinstance(value, kinds):
+            return name
+    return f"a value of type {type(value).__name__}"
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (Mapping, "an object"),
+    (str, "a text"),
+    ((list, tuple), "a list"),
+    ((int, float), "a number"),
+)
 
 
 def printable(text: str) -> str:

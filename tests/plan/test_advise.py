@@ -272,6 +272,15 @@ def test_the_recipe_follows_the_answers(tmp_path: Path) -> None:
     assert recipe(measure="reference").evaluate.primary["in_domain"] == "token_f1"
 
 
+def test_passages_are_not_given_twice() -> None:
+    """Rows that hold them are what is trained on; `compare` looks them up itself."""
+    for answers in combinations(DECIDING):
+        found = advise(answers)
+        in_rows = "the retrieved passages, then the question" in found.recipe
+        assert in_rows == ("or they are there twice" in found.recipe), answers
+        assert not in_rows or "\ncompare:" in found.recipe
+
+
 def test_the_docs_have_every_question_and_reason() -> None:
     text = DOCS.read_text(encoding="utf-8")
     for question in QUESTIONS:
