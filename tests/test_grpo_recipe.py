@@ -154,8 +154,8 @@ def test_sampled_answers_are_measured_and_the_same_again(whole: Path, tmp_path: 
     """Whatever runs together: five at a time here, all at once in the run."""
     names = ("math/pass@1", "math/pass@3", "math/majority@3")
     told = json.loads((whole / "evaluation.json").read_text())["in_domain"]
-    # What a policy is asked it learns nothing of by heart.
-    assert not {"overfitting", "memorisation"} & told.keys()
+    # What a policy is asked it learns nothing of by heart, and it never writes right answers.
+    assert not {"overfitting", "memorisation", "calibration"} & told.keys()
     found = told["metrics"]
     assert set(found) == {"loss", "math", *names}
     for name in names:
@@ -165,6 +165,8 @@ def test_sampled_answers_are_measured_and_the_same_again(whole: Path, tmp_path: 
     assert len(texts) == 24 * 3 and len(set(texts)) > 24
     page = (whole / "report.html").read_text()
     assert "mathematics pass@3" in page and "of each alone" in page
+    assert 'id="calibration"' not in page
+    assert '<th scope="row">Warm start</th>' in page and "What is trained by the warm start" in page
     again = tmp_path / "run"
     shutil.copytree(whole, again, ignore=shutil.ignore_patterns("checkpoints", "warm_start"))
     written = yaml.safe_load((again / "recipe.yaml").read_text())
