@@ -183,7 +183,7 @@ def break_even(way: WayNumbers, other: WayNumbers) -> int | None:
 
     Calls that cost the same within SAME_COST save nothing that was really measured.
     """
-    if way.cost_per_call >= other.cost_per_call * (1 - SAME_COST):
+    if way.cost_per_call * (1 + SAME_COST) >= other.cost_per_call:  # as `recommend` has it
         return None
     more = way.setup_cost - other.setup_cost
     return max(0, math.ceil(more / (other.cost_per_call - way.cost_per_call)))
