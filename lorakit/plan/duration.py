@@ -172,7 +172,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
     if timing.prices is not None:
         cost = timing.prices.of_machine(name, seconds.expected, count=run.num_gpus)
         if cost is not None and seconds.is_bound:
-            cost = replace(cost, basis=f"at most, for the time at most; {cost.basis}")
+            cost = replace(cost, basis=f"for the time at most; {cost.basis}")
         why = None if cost is not None else f"{timing.prices.source} has no price for {name!r}"
     return Duration(counted, seconds, machine.how, cost, why, tuple(left_out), disturbed)
 
