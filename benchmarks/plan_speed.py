@@ -8,7 +8,9 @@ linear layers (experts have no DoRA: there it is of all other layers), on 1, 2 a
 kind. Each plan is the command `lorakit plan` in a process of its own: what it takes from beginning
 to end is counted in CPU seconds of all its threads, which a busy machine changes less than the
 clock, the least of a few runs. Where a recipe does not fit, the changes that make it fit are looked
-for too. Ends with 1 when a command takes over 5 s, or over 2 GB.
+for too. What of it nobody can leave out is measured in between: a process that imports torch and
+transformers' file of that family, and does nothing. Ends with 1 when a command takes over 5 s, or
+over 2 GB.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ ADAPTERS = ("lora", "dora")
 NUM_GPUS = (1, 2, 8)
 MOST_SECONDS = 5.0
 MOST_BYTES = 2 * 10**9
-COLUMNS = ("base", "storage", "adapter", "GPUs", "fits", "CPU s", "s", "peak MB")
+COLUMNS = ("base", "storage", "adapter", "GPUs", "fits", "CPU s", "s", "imports s", "peak MB")
 
 
 def main() -> int:
@@ -54,9 +56,11 @@ def main() -> int:
     with work_folder(None) as folder:
         for base, quantization, adapter in product(bases, options.quantization, options.adapter):
             recipe = recipe_of(base, quantization, folder, adapter)
+            floor = imports_alone(str(LARGE[base]["model_type"]), folder, options.runs)
             for count in options.gpus:
                 row = {"base": base, "quantization": quantization, "adapter": adapter}
                 row |= {"gpus": count, "load": round(os.getloadavg()[0], 1)}
+                row |= {"imports_cpu_seconds": floor}
                 row |= plan(recipe, options.gpu, count, options.runs)
                 print(" | ".join(line(row)), file=sys.stderr, flush=True)
                 rows.append(row)
@@ -83,6 +87,23 @@ def recipe_of(base: str, quantization: str, folder: Path, adapter: str = "lora")
     path = folder / f"{base}-{quantization}-{adapter}.yaml"
     path.write_text(yaml.safe_dump(sections), "utf-8")
     return path
+
+
+def imports_alone(model_type: str, folder: Path, runs: int) -> float:
+    """CPU seconds of a process that imports what such a model needs: least of the runs."""
+    names = f"import torch, transformers.models.{model_type}.modeling_{model_type}"
+    ended = [
+        took.run(
+            [sys.executable, "-c", names],
+            output=folder / "imports.txt",
+            errors=folder / "imports.errors",
+            environment=os.environ,
+        )
+        for _ in range(runs)
+    ]
+    if failed := [one.code for one in ended if one.code]:
+        raise SystemExit(f"{names!r} ended with {failed[0]}")
+    return min(one.cpu_seconds for one in ended)
 
 
 def plan(recipe: Path, gpu: str, count: int, runs: int = 1) -> dict[str, Any]:
@@ -133,6 +154,7 @@ def line(row: dict[str, Any]) -> list[str]:
         "yes" if row["fits"] else f"no; ways offered: {offered}",
         f"{row['cpu_seconds']:.1f}",
         f"{row['seconds']:.1f}",
+        f"{row['imports_cpu_seconds']:.1f}",
         f"{row['peak_bytes'] / 1e6:,.0f}",
     ]
 
@@ -142,12 +164,15 @@ def report(rows: list[dict[str, Any]], gpu: str, runs: int) -> str:
     slowest, longest = (max(row[name] for row in rows) for name in ("cpu_seconds", "seconds"))
     largest = max(row["peak_bytes"] for row in rows)
     loads = [row["load"] for row in rows]
+    floors = [row["imports_cpu_seconds"] for row in rows]
     return f"""Written by `{command()}`. {machine()}
 
 The command `lorakit plan` on {gpu}, from the start of Python to its end, imports and all: CPU
 seconds of all its threads, and seconds by the clock, least of {runs} runs. The slowest took
-{slowest:.1f} s of CPU and {longest:.1f} s by the clock, the largest {largest / MIB:,.0f} MiB. Load
-average of the machine: {min(loads)} to {max(loads)}.
+{slowest:.1f} s of CPU and {longest:.1f} s by the clock, the largest {largest / MIB:,.0f} MiB. A
+process that imports torch and the family's file in transformers, and does nothing, took
+{min(floors):.1f} to {max(floors):.1f} s of CPU in between ("imports s"). Load average of the
+machine: {min(loads)} to {max(loads)}.
 
 {table(COLUMNS, [line(row) for row in rows])}
 """

@@ -7,6 +7,7 @@
     |   |-- ModelError                    base model folder, config, weights, tokenizer
     |   `-- AdapterError                  adapter config or adapter files
     `-- RunError (also RuntimeError)      the input was fine, the run was not   exit 1
+        |-- InterruptionError             a signal stopped it; exit 128 and its number
         |-- NonFiniteError                a loss or gradient became NaN or infinite
         |-- CheckpointError               no whole checkpoint, or one of another run
         `-- VerificationError             what was written differs from what was trained
@@ -17,12 +18,35 @@ only where a caller must tell it apart; a new message is not a new class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def in_one_line(error: BaseException) -> str:
     """What another library's error says first, to be quoted within a sentence of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
     return first.removeprefix("Got: ").rstrip(" .")
+
+
+def kind_of(value: object) -> str:
+    """What a value is in the words of JSON, to be said after "is" or "holds": `an object`,
+    `a number`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    for kinds, name in _KINDS:
+        if isinstance(value, kinds):
+            return name
+    return f"a value of type {type(value).__name__}"
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (Mapping, "an object"),
+    (str, "a text"),
+    ((list, tuple), "a list"),
+    ((int, float), "a number"),
+)
 
 
 def printable(text: str) -> str:
@@ -60,6 +84,14 @@ class AdapterError(InputError):
 
 class RunError(LorakitError, RuntimeError):
     """The input was fine, but the run or a check of it failed."""
+
+
+class InterruptionError(RunError):
+    """A signal stopped what was going on; `exit_code` is the shell's, 143 or 130."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class NonFiniteError(RunError):

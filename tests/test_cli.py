@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +121,9 @@ def _raise(error: BaseException) -> Any:
 LORAKIT_ERRORS = [
     kind
     for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, errors.LorakitError)
+    if isinstance(kind, type)
+    and issubclass(kind, errors.LorakitError)
+    and kind is not errors.InterruptionError
 ]
 
 
@@ -133,6 +136,15 @@ def test_errors_raised_on_purpose_are_one_line_and_an_exit_code(
     monkeypatch.setattr(new, "_template", _raise(kind("what, possible, remedy")))
     assert main(["new", "x.yaml"]) == (2 if issubclass(kind, errors.InputError) else 1)
     assert capsys.readouterr().err == "error: what, possible, remedy\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_stops_a_command_is_not_told_of_an_error(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "_template", _raise(errors.InterruptionError("stopped", number)))
+    assert main(["new", "x.yaml"]) == code
+    assert capsys.readouterr().err == "stopped\n"
 
 
 @pytest.mark.parametrize("number", sorted(cli.REFUSALS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,10 +19,9 @@ from safetensors.torch import load_file
 
 import lorakit
 from lorakit.cli import main
-from lorakit.errors import CheckpointError, InputError, RunError
+from lorakit.errors import CheckpointError, InputError, InterruptionError, RunError
 from lorakit.report.files import read_run
 from lorakit.train import run as run_module
-from lorakit.train.interrupts import InterruptionError
 from tests.train.grpo_runs import logged
 
 OWN = """
@@ -154,8 +154,8 @@ def test_sampled_answers_are_measured_and_the_same_again(whole: Path, tmp_path: 
     """Whatever runs together: five at a time here, all at once in the run."""
     names = ("math/pass@1", "math/pass@3", "math/majority@3")
     told = json.loads((whole / "evaluation.json").read_text())["in_domain"]
-    # What a policy is asked it learns nothing of by heart.
-    assert not {"overfitting", "memorisation"} & told.keys()
+    # What a policy is asked it learns nothing of by heart, and it never writes right answers.
+    assert not {"overfitting", "memorisation", "calibration"} & told.keys()
     found = told["metrics"]
     assert set(found) == {"loss", "math", *names}
     for name in names:
@@ -165,6 +165,8 @@ def test_sampled_answers_are_measured_and_the_same_again(whole: Path, tmp_path: 
     assert len(texts) == 24 * 3 and len(set(texts)) > 24
     page = (whole / "report.html").read_text()
     assert "mathematics pass@3" in page and "of each alone" in page
+    assert 'id="calibration"' not in page
+    assert '<th scope="row">Warm start</th>' in page and "What is trained by the warm start" in page
     again = tmp_path / "run"
     shutil.copytree(whole, again, ignore=shutil.ignore_patterns("checkpoints", "warm_start"))
     written = yaml.safe_load((again / "recipe.yaml").read_text())
@@ -405,9 +407,13 @@ def test_plan_and_check_tell_of_both_stages(
     found = json.loads(capsys.readouterr().out)["findings"]
     told = [one for one in found if one["message"].startswith("warm_start: ")]
     assert any(one["where"] == "warm_start.max_steps" for one in told)
+    assert [one["where"] for one in told if one["id"] == "few-rows"] == ["warm_start.train"]
     assert any(one["id"] == "few-questions-per-step" for one in found)
-    assert main(["check", str(path), "--show", "2"]) == 0
-    shown = capsys.readouterr().out
+    page = path.with_name("check.html")
+    assert main(["check", str(path), "--show", "2", "--html", str(page)]) == 0
+    shown, html = capsys.readouterr().out, page.read_text()
+    assert '<th scope="row">Warm start</th>' in html and "What is trained by the warm start" in html
+    assert "I add them: " in re.sub("<.*?>", "", html)
     assert "warm_start.train: 10 rows read, 10 kept, 0 dropped;" in shown.replace("\n", " ")
     for name, answer in (("train", "3"), ("warm_start.train", "I add them: 3")):
         example = shown.split(f"example 2 of {name};")[1].split("\n\n")[0]

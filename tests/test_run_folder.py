@@ -10,9 +10,8 @@ import pytest
 
 from lorakit.cli import main
 from lorakit.cli import train as train_verb
-from lorakit.errors import CheckpointError, InputError, NonFiniteError, RunError
+from lorakit.errors import CheckpointError, InputError, InterruptionError, NonFiniteError, RunError
 from lorakit.run_folder import RunFolder, naming_resumption, resume_command
-from lorakit.train.interrupts import InterruptionError
 
 STOPS = {  # error: whether the same again would end otherwise
     "signal": (InterruptionError("stopped by SIGTERM.", 15), True),

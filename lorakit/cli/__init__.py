@@ -34,7 +34,7 @@ from lorakit.cli import (
     train,
 )
 from lorakit.cli.output import visible
-from lorakit.errors import LorakitError
+from lorakit.errors import InterruptionError, LorakitError
 
 # What an operating system refuses for reasons outside lorakit; anything else is our bug.
 REFUSALS = {
@@ -123,14 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("interrupted", file=sys.stderr)
         return code
     except LorakitError as error:
-        return _refuse(" ".join([str(error), *_notes_of(error)]), error.exit_code)
+        return _refuse(" ".join([str(error), *_notes_of(error)]), error)
     except MemoryError:
-        return _refuse("out of memory. `lorakit plan` says what a recipe needs.", 1)
+        return _refuse("out of memory. `lorakit plan` says what a recipe needs.")
     except OSError as error:
         if error.errno not in REFUSALS:
             return _report_bug()
         place = f"{error.filename!s}: " if error.filename else ""
-        return _refuse(f"{place}{error.strerror}. {REFUSALS[error.errno]}", 1)
+        return _refuse(f"{place}{error.strerror}. {REFUSALS[error.errno]}")
     # A bug must be seen whatever its type, with its traceback and an exit code that says failed.
     except Exception:  # noqa: BLE001
         return _report_bug()
@@ -170,9 +170,11 @@ def _notes_of(error: LorakitError) -> list[str]:
     return found
 
 
-def _refuse(message: str, exit_code: int) -> int:
-    print(visible(f"error: {message}"), file=sys.stderr)
-    return exit_code
+def _refuse(message: str, error: LorakitError | None = None) -> int:
+    # Who stopped it knows that it was no error.
+    mark = "" if isinstance(error, InterruptionError) else "error: "
+    print(visible(f"{mark}{message}"), file=sys.stderr)
+    return 1 if error is None else error.exit_code
 
 
 def _report_bug() -> int:

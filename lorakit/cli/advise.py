@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from lorakit.cli.asking import ask_line
 from lorakit.cli.output import AsJson, console, print_json, visible
-from lorakit.errors import InputError
+from lorakit.errors import InputError, InterruptionError
 from lorakit.files import write_atomically
 from lorakit.plan.advise.questions import (
     BY_NAME,
@@ -149,7 +151,7 @@ def _ask_missing(known: dict[str, Any]) -> None:
     Ends early where the input ends.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; nothing was written.
+        InterruptionError: Ctrl-C.
     """
     out = Console(stderr=True, highlight=False, markup=False, emoji=False)
     out.print("Answer by number or word; ? says why it is asked, Ctrl-C stops.\n", style="dim")
@@ -160,8 +162,8 @@ def _ask_missing(known: dict[str, Any]) -> None:
     except EOFError:
         out.print()  # whole_answers says what is missing
     except KeyboardInterrupt:
-        out.print("\nstopped; nothing was written")
-        raise
+        out.print()  # the prompt's line
+        raise InterruptionError("interrupted; nothing was written", signal.SIGINT) from None
 
 
 def _ask(question: Question, out: Console) -> str | int | bool:
@@ -171,7 +173,7 @@ def _ask(question: Question, out: Console) -> str | int | bool:
     mark = {True: "yes or no", False: question.name}[question.is_yes_or_no]
     while True:
         try:
-            typed = out.input(f"{mark}> ")
+            typed = ask_line(out, f"{mark}> ")
         except UnicodeDecodeError:
             typed = "\ufffd"
         if typed.strip() == "?":

@@ -97,15 +97,16 @@ def show_check(report: CheckReport, num_examples: int, *, is_policy: bool = Fals
     from lorakit.data.named_sets import title_of
     from lorakit.data.row_use import TRAINED, row_use
     from lorakit.data.silence import silenced_in_words
+    from lorakit.recipe.warm_start import TRAIN_SET
 
     out, use = console(), row_use(is_policy=is_policy)
-    for name, prepared in report.shown_sets.items():
+    for name, prepared in report.sets.items():
         tokens, trained = prepared.examples.lengths.sum(), prepared.examples.trained_lengths.sum()
-        counted = (use if name == "train" else TRAINED).counted
-        title = title_of(report.shown_sets, name)
+        share = (use if name == "train" else TRAINED).share
+        title = title_of(report.sets, name)
         out.print(
             f"{title}: {prepared.read} rows read, {prepared.kept} kept, "
-            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {counted}"
+            f"{prepared.dropped} dropped; {tokens:,} tokens, {trained:,} {share}"
         )
     for finding in report.findings:
         line = Text(f"{finding.severity}: ", style=SEVERITY_COLOURS[finding.severity])
@@ -114,14 +115,12 @@ def show_check(report: CheckReport, num_examples: int, *, is_policy: bool = Fals
         out.print(line.append(f" [{finding.id}]", style="dim"))
     if report.silenced:
         out.print(f"silenced by check.silence: {silenced_in_words(report.silenced)}")
-    if "train" not in report.sets:
-        return
-    for name, prepared in report.shown_sets.items():
-        if prepared is not report.sets["train"] and prepared is not report.warm_start:
+    for name, one_use in (("train", use), (TRAIN_SET, TRAINED)):
+        if name not in report.sets:
             continue
-        marks = (use if name == "train" else TRAINED).marks
+        prepared, legend = report.sets[name], one_use.legend
         for index in range(min(num_examples, len(prepared.examples))):
-            out.print(f"\nexample {index + 1} of {name}; {''.join(TRAINED_MARKS)} marks {marks}")
+            out.print(f"\nexample {index + 1} of {name}; {''.join(TRAINED_MARKS)} marks {legend}")
             out.print(marked(report.tokenizer, prepared.examples[index]))
 
 

@@ -167,24 +167,27 @@ def _span(interval: list[float]) -> str:
 
 def verdict_in_words(told: dict[str, Any]) -> list[str]:
     """The recommendation of compare.json, for people."""
-    from lorakit.compare.recommend import NOTHING_TO_REPAY
+    from lorakit.compare.recommend import NONE_GOOD, NOTHING_TO_REPAY, TIE
 
     titles = {name: way["title"] for name, way in told["ways"].items()}
     found = told["recommendation"]
-    if found["way"] is None:
+    by = f"by {told['primary']} and the cost of {told['calls']:,} calls"
+    if found["verdict"] == NONE_GOOD:
+        lines = [f"verdict: {NONE_GOOD}; {told['primary']} is 0 for {', '.join(titles.values())}"]
+    elif found["way"] is None:
         names = ", ".join(titles[name] for name in found["candidates"])
         lines = [f"verdict: {found['verdict']}; between {names}"]
-    elif found["verdict"] == "tie":
-        others = ", ".join(titles[name] for name in found["candidates"] if name != found["way"])
-        lines = [f"verdict: a tie; {titles[found['way']]} is the simplest, as good: {others}"]
+    elif found["verdict"] == TIE:
+        names = " and ".join(titles[name] for name in found["candidates"])
+        lines = [f"verdict: a tie of {names} {by}; {titles[found['way']]} is the simplest"]
     else:
-        lines = [f"verdict: take {titles[found['way']]}"]
+        lines = [f"verdict: take {titles[found['way']]}, {by}"]
     lines += [f"  {reason}" for reason in found["reasons"]]
     if len(found["by_calls"]) > 1:
         steps = [f"from {step['from']:,} calls {titles[step['way']]}" for step in found["by_calls"]]
         lines.append(f"  cheapest of those good enough: {', '.join(steps)}")
     repaid = told["break_even"]
-    if repaid["against"] is None:
+    if repaid["against"] is None and found["verdict"] != NONE_GOOD:
         lines.append(f"  {NOTHING_TO_REPAY}")
     for name, calls in repaid["calls"].items():
         against = titles[repaid["against"]]

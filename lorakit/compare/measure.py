@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,6 +107,11 @@ class Measuring:
     timed: int
     token_budget: int
     packed: bool
+
+    def of_way(self, place: int) -> Measuring:
+        """For the way at that place: all have the same references, so that what is wrong with these
+        is told of the first."""
+        return replace(self, scoring=replace(self.scoring, knows_references=place > 0))
 
 
 @dataclass(frozen=True)

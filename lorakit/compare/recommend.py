@@ -1,6 +1,7 @@
 """Which way to take: rules over the numbers of the table, and nothing else.
 
-1. Under MIN_EXAMPLES questions nothing can be told.
+1. Under MIN_EXAMPLES questions nothing can be told; where every way has 0 in a metric of which more
+   is better, none is good enough, whatever it costs.
 2. The best way is the one with the best mean; of equal ones the one that is simpler to set up.
 3. Good enough is a way whose interval of what it loses against the best excludes more than the
    margin (non-inferiority). The best is good enough by itself.
@@ -19,10 +20,11 @@ from typing import Any, Literal
 
 from lorakit.evaluate.statistics import MIN_EXAMPLES, TOO_FEW
 
-Verdict = Literal["recommended", "tie", "too few examples to tell"]
+Verdict = Literal["recommended", "tie", "too few examples to tell", "none is good enough"]
 RECOMMENDED: Verdict = "recommended"
 TIE: Verdict = "tie"
 TOO_FEW_TO_TELL: Verdict = "too few examples to tell"
+NONE_GOOD: Verdict = "none is good enough"
 assert TOO_FEW_TO_TELL == TOO_FEW
 
 # Costs rest on times measured on a machine that does other things too; within this share of each
@@ -85,11 +87,12 @@ class Recommendation:
     """What follows.
 
     Attributes:
-        verdict: recommended, a tie, or too few examples.
-        way: the one to take; None where the examples are too few.
+        verdict: recommended, a tie, too few examples, or none that is good enough.
+        way: the one to take; None where the examples are too few or none is good enough.
         candidates: ways between which nothing was decided; `way` alone where it was.
         best: the way with the best mean.
-        good_enough: ways that are not worse than it by more than the margin, or it.
+        good_enough: ways that are not worse than it by more than the margin, or it; none where it
+            is not.
         by_calls: [(from so many calls on, the cheapest way that is good enough)].
         reasons: the numbers it rests on, in sentences.
     """
@@ -132,6 +135,9 @@ def recommend(ways: Sequence[WayNumbers], terms: Terms) -> Recommendation:
         [(way.name, way.quality) for way in ways], higher_is_better=terms.higher_is_better
     )
     best = next(way for way in ways if way.name == name)
+    if terms.examples >= MIN_EXAMPLES and terms.higher_is_better and best.quality <= 0:
+        nothing = _of_nothing(ways, terms)
+        return Recommendation(NONE_GOOD, None, names_of(ways), best.name, (), (), nothing)
     good = [way for way in ways if way is best or way.lost[1] <= terms.margin]
     cheapest = min(good, key=lambda way: way.total(terms.calls))
     limit = cheapest.total(terms.calls) * (1 + SAME_COST)
@@ -145,16 +151,17 @@ def recommend(ways: Sequence[WayNumbers], terms: Terms) -> Recommendation:
         and way.total(terms.calls) * (1 + SAME_COST) < cheapest.total(terms.calls)
     ]
     reasons = [_of_best(best, ways, terms), *_of_others(best, ways, good, terms)]
-    names = tuple(way.name for way in good)
+    names = names_of(good)
     by_calls = _cheapest_by_calls(good)
 
     def decided(
         verdict: Verdict, way: WayNumbers | None, candidates: Sequence[WayNumbers], reason: str
     ) -> Recommendation:
-        listed = tuple(one.name for one in candidates)
         told = (*reasons, reason)
         named = None if way is None else way.name
-        return Recommendation(verdict, named, listed, best.name, names, by_calls, told)
+        return Recommendation(
+            verdict, named, names_of(candidates), best.name, names, by_calls, told
+        )
 
     if terms.examples < MIN_EXAMPLES:
         few = f"{terms.examples} questions are too few: a verdict needs {MIN_EXAMPLES}"
@@ -164,6 +171,11 @@ def recommend(ways: Sequence[WayNumbers], terms: Terms) -> Recommendation:
     if len(tied) > 1:
         return decided(TIE, tied[0], tied, _of_tie(tied, terms))
     return decided(RECOMMENDED, cheapest, [cheapest], _of_cheapest(cheapest, good, terms))
+
+
+def names_of(ways: Sequence[WayNumbers]) -> tuple[str, ...]:
+    """Their names in JSON."""
+    return tuple(way.name for way in ways)
 
 
 def break_even(way: WayNumbers, other: WayNumbers) -> int | None:
@@ -204,9 +216,22 @@ def _cheapest_by_calls(good: Sequence[WayNumbers]) -> tuple[tuple[int, str], ...
         steps[max(calls, *steps)] = current.name
 
 
+def _of_nothing(ways: Sequence[WayNumbers], terms: Terms) -> tuple[str, ...]:
+    whose = "for every way" if len(ways) > 1 else f"for {ways[0].title}"
+    return (
+        f"{terms.metric} on {terms.examples} questions is 0 {whose}: nothing is right by it, so "
+        "that it tells no way from another, and costs decide nothing",
+        "a metric that gives marks for parts would tell more (evaluate.primary: token_f1 or loss), "
+        "if the answers are not as useless as it says: look at some of them",
+    )
+
+
 def _of_best(best: WayNumbers, ways: Sequence[WayNumbers], terms: Terms) -> str:
-    others = ", ".join(f"{way.title} {way.quality:.3f}" for way in ways if way is not best)
-    means = f"{terms.metric} on {terms.examples} questions is best for {best.title}"
+    equal = [way for way in ways if way.quality == best.quality]
+    others = ", ".join(f"{way.title} {way.quality:.3f}" for way in ways if way not in equal)
+    how = "best" if len(equal) < len(ways) or len(ways) == 1 else "the same"
+    named = " and ".join(way.title for way in equal)
+    means = f"{terms.metric} on {terms.examples} questions is {how} for {named}"
     return f"{means}: {best.quality:.3f}" + (f" ({others})" if others else "")
 
 
@@ -220,8 +245,12 @@ def _of_others(
             continue
         low, high = way.lost
         if way in good:
-            most = f"by at most {high:.3f}" if high > 0 else "not at all"
-            told.append(f"{way.title} is worse {most}, {terms.margin:g} is allowed: good enough")
+            most = (
+                f"worse by at most {high:.3f}, {terms.margin:g} is allowed"
+                if high > 0
+                else f"not worse than {best.title}"
+            )
+            told.append(f"{way.title} is {most}: good enough")
         elif low > 0:
             told.append(f"{way.title} is worse by {low:.3f} to {high:.3f}: not good enough")
         else:

@@ -205,8 +205,8 @@ def _measured(
     model, tokenizer = served.model, served.tokenizer
     answered = answer_in_turns(model, tokenizer, asked, how)
     return [
-        measure(model, way, prompts, questions, answers, how)
-        for (way, prompts), answers in zip(asked, answered, strict=True)
+        measure(model, way, prompts, questions, answers, how.of_way(place))
+        for place, ((way, prompts), answers) in enumerate(zip(asked, answered, strict=True))
     ]
 
 

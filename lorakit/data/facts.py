@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from lorakit.data.examples import ExampleSet
 from lorakit.data.named_sets import NamedSets
 from lorakit.data.pieces import pieces_of
 from lorakit.data.prepare import Prepared
+from lorakit.recipe.warm_start import TRAIN_SET
 
 MAX_BINS = 24
 MAX_TOKENS_SHOWN = 240  # of an example: about a screen
@@ -28,7 +29,8 @@ def data_facts(
     *,
     max_length: int | None,
 ) -> dict[str, Any]:
-    """Counts and lengths of every set, all findings, and some training examples token by token.
+    """Counts and lengths of every set, all findings, and some training examples token by token,
+    those of a warm start too.
 
     Args:
         findings: of the data contract and of the linter.
@@ -37,12 +39,31 @@ def data_facts(
     Returns:
         `{"sets": {NAME: ...}, "findings": [...], "examples": [...]}`, plain values for JSON.
     """
-    train = sets.train.examples
+    shown = sets.shown()
     return {
-        "sets": {name: set_facts(one, max_length) for name, one in sets.by_name().items()},
+        "sets": {name: set_facts(one, max_length) for name, one in shown.items()},
         "findings": [finding.to_json() for finding in findings],
-        "examples": [example_facts(train, index, tokenizer) for index in shown_examples(train)],
+        "examples": examples_facts(shown, tokenizer),
     }
+
+
+def examples_facts(
+    sets: Mapping[str, Prepared],
+    tokenizer: PreTrainedTokenizerBase,
+    quantiles: Sequence[float] = SHOWN_QUANTILES,
+) -> list[dict[str, Any]]:
+    """Examples of what is trained on, or asked.
+
+    Args:
+        sets: by name, as `NamedSets.shown` has them.
+        quantiles: of their lengths.
+    """
+    return [
+        example_facts(name, sets[name].examples, index, tokenizer)
+        for name in ("train", TRAIN_SET)
+        if name in sets
+        for index in shown_examples(sets[name].examples, quantiles)
+    ]
 
 
 def set_facts(prepared: Prepared, max_length: int | None) -> dict[str, Any]:
@@ -93,9 +114,9 @@ def shown_examples(examples: ExampleSet, quantiles: Sequence[float] = SHOWN_QUAN
 
 
 def example_facts(
-    examples: ExampleSet, index: int, tokenizer: PreTrainedTokenizerBase
+    name: str, examples: ExampleSet, index: int, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """One example token by token, around where its training begins."""
+    """One example of a set of that name token by token, around where its training begins."""
     example = examples[index]
     first_trained = int(np.argmax(example.loss_weights > 0))
     # A long prompt must not hide where training begins.
@@ -104,7 +125,7 @@ def example_facts(
     end = min(start + MAX_TOKENS_SHOWN, example.num_tokens)
     shown = pieces_of(tokenizer, example, start=start, end=end)
     return {
-        "set": "train",
+        "set": name,
         "index": index,
         "tokens": example.num_tokens,
         "trained_tokens": example.num_trained_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorakit.errors import DataError
+from lorakit.errors import DataError, kind_of
 
 
 class MappedRow(dict[str, Any]):
@@ -49,7 +49,7 @@ def optional_text(values: Mapping[str, Any], column: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{where}: column {_in_file(values, column)!r} holds a {type(value).__name__}, not "
+            f"{where}: column {_in_file(values, column)!r} holds {kind_of(value)}, not "
             "text. Write it as a string."
         )
     if not value.isascii():

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import DataError
+from lorakit.errors import DataError, kind_of
 from lorakit.files import strict_json
 
 MAX_LINE_BYTES = 16 << 20
@@ -48,7 +48,7 @@ def _row(text: str, where: str) -> dict[str, Any]:
     row = parse(text.rstrip("\r\n"), where)
     if not isinstance(row, dict):
         raise DataError(
-            f"{where}: the line holds a {_kind(row)}; each line of a .jsonl file must be one JSON "
+            f"{where}: the line holds {kind_of(row)}; each line of a .jsonl file must be one JSON "
             "object. Write one row per line."
         )
     return row
@@ -70,7 +70,7 @@ def read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(
-                f"{path}:{number}: row {number} is a {_kind(row)}; every row must be a JSON object."
+                f"{path}:{number}: row {number} is {kind_of(row)}; every row must be a JSON object."
             )
         yield number, row
 
@@ -128,7 +128,7 @@ def _only_list(document: Any, path: Path) -> list[Any]:
     )
     if len(lists) != 1:
         raise DataError(
-            f"{path}: holds a {_kind(document)} with {len(lists)} lists ({sorted(lists)}); a .json "
+            f"{path}: holds {kind_of(document)} with {len(lists)} lists ({sorted(lists)}); a .json "
             "file is a list of rows, or an object with exactly one list. Use .jsonl for one row "
             "per line."
         )
@@ -154,8 +154,3 @@ def _depth(text: str) -> int:
         elif character in "]}":
             depth -= 1
     return deepest
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")

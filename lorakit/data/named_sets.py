@@ -22,7 +22,7 @@ from lorakit.errors import DataError
 from lorakit.files import cache_folder
 from lorakit.recipe import DataSection, DataSource, EvaluateSection, Recipe, SourceList
 from lorakit.recipe.builtin_names import is_builtin_data
-from lorakit.recipe.warm_start import warm_start_recipe
+from lorakit.recipe.warm_start import TRAIN_SET, warm_start_recipe
 
 # Row format of the sets that ship with lorakit.
 BUILTIN_FORMAT = "messages"
@@ -49,6 +49,11 @@ class NamedSets:
         """All sets but those of the warm start, train first."""
         validation = {} if self.validation is None else {VALIDATION: self.validation}
         return {"train": self.train} | validation | self.evaluation
+
+    def shown(self) -> dict[str, Prepared]:
+        """All sets that people look at: `by_name`, and what the warm start trains on."""
+        traces = {} if self.warm_start is None else {TRAIN_SET: self.warm_start.train}
+        return self.by_name() | traces
 
     @property
     def held_bytes(self) -> int:

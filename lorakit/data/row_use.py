@@ -11,44 +11,33 @@ class RowUse:
 
     Attributes:
         title: above examples of them.
-        counted: behind the number of tokens that have a loss.
-        column: the head of a column of these numbers.
+        share: what the tokens that have a loss are, behind their number and as a column's head.
         caption: what such tokens are for.
-        marks: what of an example is marked, in a line.
-        legend: the same, beside examples on a page.
-        has_trained_stops: whether the token that ends an answer is learned from them.
+        legend: what of an example is marked.
     """
 
     title: str
-    counted: str
-    column: str
+    share: str
     caption: str
-    marks: str
     legend: str
-    has_trained_stops: bool
 
 
 TRAINED = RowUse(
     title="What is trained",
-    counted="trained",
-    column="Trained",
+    share="trained",
     caption="Only trained tokens enter the loss.",
-    marks="what is trained",
     legend="what the loss is counted on; the rest is only read",
-    has_trained_stops=True,
 )
 # Of a policy, whose training rows are questions.
 ASKED = RowUse(
     title="What is asked",
-    counted="of answers, which only rewards see",
-    column="Answers",
+    share="of answers",
     caption=(
         "Of training rows the question is asked; the answer is for rewards alone, and nothing of "
-        "it is trained. Elsewhere losses are measured on it."
+        "it is trained. Of a warm start's rows answers are trained; elsewhere losses are measured "
+        "on them."
     ),
-    marks="the answer, which rewards see and nothing trains",
     legend="the answer, which rewards see; trained are completions that the model writes itself",
-    has_trained_stops=False,
 )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from lorakit import builtin
 from lorakit.data.json_lines import MAX_LINE_BYTES, decode, read_json, read_json_lines
-from lorakit.errors import DataError, in_one_line
+from lorakit.errors import DataError, in_one_line, kind_of
 from lorakit.recipe.builtin_names import is_builtin_data
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
@@ -212,7 +212,7 @@ def _rows_in_memory(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
     for number, values in enumerate(rows, start=1):
         if not isinstance(values, Mapping):
             raise DataError(
-                f"memory:{number}: row {number} is a {type(values).__name__}; a data set is a "
+                f"memory:{number}: row {number} is {kind_of(values)}; a data set is a "
                 "path, a hub id, a list of dicts, or a datasets.Dataset."
             )
         yield Row(_unfilled(values) if from_arrow else values, f"memory:{number}")

@@ -9,7 +9,7 @@ from typing import Any
 from lorakit.data.conversation import ROLES, Conversation
 from lorakit.data.fields import check_encodable
 from lorakit.data.json_lines import parse
-from lorakit.errors import DataError
+from lorakit.errors import DataError, kind_of
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _KEPT = ("name", "tool_call_id")
@@ -91,13 +91,13 @@ def _content(content: Any, where: str) -> str | list[dict[str, str]] | None:
         return content if content is None else _text(content, f"{where}.content")
     if not isinstance(content, Sequence):
         raise DataError(
-            f"{where}: content is a {type(content).__name__}; it must be text, or a list of "
+            f"{where}: content is {kind_of(content)}; it must be text, or a list of "
             '{"type": "text", "text": ...} parts.'
         )
     parts = []
     for part in content:
         if not isinstance(part, Mapping) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
             raise DataError(
                 f"{where}: content part {kind!r} is not text; only text parts are trained."
             )

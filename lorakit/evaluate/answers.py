@@ -133,7 +133,11 @@ def _scores(
 ) -> Scores:
     scorer = tasks.scorer(name)
     before, after = (
-        scorer.scores([answer.text for answer in answers], references, options)
+        scorer.scores(
+            [answer.text for answer in answers],
+            references,
+            replace(options, knows_references=answers is tuned),
+        )
         for answers in (base, tuned)
     )
     return Scores(before, after, scorer.HIGHER_IS_BETTER)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.questions import Question
 from lorakit.evaluate.answers import Answered, Answerer, answer_questions
-from lorakit.evaluate.calibration import compare_calibration, compare_choices
+from lorakit.evaluate.calibration import CALIBRATION, compare_calibration, compare_choices
 from lorakit.evaluate.choice import choice_scores
 from lorakit.evaluate.drawn import (
     MIN_ANSWERS,
@@ -213,9 +213,7 @@ def _calibrations(
 ) -> dict[str, Proof]:
     """Of trained positions, and of the choices that the first metric of choices is about."""
     known = {
-        "calibration": compare_calibration(
-            found.base.reliability, found.tuned.reliability, seed=seed
-        )
+        CALIBRATION: compare_calibration(found.base.reliability, found.tuned.reliability, seed=seed)
     }
     if chosen:
         known["choice_calibration"] = compare_choices(next(iter(chosen.values())), seed=seed)

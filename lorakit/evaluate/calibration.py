@@ -23,6 +23,7 @@ import numpy as np
 from lorakit.evaluate.judge import Scores
 from lorakit.evaluate.statistics import Comparison, central_interval, p_value, resampled_means
 
+CALIBRATION = "calibration"  # the name of what base and tuned come to on trained positions
 NUM_BINS = 15
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.questions import questions
 from lorakit.data.variants import source_and_variant
+from lorakit.evaluate.calibration import CALIBRATION
 from lorakit.evaluate.drawn import HeldOut, sample
 from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.memorisation import measure_memorisation, training_answers
@@ -48,7 +49,8 @@ def with_proofs(
         results: of `compare_sets`.
         sets: those that were measured.
         train: the rows that were trained on; None: none were, for a policy is asked them and learns
-            from its own completions: neither over-fitting nor memorisation is told then.
+            from its own completions: over-fitting, memorisation and calibration, which are of
+            right answers that it never writes, are not told then.
         measures: what was measured.
         validation: what validation saw during training.
         stop_ids: tokens that end an answer.
@@ -84,7 +86,10 @@ def with_proofs(
         )
         if overfitting is not None:
             proofs[LIKE_TRAINING]["overfitting"] = overfitting
-    if train is not None:
+    if train is None:
+        for told in proofs.values():
+            told.pop(CALIBRATION, None)
+    else:
         for name, memory in _memorisations(tokenizer, results, sets, train, measures, stop_ids):
             proofs[name]["memorisation"] = memory
     return {name: replace(one, proofs=proofs[name]) for name, one in results.items()}

@@ -154,7 +154,7 @@ def with_samples(
     with adapter_disabled(model):
         base = sampler(prompts, f"{name}: base, {count} sampled answers", seeds=seeds)
     references = [one.reference for one in answered.examples for _ in range(count)]
-    options = replace(options, set_name=f"{name}, sampled")
+    options = replace(options, set_name=f"{name}, sampled", knows_references=True)
     before, after = (_measured(one, references, sampling, options) for one in (base, tuned))
     scores = {
         metric: Scores(before.metrics[metric], after.metrics[metric], are_shares=True)

@@ -35,8 +35,8 @@ from lorakit.plan.rows import Sets
 from lorakit.recipe import Recipe
 from lorakit.recipe.sections.evaluate import EVALUATION_SETS
 from lorakit.recipe.sections.stage import StageSection
-from lorakit.recipe.warm_start import FOLDER as WARM_START
-from lorakit.recipe.warm_start import warm_start_recipe
+from lorakit.recipe.sections.warm_start import WarmStartSection
+from lorakit.recipe.warm_start import FOLDER, ROWS, warm_start_recipe
 from lorakit.train.from_recipe import check_reward_calls, check_rewards_of
 
 log = logging.getLogger(__name__)
@@ -47,33 +47,24 @@ class CheckReport:
     """What `check` found; nothing was trained.
 
     Attributes:
-        sets: {train, validation, in_domain, ...: what became of its rows}; none when one of them
-            is refused.
+        sets: {train, validation, in_domain, ..., warm_start.train: what became of its rows}; none
+            when one of them is refused.
         findings: of all sets and of the recipe, errors first.
         tokenizer: to show examples with.
         silenced: {id: findings that the recipe silences}.
-        warm_start: what became of the rows that the warm start trains; None: there is none, or a
-            set is refused.
     """
 
     sets: dict[str, Prepared]
     findings: list[Finding]
     tokenizer: PreTrainedTokenizerBase
     silenced: dict[str, int] = field(default_factory=dict)
-    warm_start: Prepared | None = None
-
-    @property
-    def shown_sets(self) -> dict[str, Prepared]:
-        """All sets, and what the warm start trains on."""
-        traces = {} if self.warm_start is None else {f"{WARM_START}.train": self.warm_start}
-        return self.sets | traces
 
     def to_json(self) -> dict[str, Any]:
         """The shape of `lorakit check --json`; rows and tokens are those of the training set, and
         null when a set was refused."""
         rows = {
             name: {"read": one.read, "kept": one.kept, "dropped": one.dropped}
-            for name, one in self.shown_sets.items()
+            for name, one in self.sets.items()
         }
         train = self.sets.get("train")
         return {
@@ -115,8 +106,7 @@ def check(recipe: Recipe) -> CheckReport:
     facts = Facts(recipe, sets, tokenizer, config, hardware_of(recipe.base), make_plan, bench)
     found = findings_of(facts, measures, sets.train.stop_ids)
     findings = [*_refusals(refused), *found.findings]
-    traces = None if sets.warm_start is None else sets.warm_start.train
-    return CheckReport(sets.by_name(), findings, tokenizer, found.silenced, traces)
+    return CheckReport(sets.shown(), findings, tokenizer, found.silenced)
 
 
 def _refusals(refused: Sequence[DataError]) -> list[Finding]:
@@ -162,17 +152,22 @@ def _of_warm_start(facts: Facts, told: Sequence[Finding], *, resumes: bool) -> l
         replace(
             finding,
             message=f"warm_start: {finding.message}",
-            where=_in_warm_start(finding.where),
+            where=_in_warm_start(finding.where, facts.recipe.warm_start),
         )
         for finding in found
         if (finding.id, finding.message) not in known
     ]
 
 
-def _in_warm_start(where: str) -> str:
-    """`train.learning_rate` of the stage's recipe is `warm_start.learning_rate`."""
+def _in_warm_start(where: str, stage: WarmStartSection | None) -> str:
+    """`train.learning_rate` of the stage's recipe is `warm_start.learning_rate`, and `data.train`
+    is `warm_start.train` where it names rows of its own."""
     section, _, key = where.partition(".")
-    return f"warm_start.{key}" if section == "train" and key in StageSection.model_fields else where
+    own = () if stage is None else [name for name in ROWS if getattr(stage, name) is not None]
+    is_here = (section == "train" and key in StageSection.model_fields) or (
+        section == "data" and key in own
+    )
+    return f"{FOLDER}.{key}" if is_here else where
 
 
 def report_findings(found: Told) -> None:

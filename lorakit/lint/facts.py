@@ -59,6 +59,14 @@ class Facts:
         return sample_of("train", self.sets.train)
 
     @cached_property
+    def warm_start(self) -> Sample | None:
+        """Rows that a policy's warm start trains on; None: it has none, or this is one."""
+        sets = self.sets.warm_start
+        if sets is None:
+            return None
+        return sample_of("warm_start", sets.train, max_rows=MAX_HELD_OUT_ROWS)
+
+    @cached_property
     def held_out(self) -> Mapping[str, Sample]:
         """Rows of the other sets, each told once: in_domain may be the validation set."""
         return {

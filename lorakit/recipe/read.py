@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lorakit.errors import RecipeError
+from lorakit.errors import RecipeError, kind_of
 from lorakit.recipe.faults import faults_of, in_words
 from lorakit.recipe.rules.output import fill_name
 from lorakit.recipe.rules.recipe import broken_rules
@@ -41,7 +41,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         values = {}
     if not isinstance(values, dict):
         raise RecipeError(
-            f"{path}:1: a recipe is keys with values, this is {type(values).__name__}. "
+            f"{path}:1: a recipe is keys with values, this is {kind_of(values)}. "
             f"Its sections: {', '.join(Recipe.model_fields)}."
         )
     for override in overrides:

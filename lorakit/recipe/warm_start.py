@@ -10,6 +10,8 @@ from lorakit.recipe.sections.recipe import Recipe
 from lorakit.recipe.sections.stage import StageSection
 
 FOLDER = "warm_start"
+TRAIN_SET = f"{FOLDER}.train"  # how its rows are named among the sets of the recipe
+ROWS = ("train", "validation")  # of `data`, where the stage has its own
 # The others name a run by its folder, which is called the same in every run.
 LOGGERS = ("tensorboard",)
 
@@ -21,7 +23,7 @@ def warm_start_recipe(recipe: Recipe) -> Recipe | None:
         return None
     values = recipe.model_dump(exclude_unset=True)
     own = stage.model_dump(exclude_unset=True)
-    rows = {name: own.pop(name) for name in ("train", "validation") if name in own}
+    rows = {name: own.pop(name) for name in ROWS if name in own}
     data, evaluate = values["data"], values.setdefault("evaluate", {})
     validation = recipe.data.validation
     if validation is not None and not isinstance(validation, float):

@@ -12,13 +12,13 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.contract import Finding
-from lorakit.data.facts import example_facts, set_facts, shown_examples
+from lorakit.data.facts import examples_facts, set_facts
 from lorakit.data.prepare import Prepared
 from lorakit.data.row_use import TRAINED, row_use
 from lorakit.lint.kinds import kinds
 from lorakit.recipe import Recipe
 from lorakit.report.data_files import DataFacts, FoundFact
-from lorakit.report.data_view import histograms_of, marked
+from lorakit.report.data_view import examples_by_use, histograms_of
 from lorakit.report.order import Told
 from lorakit.report.part import Part
 from lorakit.report.recipes import settings_of
@@ -83,22 +83,18 @@ def check_facts(
     """What the page is made of, as plain values.
 
     Args:
-        sets: {train, validation, ...}; none when one of them is refused.
-        num_examples: of training examples, spread over their lengths.
+        sets: {train, validation, ..., warm_start.train}; none when one of them is refused.
+        num_examples: of training examples, and of a warm start's, spread over their lengths.
         silenced: see `Checked`.
     """
-    shown, stops = [], []
-    if "train" in sets and num_examples:
-        train = sets["train"].examples
-        quantiles = [(place + 0.5) / num_examples for place in range(num_examples)]
-        shown = [
-            example_facts(train, index, tokenizer) for index in shown_examples(train, quantiles)
-        ]
+    stops = []
+    quantiles = [(place + 0.5) / num_examples for place in range(num_examples)]
+    if "train" in sets:
         stops = [str(tokenizer.decode([token])) for token in sets["train"].stop_ids]
     return {
         "sets": {name: set_facts(one, max_length) for name, one in sets.items()},
         "findings": [finding.to_json() for finding in findings],
-        "examples": shown,
+        "examples": examples_facts(sets, tokenizer, quantiles),
         "stops": stops,
         "silenced": dict(silenced or {}),
         "explained": _explained({*(one.id for one in findings), *(silenced or {})}),
@@ -150,8 +146,7 @@ def check_page(facts: Mapping[str, Any], recipe: Recipe, *, source: Path) -> str
         explained=checked.explained or {},
         silenced=checked.silenced or {},
         histograms=histograms_of(checked.sets),
-        examples=[marked(one, checked.stops) for one in checked.examples],
-        has_stops=bool(checked.stops),
+        shown=examples_by_use(checked.examples, use, checked.stops),
         use=use,
         settings=settings_of(recipe),
         commands=_commands(source),

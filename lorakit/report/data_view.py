@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from markupsafe import Markup
 
+from lorakit.data.row_use import TRAINED, RowUse
+from lorakit.recipe.warm_start import TRAIN_SET
 from lorakit.report.curves import draw_histogram, is_near_limit
 from lorakit.report.data_files import SetFacts, ShownExample
 from lorakit.report.words import count, set_name
@@ -37,6 +39,41 @@ class MarkedExample:
     parts: list[Part]
     before: int
     after: int
+
+
+@dataclass(frozen=True)
+class ExamplesOfUse:
+    """Examples of rows that are used alike.
+
+    Attributes:
+        has_stops: whether tokens that end a trained answer are marked as such.
+    """
+
+    title: str
+    use: RowUse
+    examples: list[MarkedExample]
+    has_stops: bool
+
+
+def examples_by_use(
+    examples: Sequence[ShownExample], use: RowUse, stops: Collection[str] = ()
+) -> list[ExamplesOfUse]:
+    """Examples of the training rows, and behind them those of a warm start.
+
+    Args:
+        use: of the training rows.
+        stops: texts of tokens that end an answer.
+    """
+    found = []
+    for name, title, one_use in (
+        ("train", use.title, use),
+        (TRAIN_SET, f"{TRAINED.title} by the warm start", TRAINED),
+    ):
+        shown = [marked(one, stops) for one in examples if one.set == name]
+        if shown:
+            has_stops = bool(stops) and one_use is TRAINED
+            found.append(ExamplesOfUse(title, one_use, shown, has_stops))
+    return found
 
 
 def histograms_of(sets: dict[str, SetFacts]) -> list[tuple[str, Markup, str]]:

@@ -8,10 +8,11 @@ from typing import TypeVar
 from pydantic import AfterValidator
 
 from lorakit.data.variants import source_and_variant
+from lorakit.recipe.warm_start import TRAIN_SET
 
 # Known names in the order they are told in.
 STORY = (
-    *("train", "validation", "in_domain", "out_of_domain", "retention"),
+    *("train", TRAIN_SET, "validation", "in_domain", "out_of_domain", "retention"),
     *("loss", "perplexity", "kl"),
 )
 

@@ -11,7 +11,7 @@ from lorakit.files import write_atomically
 from lorakit.lint.kinds import kinds
 from lorakit.report.advice import advice
 from lorakit.report.curves import MAX_POINTS, curves, draw_curve, is_policy
-from lorakit.report.data_view import histograms_of, marked
+from lorakit.report.data_view import examples_by_use, histograms_of
 from lorakit.report.files import RunFiles, read_run
 from lorakit.report.forest import DERIVED, draw_forest, forests
 from lorakit.report.numbers import facts_of
@@ -71,6 +71,7 @@ def run_page(run: RunFiles) -> str:
     plotted = forests(run)
     proofs = _proofs(run)
     settings = [] if run.recipe is None else settings_of(run.recipe)
+    use = row_use(is_policy=is_policy(run.metrics))
     trained = curves(run.metrics, run.plan) if run.metrics else []
     if is_policy(run.metrics):
         trained = policy_curves(run.metrics) + [one for one in trained if one.name != "loss"]
@@ -98,11 +99,11 @@ def run_page(run: RunFiles) -> str:
         curves=[(one, draw_curve(one)) for one in trained],
         explained=kinds(),
         is_policy=is_policy(run.metrics),
-        use=row_use(is_policy=is_policy(run.metrics)),
+        use=use,
         rolled_out=shown_generations(run),
         thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,
         histograms=[] if run.data is None else histograms_of(run.data.sets),
-        examples=[] if run.data is None else [marked(one) for one in run.data.examples],
+        shown=[] if run.data is None else examples_by_use(run.data.examples, use),
         settings=settings,
         advice=advice(run),
         commands=_commands(run.folder.path),

@@ -10,6 +10,7 @@ from lorakit.report.files import RunFiles
 from lorakit.report.svg import RUNS
 from lorakit.report.training_files import LoggedStep, RolledOut
 from lorakit.report.words import amount
+from lorakit.train.completions import NOT_SCORED
 
 SHOWN_GENERATIONS = 3  # the first, one half-way, the last
 
@@ -112,6 +113,8 @@ def shown_generations(run: RunFiles) -> list[ShownGeneration]:
     """The first, one half-way and the last of those that were kept: what the run has changed."""
     kept: dict[int, list[RolledOut]] = {}
     for one in run.completions:
+        if one.label == NOT_SCORED:
+            continue
         kept.setdefault(one.step, []).append(one)
     steps = list(kept)
     last = len(steps) - 1

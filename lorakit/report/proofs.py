@@ -14,6 +14,7 @@ from lorakit.report.proof_files import (
     Memorisation,
     MetricLoss,
     Overfitting,
+    Shift,
     ValidationLosses,
 )
 from lorakit.report.verdicts import Effect
@@ -209,9 +210,7 @@ def calibration_said(evaluation: Mapping[str, SetEvaluation]) -> list[tuple[str,
 def _calibrated(one: Calibration, noun: str) -> Said:
     """By how far confidence and accuracy lie apart, whichever is higher."""
     shift = one.overconfidence
-    effect: Effect = "same"
-    if not shift.interval[0] <= 0 <= shift.interval[1]:
-        effect = "worse" if abs(shift.tuned) > abs(shift.base) else "better"
+    effect = _effect_on_calibration(shift)
     word = {
         "same": "As well calibrated as its base, as far as shows",
         "worse": "Less well calibrated than its base",
@@ -226,6 +225,21 @@ def _calibrated(one: Calibration, noun: str) -> Said:
     )
 
 
+def _effect_on_calibration(shift: Shift) -> Effect:
+    """Whether tuned is nearer to zero than the base, wherever in its interval the change lies."""
+    if _points(shift.tuned) == _points(shift.base):  # as far as anybody is told
+        return "same"
+    lies = {abs(shift.base + change) - abs(shift.base) for change in shift.interval}
+    low, high = shift.interval
+    if low <= -shift.base <= high:  # the change may lead to zero, which is nearest
+        lies.add(-abs(shift.base))
+    return "better" if max(lies) < 0 else "worse" if min(lies) > 0 else "same"
+
+
+def _points(excess: float) -> str:
+    return f"{abs(100 * excess):.1f} points"
+
+
 def _sureness(excess: float) -> str:
-    points = f"{abs(100 * excess):.1f} points"
+    points = _points(excess)
     return f"{points} too sure" if excess >= 0 else f"{points} not sure enough"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit.compare.recommend import NONE_GOOD, TIE
 from lorakit.errors import RunError
 from lorakit.report.evaluation_files import Change
 from lorakit.report.forest import Forest, ForestRow, draw_forest
@@ -92,11 +93,17 @@ def ways_page(found: WaysFile, answered: Sequence[Answered], *, source: Path) ->
 def headline(found: WaysFile) -> str:
     """The recommendation in a sentence."""
     said = found.recommendation
+    if said.verdict == NONE_GOOD:
+        whose = (
+            "every way" if len(found.ways) > 1 else listed([w.title for w in found.ways.values()])
+        )
+        return f"None is good enough: {metric_name(found.primary)} is 0 for {whose}."
     if said.way is None:
         between = listed([found.title(name) for name in said.candidates or tuple(found.ways)])
         return f"{capital(said.verdict)}: {between}."
-    if said.verdict == "tie":
-        return f"A tie; the simplest of the best is {found.title(said.way)}."
+    if said.verdict == TIE:
+        names = listed([found.title(name) for name in said.candidates or (said.way,)])
+        return f"A tie of {names}; {found.title(said.way)} is the simplest."
     return f"Take {found.title(said.way)}."
 
 

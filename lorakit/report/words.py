@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from lorakit import sizes
 from lorakit.data.variants import names, source_and_variant, variant
+from lorakit.recipe.warm_start import TRAIN_SET
 
 LEAST_COST = 0.001
 MINUS = "\u2212"
@@ -16,6 +17,7 @@ SET_NAMES = {
     "retention": "Retention",
     "train": "Train",
     "validation": "Validation",
+    TRAIN_SET: "Warm start",
 }
 SET_MEANINGS = {
     "in_domain": "rows like those it was trained on, but never seen",

@@ -37,6 +37,8 @@ class ScoringOptions:
         json_schema: the schema of the metric `json_schema`, as parsed; None: it is not given.
         seed: of whatever a scorer draws.
         set_name: of the set whose answers are scored, for messages; "": it has none.
+        knows_references: whether the same references were scored before, for other answers: what
+            is wrong with them was told then.
         stop_if_asked: called between two answers, from any thread, by scorers whose answers may
             take seconds each; what it raises ends the scoring.
     """
@@ -45,6 +47,7 @@ class ScoringOptions:
     json_schema: dict[str, Any] | bool | None = None
     seed: int = 0
     set_name: str = field(default="", compare=False)
+    knows_references: bool = field(default=False, compare=False)
     stop_if_asked: Callable[[], None] = field(default=_never, compare=False, repr=False)
 
     def titled(self, scorer: str) -> str:

@@ -54,7 +54,7 @@ def scores(
     read = {reference: _cases(reference) for reference in set(references)}
     pairs = [(code_of(answer), one) for answer, one in zip(answers, references, strict=True)]
     without = sum(read[one] is None for _, one in pairs)
-    if without:
+    if without and not options.knows_references:
         log.warning(
             "%s: %d of %d references hold no cases, so nothing is right for them",
             options.titled(NAME),

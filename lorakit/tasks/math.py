@@ -104,7 +104,7 @@ def scores(
             len(found),
         )
     empty = wanted.count(None)
-    if empty:
+    if empty and not options.knows_references:
         log.warning(
             "%s: %d of %d references hold neither a formula nor a number, so nothing is right "
             "for them",

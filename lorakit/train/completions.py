@@ -5,6 +5,10 @@ order is drawn by the seed) whose rewards differ, or where there is none the fir
 "label", "prompt", "reference", "completion", "reward", "rewards", "advantage"}, `step` the first
 that learned from it, `label` "best", "typical" (the median) or "worst", `reward` null where no
 function had an opinion. Of equal texts the first of these is there.
+
+Where a reward fails, all completions of its generation are there, labelled "not scored", until the
+run goes on from the checkpoint: "reward" and "advantage" are null, and so are those of `rewards`
+that were not given yet.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from lorakit.train.rollouts import Rollouts
 
 NAME = "completions.jsonl"
 SHOWN_CHARACTERS = 300
+NOT_SCORED = "not scored"
 
 
 def samples(
@@ -41,20 +46,45 @@ def samples(
     found: dict[str, dict[str, Any]] = {}
     for label, rank in (("best", 0), ("worst", -1), ("typical", size // 2)):
         member = int(order[rank])
-        text = decoded(tokenizer, rollouts.token_ids[rollouts.span(member)].tolist())
-        if any(text == one["completion"] for one in found.values()):
+        told = _told(tokenizer, rollouts, member, prompt, names)
+        if any(told["completion"] == one["completion"] for one in found.values()):
             continue
-        rewards = [_known(value) for value in rollouts.rewards[member].tolist()]
-        found[label] = {
-            "label": label,
-            "prompt": prompt,
-            "reference": decoded(tokenizer, question.reference_ids),
-            "completion": text,
-            "reward": _known(float(rollouts.advantages.rewards[member])),
-            "rewards": dict(zip(names, rewards, strict=True)),
-            "advantage": float(rollouts.advantages.advantages[member]),
-        }
+        found[label] = {"label": label} | told
     return [found[label] for label in ("best", "typical", "worst") if label in found]
+
+
+def not_scored(
+    tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One line for each completion of a generation whose rewards are not all there."""
+    prompts = decoded_prompts(tokenizer, [one.prompt_ids for one in rollouts.questions])
+    return [
+        {"label": NOT_SCORED}
+        | _told(tokenizer, rollouts, member, prompts[rollouts.place(member)], names)
+        for member in range(len(rollouts))
+    ]
+
+
+def _told(
+    tokenizer: PreTrainedTokenizerBase,
+    rollouts: Rollouts,
+    member: int,
+    prompt: str,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """A completion, as far as it is weighed."""
+    scores = zip(
+        names, rollouts.rewards[member].tolist(), rollouts.scored[member].tolist(), strict=True
+    )
+    weighed = rollouts.weighed
+    return {
+        "prompt": prompt,
+        "reference": decoded(tokenizer, rollouts.question(member).reference_ids),
+        "completion": decoded(tokenizer, rollouts.token_ids[rollouts.span(member)].tolist()),
+        "reward": None if weighed is None else _known(float(weighed.rewards[member])),
+        "rewards": {name: _known(value) if there else None for name, value, there in scores},
+        "advantage": None if weighed is None else float(weighed.advantages[member]),
+    }
 
 
 def in_words(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from lorakit.http_client import api_key
 from lorakit.recipe import Recipe
 from lorakit.recipe.warm_start import warm_start_recipe
 from lorakit.train.checks import check_sets
-from lorakit.train.grpo import checked_rewarder, columns_of, train_grpo
+from lorakit.train.grpo import checked_rewarder, train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.loop import train
 from lorakit.train.outcome import TrainOutcome
@@ -46,7 +46,7 @@ def check_reward_calls(recipe: Recipe, sets: NamedSets) -> None:
     """
     if recipe.train.method == "grpo":
         with _grpo_of(recipe).rewarder() as rewarder:
-            rewarder.check_as_written(columns_of(sets.train.rows))
+            rewarder.check_as_written(sets.train.rows)
 
 
 def check_training(

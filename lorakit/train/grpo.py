@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.data.examples import ExampleSet
 from lorakit.data.sources import Row
+from lorakit.errors import InterruptionError
 from lorakit.progress import Bar
 from lorakit.recipe.cycle_sizes import CycleSizes
 from lorakit.recipe.reward_names import is_function
@@ -32,7 +33,7 @@ from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.grpo_state import GRPOState
 from lorakit.train.heap import give_free_pages_back
 from lorakit.train.identity import columns_hash
-from lorakit.train.interrupts import InterruptionError, Interrupts
+from lorakit.train.interrupts import Interrupts
 from lorakit.train.look_back import look_back
 from lorakit.train.losses import StoppedError
 from lorakit.train.modes import training_mode
@@ -48,8 +49,6 @@ from lorakit.train.settings import LoopSettings
 from lorakit.train.setup import job_of, set_up
 from lorakit.train.watch import Watch
 from lorakit.train.watched import Watched
-
-ROWS_READ = 100  # to see which columns a data set has
 
 
 def train_grpo(
@@ -159,14 +158,8 @@ def checked_rewarder(grpo: GRPOSettings, rows: Sequence[Row] | None) -> Iterator
         InputError: something is not; with the fix.
     """
     with grpo.rewarder() as rewarder:
-        rewarder.check(columns_of(rows))
+        rewarder.check(rows)
         yield rewarder
-
-
-def columns_of(rows: Sequence[Row] | None) -> list[str]:
-    """Names of the columns that reward functions are given, by the first rows."""
-    looked_at = [] if rows is None else [rows[i].values for i in range(min(len(rows), ROWS_READ))]
-    return list(dict.fromkeys(name for values in looked_at for name in values))
 
 
 def _identity(
@@ -230,6 +223,7 @@ class _Loop:
             run.save(anew=state.rollouts is not None)
             if isinstance(error, StoppedError):
                 raise self._interruption() from None
+            state.keep_not_scored(generation.tokenizer, run.counters.step + 1)
             raise
         run.count_generation()
         state.keep_samples(generation.tokenizer, state.rollouts)

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.progress import bars_are_shown
 from lorakit.train.checkpoint import Checkpoint
 from lorakit.train.completions import NAME as COMPLETIONS_NAME
-from lorakit.train.completions import in_words, samples
+from lorakit.train.completions import in_words, not_scored, samples
 from lorakit.train.grpo_settings import GRPOSettings
 from lorakit.train.metrics import MetricsFile
 from lorakit.train.per_completion import Statistics
@@ -65,6 +65,19 @@ class GRPOState:
     def keep_samples(self, tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts) -> None:
         """Of the cycle that the run is in."""
         self._samples = samples(tokenizer, rollouts, [one.name for one in self._settings.rewards])
+
+    def keep_not_scored(self, tokenizer: PreTrainedTokenizerBase, step: int) -> None:
+        """Of a cycle whose rewards failed, so that somebody can see what they failed for. The run
+        that goes on takes them out again: they are of a step that no checkpoint has.
+
+        Args:
+            step: the first that would have learned from them.
+        """
+        if self._file is None or self.rollouts is None or bool(self.rollouts.scored.all()):
+            return
+        names = [one.name for one in self._settings.rewards]
+        for one in not_scored(tokenizer, self.rollouts, names):
+            self._file.append({"step": step} | one)
 
     def tell(self, lines: list[dict[str, Any]]) -> None:
         """Show a sample where a terminal shows the metrics line that was just written."""

@@ -7,22 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-
-from lorakit.errors import RunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
-
-
-class InterruptionError(RunError):
-    """A signal stopped the run between two steps; `exit_code` is the shell's, 143 or 130."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
 
 
 class Interrupts:
@@ -34,9 +24,19 @@ class Interrupts:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; the second one ends the process at once."""
         if self.received is not None:
+            _say(f"{signal.Signals(number).name} again: ended at once, nothing more is saved")
             # No cleanup: a save in progress leaves a staging folder, which the next start removes.
             os._exit(128 + number)
         self.received = signal.Signals(number)
+        if log.isEnabledFor(logging.INFO):
+            name = self.received.name
+            _say(f"{name}: stopping after this step; a second one ends it at once, unsaved")
+
+
+def _say(text: str) -> None:
+    """A line on stderr, past Python's files: a signal may come while one of them is written to."""
+    with suppress(OSError):  # nobody reads it
+        os.write(2, f"\n{text}\n".encode())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ where it has no opinion. `async def` is one too: what it waits for, it waits for
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ import numpy as np
 from lorakit.child.process import CallError, ChildProcess, LostChildError
 from lorakit.errors import InputError, RunError
 from lorakit.train.reward_source import Signature, find_function, signature_in
+from lorakit.train.row_columns import Columns
 
 OnFailure = Literal["error", "skip"]
 OWN = ("prompts", "completions", "references", "completion_ids")
@@ -33,6 +35,8 @@ MEMORY_BYTES = 4 << 30
 # Calls of a generation that may be ended for their time: enough to find two of 64 completions that
 # it hangs for. Where it hangs for all there would be twice as many as there are completions.
 MAX_STOPPED = 16
+# Of two names that are taken for one: `limt` is `limit`, and `min_words` is not `max_words`.
+NEAR = 0.8
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +114,7 @@ class RewardFunction:
         self._num_stopped = 0
         self._stop_if_asked: Callable[[], None] = lambda: None
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, columns: Columns) -> None:
         """Start it, and see that it can be called.
 
         Args:
@@ -130,7 +134,7 @@ class RewardFunction:
         self._check_call(wanted, columns)
         self._wanted = wanted
 
-    def check_as_written(self, columns: Sequence[str]) -> None:
+    def check_as_written(self, columns: Columns) -> None:
         """The part of `check` that its file says without being run; nothing where that does not
         tell how it is called, as of a function that a decorator changes.
 
@@ -141,15 +145,22 @@ class RewardFunction:
         if written is not None:
             self._check_call(written, columns)
 
-    def _check_call(self, wanted: Signature, columns: Sequence[str]) -> None:
-        given = dict.fromkeys([*OWN, *columns])
+    def _check_call(self, wanted: Signature, columns: Columns) -> None:
+        given = dict.fromkeys([*OWN, *columns.names])
+        missing = [name for name in wanted.needs if name not in given | self._options]
+        free = [name for name in wanted.takes if name not in given | self._options]
         faults = [f"wants {name!r} by place" for name in wanted.by_place]
-        faults += [f"wants {n!r}" for n in wanted.needs if n not in given | self._options]
+        faults += [f"wants {name!r}{_meant(name, columns.names)}" for name in missing]
         faults += [
-            f"takes no {name!r}, which is in its options"
-            for name in self._options
-            if not wanted.takes_all and name not in wanted.takes
+            f"wants {name!r}, which {columns.gaps[name]} lack (null is a value; an argument with "
+            "a default is given None there)"
+            for name in wanted.needs
+            if name in columns.gaps
         ]
+        for name in self._options:
+            meant = _meant(name, free)
+            if name not in wanted.takes and name not in given and (meant or not wanted.takes_all):
+                faults.append(f"takes no {name!r}, which is in its options{meant}")
         faults += [
             f"has {name!r} in its options, which is what every function is given"
             for name in self._options
@@ -176,7 +187,7 @@ class RewardFunction:
             RunError: it failed for a completion, which is named.
         """
         if self._wanted is None:
-            self.check(answers.names())
+            self.check(Columns(answers.names()))
         self._num_stopped, self._stop_if_asked = 0, stop_if_asked
         values = self._values(answers, range(len(answers.completions)))
         failed = {i: one for i, one in enumerate(values) if isinstance(one, _Failure)}
@@ -270,6 +281,12 @@ class RewardFunction:
             f"completion {shown!r}; possible: a list that has a number or None for each "
             "completion. Mend the function and resume, or set grpo.on_reward_failure to skip."
         )
+
+
+def _meant(name: str, possible: Sequence[str]) -> str:
+    """` (did you mean 'limit'?)`, where one is so near that hardly another thing was meant."""
+    near = difflib.get_close_matches(name, possible, n=1, cutoff=NEAR)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _checked(value: Any) -> float | _Failure | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lorakit import tasks
+from lorakit.data.sources import Row
 from lorakit.errors import InputError, RunError
 from lorakit.recipe.reward_names import (
     LONGEST,
@@ -26,6 +27,7 @@ from lorakit.recipe.reward_names import (
 from lorakit.recipe.rules.fault import unknown
 from lorakit.train.overlong import soft_overlong_punishment
 from lorakit.train.reward_functions import Answers, OnFailure, RewardFunction
+from lorakit.train.row_columns import columns_of
 
 
 @dataclass(frozen=True)
@@ -164,27 +166,29 @@ class Rewarder:
         for function in self._functions.values():
             function.close()
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, rows: Sequence[Row] | None) -> None:
         """See that what rewards need beside this program is there, and that functions can be
         called.
 
         Args:
-            columns: of the data set.
+            rows: of the data set, all of them: a function may want a column that one lacks.
 
         Raises:
             InputError: it is not; with the fix.
         """
         self.check_scorers()
+        columns = columns_of(rows if self._functions else None)
         for function in self._functions.values():
             function.check(columns)
 
-    def check_as_written(self, columns: Sequence[str]) -> None:
+    def check_as_written(self, rows: Sequence[Row] | None) -> None:
         """The part of `check` that runs no function: whether columns and options are those that
         functions take, as their files have them.
 
         Raises:
             InputError: they are not.
         """
+        columns = columns_of(rows if self._functions else None)
         for function in self._functions.values():
             function.check_as_written(columns)
 

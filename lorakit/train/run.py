@@ -13,12 +13,12 @@ from typing import Any
 
 from lorakit.adapters.starting import restore_starts
 from lorakit.engine.recompute import Recompute
+from lorakit.errors import InterruptionError
 from lorakit.files import write_json
 from lorakit.progress import Bar, bar
 from lorakit.train.batches import StepBatch
 from lorakit.train.checkpoint import Checkpoint, Tensors
 from lorakit.train.faults import every_tensor_trains, name_first_non_finite
-from lorakit.train.interrupts import InterruptionError
 from lorakit.train.losses import StoppedError
 from lorakit.train.memory import peak_bytes
 from lorakit.train.non_finite import step_error

@@ -3,49 +3,31 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-SECONDS_BETWEEN_LINES = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class StepLog:
-    """Tells some of the metrics lines in words.
+    """Tells the metrics lines in words: all of them, `train.logging_steps` apart.
 
-    Always those with a validation, and beside a bar those of a policy gradient, of which it shows
-    but the reward. Without a bar also the first, the last, and between them one every
-    `SECONDS_BETWEEN_LINES` at most.
+    Beside a bar only those with a validation, and those of a policy gradient, of which it shows but
+    the reward.
 
     Args:
         num_steps: optimizer steps of the whole run.
         has_bar: whether a progress bar shows loss and speed of every step.
-        clock: seconds that only grow.
     """
 
-    def __init__(
-        self, num_steps: int, *, has_bar: bool, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, num_steps: int, *, has_bar: bool) -> None:
         self._num_steps = num_steps
         self._has_bar = has_bar
-        self._clock = clock
-        self._told_at: float | None = None
 
     def tell(self, line: Mapping[str, Any]) -> None:
         """Say a line of metrics.jsonl, or be silent."""
-        if "validation_loss" not in line and not self._is_due(line):
-            return
-        self._told_at = self._clock()
-        log.info("%s", in_words(line, self._num_steps))
-
-    def _is_due(self, line: Mapping[str, Any]) -> bool:
-        if self._has_bar:
-            return _is_of_policy(line)
-        if self._told_at is None or line["step"] == self._num_steps:
-            return True
-        return self._clock() - self._told_at >= SECONDS_BETWEEN_LINES
+        if not self._has_bar or "validation_loss" in line or _is_of_policy(line):
+            log.info("%s", in_words(line, self._num_steps))
 
 
 def in_words(line: Mapping[str, Any], num_steps: int) -> str:

@@ -71,9 +71,27 @@ def test_the_plain_prompt_wins_where_nothing_else_is_better_by_more_than_the_mar
 
 
 def test_of_equal_means_the_simplest_is_the_best() -> None:
-    equal = [change(way, quality=0.0, lost=(0.0, 0.0)) for way in (BASE, FEW, FOUND, TUNED, BOTH)]
+    equal = [change(way, quality=0.3, lost=(0.0, 0.0)) for way in (BASE, FEW, FOUND, TUNED, BOTH)]
     found = recommend(equal, TERMS)
     assert found.best == found.way == "base"
+    assert found.reasons[0] == (
+        "token_f1 on 100 questions is the same for plain prompt and few-shot and retrieval and "
+        "tuned and tuned + retrieval: 0.300"
+    )
+    assert found.reasons[1] == "few-shot is not worse than plain prompt: good enough"
+
+
+def test_none_is_taken_where_nothing_is_right() -> None:
+    """The cheapest of five ways that answer nothing was recommended."""
+    ways = [change(way, quality=0.0, lost=(0.0, 0.0)) for way in (BASE, FEW, FOUND, TUNED, BOTH)]
+    found = recommend(ways, terms(metric="exact_match"))
+    assert (found.verdict, found.way) == ("none is good enough", None)
+    assert found.good_enough == found.by_calls == () and len(found.candidates) == 5
+    assert "exact_match on 100 questions is 0 for every way" in found.reasons[0]
+    # One right answer is another matter; a loss of 0 is the best there is.
+    assert recommend([*ways[1:], change(BASE, quality=0.01, lost=(0.0, 0.0))], TERMS).way
+    assert recommend(ways, terms(higher_is_better=False)).way == "base"
+    assert recommend(ways, terms(examples=3)).verdict == "too few examples to tell"
 
 
 def test_ties_are_said_as_ties_and_the_simplest_of_them_is_named() -> None:
@@ -188,7 +206,12 @@ def test_the_verdict_agrees_with_the_table(
     by_name = {way.name: way for way in ways}
     good = [by_name[name] for name in found.good_enough]
     assert by_name[found.best].quality == max(way.quality for way in ways)
-    assert found.best in found.good_enough and found.candidates and found.reasons
+    assert found.candidates and found.reasons
+    if found.verdict == "none is good enough":
+        assert by_name[found.best].quality <= 0 and examples >= 20
+        assert found.way is None and not good and not found.by_calls
+        return
+    assert found.best in found.good_enough
     for way in ways:
         assert (way in good) == (way.name == found.best or way.lost[1] <= asked.margin)
     if found.way is None:

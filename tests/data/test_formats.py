@@ -203,7 +203,7 @@ FAULTY: list[tuple[str, dict, str]] = [
         r"messages\[0\]: unknown role 'bot'",
     ),
     ("messages", {"messages": [{"role": "user"}]}, "needs content"),
-    ("messages", {"messages": [{"role": "user", "content": 7}]}, "content is a int"),
+    ("messages", {"messages": [{"role": "user", "content": 7}]}, "content is a number"),
     (
         "messages",
         {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
@@ -257,7 +257,7 @@ FAULTY: list[tuple[str, dict, str]] = [
     (
         "prompt_completion",
         {"prompt": "Q?", "completion": []},
-        "prompt is a str and completion a list",
+        "prompt is a text and completion a list",
     ),
     ("prompt_only", {"prompt": " "}, "column 'prompt' is empty"),
     ("prompt_only", {"prompt": []}, "prompt: .* is no list of messages"),
@@ -275,7 +275,7 @@ FAULTY: list[tuple[str, dict, str]] = [
         "system",
     ),
     ("sharegpt", {"conversations": [{"from": "cat", "value": "x"}]}, "unknown speaker 'cat'"),
-    ("sharegpt", {"conversations": "x"}, "holds a str"),
+    ("sharegpt", {"conversations": "x"}, "holds a text"),
     ("text", {"text": "  "}, "column 'text' is empty"),
     ("text", {"text": ["x"]}, "holds a list, not text"),
     ("question_answer", {"question": "Q?", "answer": "\n"}, "column 'answer' is empty"),
@@ -409,7 +409,7 @@ def test_every_wrong_column_is_named_with_the_nearest() -> None:
     assert "no column 'xyz';" in told
 
 
-@pytest.mark.parametrize(("value", "state"), [(" ", "is empty"), (3, "holds a int")])
+@pytest.mark.parametrize(("value", "state"), [(" ", "is empty"), (3, "holds a number")])
 def test_a_fault_in_a_mapped_column_names_the_column_of_the_file(value: object, state: str) -> None:
     row = Row({"Frage": "Q?", "Antwort": value}, "f:1")
     convert = converter_for(row, columns={"prompt": "Frage", "completion": "Antwort"})

@@ -109,7 +109,7 @@ def test_faults_of_other_files_are_named(tmp_path: Path) -> None:
         ("c.csv", b"a,b\n", r"c\.csv: no rows"),
         ("e.csv", b"a\nb\nc\xff\n", r"e\.csv:3: byte 2 \(0xff\) is not UTF-8"),
         ("d.csv", b'a\n"x\n', r"d\.csv:\d: broken CSV"),
-        ("a.json", b'{"a": [1], "b": [2]}', r"a\.json: holds a object with 2 lists"),
+        ("a.json", b'{"a": [1], "b": [2]}', r"a\.json: holds an object with 2 lists"),
         ("b.json", b"[1]", r"b\.json:1: row 1 is a number"),
         ("c.json", b'[\n{"a": 1},\n{"a" 2}]', r"c\.json: broken JSON at line 3, character 6"),
         ("a.parquet", b"PAR1 nonsense", r"a\.parquet: broken Parquet"),

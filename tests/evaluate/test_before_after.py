@@ -115,6 +115,17 @@ def test_base_and_tuned_are_asked_the_same_and_scored(
     json.dumps([line, result.to_json()], allow_nan=False)
 
 
+def test_what_is_wrong_with_references_is_told_once(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Base and tuned are held to the same ones."""
+    answers = {f"complaint {n}": f"Take {'some ' * n}tablets." for n in range(20)}
+    asked = [{"prompt": f"What helps against {k}?", "completion": a} for k, a in answers.items()]
+    measures = Measures(("math",), primary="math")
+    compare(loaded, {"in_domain": prepared(asked)}, measures, Pretender(loaded[0], answers))
+    assert caplog.text.count("20 of 20 references hold neither a formula nor a number") == 1
+
+
 def test_a_run_on_shuffled_answers_is_no_better_on_content(
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
 ) -> None:

@@ -110,6 +110,9 @@ def test_memorisation(
         (0.09, 0.02, "better", "2.0 points too sure"),
         (-0.09, 0.02, "better", "9.0 points not sure enough"),
         (0.02, 0.025, "same", "As well calibrated as its base, as far as shows"),
+        # Another direction, and as far: the change is clear, and it is none for the better.
+        (0.05, -0.05, "same", "5.0 points not sure enough"),
+        (-0.05, 0.052, "same", "5.2 points too sure"),
     ],
 )
 def test_calibration(base: float, tuned: float, mark: str, words: str, tmp_path: Path) -> None:
@@ -118,6 +121,19 @@ def test_calibration(base: float, tuned: float, mark: str, words: str, tmp_path:
     found = evaluation(tmp_path, in_domain=one)
     ((title, told),) = calibration_said(found)
     assert (title, told.effect) == ("In-domain", mark) and words in told.sentence
+
+
+@pytest.mark.parametrize("base", [0.0423, -0.0423])
+@pytest.mark.parametrize("less", [0.0002, -0.0002])
+def test_figures_that_read_the_same_are_neither_better_nor_worse(
+    base: float, less: float, tmp_path: Path
+) -> None:
+    """However sure the difference is."""
+    one = runs.set_evaluation("in_domain", random.Random(0))
+    one["calibration"] = runs.calibration(base, base - less)
+    one["calibration"]["overconfidence"]["interval"] = [-less - 1e-5, -less + 1e-5]
+    ((_, told),) = calibration_said(evaluation(tmp_path, in_domain=one))
+    assert told.effect == "same" and told.sentence.count("4.2 points") == 2
 
 
 def test_a_base_with_nothing_to_lose_is_not_called_robust(tmp_path: Path) -> None:

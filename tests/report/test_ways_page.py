@@ -91,6 +91,12 @@ def test_a_verdict_that_names_no_single_way(verdict: str) -> None:
         assert "A tie" in headline(compared(recommendation=said))
 
 
+def test_none_that_is_good_enough_is_the_verdict() -> None:
+    said = {"verdict": "none is good enough", "way": None, "candidates": [], "best": "base"}
+    found = compared(recommendation=said)
+    assert headline(found) == "None is good enough: token F1 is 0 for every way."
+
+
 def test_ways_without_numbers_have_a_page() -> None:
     told = compare_told()["ways"]
     known = {name: {"title": way["title"], "metrics": way["metrics"]} for name, way in told.items()}

@@ -73,7 +73,7 @@ def test_one_file_and_another_column(tmp_path: Path) -> None:
         ("a_png", b"x", "no documents in this folder; read are .txt"),
         ("a_txt", b" \n ", "no text in 1 file"),
         ("a_jsonl", b'{"body": "x"}\n', r"a.jsonl:1: no column 'text'; the row has \['body'\]"),
-        ("a_jsonl", b'{"text": 3}\n', "a.jsonl:1: column 'text' holds a int"),
+        ("a_jsonl", b'{"text": 3}\n', "a.jsonl:1: column 'text' holds a number"),
         ("a_jsonl", b"{broken\n", "a.jsonl:1: broken JSON"),
         ("a_html", b"<script>never seen</script>", "no text"),
     ],

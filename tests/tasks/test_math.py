@@ -206,6 +206,9 @@ def test_references_without_mathematics_are_told(caplog: pytest.LogCaptureFixtur
     assert "math: 1 of 2 references hold neither a formula nor a number" in caplog.text
     scores(["1"], ["one"], ScoringOptions(set_name="retention"))
     assert "math (retention): 1 of 1 references hold neither" in caplog.text
+    caplog.clear()
+    scores(["1"], ["one"], ScoringOptions(knows_references=True))
+    assert not caplog.text
 
 
 def test_real_answers_to_real_problems(shared_data: Path) -> None:

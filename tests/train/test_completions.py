@@ -8,7 +8,7 @@ import torch
 
 from lorakit.data.questions import Question
 from lorakit.train.advantages import advantages
-from lorakit.train.completions import in_words, samples
+from lorakit.train.completions import NOT_SCORED, in_words, not_scored, samples
 from lorakit.train.rollouts import Rollouts
 from tests.train.grpo_runs import TOKENIZER
 
@@ -67,6 +67,17 @@ def test_equal_texts_are_shown_once() -> None:
     assert [one["label"] for one in found] == ["best", "worst"]
     alone = samples(TOKENIZER, rollouts([0.0] * 4, ["a"] * 4), ["r"])
     assert [one["label"] for one in alone] == ["best"]
+
+
+def test_what_is_not_scored_is_there_whole() -> None:
+    given = rollouts([1.0, 0.5, 0.0, 0.25])
+    given.weighed, given.scored[5:, 0] = None, False
+    found = not_scored(TOKENIZER, given, ["r"])
+    assert [one["completion"] for one in found] == [*TEXTS[:4], *["x"] * 4]
+    assert [one["rewards"]["r"] for one in found] == [1.0, 0.5, 0.0, 0.25, 9.0, None, None, None]
+    assert {(one["label"], one["reward"], one["advantage"]) for one in found} == {
+        (NOT_SCORED, None, None)
+    }
 
 
 def test_a_terminal_is_shown_one_line_each_that_moves_nothing() -> None:

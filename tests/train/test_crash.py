@@ -58,6 +58,10 @@ class Driver:
         """The exit code of the run that was started last; minus the signal that killed it."""
         return int(self._server.stdout.readline())
 
+    def said(self) -> str:
+        """What runs have written to stderr so far."""
+        return Path(self._stderr.name).read_text()
+
     def finish(self, options: Options) -> int:
         """Start a run and wait for its end."""
         self.start(options)
@@ -310,6 +314,7 @@ def test_a_second_signal_ends_the_run_at_once(
     os.kill(pid, signal.SIGTERM)
     assert driver.wait() == 143
     assert time.monotonic() - before < 5  # the step it interrupts sleeps for a minute
+    assert "SIGTERM again: ended at once, nothing more is saved" in driver.said()
     _assert_resumes(driver, options, whole, "second signal")
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorakit.errors import InterruptionError
 from lorakit.train.checkpoint import read_checkpoint
+from lorakit.train.completions import NAME as COMPLETIONS
+from lorakit.train.completions import NOT_SCORED
 from lorakit.train.generation import Generation
 from lorakit.train.grpo_settings import GRPOSettings
-from lorakit.train.interrupts import InterruptionError
+from lorakit.train.metrics import read_metrics
 from lorakit.train.question_stream import QuestionStream
 from lorakit.train.rewards import Reward, Rewarder
 from lorakit.train.rollouts import Rollouts
@@ -99,6 +102,10 @@ def test_what_stops_the_rewards_loses_no_completion(
     assert saved.step == STEPS_PER_CYCLE and len(kept["lengths"]) >= 8
     if raised is OSError:
         assert not kept["scored"].all() and len(state["texts"]) == len(kept["lengths"])
+        # And somebody can read them; the run that goes on takes them out.
+        last = [one for one in told(tmp_path / "run") if one["step"] > saved.step]
+        assert [one["label"] for one in last] == [NOT_SCORED] * len(kept["lengths"])
+        assert all(one["completion"] and one["prompt"] for one in last)
     generated = Generation.advance
     monkeypatch.setattr(Generation, "advance", None)  # nothing is generated again
     again = Scoring(monkeypatch, None, None)
@@ -107,6 +114,11 @@ def test_what_stops_the_rewards_loses_no_completion(
     assert len(again.asked) == (raised is OSError)  # nor is what was scored asked for again
     assert logged(outcome.metrics) == logged(whole.metrics)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+def told(folder: Path) -> list[dict]:
+    return read_metrics(folder / COMPLETIONS)
 
 
 def test_a_signal_between_two_rewards_is_seen(tmp_path: Path, monkeypatch) -> None:

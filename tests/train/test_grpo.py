@@ -19,7 +19,14 @@ from lorakit.adapters.attach import attach_adapter
 from lorakit.adapters.attached import attached
 from lorakit.base.load import load_base
 from lorakit.data.examples import Example, examples_in_memory
-from lorakit.errors import AdapterError, CheckpointError, DataError, InputError, NonFiniteError
+from lorakit.errors import (
+    AdapterError,
+    CheckpointError,
+    DataError,
+    InputError,
+    InterruptionError,
+    NonFiniteError,
+)
 from lorakit.recipe import LoraConfig
 from lorakit.tasks import ScoringOptions
 from lorakit.tasks import code as code_module
@@ -27,7 +34,6 @@ from lorakit.train import generation as generation_module
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.grpo import train_grpo
 from lorakit.train.grpo_settings import GRPOSettings
-from lorakit.train.interrupts import InterruptionError
 from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.reward_functions import Answers
 from lorakit.train.rewards import Reward, Rewarder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.train.interrupts import InterruptionError
+from lorakit.errors import InterruptionError
 from lorakit.train.policy_steps import PolicySteps
 from lorakit.train.rewards import Reward
 from tests.train.grpo_runs import (

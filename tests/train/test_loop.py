@@ -23,6 +23,7 @@ from lorakit.errors import (
     CheckpointError,
     DataError,
     InputError,
+    InterruptionError,
     ModelError,
     NonFiniteError,
     RunError,
@@ -30,7 +31,6 @@ from lorakit.errors import (
 from lorakit.recipe import LoraConfig
 from lorakit.train.checkpoint import read_checkpoint
 from lorakit.train.identity import frozen_weights_hash
-from lorakit.train.interrupts import InterruptionError
 from lorakit.train.loop import train
 from lorakit.train.outcome import TrainOutcome
 from lorakit.train.settings import LoopSettings

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lorakit.data.sources import Row
 from lorakit.errors import InputError, RunError
 from lorakit.tasks import ScoringOptions
 from lorakit.train import reward_child
 from lorakit.train.reward_functions import Answers, RewardFunction
 from lorakit.train.reward_source import Signature, signature_in
 from lorakit.train.rewards import Reward, Rewarder
+from lorakit.train.row_columns import Columns, columns_of
 from tests.train import own_rewards
 
 OWN = Path(__file__).with_name("own_rewards.py")
@@ -74,7 +76,7 @@ def function(name: str, on_failure: str = "error", **options: object) -> RewardF
 )
 def test_it_is_called_with_what_it_takes(name: str, options: dict, wanted: list[float]) -> None:
     one = function(name, **options)
-    one.check(["level", "text"])
+    one.check(Columns(["level", "text"]))
     found = one.scores(answers(*TEXTS))
     one.close()
     assert found.dtype == np.float64 and found.shape == (5,)
@@ -162,8 +164,8 @@ def test_a_module_says_it_too_without_being_imported(
     for module in ("own_package", "own_package.inner", "own_package.inner.rewards"):
         one = RewardFunction(f"{module}:f", {}, on_failure="error", seconds=60.0)
         with pytest.raises(InputError, match=r":f' wants 'level'; possible: .*, answer, and opt"):
-            one.check_as_written(["answer"])
-        one.check_as_written(["level"])
+            one.check_as_written(Columns(["answer"]))
+        one.check_as_written(Columns(["level"]))
         one.close()
     for unknown in ("sys", "own_package.nowhere"):
         assert signature_in(unknown, "f") is None
@@ -175,6 +177,8 @@ def test_a_module_says_it_too_without_being_imported(
         ("columns", {}, "wants 'level'; possible: arguments named prompts, completions, refer"),
         ("optioned", {}, "wants 'factor'"),
         ("length", {"limit": 3}, "takes no 'limit', which is in its options"),
+        ("optioned", {"factr": 1}, r"wants 'factor', takes no 'factr', .*did you mean 'factor'\?"),
+        ("columns", {"level": 1, "mising": 2}, r"takes no 'mising', .*did you mean 'missing'\?"),
         ("optioned", {"factor": 1, "prompts": 1}, "has 'prompts' in its options"),
         ("by_place", {}, "wants 'completions' by place"),
         ("NOT_A_FUNCTION", {}, "cannot be loaded.*there is no function 'NOT_A_FUNCTION'"),
@@ -183,14 +187,43 @@ def test_a_module_says_it_too_without_being_imported(
 def test_what_cannot_be_called_is_refused(name: str, options: dict, said: str) -> None:
     one = function(name, **options)
     with pytest.raises(InputError, match=said) as run:
-        one.check([])
+        one.check(Columns([]))
     one.close()
     if "cannot be loaded" in said:
-        one.check_as_written([])  # which no file says
+        one.check_as_written(Columns([]))  # which no file says
         return
     with pytest.raises(InputError) as written:
-        one.check_as_written([])
+        one.check_as_written(Columns([]))
     assert str(written.value) == str(run.value)
+
+
+def test_an_option_of_another_name_is_passed_on() -> None:
+    one = function("columns", level=[1], absent=2, missing=3)
+    one.check(Columns([]))
+    one.close()
+
+
+def test_a_row_that_lacks_what_is_wanted_is_told_by_its_place() -> None:
+    """Wherever it stands: of each of 300 rows, once."""
+    rows = [Row({"text": "t", "level": n or None}, f"rows.jsonl:{n + 1}") for n in range(300)]
+    wanted = (Reward(f"{OWN}:columns"),)
+    with Rewarder(wanted, ScoringOptions(), max_completion_length=8) as rewarder:
+        rewarder.check(rows)  # null is a value
+        for place in (0, 150, 299):
+            gap = [*rows]
+            gap[place] = Row({"text": "t"}, rows[place].location)
+            said = rf"wants 'level', which 1 of 300 rows \(first: rows.jsonl:{place + 1}\) lack"
+            for check in (rewarder.check, rewarder.check_as_written):
+                with pytest.raises(InputError, match=said):
+                    check(gap)
+
+
+def test_columns_are_those_of_all_rows() -> None:
+    rows = [Row({"a": 1}, "m:1"), Row({"a": 1, "b": 2}, "m:2"), Row({"b": 3}, "m:3")]
+    found = columns_of([*rows, rows[0]])
+    assert list(found.names) == ["a", "b"]
+    assert found.gaps == {"a": "1 of 4 rows (first: m:3)", "b": "2 of 4 rows (first: m:1)"}
+    assert columns_of(None) == columns_of([])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +262,7 @@ def test_a_module_is_one_that_is_installed() -> None:
         ) as rewarder,
         pytest.raises(InputError, match="reward 'statistics:mean' wants 'data'"),
     ):
-        rewarder.check(["level"])
+        rewarder.check([Row({"level": 3}, "memory:1")])
 
 
 def test_columns_stand_in_the_order_of_the_rewards() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from lorakit.data.conversation import Conversation
 from lorakit.data.fields import optional_text, text_of
 from lorakit.data.turns import conversation_from, tools_from
-from lorakit.errors import DataError
+from lorakit.errors import DataError, kind_of
 
 NAME = "prompt_completion"
 COLUMNS = ("prompt", "completion", "system", "tools")
@@ -28,8 +28,8 @@ def convert(values: Mapping[str, Any], where: str) -> Conversation:
     prompt, completion = values.get("prompt"), values.get("completion")
     if isinstance(prompt, list) != isinstance(completion, list):
         raise DataError(
-            f"{where}: prompt is a {type(prompt).__name__} and completion a "
-            f"{type(completion).__name__}; give two texts or two lists of messages."
+            f"{where}: prompt is {kind_of(prompt)} and completion "
+            f"{kind_of(completion)}; give two texts or two lists of messages."
         )
     system = optional_text(values, "system", where)
     if system.strip() and isinstance(prompt, list):

@@ -15,7 +15,7 @@ from lorakit.data.conversation import Conversation
 from lorakit.data.fields import optional_text
 from lorakit.data.json_lines import parse
 from lorakit.data.turns import conversation_from, tools_from
-from lorakit.errors import DataError
+from lorakit.errors import DataError, kind_of
 
 NAME = "sharegpt"
 COLUMNS = ("conversations", "system", "tools")
@@ -45,7 +45,7 @@ def convert(values: Mapping[str, Any], where: str) -> Conversation:
     turns = values.get("conversations")
     if not isinstance(turns, list | tuple):
         raise DataError(
-            f"{where}: column 'conversations' holds a {type(turns).__name__}; it must be a list of "
+            f"{where}: column 'conversations' holds {kind_of(turns)}; it must be a list of "
             '{"from": ..., "value": ...} turns.'
         )
     messages = [_message(turn, f"{where}: conversations[{i}]") for i, turn in enumerate(turns)]

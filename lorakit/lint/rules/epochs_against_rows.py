@@ -39,25 +39,21 @@ def find(facts: Facts) -> Iterator[Finding]:
     stops = facts.recipe.train.early_stopping_patience is not None
     if rows < FEW_ROWS and epochs < 2.95:  # max_steps need not give a round number
         severity = "warning" if epochs < 1.5 else "note"
-        what, usual = "few", f"under {FEW_ROWS:,} rows 3 to 5 are usual"
+        usual = f"few for {rows:,.0f} rows: under {FEW_ROWS:,} rows 3 to 5 epochs are usual"
     elif rows <= MANY_ROWS and epochs > 5.05 and not stops:
         severity = "warning" if epochs > 10 else "note"
         few = rows < FEW_ROWS
         scope = f"under {FEW_ROWS:,} rows 3 to 5" if few else f"up to {MANY_ROWS:,} rows 1 to 5"
-        what, usual = "many", f"{scope} are usual, more learn them by heart"
+        usual = f"many for {rows:,.0f} rows: {scope} epochs are usual, more learn them by heart"
     elif rows > MANY_ROWS and epochs > 2.05 and not stops:
         severity = "warning" if epochs > 3.05 else "note"
-        what, usual = "many", f"over {MANY_ROWS:,} rows 1 or 2 are usual"
+        usual = f"many for {rows:,.0f} rows: over {MANY_ROWS:,} rows 1 or 2 epochs are usual"
     else:
         return
-    by_steps = facts.recipe.train.max_steps is not None
-    told = (
-        f"max_steps {facts.recipe.train.max_steps:,} is {epochs:.2g} epochs"
-        if by_steps
-        else f"{epochs:g} epochs"
-    )
-    message = (
-        f"{told} over {rows:,.0f} rows {'is' if by_steps or epochs == 1 else 'are'} {what}: {usual}"
-    )
-    where = "train.max_steps" if by_steps else "train.num_train_epochs"
+    steps = facts.recipe.train.max_steps
+    passes = f"{epochs:.2g} {'epoch' if epochs == 1 else 'epochs'}"
+    told = passes if steps is None else f"{steps:,} steps (max_steps) come to {passes}, which"
+    is_one = steps is None and epochs == 1
+    where = "train.num_train_epochs" if steps is None else "train.max_steps"
+    message = f"{told} {'is' if is_one else 'are'} {usual}"
     yield Finding(ID, severity, message, where)  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def starting_recipe(answers: Answers, *, tune: bool, retrieve: bool) -> str:
             _data(answers, with_passages=tune and retrieve),
             _train(answers),
             _evaluate(answers),
-            *([_compare(answers)] if retrieve else []),
+            *([_compare(answers, with_passages=tune)] if retrieve else []),
         ]
     )
 
@@ -194,9 +194,15 @@ def _evaluate(answers: Answers) -> str:
     )
 
 
-def _compare(answers: Answers) -> str:
+def _compare(answers: Answers, *, with_passages: bool) -> str:
+    twice = (
+        "  # Its questions are those of in_domain, and it puts the passages in itself: give it\n"
+        "  # rows without (--set evaluate.in_domain=questions.jsonl), or they are there twice.\n"
+        if with_passages
+        else ""
+    )
     return (
-        "compare:\n"
+        f"compare:\n{twice}"
         "  # What is looked up: a file or a folder (text, Markdown, HTML, JSON lines, CSV).\n"
         "  documents: documents/\n"
         "  # A year of calls, which training and indexing are spread over.\n"

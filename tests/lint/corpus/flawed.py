@@ -11,6 +11,7 @@ from lorakit.lint.hardware import Hardware
 from tests import tiny
 from tests.lint.corpus.case import Case
 from tests.lint.corpus.rows import (
+    BREVITY,
     Maker,
     Row,
     answered,
@@ -45,7 +46,7 @@ def _recipe(**sections: dict[str, Any]) -> Case:
 
 def _policy(
     rows: list[Row],
-    rewards: list[str],
+    rewards: list[Any],
     batch_size: int = 64,
     learning_rate: float = 2e-5,
     **grpo: Any,
@@ -57,6 +58,22 @@ def _policy(
         "adapter": {"r": 32, "lora_alpha": 64},
     }
     return Case(rows, sections=sections)
+
+
+def _own_reward(**reward: Any) -> Case:
+    """A reward function that names the argument `limit`, and takes every other one."""
+    case = _policy(asked(60), [{"name": "{rewards.py:brevity}"} | reward])
+    return replace(case, files={"rewards.py": BREVITY})
+
+
+def _warmed(questions: list[Row], traces: list[Row]) -> Case:
+    """A policy that is warmed with traces."""
+    case = _policy(questions, ["tags"])
+    return replace(
+        case,
+        sections={**case.sections, "warm_start": {"train": "{traces.jsonl}"}},
+        sets={"traces": traces},
+    )
 
 
 def _note(case: Case) -> Case:
@@ -231,6 +248,17 @@ FLAWED: dict[str, list[Case]] = {
     "few-questions-per-step": [
         _policy(sums(60), ["math"], batch_size=16),
         _note(_policy(sums(60), ["math"], num_generations=2)),
+    ],
+    "reward-option-passed-on": [
+        _note(_own_reward(options={"most_words": 40})),
+        _note(_own_reward(options={"limit": 40, "most_words": 40})),
+    ],
+    "warm-start-system-differs": [
+        _warmed(answered(60), dialogues(260, system="You are brief.")),
+        _warmed(dialogues(60, system="You are brief."), answered(260)),
+        _note(
+            _warmed(dialogues(60, system="You are brief."), dialogues(260, system="Think aloud."))
+        ),
     ],
     "completions-beyond-context": [_policy(sums(60), ["math"], max_completion_length=1020)],
     "learning-rate-too-low": [_recipe(train={"learning_rate": 2e-6})],

@@ -93,6 +93,11 @@ def with_answer(answer: Callable[[Row], str]) -> Callable[[Row], Row]:
     return lambda row: row | {"completion": answer(row)}
 
 
+# A reward function of one's own, which a case has as a file.
+BREVITY = """\
+def brevity(completions, limit=50, **kwargs):
+    return [float(len(text.split()) <= kwargs.get("most_words", limit)) for text in completions]
+"""
 LONG_INSTRUCTION = (
     "You are given the text of a message that a customer sent to our support desk. Read it with "
     "care, "

@@ -8,6 +8,7 @@ from lorakit.lint.hardware import Hardware
 from tests import tiny
 from tests.lint.corpus.case import Case
 from tests.lint.corpus.rows import (
+    BREVITY,
     LABELS,
     NOUNS,
     PEOPLE,
@@ -212,6 +213,18 @@ SOUND: dict[str, Case] = {
             "grpo": {"rewards": ["tags"]},
             "adapter": {"r": 32, "lora_alpha": 64},
         },
+    ),
+    "a policy warmed under the system message that it is asked with": Case(
+        asked(300),
+        sections={
+            "data": {"system": "You are brief."},
+            "train": {"method": "grpo", "batch_size": 64, "learning_rate": 2e-5},
+            "grpo": {"rewards": [{"name": "{rewards.py:brevity}", "options": {"limit": 40}}]},
+            "warm_start": {"train": "{traces.jsonl}"},
+            "adapter": {"r": 32, "lora_alpha": 64},
+        },
+        sets={"traces": dialogues(260, system="You are brief.")},
+        files={"rewards.py": BREVITY},
     ),
     "prompts that differ in a sign": Case(_symbols()),
     "prompts that differ in a negation": Case(_negations()),
