@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,10 +16,11 @@ from lorakit.adapters.attached import Attached, attached
 from lorakit.adapters.contract import AdaptedModule
 from lorakit.adapters.model_card import model_card
 from lorakit.adapters.modules import AdaptedLinear
+from lorakit.adapters.name_endings import endings, minimal_endings, portable_pattern
 from lorakit.adapters.patterns import is_below, matches_list
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
 from lorakit.adapters.plain_form import stacked, widened
-from lorakit.adapters.ranks import alpha_of, matching_values, module_rank_and_alpha
+from lorakit.adapters.ranks import alpha_of, module_rank_and_alpha
 from lorakit.adapters.start_base import start_base
 from lorakit.base.frozen_experts import expert_layouts, parameter_name
 from lorakit.base.frozen_linear import FrozenLinear
@@ -259,11 +260,11 @@ def _parameter_endings(model: PreTrainedModel, names: list[str]) -> list[str] | 
         for path, module in model.named_modules()
         if isinstance(module, FrozenLinear)
     }
-    foreign = {ending for name in others - set(names) for ending in _endings(name)}
+    foreign = {ending for name in others - set(names) for ending in endings(name)}
     chosen: list[str] = []
     for name in names:
         if not matches_list(name, chosen):
-            chosen.append(next(end for end in _endings(name)[1:] if end not in foreign))
+            chosen.append(next(end for end in endings(name)[1:] if end not in foreign))
     return chosen
 
 
@@ -303,53 +304,3 @@ def _info(model: PreTrainedModel) -> BaseInfo | None:
         return base_info(model)
     except ModelError:
         return None
-
-
-def minimal_endings(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Few name endings that match all `names` and none of the `others`, as PEFT matches a list.
-
-    Raises:
-        AdapterError: an adapted name is the end of another module's name.
-    """
-    foreign = {ending for name in others for ending in _endings(name)}
-    chosen: set[str] = set()
-    for name in names:
-        if not any(ending in chosen for ending in _endings(name)):
-            ending = next((ending for ending in _endings(name) if ending not in foreign), None)
-            if ending is None:
-                raise AdapterError(
-                    f"the adapted module {name!r} ends the name of another that is not adapted; "
-                    "PEFT's format cannot tell them apart. Adapt both or neither."
-                )
-            chosen.add(ending)
-    return sorted(chosen)
-
-
-def portable_pattern(
-    wanted: Mapping[str, float], written: Mapping[str, float], default: float, field: str
-) -> dict[str, float]:
-    """A rank_pattern or alpha_pattern that gives every module its value in PEFT too.
-
-    PEFT saves patterns sorted and takes the first match, so overlapping patterns may resolve
-    otherwise after a load. Those are written out with full module names.
-
-    Raises:
-        AdapterError: not even full names tell the modules apart.
-    """
-    for pattern in (dict(sorted(written.items())), _full_names(wanted, default)):
-        found = matching_values(wanted, pattern, field)
-        if all(set(found.get(name, [default])) == {value} for name, value in wanted.items()):
-            return pattern
-    raise AdapterError(
-        f"{field} {dict(written)!r} cannot be written so that PEFT reads the same: a module name "
-        f"is the end of another. Use one value for both in adapter.{field}."
-    )
-
-
-def _full_names(wanted: Mapping[str, float], default: float) -> dict[str, float]:
-    return {name: value for name, value in sorted(wanted.items()) if value != default}
-
-
-def _endings(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]

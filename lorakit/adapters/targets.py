@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -19,8 +17,11 @@ from lorakit.adapters.expert_targets import (
 )
 from lorakit.adapters.families import taken_for_experts, why_not_adaptable
 from lorakit.adapters.layer_numbers import limit_layers
+from lorakit.adapters.left_alone import reasons_of
+from lorakit.adapters.module_names import leaf, linear_names, nearest
 from lorakit.adapters.patterns import NamePattern, is_below, matches_list
 from lorakit.adapters.row_targets import RowsTarget, find_rows
+from lorakit.adapters.saved_modules import find_modules_to_save
 from lorakit.adapters.word_embeddings import is_embedding, why_unfit
 from lorakit.base.frozen_experts import FrozenExperts, parameter_name
 from lorakit.base.frozen_linear import FrozenLinear, is_conv1d, is_linear
@@ -29,7 +30,6 @@ from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig
 
 ALL_LINEAR = "all-linear"
-MAX_NAMES_IN_MESSAGE = 20
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
     """
     experts = all_experts(model)
     modules = {n: m for n, m in model.named_modules() if n and not is_below(n, experts)}
-    trained = _modules_to_save(model, config.modules_to_save or [])
+    trained = find_modules_to_save(model, config.modules_to_save or [])
     rows = find_rows(model, config, trained)
     left_out = {n: "modules_to_save" for n in (*modules, *experts) if is_below(n, trained)}
     left_out |= dict.fromkeys(
@@ -130,9 +130,9 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> Targets:
             f"target_modules {config.target_modules!r} leave nothing to adapt once exclude_modules "
             f"{config.exclude_modules!r}, modules_to_save {config.modules_to_save!r} and "
             f"layers_to_transform {config.layers_to_transform!r} are applied. This model has: "
-            f"{_linear_names(modules)}. Fix adapter.target_modules."
+            f"{linear_names(modules)}. Fix adapter.target_modules."
         )
-    reasons = _reasons(model, adapted, trained, left_out, rows, experts)
+    reasons = reasons_of(model, adapted, trained, left_out, rows, experts)
     return Targets(adapted, trained, reasons, rows, as_parameters)
 
 
@@ -230,7 +230,7 @@ def _named(
     if unmatched:
         raise AdapterError(
             f"target_modules {unmatched!r} match no module; this model has: "
-            f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.target_modules."
+            f"{linear_names(modules)}.{nearest(unmatched, modules)} Fix adapter.target_modules."
         )
     reasons = {name: _why_unfit(m, model_type, name, config) for name, m in adapted.items()}
     unfit = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -238,7 +238,7 @@ def _named(
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(unfit.items())[:5])
         raise AdapterError(
             f"target_modules {wanted!r} name {len(unfit)} modules that cannot be adapted "
-            f"({listed}). Linear layers here: {_linear_names(modules)}. Name those, or leave the "
+            f"({listed}). Linear layers here: {linear_names(modules)}. Name those, or leave the "
             "others out with adapter.exclude_modules."
         )
     return adapted
@@ -248,8 +248,9 @@ def _why_unfit(module: nn.Module, model_type: str, name: str, config: LoraConfig
     if is_linear(module):
         option = not_for_parameters(config)
         if option is not None and taken_for_experts(model_type, name):
-            leaf = _leaf(name)
-            return f"PEFT takes {leaf} for the experts of {model_type}, which have no {option}"
+            return (
+                f"PEFT takes {leaf(name)} for the experts of {model_type}, which have no {option}"
+            )
         return why_not_adaptable(model_type, name)
     if is_embedding(module):
         return why_unfit(module)
@@ -274,97 +275,7 @@ def _excluded(
     if unmatched:
         raise AdapterError(
             f"exclude_modules {unmatched!r} match no module; this model has: "
-            f"{_linear_names(modules)}.{_nearest(unmatched, modules)} Fix adapter.exclude_modules."
+            f"{linear_names(modules)}.{nearest(unmatched, modules)} Fix adapter.exclude_modules."
         )
     # The module around experts stands for them.
     return names | {path for path in experts if is_below(path, names)}
-
-
-def _modules_to_save(model: PreTrainedModel, wanted: list[str]) -> dict[str, nn.Module]:
-    """Modules that equal an item or end with `"." + item`.
-
-    PEFT takes every name that ends with the bare text ("norm" also takes "input_layernorm"). An
-    item for which the two differ would train one thing here and load as another there, so it is
-    refused.
-    """
-    modules = {name: m for name, m in model.named_modules(remove_duplicate=False) if name}
-    found: dict[str, nn.Module] = {}
-    for item in wanted:
-        meant = {name: m for name, m in modules.items() if matches_list(name, [item])}
-        if not meant:
-            raise AdapterError(
-                f"modules_to_save {item!r} matches no module.{_nearest([item], modules)} "
-                "Fix adapter.modules_to_save."
-            )
-        found |= meant
-    for item in wanted:
-        by_peft = [name for name in modules if name.endswith(item) and name not in found]
-        if by_peft:
-            meant_name = next(name for name in found if matches_list(name, [item]))
-            raise AdapterError(
-                f"modules_to_save {item!r} is ambiguous: it names {meant_name}, but PEFT "
-                f"would also take {', '.join(by_peft[:3])}. Write the full module name, or name "
-                "the others too."
-            )
-    nested = [name for name in found if is_below(name, found.keys() - {name})]
-    if nested:
-        raise AdapterError(
-            f"modules_to_save names {nested[0]!r} and a module around it. Keep one of the two."
-        )
-    return found
-
-
-def _reasons(
-    model: PreTrainedModel,
-    adapted: Mapping[str, nn.Module],
-    trained: Mapping[str, nn.Module],
-    left_out: Mapping[str, str],
-    rows: Mapping[str, RowsTarget],
-    experts: Collection[str],
-) -> dict[str, str]:
-    """Why each linear layer and each other large parameter is not adapted."""
-    others = [path for path in experts if path not in adapted]
-    reasons = {path: left_out.get(path) or "not in target_parameters" for path in others}
-    known = {*adapted, *experts}
-    for name, module in model.named_modules():
-        linear = isinstance(module, nn.Linear | Conv1D | FrozenLinear)
-        if linear and name not in adapted:
-            unfit = "" if is_linear(module) else f"a {type(module).__name__}, no plain linear layer"
-            reasons[name] = left_out.get(name) or unfit or "not in target_modules"
-            known.add(name)  # what its weight is stored in is no other parameter
-        for own_name, parameter in module.named_parameters(recurse=False):
-            full_name = f"{name}.{own_name}".removeprefix(".")
-            if name in rows:
-                count = len(rows[name].token_ids)
-                reasons[full_name] = f"trainable_token_indices: {count} rows of it train"
-            elif is_below(full_name, known):
-                continue
-            elif not linear and parameter.dim() >= 2:
-                saved = is_below(name, trained)
-                reasons[full_name] = (
-                    "modules_to_save" if saved else _parameter_reason(parameter, module)
-                )
-    return reasons
-
-
-def _parameter_reason(parameter: nn.Parameter, module: nn.Module) -> str:
-    kind, shape = type(module).__name__, tuple(parameter.shape)
-    if parameter.dim() == 3 and "expert" in kind.lower():
-        return f"an expert parameter {shape} of {kind}, whose class multiplies with it by itself"
-    return f"a parameter {shape} of {kind}, no linear layer"
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _linear_names(modules: Mapping[str, nn.Module]) -> str:
-    counted = Counter(_leaf(name) for name, module in modules.items() if is_linear(module))
-    names = [f"{name} ({count})" for name, count in counted.items()][:MAX_NAMES_IN_MESSAGE]
-    return ", ".join(names) or "no linear layer"
-
-
-def _nearest(given: Iterable[str], modules: Mapping[str, nn.Module]) -> str:
-    known = {_leaf(name) for name in modules} | set(modules)
-    near = [match for text in given for match in difflib.get_close_matches(text, known, n=1)]
-    return f" Did you mean {', '.join(map(repr, near))}?" if near else ""

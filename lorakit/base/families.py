@@ -34,6 +34,7 @@ class FamilyFacts:
             pass; None when the cache gives what a whole forward pass gives.
         logits_scale: what the head's output is multiplied by, from the text config.
         softcap: config field of the cap c in `c * tanh(logits / c)`.
+        attention_calls: how often a layer attends with all of its heads.
         refused: why the family is not supported at all; None when it is.
     """
 
@@ -43,6 +44,7 @@ class FamilyFacts:
     no_cache: str | None = None
     logits_scale: Callable[[PreTrainedConfig], float] | None = None
     softcap: str | None = None
+    attention_calls: int = 1
     refused: str | None = None
 
 
@@ -94,7 +96,7 @@ REFUSED = {
 ROWS: list[tuple[str, FamilyFacts]] = [
     # Nothing about these differs from other decoders, which the laws show for each of them.
     (
-        "afmoe apertus arcee aria_text axk1 biogpt bitnet cwm deepseek_v2 deepseek_v3 diffllama "
+        "afmoe apertus arcee aria_text axk1 biogpt bitnet cwm deepseek_v2 deepseek_v3 "
         "dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo flint gemma glm glm4 glm4_moe "
         "glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_oss helium hunyuan_v1_dense hunyuan_v1_moe "
         "hy_v3 internlm3 jais2 jetmoe laguna llama mellum mimo_v2_flash minimax_m2 ministral "
@@ -127,6 +129,7 @@ ROWS: list[tuple[str, FamilyFacts]] = [
     ),
     *((names, FamilyFacts(refused=reason)) for reason, names in REFUSED.items()),
     ("bloom", FamilyFacts(no_packing=POSITION_BIAS)),
+    ("diffllama", FamilyFacts(attention_calls=2)),  # once for each half of the values
     ("falcon", FamilyFacts(attention="sdpa", no_packing=OWN_ATTENTION)),
     (
         "falcon_h1",

@@ -21,7 +21,7 @@ from lorakit.cli.output import (
     stdout_for_results,
 )
 from lorakit.cli.plan_tables import device_lines, memory_tables, stage_lines
-from lorakit.cli.plan_words import setup_lines, show_duration, show_fixes
+from lorakit.cli.plan_words import setup_lines, show_duration, show_fixes, step_lines
 from lorakit.errors import InputError, RunError
 from lorakit.recipe import load_recipe, rewrite_recipe
 
@@ -213,12 +213,8 @@ def show_plan(result: Plan) -> None:
         out.print(line)
     for table in memory_tables(result):
         out.print(table)
-    for name, count in (
-        ("steps", result.steps),
-        ("tokens", result.tokens),
-        ("trained tokens", result.trained_tokens),
-    ):
-        out.print(f"{name:<15} {'not known yet' if count is None else f'{count:,}'}")
+    for line in step_lines(result):
+        out.print(line)
     for line in stage_lines(result):
         out.print(line)
     show_duration(result.duration)

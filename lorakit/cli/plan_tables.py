@@ -105,10 +105,10 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
 
 def device_lines(plan: Plan) -> Iterator[str]:
     """The micro-batch that the memory is of, and what one GPU of several would hold."""
-    worst = plan.peaks.micro_batch()
+    worst, batch_of = plan.peaks.micro_batch(), plan.setup["batch_of"]
     yield (
         f"worst micro-batch: {counted(worst['tokens'], 'token')} in "
-        f"{counted(worst['examples'], 'example')}, the longest of {worst['longest']:,}"
+        f"{counted(worst['examples'], batch_of)}, the longest of {worst['longest']:,}"
     )
     devices = plan.devices
     if devices["count"] > 1:
@@ -116,7 +116,7 @@ def device_lines(plan: Plan) -> Iterator[str]:
         sharded = size(devices["sharded_weights_peak"])
         yield (
             f"each of {devices['count']} GPUs would hold a copy of {copied} and the activations of "
-            f"its own examples: {size(devices['peak'])}. With the frozen weights in shards "
+            f"its own {batch_of}s: {size(devices['peak'])}. With the frozen weights in shards "
             f"it would be {sharded}. Both are planned only: `lorakit train` uses one GPU"
         )
 

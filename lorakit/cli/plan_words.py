@@ -35,6 +35,18 @@ def setup_lines(plan: Plan) -> Iterator[str]:
         yield f"{'evaluation':<15} up to {counted(setup['answers_at_a_time'], 'answer')} at a time"
 
 
+def step_lines(plan: Plan) -> Iterator[str]:
+    """How many steps there are, and what they see."""
+    bound = "at most " if plan.peaks.rollouts is not None else ""
+    steps = f"of {counted(plan.setup['batch_size'], plan.setup['batch_of'])}"
+    for name, count, before, after in (
+        ("steps", plan.steps, "", f" {steps}"),
+        ("tokens", plan.tokens, bound, ""),
+        ("trained tokens", plan.trained_tokens, bound, ""),
+    ):
+        yield f"{name:<15} " + ("not known yet" if count is None else f"{before}{count:,}{after}")
+
+
 def place_of(plan: Plan) -> str:
     """`rtx3060`, `a budget of 7.45 GiB on this machine's CPU`."""
     setup = plan.setup
@@ -95,7 +107,7 @@ def show_duration(duration: Duration) -> None:
         out.print(f"  not in it     {words}")
     cost = duration.cost
     if cost is not None:
-        out.print(f"{'cost':<15} {cost.amount:.2f} {cost.currency}: {cost.basis}")
+        out.print(f"{'cost':<15} {bound}{cost.amount:.2f} {cost.currency}: {cost.basis}")
     elif duration.no_cost is not None:
         out.print(f"{'cost':<15} not known: {duration.no_cost}")
 

@@ -221,8 +221,8 @@ def _of_nothing(ways: Sequence[WayNumbers], terms: Terms) -> tuple[str, ...]:
     return (
         f"{terms.metric} on {terms.examples} questions is 0 {whose}: nothing is right by it, so "
         "that it tells no way from another, and costs decide nothing",
-        "a metric that gives marks for parts would tell more (evaluate.primary: token_f1 or loss), "
-        "if the answers are not as useless as it says: look at some of them",
+        "the loss of the right answers would tell them apart (evaluate.primary: loss); look at "
+        "some answers, whether they are as useless as it says",
     )
 
 
@@ -230,7 +230,7 @@ def _of_best(best: WayNumbers, ways: Sequence[WayNumbers], terms: Terms) -> str:
     equal = [way for way in ways if way.quality == best.quality]
     others = ", ".join(f"{way.title} {way.quality:.3f}" for way in ways if way not in equal)
     how = "best" if len(equal) < len(ways) or len(ways) == 1 else "the same"
-    named = " and ".join(way.title for way in equal)
+    named = ", ".join(way.title for way in equal)
     means = f"{terms.metric} on {terms.examples} questions is {how} for {named}"
     return f"{means}: {best.quality:.3f}" + (f" ({others})" if others else "")
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lorakit.adapters.attach import Attached
 from lorakit.adapters.experts import AdaptedExperts
 from lorakit.adapters.modules import AdaptedLinear, TrainedCopy
+from lorakit.base.families import DEFAULT, FAMILIES
 from lorakit.base.frozen_experts import FrozenExperts, rows_per_token
 from lorakit.base.frozen_linear import FrozenLinear
 from lorakit.engine.activations import LayerBytes, decoder_layers, layer_bytes
@@ -293,8 +294,8 @@ def _pairs(config: PreTrainedConfig, num_layers: int) -> list[tuple[tuple[int | 
 
 
 def _of_pair(config: PreTrainedConfig, values: Mapping[str, Any]) -> float:
-    """Forward, of all heads together: a query with a key, and the score times the values; 0 where
-    nothing attends."""
+    """Forward, of all heads together: a query with a key, and the score times the values, as often
+    as a layer attends; 0 where nothing does."""
     heads = _value(config, values, "num_attention_heads")
     if not isinstance(heads, int):
         return 0.0
@@ -302,7 +303,9 @@ def _of_pair(config: PreTrainedConfig, values: Mapping[str, Any]) -> float:
     turning, fixed = values.get("qk_rope_head_dim"), values.get("qk_nope_head_dim")
     if turning and fixed:
         return 2.0 * heads * (turning + fixed + values["v_head_dim"])
-    return 4.0 * heads * (_value(config, values, "head_dim") or config.hidden_size // heads)
+    width = _value(config, values, "head_dim") or config.hidden_size // heads
+    calls = FAMILIES.get(config.model_type, DEFAULT).attention_calls
+    return 2.0 * calls * heads * (width + (values.get("v_head_dim") or width))
 
 
 def _value(config: PreTrainedConfig, values: Mapping[str, Any], name: str) -> Any:

@@ -16,12 +16,12 @@ from lorakit.base.quantization_config import CHECKPOINT
 from lorakit.data.named_sets import NamedSets
 from lorakit.engine.model_flops import ModelFlops
 from lorakit.engine.passes import Pass, lay_out
-from lorakit.engine.recompute import RecomputePolicy
 from lorakit.plan.blueprint import Blueprint
 from lorakit.plan.evaluation_work import evaluation_work, time_formulas
 from lorakit.plan.gpus import Gpu
 from lorakit.plan.machines import EFFICIENCY, DataSheet, Machine, Measured, machine_of
 from lorakit.plan.memory import Memory
+from lorakit.plan.operations import count_operations
 from lorakit.plan.policy import Rollouts
 from lorakit.plan.policy_work import PolicyWork, policy_work
 from lorakit.plan.prices import Cost, Prices
@@ -142,7 +142,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
     workload = _workload(run) if policy is None else policy.workload
     flops = run.blueprint.flops
     events = _events(run)
-    counted = _operations(flops, workload, events, division.recompute_policy, policy)
+    counted = count_operations(flops, workload, events, division.recompute_policy, policy)
     left_out = [*events.evaluation.left_out, *_left_out(run)]
     checks, disturbed = 0.0, False
     machine: Machine
@@ -172,7 +172,7 @@ def predict_duration(run: Counted, timing: Timing) -> Duration:
     if timing.prices is not None:
         cost = timing.prices.of_machine(name, seconds.expected, count=run.num_gpus)
         if cost is not None and seconds.is_bound:
-            cost = replace(cost, basis=f"at most, for the time at most; {cost.basis}")
+            cost = replace(cost, basis=f"for the time at most; {cost.basis}")
         why = None if cost is not None else f"{timing.prices.source} has no price for {name!r}"
     return Duration(counted, seconds, machine.how, cost, why, tuple(left_out), disturbed)
 
@@ -303,25 +303,3 @@ def _events(run: Counted) -> Events:
 def _how_often(steps: int, every: int) -> int:
     """Every so many steps, and after the last."""
     return steps // every + (steps % every > 0)
-
-
-def _operations(
-    flops: ModelFlops,
-    workload: Workload,
-    events: Events,
-    recompute: RecomputePolicy,
-    policy: PolicyWork | None,
-) -> dict[str, float]:
-    passes = sum(flops.training(one, recompute) for one in workload.passes)
-    training = passes * workload.scale + flops.step * workload.num_steps
-    validation = events.validations * sum(flops.evaluation(one) for one in events.validation)
-    measured = (*events.evaluation.losses, *events.evaluation.choices)
-    evaluation = 2 * sum(one.times * sum(map(flops.evaluation, one.passes)) for one in measured)
-    parts = {"training": training, "validation": validation, "evaluation": evaluation}
-    if policy is not None:
-        looked = sum(map(flops.evaluation, workload.passes)) * workload.scale
-        parts["training"] += policy.num_looks * looked
-        reading = policy.prompt_scale * sum(map(flops.evaluation, policy.prompts))
-        written = policy.num_generations * sum(policy.at_a_time) * policy.completion_tokens
-        parts["rollouts"] = reading + written * flops.evaluation(Pass(1, 1, (1,)))
-    return parts | {"total": sum(parts.values())}

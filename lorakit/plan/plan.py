@@ -179,7 +179,7 @@ def plan(
             largest_layer=blueprint.largest_layer,
         ),
         own=own,
-        setup=setup_of(blueprint, target, division, peaks.shape, at_a_time),
+        setup=setup_of(recipe.train, blueprint, target, division, peaks.shape, at_a_time),
         notes=(*notes, *peaks.notes(), *([BUSY] if disturbed else [])),
         duration=duration,
         sets=sets,

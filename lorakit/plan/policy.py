@@ -92,6 +92,7 @@ class Rollouts:
             "bytes": None if found is None else found.answers + found.holes,
             "kv_cache": None if found is None else found.kv_cache,
             "dense_weights": None if found is None else found.dense_layers,
+            "holes": None if found is None else found.holes,
             "on_server": self.on_server,
         }
 

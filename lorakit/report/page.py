@@ -71,9 +71,12 @@ def run_page(run: RunFiles) -> str:
     plotted = forests(run)
     proofs = _proofs(run)
     settings = [] if run.recipe is None else settings_of(run.recipe)
-    use = row_use(is_policy=is_policy(run.metrics))
+    policy = is_policy(run.metrics) or (  # one that stopped before its first step has no metrics
+        run.recipe is not None and run.recipe.train.method == "grpo"
+    )
+    use = row_use(is_policy=policy)
     trained = curves(run.metrics, run.plan) if run.metrics else []
-    if is_policy(run.metrics):
+    if policy:
         trained = policy_curves(run.metrics) + [one for one in trained if one.name != "loss"]
     return render(
         "run.html.jinja",
@@ -98,7 +101,7 @@ def run_page(run: RunFiles) -> str:
         forgotten=forgotten_samples(run),
         curves=[(one, draw_curve(one)) for one in trained],
         explained=kinds(),
-        is_policy=is_policy(run.metrics),
+        is_policy=policy,
         use=use,
         rolled_out=shown_generations(run),
         thinned=round(len(run.metrics) / MAX_POINTS) if len(run.metrics) > MAX_POINTS else 0,

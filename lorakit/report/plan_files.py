@@ -14,15 +14,31 @@ _THERE = (*_WEIGHTS, "dense_copies", "libraries", "rows")
 _TRAINED = ("adapter", "gradients", "optimizer")
 PHASES = {
     "loading": ((*_WEIGHTS, "loading_libraries"), "being_packed"),
-    "training_step": ((*_THERE, *_TRAINED, "activations"), "working"),
+    "training_step": ((*_THERE, *_TRAINED, "activations", "holes"), "working"),
     "optimizer_step": ((*_THERE, *_TRAINED), "new_values"),
-    "validation": ((*_THERE, *_TRAINED), "forward_pass"),
-    "evaluation": (
-        (*_WEIGHTS, "libraries", "rows", "adapter", "answer_weights", "kv_cache"),
+    "rollout": (
+        (*_THERE, *_TRAINED, "rollout_weights", "rollout_kv_cache", "rollout_holes"),
         "forward_pass",
     ),
+    "validation": ((*_THERE, *_TRAINED), "forward_pass"),
+    "evaluation": (
+        (
+            *(*_WEIGHTS, "libraries", "rows", "adapter"),
+            *("answer_weights", "kv_cache", "evaluation_holes"),
+        ),
+        "forward_pass",
+    ),
+    # Of the SFT before a policy gradient: its passes are its own, of which the sum is known.
+    "warm_start_step": ((*_THERE, *_TRAINED), "whole_pass"),
+    "warm_start_validation": ((*_THERE, *_TRAINED), "forward_pass"),
 }
-SHOWN_AS = {"loading_libraries": "libraries"}  # of a bar, parts under the name of another bar's
+SHOWN_AS = {  # of a bar, parts under the name of another bar's
+    "loading_libraries": "libraries",
+    "rollout_weights": "answer_weights",
+    "rollout_kv_cache": "kv_cache",
+    "rollout_holes": "holes",
+    "evaluation_holes": "holes",
+}
 TOTALS = ("peak", "loading_peak", "total")  # sums, not parts
 
 
@@ -79,6 +95,14 @@ class SetupFacts(Part):
     answers_at_a_time: int | None = None
 
 
+class RolloutFacts(Part):
+    """Of a policy gradient, what is there while completions are written."""
+
+    kv_cache: int | None = None
+    dense_weights: int | None = None
+    holes: int | None = None
+
+
 class FixFacts(Part):
     """Changes with which it fits, what each costs, and what is then needed."""
 
@@ -113,6 +137,8 @@ class PlanFound(Part):
     memory_phases: dict[str, int] | None = None
     memory_parts: dict[str, int | None] | None = None
     worst_micro_batch: MicroBatchFacts | None = None
+    evaluation_bytes: dict[str, int] | None = None
+    rollouts: RolloutFacts | None = None
     devices: DeviceFacts | None = None
     setup: SetupFacts | None = None
     methods: dict[str, dict[str, int | None]] | None = None
@@ -133,6 +159,16 @@ class PlanFound(Part):
     gpu: GpuFacts | None = None
     fit: FitFacts | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether tokens, time and cost are of a policy gradient, known as at most."""
+        return self.rollouts is not None
+
+    @property
+    def seconds_of_all(self) -> float | None:
+        """Of a policy gradient at most; None: not known."""
+        return self.seconds_at_most if self.is_bound else self.seconds
 
 
 class Stack(Part):
@@ -165,7 +201,11 @@ def phases_of(plan: PlanFound) -> list[Stack]:
     parts, context = _parts(plan), _context(plan)
     if not plan.memory_phases:
         loading = plan.memory_bytes.get("loading_peak")
-        step = {name: count for name, count in parts.items() if name not in TOTALS}
+        step = {
+            name: count
+            for name, count in parts.items()
+            if name not in TOTALS and name not in SHOWN_AS
+        }
         stacks = [_phase("loading", loading, parts)] if loading else []
         stacks += [_stack("training_step", step)] if any(step.values()) else []
         return [_with(one, context) for one in stacks]
@@ -188,6 +228,14 @@ def _parts(plan: PlanFound) -> dict[str, int | None]:
     """Every part by name; quantization scales apart from the weights they belong to, but where some
     weights live elsewhere: there only what is on the device counts, and one weight on its way."""
     parts = plan.memory_bytes | (plan.memory_parts or {})
+    parts["evaluation_holes"] = (plan.evaluation_bytes or {}).get("holes")
+    if plan.rollouts is not None:
+        rolled = plan.rollouts
+        parts |= {
+            "rollout_weights": rolled.dense_weights,
+            "rollout_kv_cache": rolled.kv_cache,
+            "rollout_holes": rolled.holes,
+        }
     by_device = plan.weights_by_device or {}
     device = None if plan.devices is None else plan.devices.type
     if device is not None and any(count for where, count in by_device.items() if where != device):

@@ -50,6 +50,9 @@ SECTIONS = (
 )
 
 
+AT_MOST = "at most "
+
+
 @dataclass(frozen=True)
 class Bars:
     """A plot of stacked bars, and its numbers as a table: {part: bytes of each bar}."""
@@ -177,8 +180,10 @@ def headline(plan: PlanFound, phases: list[Stack]) -> str:
     at_least = "" if all(one.complete for one in phases) else "at least "
     if limit is not None:
         return f"{capital(at_least)}{size(needed)} of the {size(limit)} of {where} needed."
+    seconds = plan.seconds_of_all
+    bound = AT_MOST * plan.is_bound
     return f"Takes {at_least}{size(needed)} of memory" + (
-        f" and {duration(plan.seconds)}." if plan.seconds is not None else "."
+        f" and {bound}{duration(seconds)}." if seconds is not None else "."
     )
 
 
@@ -193,20 +198,24 @@ def _numbers(plan: PlanFound, recipe: Recipe) -> Iterator[Fact]:
         )
     if plan.setup is not None:
         yield _setup(plan.setup)
-    yield Fact("Optimizer steps", count(plan.steps), f"of {recipe.train.batch_size} examples")
-    trained = ""
+    train = recipe.train
+    yield Fact(
+        "Optimizer steps", count(plan.steps), f"of {counted(train.batch_size, train.batch_of)}"
+    )
+    trained, bound = "", AT_MOST * plan.is_bound
     if plan.tokens and plan.trained_tokens is not None:
         trained = f"{share(plan.trained_tokens, plan.tokens)} of them trained"
-    yield Fact("Tokens", count(plan.tokens), trained)
+    yield Fact("Tokens", f"{bound}{count(plan.tokens)}" if plan.tokens else NOT_KNOWN, trained)
     batch = plan.worst_micro_batch
     if batch is not None:
-        of = f"{counted(batch.examples, 'example')}, the longest {counted(batch.longest, 'token')}"
+        members = counted(batch.examples, train.batch_of)
+        of = f"{members}, the longest {counted(batch.longest, 'token')}"
         assumed = "" if batch.assumed is None else f"; assumed: {batch.assumed}"
         yield Fact("Largest micro-batch", counted(batch.tokens, "token"), f"{of}{assumed}")
-    if plan.seconds is not None:
-        yield Fact("Time", duration(plan.seconds))
+    if (seconds := plan.seconds_of_all) is not None:
+        yield Fact("Time", f"{bound}{duration(seconds)}")
     if plan.cost_found is not None:
-        yield Fact("Cost", _money(plan.cost_found.amount, plan.cost_found.currency))
+        yield Fact("Cost", _money(plan))
 
 
 def _setup(setup: SetupFacts) -> Fact:
@@ -222,9 +231,11 @@ def _setup(setup: SetupFacts) -> Fact:
     return Fact("Planned for", f"{name}, {setup.dtype}", "; ".join(chosen))
 
 
-def _money(amount: float, currency: str) -> str:
+def _money(plan: PlanFound) -> str:
+    assert plan.cost_found is not None
+    amount, currency = plan.cost_found.amount, plan.cost_found.currency
     digits = 2 if amount >= 1 or amount == 0 else 4
-    return f"{amount:,.{digits}f} {currency}"
+    return f"{AT_MOST * plan.is_bound}{amount:,.{digits}f} {currency}"
 
 
 def _is_for_cuda(plan: PlanFound) -> bool:
@@ -259,13 +270,10 @@ def _fitting(plan: PlanFound, phases: list[Stack]) -> list[Fitting]:
 
 def _times(plan: PlanFound) -> Iterator[Fact]:
     """Seconds by part, operations and money, each with how it was found."""
-    parts = plan.seconds_by_part or {}
-    is_bound = "policy_at_most" in parts
-    if is_bound:
-        most = f"at most {duration(plan.seconds_at_most)}"
-        yield Fact("Time in all", most, plan.seconds_found or "")
-    else:
-        yield Fact("Time in all", duration(plan.seconds), plan.seconds_found or "")
+    parts, is_bound = plan.seconds_by_part or {}, plan.is_bound
+    seconds = plan.seconds_of_all
+    told = NOT_KNOWN if seconds is None else f"{AT_MOST * is_bound}{duration(seconds)}"
+    yield Fact("Time in all", told, plan.seconds_found or "")
     for part, seconds in parts.items():
         if part == "answers_at_most":
             told = "if none ends early" if is_bound else "not in the sum: most end sooner"
@@ -278,14 +286,12 @@ def _times(plan: PlanFound) -> Iterator[Fact]:
         yield Fact("Not in the time", words)
     for part, operations in (plan.flops or {}).items():
         if part == "total":
-            most = "at most " if "rollouts" in (plan.flops or {}) else ""
-            told = f"{most}{_operations(operations)}"
+            told = f"{AT_MOST * is_bound}{_operations(operations)}"
             yield Fact("Operations", told, "multiplications and additions")
     if plan.cost_found is None:
         yield Fact("Cost", NOT_KNOWN, plan.cost_missing or "neither a time nor a price is known")
     else:
-        money = _money(plan.cost_found.amount, plan.cost_found.currency)
-        yield Fact("Cost", money, plan.cost_found.basis)
+        yield Fact("Cost", _money(plan), plan.cost_found.basis)
 
 
 def _operations(number: float) -> str:

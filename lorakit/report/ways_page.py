@@ -94,10 +94,8 @@ def headline(found: WaysFile) -> str:
     """The recommendation in a sentence."""
     said = found.recommendation
     if said.verdict == NONE_GOOD:
-        whose = (
-            "every way" if len(found.ways) > 1 else listed([w.title for w in found.ways.values()])
-        )
-        return f"None is good enough: {metric_name(found.primary)} is 0 for {whose}."
+        named = listed([found.title(name) for name in found.ways])
+        return f"None is good enough: {metric_name(found.primary)} is 0 for {named}."
     if said.way is None:
         between = listed([found.title(name) for name in said.candidates or tuple(found.ways)])
         return f"{capital(said.verdict)}: {between}."

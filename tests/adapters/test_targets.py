@@ -12,8 +12,9 @@ from torch import nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from lorakit.adapters.attach import attach_adapter
+from lorakit.adapters.name_endings import minimal_endings, portable_pattern
 from lorakit.adapters.ranks import RSLORA_ALPHA, module_rank_and_alpha, scaling_of
-from lorakit.adapters.save import minimal_endings, portable_pattern, save_adapter
+from lorakit.adapters.save import save_adapter
 from lorakit.adapters.targets import find_targets
 from lorakit.errors import AdapterError
 from lorakit.recipe import LoraConfig

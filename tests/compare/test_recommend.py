@@ -75,8 +75,8 @@ def test_of_equal_means_the_simplest_is_the_best() -> None:
     found = recommend(equal, TERMS)
     assert found.best == found.way == "base"
     assert found.reasons[0] == (
-        "token_f1 on 100 questions is the same for plain prompt and few-shot and retrieval and "
-        "tuned and tuned + retrieval: 0.300"
+        "token_f1 on 100 questions is the same for plain prompt, few-shot, retrieval, tuned, "
+        "tuned + retrieval: 0.300"
     )
     assert found.reasons[1] == "few-shot is not worse than plain prompt: good enough"
 

@@ -41,10 +41,10 @@ from lorakit.train.rates import Curve
 from tests import families
 
 NONE = RecomputePolicy("none")
-# Their states are computed in blocks whose products grow with the square of a short length; those
-# that have no attention at all; and two whose values are wider than config.json's usual fields say.
+# Their states are computed in blocks whose products grow with the square of a short length; and
+# those that have no attention at all.
 NOT_HELD = {"bamba", "falcon_h1", "granitemoehybrid", "minimax", "nemotron_h"}
-NOT_HELD |= {"falcon_mamba", "mamba", "mamba2", "rwkv", "diffllama", "mimo_v2_flash"}
+NOT_HELD |= {"falcon_mamba", "mamba", "mamba2", "rwkv"}
 ATTENDING = sorted(set(families.FAMILIES) - NOT_HELD)
 
 

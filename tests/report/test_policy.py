@@ -17,6 +17,7 @@ from lorakit.report.page import run_page
 from lorakit.report.policy import shown_generations
 from lorakit.report.words import amount
 from lorakit.run_folder import RunFolder
+from lorakit.train.completions import NOT_SCORED
 from tests.report.runs import make_run, write_lines
 
 
@@ -70,6 +71,17 @@ def rewarded(path: Path) -> Path:
         ],
     )
     return run.path
+
+
+def test_what_failed_before_its_first_step_is_a_policy_too(tmp_path: Path) -> None:
+    """Its completions are those that a reward failed for: nothing was rolled out and scored."""
+    run = RunFolder(rewarded(tmp_path / "run"))
+    lines = [vars(one) | {"step": 1, "label": NOT_SCORED} for one in read_run(run.path).completions]
+    write_lines(run.completions, lines)
+    run.metrics.write_text("")
+    page = run_page(read_run(run.path))
+    assert "<h3>What is asked</h3>" in page and "<h3>What is trained</h3>" not in page
+    assert "What was rolled out" not in page
 
 
 def test_the_page_shows_rewards_and_no_loss(tmp_path: Path) -> None:

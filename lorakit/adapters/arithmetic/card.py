@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lorakit.adapters.arithmetic.saved import SavedAdapter
 from lorakit.adapters.model_card import difference_note, is_hub_id
-from lorakit.adapters.store import tensors_path
+from lorakit.adapters.stored_tensors import tensors_path
 
 CARD = """---
 {base_line}library_name: peft

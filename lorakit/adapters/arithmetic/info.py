@@ -15,7 +15,7 @@ from lorakit.adapters.arithmetic.read import read_saved
 from lorakit.adapters.arithmetic.saved import SavedAdapter, SavedLayer
 from lorakit.adapters.peft_config import INITS_BESIDE_THE_BASE
 from lorakit.adapters.save import PREFIX
-from lorakit.adapters.store import tensors_path
+from lorakit.adapters.stored_tensors import tensors_path
 from lorakit.adapters.token_rows import PEFT_NAME as TOKEN_ROWS
 from lorakit.progress import bar
 

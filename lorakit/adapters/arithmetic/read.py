@@ -29,9 +29,8 @@ from lorakit.adapters.peft_config import (
 )
 from lorakit.adapters.ranks import alpha_of, module_rank_and_alpha, scaling_of
 from lorakit.adapters.save import PREFIX
-from lorakit.adapters.store import (
-    DTYPES,
-    MAX_FAULTS_IN_MESSAGE,
+from lorakit.adapters.store import DTYPES, MAX_FAULTS_IN_MESSAGE
+from lorakit.adapters.stored_tensors import (
     StoredTensor,
     adapter_folder,
     read_header,

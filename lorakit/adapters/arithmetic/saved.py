@@ -15,7 +15,7 @@ import torch
 
 from lorakit.adapters.arithmetic.fitted import FittedStart
 from lorakit.adapters.arithmetic.low_rank import LowRank
-from lorakit.adapters.store import StoredTensor, read_tensors
+from lorakit.adapters.stored_tensors import StoredTensor, read_tensors
 from lorakit.recipe import LoraConfig
 
 Layout = Literal["linear", "embedding", "experts"]

@@ -17,8 +17,9 @@ from lorakit.adapters import own_form
 from lorakit.adapters.arithmetic.card import Ingredient, card
 from lorakit.adapters.arithmetic.made import MadeLayer
 from lorakit.adapters.arithmetic.saved import SavedAdapter
+from lorakit.adapters.name_endings import portable_pattern
 from lorakit.adapters.peft_config import FILE_NAME, peft_values
-from lorakit.adapters.save import PREFIX, TENSORS_FILE_NAME, portable_pattern
+from lorakit.adapters.save import PREFIX, TENSORS_FILE_NAME
 from lorakit.errors import AdapterError
 from lorakit.files import staged_folder, write_atomically
 from lorakit.recipe import LoraConfig

@@ -27,10 +27,15 @@ def find(facts: Facts) -> Iterator[Finding]:
     train = facts.recipe.train
     if facts.num_steps < MIN_STEPS:
         where = "train.batch_size" if train.max_steps is None else "train.max_steps"
+        seen = f"{facts.num_rows:,.0f} rows in batches of {train.batch_size:,}"
+        if facts.is_policy:
+            group = facts.recipe.grpo.num_generations
+            seen = (
+                f"{facts.num_rows:,.0f} questions, {group} completions of each, in batches of "
+                f"{train.batch_size:,} completions"
+            )
         message = (
-            f"{facts.num_steps} optimizer steps ({facts.num_rows:,.0f} rows in batches of "
-            f"{train.batch_size}): an adapter needs some tens to learn anything; lower "
-            "batch_size or "
-            "train longer"
+            f"{facts.num_steps} optimizer steps ({seen}): an adapter needs some tens to learn "
+            "anything; lower batch_size or train longer"
         )
         yield Finding(ID, "warning", message, where)

@@ -84,6 +84,11 @@ class TrainSection(StageSection):
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default_factory=list)
 
     @property
+    def batch_of(self) -> Literal["example", "completion"]:
+        """What an optimizer step sees `batch_size` of."""
+        return "completion" if self.method == "grpo" else "example"
+
+    @property
     def forward_tokens(self) -> int:
         """Token budget of a pass that trains nothing."""
         return self.micro_batch_tokens or FORWARD_TOKENS
