@@ -189,6 +189,14 @@ def break_even(way: WayNumbers, other: WayNumbers) -> int | None:
     return max(0, math.ceil(more / (other.cost_per_call - way.cost_per_call)))
 
 
+def never_repaid(title: str, other: str) -> str:
+    """In words, that there is no such number of calls; of two ways by their titles."""
+    return (
+        f"{title} costs as much by the call as {other}, within {SAME_COST:.0%}, or more: its set-up "
+        "is never repaid"
+    )
+
+
 def best_prompting(ways: Sequence[WayNumbers], *, higher_is_better: bool) -> WayNumbers | None:
     """The best of the ways that need no training; of equals the cheapest by the call."""
     prompting = sorted((way for way in ways if not way.is_tuned), key=lambda way: way.cost_per_call)
