@@ -192,8 +192,8 @@ def break_even(way: WayNumbers, other: WayNumbers) -> int | None:
 def never_repaid(title: str, other: str) -> str:
     """In words, that there is no such number of calls; of two ways by their titles."""
     return (
-        f"{title} costs as much by the call as {other}, within {SAME_COST:.0%}, or more: its set-up "
-        "is never repaid"
+        f"{title} costs as much by the call as {other}, within {SAME_COST:.0%}, or more: its "
+        "set-up is never repaid"
     )
 
 

@@ -17,7 +17,7 @@ both. E examples, R resamples.
 
 from __future__ import annotations
 
-from math import copysign, inf, sqrt
+from math import ceil, copysign, inf, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -65,6 +65,15 @@ def tango_interval(
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     return -_most(lost, gained, count, z), _most(gained, lost, count, z)
+
+
+def examples_to_show(margin: float) -> int | None:
+    """How many examples, of which none is lost, show that no more than `margin` is; None: no number
+    of them shows a margin of zero."""
+    if margin <= 0:
+        return None
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    return ceil(z**2 * (1 - min(margin, 1.0)) / margin)
 
 
 def tango_p_value(gained: int, lost: int, count: int, difference: float) -> float:
