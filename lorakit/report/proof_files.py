@@ -31,6 +31,7 @@ class Shift(Part):
     tuned: float
     difference: float
     interval: tuple[float, float]
+    examples: int | None = None
 
 
 class Calibration(Part):

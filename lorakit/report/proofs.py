@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lorakit.evaluate.statistics import MIN_EXAMPLES, TOO_FEW
 from lorakit.report.evaluation_files import SetEvaluation
 from lorakit.report.order import in_order
 from lorakit.report.proof_files import (
@@ -20,6 +21,7 @@ from lorakit.report.proof_files import (
 from lorakit.report.verdicts import Effect
 from lorakit.report.words import (
     amount,
+    capital,
     change,
     count,
     counted,
@@ -60,13 +62,19 @@ class SetSaid:
 
 
 def effect_of_change(
-    bounds: tuple[float, float], *, higher_is_better: bool, worse: Effect = "worse"
+    bounds: tuple[float, float], *, higher_is_better: bool, examples: int | None = None
 ) -> Effect:
-    """Which way an interval excludes zero."""
+    """Which way an interval excludes zero, if it rests on enough examples.
+
+    Args:
+        examples: that it rests on; None: not known, or enough.
+    """
+    if examples is not None and examples < MIN_EXAMPLES:
+        return "few"
     low, high = bounds
     if low <= 0 <= high:
         return "same"
-    return "better" if (low > 0) == higher_is_better else worse
+    return "better" if (low > 0) == higher_is_better else "worse"
 
 
 def variants_said(evaluation: Mapping[str, SetEvaluation]) -> list[VariantSaid]:
@@ -83,6 +91,13 @@ def variants_said(evaluation: Mapping[str, SetEvaluation]) -> list[VariantSaid]:
 
 
 def _variant_sentence(how: str, metric: str, one: MetricLoss) -> Said:
+    if one.examples < MIN_EXAMPLES:
+        return Said(
+            "few",
+            f"Asked {how}, {TOO_FEW} what the tuned model loses: {metric_name(metric)} "
+            f"{amount(one.tuned.given)} \u2192 {amount(one.tuned.varied)} on "
+            f"{counted(one.examples, 'example')}.",
+        )
     tuned = effect_of_change(one.tuned.interval, higher_is_better=one.higher_is_better)
     extra = effect_of_change(one.extra.interval, higher_is_better=one.higher_is_better)
     what = {
@@ -172,7 +187,10 @@ def memorisation_said(evaluation: Mapping[str, SetEvaluation]) -> list[SetSaid]:
 
 def _memorised(one: Memorisation) -> Said:
     copied, run = one.copied, one.longest_run
-    effects = [effect_of_change(n.interval, higher_is_better=False) for n in (copied, run)]
+    effects = [
+        effect_of_change(n.interval, higher_is_better=False, examples=one.answers)
+        for n in (copied, run)
+    ]
     answers = f"{share(copied.tuned, 1)} of {counted(one.answers, 'answer')}"
     searched = counted(one.training_answers, "training row")
     if one.training_answers < one.training_available:
@@ -186,6 +204,8 @@ def _memorised(one: Memorisation) -> Said:
     )
     if not copied.tuned:  # a longer run alone is no copy
         return Said("same", f"Nothing is copied: {said}")
+    if "few" in effects:
+        return Said("few", f"{capital(TOO_FEW)} whether it copies more than the data: {said}")
     if "worse" in effects:
         return Said("worse", f"Copies more than the data repeat themselves: {said}")
     return Said("same", f"No copying beyond what the data repeat shows: {said}")
@@ -215,6 +235,7 @@ def _calibrated(one: Calibration, noun: str) -> Said:
         "same": "As well calibrated as its base, as far as shows",
         "worse": "Less well calibrated than its base",
         "better": "Better calibrated than its base",
+        "few": f"{capital(TOO_FEW)} how well it is calibrated",
     }[effect]
     return Said(
         effect,
@@ -227,6 +248,8 @@ def _calibrated(one: Calibration, noun: str) -> Said:
 
 def _effect_on_calibration(shift: Shift) -> Effect:
     """Whether tuned is nearer to zero than the base, wherever in its interval the change lies."""
+    if shift.examples is not None and shift.examples < MIN_EXAMPLES:
+        return "few"
     if _points(shift.tuned) == _points(shift.base):  # as far as anybody is told
         return "same"
     lies = {abs(shift.base + change) - abs(shift.base) for change in shift.interval}

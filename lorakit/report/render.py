@@ -117,6 +117,8 @@ def _environment() -> Environment:
         "set": words.set_name,
         "share": words.share,
         "size": words.size,
-        "shift": lambda bounds, higher: effect_of_change(bounds, higher_is_better=higher),
+        "shift": lambda bounds, higher, examples: effect_of_change(
+            bounds, higher_is_better=higher, examples=examples
+        ),
     }
     return environment

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lorakit.evaluate.statistics import MIN_EXAMPLES, TOO_FEW
 from lorakit.report.files import read_run
 from lorakit.report.page import write_report
 from lorakit.report.proof_files import Overfitting
@@ -141,6 +142,28 @@ def test_a_base_with_nothing_to_lose_is_not_called_robust(tmp_path: Path) -> Non
     one["variant"]["metrics"]["content"]["base"]["given"] = 0.05
     (told,) = variants_said(evaluation(tmp_path, **{"in_domain+typos": one}))
     assert told.said.sentence.endswith("Its base, at 0.0500, has not as much to lose.")
+
+
+@pytest.mark.parametrize("count", [2, MIN_EXAMPLES - 1, MIN_EXAMPLES])
+def test_a_handful_of_examples_proves_nothing(count: int, tmp_path: Path) -> None:
+    """Two that both lost have an interval that excludes zero, which happens by chance as well."""
+    varied = runs.varied_set(random.Random(0), lost=0.3, extra=0.3)
+    for metric in varied["variant"]["metrics"].values():
+        metric["examples"] = count
+    given = runs.set_evaluation("in_domain", random.Random(0))
+    given["memorisation"] = runs.memorisation(0.1, 0.4) | {"answers": count}
+    given["calibration"] = runs.calibration(0.02, 0.09)
+    given["calibration"]["overconfidence"]["examples"] = count
+    found = evaluation(tmp_path, **{"in_domain": given, "in_domain+typos": varied})
+    said = [
+        *(one.said for one in variants_said(found)),
+        *(one.said for one in memorisation_said(found)),
+        *(one for _, one in calibration_said(found)),
+    ]
+    expected = "worse" if count >= MIN_EXAMPLES else "few"
+    assert len(said) == 3
+    assert {one.effect for one in said} == {expected}, said
+    assert all((TOO_FEW in one.sentence.lower()) == (expected == "few") for one in said)
 
 
 def test_bins_of_a_handful_of_positions_are_not_drawn(tmp_path: Path) -> None:
