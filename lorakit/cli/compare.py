@@ -167,7 +167,7 @@ def _span(interval: list[float]) -> str:
 
 def verdict_in_words(told: dict[str, Any]) -> list[str]:
     """The recommendation of compare.json, for people."""
-    from lorakit.compare.recommend import NONE_GOOD, NOTHING_TO_REPAY, TIE
+    from lorakit.compare.recommend import NONE_GOOD, NOTHING_TO_REPAY, TIE, never_repaid
 
     titles = {name: way["title"] for name, way in told["ways"].items()}
     found = told["recommendation"]
@@ -192,7 +192,7 @@ def verdict_in_words(told: dict[str, Any]) -> list[str]:
     for name, calls in repaid["calls"].items():
         against = titles[repaid["against"]]
         lines.append(
-            f"  {titles[name]} saves nothing by the call against {against}: never repaid"
+            f"  {never_repaid(titles[name], against)}"
             if calls is None
             else f"  {titles[name]} has cost less than {against} from {calls:,} calls on"
         )

@@ -183,10 +183,18 @@ def break_even(way: WayNumbers, other: WayNumbers) -> int | None:
 
     Calls that cost the same within SAME_COST save nothing that was really measured.
     """
-    if way.cost_per_call >= other.cost_per_call * (1 - SAME_COST):
+    if way.cost_per_call * (1 + SAME_COST) >= other.cost_per_call:  # as `recommend` has it
         return None
     more = way.setup_cost - other.setup_cost
     return max(0, math.ceil(more / (other.cost_per_call - way.cost_per_call)))
+
+
+def never_repaid(title: str, other: str) -> str:
+    """In words, that there is no such number of calls; of two ways by their titles."""
+    return (
+        f"{title} costs as much by the call as {other}, within {SAME_COST:.0%}, or more: its "
+        "set-up is never repaid"
+    )
 
 
 def best_prompting(ways: Sequence[WayNumbers], *, higher_is_better: bool) -> WayNumbers | None:

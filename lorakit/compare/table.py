@@ -22,7 +22,13 @@ from lorakit.compare.recommend import (
     recommend,
 )
 from lorakit.errors import RunError
-from lorakit.evaluate.statistics import CONFIDENCE, central_interval, resampled_means
+from lorakit.evaluate.paired_proportions import are_yes_or_no, interval_of_difference
+from lorakit.evaluate.statistics import (
+    CONFIDENCE,
+    central_interval,
+    interval_of_shares,
+    resampled_means,
+)
 
 PER_CALLS = 1000
 Interval = tuple[float, float]
@@ -257,13 +263,19 @@ def _of_metric(
         if other in values
     ]
     samples = iter(resampled_means(np.stack(rows), weights, seed=seed))
-    intervals = {name: central_interval(next(samples)) for name in names}
+    intervals = {
+        name: interval_of_shares(values[name]) if are_yes_or_no(values[name]) else resampled
+        for name in names
+        for resampled in [central_interval(next(samples))]
+    }
     differences: dict[str, dict[str, tuple[float, Interval]]] = {name: {} for name in names}
     for anchor, (other, confidence) in anchors.items():
         if other not in values:
             continue
         for name in names:
-            interval = central_interval(next(samples), confidence)
+            interval = interval_of_difference(
+                values[other], values[name], next(samples), confidence
+            )
             if name != other:
                 differences[name][anchor] = (means[name] - means[other], interval)
     return {name: Quality(means[name], intervals[name], differences[name]) for name in names}

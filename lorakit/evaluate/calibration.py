@@ -6,7 +6,7 @@ and the token that stands there says whether it is right. The expected calibrati
     ECE = sum over bins b of (n_b / N) |accuracy_b - confidence_b|
 
 over 15 bins of equal width (Guo et al., "On calibration of modern neural networks", ICML 2017,
-arXiv 1706.04599). `overconfidence` is mean confidence less mean accuracy: below zero a model is
+arXiv 1706.04599). `overconfidence` is mean confidence less mean accuracy: above zero a model is
 surer than it need be; unlike the ECE it is a mean over examples, so that it has an interval.
 Of multiple choice a question is a position, and confidence the share of the chosen option in the
 probability of all options.

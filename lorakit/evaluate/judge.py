@@ -11,6 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from lorakit.evaluate.paired_proportions import (
+    are_yes_or_no,
+    interval_of_difference,
+    tango_p_value,
+)
 from lorakit.evaluate.result import SetResult, retention_in_words
 from lorakit.evaluate.statistics import (
     MIN_EXAMPLES,
@@ -132,7 +137,11 @@ def _p_of_claim(primary: Compared, verdict: Verdict, margin: float | None) -> fl
     if margin is None or verdict == "better":
         return one.p_value
     lost_R = -primary.change_R if one.higher_is_better else primary.change_R
-    return p_value_of_margin(lost_R, margin)
+    resampled, pairs = p_value_of_margin(lost_R, margin), one.mcnemar
+    if pairs is None:
+        return resampled
+    allowed = -margin if one.higher_is_better else margin
+    return max(resampled, tango_p_value(pairs.gained, pairs.lost, one.examples, allowed))
 
 
 def _verdict(losses: tuple[float, float], margin: float | None) -> Verdict:
@@ -189,7 +198,7 @@ def compare_scores(scores: Scores, seed: int) -> Comparison:
 def _compare_scores(scores: Scores, seed: int) -> Compared:
     differences = scores.tuned - scores.base
     (change_R,) = resampled_means(differences[None], np.ones(len(differences)), seed=seed)
-    yes_or_no = bool(np.isin([scores.base, scores.tuned], (0, 1)).all())
+    yes_or_no = are_yes_or_no(scores.base, scores.tuned)
     pairs = mcnemar(scores.base, scores.tuned) if yes_or_no else None
     own = None
     if scores.are_shares:
@@ -198,7 +207,7 @@ def _compare_scores(scores: Scores, seed: int) -> Compared:
         float(scores.base.mean()),
         float(scores.tuned.mean()),
         float(differences.mean()),
-        central_interval(change_R),
+        interval_of_difference(scores.base, scores.tuned, change_R),
         len(differences),
         scores.higher_is_better,
         p_value=p_value(change_R) if pairs is None else pairs.mid_p,

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from lorakit.errors import RunError
+from lorakit.evaluate.judge import Scores, compare_scores
 from lorakit.evaluate.result import SetResult
 from lorakit.evaluate.statistics import (
     MIN_EXAMPLES,
@@ -22,6 +24,7 @@ from lorakit.evaluate.statistics import (
     Comparison,
     Verdict,
     central_interval,
+    p_value,
     resampled_means,
     verdict_of_change,
 )
@@ -106,11 +109,27 @@ def _metric(
         if paired is not None:
             return replace(paired, stderr=errors)
     # Of independent samples the variances add up: without pairs, wider than it need be.
-    half = NORMAL_95 * math.hypot(*(math.nan if e is None else e for e in errors))
-    change = after - before
+    error = math.hypot(*(math.nan if e is None else e for e in errors))
+    change, half = after - before, NORMAL_95 * error
     return Comparison(
-        before, after, change, (change - half, change + half), count, better, stderr=errors
+        before,
+        after,
+        change,
+        (change - half, change + half),
+        count,
+        better,
+        p_value=_p_of_normal(change, error),
+        stderr=errors,
     )
+
+
+def _p_of_normal(change: float, error: float) -> float | None:
+    """Two-sided, of no change; None: the error is not known."""
+    if not math.isfinite(error):
+        return None
+    if error == 0:
+        return float(change == 0)
+    return 2 * NormalDist().cdf(-abs(change) / error)
 
 
 def _paired(
@@ -131,14 +150,24 @@ def _paired(
     means = [one[0].sum() / weight_E.sum() for one in (base_2E, tuned_2E)]
     if not np.allclose([value(mean) for mean in means], reported, rtol=1e-9, atol=1e-12):
         return None
+    if value is _same and (weight_E == 1).all():
+        return compare_scores(Scores(base_2E[0], tuned_2E[0], better), seed)
     # The differences are resampled, not the two means: equal values differ by exactly zero.
     mean_R, change_R = resampled_means(
         np.stack([base_2E[0], tuned_2E[0] - base_2E[0]]), weight_E, seed=seed
     )
     with np.errstate(over="ignore", invalid="ignore"):
-        interval = central_interval(value(mean_R + change_R) - value(mean_R))
+        samples_R = value(mean_R + change_R) - value(mean_R)
     before, after = reported
-    return Comparison(before, after, after - before, interval, len(weight_E), better)
+    return Comparison(
+        before,
+        after,
+        after - before,
+        central_interval(samples_R),
+        len(weight_E),
+        better,
+        p_value=p_value(samples_R) if np.isfinite(samples_R).all() else None,
+    )
 
 
 def _per_document(

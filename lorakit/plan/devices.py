@@ -24,14 +24,15 @@ def data_parallel(
 
     `sharded_weights_peak` is for frozen weights in `count` shards, gathered a layer at a time, with
     all else replicated (as FSDP2 would, arXiv 2304.11277): planned only, lorakit does not train so.
+    All of them: nothing is offloaded then, though it may be where every device holds the whole.
     """
-    weights = resident_bytes(memory, device_type)
-    sharded = -(-weights // count) + min(GATHERED_LAYERS * largest_layer, weights)
+    whole = resident_bytes(memory, device_type)
+    sharded = -(-memory.weights // count) + min(GATHERED_LAYERS * largest_layer, memory.weights)
     return {
         "type": device_type,
         "count": count,
         "replicated": list(REPLICATED),
         "own": ["activations"],
         "peak": peaks.peak,
-        "sharded_weights_peak": peaks.peak - weights + sharded if count > 1 else None,
+        "sharded_weights_peak": peaks.peak - whole + sharded if count > 1 else None,
     }

@@ -267,6 +267,7 @@ def _sheet(run: Counted, gpu: Gpu, flops: ModelFlops, efficiency: float) -> Data
         unpacked_bytes=run.blueprint.copy_bytes,
         count=run.num_gpus,
         policy=run.division.recompute_policy,
+        dtype=run.target.dtype,
     )
 
 

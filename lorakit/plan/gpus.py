@@ -1,9 +1,10 @@
 """What common GPUs have, from their data sheets: does a recipe fit on one, how long does it take.
 
-Products are dense ones (no sparsity) of bfloat16 with float32 sums; without bfloat16, those
-of float32. Of GPUs sold in several forms the SXM one, where there is one. Memory is not the data
-sheet's: it is what the driver reports (`nvidia-smi`), less by what error correction and the
-driver's own needs take.
+Products are dense ones (no sparsity) of bfloat16 with float32 sums, which float16's are as fast as;
+and those of float32 without tensor cores, for PyTorch rounds to TF32 only where it is told to. Of
+GPUs without bfloat16 all are of float32. Of GPUs sold in several forms the SXM one, where there is
+one. Memory is not the data sheet's: it is what the driver reports (`nvidia-smi`), less by what
+error correction and the driver's own needs take.
 
 Sources: NVIDIA's data sheets of T4, L4, A10, L40S, A100, H100, H200 and B200; for GeForce cards the
 architecture white papers of GA102, AD102 and GB202 (tensor cores with float32 accumulation).
@@ -15,6 +16,8 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+import torch
 
 from lorakit.base.placement import SHARE_OF_FREE_MEMORY
 from lorakit.errors import InputError
@@ -30,7 +33,8 @@ class Gpu:
 
     Attributes:
         memory_bytes: all of it that the driver reports, or a budget.
-        flops_per_second: of products in the dtype it computes in.
+        flops_per_second: of products in half precision.
+        float32_flops_per_second: of products in float32.
         bytes_per_second: of its memory.
         link_bytes_per_second: to the host, one way.
         is_budget: whether `memory_bytes` is less than it has, because no more may be taken.
@@ -39,6 +43,7 @@ class Gpu:
     name: str
     memory_bytes: int
     flops_per_second: float
+    float32_flops_per_second: float
     bytes_per_second: float
     link_bytes_per_second: float
     is_budget: bool = False
@@ -47,6 +52,10 @@ class Gpu:
     def has_bfloat16(self) -> bool:
         """Whether it computes in bfloat16."""
         return self.name not in WITHOUT_BFLOAT16
+
+    def products_per_second(self, dtype: torch.dtype) -> float:
+        """Operations of products in a dtype."""
+        return self.float32_flops_per_second if dtype == torch.float32 else self.flops_per_second
 
     def with_memory(self, budget: int | None) -> Gpu:
         """This GPU with no more memory than a budget; None: with all it has."""
@@ -66,27 +75,28 @@ class Gpu:
         return min(left, left_of_share) if left_of_share < 0 else left
 
 
-# Name: MiB, TFLOP/s, GB/s of memory, GB/s of the link (PCIe 3, 4 or 5, by its lanes).
+# Name: MiB, TFLOP/s in bfloat16 and in float32, GB/s of memory, GB/s of the link (PCIe 3, 4 or 5,
+# by its lanes).
 # "about": drivers and boards differ by some MiB, and by 6 % where error correction is off.
 _SHEETS = {
-    "t4": (15_360, 8.1, 320, 16),  # about
-    "rtx3060": (12_288, 25.5, 360, 32),
-    "rtx3090": (24_576, 71, 936, 32),
-    "rtx4060ti": (16_380, 44, 288, 16),
-    "rtx4090": (24_564, 165, 1008, 32),
-    "rtx5090": (32_607, 209, 1792, 64),
-    "l4": (23_028, 121, 300, 32),  # about
-    "a10": (23_028, 125, 600, 32),  # about
-    "l40s": (46_068, 362, 864, 32),  # about
-    "a100-40": (40_960, 312, 1555, 32),
-    "a100-80": (81_920, 312, 2039, 32),
-    "h100": (81_559, 989, 3350, 64),
-    "h200": (143_771, 989, 4800, 64),
-    "b200": (183_359, 2250, 8000, 64),  # about
+    "t4": (15_360, 8.1, 8.1, 320, 16),  # about
+    "rtx3060": (12_288, 25.5, 12.7, 360, 32),
+    "rtx3090": (24_576, 71, 35.6, 936, 32),
+    "rtx4060ti": (16_380, 44, 22.1, 288, 16),
+    "rtx4090": (24_564, 165, 82.6, 1008, 32),
+    "rtx5090": (32_607, 209, 104.8, 1792, 64),
+    "l4": (23_028, 121, 30.3, 300, 32),  # about
+    "a10": (23_028, 125, 31.2, 600, 32),  # about
+    "l40s": (46_068, 362, 91.6, 864, 32),  # about
+    "a100-40": (40_960, 312, 19.5, 1555, 32),
+    "a100-80": (81_920, 312, 19.5, 2039, 32),
+    "h100": (81_559, 989, 67, 3350, 64),
+    "h200": (143_771, 989, 67, 4800, 64),
+    "b200": (183_359, 2250, 75, 8000, 64),  # about
 }
 GPUS = {
-    name: Gpu(name, memory * MIB, tera * 1e12, memory_rate * 1e9, link_rate * 1e9)
-    for name, (memory, tera, memory_rate, link_rate) in _SHEETS.items()
+    name: Gpu(name, memory * MIB, half * 1e12, single * 1e12, memory_rate * 1e9, link_rate * 1e9)
+    for name, (memory, half, single, memory_rate, link_rate) in _SHEETS.items()
 }
 # Of a driver's name: makers, series, and forms of one GPU that the table does not tell apart.
 _MAKERS = frozenset({"nvidia", "tesla", "geforce"})

@@ -151,6 +151,7 @@ class DataSheet:
         unpacked_bytes: what packed weights become before each pass uses them.
         count: GPUs that share the passes of a step.
         policy: recompute.
+        dtype: that is computed in.
     """
 
     flops: ModelFlops
@@ -161,6 +162,7 @@ class DataSheet:
     unpacked_bytes: int
     count: int
     policy: RecomputePolicy
+    dtype: torch.dtype
     decode_batch: int = DECODE_BATCH
     checkpoint: float = 0.0
     load: float = GPU_START_SECONDS
@@ -169,9 +171,9 @@ class DataSheet:
     def how(self) -> str:
         low, high = EFFICIENCY_RANGE
         return (
-            f"{self.count} x {self.gpu.name}, data sheet: {self.gpu.flops_per_second / 1e12:g} "
-            f"TFLOP/s times an assumed efficiency of {self.efficiency:g} (not measured; "
-            f"{low:g} to {high:g} is usual)"
+            f"{self.count} x {self.gpu.name}, data sheet: {self._products / 1e12:g} TFLOP/s in "
+            f"{str(self.dtype).removeprefix('torch.')} times an assumed efficiency of "
+            f"{self.efficiency:g} (not measured; {low:g} to {high:g} is usual)"
         )
 
     def micro_batch(self, one: Pass) -> float:
@@ -194,7 +196,11 @@ class DataSheet:
 
     @property
     def _speed(self) -> float:
-        return self.gpu.flops_per_second * self.efficiency * self.count
+        return self._products * self.efficiency * self.count
+
+    @property
+    def _products(self) -> float:
+        return self.gpu.products_per_second(self.dtype)
 
     def _pass(self, flops: float, *, reads: int) -> float:
         """Products, or reading the weights where that takes longer; unpacking and the link come

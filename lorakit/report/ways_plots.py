@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from lorakit.compare.recommend import NOTHING_TO_REPAY
+from lorakit.compare.recommend import NOTHING_TO_REPAY, never_repaid
 from lorakit.report.curves import DASHES
 from lorakit.report.svg import INKS, RUNS, drawing, inline_svg, new_figure
 from lorakit.report.ways_files import Way, WaysFile
@@ -152,8 +152,7 @@ def break_even_said(found: WaysFile) -> list[str]:
         return [f"{capital(NOTHING_TO_REPAY)}."]
     titles: Mapping[str, str] = {name: found.title(name) for name in found.break_even.calls}
     return [
-        f"{titles[name]} costs more by the call than {found.title(against)}: its set-up is never "
-        "repaid."
+        f"{never_repaid(titles[name], found.title(against))}."
         if calls is None
         else f"{titles[name]} has cost less than {found.title(against)} from {calls:,} calls on."
         for name, calls in found.break_even.calls.items()

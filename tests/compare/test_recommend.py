@@ -177,6 +177,18 @@ def test_what_tuning_is_held_against_is_the_best_prompting_and_of_equals_the_che
     assert against(TUNED) is None
 
 
+@pytest.mark.parametrize("share", [0.5, 0.89, 0.895, 0.9, 0.905, 0.909, 0.91, 0.95, 1.0])
+def test_what_is_taken_for_its_cost_is_repaid(share: float) -> None:
+    """One number says which costs are the same, in the verdict and in the break-even."""
+    cheap = change(TUNED, quality=0.8, cost_per_call=share, setup_cost=0.0)
+    dear = change(BASE, quality=0.8, lost=(0.0, 0.0), cost_per_call=1.0, setup_cost=0.0)
+    found = recommend([dear, cheap], TERMS)
+    repaid = break_even(cheap, dear)
+    assert (found.verdict == "recommended") == (repaid is not None) == (share < 1 / 1.1)
+    if found.verdict == "recommended":
+        assert found.by_calls[-1][1] == found.way
+
+
 finite = st.floats(-1, 1, allow_nan=False).map(lambda x: round(x, 3))
 cost = st.floats(0, 10, allow_nan=False).map(lambda x: round(x, 3))
 
@@ -227,7 +239,7 @@ def test_the_verdict_agrees_with_the_table(
     for at in (0, 1, 17, 1000, 10**6):
         name = [way for start, way in found.by_calls if start <= at][-1]
         lowest = min(way.total(at) for way in good)
-        assert by_name[name].total(at) <= lowest / (1 - SAME_COST) + 10  # a call, rounded up
+        assert by_name[name].total(at) <= lowest * (1 + SAME_COST) + 10  # a call, rounded up
 
 
 @given(tables(), st.integers(1, 10**5))

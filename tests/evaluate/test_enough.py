@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lorakit.data.named_sets import title_of
 from lorakit.data.prepare import Prepared
 from lorakit.evaluate.enough import too_few_findings
+from lorakit.evaluate.judge import Scores, judge
 from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.statistics import MIN_EXAMPLES
+from lorakit.train.losses import ExampleLosses
 from tests.evaluate.test_before_after import prepared, rows
 
 FEW, ENOUGH = MIN_EXAMPLES - 1, MIN_EXAMPLES
@@ -59,3 +62,33 @@ def test_limits_count_as_the_verdict_does(measures: dict[str, Any], what: str | 
     if what is not None:
         assert f"{ENOUGH} rows are there to measure, {FEW} of which would be" in told[0]
         assert told[0].endswith(what)
+
+
+@pytest.mark.parametrize(
+    ("count", "margin", "primary", "says"),
+    [
+        (72, 0.05, "exact_match", "takes 73 if none is lost"),
+        (73, 0.05, "exact_match", None),
+        (72, 0.05, "loss", None),
+        (72, 0.05, "token_f1", None),
+        (72, 0.0, "exact_match", "no number of them shows"),
+    ],
+)
+def test_a_margin_that_retention_cannot_be_shown_to_keep_is_told_before_training(
+    count: int, margin: float, primary: str, says: str | None
+) -> None:
+    sets = {name: prepared(rows(count)[0]) for name in ("in_domain", "retention")}
+    metrics = ("loss", "exact_match", "token_f1")
+    told = found(sets, list(sets), metrics=metrics, primary=primary, margin=margin)
+    assert len(told) == (says is not None)
+    if says is not None:
+        assert told[0].startswith(f"retention: {count} rows are there") and says in told[0]
+    # What evaluation says of so many that are all alike.
+    same = np.ones(count)
+    losses = ExampleLosses(same, same)
+    scores = {primary: Scores(same, same)} if primary == "exact_match" else {}
+    judged = judge(
+        losses, losses, metrics=["loss"], primary=primary if scores else "loss", margin=margin,
+        scores=scores,
+    )  # fmt: skip
+    assert (judged.verdict == "worse") == (says is not None)

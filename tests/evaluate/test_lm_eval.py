@@ -19,6 +19,7 @@ from lorakit.adapters.attached import adapter_disabled
 from lorakit.base.load import load_base
 from lorakit.errors import ModelError, RecipeError, RunError
 from lorakit.evaluate import lm_eval_tasks
+from lorakit.evaluate.correction import corrected
 from lorakit.evaluate.lm_eval_comparison import compared
 from lorakit.evaluate.lm_eval_tasks import check_lm_eval, lm_eval_results
 from lorakit.recipe import LoraConfig
@@ -299,3 +300,29 @@ def test_intervals_are_paired_where_lm_eval_reports_a_mean_and_else_from_standar
     assert "no interval is known for f1, strict" in unknown.notes
     assert unknown.to_json()["metrics"]["f1, strict"]["interval"] == [None, None]  # type: ignore[index]
     assert np.isnan(unknown.metrics["f1, strict"].interval[0])
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "means", "errors"),
+    [
+        ([0.0, 1.0] * 20, [0.5, 1.0] * 20, (0.5, 0.75), (0.08, 0.04)),  # a number per document
+        ([0.0] * 40, [1.0] * 20 + [0.0] * 20, (0.0, 0.5), (0.0, 0.08)),  # yes or no
+        ([0.0, 1.0] * 20, [0.5, 1.0] * 20, (0.6, 0.9), (0.08, 0.06)),  # of a corpus
+    ],
+)
+def test_verdicts_on_tasks_are_corrected_with_the_others(
+    base: list[float],
+    tuned: list[float],
+    means: tuple[float, float],
+    errors: tuple[float, float],
+) -> None:
+    better = compared(report(base, means[0], errors[0]), report(tuned, means[1], errors[1]), "t", 0)
+    same = compared(report(base, means[0], errors[0]), report(base, means[0], errors[0]), "t", 0)
+    assert better.verdict == "better" and same.verdict == "no difference"
+    assert better.p_value is not None and better.p_value < 0.05
+    assert same.p_value == pytest.approx(1.0)
+    told = corrected({"better": better} | {f"same{n}": same for n in range(3)})
+    assert told["better"].num_tests == 4
+    assert told["better"].p_value_corrected == pytest.approx(4 * better.p_value)
+    yes_or_no = {*base, *tuned} <= {0.0, 1.0}
+    assert (better.metrics["f1, strict"].mcnemar is not None) == yes_or_no

@@ -238,6 +238,31 @@ def test_near_rows_are_told_once_and_not_of_variants(tmp_path: Path) -> None:
     assert "data.group" not in told.message
 
 
+@pytest.mark.parametrize(
+    ("section", "severities"),
+    [
+        ({}, ["warning"]),
+        # Both are asked in other words, or of other topics, than was trained: named out of domain.
+        ({"evaluate": {"variants": ["typos"]}}, ["note"]),
+        ({"data": {"hold_out_topics": {"column": "topic"}}}, ["note"]),
+        ({"evaluate": {"variants": ["typos"], "retention": "builtin:retention"}}, []),
+    ],
+)
+def test_what_is_measured_out_of_domain_is_not_missed(
+    section: dict[str, dict[str, Any]], severities: list[str]
+) -> None:
+    recipe = lorakit.parse_recipe(
+        {
+            "base": {"model": "builtin"},
+            "data": {"train": "builtin:train"} | section.get("data", {}),
+            "evaluate": {"in_domain": "builtin:in_domain"} | section.get("evaluate", {}),
+        }
+    )
+    found = list(RULES["out-of-domain-or-retention-missing"].find(SimpleNamespace(recipe=recipe)))
+    assert [one.severity for one in found] == severities
+    assert all("out_of_domain" not in one.message for one in found if one.severity == "note")
+
+
 def test_a_run_that_goes_on_is_not_stopped_by_a_rule(tmp_path: Path) -> None:
     (case, *_) = FLAWED["warmup-too-long"]
     facts = case.facts(tmp_path, tmp_path)

@@ -29,6 +29,7 @@ from lorakit.plan.advise.questions import (
     BY_NAME,
     QUESTIONS,
     Answers,
+    Question,
     missing_questions,
     read_answers,
     whole_answers,
@@ -362,6 +363,15 @@ def test_wrong_answers_are_told(
     captured = capsys.readouterr()
     assert says in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "typed", ["\u00b2", "\u2460", "\u0661", "1" * 5000, "-1", "1.0", "\0", "", []]
+)
+def test_what_is_no_answer_is_refused_whatever_it_is(question: Question, typed: object) -> None:
+    with pytest.raises(InputError, match="is no answer; possible: "):
+        question.read(typed)
 
 
 def test_an_absent_file_and_folder_are_told(

@@ -26,7 +26,7 @@ from lorakit.errors import InputError
 from lorakit.plan import rows
 from lorakit.plan.duration import NOT_TIMED, Timing
 from lorakit.plan.evaluation_work import EvaluationWork, Passes
-from lorakit.plan.gpus import find_gpu
+from lorakit.plan.gpus import GPUS, WITHOUT_BFLOAT16, find_gpu
 from lorakit.plan.machines import DataSheet
 from lorakit.plan.plan import plan
 from lorakit.plan.prices import load_prices
@@ -243,6 +243,7 @@ def test_a_data_sheet_is_bound_by_products_or_by_memory() -> None:
 
     def sheet(**changes: Any) -> DataSheet:
         values = {"weight_bytes": 0, "offloaded_bytes": 0, "unpacked_bytes": 0, "count": 1}
+        values |= {"dtype": torch.bfloat16}
         return DataSheet(flops, gpu, 0.5, **(values | changes), policy=NONE)
 
     one = Pass(10_000, 5_000, (1000,) * 10)
@@ -255,6 +256,22 @@ def test_a_data_sheet_is_bound_by_products_or_by_memory() -> None:
     extra = link.micro_batch(one) - by_products
     assert extra == pytest.approx(2e9 / gpu.link_bytes_per_second)
     assert "not measured" in sheet().how
+    single = sheet(dtype=torch.float32)
+    assert single.micro_batch(one) == pytest.approx(by_products * 989 / 67)
+    assert "989 TFLOP/s in bfloat16" in sheet().how and "67 TFLOP/s in float32" in single.how
+
+
+@pytest.mark.parametrize("name", GPUS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_gpu_has_the_rate_of_the_dtype_that_it_computes_in(
+    name: str, dtype: str, llama: Path
+) -> None:
+    gpu, rows = GPUS[name], Sets(examples(8), np.ones(8))
+    rates = {"bfloat16": gpu.flops_per_second, "float32": gpu.float32_flops_per_second}
+    assert (rates["bfloat16"] == rates["float32"]) == (name in WITHOUT_BFLOAT16)
+    assert rates["bfloat16"] >= rates["float32"]
+    planned = plan(recipe_of(llama, base={"dtype": dtype}, adapter={"r": 4}), sets=rows, gpu=name)
+    assert f"{rates[dtype] / 1e12:g} TFLOP/s in {dtype}" in planned.duration.how
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

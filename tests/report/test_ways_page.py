@@ -46,7 +46,10 @@ def test_the_compare_page_says_what_was_found() -> None:
     assert rows["A plain prompt"][1] == "\u2013"
     costs = tree.by_id("costs").text
     assert "tuned has cost less than retrieval from 4,100 calls on" in costs
-    assert "its set-up is never repaid" in costs
+    # None stands for a little cheaper as well: what is within 10 % was not measured apart.
+    assert (
+        "costs as much by the call as retrieval, within 10%, or more: its set-up is never" in costs
+    )
     assert len(tree.by_id("costs").all("svg")) == 2
     assert len(tree.by_id("quality").all("svg")) == 2
 

@@ -31,8 +31,10 @@ def find(facts: Facts) -> Iterator[Finding]:
         "retention": "what it forgot",
     }
     lacking = [name for name in missing if getattr(evaluate, name) is None]
-    if facts.recipe.data.hold_out_topics is not None and "out_of_domain" in lacking:
-        lacking.remove("out_of_domain")  # topics that training does not see
+    # Topics that training does not see, or prompts in words that it does not.
+    stand_in = facts.recipe.data.hold_out_topics is not None or bool(evaluate.variants)
+    if stand_in and "out_of_domain" in lacking:
+        lacking.remove("out_of_domain")
     if lacking:
         message = (
             f"no {' and no '.join(lacking)} set: {' and '.join(missing[name] for name in lacking)} "

@@ -90,8 +90,8 @@ class Question:
                 return False
         elif text in self.choices:
             return text
-        elif text.isdigit() and 1 <= int(text) <= len(self.choices):  # as the list is numbered
-            return list(self.choices)[int(text) - 1]
+        elif text in (numbered := dict(zip(map(str, range(1, 10)), self.choices, strict=False))):
+            return numbered[text]
         raise self._refusal(given, text)
 
     def _number(self, given: object, text: str) -> int:
