@@ -46,7 +46,7 @@ def check_measurable(
     """
     for name, held_out in sets.items():
         primary = measures.primary_of(name)
-        count = num_measured(held_out, name, measures, stop_ids)
+        count = num_measured(sets, name, measures, stop_ids)
         if primary in CHOICES and count < MIN_ANSWERS:
             raise DataError(
                 f"{name}: evaluate.primary is {primary}, which chooses among options, but {count} "
@@ -57,17 +57,28 @@ def check_measurable(
         if primary in measures.answered and count < MIN_ANSWERS:
             raise DataError(
                 f"{name}: evaluate.primary is {primary}, which scores answers, but {count} of "
-                f"its {len(held_out.examples)} examples have a prompt to answer. Name rows with "
-                "prompts, or decide this set by its loss: evaluate.primary: {" + f"{name}: loss}}."
+                f"its {len(held_out.examples)} examples {_would_be_asked(name)}, or decide this "
+                "set by its loss: evaluate.primary: {" + f"{name}: loss}}."
             )
 
 
-def num_measured(held_out: HeldOut, name: str, measures: Measures, stop_ids: Sequence[int]) -> int:
+def _would_be_asked(name: str) -> str:
+    if source_and_variant(name) is None:
+        return "have a prompt to answer. Name rows with prompts"
+    return (
+        "are rows that its source is asked: the others of these grew too long. Raise "
+        "evaluate.max_generated or data.max_length, leave the variant out"
+    )
+
+
+def num_measured(
+    sets: Mapping[str, HeldOut], name: str, measures: Measures, stop_ids: Sequence[int]
+) -> int:
     """The number of examples that a set's verdict would rest on."""
     primary = measures.primary_of(name)
-    indices, asked = drawn_questions(held_out.examples, measures, stop_ids)
+    indices, asked = drawn_for(sets, name, measures, stop_ids)
     if primary in CHOICES:
-        return len(with_options(held_out, indices, measures))
+        return len(with_options(sets[name], indices, measures))
     return len(indices) if primary in UNANSWERED else len(asked)
 
 

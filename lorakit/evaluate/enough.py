@@ -36,7 +36,7 @@ def too_few_findings(
     for name in measured:
         if source_and_variant(name) is not None:  # as many as its source, of which it is told
             continue
-        count = num_measured(sets[name], name, measures, stop_ids)
+        count = num_measured(sets, name, measures, stop_ids)
         told = _of_verdict(sets, name, count, measures)
         if told is not None:
             message = f"{title_of(sets, name)}: {_what_there_is(sets, name, count)}, but {told}"

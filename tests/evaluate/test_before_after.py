@@ -22,7 +22,7 @@ from lorakit.data.reading import DataRules
 from lorakit.errors import DataError, RecipeError
 from lorakit.evaluate.answers import Answer
 from lorakit.evaluate.before_after import compare_sets
-from lorakit.evaluate.drawn import check_measurable, draw, sample
+from lorakit.evaluate.drawn import check_measurable, draw, drawn_questions, sample
 from lorakit.evaluate.forgotten import most_forgotten
 from lorakit.evaluate.measures import Measures
 from lorakit.evaluate.result import SetResult
@@ -363,3 +363,18 @@ def test_a_real_over_trained_run_is_called_out(shared_data: Path, tmp_path: Path
     assert results["retention"].verdict == "worse"
     shown = "\n".join(summary(results))
     assert "the margin was not kept" in shown and "Once upon a time" in shown
+
+
+def test_a_variant_without_the_rows_that_are_asked_is_told_before_training() -> None:
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(30)]
+    source = prepared(rows, max_length=64)
+    measures = Measures(("token_f1",), primary="token_f1", max_generated=3)
+    _, asked = drawn_questions(source.examples, measures, source.stop_ids)
+    longer = [dict(row) for row in rows]
+    for one in asked:
+        longer[one.index]["prompt"] *= 200
+    sets = {"in_domain": source, "in_domain+typos": prepared(longer, max_length=64)}
+    assert len(sets["in_domain+typos"].examples) == 27
+    with pytest.raises(DataError, match=r"in_domain\+typos: .* 0 of its 27 .* grew too long"):
+        check_measurable(sets, measures, source.stop_ids)
+    check_measurable({"in_domain": source}, measures, source.stop_ids)

@@ -184,7 +184,7 @@ def test_sets_without_options_are_told_before_training(loaded: Loaded) -> None:
         tiny.tokenizer(),
         DataRules(),
     )
-    assert num_measured(mixed, "in_domain", measures, mixed.stop_ids) == 5
+    assert num_measured({"in_domain": mixed}, "in_domain", measures, mixed.stop_ids) == 5
     (finding,) = too_few_findings({"in_domain": mixed}, ["in_domain"], measures, mixed.stop_ids)
     assert "5 of which would be" in finding.message
     result = compare_sets(
