@@ -218,6 +218,11 @@ def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
         RunError: the run has not finished.
     """
     run = RunFolder(path)
+    if path.is_file():
+        raise InputError(
+            f"{str(path)!r} is a file and no run folder. Name the folder that `lorakit train` "
+            "wrote, the output.dir of its recipe."
+        )
     if not run.recipe.is_file():
         raise InputError(
             f"{str(path)!r} is no run folder: it has no recipe.yaml. Name the folder that "

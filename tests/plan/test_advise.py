@@ -467,3 +467,9 @@ def test_the_end_of_input_names_what_is_missing() -> None:
     code, shown = typed(["1\n", "fails\n", "\x04"])
     assert code == 2, shown
     assert "--examples" in shown and "--need" not in shown
+
+
+def test_a_size_between_those_of_the_list_is_told_what_they_mean() -> None:
+    with pytest.raises(InputError, match="8gb, a GPU with about 8 to 16 GB; ") as told:
+        read_answers({"hardware": "12gb"})
+    assert "Did you mean" not in str(told.value)

@@ -12,6 +12,7 @@ import pytest
 from lorakit.errors import InputError, RunError
 from lorakit.report.files import read_run
 from lorakit.report.order import in_order
+from lorakit.run_folder import finished_run
 from tests.report import runs
 
 
@@ -86,3 +87,9 @@ def test_answers_may_hold_line_separators(tmp_path: Path, made: Path) -> None:
     text = json.dumps(answer, ensure_ascii=False) + "\n"
     (tmp_path / "answers.jsonl").write_text(text, encoding="utf-8")
     assert read_run(tmp_path).answers[0].prompt == answer["prompt"]
+
+
+def test_a_recipe_is_no_run_and_says_where_its_run_is(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("base: {model: builtin}\n", "utf-8")
+    with pytest.raises(InputError, match=r"is a file and no run folder.* output\.dir"):
+        finished_run(tmp_path / "recipe.yaml")

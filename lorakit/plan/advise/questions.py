@@ -105,6 +105,10 @@ class Question:
     def _refusal(self, given: object, text: str) -> InputError:
         near = difflib.get_close_matches(text, self.choices, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
+        if near and text[:1].isdigit():  # 12gb is as near to 24gb as to 8gb, and means the latter
+            hint = (
+                f" That is: {'; '.join(f'{name}, {what}' for name, what in self.choices.items())}."
+            )
         shown = repr(given) if len(repr(given)) < 60 else f"{repr(given)[:60]}..."
         return InputError(f"{self.name}: {shown} is no answer; possible: {self.possible}.{hint}")
 
