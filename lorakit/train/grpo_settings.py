@@ -12,7 +12,6 @@ from lorakit.recipe import GRPOSection
 from lorakit.recipe.cycle_sizes import CycleSizes, cycle_sizes
 from lorakit.recipe.sections.grpo import NamedReward
 from lorakit.tasks import ScoringOptions
-from lorakit.tasks.json_schema import load_schema
 from lorakit.train.advantages import Aggregation, ScaleRewards
 from lorakit.train.policy_loss import PolicyLossSettings
 from lorakit.train.reward_functions import OnFailure
@@ -199,4 +198,8 @@ def _options_of(reward: NamedReward) -> dict[str, Any]:
     """Those of the recipe, with the schema that a file holds in the place of its name."""
     if reward.scorer != "json_schema":
         return reward.options
+    # Not at the top: a plan asks this room for its micro-batches, and jsonschema takes a tenth of a
+    # second that few recipes need.
+    from lorakit.tasks.json_schema import load_schema
+
     return {name: load_schema(value) for name, value in reward.options.items()}

@@ -15,6 +15,8 @@ from lorakit.cli.asking import ask_line
 class Terminal:
     fileno = staticmethod(functools.partial(ctypes.CDLL(None)["raise"], int(signal.SIGINT)))
 
+# Ignored by what a shell without job control starts in the background, such as this test run.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.stdin = Terminal()
 try:
     ask_line(Console(stderr=True), "name> ")
