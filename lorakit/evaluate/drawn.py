@@ -47,18 +47,19 @@ def check_measurable(
     for name, held_out in sets.items():
         primary = measures.primary_of(name)
         count = num_measured(sets, name, measures, stop_ids)
+        source, _ = source_and_variant(name) or (name, "")  # whose metric decides a variant too
+        by_loss = f"by its loss: evaluate.primary: {{{source}: loss}}."
         if primary in CHOICES and count < MIN_ANSWERS:
             raise DataError(
                 f"{name}: evaluate.primary is {primary}, which chooses among options, but {count} "
                 f"of its {len(held_out.examples)} examples have any. Name rows of the format "
-                "multiple_choice, or decide this set by its loss: evaluate.primary: {"
-                + f"{name}: loss}}."
+                f"multiple_choice, or decide {source} {by_loss}"
             )
         if primary in measures.answered and count < MIN_ANSWERS:
             raise DataError(
                 f"{name}: evaluate.primary is {primary}, which scores answers, but {count} of "
-                f"its {len(held_out.examples)} examples {_would_be_asked(name)}, or decide this "
-                "set by its loss: evaluate.primary: {" + f"{name}: loss}}."
+                f"its {len(held_out.examples)} examples {_would_be_asked(name)}, or decide "
+                f"{source} {by_loss}"
             )
 
 
